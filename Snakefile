@@ -1,0 +1,30 @@
+from snakemake.utils import min_version
+
+min_version("9.12")
+
+
+configfile: "config/config.yaml"
+
+
+# Ignored unless Snakemake is told to deploy software: jobs run in the environment Snakemake runs in.
+container: "docker://python:3.11"
+
+
+include: "rules/common.smk"
+include: "rules/prepare.smk"
+include: "rules/trajectories.smk"
+include: "rules/calibration.smk"
+include: "rules/activations.smk"
+include: "rules/weights.smk"
+include: "rules/quant_config.smk"
+include: "rules/train.smk"
+include: "rules/targets.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    input:
+        "<results>/quant_config.json",

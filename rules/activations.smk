@@ -1,0 +1,54 @@
+"""What every linear layer reads, over the time steps.
+
+INPUTS: <results>/calibration.zarr
+OUTPUTS: <results>/activations/statistics.json and .safetensors, <results>/activations/ranges.md
+"""
+
+
+rule collect_activations:
+    """Observe the layers' inputs on part {wildcards.part} of the calibration points."""
+    input:
+        params="<results>/params/collect_activations.json",
+        calibration="<results>/calibration.zarr",
+    output:
+        statistics="<results>/activations/shards/{part}.safetensors",
+        seal="<results>/activations/shards/{part}.json",
+    log:
+        "<logs>/collect_activations/{part}.log",
+    benchmark:
+        "<benchmarks>/collect_activations/{part}.tsv"
+    shell:
+        "python -m workflow_scripts.collect_activations --params {input.params:q} --calibration {input.calibration:q}"
+        " --shard {wildcards.part} --out {output.statistics:q} --log {log:q}"
+
+
+rule merge_activations:
+    """Merge the parts' statistics."""
+    input:
+        statistics=expand(
+            "<results>/activations/shards/{part}.safetensors", part=STATISTICS_SHARDS
+        ),
+        seals=expand("<results>/activations/shards/{part}.json", part=STATISTICS_SHARDS),
+    output:
+        statistics="<results>/activations/statistics.json",
+        arrays="<results>/activations/statistics.safetensors",
+    log:
+        "<logs>/merge_activations.log",
+    benchmark:
+        "<benchmarks>/merge_activations.tsv"
+    shell:
+        "python -m workflow_scripts.merge_activations --shards {input.statistics:q} --out {output.statistics:q}"
+        " --log {log:q}"
+
+
+rule report_ranges:
+    """Say which layers are hard to quantize, and why."""
+    input:
+        statistics="<results>/activations/statistics.json",
+        arrays="<results>/activations/statistics.safetensors",
+    output:
+        "<results>/activations/ranges.md",
+    log:
+        "<logs>/report_ranges.log",
+    shell:
+        "python -m workflow_scripts.report_ranges --statistics {input.statistics:q} --out {output:q} --log {log:q}"

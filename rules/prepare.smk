@@ -1,0 +1,39 @@
+"""Parameters as files, and the prompts' encodings.
+
+OUTPUTS: <results>/params/{stage}.json, <results>/conditioning.safetensors and its seal conditioning.json
+"""
+
+
+localrules:
+    write_parameters,
+
+
+rule write_parameters:
+    """Write the values stage {wildcards.stage} reads."""
+    input:
+        get_prompt_file,
+    output:
+        "<results>/params/{stage}.json",
+    log:
+        "<logs>/write_parameters/{stage}.log",
+    params:
+        values=get_stage_values,
+    shell:
+        "python -m workflow_scripts.write_parameters --stage {wildcards.stage} --values {params.values:q}"
+        " --prompts {input:q} --out {output:q} --log {log:q}"
+
+
+rule encode_prompts:
+    """Encode every prompt once."""
+    input:
+        params="<results>/params/encode_prompts.json",
+    output:
+        conditioning="<results>/conditioning.safetensors",
+        seal="<results>/conditioning.json",
+    log:
+        "<logs>/encode_prompts.log",
+    benchmark:
+        "<benchmarks>/encode_prompts.tsv"
+    shell:
+        "python -m workflow_scripts.encode_prompts --params {input.params:q}"
+        " --out {output.conditioning:q} --seal {output.seal:q} --log {log:q}"

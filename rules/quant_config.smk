@@ -1,0 +1,30 @@
+"""The deliverable.
+
+INPUTS: statistics, quantized weights, and the seals of what they stand on
+OUTPUTS: <results>/quant_config.json and .safetensors
+"""
+
+
+rule write_quant_config:
+    """Write the quantization of every layer."""
+    input:
+        params="<results>/params/write_quant_config.json",
+        statistics="<results>/activations/statistics.json",
+        arrays="<results>/activations/statistics.safetensors",
+        weights="<results>/quantized/config.json",
+        model="<results>/quantized/model.safetensors",
+        calibration="<results>/calibration.zarr",
+        # Named so that a deleted shard is noticed, not only missed when gathering again.
+        shards=expand("<results>/trajectories.zarr/{shard}", shard=SHARDS),
+    output:
+        config="<results>/quant_config.json",
+        arrays="<results>/quant_config.safetensors",
+    log:
+        "<logs>/write_quant_config.log",
+    benchmark:
+        "<benchmarks>/write_quant_config.tsv"
+    params:
+        quantized=subpath(input.model, parent=True),
+    shell:
+        "python -m workflow_scripts.write_quant_config --params {input.params:q} --statistics {input.statistics:q}"
+        " --quantized {params.quantized:q} --calibration {input.calibration:q} --out {output.config:q} --log {log:q}"

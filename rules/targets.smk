@@ -1,0 +1,36 @@
+"""Every deliverable as a named target, the same for all configurations."""
+
+
+localrules:
+    trajectories,
+    calibration,
+    activations,
+    quantized,
+    quant_config,
+
+
+rule trajectories:
+    input:
+        expand("<results>/trajectories.zarr/{shard}", shard=SHARDS),
+
+
+rule calibration:
+    input:
+        "<results>/calibration.zarr",
+        "<results>/DiT_cali_data.npz",
+
+
+rule activations:
+    input:
+        "<results>/activations/statistics.json",
+        "<results>/activations/ranges.md",
+
+
+rule quantized:
+    input:
+        "<results>/quantized/model.safetensors",
+
+
+rule quant_config:
+    input:
+        "<results>/quant_config.json",

@@ -1,0 +1,57 @@
+"""Denoising trajectories, one group of the store per shard of prompts.
+
+INPUTS: <results>/conditioning.safetensors
+OUTPUTS: <results>/trajectories.zarr/{shard}
+"""
+
+
+localrules:
+    create_store,
+
+
+rule create_store:
+    """Create the store that holds one group per shard."""
+    output:
+        "<results>/trajectories.zarr/zarr.json",
+    log:
+        "<logs>/create_store.log",
+    shell:
+        "python -m workflow_scripts.create_store --out {output:q} --log {log:q}"
+
+
+rule collect_shard:
+    """Record the trajectories of shard {wildcards.shard}."""
+    input:
+        params="<results>/params/collect_shard.json",
+        conditioning="<results>/conditioning.safetensors",
+        seal="<results>/conditioning.json",
+        store="<results>/trajectories.zarr/zarr.json",
+    output:
+        directory("<results>/trajectories.zarr/{shard}"),
+    log:
+        "<logs>/collect_shard/{shard}.log",
+    benchmark:
+        "<benchmarks>/collect_shard/{shard}.tsv"
+    params:
+        # Undeclared on purpose: Snakemake deletes a failed job's outputs, and the progress within a shard must survive.
+        scratch=subpath(input.store, ancestor=2),
+    shell:
+        "python -m workflow_scripts.collect_shard --params {input.params:q} --conditioning {input.conditioning:q}"
+        " --shard {wildcards.shard} --scratch {params.scratch:q}/scratch/{wildcards.shard} --out {output:q} --log {log:q}"
+
+
+rule verify_trajectories:
+    """Check every finished shard against its seal."""
+    input:
+        params="<results>/params/collect_shard.json",
+        conditioning="<results>/conditioning.safetensors",
+        seal="<results>/conditioning.json",
+        store="<results>/trajectories.zarr/zarr.json",
+        shards=expand("<results>/trajectories.zarr/{shard}", shard=SHARDS),
+    log:
+        "<logs>/verify_trajectories.log",
+    params:
+        store=subpath(input.store, parent=True),
+    shell:
+        "python -m workflow_scripts.verify_trajectories --params {input.params:q}"
+        " --conditioning {input.conditioning:q} --trajectories {params.store:q} --log {log:q}"

@@ -1,0 +1,49 @@
+"""Imports go one way: plan <- numerics, store <- mmdit <- models <- training <- entries."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path("workflow_scripts")
+MAY_IMPORT = {
+    "plan": set(),
+    "numerics": {"plan"},
+    "store": {"plan", "numerics"},
+    "mmdit": {"plan", "numerics", "store"},
+    "models": {"plan", "numerics", "store", "mmdit"},
+    "training": {"plan", "numerics", "store", "mmdit", "models"},
+}
+
+
+def list_imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ([f"{node.module}.{name.name}" for name in node.names])
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+
+
+def list_modules(layer):
+    return [PACKAGE / "plan.py"] if layer == "plan" else sorted((PACKAGE / layer).rglob("*.py"))
+
+
+@pytest.mark.parametrize("layer", MAY_IMPORT)
+def test_a_layer_imports_only_those_below_it(layer):
+    for path in list_modules(layer):
+        for name in list_imports(path):
+            package, _, rest = name.partition(".")
+            if package == PACKAGE.name and rest:
+                assert rest.split(".")[0] in MAY_IMPORT[layer] | {layer}, f"{path} imports {name}"
+
+
+def test_only_models_and_training_import_diffusionkit():
+    for path in PACKAGE.rglob("*.py"):
+        if path.parts[1] not in ("models", "training"):
+            assert not any(name.split(".")[0] == "diffusionkit" for name in list_imports(path)), path
+
+
+def test_nothing_on_the_main_path_imports_torch():
+    for path in PACKAGE.rglob("*.py"):
+        if "training" not in path.parts and not path.name.startswith(("train_", "draw_", "score_")):
+            assert not any(name.split(".")[0] == "torch" for name in list_imports(path)), path

@@ -1,0 +1,113 @@
+"""The plan: parameters, shards, names, and what conflicts with finished work."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from workflow_scripts import plan
+
+CONFIG = {
+    "model": "embedded",
+    "negative_prompt": "",
+    "trajectories": 7,
+    "steps": 4,
+    "seed": 0,
+    "cfg_scale": 1.5,
+    "prompts_per_shard": 1,
+    "batch_size": 16,
+    "checkpoint_every": 2,
+}
+PROMPTS = ["one", "two", "three"]
+
+
+def shard_parameters(**changes):
+    return plan.select_parameters("collect_shard", CONFIG | changes, PROMPTS)
+
+
+def test_prompts_are_the_nonblank_lines_of_a_utf8_file(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes('\ufeffa "quoted" line\r\n\n  été\t漢字 \nsame\nsame\n'.encode())
+    assert plan.read_prompts(path) == ['a "quoted" line', "été\t漢字", "same", "same"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b" \n\n", "has no prompt"), (b"\xff\xfe\x00", "not UTF-8"), (None, "cannot read")]
+)
+def test_a_prompt_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, content, words):
+    path = tmp_path / "prompts.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        plan.read_prompts(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_trajectory_j_uses_prompt_j_mod_p_and_every_trajectory_has_one_shard():
+    parameters = shard_parameters()
+    rows = [row for shard in plan.list_shards(parameters) for row in plan.select_shard(parameters, shard)["rows"]]
+    assert sorted(j for j, _ in rows) == list(range(7))
+    assert all(prompt == j % 3 for j, prompt in rows)
+
+
+def test_a_shard_may_cover_a_run_of_prompts():
+    parameters = shard_parameters(prompts_per_shard=2)
+    assert plan.list_shards(parameters) == ["000", "001"]
+    assert plan.select_shard(parameters, "000")["prompts"] == ["one", "two"]
+    assert plan.select_shard(parameters, "001")["rows"] == [[2, 2], [5, 2]]
+
+
+def test_prompts_beyond_the_trajectories_take_no_part():
+    assert plan.list_shards(shard_parameters(trajectories=2)) == ["000", "001"]
+
+
+def test_a_stage_reads_its_own_keys_only():
+    config = CONFIG | {"weights": [], "activations": []}
+    assert "steps" not in plan.select_parameters("quantize_weights", config, PROMPTS)
+    assert plan.select_parameters("encode_prompts", config, PROMPTS)["prompts"] == PROMPTS
+
+
+def test_fingerprints_follow_values_not_their_order():
+    assert plan.fingerprint({"a": 1, "b": [2]}) == plan.fingerprint({"b": [2], "a": 1})
+    assert plan.fingerprint({"a": 1}) != plan.fingerprint({"a": 2})
+
+
+def write_seal(results, shard, sealed):
+    group = results / "trajectories.zarr" / shard
+    group.mkdir(parents=True)
+    (group / "zarr.json").write_text(json.dumps({"attributes": {"seal": {"parameters": sealed}}}))
+
+
+def test_finished_shards_of_the_same_parameters_do_not_conflict(tmp_path):
+    for shard in plan.list_shards(shard_parameters()):
+        write_seal(tmp_path, shard, plan.select_shard(shard_parameters(), shard))
+    assert list(plan.find_conflicts(tmp_path, shard_parameters())) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"steps": 5}, "steps: 4 there, 5"), ({"trajectories": 1}, "no such shard"), ({"seed": 3}, "seed: 0 there, 3")],
+)
+def test_finished_shards_of_other_parameters_are_named_with_the_difference(tmp_path, changes, words):
+    write_seal(tmp_path, "001", plan.select_shard(shard_parameters(), "001"))
+    (conflict,) = plan.find_conflicts(tmp_path, shard_parameters(**changes))
+    assert "trajectories.zarr/001" in conflict
+    assert words in conflict
+
+
+def test_a_damaged_seal_is_named(tmp_path):
+    write_seal(tmp_path, "000", None)
+    (tmp_path / "trajectories.zarr" / "000" / "zarr.json").write_text("{")
+    (conflict,) = plan.find_conflicts(tmp_path, shard_parameters())
+    assert "damaged seal" in conflict
+
+
+def test_blocks_are_numbered_by_kind():
+    assert plan.list_blocks("embedded") == ["mm_00", "mm_01", "mm_02", "mm_03", "mm_04"]
+
+
+def test_planning_imports_neither_mlx_nor_zarr_nor_numpy():
+    code = "import sys; from workflow_scripts import configuration, plan, summary; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"mlx", "mlx.core", "zarr", "numpy", "torch"} & set(modules)

@@ -1,0 +1,136 @@
+"""What is to be made: the parameters of each stage, the shards, and the names of blocks.
+
+Standard library only, so that planning a run loads neither MLX nor Zarr. A stage's parameters are the values it reads
+and no others; they travel to its workers as `<results>/params/<stage>.json`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+Parameters = dict[str, Any]
+
+# What each model is made of: its multimodal and unified blocks.
+MODEL_BLOCKS = {"embedded": (5, 0)}
+
+_TRAJECTORIES = ("trajectories", "steps", "seed", "cfg_scale", "prompts_per_shard")
+
+# stage: (version, configuration keys it reads). Raise the version when a change of code changes the stage's results.
+STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
+    "encode_prompts": (1, ("model", "negative_prompt")),
+    "collect_shard": (1, ("model", "negative_prompt", *_TRAJECTORIES, "batch_size", "checkpoint_every")),
+    "gather_calibration": (1, ("model", *_TRAJECTORIES, "selected_steps")),
+    "collect_activations": (1, ("model", "seed", "statistics_steps", "statistics_points", "statistics_shards")),
+    "quantize_weights": (1, ("model", "weights")),
+    "write_quant_config": (1, ("model", "activations")),
+}
+
+# The stages whose work belongs to the prompts.
+READS_PROMPTS = {"encode_prompts", "collect_shard", "gather_calibration"}
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a UTF-8 text file, one a line; blank lines are skipped, repeated lines kept.
+
+    Raises ValueError, in one line, if the file is missing, not UTF-8 or empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError:
+        raise ValueError(f"prompts: cannot read {path}; name a text file with one prompt a line") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"prompts: {path} is not UTF-8; save it as UTF-8") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError(f"prompts: {path} has no prompt; write one a line")
+    return prompts
+
+
+def select_parameters(stage: str, config: Parameters, prompts: Sequence[str]) -> Parameters:
+    """The parameters of a stage: its name and version, and the values it reads."""
+    version, keys = STAGES[stage]
+    parameters = {"stage": stage, "version": version} | {key: config[key] for key in keys}
+    if stage in READS_PROMPTS:
+        # A prompt without a trajectory of its own takes no part.
+        parameters["prompts"] = list(prompts[: config["trajectories"]])
+    return parameters
+
+
+def encode_values(stage: str, config: Parameters) -> str:
+    """The configuration values a stage reads, as JSON for a command line."""
+    return json.dumps({key: config[key] for key in STAGES[stage][1]}, ensure_ascii=False, sort_keys=True)
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 (hex) of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def list_shards(parameters: Parameters) -> list[str]:
+    """The shard names `000`, `001`, ... of the trajectories' parameters: one per run of `prompts_per_shard` prompts."""
+    per_shard = parameters["prompts_per_shard"]
+    count = -(-len(parameters["prompts"]) // per_shard)
+    return [f"{index:03d}" for index in range(count)]
+
+
+def select_shard(parameters: Parameters, shard: str) -> Parameters:
+    """The parameters of one shard: those of its stage, with its own prompts and trajectories only.
+
+    Trajectory j uses prompt j mod P; `rows` lists [trajectory, prompt index] pairs, prompt by prompt.
+    """
+    prompts, per_shard = parameters["prompts"], parameters["prompts_per_shard"]
+    first = int(shard) * per_shard
+    indices = range(first, min(first + per_shard, len(prompts)))
+    rows = [[j, p] for p in indices for j in range(p, parameters["trajectories"], len(prompts))]
+    shared = {key: parameters[key] for key in parameters if key not in ("prompts", "prompts_per_shard", "trajectories")}
+    return shared | {"shard": shard, "prompts": [prompts[p] for p in indices], "rows": rows}
+
+
+def list_blocks(model: str) -> list[str]:
+    """The block names of a model: `mm_00`, `mm_01`, ..., then `uni_00`, ..."""
+    multimodal, unified = MODEL_BLOCKS[model]
+    return [f"mm_{i:02d}" for i in range(multimodal)] + [f"uni_{i:02d}" for i in range(unified)]
+
+
+def list_statistics_shards(parameters: Parameters) -> list[str]:
+    """The names `00`, `01`, ... of the activation statistics' shards."""
+    return [f"{index:02d}" for index in range(parameters["statistics_shards"])]
+
+
+def find_conflicts(results: Path, parameters: Parameters) -> Iterator[str]:
+    """Finished trajectory shards in `results` that other parameters made: one line each, naming a difference.
+
+    `parameters` are those of `collect_shard`. Unreadable seals are reported too.
+    """
+    planned = set(list_shards(parameters))
+    for group in sorted((results / "trajectories.zarr").glob("[0-9]*/zarr.json")):
+        shard = group.parent.name
+        try:
+            sealed = json.loads(group.read_text(encoding="utf-8"))["attributes"]["seal"]["parameters"]
+        except (OSError, ValueError, KeyError, TypeError):
+            yield f"{group.parent} has a damaged seal; delete that folder and run again"
+            continue
+        wanted = select_shard(parameters, shard) if shard in planned else None
+        if difference := describe_difference(sealed, wanted):
+            yield f"{group.parent} was made with other parameters ({difference})"
+
+
+def describe_difference(found: Any, wanted: Parameters | None) -> str:
+    """The first difference between two sets of parameters in words, or an empty string."""
+    if wanted is None:
+        return "this configuration has no such shard"
+    if not isinstance(found, dict):
+        return "its parameters are not readable"
+    for key in sorted(wanted.keys() | found.keys()):
+        if found.get(key) != wanted.get(key):
+            return f"{key}: {shorten(found.get(key))} there, {shorten(wanted.get(key))} in the configuration"
+    return ""
+
+
+def shorten(value: Any, limit: int = 40) -> str:
+    """A value in at most `limit` characters."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,44 @@
+"""What a run left behind, in a few lines. Standard library only."""
+
+import json
+from pathlib import Path
+
+# what, where it is, relative to the results
+_DELIVERABLES = (
+    ("quantization config", "quant_config.json"),
+    ("packed weights", "quantized/model.safetensors"),
+    ("activation statistics", "activations/statistics.json"),
+    ("layer ranges", "activations/ranges.md"),
+    ("calibration set", "calibration.zarr"),
+    ("flat calibration file", "DiT_cali_data.npz"),
+    ("trajectories", "trajectories.zarr"),
+)
+
+
+def measure(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+
+
+def format_bytes(count: int) -> str:
+    """Bytes in the unit that suits them."""
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def describe_results(results: Path) -> list[str]:
+    """One line per deliverable that exists in `results`, and what is real and what simulated."""
+    lines = [
+        f"  {what:<22} {format_bytes(measure(results / place)):>9}  {results / place}"
+        for what, place in _DELIVERABLES
+        if (results / place).exists()
+    ]
+    config = results / "quant_config.json"
+    if config.exists():
+        layers = json.loads(config.read_text(encoding="utf-8"))["layers"].values()
+        widths = sorted({layer["weight"]["bits"] for layer in layers if layer["weight"]["bits"] < 16})
+        lines.append(f"  weights are packed ({', '.join(map(str, widths))} bits); 8-bit activations are simulated")
+    return ["Made so far:", *lines] if lines else []
