@@ -1,0 +1,1 @@
+"""Speed and memory, side by side in one run: `make bench` prints one table and writes it as JSON."""

@@ -1,0 +1,103 @@
+"""Real runs of the workflow on the embedded model, at the smallest scale that still has every part."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+PROMPTS = ["a red circle", 'a "small" blue\tsquare – été 漢字', "a red circle"]
+
+
+class Workflow:
+    """Snakemake on a configuration of its own; results and prompts lie in `folder`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.results = folder / "the results"
+        self.config = folder / "config.yaml"
+        prompts = folder / "prompts.txt"
+        prompts.write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
+        values = {
+            "results_dir": str(self.results),
+            "prompts": str(prompts),
+            "trajectories": 7,
+            "steps": 6,
+            "selected_steps": 3,
+            "checkpoint_every": 2,
+            "statistics_shards": 2,
+        }
+        self.config.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+
+    def command(self, *arguments: str, cores: int = 1) -> list[str]:
+        return [
+            *(sys.executable, "-m", "snakemake", "--cores", str(cores)),
+            *arguments,
+            *("--configfile", str(self.config)),
+        ]
+
+    def run(self, *arguments: str, cores: int = 1) -> subprocess.CompletedProcess:
+        """Run to the end; what it says is in `.stdout`."""
+        return subprocess.run(
+            self.command(*arguments, cores=cores),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+
+    def start(self, *arguments: str, cores: int = 1) -> subprocess.Popen:
+        """Start as the leader of a process group, so that a test can interrupt or kill all of it."""
+        return subprocess.Popen(
+            self.command(*arguments, cores=cores),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+    def list_jobs(self, *arguments: str) -> list[str]:
+        """The rules a dry run would execute, one entry a job."""
+        shown = self.run("-n", "--quiet", "rules", *arguments).stdout
+        counts = [line.split() for line in shown.splitlines()]
+        pairs = [words for words in counts if len(words) == 2 and words[1].isdigit() and words[0] != "total"]
+        return sorted(rule for rule, count in pairs for _ in range(int(count)))
+
+
+def read_tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a result by its relative name, without the marks Snakemake leaves and without the logs."""
+    skipped = {"logs", "benchmarks"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".snakemake_timestamp" and not skipped & set(path.relative_to(folder).parts)
+    }
+
+
+@pytest.fixture
+def workflow(tmp_path) -> Workflow:
+    return Workflow(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> tuple[Workflow, str]:
+    """A finished main job and what it said; tests take a copy of it."""
+    workflow = Workflow(tmp_path_factory.mktemp("a finished run"))
+    done = workflow.run("quant_config", "calibration", "activations")
+    assert done.returncode == 0, done.stdout
+    return workflow, done.stdout
+
+
+@pytest.fixture
+def copy(finished) -> Workflow:
+    """The finished main job, free to be damaged; it is put back afterwards."""
+    workflow, _ = finished
+    kept = workflow.folder / "kept"
+    shutil.copytree(workflow.results, kept, copy_function=shutil.copy2)
+    yield workflow
+    shutil.rmtree(workflow.results)
+    kept.rename(workflow.results)
