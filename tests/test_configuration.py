@@ -65,3 +65,8 @@ def test_bad_values_are_refused_in_one_line_that_names_the_key(changes, words):
     with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
         configuration.complete(changes, SCHEMA)
     assert words in str(caught.value)
+
+
+def test_equal_values_are_spelt_alike():
+    full = configuration.complete({"cfg_scale": 3, "steps": 30.0, "results_dir": "out/"}, SCHEMA)
+    assert [str(full[key]) for key in ("cfg_scale", "steps", "results_dir")] == ["3.0", "30", "out"]

@@ -9,6 +9,8 @@ from jsonschema import Draft202012Validator
 
 from workflow_scripts.plan import read_prompts
 
+# One spelling per value, so that 3 and 3.0, or results and results/, are not two configurations.
+_SPELLINGS = {"integer": int, "number": float}
 SCHEMA = Path(__file__).parent.parent / "config" / "config.schema.yaml"
 
 
@@ -33,7 +35,9 @@ def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
             f"selected_steps: {full['selected_steps']} of {full['steps']} steps cannot be selected;"
             f" set selected_steps to {full['steps']} or less, or raise steps"
         )
-    return full
+    for key, described in schema["properties"].items():
+        full[key] = _SPELLINGS.get(described.get("type"), lambda value: value)(full[key])
+    return full | {"results_dir": Path(full["results_dir"]).as_posix()}
 
 
 def refuse_unknown(config: dict[str, Any], known: dict[str, Any]) -> None:

@@ -1,0 +1,23 @@
+"""Print one table of every measurement and write it to results/bench.json."""
+
+from pathlib import Path
+
+from tests.benchmarks import gather_memory, speed, workers, workflow
+from tests.benchmarks.table import as_records, format_table
+from workflow_scripts.store.files import write_json
+
+OUT = Path("results/bench.json")
+
+
+def main() -> None:
+    rows = []
+    for module in (speed, workers, gather_memory, workflow):
+        print(f"{module.__doc__.splitlines()[0]}", flush=True)
+        rows += module.measure()
+        print(format_table(rows), flush=True)
+    write_json(OUT, as_records(rows))
+    print(f"written to {OUT}")
+
+
+if __name__ == "__main__":
+    main()
