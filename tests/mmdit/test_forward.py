@@ -1,0 +1,159 @@
+"""The forward equals DiffusionKit's, whatever the rows of a batch are, and is what later stages need of it."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from tests.reference import copy_transformer, create_transformer
+from workflow_scripts.mmdit.forward import bind_linears, list_blocks, predict_velocity, run_block
+from workflow_scripts.mmdit.layers import list_linears
+from workflow_scripts.models.diffusionkit import config
+from workflow_scripts.store.errors import UserError
+
+
+def predict_by_diffusionkit(model, latents, context, pooled, timestep):
+    """One call of DiffusionKit's transformer: one row of text per latent, one time step for all."""
+    model = copy_transformer(model)
+    timestep = mx.array([timestep])
+    model.cache_modulation_params(pooled, timestep)
+    return model(latents, context[:, :, None], mx.broadcast_to(timestep, [len(latents)]))
+
+
+def measure_error(values, reference):
+    return (mx.linalg.norm(values - reference) / mx.linalg.norm(reference)).item()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_it_equals_diffusionkit_row_for_row(transformer, conditions, latents, batch):
+    context, pooled = (values[:batch] for values in conditions)
+    reference = predict_by_diffusionkit(transformer, latents[:batch], context, pooled, 613.0)
+    timesteps, rows = mx.full(batch, 613.0), mx.arange(batch)
+    velocity = predict_velocity(
+        transformer, bind_linears(transformer), latents[:batch], context, pooled, timesteps, rows
+    )
+    assert measure_error(velocity, reference) <= 1e-5
+
+
+def test_both_halves_of_a_guided_batch_equal_diffusionkit(transformer, conditions, latents):
+    context, pooled = (values[:2] for values in conditions)
+    rows = mx.array([0] * 6 + [1] * 6)
+    velocity = predict_velocity(
+        transformer,
+        bind_linears(transformer),
+        mx.concatenate([latents, latents]),
+        context,
+        pooled,
+        mx.full(2, 250.0),
+        rows,
+    )
+    for index in range(6):
+        pair = mx.concatenate([latents[index : index + 1]] * 2)
+        reference = predict_by_diffusionkit(transformer, pair, context, pooled, 250.0)
+        assert measure_error(velocity[index], reference[0]) <= 1e-5
+        assert measure_error(velocity[index + 6], reference[1]) <= 1e-5
+
+
+def test_prompts_and_time_steps_mix_in_one_batch(transformer, conditions, latents):
+    timesteps = [1000.0, 742.5, 103.7, 8.93]
+    order = [2, 0, 3, 1, 2, 0]
+    velocity = predict_velocity(
+        transformer, bind_linears(transformer), latents, *conditions, mx.array(timesteps), mx.array(order)
+    )
+    for index, row in enumerate(order):
+        reference = predict_by_diffusionkit(
+            transformer,
+            latents[index : index + 1],
+            *(values[row : row + 1] for values in conditions),
+            timesteps[row],
+        )
+        assert measure_error(velocity[index : index + 1], reference) <= 1e-5
+
+
+def test_latents_need_not_be_square_nor_as_large_as_the_position_table(transformer, conditions, latents):
+    context, pooled = (values[:2] for values in conditions)
+    small = latents[:2, :4, :6]
+    reference = predict_by_diffusionkit(transformer, small, context, pooled, 500.0)
+    velocity = predict_velocity(
+        transformer, bind_linears(transformer), small, context, pooled, mx.full(2, 500.0), mx.arange(2)
+    )
+    assert measure_error(velocity, reference) <= 1e-5
+
+
+def test_every_linear_goes_through_the_argument_once(transformer, conditions, latents):
+    linear, called = bind_linears(transformer), []
+
+    def count(name, x):
+        called.append(name)
+        return linear(name, x)
+
+    predict_velocity(transformer, count, latents[:4], *conditions, mx.full(4, 500.0), mx.arange(4))
+    assert sorted(called) == sorted(layer.name for layer in list_linears(5))
+
+
+def test_layers_with_one_input_name_read_the_same_activation(transformer, conditions, latents):
+    linear, read = bind_linears(transformer), {}
+    inputs = {layer.name: layer.input for layer in list_linears(5)}
+
+    def record(name, x):
+        read.setdefault(inputs[name], []).append(x)
+        return linear(name, x)
+
+    predict_velocity(transformer, record, latents[:4], *conditions, mx.full(4, 500.0), mx.arange(4))
+    assert all(mx.array_equal(x, first) for first, *others in read.values() for x in others)
+
+
+def test_the_weights_stay_as_they_were(conditions, latents):
+    model, untouched = create_transformer(), create_transformer()
+    predict_velocity(model, bind_linears(model), latents[:4], *conditions, mx.full(4, 500.0), mx.arange(4))
+    pairs = zip(tree_flatten(model.parameters()), tree_flatten(untouched.parameters()), strict=True)
+    assert all(name == other and mx.array_equal(value, before) for (name, value), (other, before) in pairs)
+
+
+class TestOneBlock:
+    """Blocks are replayed alone, with gradients."""
+
+    @pytest.fixture
+    def inputs(self):
+        shapes = {"image": (2, 16, 128), "text": (2, 20, 128), "image_mod": (2, 1, 768), "text_mod": (2, 1, 768)}
+        keys = mx.random.split(mx.random.key(3), len(shapes))
+        return [mx.random.normal(shape, key=key) for key, shape in zip(keys, shapes.values(), strict=True)]
+
+    def test_only_the_last_ends_the_text(self, transformer, inputs):
+        blocks, linear = list_blocks(transformer.config), bind_linears(transformer)
+        assert run_block(linear, blocks[3], *inputs)[1].shape == (2, 20, 128)
+        image, text, image_mod, text_mod = inputs
+        assert run_block(linear, blocks[4], image, text, image_mod, text_mod[:, :, :256])[1] is None
+
+    def test_its_gradient_is_the_slope(self, transformer, inputs):
+        block, linear = list_blocks(transformer.config)[0], bind_linears(transformer)
+        direction = mx.random.normal(inputs[0].shape, key=mx.random.key(4))
+
+        def measure_loss(image):
+            outputs = run_block(linear, block, image, *inputs[1:])
+            return sum(mx.mean(mx.square(output)) for output in outputs)
+
+        slope = mx.sum(mx.grad(measure_loss)(inputs[0]) * direction).item()
+        step = 1e-2
+        ahead, behind = (measure_loss(inputs[0] + sign * step * direction).item() for sign in (1, -1))
+        assert slope == pytest.approx((ahead - behind) / (2 * step), rel=1e-2)
+
+    def test_its_gradient_is_finite_far_out(self, transformer, inputs):
+        block, linear = list_blocks(transformer.config)[0], bind_linears(transformer)
+
+        def measure_loss(image_mod):
+            return mx.mean(run_block(linear, block, *inputs[:2], image_mod, inputs[3])[0])
+
+        gradient = np.array(mx.grad(measure_loss)(1e3 * inputs[2]))
+        assert np.isfinite(gradient).all()
+
+
+def test_a_transformer_it_cannot_run_is_refused():
+    with pytest.raises(UserError, match="unified blocks"):
+        list_blocks(config.FLUX_SCHNELL)
+    with pytest.raises(UserError, match="query-key norms"):
+        list_blocks(config.SD3_8b)
+
+
+def test_it_accepts_stable_diffusion_3_medium():
+    assert len(list_blocks(config.SD3_2b)) == 24

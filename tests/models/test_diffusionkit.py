@@ -1,0 +1,37 @@
+"""DiffusionKit's modules load alone and quickly, and are the same ones its full package has."""
+
+import subprocess
+import sys
+
+from workflow_scripts.models import diffusionkit
+
+HEAVY = ("torch", "transformers", "coremltools", "huggingface_hub", "PIL")
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_modules_load_without_the_pipeline():
+    code = (
+        "import sys; from workflow_scripts.models.diffusionkit import clip, config, mmdit, sampler, vae;"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    assert run_python(code).strip() == "[]"
+
+
+def test_the_full_package_has_the_same_classes():
+    before = diffusionkit.mmdit.MMDiT
+    package = diffusionkit.load_pipeline_module()
+    assert package.mmdit.MMDiT is before
+    assert package.DiffusionPipeline.__module__ == "diffusionkit.mlx"
+    assert package.ModelSamplingDiscreteFlow is diffusionkit.sampler.ModelSamplingDiscreteFlow
+    assert diffusionkit.load_pipeline_module() is package
+
+
+def test_a_full_package_imported_before_is_kept():
+    code = (
+        "from workflow_scripts.models.diffusionkit import load_pipeline_module; package = load_pipeline_module();"
+        "import diffusionkit.mlx; print(diffusionkit.mlx is package)"
+    )
+    assert run_python(code).strip() == "True"

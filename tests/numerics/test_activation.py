@@ -1,0 +1,92 @@
+"""Simulated activation quantization: every scale is a step size."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from workflow_scripts.numerics.activation import compute_step, compute_token_step, quantize_dequantize
+from workflow_scripts.numerics.knots import find_nearest_knot
+
+
+def quantize_slowly(x, step, bits, shift=0.0):
+    """Value by value, in float64."""
+    largest = 2 ** (bits - 1) - 1
+    out = np.empty(x.shape)
+    for place in np.ndindex(x.shape):
+        z = shift if np.isscalar(shift) else shift[place[-1]]
+        code = round((float(x[place]) - z) / step)  # Python rounds half to even
+        out[place] = max(-largest, min(largest, code)) * step + z
+    return out
+
+
+def compute_sqnr(x, y):
+    """Signal to quantization noise in dB."""
+    return 10 * np.log10(np.sum(np.square(x)) / np.sum(np.square(x - y)))
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).standard_normal((4, 6, 1, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_rounding_equals_the_slow_twin(x, bits):
+    step = float(compute_step(2.0, bits))  # some values lie outside and are clipped
+    found = np.array(quantize_dequantize(mx.array(x), step, bits))
+    np.testing.assert_allclose(found, quantize_slowly(x, step, bits), atol=1e-6)
+
+
+def test_a_shift_moves_the_grid(x):
+    shift = np.linspace(-1, 1, 8).astype(np.float32)
+    found = np.array(quantize_dequantize(mx.array(x), 0.05, 8, mx.array(shift)))
+    np.testing.assert_allclose(found, quantize_slowly(x, 0.05, 8, shift), atol=1e-6)
+
+
+def test_halves_round_to_even():
+    found = quantize_dequantize(mx.array([0.5, 1.5, 2.5, -0.5, -1.5]), 1.0, 8)
+    assert found.tolist() == [0, 2, 2, 0, -2]
+
+
+def test_zeros_stay_zeros():
+    assert quantize_dequantize(mx.zeros((2, 3)), compute_step(0.0, 8), 8).tolist() == [[0] * 3] * 2
+
+
+def test_half_precision_is_kept():
+    assert quantize_dequantize(mx.ones((2,), mx.float16), 0.1, 8).dtype == mx.float16
+
+
+def test_each_token_has_its_own_dynamic_step(x):
+    found = np.array(compute_token_step(mx.array(x), 8))
+    plain = np.array([[max(abs(v) for v in token[0]) / 127 for token in row] for row in x])
+    np.testing.assert_allclose(found[..., 0, 0], plain, rtol=1e-6)
+
+
+def test_a_gaussian_at_8_bits_keeps_35_db():
+    x = np.random.default_rng(1).standard_normal(20_000).astype(np.float32)
+    step = compute_step(np.abs(x).max(), 8)
+    assert compute_sqnr(x, np.array(quantize_dequantize(mx.array(x), step, 8))) > 35
+
+
+def test_a_range_taken_for_a_step_size_loses_everything():
+    """Dividing by the largest magnitude itself leaves the codes -1, 0 and 1: less than 1 dB."""
+    x = np.random.default_rng(1).standard_normal(20_000).astype(np.float32)
+    absmax = float(np.abs(x).max())
+    assert compute_sqnr(x, np.array(quantize_dequantize(mx.array(x), absmax, 8))) < 1
+
+
+def schedule(steps):
+    """Sigmas of a flow-matching schedule with shift 3, largest first."""
+    t = np.linspace(1, 0.003, steps)
+    return 3 * t / (1 + 2 * t)
+
+
+def test_28_steps_find_their_nearest_of_50():
+    knots = schedule(50)
+    for sigma in schedule(28):
+        distances = [abs(knot - sigma) for knot in knots]
+        assert distances[find_nearest_knot(sigma, knots)] == min(distances)
+
+
+def test_the_ends_hold_beyond_the_table():
+    knots = np.array([0.9, 0.5, 0.1])
+    assert [find_nearest_knot(sigma, knots) for sigma in (5.0, 0.71, -1.0)] == [0, 0, 2]

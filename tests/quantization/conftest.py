@@ -1,0 +1,134 @@
+"""A small calibration set on the embedded model, and what the entries make of it."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from workflow_scripts import (
+    collect_activations,
+    configuration,
+    merge_activations,
+    plan,
+    quantize_weights,
+    write_quant_config,
+)
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.store.calibration import list_specs
+from workflow_scripts.store.files import read_json, write_json
+from workflow_scripts.store.seal import make_seal, write_group_seal
+from workflow_scripts.store.zarr_arrays import create_group
+
+STEPS, SIGMAS = [0, 3, 6], [1.0, 0.75, 0.25]
+PROMPTS, POINTS_PER_STEP = 3, 6
+
+
+class Study:
+    """A folder of results, and the entries called as the rules call them."""
+
+    def __init__(self, folder: Path, **values):
+        self.folder = folder
+        self.calibration = folder / "calibration.zarr"
+        self.statistics = folder / "activations" / "statistics.json"
+        self.quantized = folder / "quantized"
+        self.quant_config = folder / "quant_config.json"
+        self.configure(**({"statistics_shards": 2} | values))
+
+    def configure(self, **values):
+        """Write the parameters of every stage from the default configuration with these values."""
+        config = configuration.complete(values, configuration.load_schema())
+        for stage in ("collect_activations", "quantize_weights", "write_quant_config"):
+            write_json(self.folder / "params" / f"{stage}.json", plan.select_parameters(stage, config, []))
+
+    def params(self, stage):
+        return self.folder / "params" / f"{stage}.json"
+
+    def list_parts(self):
+        names = plan.list_statistics_shards(read_json(self.params("collect_activations")))
+        return [self.folder / "activations" / "shards" / f"{name}.safetensors" for name in names]
+
+    def collect(self, part):
+        params = self.params("collect_activations")
+        collect_activations.main(
+            Namespace(params=params, calibration=self.calibration, shard=part.stem, out=part),
+        )
+
+    def merge(self):
+        merge_activations.main(Namespace(shards=self.list_parts(), out=self.statistics))
+
+    def quantize(self):
+        quantize_weights.main(Namespace(params=self.params("quantize_weights"), out_dir=self.quantized))
+
+    def write_config(self):
+        write_quant_config.main(
+            Namespace(
+                params=self.params("write_quant_config"),
+                statistics=self.statistics,
+                quantized=self.quantized,
+                calibration=self.calibration,
+                out=self.quant_config,
+            )
+        )
+
+    def finish(self):
+        for part in self.list_parts():
+            self.collect(part)
+        self.merge()
+        self.quantize()
+        self.write_config()
+
+
+def write_calibration(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
+    """A sealed calibration set of 6 points at each of 3 steps, and its arrays."""
+    rng = np.random.default_rng(seed)
+    model = find_model("embedded")
+    cs, cs_pooled = (np.array(part) for part in model.encode_prompts(["a red circle", "a blue square", "a dog"]))
+    places = rng.permutation(np.repeat(np.arange(len(STEPS)), POINTS_PER_STEP))
+    sigmas = np.array(SIGMAS, np.float32)[places]
+    arrays = {
+        "xs": rng.standard_normal((len(places), *model.LATENT_SHAPE)).astype(np.float16),
+        "ts": 1000 * sigmas,
+        "sigmas": sigmas,
+        "steps": np.array(STEPS)[places],
+        "prompt_indices": rng.integers(0, PROMPTS, len(places)),
+        "cs": cs,
+        "cs_pooled": cs_pooled,
+    }
+    shapes = {"latent_shape": model.LATENT_SHAPE, "cs_shape": cs.shape, "cs_pooled_shape": cs_pooled.shape}
+    create_group(path, list(list_specs(len(places), *shapes.values()).values()))
+    group = zarr.open_group(path)
+    for name, array in arrays.items():
+        group[name][...] = array
+    parameters = {"trajectories": POINTS_PER_STEP, "selected_steps": len(STEPS), "seed": seed}
+    write_group_seal(path, make_seal(parameters, {key: list(shape) for key, shape in shapes.items()}, {}))
+    return arrays
+
+
+@pytest.fixture(scope="session")
+def arrays_and_study(tmp_path_factory):
+    study = Study(tmp_path_factory.mktemp("study"))
+    arrays = write_calibration(study.calibration)
+    study.finish()
+    return arrays, study
+
+
+@pytest.fixture(scope="session")
+def finished(arrays_and_study) -> Study:
+    """A finished study; not to be changed."""
+    return arrays_and_study[1]
+
+
+@pytest.fixture(scope="session")
+def points(arrays_and_study) -> dict[str, np.ndarray]:
+    """The arrays of its calibration set."""
+    return arrays_and_study[0]
+
+
+@pytest.fixture
+def study(tmp_path) -> Study:
+    """A study with nothing but a calibration set."""
+    study = Study(tmp_path)
+    write_calibration(study.calibration)
+    return study

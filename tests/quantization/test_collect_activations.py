@@ -1,0 +1,119 @@
+"""Observing the layers' inputs on the embedded model."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import zarr
+
+from tests.quantization.conftest import STEPS
+from workflow_scripts import plan
+from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
+from workflow_scripts.mmdit.layers import list_linears
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics.observations import unpack_observations
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.seal import read_file_seal
+from workflow_scripts.store.tensors import read_tensors
+
+
+def read_slowly(points):
+    """What every linear input is at each step: one forward per point and half, (inputs, steps) to all rows (N, D)."""
+    transformer = find_model("embedded").load_transformer()
+    linear = bind_linears(transformer)
+    layers = {layer.name: layer for layer in list_linears(*plan.MODEL_BLOCKS["embedded"])}
+    rows = {}
+    for point, step in enumerate(points["steps"]):
+        for half in (0, 1):
+
+            def keep(name, x, step=step, half=half):
+                layer = layers[name]
+                if name in (layer.input, f"{layer.input[:-3]}q_proj", "mm_00.image.adaLN_modulation"):
+                    flat = np.array(x).reshape(-1, x.shape[-1])
+                    rows.setdefault((layer.input, int(step)), []).append(flat)
+                return linear(name, x)
+
+            prompt = points["prompt_indices"][point]
+            latents = mx.array(points["xs"][point : point + 1].astype(np.float32))
+            conditions = (mx.array(points[key][prompt, half][None]) for key in ("cs", "cs_pooled"))
+            timesteps = mx.array(points["ts"][point : point + 1])
+            mx.eval(predict_velocity(transformer, keep, latents, *conditions, timesteps, mx.array([0])))
+    return {key: np.concatenate(parts) for key, parts in rows.items()}
+
+
+@pytest.fixture(scope="module")
+def slow(points):
+    return read_slowly(points)
+
+
+def read_parts(study):
+    return [unpack_observations(read_tensors(part)) for part in study.list_parts()]
+
+
+def test_every_linear_input_is_observed_once_and_qkv_share_one(finished):
+    inputs = {layer.input for layer in list_linears(*plan.MODEL_BLOCKS["embedded"])}
+    for part in read_parts(finished):
+        assert set(part) == inputs
+    assert "mm_00.image.attn.qkv" in inputs
+    assert len(inputs) == 44
+
+
+def test_parts_hold_what_one_forward_per_point_reads(finished, slow):
+    parts = read_parts(finished)
+    assert {name for name, _ in slow} == set(parts[0])
+    for (name, step), rows in slow.items():
+        place = STEPS.index(step)
+        found = [part[name][place].channels for part in parts]
+        scale = np.abs(rows).max()
+        assert sum(part.rows for part in found) == len(rows)
+        np.testing.assert_allclose(
+            np.min([part.minimum for part in found], axis=0), rows.min(axis=0), atol=1e-4 * scale
+        )
+        np.testing.assert_allclose(
+            np.max([part.maximum for part in found], axis=0), rows.max(axis=0), atol=1e-4 * scale
+        )
+        total = sum(part.mean * part.rows for part in found) / len(rows)
+        np.testing.assert_allclose(total, rows.mean(axis=0), atol=1e-5 * scale)
+
+
+def test_a_second_run_gives_the_same_bytes(finished, tmp_path):
+    part = finished.list_parts()[1]
+    again = tmp_path / part.name
+    finished.collect(again)
+    assert again.read_bytes() == part.read_bytes()
+    assert again.with_suffix(".json").read_bytes() == part.with_suffix(".json").read_bytes()
+
+
+def test_the_seal_names_what_the_part_was_made_of(finished):
+    seal = read_file_seal(finished.list_parts()[0].with_suffix(".json"))
+    assert seal["parameters"]["shard"] == "00"
+    assert [step for step, _ in seal["parameters"]["sigmas"]] == STEPS
+    assert set(seal["inputs"]) == {"calibration", "model"}
+
+
+def test_more_parts_than_points_leave_empty_parts(study):
+    study.configure(statistics_shards=7, statistics_points=3, statistics_steps=2)
+    parts = study.list_parts()
+    for part in parts:
+        study.collect(part)
+    study.merge()
+    assert read_tensors(parts[-1]) == {}
+
+
+def test_fewer_points_than_steps_are_refused(study):
+    study.configure(statistics_points=2)
+    with pytest.raises(UserError, match="statistics_points: 2 is too few for 3 steps; set it to 3 or more"):
+        study.collect(study.list_parts()[0])
+
+
+def test_a_value_that_is_not_finite_is_named(study, points):
+    group = zarr.open_group(study.calibration)
+    bad = int(np.flatnonzero(points["steps"] == 3)[0])
+    group["xs"][bad, 0, 0, 0] = np.nan
+    study.configure(statistics_shards=1)
+    with pytest.raises(UserError, match=rf"mm_00.image.attn.q_proj .* not finite at step 3, calibration point {bad};"):
+        study.collect(study.list_parts()[0])
+
+
+def test_a_part_that_does_not_exist_is_refused(finished, tmp_path):
+    with pytest.raises(UserError, match="shard 02: statistics_shards is 2"):
+        finished.collect(tmp_path / "02.safetensors")

@@ -1,0 +1,59 @@
+"""Encodings are read prompt by prompt, each checked against the seal."""
+
+import numpy as np
+import pytest
+
+from workflow_scripts.store.conditioning import list_inputs, open_conditioning, write_conditioning
+from workflow_scripts.store.errors import UserError
+
+PARAMETERS = {"model": "m", "negative_prompt": "", "prompts": ["a", "b", "a"]}
+RNG = np.random.default_rng(0)
+CS = RNG.normal(size=(3, 2, 4, 5)).astype(np.float32)
+CS_POOLED = RNG.normal(size=(3, 2, 6)).astype(np.float32)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "conditioning.safetensors"
+    write_conditioning(path, path.with_suffix(".json"), PARAMETERS, {"w": "00"}, CS, CS_POOLED)
+    return path
+
+
+def test_prompts_are_read_by_index(path):
+    conditioning = open_conditioning(path, PARAMETERS)
+    cs, cs_pooled = conditioning.read([2, 0])
+    assert np.array_equal(cs, CS[[2, 0]])
+    assert np.array_equal(cs_pooled, CS_POOLED[[2, 0]])
+    assert conditioning.read_shapes() == {"cs_shape": [3, 2, 4, 5], "cs_pooled_shape": [3, 2, 6]}
+
+
+def test_a_shard_depends_on_its_own_prompts_only(path):
+    conditioning = open_conditioning(path, PARAMETERS)
+    inputs = list_inputs(conditioning, {"rows": [[1, 1], [4, 1]]})
+    assert inputs == {"conditioning": conditioning.list_digests([1]), "model": {"w": "00"}}
+
+
+@pytest.mark.parametrize("change", [{"model": "n"}, {"negative_prompt": "x"}, {"prompts": ["a", "b"]}])
+def test_encodings_of_other_parameters_are_refused(path, change):
+    with pytest.raises(UserError, match=r"conditioning.json was made with other parameters"):
+        open_conditioning(path, PARAMETERS | change)
+
+
+def test_damage_is_named(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    conditioning = open_conditioning(path, PARAMETERS)
+    conditioning.read([0, 1])
+    with pytest.raises(UserError, match=r"conditioning.safetensors is not what"):
+        conditioning.read([2])
+
+
+@pytest.mark.parametrize("length", [None, 0, 50, 300])
+def test_a_missing_or_truncated_file_is_named(path, length):
+    content = path.read_bytes()
+    path.unlink()
+    if length is not None:
+        path.write_bytes(content[:length])
+    with pytest.raises(UserError, match=r"conditioning.safetensors is missing or damaged"):
+        open_conditioning(path, PARAMETERS).read([0])

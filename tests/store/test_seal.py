@@ -1,0 +1,80 @@
+"""A seal proves what made something, and shows its own damage."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts import plan
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.seal import (
+    check_origin,
+    check_seal,
+    is_finished,
+    make_seal,
+    read_file_seal,
+    read_group_seal,
+    write_group_seal,
+)
+
+PARAMETERS = {"steps": 5, "prompts": ["été"], "cfg_scale": 1.5}
+INPUTS = {"model": {"a.safetensors": "00"}}
+SEAL = make_seal(PARAMETERS, INPUTS, {"b": "11"})
+PLACE = Path("results/x")
+
+
+def test_equal_work_has_equal_seals():
+    assert make_seal(dict(reversed(PARAMETERS.items())), INPUTS, {"b": "11"}) == SEAL
+    assert SEAL["fingerprint"] == plan.fingerprint({"parameters": PARAMETERS, "inputs": INPUTS})
+
+
+def test_a_seal_survives_json():
+    assert check_seal(json.loads(json.dumps(SEAL)), PLACE) == SEAL
+
+
+@pytest.mark.parametrize("key", ["format", "parameters", "inputs", "fingerprint", "sha256", "checksum"])
+def test_any_change_of_a_seal_is_found(key):
+    with pytest.raises(UserError, match="results/x has a damaged seal"):
+        check_seal(SEAL | {key: "changed"}, PLACE)
+
+
+@pytest.mark.parametrize("value", [None, {}, [], "x"])
+def test_a_missing_seal_means_unfinished(value):
+    with pytest.raises(UserError, match="results/x has no seal"):
+        check_seal(value, PLACE)
+
+
+def test_other_origins_are_named():
+    check_origin(SEAL, PLACE, {"steps": 5}, INPUTS)
+    with pytest.raises(UserError, match=r"other parameters \(steps: 5 there, 6 in"):
+        check_origin(SEAL, PLACE, {"steps": 6}, INPUTS)
+    with pytest.raises(UserError, match="other inputs"):
+        check_origin(SEAL, PLACE, {}, {"model": {"a.safetensors": "01"}})
+
+
+def test_a_group_carries_its_seal(tmp_path):
+    (tmp_path / "zarr.json").write_text(json.dumps({"zarr_format": 3, "attributes": {"kept": 1}}))
+    write_group_seal(tmp_path, SEAL)
+    assert read_group_seal(tmp_path) == SEAL
+    assert json.loads((tmp_path / "zarr.json").read_text())["attributes"]["kept"] == 1
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"attributes": 3}', '{"attributes": {"seal": 3}}', "{"])
+def test_a_damaged_group_is_named(tmp_path, content):
+    (tmp_path / "zarr.json").write_text(content)
+    with pytest.raises(UserError, match=tmp_path.name):
+        read_group_seal(tmp_path)
+
+
+def test_a_missing_seal_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"x.json is missing"):
+        read_file_seal(tmp_path / "x.json")
+
+
+def test_finished_means_sealed_with_the_same_origin(tmp_path):
+    assert not is_finished(tmp_path / "absent", PARAMETERS, INPUTS)
+    assert not is_finished(tmp_path, PARAMETERS, INPUTS)
+    (tmp_path / "zarr.json").write_text(json.dumps({"attributes": {"seal": SEAL}}))
+    assert is_finished(tmp_path, PARAMETERS, INPUTS)
+    with pytest.raises(UserError, match="other parameters"):
+        is_finished(tmp_path, PARAMETERS | {"steps": 6}, INPUTS)

@@ -1,0 +1,41 @@
+"""Safetensors files are whole, readable by others, and name their damage."""
+
+import numpy as np
+import pytest
+
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.tensors import read_tensors, write_tensors
+
+
+def test_arrays_come_back_as_they_were(tmp_path):
+    arrays = {"b": np.arange(6.0).reshape(2, 3).T, "a/x": np.array([1, 2], np.int64), "c": np.zeros((0,), np.uint8)}
+    write_tensors(tmp_path / "x.safetensors", arrays)
+    found = read_tensors(tmp_path / "x.safetensors")
+    assert found.keys() == arrays.keys()
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(found[key], array)
+        assert found[key].dtype == array.dtype
+
+
+def test_the_order_of_the_arrays_does_not_show(tmp_path):
+    arrays = {"a": np.zeros(3), "b": np.ones(2, np.float32)}
+    write_tensors(tmp_path / "x.safetensors", arrays)
+    write_tensors(tmp_path / "y.safetensors", dict(reversed(arrays.items())))
+    assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "y.safetensors").read_bytes()
+
+
+def test_the_file_has_the_permissions_of_any_other(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    write_tensors(tmp_path / "x.safetensors", {"a": np.zeros(3)})
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "is missing"), (b"\x09\x00\x00\x00\x00\x00\x00\x00{", "is damaged")]
+)
+def test_an_unreadable_file_is_named(tmp_path, content, words):
+    path = tmp_path / "x.safetensors"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"x.safetensors {words}"):
+        read_tensors(path)

@@ -1,0 +1,9 @@
+"""Time-aware post-training quantization of diffusion transformers on MLX.
+
+Importing the package puts a fast BLAS under MLX where its wheel brings a slow one, so it has to come before MLX.
+"""
+
+from workflow_scripts.blas import bind_fast_blas, keep_freed_memory
+
+bind_fast_blas()
+keep_freed_memory()

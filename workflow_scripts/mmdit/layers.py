@@ -1,0 +1,95 @@
+"""The linear layers of an MMDiT by name: one registry for every stage.
+
+Names are short and stable (`mm_00.image.attn.q_proj`); paths are those of DiffusionKit's module tree.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# Linears of one stream of a block: (suffix of name and path, role), in the order of the forward.
+ATTENTION = (("attn.q_proj", "qkv"), ("attn.k_proj", "qkv"), ("attn.v_proj", "qkv"))
+AFTER_ATTENTION = (("attn.o_proj", "o"), ("mlp.fc1", "fc1"), ("mlp.fc2", "fc2"))
+EMBEDDERS = (
+    "context_embedder",
+    "y_embedder.mlp.layers.0",
+    "y_embedder.mlp.layers.2",
+    "t_embedder.mlp.layers.0",
+    "t_embedder.mlp.layers.2",
+)
+MODULATION_INPUT = "modulation"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One linear layer.
+
+    name: `mm_00.image.mlp.fc1`; path: its module in DiffusionKit's tree; block: `mm_00`, `uni_00` or empty;
+    stream: image, text, unified or shared; role: qkv, o, fc1, fc2, adaLN, embedder or final;
+    input: name of the activation it reads. q, k and v read one, and so do all adaLN linears.
+    """
+
+    name: str
+    path: str
+    block: str
+    stream: str
+    role: str
+    input: str
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream of one block: image or text of a multimodal block, or a unified block's only one."""
+
+    block: str
+    name: str
+    path: str
+    reaches_output: bool  # the last multimodal block's text ends at the attention: no o_proj, no MLP
+
+
+def list_streams(depth_multimodal: int, depth_unified: int = 0) -> list[Stream]:
+    """The streams of every block in the order of the forward."""
+    streams = []
+    for index in range(depth_multimodal):
+        is_last = index == depth_multimodal - 1 and depth_unified == 0
+        path = f"multimodal_transformer_blocks.{index}"
+        block = f"mm_{index:02d}"
+        streams.append(Stream(block, "image", f"{path}.image_transformer_block", True))
+        streams.append(Stream(block, "text", f"{path}.text_transformer_block", not is_last))
+    for index in range(depth_unified):
+        path = f"unified_transformer_blocks.{index}.transformer_block"
+        streams.append(Stream(f"uni_{index:02d}", "unified", path, True))
+    return streams
+
+
+def list_stream_linears(stream: Stream) -> Iterator[Layer]:
+    """The quantizable linears of one stream."""
+    prefix = f"{stream.block}.{stream.name}"
+    for suffix, role in ATTENTION + (AFTER_ATTENTION if stream.reaches_output else ()):
+        name = f"{prefix}.{suffix}"
+        read = f"{prefix}.attn.qkv" if role == "qkv" else name
+        yield Layer(name, f"{stream.path}.{suffix}", stream.block, stream.name, role, read)
+
+
+def list_block_linears(depth_multimodal: int, depth_unified: int = 0) -> list[Layer]:
+    """The quantizable linears of every block: 12 for a multimodal block, 9 for the last, 6 for a unified one.
+
+    SD3 Medium (24, 0) has 285.
+    """
+    return [layer for stream in list_streams(depth_multimodal, depth_unified) for layer in list_stream_linears(stream)]
+
+
+def list_linears(depth_multimodal: int, depth_unified: int = 0) -> list[Layer]:
+    """Every linear of the model: embedders, blocks with their adaLN, and the final layer."""
+    layers = [Layer(path, path, "", "shared", "embedder", path) for path in EMBEDDERS]
+    for stream in list_streams(depth_multimodal, depth_unified):
+        layers.append(create_modulation_layer(f"{stream.block}.{stream.name}", stream.path, stream.block, stream.name))
+        layers.extend(list_stream_linears(stream))
+    layers.append(create_modulation_layer("final_layer", "final_layer", "", "shared"))
+    layers.append(Layer("final_layer.linear", "final_layer.linear", "", "shared", "final", "final_layer.linear"))
+    return layers
+
+
+def create_modulation_layer(prefix: str, path: str, block: str, stream: str) -> Layer:
+    """The adaLN linear of a stream or of the final layer; its SiLU is computed once for all of them."""
+    name = f"{prefix}.adaLN_modulation"
+    return Layer(name, f"{path}.adaLN_modulation.layers.1", block, stream, "adaLN", MODULATION_INPUT)

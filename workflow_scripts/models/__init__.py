@@ -1,0 +1,1 @@
+"""The models: the embedded one, and those DiffusionKit defines."""

@@ -1,0 +1,121 @@
+"""The embedded model: a trained miniature of Stable Diffusion 3, built from DiffusionKit's own classes.
+
+Its files lie in `embedded_model/` beside this module: fp16 weights, loaded as fp32, and `config.json` with the
+dimensions and the vocabulary. `embedded_model/MODEL_CARD.md` says how it was trained and what it can do.
+"""
+
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from workflow_scripts.models.diffusionkit import clip, config, mmdit, vae
+from workflow_scripts.models.tokenizer import Tokenizer
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import hash_file, read_json
+
+FOLDER = Path(__file__).parent / "embedded_model"
+CONFIG = read_json(FOLDER / "config.json")
+AUTOENCODER, TEXT_ENCODER, TRANSFORMER = (CONFIG[key] for key in ("autoencoder", "text_encoder", "transformer"))
+
+PICTURE_SIZE = 64  # pixels
+LATENT_SHAPE = (8, 8, AUTOENCODER["latent_channels"])
+SAMPLER_SHIFT = 3.0
+SD3_SCALE, SD3_SHIFT = 1.5305, 0.0609  # the sampler works on x0 = (encoder mean - shift) * scale
+WEIGHT_FILES = ("transformer.safetensors", "text_encoder.safetensors", "autoencoder.safetensors")
+DECODE_BATCH = 64  # pictures decoded at a time, to bound memory
+
+
+def read_weights(path: Path, prefix: str = "") -> list[tuple[str, mx.array]]:
+    """The fp32 weights of one file whose names start with `prefix`, without it. Raises UserError if it is absent."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; restore it, or train it: snakemake --cores 2 train_embedded_model")
+    weights = mx.load(str(path))
+    return [
+        (key.removeprefix(prefix), value.astype(mx.float32))
+        for key, value in weights.items()
+        if key.startswith(prefix)
+    ]
+
+
+def fill_module(module: nn.Module, weights: list[tuple[str, mx.array]]) -> nn.Module:
+    """`module` with exactly these weights (a missing or surplus name raises ValueError), evaluated, for inference."""
+    module.load_weights(weights, strict=True)
+    module.eval()
+    mx.eval(module.parameters())
+    return module
+
+
+def load_transformer(dtype: mx.Dtype = mx.float32, folder: Path = FOLDER) -> mmdit.MMDiT:
+    """The MMDiT with its weights in `dtype`."""
+    sizes = config.MMDiTConfig(**TRANSFORMER, dtype=dtype, float16_dtype=dtype, low_memory_mode=False)
+    weights = [(name, value.astype(dtype)) for name, value in read_weights(folder / "transformer.safetensors")]
+    return fill_module(mmdit.MMDiT(sizes), weights)
+
+
+def load_text_encoder(folder: Path = FOLDER) -> clip.CLIPTextModel:
+    """The text model, fp32."""
+    sizes = config.CLIPTextModelConfig(**TEXT_ENCODER, vocab_size=len(load_tokenizer()), hidden_act="quick_gelu")
+    return fill_module(clip.CLIPTextModel(sizes), read_weights(folder / "text_encoder.safetensors"))
+
+
+def load_tokenizer() -> Tokenizer:
+    """The word tokenizer of the vocabulary in `config.json`."""
+    return Tokenizer(CONFIG["words"], TEXT_ENCODER["max_length"])
+
+
+def encode_prompts(
+    prompts: list[str], negative_prompt: str = "", folder: Path = FOLDER
+) -> tuple[mx.array, mx.array]:
+    """Token-level and pooled text embeddings of each prompt and its negative, as Stable Diffusion 3 orders them.
+
+    Returns `cs` (prompts, 2, tokens, width) and `cs_pooled` (prompts, 2, width), fp32; index 0 is the prompt and
+    index 1 the negative prompt. Any string is a prompt.
+    """
+    tokens = mx.array(load_tokenizer().encode([*prompts, negative_prompt]))
+    output = load_text_encoder(folder)(tokens)
+
+    def pair(rows: mx.array) -> mx.array:
+        positive, negative = rows[:-1], rows[-1:]
+        return mx.stack([positive, mx.broadcast_to(negative, positive.shape)], axis=1)
+
+    cs, cs_pooled = pair(output.last_hidden_state), pair(output.pooled_output)
+    mx.eval(cs, cs_pooled)
+    return cs, cs_pooled
+
+
+def _autoencoder_sizes() -> dict:
+    return {key: AUTOENCODER[key] for key in ("block_out_channels", "layers_per_block", "resnet_groups")}
+
+
+def load_decoder(folder: Path = FOLDER) -> vae.VAEDecoder:
+    """The decoder of the autoencoder, fp32."""
+    decoder = vae.VAEDecoder(AUTOENCODER["latent_channels"], 3, **_autoencoder_sizes())
+    return fill_module(decoder, read_weights(folder / "autoencoder.safetensors", "decoder."))
+
+
+def load_encoder(folder: Path = FOLDER) -> vae.VAEEncoder:
+    """The encoder of the autoencoder, fp32: pictures (n, 64, 64, 3) in [-1, 1] to (n, 8, 8, 32), mean and log-variance."""
+    encoder = vae.VAEEncoder(3, 2 * AUTOENCODER["latent_channels"], **_autoencoder_sizes())
+    return fill_module(encoder, read_weights(folder / "autoencoder.safetensors", "encoder."))
+
+
+def decode_latents(decoder: vae.VAEDecoder, latents: mx.array) -> np.ndarray:
+    """Pictures (n, 64, 64, 3) uint8 of final latents (n, 8, 8, 16) in the sampler's space."""
+    pictures = []
+    for start in range(0, len(latents), DECODE_BATCH):
+        x = decoder(latents[start : start + DECODE_BATCH].astype(mx.float32) / SD3_SCALE + SD3_SHIFT)
+        pictures.append(np.array(mx.round(mx.clip(x / 2 + 0.5, 0, 1) * 255).astype(mx.uint8)))
+    return np.concatenate(pictures)
+
+
+def encode_pictures(encoder: vae.VAEEncoder, pictures: np.ndarray) -> mx.array:
+    """Latents (n, 8, 8, 16) fp32 in the sampler's space, of pictures (n, 64, 64, 3) uint8 (posterior means)."""
+    mean = encoder(mx.array(pictures).astype(mx.float32) / 127.5 - 1)[..., : AUTOENCODER["latent_channels"]]
+    return (mean - SD3_SHIFT) * SD3_SCALE
+
+
+def file_digests() -> dict[str, str]:
+    """sha256 of each weight file the pictures depend on, by file name."""
+    return {name: hash_file(FOLDER / name) for name in WEIGHT_FILES}

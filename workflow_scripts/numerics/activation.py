@@ -1,0 +1,56 @@
+"""Simulated quantization of activations: symmetric, uniform, round half to even.
+
+Every scale here is a step size, the distance between neighbouring levels; a range becomes one in `compute_step` only.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import mlx.core as mx
+import numpy as np
+
+RANGE_COLUMNS = {"absmax": ["absmax"], "p999": ["p0.1", "p99.9"]}
+SMALLEST_STEP = float(np.finfo(np.float32).tiny)
+
+
+def find_largest_code(bits: int) -> int:
+    """The largest code of a symmetric signed grid: 127 for 8 bits. Codes run from minus it to plus it."""
+    return 2 ** (bits - 1) - 1
+
+
+def compute_step(absmax: np.ndarray | float, bits: int) -> np.ndarray:
+    """The step size whose grid just reaches `absmax` (any shape, after any shift), float32.
+
+    Above zero even where `absmax` is zero, so that it can be divided by.
+    """
+    return np.maximum(np.asarray(absmax, np.float32) / np.float32(find_largest_code(bits)), SMALLEST_STEP)
+
+
+def quantize_dequantize(x: mx.array, step: mx.array | float, bits: int, shift: mx.array | None = None) -> mx.array:
+    """`x` (..., D) rounded to multiples of `step`, clipped to the grid of `bits`, in the type of `x`.
+
+    `step` is a step size (not a range) and broadcasts against `x`. With `shift` (D,), x - shift is rounded and the
+    shift added again.
+    """
+    largest = find_largest_code(bits)
+    centred = x.astype(mx.float32) if shift is None else x.astype(mx.float32) - shift
+    rounded = mx.clip(mx.round(centred / step), -largest, largest) * step
+    return (rounded if shift is None else rounded + shift).astype(x.dtype)
+
+
+def compute_token_step(x: mx.array, bits: int) -> mx.array:
+    """The dynamic step size of each token of `x` (..., D), float32 (..., 1)."""
+    absmax = mx.abs(x.astype(mx.float32)).max(axis=-1, keepdims=True)
+    return mx.maximum(absmax / find_largest_code(bits), SMALLEST_STEP)
+
+
+def compute_ranges(per_step: Mapping[str, Sequence[float]], range_name: str, is_shifted: bool) -> np.ndarray:
+    """The magnitude a grid has to reach at each step, float32 (S,), from an input's statistics by step.
+
+    `absmax` is the largest, `p999` the larger of the 0.1 % and 99.9 % quantiles. Shifted inputs always have the
+    largest that is left after the shift, which is exact: quantiles of a tensor shifted by channel do not follow from
+    its own.
+    """
+    if is_shifted:
+        return np.asarray(per_step["shifted_absmax"], np.float32)
+    columns = [np.abs(np.asarray(per_step[key], np.float32)) for key in RANGE_COLUMNS[range_name]]
+    return np.maximum.reduce(columns)

@@ -1,0 +1,69 @@
+"""The flow-matching schedule, the initial noise and the Euler step, in DiffusionKit's order of operations."""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+TRAIN_TIMESTEPS = 1000
+EMPTY_LATENT = 0.0609
+
+
+def shift_sigma(timesteps: mx.array, shift: float) -> mx.array:
+    """Sigma of each time step in 0..1000: shift t / (1 + (shift - 1) t) with t = timestep / 1000.
+
+    Resolution-dependent shift of Esser et al. 2024 (arXiv 2403.03206), equation 23.
+    """
+    fraction = timesteps / float(TRAIN_TIMESTEPS)
+    return shift * fraction / (1 + (shift - 1) * fraction)
+
+
+def compute_sigmas(num_steps: int, shift: float) -> mx.array:
+    """The (num_steps + 1,) fp32 noise levels of a trajectory, from 1 down to 0.
+
+    As in DiffusionKit the shift is applied twice: the time steps are spaced evenly between shifted ends, then shifted.
+    """
+    ends = shift_sigma(mx.array([float(TRAIN_TIMESTEPS), 1.0]), shift) * TRAIN_TIMESTEPS
+    start, end = ends.tolist()
+    sigmas = shift_sigma(mx.linspace(start, end, num_steps), shift)
+    return mx.concatenate([sigmas, mx.zeros(1)])
+
+
+def compute_timesteps(sigmas: mx.array) -> mx.array:
+    """What the network is told: 1000 sigma."""
+    return sigmas * TRAIN_TIMESTEPS
+
+
+def draw_noise(seeds: Sequence[int], height: int, width: int, channels: int) -> mx.array:
+    """Standard normal noise (N, height, width, channels) fp32, one seed per row.
+
+    The values are those of DiffusionKit, which seeds NumPy's global generator and draws in NCHW order.
+    """
+    rows = [np.random.RandomState(seed).randn(channels, height, width).transpose(1, 2, 0) for seed in seeds]
+    return mx.array(np.stack(rows).astype(np.float32))
+
+
+def start_latents(noise: mx.array, sigma: mx.array) -> mx.array:
+    """The first latents: `noise` (N, h, w, c) mixed with the empty latent at the first sigma."""
+    return sigma * noise + (1.0 - sigma) * (mx.ones_like(noise) * EMPTY_LATENT)
+
+
+def guide(predictions: mx.array, cfg_weight: float) -> mx.array:
+    """Classifier-free guidance of (2N, ...) rows, all positives then all negatives: neg + w (pos - neg)."""
+    positive, negative = mx.split(predictions, 2)
+    return negative + cfg_weight * (positive - negative)
+
+
+def euler_step(
+    latents: mx.array, velocity: mx.array, sigma: mx.array, next_sigma: mx.array, cfg_weight: float
+) -> mx.array:
+    """One Euler step (Karras et al. 2022, arXiv 2206.00364, algorithm 2) under guidance.
+
+    latents (N, h, w, c); velocity (2N, h, w, c), all positives then all negatives; the sigmas are scalars or
+    broadcast against the latents, as (N, 1, 1, 1). Returns the next latents (N, h, w, c).
+    """
+    seen = latents.astype(velocity.dtype)
+    positive, negative = mx.split(velocity, 2)
+    denoised = guide(mx.concatenate([seen - positive * sigma, seen - negative * sigma]), cfg_weight)
+    derivative = (latents - denoised) / sigma
+    return latents + derivative * (next_sigma - sigma)

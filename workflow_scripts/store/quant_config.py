@@ -1,0 +1,108 @@
+"""Reading the quantization config: validated, whole, and looked up by layer and noise level."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from workflow_scripts.numerics.knots import find_nearest_knot
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import hash_file, read_json
+from workflow_scripts.store.tensors import read_tensors
+
+FORMAT, VERSION = "time-aware-quant-config", 1
+SCHEMA = json.loads(Path(__file__).with_name("quant_config.schema.json").read_text(encoding="utf-8"))
+_RANGES = "its `scale` is the largest magnitude, not a step size"
+OTHER_FORMATS = {
+    "per_timestep_quant_config_v3": _RANGES,
+    "per_timestep_quant_config_v4": f"{_RANGES}, or a step size, depending on the program that wrote it",
+    "adaround_v1": "it describes weights only",
+    "taqdit_v1": "it describes weights only, and steps by index",
+    "poly_v1": "it fits polynomials to the largest magnitude",
+    "lut_v1": "it tabulates the largest magnitude, not a step size",
+}
+
+
+@dataclass(frozen=True)
+class QuantConfig:
+    """A quantization config and its arrays; `weights` is the packed checkpoint's path."""
+
+    content: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    weights: Path
+
+    @property
+    def layers(self) -> dict[str, dict[str, Any]]:
+        """By layer name: `path`, `weight` and `activation`."""
+        return self.content["layers"]
+
+    def activation_step(self, layer: str, sigma: float) -> float | None:
+        """The step size of what `layer` reads at `sigma`; None where it is per token, or nothing is quantized."""
+        activation = self.layers[layer]["activation"]
+        if activation["policy"] == "lut":
+            place = find_nearest_knot(sigma, np.array(self.content["sigmas"]))
+            return float(self.arrays[activation["steps"]][place])
+        return activation.get("step")
+
+    def activation_shift(self, layer: str) -> np.ndarray | None:
+        """What is subtracted from the channels of the layer's input before rounding, float32 (D,), or None."""
+        key = self.layers[layer]["activation"].get("shift")
+        return self.arrays[key] if key else None
+
+
+def read_quant_config(path: Path) -> QuantConfig:
+    """The config in `path`, with its arrays.
+
+    Raises UserError if it is of another format or version, does not fit the schema, or names a file that is missing or
+    changed.
+    """
+    content = read_json(path)
+    refuse_other_formats(content, path)
+    if error := best_match(Draft202012Validator(SCHEMA).iter_errors(content)):
+        raise UserError(f"{path}: {'.'.join(map(str, error.absolute_path)) or 'the file'}: {error.message}")
+    files = {part: path.parent / content[part]["file"] for part in ("weights", "arrays")}
+    for part, file in files.items():
+        check_file(file, content[part]["sha256"], path)
+    arrays = read_tensors(files["arrays"])
+    check_arrays(content, arrays, path)
+    return QuantConfig(content, arrays, files["weights"])
+
+
+def refuse_other_formats(content: Any, path: Path) -> None:
+    """Raise UserError unless `content` says that it is of this format and version."""
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        reason = OTHER_FORMATS.get(found, "its numbers may mean something else")
+        raise UserError(f"{path} is of format {found}, not {FORMAT}: {reason}; make it again with write_quant_config")
+    if content.get("version") != VERSION:
+        raise UserError(
+            f"{path} is of version {content.get('version')}, and this program reads {VERSION}; make it again"
+        )
+
+
+def check_file(file: Path, sha256: str, config: Path) -> None:
+    """Raise UserError unless `file` is there with the digest that `config` names."""
+    if not file.is_file():
+        raise UserError(f"{file}, named in {config}, is missing; move both together, or make it again")
+    if hash_file(file) != sha256:
+        raise UserError(f"{file} is not the file that {config} was made with; make both again")
+
+
+def check_arrays(content: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Raise UserError unless every named array is there, with a step size above zero for each of `sigmas`."""
+    for name, layer in content["layers"].items():
+        activation = layer["activation"]
+        for kind in ("steps", "shift"):
+            key = activation.get(kind)
+            if key and key not in arrays:
+                raise UserError(f"{path}: {name}: the array {key} is not in {content['arrays']['file']}; make it again")
+        if "steps" in activation:
+            steps = arrays[activation["steps"]]
+            if steps.shape != (len(content["sigmas"]),) or not np.all((steps > 0) & np.isfinite(steps)):
+                raise UserError(
+                    f"{path}: {name}: needs a step size above zero for each of the {len(content['sigmas'])} sigmas"
+                )

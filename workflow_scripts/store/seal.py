@@ -1,0 +1,95 @@
+"""Seals: the only proof that something was made, by what, and that it is whole.
+
+A seal is a small dictionary written last: `format`, `parameters`, `inputs` (digests of what was read), `fingerprint` of
+those two, `sha256` (digests of what it vouches for) and its own `checksum`. It holds no time and no machine's name, so
+equal work has equal seals. A Zarr group carries it as its attribute `seal`, a file as a JSON file beside it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts import plan
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json, write_json
+
+Seal = dict[str, Any]
+
+FORMAT = 1
+
+
+def make_seal(parameters: plan.Parameters, inputs: dict[str, Any], digests: dict[str, Any]) -> Seal:
+    """The seal of work done with `parameters` on `inputs`, vouching for `digests` (names to sha256, may nest)."""
+    seal = {
+        "format": FORMAT,
+        "parameters": parameters,
+        "inputs": inputs,
+        "fingerprint": fingerprint_origin(parameters, inputs),
+        "sha256": digests,
+    }
+    return seal | {"checksum": plan.fingerprint(seal)}
+
+
+def fingerprint_origin(parameters: plan.Parameters, inputs: dict[str, Any]) -> str:
+    """What identifies a piece of work: sha256 (hex) of its parameters and inputs."""
+    return plan.fingerprint({"parameters": parameters, "inputs": inputs})
+
+
+def check_seal(seal: Any, place: Path) -> Seal:
+    """`seal`, found at `place`, if it is whole. Raises UserError otherwise."""
+    if not isinstance(seal, dict) or "checksum" not in seal:
+        raise UserError(f"{place} has no seal: it was not finished; delete it and run again")
+    content = {key: value for key, value in seal.items() if key != "checksum"}
+    if plan.fingerprint(content) != seal["checksum"]:
+        raise UserError(f"{place} has a damaged seal; delete it and run again")
+    if seal.get("format") != FORMAT:
+        raise UserError(f"{place} has a seal of format {seal.get('format')}, not {FORMAT}; delete it and run again")
+    return seal
+
+
+def check_origin(seal: Seal, place: Path, parameters: plan.Parameters, inputs: dict[str, Any]) -> None:
+    """Raise UserError, naming a difference, unless `seal` was made with `parameters` and `inputs`.
+
+    Only the keys given are compared, so a reader may ask for the part it knows.
+    """
+    for kind, wanted in (("parameters", parameters), ("inputs", inputs)):
+        found = {key: seal[kind].get(key) for key in wanted}
+        if difference := plan.describe_difference(found, wanted):
+            raise UserError(
+                f"{place} was made with other {kind} ({difference});"
+                " choose another results_dir, or delete it to make it again"
+            )
+
+
+def read_group_seal(group: Path) -> Seal:
+    """The checked seal of a Zarr group. Raises UserError if the group or its seal is absent or damaged."""
+    try:
+        attributes = read_json(group / "zarr.json")["attributes"]
+    except (KeyError, TypeError):
+        raise UserError(f"{group / 'zarr.json'} is damaged; delete {group} and run again") from None
+    return check_seal(attributes.get("seal") if isinstance(attributes, dict) else None, group)
+
+
+def read_file_seal(path: Path) -> Seal:
+    """The checked seal in a JSON file. Raises UserError if it is absent or damaged."""
+    return check_seal(read_json(path), path)
+
+
+def is_finished(path: Path, parameters: plan.Parameters, inputs: dict[str, Any]) -> bool:
+    """Whether `path` holds a group sealed with these parameters and inputs.
+
+    Raises UserError if anything else is there: finished work is never overwritten.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return False
+    if not (path / "zarr.json").is_file():
+        raise UserError(f"{path} is in the way: it holds no finished work; delete it and run again")
+    check_origin(read_group_seal(path), path, parameters, inputs)
+    return True
+
+
+def write_group_seal(group: Path, seal: Seal) -> None:
+    """Make `seal` an attribute of the Zarr group in the folder `group`."""
+    path = group / "zarr.json"
+    metadata = read_json(path)
+    metadata["attributes"] = metadata.get("attributes", {}) | {"seal": seal}
+    write_json(path, metadata)

@@ -1,0 +1,147 @@
+"""A shard of denoising trajectories: one Zarr group, sealed, read one verified trajectory at a time.
+
+Arrays, with `rows` the shard's trajectories and `steps` the Euler steps:
+xs (rows, steps, h, w, c) float16, the latents before each step; latents (rows, h, w, c) float32, the final ones;
+ts (steps,) float32, the model's timesteps; sigmas (steps + 1,) float32; trajectories, prompt_indices and seeds (rows,)
+int64. A chunk of xs is one trajectory x `checkpoint_every` steps.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflow_scripts import plan
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.seal import Seal, check_origin, read_group_seal
+from workflow_scripts.store.zarr_arrays import ArraySpec, check_group, find_missing, find_strays, read_chunk
+
+IDENTITIES = ("trajectories", "prompt_indices", "seeds")
+SMALL_ARRAYS = ("ts", "sigmas", *IDENTITIES)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arrays of a shard: `rows` trajectories of `steps` steps, `block` steps a chunk."""
+
+    rows: int
+    steps: int
+    block: int
+    latent_shape: tuple[int, ...]
+
+    @property
+    def specs(self) -> dict[str, ArraySpec]:
+        """The arrays by name."""
+        rows, steps, shape = self.rows, self.steps, self.latent_shape
+        specs = [
+            ArraySpec("xs", (rows, steps, *shape), (1, self.block, *shape), "float16"),
+            ArraySpec("latents", (rows, *shape), (1, *shape), "float32"),
+            ArraySpec("ts", (steps,), (steps,), "float32"),
+            ArraySpec("sigmas", (steps + 1,), (steps + 1,), "float32"),
+            *(ArraySpec(name, (rows,), (rows,), "int64") for name in IDENTITIES),
+        ]
+        return {spec.name: spec for spec in specs}
+
+    def read_states(self, path: Path, row: int, end: int) -> np.ndarray:
+        """The states (end, h, w, c) of a row before step `end`, from the group in `path`. Raises UserError."""
+        blocks = [read_chunk(path, self.specs["xs"], (row, k))[0] for k in range(-(-end // self.block))]
+        return np.concatenate(blocks)[:end]
+
+    def read_latents(self, path: Path, row: int) -> np.ndarray:
+        """The final latents (h, w, c) of a row, from the group in `path`. Raises UserError."""
+        return read_chunk(path, self.specs["latents"], (row,))[0]
+
+
+def plan_layout(parameters: plan.Parameters, latent_shape: Sequence[int]) -> Layout:
+    """The layout of the shard of `parameters` (those of `plan.select_shard`)."""
+    steps = parameters["steps"]
+    return Layout(len(parameters["rows"]), steps, min(parameters["checkpoint_every"], steps), tuple(latent_shape))
+
+
+def list_identities(parameters: plan.Parameters) -> dict[str, np.ndarray]:
+    """`trajectories`, `prompt_indices` and `seeds`, (rows,) int64, of a shard's parameters."""
+    rows = np.array(parameters["rows"], dtype=np.int64).reshape(-1, 2)
+    return dict(zip(IDENTITIES, (rows[:, 0], rows[:, 1], parameters["seed"] + rows[:, 0]), strict=True))
+
+
+def begin_digest(number: int, prompt_index: int) -> Any:
+    """The sha256 of trajectory `number`, to be fed its states (float16, step after step), then its final latents."""
+    return hashlib.sha256(np.array([number, prompt_index], dtype="<i8").tobytes())
+
+
+def digest_arrays(arrays: dict[str, np.ndarray]) -> dict[str, str]:
+    """sha256 (hex) of the little-endian bytes of each array."""
+    return {name: hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for name, array in arrays.items()}
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One verified trajectory: its number, its prompt's index, its states (steps, h, w, c) float16."""
+
+    number: int
+    prompt_index: int
+    states: np.ndarray
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A sealed shard, opened: its place, seal, layout and small arrays."""
+
+    path: Path
+    seal: Seal
+    layout: Layout
+    small: dict[str, np.ndarray]
+
+    def read_trajectory(self, row: int) -> Trajectory:
+        """The trajectory in `row`, verified. Raises UserError naming the damaged, missing or misplaced files."""
+        number, prompt_index = self.seal["parameters"]["rows"][row]
+        states = self.layout.read_states(self.path, row, self.layout.steps)
+        latents = self.layout.read_latents(self.path, row)
+        digest = begin_digest(number, prompt_index)
+        digest.update(states.data)
+        digest.update(latents.data)
+        if digest.hexdigest() != self.seal["sha256"]["trajectories"][str(number)]:
+            raise UserError(
+                f"{self.path}/xs/c.{row}.* or {self.path}/latents/c.{row}.*: trajectory {number} is not what was"
+                f" sealed, its chunks were changed or swapped; delete {self.path} and run again"
+            )
+        return Trajectory(number, prompt_index, states)
+
+
+def open_shard(path: Path, parameters: plan.Parameters, inputs: dict[str, Any]) -> Shard:
+    """The shard in the folder `path`, its seal, arrays and small arrays checked; trajectories are when they are read.
+
+    Only the parameters and inputs given are compared with the seal's. Raises UserError naming what is wrong.
+    """
+    seal = read_group_seal(path)
+    check_origin(seal, path, parameters, inputs)
+    layout = plan_layout(seal["parameters"], seal["inputs"]["latent_shape"])
+    specs = layout.specs
+    check_group(path, list(specs.values()))
+    small = {name: read_chunk(path, specs[name]) for name in SMALL_ARRAYS}
+    for name, digest in digest_arrays(small).items():
+        if digest != seal["sha256"]["arrays"][name]:
+            raise UserError(f"{path / name} is not what was sealed; delete {path} and run again")
+    return Shard(path, seal, layout, small)
+
+
+def find_faults(path: Path, parameters: plan.Parameters, inputs: dict[str, Any]) -> Iterator[str]:
+    """A line for each fault of the shard in `path`; none if it is whole and was made with `parameters` and `inputs`."""
+    try:
+        shard = open_shard(path, parameters, inputs)
+    except UserError as error:
+        yield str(error)
+        return
+    specs = list(shard.layout.specs.values())
+    missing = list(find_missing(path, specs))
+    yield from missing
+    yield from find_strays(path, specs)
+    for row in range(shard.layout.rows):
+        try:
+            shard.read_trajectory(row)
+        except UserError as error:
+            if str(error) not in missing:
+                yield str(error)

@@ -1,0 +1,183 @@
+"""Zarr (format 3) arrays described as data; whole chunks written and read so that damage is found and named.
+
+A chunk file holds the values in little-endian order, compressed by Blosc (Zstandard level 3, bit shuffle), and last
+their crc32c, which finds any change within the file. It sees neither a missing chunk nor one put in another's place:
+reading asks for each file, and seals hold digests of the values. All chunks of an array lie in one folder
+(`xs/c.3.1.0.0.0`): a folder per index would cost more than the chunks.
+
+Zarr itself reads these groups like any other. It is not used here: it takes longer to load and to run than a small
+shard's storage takes altogether, cannot flush what it writes, and does not say which file is damaged.
+"""
+
+import itertools
+import json
+import math
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numcodecs import blosc
+
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import encode_json, read_json
+
+blosc.use_threads = False  # as Zarr sets it: chunks are worked on side by side instead
+
+BLOSC = {"cname": "zstd", "clevel": 3, "shuffle": "bitshuffle", "blocksize": 0}
+CHECKSUM_BYTES = 4
+FILES_AT_ONCE = 16
+# What Snakemake leaves in the folders it knows.
+IGNORED = {".snakemake_timestamp"}
+
+Index = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a group: its name, shape, chunk shape and dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: str
+
+    @property
+    def fill(self) -> float | int:
+        """What an absent chunk reads as: NaN, or -1 for integers, which no real chunk holds throughout."""
+        return math.nan if np.dtype(self.dtype).kind == "f" else -1
+
+    @property
+    def file_count(self) -> tuple[int, ...]:
+        """The number of chunks along each axis."""
+        return tuple(-(-size // chunk) for size, chunk in zip(self.shape, self.chunks, strict=True))
+
+    def list_chunks(self) -> Iterator[Index]:
+        """The indices of all chunks."""
+        return itertools.product(*map(range, self.file_count))
+
+    def name_file(self, index: Index) -> str:
+        """The file of the chunk `index`, whose missing last indices are 0, relative to the group."""
+        whole = (*index, *(0,) * (len(self.shape) - len(index)))
+        return f"{self.name}/{'.'.join(['c', *map(str, whole)])}"
+
+    def describe(self) -> dict[str, Any]:
+        """The array's metadata in Zarr format 3."""
+        codecs = [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "blosc", "configuration": BLOSC | {"typesize": np.dtype(self.dtype).itemsize}},
+            {"name": "crc32c"},
+        ]
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(self.shape),
+            "data_type": self.dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self.chunks)}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+            "fill_value": "NaN" if math.isnan(self.fill) else self.fill,
+            "codecs": codecs,
+            "attributes": {},
+            "storage_transformers": [],
+        }
+
+    def encode(self, values: np.ndarray) -> bytes:
+        """The content of the file of a chunk; `values` may end early at the array's edge."""
+        chunk = np.full(self.chunks, self.fill, dtype=np.dtype(self.dtype).newbyteorder("<"))
+        chunk[tuple(map(slice, values.shape))] = values
+        content = blosc.compress(chunk, BLOSC["cname"].encode(), BLOSC["clevel"], blosc.BITSHUFFLE, BLOSC["blocksize"])
+        return content + google_crc32c.value(content).to_bytes(CHECKSUM_BYTES, "little")
+
+    def decode(self, content: bytes, index: Index) -> np.ndarray:
+        """The values in the file of the chunk `index`, within the array. Raises ValueError for damage."""
+        body, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
+        if not body or google_crc32c.value(body).to_bytes(CHECKSUM_BYTES, "little") != checksum:
+            raise ValueError("wrong checksum")
+        chunk = np.frombuffer(blosc.decompress(body), dtype=np.dtype(self.dtype).newbyteorder("<")).reshape(self.chunks)
+        starts = (i * chunk for i, chunk in zip(index, self.chunks, strict=False))
+        ends = [size - start for size, start in zip(self.shape, starts, strict=False)]
+        return np.ascontiguousarray(chunk[tuple(map(slice, ends))])
+
+
+def create_group(path: Path, specs: Sequence[ArraySpec], attributes: dict[str, Any] | None = None) -> None:
+    """Make a group with `attributes` and with empty arrays, as `specs` say, in the folder `path`."""
+    root = {"zarr_format": 3, "node_type": "group", "attributes": attributes or {}}
+    described = {"zarr.json": root} | {f"{spec.name}/zarr.json": spec.describe() for spec in specs}
+    for spec in specs:
+        (path / spec.name).mkdir(parents=True)
+    write_files((path / name, lambda value=value: encode_json(value).encode()) for name, value in described.items())
+
+
+def check_group(path: Path, specs: Sequence[ArraySpec]) -> None:
+    """Raise UserError unless the arrays of the group in `path` are as `specs` say."""
+    for spec in specs:
+        place = path / spec.name / "zarr.json"
+        found, wanted = read_json(place), json.loads(json.dumps(spec.describe()))
+        for key in wanted:
+            if not isinstance(found, dict) or found.get(key) != wanted[key]:
+                value = found.get(key) if isinstance(found, dict) else found
+                raise UserError(f"{place}: {key} is {value} instead of {wanted[key]}; delete {path} and run again")
+
+
+def write_chunks(path: Path, chunks: Iterable[tuple[ArraySpec, Index, np.ndarray]]) -> None:
+    """Write whole chunks of the group in `path`; they are on disk when this returns."""
+    write_files((path / spec.name_file(index), lambda s=spec, v=values: s.encode(v)) for spec, index, values in chunks)
+
+
+def write_files(files: Iterable[tuple[Path, Any]]) -> None:
+    """Write files atomically, each with what its function returns; they are on disk when this returns.
+
+    Many at once: file systems then write their journal once instead of once per file.
+    """
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        list(pool.map(_write_file, files))
+
+
+def _write_file(file: tuple[Path, Any]) -> None:
+    path, make = file
+    partial = path.with_name(f"{path.name}.{threading.get_ident()}.partial")
+    with partial.open("wb") as handle:
+        handle.write(make())
+        handle.flush()
+        os.fsync(handle.fileno())
+    partial.replace(path)
+
+
+def read_chunk(path: Path, spec: ArraySpec, index: Index = (0,)) -> np.ndarray:
+    """The values of a chunk of the group in `path`; missing last indices are 0.
+
+    Raises UserError naming the file if it is missing or damaged.
+    """
+    file = path / spec.name_file(index)
+    try:
+        return spec.decode(file.read_bytes(), index)
+    except FileNotFoundError:
+        raise UserError(describe_missing(path, file)) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{file} is damaged; delete {path} and run again") from error
+
+
+def describe_missing(path: Path, file: Path) -> str:
+    """What is said of a missing chunk file of the group in `path`."""
+    return f"{file} is missing; delete {path} and run again"
+
+
+def find_missing(path: Path, specs: Sequence[ArraySpec]) -> Iterator[str]:
+    """A line for each chunk file that the group in `path` lacks."""
+    for file in (path / spec.name_file(index) for spec in specs for index in spec.list_chunks()):
+        if not file.is_file():
+            yield describe_missing(path, file)
+
+
+def find_strays(path: Path, specs: Sequence[ArraySpec]) -> Iterator[str]:
+    """A line for each file of the group in `path` that does not belong to it."""
+    expected = {"zarr.json", *(f"{spec.name}/zarr.json" for spec in specs)}
+    expected.update(spec.name_file(index) for spec in specs for index in spec.list_chunks())
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and file.name not in IGNORED and str(file.relative_to(path)) not in expected:
+            yield f"{file} does not belong to the store; delete it"
