@@ -68,6 +68,13 @@ def test_a_stage_reads_its_own_keys_only():
     assert plan.select_parameters("encode_prompts", config, PROMPTS)["prompts"] == PROMPTS
 
 
+@pytest.mark.parametrize("stage", plan.STAGES)
+def test_the_values_of_a_stage_on_a_command_line_suffice_for_its_parameters(stage):
+    config = {key: f"value of {key}" for _, keys in plan.STAGES.values() for key in keys} | {"trajectories": 2}
+    values = json.loads(plan.encode_values(stage, config))
+    assert plan.select_parameters(stage, values, PROMPTS) == plan.select_parameters(stage, config, PROMPTS)
+
+
 def test_fingerprints_follow_values_not_their_order():
     assert plan.fingerprint({"a": 1, "b": [2]}) == plan.fingerprint({"b": [2], "a": 1})
     assert plan.fingerprint({"a": 1}) != plan.fingerprint({"a": 2})

@@ -59,8 +59,9 @@ def select_parameters(stage: str, config: Parameters, prompts: Sequence[str]) ->
 
 
 def encode_values(stage: str, config: Parameters) -> str:
-    """The configuration values a stage reads, as JSON for a command line."""
-    return json.dumps({key: config[key] for key in STAGES[stage][1]}, ensure_ascii=False, sort_keys=True)
+    """The configuration values that `select_parameters` needs for a stage, as JSON for a command line."""
+    keys = {*STAGES[stage][1], *(["trajectories"] if stage in READS_PROMPTS else [])}
+    return json.dumps({key: config[key] for key in sorted(keys)}, ensure_ascii=False)
 
 
 def fingerprint(value: Any) -> str:

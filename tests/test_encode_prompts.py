@@ -1,0 +1,46 @@
+"""Prompts are encoded once, in their order, as given."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.shards import PROMPTS, build_finished, list_arguments, prepare
+from workflow_scripts import encode_prompts, plan
+from workflow_scripts.models import embedded
+from workflow_scripts.store.conditioning import open_conditioning
+from workflow_scripts.store.errors import UserError
+
+
+def test_encodings_are_the_models_in_prompt_order():
+    conditioning = open_conditioning(build_finished() / "conditioning.safetensors", {"prompts": PROMPTS})
+    for found, wanted in zip(conditioning.read([0, 1, 2]), embedded.encode_prompts(PROMPTS, ""), strict=True):
+        assert found.dtype == np.float32
+        assert np.array_equal(found, np.array(wanted))
+    assert conditioning.weights == embedded.file_digests()
+
+
+def test_the_negative_prompt_is_the_second_of_each_pair(tmp_path):
+    prepare(tmp_path, negative_prompt=PROMPTS[0])
+    cs, _ = open_conditioning(tmp_path / "conditioning.safetensors", {"negative_prompt": PROMPTS[0]}).read([0, 1])
+    assert np.array_equal(cs[0, 0], cs[1, 1])
+    assert not np.array_equal(cs[1, 0], cs[1, 1])
+
+
+def test_equal_prompts_give_equal_files(tmp_path):
+    prepare(tmp_path)
+    for name in ("conditioning.safetensors", "conditioning.json"):
+        assert (tmp_path / name).read_bytes() == (build_finished() / name).read_bytes()
+
+
+def test_the_seal_belongs_beside_the_file(tmp_path):
+    arguments = list_arguments(build_finished(), "encode_prompts") | {"seal": tmp_path / "conditioning.json"}
+    with pytest.raises(UserError, match="--seal"):
+        encode_prompts.main(encode_prompts.argparse.Namespace(**arguments))
+
+
+def test_the_seals_of_shards_say_what_planning_expects():
+    stage = json.loads((build_finished() / "params" / "collect_shard.json").read_text())
+    assert list(plan.find_conflicts(build_finished(), stage)) == []
+    changed = stage | {"seed": 4}
+    assert all("seed: 3 there, 4" in line for line in plan.find_conflicts(build_finished(), changed))

@@ -1,0 +1,130 @@
+"""Record the denoising trajectories of one shard, going on where an earlier run of the same work was interrupted.
+
+Trajectory j starts from the noise of `seed + j` and follows prompt j mod P for all Euler steps; `batch_size` of them
+advance together. The states are kept in fp32 and stored in fp16, the final latents in fp32.
+"""
+
+import argparse
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from workflow_scripts import plan
+from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.mmdit.forward import bind_linears
+from workflow_scripts.mmdit.sampling import bind_step
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics import schedule
+from workflow_scripts.store.checkpoint import Checkpoint
+from workflow_scripts.store.conditioning import Conditioning, list_inputs, open_conditioning
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json
+from workflow_scripts.store.lock import hold_lock
+from workflow_scripts.store.recorder import Recorder
+from workflow_scripts.store.seal import is_finished
+
+# advance(latents (n, h, w, c), step) -> the latents after that step
+Advance = Callable[[mx.array, int], mx.array]
+# begin(rows (n, 2) of trajectory and prompt index) -> the first latents (n, h, w, c), and how they advance
+Begin = Callable[[np.ndarray], tuple[mx.array, Advance]]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_shard_parameters(arguments)
+    conditioning = open_conditioning(arguments.conditioning, read_json(arguments.params))
+    model = find_model(parameters["model"])
+    if model.file_digests() != conditioning.weights:
+        raise UserError(f"{conditioning.path} was made with other weights of the model; delete it and run again")
+    inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}
+    with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
+        if is_finished(arguments.out, parameters, inputs):
+            shutil.rmtree(arguments.scratch, ignore_errors=True)
+            log.info(f"{arguments.out} is finished already")
+            return
+        sigmas = schedule.compute_sigmas(parameters["steps"], model.SAMPLER_SHIFT)
+        levels = {"ts": np.array(schedule.compute_timesteps(sigmas[:-1])), "sigmas": np.array(sigmas)}
+        recorder = Recorder(arguments.scratch, parameters, inputs, levels)
+        checkpoint = take_up(recorder)
+        record_shard(recorder, checkpoint, bind_beginning(model, conditioning, parameters, sigmas))
+        recorder.publish(arguments.out)
+    count, steps = len(parameters["rows"]), parameters["steps"]
+    log.info(f"recorded {count} trajectories of {steps} steps: {arguments.out}")
+
+
+def read_shard_parameters(arguments: argparse.Namespace) -> plan.Parameters:
+    """The parameters of the shard asked for. Raises UserError if there is no such shard."""
+    stage = read_json(arguments.params)
+    shards = plan.list_shards(stage)
+    if arguments.shard not in shards:
+        raise UserError(f"--shard {arguments.shard}: no such shard; choose one from {shards[0]} to {shards[-1]}")
+    return plan.select_shard(stage, arguments.shard)
+
+
+def bind_beginning(model: Any, conditioning: Conditioning, parameters: plan.Parameters, sigmas: mx.array) -> Begin:
+    """How trajectories of the shard begin: load what they need, once."""
+    transformer = model.load_transformer()
+    linear = bind_linears(transformer)
+
+    def begin(rows: np.ndarray) -> tuple[mx.array, Advance]:
+        used, places = np.unique(rows[:, 1], return_inverse=True)
+        cs, cs_pooled = map(mx.array, conditioning.read(used.tolist()))
+        seeds = (parameters["seed"] + rows[:, 0]).tolist()
+        latents = schedule.start_latents(schedule.draw_noise(seeds, *model.LATENT_SHAPE), sigmas[0])
+        cfg_scale = parameters["cfg_scale"]
+        return latents, bind_step(transformer, linear, cs, cs_pooled, mx.array(places), sigmas, cfg_scale)
+
+    return begin
+
+
+def take_up(recorder: Recorder) -> Checkpoint | None:
+    """What the scratch folder holds; if that is no use, say so and begin with an empty one."""
+    try:
+        checkpoint = recorder.resume()
+    except UserError as error:
+        log.info(f"{str(error).partition(';')[0]}; starting this shard over")
+        checkpoint = None
+    if checkpoint:
+        log.info(f"resuming {recorder.scratch} at step {checkpoint.step} of trajectory {checkpoint.row + 1} and on")
+    else:
+        recorder.start()
+    return checkpoint
+
+
+def record_shard(recorder: Recorder, checkpoint: Checkpoint | None, begin: Begin) -> None:
+    """Record every trajectory the checkpoint does not have, `batch_size` at a time."""
+    rows = np.array(recorder.parameters["rows"])
+    size, steps = recorder.parameters["batch_size"], recorder.layout.steps
+    row, step = (checkpoint.row, checkpoint.step) if checkpoint else (0, 0)
+    done = row * steps + len(rows[row : row + size]) * step
+    progress = Progress(f"shard {recorder.parameters['shard']}", len(rows) * steps, "trajectory-steps", done)
+    for first in range(row, len(rows), size):
+        if step < steps:
+            latents, advance = begin(rows[first : first + size])
+            latents = mx.array(checkpoint.latents) if step else latents
+            record_batch(recorder, first, step, latents, advance, progress)
+        step = 0
+
+
+def record_batch(
+    recorder: Recorder, row: int, step: int, latents: mx.array, advance: Advance, progress: Progress
+) -> None:
+    """Record trajectories from `row` on that advance together, from `step`, where they are at `latents`, to the end."""
+    steps, block = recorder.layout.steps, recorder.layout.block
+    for first in range(step, steps, block):
+        end = min(first + block, steps)
+        states = []
+        for index in range(first, end):
+            states.append(recorder.round_states(row, index, np.array(latents)))
+            latents = advance(latents, index)
+            mx.eval(latents)
+            progress.advance(len(latents))
+        recorder.store_block(row, first, np.stack(states, axis=1), np.array(latents))
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "conditioning", "out", "scratch")
+    parser.add_argument("--shard", required=True, help="the shard's name, like 007")
+    run(main, parser)

@@ -1,0 +1,35 @@
+"""Encodes the pictures of the pool into the latents the transformer is trained on."""
+
+import argparse
+
+import numpy as np
+import torch
+
+from workflow_scripts.entry import Progress, build_parser, run
+from workflow_scripts.models.embedded import AUTOENCODER
+from workflow_scripts.store.files import write_atomically
+from workflow_scripts.training.autoencoder import Autoencoder
+from workflow_scripts.training.loop import read_average, split_batches
+from workflow_scripts.training.pool import open_pool, to_tensor
+from workflow_scripts.training.recipe import THREADS
+
+BATCH = 128
+
+
+def encode_pool(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(THREADS)
+    model = Autoencoder()
+    model.load_state_dict(read_average(arguments.autoencoder))
+    model.eval()
+    _, pictures = open_pool(arguments.pool)
+    latents = np.empty((len(pictures), AUTOENCODER["latent_channels"], 8, 8), np.float16)
+    progress = Progress("encoding", len(pictures), "pictures")
+    for rows in split_batches(len(pictures), BATCH):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            latents[rows] = model.encode(to_tensor(pictures[rows])).half().numpy()
+        progress.advance(rows.stop - rows.start)
+    write_atomically(arguments.out, lambda partial: np.save(partial, latents))
+
+
+if __name__ == "__main__":
+    run(encode_pool, build_parser(__doc__, "pool", "autoencoder", "out"))

@@ -1,0 +1,27 @@
+"""Writes the trained parts as the fp16 files the embedded model is loaded from."""
+
+import argparse
+
+from workflow_scripts.entry import build_parser, run
+from workflow_scripts.training.autoencoder import Autoencoder, fold_latent_scale
+from workflow_scripts.training.export import export_weights
+from workflow_scripts.training.loop import read_average, select
+from workflow_scripts.training.recipe import LATENT_NOISE
+
+
+def export_embedded_model(arguments: argparse.Namespace) -> None:
+    joint = read_average(arguments.transformer)
+    autoencoder = Autoencoder()
+    autoencoder.load_state_dict(read_average(arguments.autoencoder))
+    parts = {
+        "transformer": select(joint, "transformer."),
+        "text_encoder": select(joint, "text_encoder."),
+        "autoencoder": fold_latent_scale(autoencoder, LATENT_NOISE),
+        "classifier": read_average(arguments.classifier),
+    }
+    for name, weights in parts.items():
+        export_weights(weights, arguments.out_dir / f"{name}.safetensors")
+
+
+if __name__ == "__main__":
+    run(export_embedded_model, build_parser(__doc__, "autoencoder", "classifier", "transformer", "out-dir"))

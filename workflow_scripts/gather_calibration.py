@@ -1,0 +1,122 @@
+"""Gather the calibration set: the selected steps of every trajectory, shuffled, with the prompts' encodings.
+
+Every seal is checked first, every trajectory as it is read, and the set once more when it is written.
+"""
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts import plan
+from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.numerics.calibration_points import select_steps, shuffle_points
+from workflow_scripts.store.calibration import list_specs, open_calibration
+from workflow_scripts.store.conditioning import Conditioning, list_inputs, open_conditioning
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json
+from workflow_scripts.store.gather import Selection, gather_points, write_conditions
+from workflow_scripts.store.lock import hold_lock
+from workflow_scripts.store.seal import Seal, check_origin, is_finished, make_seal, read_group_seal, write_group_seal
+from workflow_scripts.store.trajectories import Shard, Trajectory, open_shard
+from workflow_scripts.store.zarr_arrays import create_group
+
+# What makes a shard this shard; all its other parameters must be those of the other shards.
+OWN = ("shard", "prompts", "rows")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params)
+    conditioning = open_conditioning(arguments.conditioning, parameters)
+    inputs = check_shards(arguments.trajectories, parameters, conditioning)
+    scratch = arguments.out.parent / "scratch" / arguments.out.stem
+    with hold_lock(scratch.with_name(f"{scratch.name}.lock"), log.info):
+        shutil.rmtree(scratch, ignore_errors=True)
+        if is_finished(arguments.out, parameters, inputs):
+            log.info(f"{arguments.out} is finished already")
+            return
+        build_group(scratch, arguments.trajectories, parameters, inputs, conditioning)
+        (scratch / "group").replace(arguments.out)
+        shutil.rmtree(scratch)
+    count = parameters["trajectories"] * parameters["selected_steps"]
+    log.info(f"gathered {count} points of {parameters['trajectories']} trajectories: {arguments.out}")
+
+
+def select_wanted(parameters: plan.Parameters, shard: str) -> plan.Parameters:
+    """What the seal of `shard` must say, as far as this stage's parameters tell."""
+    wanted = plan.select_shard(parameters, shard) | {
+        "stage": "collect_shard",
+        "version": plan.STAGES["collect_shard"][0],
+    }
+    del wanted["selected_steps"]
+    return wanted
+
+
+def check_shards(store: Path, parameters: plan.Parameters, conditioning: Conditioning) -> dict[str, Any]:
+    """What the set is made of: the fingerprint of each shard and of the encodings, and their shapes.
+
+    Raises UserError unless every shard has a whole seal, made with these parameters and encodings and, beyond them,
+    with the same settings as the other shards.
+    """
+    fingerprints: dict[str, str] = {}
+    first: Seal = {}
+    for shard in plan.list_shards(parameters):
+        wanted = select_wanted(parameters, shard)
+        seal = read_group_seal(store / shard)
+        first = first or seal
+        settings = {key: value for key, value in first["parameters"].items() if key not in OWN}
+        inputs = list_inputs(conditioning, wanted) | {"latent_shape": first["inputs"]["latent_shape"]}
+        check_origin(seal, store / shard, settings | wanted, inputs)
+        fingerprints[shard] = seal["fingerprint"]
+    return {
+        "shards": fingerprints,
+        "conditioning": conditioning.seal["fingerprint"],
+        "model": conditioning.weights,
+        "latent_shape": first["inputs"]["latent_shape"],
+    } | conditioning.read_shapes()
+
+
+def build_group(
+    scratch: Path, store: Path, parameters: plan.Parameters, inputs: dict[str, Any], conditioning: Conditioning
+) -> None:
+    """Write, seal and verify the set as `scratch / "group"`. Raises UserError naming whatever is damaged."""
+    count, path = parameters["trajectories"] * parameters["selected_steps"], scratch / "group"
+    specs = list_specs(count, *(inputs[name] for name in ("latent_shape", "cs_shape", "cs_pooled_shape")))
+    attributes = {"prompts": parameters["prompts"], "cfg_scale": parameters["cfg_scale"]}
+    create_group(path, list(specs.values()), attributes)
+    selection = describe_selection(open_first(store, parameters), parameters)
+    digests = gather_points(scratch / "flat", read_trajectories(store, parameters), selection, path, specs)
+    digests |= write_conditions(conditioning, len(parameters["prompts"]), path, specs)
+    write_group_seal(path, make_seal(parameters, inputs, digests))
+    open_calibration(path).verify()
+
+
+def open_first(store: Path, parameters: plan.Parameters) -> Shard:
+    """The first shard; the schedule of all is in it."""
+    shard = plan.list_shards(parameters)[0]
+    return open_shard(store / shard, select_wanted(parameters, shard), {})
+
+
+def describe_selection(shard: Shard, parameters: plan.Parameters) -> Selection:
+    """The points to gather, with the schedule of `shard`."""
+    steps = select_steps(parameters["steps"], parameters["selected_steps"])
+    permutation = shuffle_points(parameters["trajectories"] * len(steps), parameters["seed"])
+    return Selection(steps, shard.small["ts"][steps], shard.small["sigmas"][steps], permutation)
+
+
+def read_trajectories(store: Path, parameters: plan.Parameters) -> Iterator[Trajectory]:
+    """All trajectories, verified, shard by shard. Raises UserError if shards differ in their schedule."""
+    progress = Progress("gather", parameters["trajectories"], "trajectories")
+    schedule = open_first(store, parameters).seal["sha256"]["arrays"]
+    for name in plan.list_shards(parameters):
+        shard = open_shard(store / name, select_wanted(parameters, name), {})
+        if any(shard.seal["sha256"]["arrays"][key] != schedule[key] for key in ("ts", "sigmas")):
+            raise UserError(f"{shard.path} has another schedule than the first shard; delete it and run again")
+        for row in range(shard.layout.rows):
+            yield shard.read_trajectory(row)
+            progress.advance()
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__, "params", "conditioning", "trajectories", "out"))

@@ -1,0 +1,81 @@
+"""Merge the parts' observations of the layers' inputs into one set of statistics."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from workflow_scripts import plan
+from workflow_scripts.entry import build_parser, log, run
+from workflow_scripts.mmdit.layers import list_linears
+from workflow_scripts.numerics import sketch
+from workflow_scripts.numerics.observations import QUANTILES, describe_input, merge_parts, unpack_observations
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import hash_file, write_json
+from workflow_scripts.store.seal import Seal, read_file_seal
+from workflow_scripts.store.tensors import read_tensors, write_tensors
+
+FORMAT = {"format": "activation-statistics", "version": 1}
+
+
+def main(arguments: argparse.Namespace) -> None:
+    paths = sorted(arguments.shards, key=lambda path: path.name)
+    seals = [read_part_seal(path) for path in paths]
+    check_parts(seals, paths)
+    merged = merge_parts([unpack_observations(read_tensors(path)) for path in paths])
+    described = {name: describe_input(name, steps) for name, steps in merged.items()}
+    arrays = {key: array for _, arrays in described.values() for key, array in arrays.items()}
+    arrays_path = arguments.out.with_suffix(".safetensors")
+    write_tensors(arrays_path, arrays)
+    inputs = {name: numbers for name, (numbers, _) in described.items()}
+    write_json(arguments.out, describe_statistics(seals, inputs, arrays_path))
+    log.info(f"statistics of {len(inputs)} inputs from {len(paths)} parts in {arguments.out}")
+
+
+def read_part_seal(path: Path) -> Seal:
+    """The seal beside a part. Raises UserError if it is damaged, or is not that of the part's bytes."""
+    seal = read_file_seal(path.with_suffix(".json"))
+    if not path.is_file() or seal["sha256"] != {path.name: hash_file(path)}:
+        raise UserError(
+            f"{path} is missing or not what its seal vouches for; delete it and run collect_activations again"
+        )
+    return seal
+
+
+def check_parts(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
+    """Raise UserError unless the parts are all there and of one making."""
+    origins = [seal["parameters"] | seal["inputs"] for seal in seals]
+    for origin, path in zip(origins, paths, strict=True):
+        wanted = origins[0] | {"shard": origin["shard"]}
+        if difference := plan.describe_difference(origin, wanted):
+            raise UserError(f"{path} does not belong with {paths[0]} ({difference}); run collect_activations again")
+    expected = plan.list_statistics_shards(origins[0])
+    found = [origin["shard"] for origin in origins]
+    if found != expected:
+        raise UserError(f"parts {', '.join(expected)} are needed and {', '.join(found)} are named; name each part once")
+
+
+def describe_statistics(seals: Sequence[Seal], inputs: dict[str, dict], arrays: Path) -> dict:
+    """The statistics file: what is per step lists one value per entry of `steps`."""
+    parameters = seals[0]["parameters"]
+    layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
+    for name, described in inputs.items():
+        described["layers"] = [layer.name for layer in layers if layer.input == name]
+    return FORMAT | {
+        "model": parameters["model"],
+        "steps": [step for step, _ in parameters["sigmas"]],
+        "sigmas": [sigma for _, sigma in parameters["sigmas"]],
+        "arrays": {"file": arrays.name, "sha256": hash_file(arrays)},
+        "quantiles": {
+            "of": f"a sample of at most {sketch.VALUES_PER_ROW} evenly strided values of each row and input",
+            "sketch": f"t-digest, k = {sketch.COMPRESSION}",
+            "shares": QUANTILES,
+        },
+        "inputs": inputs,
+        "origin": {"calibration": seals[0]["inputs"]["calibration"], "parts": [seal["checksum"] for seal in seals]},
+    }
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "out")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="the parts' .safetensors files")
+    run(main, parser)

@@ -1,0 +1,31 @@
+"""Check every shard of the trajectories: seal, files, checksums, digests and parameters. Lists each fault by file."""
+
+import argparse
+
+from workflow_scripts import plan
+from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.store.conditioning import list_inputs, open_conditioning
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json
+from workflow_scripts.store.trajectories import find_faults
+
+
+def main(arguments: argparse.Namespace) -> None:
+    stage = read_json(arguments.params)
+    conditioning = open_conditioning(arguments.conditioning, stage)
+    shards = plan.list_shards(stage)
+    progress = Progress("verify", len(shards), "shards")
+    count = 0
+    for shard in shards:
+        parameters = plan.select_shard(stage, shard)
+        for fault in find_faults(arguments.trajectories / shard, parameters, list_inputs(conditioning, parameters)):
+            log.error(fault)
+            count += 1
+        progress.advance()
+    if count:
+        raise UserError(f"{arguments.trajectories} has {count} fault{'s' * (count > 1)}, listed above")
+    log.info(f"{arguments.trajectories}: {len(shards)} shards, {stage['trajectories']} trajectories, all as sealed")
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__, "params", "conditioning", "trajectories"))
