@@ -1,0 +1,75 @@
+"""The files that ship with the project are a working text-to-image model."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from workflow_scripts.models import embedded
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.training.pool import draw_example
+from workflow_scripts.training.scoring import measure_psnr
+
+LIMIT = 20 * 2**20  # bytes, of all files of the model
+ODD_PROMPTS = ["", "a red circle", "ünïcode 红色", "word " * 200, "a small zebra left of a large sofa"]
+
+
+def test_the_files_are_small_and_half_precision():
+    files = list(embedded.FOLDER.iterdir())
+    assert sum(file.stat().st_size for file in files) <= LIMIT
+    for file in embedded.FOLDER.glob("*.safetensors"):
+        assert {value.dtype for value in mx.load(str(file)).values()} == {mx.float16}
+
+
+def test_the_transformer_has_the_special_cases_of_stable_diffusion_3():
+    blocks = embedded.load_transformer().multimodal_transformer_blocks
+    last = blocks[-1].text_transformer_block
+    assert last.skip_post_sdpa
+    assert "mlp" not in last
+    assert last.num_modulation_params == 2
+    assert all("bias" not in block.image_transformer_block.attn.k_proj for block in blocks)
+
+
+def test_any_sentence_is_encoded_as_positive_then_negative():
+    cs, cs_pooled = embedded.encode_prompts(ODD_PROMPTS, "a blue square")
+    assert cs.shape == (5, 2, 20, 128)
+    assert cs_pooled.shape == (5, 2, 128)
+    assert cs.dtype == cs_pooled.dtype == mx.float32
+    assert all(np.isfinite(np.array(values)).all() for values in (cs, cs_pooled))
+    negative, _ = embedded.encode_prompts(["a blue square"], "")
+    np.testing.assert_allclose(np.array(cs[:, 1]), np.array(negative[:, 0]).repeat(5, axis=0), atol=1e-5)
+
+
+def test_the_default_negative_prompt_is_the_empty_one():
+    cs, cs_pooled = embedded.encode_prompts([""])
+    assert mx.allclose(cs[:, 0], cs[:, 1], atol=1e-5)
+    assert mx.allclose(cs_pooled[:, 0], cs_pooled[:, 1], atol=1e-5)
+
+
+def test_the_autoencoder_restores_pictures_from_latents_of_unit_scale():
+    pictures = np.stack([draw_example(11, index)[1] for index in range(32)])
+    latents = embedded.encode_pictures(embedded.load_encoder(), pictures)
+    assert latents.shape == (32, *embedded.LATENT_SHAPE)
+    assert abs(float(latents.mean())) < 0.1
+    assert abs(float(mx.std(latents)) - 1) < 0.1
+    assert measure_psnr(embedded.decode_latents(embedded.load_decoder(), latents), pictures) > 34
+
+
+def test_decoding_does_not_depend_on_how_many_are_decoded_together():
+    latents = mx.random.normal((embedded.DECODE_BATCH + 3, *embedded.LATENT_SHAPE), key=mx.random.key(0))
+    decoder = embedded.load_decoder()
+    last = embedded.decode_latents(decoder, latents[-1:])
+    together = embedded.decode_latents(decoder, latents)
+    assert together.dtype == np.uint8
+    assert together.shape == (len(latents), 64, 64, 3)
+    assert np.abs(together[-1:].astype(int) - last).max() <= 1
+
+
+def test_digests_name_the_files_the_pictures_depend_on():
+    digests = embedded.file_digests()
+    assert set(digests) == set(embedded.WEIGHT_FILES)
+    assert all(len(digest) == 64 for digest in digests.values())
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"transformer\.safetensors is missing"):
+        embedded.load_transformer(folder=tmp_path)

@@ -1,0 +1,47 @@
+"""Any sentence becomes a row of tokens the text model can read."""
+
+import numpy as np
+import pytest
+
+from workflow_scripts.models.embedded import TEXT_ENCODER, load_tokenizer
+from workflow_scripts.models.tokenizer import BOS, PAD, UNKNOWN, Tokenizer
+from workflow_scripts.training.captions import list_words
+
+WORDS = ["a", "circle", "red"]
+
+
+def encode(text: str) -> list[int]:
+    return Tokenizer(WORDS, 8).encode([text])[0].tolist()
+
+
+def test_words_lie_between_start_and_end():
+    assert encode("a red circle") == [BOS, 3, 5, 4, 6, PAD, PAD, PAD]
+
+
+def test_case_and_punctuation_do_not_matter():
+    assert encode("A RED, circle!") == encode("a red circle")
+
+
+def test_unknown_words_keep_their_place():
+    assert encode("a zebra circle") == [BOS, 3, UNKNOWN, 4, 6, PAD, PAD, PAD]
+
+
+def test_an_empty_sentence_is_start_and_end():
+    assert encode("") == [BOS, 6] + 6 * [PAD]
+
+
+def test_a_long_sentence_is_cut_before_its_end():
+    assert encode("red " * 50) == [BOS] + 6 * [5] + [6]
+
+
+@pytest.mark.parametrize("text", ["", "ein roter Kreis über Grün", "红色的圆", "\x00\n\t", "a" * 10_000, "red " * 1000])
+def test_the_end_token_is_the_highest_of_every_row(text):
+    tokenizer = load_tokenizer()
+    row = tokenizer.encode([text])[0]
+    assert row.shape == (TEXT_ENCODER["max_length"],)
+    assert row.max() == tokenizer.eos == len(tokenizer) - 1
+    assert (row[np.argmax(row) + 1 :] == PAD).all()
+
+
+def test_the_vocabulary_covers_the_captions():
+    assert set(list_words()) == set(load_tokenizer().ids)
