@@ -41,6 +41,7 @@ class Points(NamedTuple):
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params)
     calibration = open_calibration(arguments.calibration)
+    calibration.verify()
     steps = read_all(calibration, "steps")
     sigmas = find_sigmas(steps, read_all(calibration, "sigmas"), parameters["statistics_steps"])
     points = read_points(calibration, choose_share(steps, list(sigmas), parameters, arguments.shard))

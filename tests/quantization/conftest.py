@@ -1,5 +1,6 @@
 """A small calibration set on the embedded model, and what the entries make of it."""
 
+import hashlib
 from argparse import Namespace
 from pathlib import Path
 
@@ -101,9 +102,15 @@ def write_calibration(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
     group = zarr.open_group(path)
     for name, array in arrays.items():
         group[name][...] = array
-    parameters = {"trajectories": POINTS_PER_STEP, "selected_steps": len(STEPS), "seed": seed}
-    write_group_seal(path, make_seal(parameters, {key: list(shape) for key, shape in shapes.items()}, {}))
+    seal_calibration(path, shapes, seed)
     return arrays
+
+
+def seal_calibration(path: Path, shapes: dict, seed: int = 0) -> None:
+    """Seal the set in `path` as it is."""
+    parameters = {"trajectories": POINTS_PER_STEP, "selected_steps": len(STEPS), "seed": seed}
+    digests = {name: hashlib.sha256(array[...].tobytes()).hexdigest() for name, array in zarr.open_group(path).arrays()}
+    write_group_seal(path, make_seal(parameters, {key: list(shape) for key, shape in shapes.items()}, digests))
 
 
 @pytest.fixture(scope="session")

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import zarr
 
-from tests.quantization.conftest import STEPS
+from tests.quantization.conftest import STEPS, seal_calibration
 from workflow_scripts import plan
 from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.observations import unpack_observations
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.seal import read_file_seal
+from workflow_scripts.store.seal import read_file_seal, read_group_seal
 from workflow_scripts.store.tensors import read_tensors
 
 
@@ -109,8 +109,15 @@ def test_a_value_that_is_not_finite_is_named(study, points):
     group = zarr.open_group(study.calibration)
     bad = int(np.flatnonzero(points["steps"] == 3)[0])
     group["xs"][bad, 0, 0, 0] = np.nan
+    seal_calibration(study.calibration, read_group_seal(study.calibration)["inputs"])
     study.configure(statistics_shards=1)
     with pytest.raises(UserError, match=rf"mm_00.image.attn.q_proj .* not finite at step 3, calibration point {bad};"):
+        study.collect(study.list_parts()[0])
+
+
+def test_a_changed_calibration_set_is_refused(study):
+    zarr.open_group(study.calibration)["xs"][0] = 0
+    with pytest.raises(UserError, match="xs is not what was sealed"):
         study.collect(study.list_parts()[0])
 
 

@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from workflow_scripts.training.loop import learning_rate_share, optimise, read_average
+from workflow_scripts.training.loop import learning_rate_share, optimise
 from workflow_scripts.training.muon import orthogonalise
 from workflow_scripts.training.recipe import Stage
 
@@ -43,7 +44,8 @@ def train(path, stop_at: int | None = None) -> dict[str, torch.Tensor]:
             raise KeyboardInterrupt
         return measure(model, generator)
 
-    return optimise(model, loss_of, STAGE, path, "test")
+    optimise(model, loss_of, STAGE, path, "test")
+    return load_file(path)
 
 
 def test_a_stopped_run_ends_as_an_unbroken_one(tmp_path):
@@ -52,12 +54,11 @@ def test_a_stopped_run_ends_as_an_unbroken_one(tmp_path):
         train(tmp_path / "broken.safetensors", stop_at=8)
     resumed = train(tmp_path / "broken.safetensors")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    stored = read_average(tmp_path / "broken.safetensors")
-    assert all(torch.equal(whole[name], stored[name]) for name in whole)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
     whole = train(tmp_path / "run.safetensors")
+    (tmp_path / "run.safetensors").unlink()
     again = train(tmp_path / "run.safetensors", stop_at=0)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 

@@ -46,7 +46,7 @@ class Workflow:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=900,
         )
 
     def start(self, *arguments: str, cores: int = 1) -> subprocess.Popen:
