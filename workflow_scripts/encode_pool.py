@@ -4,14 +4,15 @@ import argparse
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from workflow_scripts.entry import Progress, build_parser, run
 from workflow_scripts.models.embedded import AUTOENCODER
 from workflow_scripts.store.files import write_atomically
 from workflow_scripts.training.autoencoder import Autoencoder
-from workflow_scripts.training.loop import read_average, split_batches
+from workflow_scripts.training.loop import split_batches
 from workflow_scripts.training.pool import open_pool, to_tensor
-from workflow_scripts.training.recipe import THREADS
+from workflow_scripts.training.recipe import LATENT_POOL, THREADS
 
 BATCH = 128
 
@@ -19,9 +20,10 @@ BATCH = 128
 def encode_pool(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(THREADS)
     model = Autoencoder()
-    model.load_state_dict(read_average(arguments.autoencoder))
+    model.load_state_dict(load_file(arguments.autoencoder))
     model.eval()
     _, pictures = open_pool(arguments.pool)
+    pictures = pictures[:LATENT_POOL]
     latents = np.empty((len(pictures), AUTOENCODER["latent_channels"], 8, 8), np.float16)
     progress = Progress("encoding", len(pictures), "pictures")
     for rows in split_batches(len(pictures), BATCH):

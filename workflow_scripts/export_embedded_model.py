@@ -2,22 +2,24 @@
 
 import argparse
 
+from safetensors.torch import load_file
+
 from workflow_scripts.entry import build_parser, run
 from workflow_scripts.training.autoencoder import Autoencoder, fold_latent_scale
 from workflow_scripts.training.export import export_weights
-from workflow_scripts.training.loop import read_average, select
+from workflow_scripts.training.loop import select
 from workflow_scripts.training.recipe import LATENT_NOISE
 
 
 def export_embedded_model(arguments: argparse.Namespace) -> None:
-    joint = read_average(arguments.transformer)
+    joint = load_file(arguments.transformer)
     autoencoder = Autoencoder()
-    autoencoder.load_state_dict(read_average(arguments.autoencoder))
+    autoencoder.load_state_dict(load_file(arguments.autoencoder))
     parts = {
         "transformer": select(joint, "transformer."),
         "text_encoder": select(joint, "text_encoder."),
         "autoencoder": fold_latent_scale(autoencoder, LATENT_NOISE),
-        "classifier": read_average(arguments.classifier),
+        "classifier": load_file(arguments.classifier),
     }
     for name, weights in parts.items():
         export_weights(weights, arguments.out_dir / f"{name}.safetensors")

@@ -63,7 +63,8 @@ def measure_two_workers(folder: Path) -> Row:
             subprocess.Popen([sys.executable, *bench.command(shard)], stderr=subprocess.DEVNULL)
             for shard in ("000", "001")
         ]
-        if any([worker.wait() for worker in workers]):
+        codes = [worker.wait() for worker in workers]
+        if any(codes):
             raise RuntimeError("a worker failed")
 
     seconds = time_interleaved({"turn": run_in_turn, "once": run_at_once}, 5)

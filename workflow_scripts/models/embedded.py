@@ -33,9 +33,7 @@ def read_weights(path: Path, prefix: str = "") -> list[tuple[str, mx.array]]:
         raise UserError(f"{path} is missing; restore it, or train it: snakemake --cores 2 train_embedded_model")
     weights = mx.load(str(path))
     return [
-        (key.removeprefix(prefix), value.astype(mx.float32))
-        for key, value in weights.items()
-        if key.startswith(prefix)
+        (key.removeprefix(prefix), value.astype(mx.float32)) for key, value in weights.items() if key.startswith(prefix)
     ]
 
 
@@ -65,9 +63,7 @@ def load_tokenizer() -> Tokenizer:
     return Tokenizer(CONFIG["words"], TEXT_ENCODER["max_length"])
 
 
-def encode_prompts(
-    prompts: list[str], negative_prompt: str = "", folder: Path = FOLDER
-) -> tuple[mx.array, mx.array]:
+def encode_prompts(prompts: list[str], negative_prompt: str = "", folder: Path = FOLDER) -> tuple[mx.array, mx.array]:
     """Token-level and pooled text embeddings of each prompt and its negative, as Stable Diffusion 3 orders them.
 
     Returns `cs` (prompts, 2, tokens, width) and `cs_pooled` (prompts, 2, width), fp32; index 0 is the prompt and
@@ -96,7 +92,7 @@ def load_decoder(folder: Path = FOLDER) -> vae.VAEDecoder:
 
 
 def load_encoder(folder: Path = FOLDER) -> vae.VAEEncoder:
-    """The encoder of the autoencoder, fp32: pictures (n, 64, 64, 3) in [-1, 1] to (n, 8, 8, 32), mean and log-variance."""
+    """The encoder, fp32: pictures (n, 64, 64, 3) in [-1, 1] to means and log-variances (n, 8, 8, 32)."""
     encoder = vae.VAEEncoder(3, 2 * AUTOENCODER["latent_channels"], **_autoencoder_sizes())
     return fill_module(encoder, read_weights(folder / "autoencoder.safetensors", "encoder."))
 
