@@ -14,8 +14,6 @@ rule write_quant_config:
         weights="<results>/quantized/config.json",
         model="<results>/quantized/model.safetensors",
         calibration="<results>/calibration.zarr",
-        # Named so that a deleted shard is noticed, not only missed when gathering again.
-        shards=expand("<results>/trajectories.zarr/{shard}", shard=SHARDS),
     output:
         config="<results>/quant_config.json",
         arrays="<results>/quant_config.safetensors",

@@ -53,6 +53,7 @@ def test_the_default_prompts_are_twenty_different_ones():
         ({"cfg_scale": 0}, "cfg_scale: 0"),
         ({"steps": None}, "steps: None"),
         ({"prompts": ""}, "prompts"),
+        ({"overwrite": "maybe"}, "overwrite: 'maybe'"),
         ({"weights": [{"layers": "*", "bits": 7, "group_size": 64}]}, "weights"),
         ({"weights": [{"layers": "*", "bits": 4}]}, "weights"),
         ({"activations": [{"layers": "*", "bits": 8, "policy": "magic", "range": "absmax"}]}, "activations"),
@@ -70,3 +71,8 @@ def test_bad_values_are_refused_in_one_line_that_names_the_key(changes, words):
 def test_equal_values_are_spelt_alike():
     full = configuration.complete({"cfg_scale": 3, "steps": 30.0, "results_dir": "out/"}, SCHEMA)
     assert [str(full[key]) for key in ("cfg_scale", "steps", "results_dir")] == ["3.0", "30", "out"]
+
+
+@pytest.mark.parametrize(("word", "value"), [("true", True), ("false", False), (True, True)])
+def test_true_and_false_may_come_from_a_command_line(word, value):
+    assert configuration.complete({"overwrite": word}, SCHEMA)["overwrite"] is value

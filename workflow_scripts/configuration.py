@@ -11,6 +11,8 @@ from workflow_scripts.plan import read_prompts
 
 # One spelling per value, so that 3 and 3.0, or results and results/, are not two configurations.
 _SPELLINGS = {"integer": int, "number": float}
+# Snakemake hands these words of a command line over as text.
+_WORDS = {"true": True, "false": False}
 SCHEMA = Path(__file__).parent.parent / "config" / "config.schema.yaml"
 
 
@@ -26,6 +28,9 @@ def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     """
     refuse_unknown(config, schema["properties"])
     full = {key: described["default"] for key, described in schema["properties"].items()} | config
+    for key, value in full.items():
+        if schema["properties"][key].get("type") == "boolean":
+            full[key] = _WORDS.get(value, value) if isinstance(value, str) else value
     for error in sorted(Draft202012Validator(schema).iter_errors(full), key=lambda error: list(error.path)):
         place = ".".join(str(part) for part in error.absolute_path)
         name = place.split(".")[0]

@@ -21,16 +21,20 @@ class Workflow:
         self.config = folder / "config.yaml"
         prompts = folder / "prompts.txt"
         prompts.write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
-        values = {
-            "results_dir": str(self.results),
-            "prompts": str(prompts),
-            "trajectories": 7,
-            "steps": 6,
-            "selected_steps": 3,
-            "checkpoint_every": 2,
-            "statistics_shards": 2,
-        }
-        self.config.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+        self.configure(
+            results_dir=str(self.results),
+            prompts=str(prompts),
+            trajectories=7,
+            steps=6,
+            selected_steps=3,
+            checkpoint_every=2,
+            statistics_shards=2,
+        )
+
+    def configure(self, **changes) -> None:
+        """Change values in the configuration file."""
+        values = yaml.safe_load(self.config.read_text(encoding="utf-8")) if self.config.exists() else {}
+        self.config.write_text(yaml.safe_dump(values | changes, allow_unicode=True), encoding="utf-8")
 
     def command(self, *arguments: str, cores: int = 1) -> list[str]:
         return [
@@ -62,9 +66,9 @@ class Workflow:
 
     def list_jobs(self, *arguments: str) -> list[str]:
         """The rules a dry run would execute, one entry a job."""
-        shown = self.run("-n", "--quiet", "rules", *arguments).stdout
-        counts = [line.split() for line in shown.splitlines()]
-        pairs = [words for words in counts if len(words) == 2 and words[1].isdigit() and words[0] != "total"]
+        shown = self.run(*arguments, "-n", "--quiet", "rules").stdout
+        table = shown.partition("\ntotal ")[0]
+        pairs = [words for words in map(str.split, table.splitlines()) if len(words) == 2 and words[1].isdigit()]
         return sorted(rule for rule, count in pairs for _ in range(int(count)))
 
 
@@ -96,8 +100,9 @@ def finished(tmp_path_factory) -> tuple[Workflow, str]:
 def copy(finished) -> Workflow:
     """The finished main job, free to be damaged; it is put back afterwards."""
     workflow, _ = finished
-    kept = workflow.folder / "kept"
+    kept, config = workflow.folder / "kept", workflow.config.read_bytes()
     shutil.copytree(workflow.results, kept, copy_function=shutil.copy2)
     yield workflow
+    workflow.config.write_bytes(config)
     shutil.rmtree(workflow.results)
     kept.rename(workflow.results)
