@@ -1,0 +1,22 @@
+"""Draws the pictures the embedded model is trained on."""
+
+import argparse
+
+from workflow_scripts.entry import Progress, build_parser, run
+from workflow_scripts.training.pool import create_pool, draw_example
+from workflow_scripts.training.recipe import POOL_SEED, POOL_SIZE
+
+
+def draw_pool(arguments: argparse.Namespace) -> None:
+    scenes, pictures = create_pool(arguments.out, POOL_SIZE)
+    progress = Progress("drawing", POOL_SIZE, "pictures")
+    for index in range(POOL_SIZE):
+        scene, pictures[index] = draw_example(POOL_SEED, index)
+        scenes[index] = tuple(scene.values())
+        progress.advance()
+    scenes.flush()
+    pictures.flush()
+
+
+if __name__ == "__main__":
+    run(draw_pool, build_parser(__doc__, "out"))
