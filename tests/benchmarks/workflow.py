@@ -10,13 +10,13 @@ import yaml
 
 from tests.benchmarks.table import Row, call, time_interleaved
 
-CONFIG = Path("config/config.yaml")
+CONFIG, QUICK = Path("config/config.yaml"), Path("config/quick.yaml")
 
 
-def write_config(folder: Path, **changes) -> Path:
-    """The default configuration with `changes`, writing its results to `folder`."""
+def write_config(folder: Path, preset: Path = CONFIG, **changes) -> Path:
+    """A preset with `changes`, writing its results to `folder`."""
     path = folder / "config.yaml"
-    values = yaml.safe_load(CONFIG.read_text()) | {"results_dir": str(folder / "results")} | changes
+    values = yaml.safe_load(preset.read_text()) | {"results_dir": str(folder / "results")} | changes
     path.write_text(yaml.safe_dump(values))
     return path
 
@@ -47,7 +47,7 @@ def measure_planning(folder: Path) -> list[Row]:
 def measure_presets(folder: Path) -> list[Row]:
     """The quick preset with one core, then the default main job with two."""
     rows = []
-    quick = write_config(folder / "quick", **yaml.safe_load(Path("config/quick.yaml").read_text()), results_dir="")
+    quick = write_config(folder / "quick", QUICK)
     rows.append(Row("config/quick.yaml, one core", run_snakemake(quick, "quant_config"), "s", "<= 60"))
     config = write_config(folder / "default")
     seconds = run_snakemake(config, "quant_config", cores=2)

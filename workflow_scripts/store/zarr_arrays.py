@@ -1,6 +1,6 @@
 """Zarr (format 3) arrays described as data; whole chunks written and read so that damage is found and named.
 
-A chunk file holds the values in little-endian order, compressed by Blosc (Zstandard level 3, bit shuffle), and last
+A chunk file holds the values in little-endian order, compressed by Blosc (Zstandard level 1, bit shuffle), and last
 their crc32c, which finds any change within the file. It sees neither a missing chunk nor one put in another's place:
 reading asks for each file, and seals hold digests of the values. All chunks of an array lie in one folder
 (`xs/c.3.1.0.0.0`): a folder per index would cost more than the chunks.
@@ -29,7 +29,7 @@ from workflow_scripts.store.files import encode_json, read_json
 
 blosc.use_threads = False  # as Zarr sets it: chunks are worked on side by side instead
 
-BLOSC = {"cname": "zstd", "clevel": 3, "shuffle": "bitshuffle", "blocksize": 0}
+BLOSC = {"cname": "zstd", "clevel": 1, "shuffle": "bitshuffle", "blocksize": 0}
 CHECKSUM_BYTES = 4
 FILES_AT_ONCE = 16
 # What Snakemake leaves in the folders it knows.
