@@ -11,9 +11,7 @@ import pytest
 from workflow_scripts import blas
 
 pytestmark = pytest.mark.skipif(blas.find_bundled_blas() is None, reason="MLX brings no reference BLAS here")
-PRINT_LOADED = (
-    "print([line.split()[-1] for line in open('/proc/self/maps') if 'libblas' in line or 'openblas' in line])"
-)
+PRINT_LOADED = "print([line.split(maxsplit=5)[-1].strip() for line in open('/proc/self/maps') if 'libblas' in line or 'openblas' in line])"
 
 
 def run_python(code, **environment):

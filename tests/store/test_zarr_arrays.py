@@ -61,7 +61,7 @@ def test_files_are_those_zarr_would_write(group, tmp_path):
             shape=spec.shape,
             chunks=spec.chunks,
             dtype=spec.dtype,
-            compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()],
+            compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()],
             fill_value=spec.fill,
             chunk_key_encoding={"name": "default", "separator": "."},
         )
