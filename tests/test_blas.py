@@ -11,7 +11,10 @@ import pytest
 from workflow_scripts import blas
 
 pytestmark = pytest.mark.skipif(blas.find_bundled_blas() is None, reason="MLX brings no reference BLAS here")
-PRINT_LOADED = "print([line.split(maxsplit=5)[-1].strip() for line in open('/proc/self/maps') if 'libblas' in line or 'openblas' in line])"
+PRINT_LOADED = (
+    "maps = [line for line in open('/proc/self/maps') if 'libblas' in line or 'openblas' in line];"
+    "print([line.split(maxsplit=5)[-1].strip() for line in maps])"
+)
 
 
 def run_python(code, **environment):
