@@ -8,7 +8,7 @@ from workflow_scripts.numerics.selection import choose_points, choose_steps
 
 def test_the_dense_middle_choice_of_fifty_steps():
     expected = [0, 5, 10, 12, 15, 16, 19, 22, 25, 28, 31, 33, 37, 38, 43, 48, 49]
-    assert choose_steps("seeds", range(50)) == expected
+    assert choose_steps("key", range(50)) == expected
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_a_stride_keeps_the_last_step(choice, expected):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 25])
 def test_the_dense_middle_choice_of_few_steps_stays_among_them(n):
-    chosen = choose_steps("seeds", range(n))
+    chosen = choose_steps("key", range(n))
     assert chosen[0] == 0
     assert chosen[-1] == n - 1
     assert chosen == sorted(set(chosen))
