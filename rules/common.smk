@@ -18,14 +18,12 @@ try:
 except ValueError as error:
     stop(error)
 
-SHARDS = plan.list_shards(plan.select_parameters("collect_shard", config, PROMPTS))
+TRAJECTORIES = plan.select_parameters("collect_shard", config, PROMPTS)
+SHARDS = plan.list_shards(TRAJECTORIES)
 STATISTICS_SHARDS = plan.list_statistics_shards(config)
 
 if not config["overwrite"]:
-    for conflict in plan.find_conflicts(
-        Path(config["results_dir"]),
-        plan.select_parameters("collect_shard", config, PROMPTS),
-    ):
+    for conflict in plan.find_conflicts(Path(config["results_dir"]), TRAJECTORIES):
         stop(
             f"{conflict}; choose another results_dir, or replace it with --config overwrite=true"
         )

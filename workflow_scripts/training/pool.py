@@ -9,7 +9,7 @@ from torch import Tensor
 from workflow_scripts.training.captions import FIELDS, sample_scene
 from workflow_scripts.training.pictures import PICTURE_SIZE, draw_scene
 
-SCENES, PICTURES, LATENTS = "scenes.npy", "pictures.npy", "latents.npy"
+SCENES, PICTURES = "scenes.npy", "pictures.npy"
 
 
 def draw_example(seed: int, index: int, held_out: bool = False) -> tuple[dict[str, int], np.ndarray]:
