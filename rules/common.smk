@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from workflow_scripts import configuration, plan
+from workflow_scripts import block_plan, configuration, plan
 from workflow_scripts.summary import describe_results
 
 
@@ -20,10 +20,17 @@ except ValueError as error:
 
 TRAJECTORIES = plan.select_parameters("collect_shard", config, PROMPTS)
 SHARDS = plan.list_shards(TRAJECTORIES)
-STATISTICS_SHARDS = plan.list_statistics_shards(config)
+BLOCK_PARAMETERS = plan.select_parameters("optimise_block", config, PROMPTS)
+BLOCKS = plan.list_blocks(config["model"])
+CAPTURE_SHARDS = plan.list_parts(config["capture_shards"])
+STATISTICS_SHARDS = plan.list_parts(config["statistics_shards"])
 
 if not config["overwrite"]:
-    for conflict in plan.find_conflicts(Path(config["results_dir"]), TRAJECTORIES):
+    results = Path(config["results_dir"])
+    for conflict in (
+        *plan.find_conflicts(results, TRAJECTORIES),
+        *block_plan.find_conflicts(results, BLOCK_PARAMETERS),
+    ):
         stop(
             f"{conflict}; choose another results_dir, or replace it with --config overwrite=true"
         )
@@ -39,6 +46,7 @@ wildcard_constraints:
     stage="|".join(plan.STAGES),
     shard=r"\d\d\d+",
     part=r"\d\d",
+    block=r"(mm|uni)_\d\d",
 
 
 # Workers run with the Python that runs Snakemake, whether or not its environment is activated.
@@ -53,6 +61,16 @@ def get_stage_values(wildcards):
 def get_prompt_file(wildcards):
     """The prompt file, for the stages that read it."""
     return config["prompts"] if wildcards.stage in plan.READS_PROMPTS else []
+
+
+def get_blocks_before(wildcards):
+    """The quantized blocks whose outputs a block is optimised on."""
+    before = (
+        BLOCKS[: BLOCKS.index(wildcards.block)]
+        if config["block_inputs"] == "quantized"
+        else []
+    )
+    return [f"{config['results_dir']}/adaround/{block}.safetensors" for block in before]
 
 
 onsuccess:

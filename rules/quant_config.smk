@@ -13,6 +13,7 @@ rule write_quant_config:
         arrays="<results>/activations/statistics.safetensors",
         weights="<results>/quantized/config.json",
         model="<results>/quantized/model.safetensors",
+        blocks=expand("<results>/adaround/{block}.safetensors", block=BLOCKS),
         calibration="<results>/calibration.zarr",
     output:
         config="<results>/quant_config.json",
@@ -25,4 +26,5 @@ rule write_quant_config:
         quantized=subpath(input.model, parent=True),
     shell:
         "python -m workflow_scripts.write_quant_config --params {input.params:q} --statistics {input.statistics:q}"
-        " --quantized {params.quantized:q} --calibration {input.calibration:q} --out {output.config:q} --log {log:q}"
+        " --quantized {params.quantized:q} --blocks {input.blocks:q} --calibration {input.calibration:q}"
+        " --out {output.config:q} --log {log:q}"

@@ -5,6 +5,7 @@ localrules:
     trajectories,
     calibration,
     activations,
+    adaround,
     quantized,
     quant_config,
 
@@ -24,6 +25,11 @@ rule activations:
     input:
         "<results>/activations/statistics.json",
         "<results>/activations/ranges.md",
+
+
+rule adaround:
+    input:
+        expand("<results>/adaround/{block}.safetensors", block=BLOCKS),
 
 
 rule quantized:

@@ -1,21 +1,25 @@
 """Quantized weights.
 
+INPUTS: <results>/adaround/{block}.safetensors
 OUTPUTS: <results>/quantized/model.safetensors and config.json
 """
 
 
-rule quantize_weights:
-    """Round the weights to their grids and pack them."""
+rule pack_weights:
+    """Pack the blocks' codes into one checkpoint."""
     input:
-        params="<results>/params/quantize_weights.json",
+        params="<results>/params/pack_weights.json",
+        blocks=expand("<results>/adaround/{block}.safetensors", block=BLOCKS),
+        seals=expand("<results>/adaround/{block}.json", block=BLOCKS),
     output:
         model="<results>/quantized/model.safetensors",
         config="<results>/quantized/config.json",
     log:
-        "<logs>/quantize_weights.log",
+        "<logs>/pack_weights.log",
     benchmark:
-        "<benchmarks>/quantize_weights.tsv"
+        "<benchmarks>/pack_weights.tsv"
     params:
         folder=subpath(output.model, parent=True),
     shell:
-        "python -m workflow_scripts.quantize_weights --params {input.params:q} --out-dir {params.folder:q} --log {log:q}"
+        "python -m workflow_scripts.pack_weights --params {input.params:q} --blocks {input.blocks:q}"
+        " --out-dir {params.folder:q} --log {log:q}"

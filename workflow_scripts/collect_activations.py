@@ -70,7 +70,7 @@ def choose_share(steps: np.ndarray, chosen: list[int], parameters: plan.Paramete
     Raises UserError if there is no such part, or not a point for every step.
     """
     limit = parameters["statistics_points"]
-    if shard not in plan.list_statistics_shards(parameters):
+    if shard not in plan.list_parts(parameters["statistics_shards"]):
         raise UserError(f"shard {shard}: statistics_shards is {parameters['statistics_shards']}; count from 00")
     if 0 < limit < len(chosen):
         raise UserError(

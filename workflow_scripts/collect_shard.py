@@ -74,7 +74,7 @@ def bind_beginning(model: Any, conditioning: Conditioning, parameters: plan.Para
         seeds = (parameters["seed"] + rows[:, 0]).tolist()
         latents = schedule.start_latents(schedule.draw_noise(seeds, *model.LATENT_SHAPE), sigmas[0])
         cfg_scale = parameters["cfg_scale"]
-        return latents, bind_step(transformer, linear, cs, cs_pooled, mx.array(places), sigmas, cfg_scale)
+        return latents, bind_step(transformer, lambda sigma: linear, cs, cs_pooled, mx.array(places), sigmas, cfg_scale)
 
     return begin
 

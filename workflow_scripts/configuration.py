@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.plan import read_prompts
 
 # One spelling per value, so that 3 and 3.0, or results and results/, are not two configurations.
@@ -42,7 +43,18 @@ def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
         )
     for key, described in schema["properties"].items():
         full[key] = _SPELLINGS.get(described.get("type"), lambda value: value)(full[key])
-    return full | {"results_dir": Path(full["results_dir"]).as_posix()}
+    return full | {"results_dir": Path(full["results_dir"]).as_posix()} | complete_rules(full, schema)
+
+
+def complete_rules(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The lists of rules in `config`, each rule with every default; 16 bits need nothing else."""
+    completed = {}
+    for key, described in schema["properties"].items():
+        fields = described.get("items", {}).get("properties")
+        if fields:
+            defaults = {name: field["default"] for name, field in fields.items() if "default" in field}
+            completed[key] = [rule if rule["bits"] == UNQUANTIZED else defaults | rule for rule in config[key]]
+    return completed
 
 
 def refuse_unknown(config: dict[str, Any], known: dict[str, Any]) -> None:

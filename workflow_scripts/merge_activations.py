@@ -48,7 +48,7 @@ def check_parts(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
         wanted = origins[0] | {"shard": origin["shard"]}
         if difference := plan.describe_difference(origin, wanted):
             raise UserError(f"{path} does not belong with {paths[0]} ({difference}); run collect_activations again")
-    expected = plan.list_statistics_shards(origins[0])
+    expected = plan.list_parts(origins[0]["statistics_shards"])
     found = [origin["shard"] for origin in origins]
     if found != expected:
         raise UserError(f"parts {', '.join(expected)} are needed and {', '.join(found)} are named; name each part once")

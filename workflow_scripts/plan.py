@@ -23,8 +23,19 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
     "collect_shard": (1, ("model", "negative_prompt", *_TRAJECTORIES, "batch_size", "checkpoint_every")),
     "gather_calibration": (1, ("model", *_TRAJECTORIES, "selected_steps")),
     "collect_activations": (1, ("model", "seed", "statistics_steps", "statistics_points", "statistics_shards")),
-    "quantize_weights": (1, ("model", "weights")),
-    "write_quant_config": (1, ("model", "activations")),
+    "capture_blocks": (1, ("model", "seed", "capture_points", "capture_shards")),
+    "optimise_block": (1, ("model", "seed", "weights", "activations", "engine", "block_inputs", "held_out")),
+    "pack_weights": (1, ("model", "weights")),
+    "write_quant_config": (2, ("model", "activations")),
+}
+
+_ADAROUND = ("iterations", "batch", "rate", "step_rate", "weight", "warm_up", "beta", "drop", "checkpoint_every")
+
+# What `optimise_block` reads besides, by engine.
+ENGINES: dict[str, tuple[str, ...]] = {
+    "rtn": (),
+    "gptq": ("gptq_damping",),
+    "adaround": ("gptq_damping", "reconstruction", *(f"adaround_{key}" for key in _ADAROUND)),
 }
 
 # The stages whose work belongs to the prompts.
@@ -50,17 +61,21 @@ def read_prompts(path: Path) -> list[str]:
 
 def select_parameters(stage: str, config: Parameters, prompts: Sequence[str]) -> Parameters:
     """The parameters of a stage: its name and version, and the values it reads."""
-    version, keys = STAGES[stage]
-    parameters = {"stage": stage, "version": version} | {key: config[key] for key in keys}
+    parameters = {"stage": stage, "version": STAGES[stage][0]} | {key: config[key] for key in list_keys(stage, config)}
     if stage in READS_PROMPTS:
         # A prompt without a trajectory of its own takes no part.
         parameters["prompts"] = list(prompts[: config["trajectories"]])
     return parameters
 
 
+def list_keys(stage: str, config: Parameters) -> tuple[str, ...]:
+    """The configuration keys a stage reads."""
+    return STAGES[stage][1] + (ENGINES[config["engine"]] if stage == "optimise_block" else ())
+
+
 def encode_values(stage: str, config: Parameters) -> str:
     """The configuration values that `select_parameters` needs for a stage, as JSON for a command line."""
-    keys = {*STAGES[stage][1], *(["trajectories"] if stage in READS_PROMPTS else [])}
+    keys = {*list_keys(stage, config), *(["trajectories"] if stage in READS_PROMPTS else [])}
     return json.dumps({key: config[key] for key in sorted(keys)}, ensure_ascii=False)
 
 
@@ -96,9 +111,9 @@ def list_blocks(model: str) -> list[str]:
     return [f"mm_{i:02d}" for i in range(multimodal)] + [f"uni_{i:02d}" for i in range(unified)]
 
 
-def list_statistics_shards(parameters: Parameters) -> list[str]:
-    """The names `00`, `01`, ... of the activation statistics' shards."""
-    return [f"{index:02d}" for index in range(parameters["statistics_shards"])]
+def list_parts(count: int) -> list[str]:
+    """The names `00`, `01`, ... of the `count` parts of a stage's points."""
+    return [f"{index:02d}" for index in range(count)]
 
 
 def find_conflicts(results: Path, parameters: Parameters) -> Iterator[str]:

@@ -8,11 +8,12 @@ import numpy as np
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.models import embedded
 from workflow_scripts.models.classifier import Classifier, judge_pictures, load_classifier
+from workflow_scripts.numerics.quality import measure_psnr
+from workflow_scripts.picture_grid import draw_grid
 from workflow_scripts.store.files import write_atomically, write_json
 from workflow_scripts.training import recipe
-from workflow_scripts.training.grid import draw_grid
 from workflow_scripts.training.pool import draw_example
-from workflow_scripts.training.scoring import generate_pictures, measure_psnr, rate_pictures, write_captions
+from workflow_scripts.training.scoring import generate_pictures, rate_pictures, write_captions
 
 KINDS = {1: "one_object", 2: "two_objects"}
 

@@ -2,8 +2,9 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,23 +13,48 @@ from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.numerics.activation import compute_ranges, compute_step
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED, find_rule
+from workflow_scripts.store.block_file import LayerInput
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, read_json, write_json
+from workflow_scripts.store.learned_inputs import check_blocks, pick_inputs, read_blocks
+from workflow_scripts.store.packed_checkpoint import read_packed_config
 from workflow_scripts.store.quant_config import FORMAT, VERSION, check_file, read_quant_config
 from workflow_scripts.store.seal import read_group_seal
 from workflow_scripts.store.statistics_file import read_statistics_arrays
 from workflow_scripts.store.tensors import write_tensors
 
 UNQUANTIZED_WEIGHT = {"bits": UNQUANTIZED, "group_size": None, "mode": None}
+AFTER_GELU = "fc2"  # the role of the layers that can be shifted and migrated
+LEARNED = "learned"
+
+
+class Observed(NamedTuple):
+    """What is known of the layers' inputs.
+
+    inputs: the statistics of each input, and shifts float32 (in,) of those that have one, by the input's name; learned:
+    what the blocks determined, by layer name.
+    """
+
+    inputs: dict[str, dict]
+    shifts: dict[str, np.ndarray]
+    learned: dict[str, LayerInput]
 
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params)
     statistics = read_json(arguments.statistics)
-    checkpoint = read_json(arguments.quantized / "config.json")
+    checkpoint = read_packed_config(arguments.quantized)
     seal = read_group_seal(arguments.calibration)
     check_origins(parameters, statistics, checkpoint, seal, arguments)
-    layers, arrays = describe_layers(parameters, statistics, checkpoint, read_shifts(arguments.statistics, statistics))
+    blocks = read_blocks(arguments.blocks)
+    registry = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
+    check_blocks(blocks, parameters["activations"], checkpoint, {layer.name: layer.path for layer in registry})
+    observed = Observed(
+        statistics["inputs"],
+        read_shifts(arguments.statistics, statistics),
+        pick_inputs(blocks, statistics["sigmas"]),
+    )
+    layers, arrays = describe_layers(registry, parameters["activations"], checkpoint["quantization"], observed)
     arrays_path = arguments.out.with_suffix(".safetensors")
     write_tensors(arrays_path, arrays)
     content = {
@@ -40,12 +66,17 @@ def main(arguments: argparse.Namespace) -> None:
         "arrays": {"file": arrays_path.name, "sha256": hash_file(arrays_path)},
         "layers": layers,
         "realization": {"weights": "packed", "activations": "simulated"},
-        "origin": describe_origin(parameters, statistics, checkpoint, seal),
+        "origin": describe_origin(parameters, statistics, checkpoint, seal, blocks),
     }
     write_json(arguments.out, content)
     read_quant_config(arguments.out)
-    quantized = sum(layer["activation"]["policy"] != "none" for layer in layers.values())
-    log.info(f"{len(layers)} layers, activations of {quantized} quantized, in {arguments.out}")
+    activations = [layer["activation"] for layer in layers.values()]
+    quantized = sum(entry["policy"] != "none" for entry in activations)
+    learned = sum(entry.get("range") == LEARNED for entry in activations)
+    log.info(
+        f"{len(layers)} layers, activations of {quantized} quantized, {learned} as their blocks determined,"
+        f" in {arguments.out}"
+    )
 
 
 def check_origins(
@@ -70,39 +101,49 @@ def read_shifts(path: Path, statistics: dict) -> dict[str, np.ndarray]:
 
 
 def describe_layers(
-    parameters: plan.Parameters, statistics: dict, checkpoint: dict, shifts: dict[str, np.ndarray]
+    layers: Sequence[Layer], rules: Sequence[dict[str, Any]], weights: dict[str, dict], observed: Observed
 ) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
     """Every layer's entry by name, and the arrays the entries name."""
     entries, arrays = {}, {}
-    for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]]):
-        rule = find_rule(parameters["activations"], layer.name)
-        activation, own = describe_activation(layer, rule, statistics["inputs"][layer.input], shifts.get(layer.input))
-        weight = checkpoint["quantization"].get(layer.path, UNQUANTIZED_WEIGHT)
+    for layer in layers:
+        activation, own = describe_activation(layer, find_rule(rules, layer.name), observed)
+        weight = weights.get(layer.path, UNQUANTIZED_WEIGHT)
         entries[layer.name] = {"path": layer.path, "weight": weight, "activation": activation}
-        arrays |= own
+        arrays |= {f"{layer.name}/{kind}": array for kind, array in own.items()}
     return entries, arrays
 
 
 def describe_activation(
-    layer: Layer, rule: dict[str, Any], observed: dict, shift: np.ndarray | None
+    layer: Layer, rule: dict[str, Any], observed: Observed
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """One layer's activation entry and its arrays; steps are for what is left after the shift, where there is one."""
+    """One layer's activation entry, and its arrays by kind.
+
+    Raises UserError if the rule asks for a migration and no block has determined one.
+    """
     if rule["bits"] == UNQUANTIZED:
         return {"policy": "none", "bits": UNQUANTIZED}, {}
+    learned = observed.learned.get(layer.name)
+    if layer.role == AFTER_GELU and rule["migration"] and learned is None:
+        raise UserError(
+            f"activations: {layer.name} is to be migrated, and no block file says how; quantize its weight and give"
+            " its activations the policy lut or static, or set migration: false"
+        )
     entry = {"policy": rule["policy"], "bits": rule["bits"]}
     if rule["policy"] == "dynamic":
         return entry, {}
-    ranges = compute_ranges(observed["per_step"], rule["range"], shift is not None)
-    steps = compute_step(ranges, rule["bits"])
-    entry |= {"range": rule["range"] if shift is None else "absmax", "shift": None}
-    arrays = {}
-    if shift is not None:
-        entry["shift"] = f"{layer.name}/shift"
-        arrays[entry["shift"]] = shift
+    given, entry["range"] = (learned, LEARNED) if learned else choose_from_statistics(layer, rule, observed)
+    arrays = {kind: array for kind in ("shift", "migration") if (array := getattr(given, kind)) is not None}
+    entry |= {kind: f"{layer.name}/{kind}" if kind in arrays else None for kind in ("shift", "migration")}
     if rule["policy"] == "static":
-        return entry | {"step": float(steps.max())}, arrays
-    entry["steps"] = f"{layer.name}/steps"
-    return entry, arrays | {entry["steps"]: steps}
+        return entry | {"step": float(given.steps.max())}, arrays
+    return entry | {"steps": f"{layer.name}/steps"}, arrays | {"steps": given.steps}
+
+
+def choose_from_statistics(layer: Layer, rule: dict[str, Any], observed: Observed) -> tuple[LayerInput, str]:
+    """Steps (S,) that reach what was observed at each noise level, after the shift if there is one; and their range."""
+    shift = observed.shifts.get(layer.input) if rule["shift"] else None
+    ranges = compute_ranges(observed.inputs[layer.input]["per_step"], rule["range"], shift is not None)
+    return LayerInput(compute_step(ranges, rule["bits"]), shift), rule["range"] if shift is None else "absmax"
 
 
 def describe_weights(folder: Path, checkpoint: dict, base: Path) -> dict[str, Any]:
@@ -116,15 +157,20 @@ def describe_weights(folder: Path, checkpoint: dict, base: Path) -> dict[str, An
     }
 
 
-def describe_origin(parameters: plan.Parameters, statistics: dict, checkpoint: dict, seal: dict) -> dict[str, Any]:
+def describe_origin(
+    parameters: plan.Parameters, statistics: dict, checkpoint: dict, seal: dict, blocks: dict[str, tuple]
+) -> dict[str, Any]:
     """Fingerprints of what the config was made from."""
     return {
         "parameters": parameters,
         "calibration": {"fingerprint": seal["fingerprint"], "inputs": seal["inputs"]},
         "statistics": {"fingerprint": plan.fingerprint(statistics)},
-        "model": checkpoint["origin"],
+        "model": checkpoint["origin"]["model"],
+        "blocks": {name: block.seal["fingerprint"] for name, (_, block) in blocks.items()},
     }
 
 
 if __name__ == "__main__":
-    run(main, build_parser(__doc__, "params", "statistics", "quantized", "calibration", "out"))
+    parser = build_parser(__doc__, "params", "statistics", "quantized", "calibration", "out")
+    parser.add_argument("--blocks", type=Path, nargs="*", default=[], help="the blocks' files")
+    run(main, parser)

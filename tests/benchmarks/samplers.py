@@ -52,7 +52,8 @@ def build_ours() -> Sample:
     text = mx.random.normal((1, 2, TEXT, WIDTH)), mx.random.normal((1, 2, WIDTH))
     sigmas = schedule.compute_sigmas(STEPS, SAMPLER_SHIFT)
     first = schedule.start_latents(schedule.draw_noise(range(BATCH), *LATENT), sigmas[0])
-    advance = bind_step(model, bind_linears(model), *text, mx.zeros(BATCH, mx.int32), sigmas, CFG_WEIGHT)
+    linear = bind_linears(model)
+    advance = bind_step(model, lambda sigma: linear, *text, mx.zeros(BATCH, mx.int32), sigmas, CFG_WEIGHT)
 
     def sample() -> None:
         latents = first

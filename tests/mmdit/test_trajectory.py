@@ -21,7 +21,8 @@ def text():
 def test_a_batch_of_two_prompts_follows_diffusionkit(transformer, text):
     sigmas = schedule.compute_sigmas(STEPS, reference.SHIFT)
     latents = schedule.start_latents(schedule.draw_noise(SEEDS, 8, 8, 16), sigmas[0])
-    advance = bind_step(transformer, bind_linears(transformer), *text, mx.array([0, 1]), sigmas, CFG_WEIGHT)
+    linear = bind_linears(transformer)
+    advance = bind_step(transformer, lambda sigma: linear, *text, mx.array([0, 1]), sigmas, CFG_WEIGHT)
     for step in range(STEPS):
         latents = advance(latents, step)
 

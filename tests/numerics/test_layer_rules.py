@@ -10,9 +10,9 @@ RULES = [
 
 
 def test_the_last_match_holds():
-    assert find_rule(RULES, "mm_00.image.mlp.fc1") is RULES[0]
-    assert find_rule(RULES, "mm_00.image.mlp.fc2") is RULES[1]
-    assert find_rule(RULES, "mm_03.text.mlp.fc2") is RULES[2]
+    assert find_rule(RULES, "mm_00.image.mlp.fc1") == {"bits": 4, "group_size": 64}
+    assert find_rule(RULES, "mm_00.image.mlp.fc2") == {"bits": 8, "group_size": 32}
+    assert find_rule(RULES, "mm_03.text.mlp.fc2") == {"bits": 16}
 
 
 def test_what_no_rule_names_is_left_alone():

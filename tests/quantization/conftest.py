@@ -2,21 +2,28 @@
 
 import hashlib
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from mlx.utils import tree_flatten
 
 from workflow_scripts import (
     collect_activations,
     configuration,
     merge_activations,
+    pack_weights,
     plan,
-    quantize_weights,
     write_quant_config,
 )
+from workflow_scripts.block_plan import select_block
+from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics import weight_grid
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.store.block_file import LayerInput, LayerWeight, write_block
 from workflow_scripts.store.calibration import list_specs
 from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.seal import make_seal, write_group_seal
@@ -40,14 +47,14 @@ class Study:
     def configure(self, **values):
         """Write the parameters of every stage from the default configuration with these values."""
         config = configuration.complete(values, configuration.load_schema())
-        for stage in ("collect_activations", "quantize_weights", "write_quant_config"):
+        for stage in ("collect_activations", "optimise_block", "pack_weights", "write_quant_config"):
             write_json(self.folder / "params" / f"{stage}.json", plan.select_parameters(stage, config, []))
 
     def params(self, stage):
         return self.folder / "params" / f"{stage}.json"
 
     def list_parts(self):
-        names = plan.list_statistics_shards(read_json(self.params("collect_activations")))
+        names = plan.list_parts(read_json(self.params("collect_activations"))["statistics_shards"])
         return [self.folder / "activations" / "shards" / f"{name}.safetensors" for name in names]
 
     def collect(self, part):
@@ -60,7 +67,11 @@ class Study:
         merge_activations.main(Namespace(shards=self.list_parts(), out=self.statistics))
 
     def quantize(self):
-        quantize_weights.main(Namespace(params=self.params("quantize_weights"), out_dir=self.quantized))
+        self.pack(write_rounded_blocks(self.folder / "adaround", read_json(self.params("optimise_block"))))
+
+    def pack(self, blocks, out_dir=None, uniform_g64=False):
+        params, out_dir = self.params("pack_weights"), out_dir or self.quantized
+        pack_weights.main(Namespace(params=params, blocks=blocks, out_dir=out_dir, uniform_g64=uniform_g64))
 
     def write_config(self):
         write_quant_config.main(
@@ -69,6 +80,7 @@ class Study:
                 statistics=self.statistics,
                 quantized=self.quantized,
                 calibration=self.calibration,
+                blocks=sorted((self.folder / "adaround").glob("*.safetensors")),
                 out=self.quant_config,
             )
         )
@@ -79,6 +91,36 @@ class Study:
         self.merge()
         self.quantize()
         self.write_config()
+
+
+def write_rounded_blocks(
+    folder: Path,
+    parameters: dict,
+    choose_codes=weight_grid.round_to_grid,
+    inputs: dict[str, LayerInput] | None = None,
+    sigmas: Sequence[float] = tuple(SIGMAS),
+) -> list[Path]:
+    """The files of every block, as `optimise_block` writes them, by the rules in `parameters`.
+
+    `choose_codes(weight, grid)` rounds a weight (out, in) to codes; `inputs` are grids of activations by layer name.
+    """
+    model = find_model(parameters["model"])
+    weights = dict(tree_flatten(model.load_transformer().parameters()))
+    paths = {layer.name: layer.path for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]])}
+    origin = {"model": model.file_digests(), "block_inputs": {"00": "0" * 64}}
+    files = []
+    for block in plan.list_blocks(parameters["model"]):
+        named = select_block(parameters, block) | {"engine": "rtn"}
+        rounded = {}
+        for name, rules in named["layers"].items():
+            if rules["weight"]["bits"] != UNQUANTIZED:
+                weight = np.array(weights[f"{paths[name]}.weight"])
+                grid = weight_grid.choose_grid(weight, rules["weight"])
+                rounded[name] = LayerWeight(grid, choose_codes(weight, grid))
+        own = {name: grid for name, grid in (inputs or {}).items() if name in named["layers"]}
+        files.append(folder / f"{block}.safetensors")
+        write_block(files[-1], rounded, own, np.array(sigmas, np.float32), named, origin)
+    return files
 
 
 def write_calibration(path: Path, seed: int = 0) -> dict[str, np.ndarray]:

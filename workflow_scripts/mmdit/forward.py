@@ -84,16 +84,49 @@ def predict_velocity(
     Raises UserError for an unsupported kind of transformer.
     """
     blocks = list_blocks(model.config)
-    modulation = embed_condition(model.config, linear, pooled, timesteps)  # (U, D)
-    image = embed_latents(model, latents)  # (B, N, D)
-    text = linear("context_embedder", context)[rows]  # (B, T, D)
+    image, text, modulation = begin_blocks(model, linear, latents, context, pooled, timesteps, rows)
     for block in blocks:
-        image_modulation = modulate_stream(linear, f"{block.name}.image", modulation, rows)
-        text_modulation = modulate_stream(linear, f"{block.name}.text", modulation, rows)
-        image, text = run_block(linear, block, image, text, image_modulation, text_modulation)
+        image, text = advance_block(linear, block, image, text, modulation, rows)
+    return finish_velocity(model, linear, image, modulation, rows, latents.shape)
+
+
+def begin_blocks(
+    model: Any,
+    linear: Linear,
+    latents: mx.array,
+    context: mx.array,
+    pooled: mx.array,
+    timesteps: mx.array,
+    rows: mx.array,
+) -> tuple[mx.array, mx.array, mx.array]:
+    """What the first block reads: image (B, N, D), text (B, T, D), and what every adaLN reads, (U, D).
+
+    The arguments are those of `predict_velocity`.
+    """
+    modulation = embed_condition(model.config, linear, pooled, timesteps)
+    image = embed_latents(model, latents)
+    return image, linear("context_embedder", context)[rows], modulation
+
+
+def advance_block(
+    linear: Linear, block: Block, image: mx.array, text: mx.array, modulation: mx.array, rows: mx.array
+) -> tuple[mx.array, mx.array | None]:
+    """One block with its adaLN linears: image (B, N, D) and text (B, T, D) to the next block's, None after the last.
+
+    modulation (U, D) is what the adaLN linears read, rows (B,) int maps a row to its own.
+    """
+    image_modulation = modulate_stream(linear, f"{block.name}.image", modulation, rows)
+    text_modulation = modulate_stream(linear, f"{block.name}.text", modulation, rows)
+    return run_block(linear, block, image, text, image_modulation, text_modulation)
+
+
+def finish_velocity(
+    model: Any, linear: Linear, image: mx.array, modulation: mx.array, rows: mx.array, shape: tuple[int, ...]
+) -> mx.array:
+    """The velocity of `shape` (B, h, w, c) from the last block's image (B, N, D)."""
     shift, scale = split_modulation(modulate_stream(linear, "final_layer", modulation, rows))
     patches = linear("final_layer.linear", normalize(image, shift, scale, model.config.layer_norm_eps))
-    return unpatchify(patches, latents.shape, model.config.patch_size)
+    return unpatchify(patches, shape, model.config.patch_size)
 
 
 def embed_condition(config: Any, linear: Linear, pooled: mx.array, timesteps: mx.array) -> mx.array:

@@ -8,6 +8,6 @@ UNQUANTIZED = 16
 
 
 def find_rule(rules: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The last of `rules` whose pattern `layers` matches the layer `name`; without one, 16 bits."""
+    """What the last of `rules` whose pattern `layers` matches the layer `name` says; without one, 16 bits."""
     matching = [rule for rule in rules if fnmatchcase(name, rule["layers"])]
-    return matching[-1] if matching else {"bits": UNQUANTIZED}
+    return {key: value for key, value in matching[-1].items() if key != "layers"} if matching else {"bits": UNQUANTIZED}

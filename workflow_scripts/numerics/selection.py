@@ -1,4 +1,4 @@
-"""Which calibration points the activation statistics read."""
+"""Which calibration points are read: for the activation statistics, and for the blocks' inputs."""
 
 from collections.abc import Sequence
 
@@ -41,3 +41,34 @@ def choose_points(point_steps: np.ndarray, steps: Sequence[int], limit: int, see
             points = np.sort(np.random.default_rng([seed, int(step)]).permutation(points)[:share])
         chosen.append(points)
     return np.concatenate(chosen)
+
+
+def choose_spread_points(point_steps: np.ndarray, point_prompts: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """The indices of at most `limit` points, int64, ordered by step and within a step by index.
+
+    Of points at `point_steps` (n,) and of `point_prompts` (n,): steps get equal numbers as far as theirs last, earlier
+    ones the remainder; within a step so do prompts, the remainder going to those that have fewest from earlier steps.
+    What is left open a generator of `seed` and the step decides.
+    """
+    steps, step_of = np.unique(point_steps, return_inverse=True)
+    prompts, prompt_of = np.unique(point_prompts, return_inverse=True)
+    shares = np.bincount(step_of[take_evenly(step_of, limit, step_of)], minlength=len(steps))
+    taken = np.zeros(len(prompts), dtype=np.int64)
+    chosen = []
+    for step, share in zip(steps, shares, strict=True):
+        points = np.random.default_rng([seed, int(step)]).permutation(np.flatnonzero(point_steps == step))
+        points = points[take_evenly(prompt_of[points], share, taken[prompt_of[points]])]
+        taken += np.bincount(prompt_of[points], minlength=len(prompts))
+        chosen.append(np.sort(points))
+    return np.concatenate(chosen)
+
+
+def take_evenly(groups: np.ndarray, limit: int, order: np.ndarray) -> np.ndarray:
+    """The places of `limit` entries of `groups` (n,), an entry of each group in turn while the group lasts.
+
+    In each turn entries with lower `order` (n,) come first, and of those the earlier ones.
+    """
+    by_group = np.argsort(groups, kind="stable")
+    turns = np.empty(len(groups), dtype=np.int64)
+    turns[by_group] = np.arange(len(groups)) - np.searchsorted(groups[by_group], groups[by_group])
+    return np.lexsort((order, turns))[:limit]

@@ -9,12 +9,12 @@ import numpy as np
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from workflow_scripts.numerics.knots import find_nearest_knot
+from workflow_scripts.numerics.knots import DEFAULT_LOOKUP, look_up
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, read_json
 from workflow_scripts.store.tensors import read_tensors
 
-FORMAT, VERSION = "time-aware-quant-config", 1
+FORMAT, VERSION = "time-aware-quant-config", 2
 SCHEMA = json.loads(Path(__file__).with_name("quant_config.schema.json").read_text(encoding="utf-8"))
 _RANGES = "its `scale` is the largest magnitude, not a step size"
 OTHER_FORMATS = {
@@ -40,17 +40,36 @@ class QuantConfig:
         """By layer name: `path`, `weight` and `activation`."""
         return self.content["layers"]
 
-    def activation_step(self, layer: str, sigma: float) -> float | None:
-        """The step size of what `layer` reads at `sigma`; None where it is per token, or nothing is quantized."""
+    def activation_steps(self, layer: str) -> np.ndarray | None:
+        """All step sizes of what `layer` reads, float32: (K,) of a table, (1,) of one for all; None as in the next."""
         activation = self.layers[layer]["activation"]
         if activation["policy"] == "lut":
-            place = find_nearest_knot(sigma, np.array(self.content["sigmas"]))
-            return float(self.arrays[activation["steps"]][place])
+            return self.arrays[activation["steps"]]
+        return np.array([activation["step"]], np.float32) if activation["policy"] == "static" else None
+
+    def activation_step(self, layer: str, sigma: float, lookup: str = DEFAULT_LOOKUP) -> float | None:
+        """The step size of what `layer` reads at `sigma`; None where it is per token, or nothing is quantized.
+
+        Between the noise levels of a table that of the nearest, or with `lookup` "interpolated" linear in sigma.
+        """
+        activation = self.layers[layer]["activation"]
+        if activation["policy"] == "lut":
+            return look_up(sigma, np.array(self.content["sigmas"]), self.arrays[activation["steps"]], lookup)
         return activation.get("step")
 
     def activation_shift(self, layer: str) -> np.ndarray | None:
-        """What is subtracted from the channels of the layer's input before rounding, float32 (D,), or None."""
-        key = self.layers[layer]["activation"].get("shift")
+        """What is subtracted from the channels of the layer's input before rounding, float32 (in,), or None."""
+        return self._find_array(layer, "shift")
+
+    def activation_migration(self, layer: str) -> np.ndarray | None:
+        """What the channels of the layer's input are divided by after the shift, int32 (in,), or None.
+
+        The columns of the layer's weight are multiplied by it already.
+        """
+        return self._find_array(layer, "migration")
+
+    def _find_array(self, layer: str, kind: str) -> np.ndarray | None:
+        key = self.layers[layer]["activation"].get(kind)
         return self.arrays[key] if key else None
 
 
@@ -93,16 +112,25 @@ def check_file(file: Path, sha256: str, config: Path) -> None:
 
 
 def check_arrays(content: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Raise UserError unless every named array is there, with a step size above zero for each of `sigmas`."""
+    """Raise UserError unless every named array is there and can be used.
+
+    There has to be a step size above zero for each of `sigmas`, and a migration divides by integers of at least 1.
+    """
+    count = len(content["sigmas"])
     for name, layer in content["layers"].items():
         activation = layer["activation"]
-        for kind in ("steps", "shift"):
+        for kind in ("steps", "shift", "migration"):
             key = activation.get(kind)
             if key and key not in arrays:
                 raise UserError(f"{path}: {name}: the array {key} is not in {content['arrays']['file']}; make it again")
         if "steps" in activation:
             steps = arrays[activation["steps"]]
-            if steps.shape != (len(content["sigmas"]),) or not np.all((steps > 0) & np.isfinite(steps)):
-                raise UserError(
-                    f"{path}: {name}: needs a step size above zero for each of the {len(content['sigmas'])} sigmas"
-                )
+            if steps.shape != (count,) or not np.all((steps > 0) & np.isfinite(steps)):
+                raise UserError(f"{path}: {name}: needs a step size above zero for each of the {count} sigmas")
+        if activation.get("migration") and not is_divisor(arrays[activation["migration"]]):
+            raise UserError(f"{path}: {name}: the migration needs integers of at least 1")
+
+
+def is_divisor(migration: np.ndarray) -> bool:
+    """Whether `migration` holds integers of at least 1."""
+    return np.issubdtype(migration.dtype, np.integer) and bool(np.all(migration >= 1))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from workflow_scripts.store.errors import UserError
@@ -25,3 +25,9 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is missing; run the rule that makes it") from None
     except SafetensorError as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file that `read_tensors` reads."""
+    with safe_open(path, "numpy") as file:
+        return file.metadata() or {}

@@ -1,0 +1,64 @@
+"""The blocks, one job each: what they read, and their quantization.
+
+INPUTS: <results>/calibration.zarr
+OUTPUTS: <results>/adaround/{block}.safetensors, its seal {block}.json and {block}.report.json
+"""
+
+
+localrules:
+    write_block_parameters,
+
+
+rule capture_blocks:
+    """Record what every block reads at part {wildcards.part} of the chosen points."""
+    input:
+        params="<results>/params/capture_blocks.json",
+        calibration="<results>/calibration.zarr",
+    output:
+        temp(directory("<results>/block_inputs.zarr/{part}")),
+    log:
+        "<logs>/capture_blocks/{part}.log",
+    benchmark:
+        "<benchmarks>/capture_blocks/{part}.tsv"
+    params:
+        # Undeclared on purpose, as for the trajectories.
+        scratch=subpath(input.calibration, parent=True),
+    shell:
+        "python -m workflow_scripts.capture_blocks --params {input.params:q} --calibration {input.calibration:q}"
+        " --shard {wildcards.part} --scratch {params.scratch:q}/scratch/blocks/{wildcards.part} --out {output:q}"
+        " --log {log:q}"
+
+
+rule write_block_parameters:
+    """Write the values block {wildcards.block} is made with."""
+    output:
+        "<results>/params/optimise_block/{block}.json",
+    log:
+        "<logs>/write_block_parameters/{block}.log",
+    params:
+        values=plan.encode_values("optimise_block", config),
+    shell:
+        "python -m workflow_scripts.write_block_parameters --block {wildcards.block} --values {params.values:q}"
+        " --out {output:q} --log {log:q}"
+
+
+rule optimise_block:
+    """Quantize block {wildcards.block}."""
+    input:
+        params="<results>/params/optimise_block/{block}.json",
+        rows=expand("<results>/block_inputs.zarr/{part}", part=CAPTURE_SHARDS),
+        before=get_blocks_before,
+    output:
+        weights="<results>/adaround/{block}.safetensors",
+        seal="<results>/adaround/{block}.json",
+        report="<results>/adaround/{block}.report.json",
+    log:
+        "<logs>/optimise_block/{block}.log",
+    benchmark:
+        "<benchmarks>/optimise_block/{block}.tsv"
+    params:
+        scratch=subpath(output.weights, ancestor=2),
+    shell:
+        "python -m workflow_scripts.optimise_block --params {input.params:q} --inputs {input.rows:q}"
+        " --before {input.before:q} --scratch {params.scratch:q}/scratch/adaround/{wildcards.block}"
+        " --out {output.weights:q} --log {log:q}"

@@ -1,0 +1,52 @@
+"""Ratios in dB, against loops."""
+
+import math
+
+import numpy as np
+import pytest
+
+from workflow_scripts.numerics.quality import compare_weights, measure_psnr, measure_snr
+
+
+@pytest.fixture
+def pair():
+    rng = np.random.default_rng(0)
+    reference = rng.standard_normal((2, 3, 4)).astype(np.float32)
+    return reference + 0.1 * rng.standard_normal(reference.shape).astype(np.float32), reference
+
+
+def measure_snr_slowly(approximation, reference):
+    pairs = list(zip(approximation.ravel().tolist(), reference.ravel().tolist(), strict=True))
+    return 10 * math.log10(sum(r * r for _, r in pairs) / sum((r - a) ** 2 for a, r in pairs))
+
+
+def test_snr(pair):
+    assert measure_snr(*pair) == pytest.approx(measure_snr_slowly(*pair), abs=1e-9)
+
+
+def test_snr_of_a_tenth_off_is_20_db():
+    reference = np.full((2, 2), 5.0, np.float32)
+    assert measure_snr(0.9 * reference, reference) == pytest.approx(20, abs=1e-5)
+
+
+def test_psnr_of_one_grey_level_is_48_db():
+    picture = np.zeros((1, 4, 4, 3), np.uint8)
+    for other in (picture + 1, picture):
+        assert measure_psnr(other, 1 - other) == pytest.approx(48.13, abs=0.01)  # in both directions: no wrapping
+
+
+def test_equal_ones_are_infinitely_near(pair):
+    assert measure_snr(pair[0], pair[0]) == math.inf
+    assert measure_psnr(np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 2, 2, 3), np.uint8)) == math.inf
+
+
+def test_a_signal_that_is_nothing_is_lost():
+    assert measure_snr(np.ones(3), np.zeros(3)) == -math.inf
+
+
+def test_differences_of_weights(pair):
+    found = compare_weights(*pair)
+    differences = [abs(a - r) for a, r in zip(*(part.ravel().tolist() for part in pair), strict=True)]
+    assert found["mean"] == pytest.approx(sum(differences) / len(differences))
+    assert found["max"] == pytest.approx(max(differences))
+    assert found["relative_db"] == pytest.approx(-measure_snr_slowly(*pair))

@@ -1,0 +1,92 @@
+"""Blocks and weights that cannot be packed are refused by name, and nothing is written."""
+
+import shutil
+
+import mlx.core as mx
+import pytest
+
+from tests.quantization.conftest import write_rounded_blocks
+from workflow_scripts import pack_weights, plan
+from workflow_scripts.mmdit.layers import list_linears
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json, write_json
+from workflow_scripts.store.seal import make_seal, read_file_seal
+
+LAYERS = list_linears(*plan.MODEL_BLOCKS["embedded"])
+FC1 = "mm_01.image.mlp.fc1"
+
+
+@pytest.fixture
+def paths(study):
+    """The block files of `study`."""
+    return write_rounded_blocks(study.folder / "adaround", read_json(study.params("optimise_block")))
+
+
+def seal_again(path, change):
+    """Change a sealed block's parameters or inputs, as another run would have made them."""
+    seal = read_file_seal(path.with_suffix(".json"))
+    change(seal)
+    write_json(path.with_suffix(".json"), make_seal(seal["parameters"], seal["inputs"], seal["sha256"]))
+
+
+def widen_fc1(seal):
+    seal["parameters"]["layers"][FC1]["weight"] |= {"bits": 5}
+
+
+def change_model(seal):
+    seal["inputs"]["model"]["transformer.safetensors"] = "0" * 64
+
+
+def drop_fc1(seal):
+    del seal["sha256"]["codes"][FC1]
+
+
+def call_it_another(seal):
+    seal["parameters"]["block"] = "mm_00"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (widen_fc1, f"mm_01.safetensors was made by other rules: {FC1}: bits: 5 there, 4 in the configuration"),
+        (change_model, "mm_01.safetensors was made with other inputs"),
+        (drop_fc1, f"mm_01.safetensors lacks the layer {FC1}"),
+        (call_it_another, "are both the block mm_00"),
+    ],
+)
+def test_a_block_that_does_not_belong_is_named_with_the_difference(study, paths, change, words):
+    seal_again(paths[1], change)
+    with pytest.raises(UserError, match=words):
+        study.pack(paths)
+    assert not study.quantized.exists()
+
+
+def test_a_layer_the_rules_leave_alone_may_not_be_in_a_block(study, paths):
+    study.configure(weights=[{"layers": "mm_*", "bits": 4}, {"layers": "*adaLN_modulation", "bits": 16}])
+    with pytest.raises(UserError, match=r"has, against the rules, the layer mm_00.image.adaLN_modulation"):
+        study.pack(paths)
+
+
+def test_missing_blocks_are_named(study, paths):
+    with pytest.raises(UserError, match="no file of mm_01, mm_03 is named"):
+        study.pack([paths[0], paths[2], paths[4]])
+
+
+def test_a_damaged_block_is_named(study, paths):
+    shutil.copy(paths[0], paths[2])
+    with pytest.raises(UserError, match=r"mm_02.safetensors is not what its seal vouches for"):
+        study.pack(paths)
+
+
+def test_layers_whose_width_does_not_divide_are_named():
+    weights = {f"{layer.path}.weight": mx.zeros((8, 96 if "fc2" in layer.name else 64)) for layer in LAYERS}
+    with pytest.raises(UserError, match=r"mm_00.image.mlp.fc2 \(96 inputs, group size 64\), mm_00.text.mlp.fc2"):
+        pack_weights.check_widths(LAYERS, weights, pack_weights.UNIFORM_RULES)
+    pack_weights.check_widths(LAYERS, weights, [{"layers": "*", "bits": 4, "group_size": "row"}])
+
+
+def test_weights_beyond_half_precision_are_named():
+    with pytest.raises(UserError, match=r"final_layer.linear.bias has values that fp16 cannot hold"):
+        pack_weights.round_to_half("final_layer.linear.bias", mx.array([1e6]))
+    with pytest.raises(UserError, match="context_embedder: weights are not finite, or beyond the range of fp16"):
+        pack_weights.round_to_nearest("context_embedder", mx.full((2, 64), 1e6), pack_weights.UNIFORM_RULES[0])

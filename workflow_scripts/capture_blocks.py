@@ -1,0 +1,121 @@
+"""Capture what every block reads, on one part of the chosen calibration points, going on after an interruption."""
+
+import argparse
+import shutil
+from typing import Any
+
+import numpy as np
+
+from workflow_scripts import plan
+from workflow_scripts.collect_activations import read_all, read_rows
+from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.mmdit.capture import assemble_pairs, capture_states, measure_shapes
+from workflow_scripts.mmdit.forward import bind_linears
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics.selection import choose_spread_points
+from workflow_scripts.store.block_inputs import count_bytes
+from workflow_scripts.store.block_recorder import BlockRecorder
+from workflow_scripts.store.calibration import POINT_ARRAYS, PROMPT_ARRAYS, Calibration, open_calibration
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json
+from workflow_scripts.store.lock import hold_lock
+from workflow_scripts.store.seal import is_finished
+from workflow_scripts.store.zarr_arrays import read_chunk
+
+
+def main(arguments: argparse.Namespace) -> None:
+    calibration = open_calibration(arguments.calibration)
+    calibration.verify()
+    parameters = read_part_parameters(arguments, calibration)
+    model = find_model(parameters["model"])
+    transformer = model.load_transformer()
+    inputs = {"calibration": calibration.seal["fingerprint"], "model": model.file_digests()}
+    inputs |= measure_shapes(transformer.config, model.LATENT_SHAPE, calibration.specs["cs"].shape[2])
+    with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
+        if is_finished(arguments.out, parameters, inputs):
+            shutil.rmtree(arguments.scratch, ignore_errors=True)
+            log.info(f"{arguments.out} is finished already")
+            return
+        recorder = BlockRecorder(arguments.scratch, parameters, inputs)
+        begun = take_up(recorder)
+        announce_size(recorder, arguments)
+        by_point = {name: read_rows(calibration, name, np.array(parameters["points"])) for name in POINT_ARRAYS}
+        if not begun:
+            recorder.start({name: by_point[name] for name in ("sigmas", "steps", "prompt_indices")})
+        capture_points(recorder, transformer, calibration, by_point)
+        recorder.publish(arguments.out)
+    log.info(f"captured what the blocks read at {len(parameters['points'])} points: {arguments.out}")
+
+
+def read_part_parameters(arguments: argparse.Namespace, calibration: Calibration) -> plan.Parameters:
+    """The stage's parameters, the part's name, and the indices of its points, ordered by step.
+
+    Raises UserError if there is no such part, or not a point for every step and part.
+    """
+    parameters = read_json(arguments.params)
+    shards, limit = parameters["capture_shards"], parameters["capture_points"]
+    if arguments.shard not in plan.list_parts(shards):
+        raise UserError(f"shard {arguments.shard}: capture_shards is {shards}; count from 00")
+    steps, prompts = (read_all(calibration, name) for name in ("steps", "prompt_indices"))
+    count = len(np.unique(steps))
+    if limit < count:
+        raise UserError(f"capture_points: {limit} is too few for {count} steps; set it to {count} or more")
+    points = choose_spread_points(steps, prompts, limit, parameters["seed"])
+    if shards > len(points):
+        raise UserError(
+            f"capture_shards: {shards} is too many for {len(points)} points; set it to {len(points)} or less"
+        )
+    share = points[int(arguments.shard) :: shards]
+    return parameters | {"shard": arguments.shard, "points": share.tolist()}
+
+
+def take_up(recorder: BlockRecorder) -> bool:
+    """Whether the scratch folder holds a beginning; if what it holds is no use, say so and empty it."""
+    try:
+        begun = recorder.resume()
+    except UserError as error:
+        log.info(f"{str(error).partition(';')[0]}; starting this part over")
+        shutil.rmtree(recorder.scratch)
+        return False
+    if begun:
+        log.info(f"resuming {recorder.scratch} at batch {recorder.done + 1} of {len(recorder.batches)}")
+    return begun
+
+
+def announce_size(recorder: BlockRecorder, arguments: argparse.Namespace) -> None:
+    """Say how large the part will be. Raises UserError if the disk has no room for what is still missing."""
+    points, blocks = len(recorder.parameters["points"]), recorder.specs["text"].shape[0]
+    log.info(f"{points} points, {blocks} blocks: {count_bytes(recorder.specs) / 1e6:.1f} MB in {arguments.out}")
+    missing, free = recorder.count_missing_bytes(), shutil.disk_usage(recorder.scratch.parent).free
+    if free < missing:
+        raise UserError(
+            f"{recorder.scratch.parent}: {missing / 1e6:.1f} MB are to be written and {free / 1e6:.1f} MB are free;"
+            " make room, or lower capture_points"
+        )
+
+
+def capture_points(
+    recorder: BlockRecorder, transformer: Any, calibration: Calibration, by_point: dict[str, np.ndarray]
+) -> None:
+    """Capture every batch that is not stored yet; by_point: the calibration set's arrays at the part's points (n,)."""
+    linear = bind_linears(transformer)
+    label = f"capture {recorder.parameters['shard']}"
+    progress = Progress(label, len(by_point["xs"]), "points", recorder.stored_points)
+    for batch in recorder.batches[recorder.done :]:
+        conditions = read_conditions(calibration, by_point["prompt_indices"][batch])
+        pairs = assemble_pairs(by_point["xs"][batch], by_point["ts"][batch], *conditions)
+        recorder.store_batch(*capture_states(transformer, linear, pairs))
+        progress.advance(batch.stop - batch.start)
+
+
+def read_conditions(calibration: Calibration, prompts: np.ndarray) -> list[np.ndarray]:
+    """cs (n, 2, T, D) and cs_pooled (n, 2, W) of `prompts` (n,); no other prompts are read."""
+    used, places = np.unique(prompts, return_inverse=True)
+    specs = [calibration.specs[name] for name in PROMPT_ARRAYS]
+    return [np.concatenate([read_chunk(calibration.path, s, (p,)) for p in used.tolist()])[places] for s in specs]
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "calibration", "scratch", "out")
+    parser.add_argument("--shard", required=True, help="the part of the points, such as 00")
+    run(main, parser)

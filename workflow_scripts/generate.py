@@ -1,0 +1,238 @@
+"""Generate pictures for prompts, in full precision or quantized.
+
+Picture i starts from the noise of `--seed` + i. One picture is written as it is; several, or pairs with --compare, as
+a grid with captions. With --weights the weights are quantized (W4A16); with --quant-config the activations too (W4A8),
+simulated: rounded to their grids and computed with in floating point.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+from PIL import Image
+
+from workflow_scripts import plan
+from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.mmdit.forward import bind_linears
+from workflow_scripts.mmdit.layers import Layer, list_linears
+from workflow_scripts.mmdit.packed import bind_packed, list_packed, restore_weight
+from workflow_scripts.mmdit.sampling import LinearAt, sample
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.quality import compare_weights, measure_psnr, measure_snr
+from workflow_scripts.numerics.schedule import compute_sigmas, draw_noise
+from workflow_scripts.picture_grid import draw_grid
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import write_atomically
+from workflow_scripts.store.packed_checkpoint import PackedCheckpoint, read_packed
+from workflow_scripts.store.quant_config import QuantConfig, read_quant_config
+
+FULL_PRECISION = "full precision"
+LARGEST_SEED = 2**31 - 1
+GRID_COLUMNS = 4  # even, so that pairs stay side by side
+
+
+class Source(NamedTuple):
+    """Where quantized layers come from: the checkpoint, the config if there is one, and the layers to quantize."""
+
+    checkpoint: PackedCheckpoint
+    config: QuantConfig | None
+    layers: list[Layer]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    model = find_model(arguments.model)
+    prompts = list_prompts(arguments)
+    check_arguments(arguments, model)
+    layers = list_linears(*plan.MODEL_BLOCKS[arguments.model])
+    source = open_source(arguments, model, layers)
+    transformer = model.load_transformer()
+    exact = bind_linears(transformer)
+    variants: dict[str, LinearAt] = {FULL_PRECISION: lambda sigma: exact}
+    if source:
+        if arguments.diff_stats:
+            log.info("\n".join(tabulate_differences(source, transformer)))
+        name = name_precision(source)
+        log.info(describe_source(name, source, len(layers)))
+        quantized = bind_packed(transformer, layers, source.layers, source.checkpoint, source.config, arguments.lookup)
+        variants = (variants if arguments.compare else {}) | {name: quantized.at}
+    latents = sample_variants(arguments, model, transformer, variants, prompts)
+    decoder = model.load_decoder()
+    pictures = {name: model.decode_latents(decoder, rows) for name, rows in latents.items()}
+    image = compose_pairs(pictures, latents, prompts) if arguments.compare else compose(*pictures.values(), prompts)
+    write_atomically(arguments.out, image.save)
+    log.info(summarise(arguments.out, pictures, latents))
+
+
+def list_prompts(arguments: argparse.Namespace) -> list[str]:
+    """The prompts of the command line or of the file. Raises UserError if the file cannot be used."""
+    if arguments.prompt is not None:
+        return arguments.prompt
+    try:
+        return plan.read_prompts(arguments.prompts_file)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def check_arguments(arguments: argparse.Namespace, model: ModuleType) -> None:
+    """Raise UserError, naming the option, unless the model can do what is asked and `--out` can be written."""
+    is_quantized = arguments.weights is not None or arguments.quant_config is not None
+    blocks = plan.list_blocks(arguments.model)
+    unknown = sorted(set(arguments.blocks or []) - set(blocks))
+    needs = [option for option in ("compare", "diff_stats", "blocks") if getattr(arguments, option)]
+    checks = {
+        f"--steps {arguments.steps}: needs at least 1": arguments.steps >= 1,
+        f"--cfg {arguments.cfg:g}: needs a number above 0": 0 < arguments.cfg < float("inf"),
+        f"--seed {arguments.seed}: needs 0 to {LARGEST_SEED}": 0 <= arguments.seed <= LARGEST_SEED,
+        f"--size {arguments.size}: the model {arguments.model} draws {model.PICTURE_SIZE} x {model.PICTURE_SIZE}"
+        " pixels only; leave --size out": arguments.size in (None, model.PICTURE_SIZE),
+        f"--blocks: no block {', '.join(unknown)}; choose from {', '.join(blocks)}": not unknown,
+        f"--{'/--'.join(needs).replace('_', '-')}: name what to quantize with --weights or --quant-config": (
+            is_quantized or not needs
+        ),
+        f"--out {arguments.out}: needs a name like picture.png": arguments.out.suffix.lower()
+        in Image.registered_extensions(),
+    }
+    for reason, holds in checks.items():
+        if not holds:
+            raise UserError(reason)
+
+
+def open_source(arguments: argparse.Namespace, model: ModuleType, layers: Sequence[Layer]) -> Source | None:
+    """What to quantize with, or None. Raises UserError if it is missing, damaged or of another model."""
+    config = read_quant_config(arguments.quant_config) if arguments.quant_config else None
+    folder = config.weights.parent if config else arguments.weights
+    if folder is None:
+        return None
+    checkpoint = read_packed(folder)
+    if checkpoint.config["origin"]["model"] != model.file_digests():
+        raise UserError(f"{folder} was made of other weights than those of the model {arguments.model}; make it again")
+    return Source(checkpoint, config, [x for x in layers if arguments.blocks is None or x.block in arguments.blocks])
+
+
+def name_precision(source: Source) -> str:
+    """The bits of most quantized weights and of what they read, as W4A8."""
+    packed = list_packed(source.layers, source.checkpoint)
+    weights = [find_bits(source.checkpoint, layer) for layer in packed]
+    activations = [source.config.layers[layer.name]["activation"]["bits"] for layer in packed if source.config]
+    return "".join(
+        f"{letter}{Counter(bits or [UNQUANTIZED]).most_common(1)[0][0]}"
+        for letter, bits in (("W", weights), ("A", activations))
+    )
+
+
+def find_bits(checkpoint: PackedCheckpoint, layer: Layer) -> int:
+    """The bits of a packed layer's codes."""
+    return checkpoint.config["nominal_bits"].get(layer.path, checkpoint.config["quantization"][layer.path]["bits"])
+
+
+def describe_source(name: str, source: Source, count: int) -> str:
+    """One line: what is quantized, and what of it is simulated."""
+    packed = len(list_packed(source.layers, source.checkpoint))
+    line = f"{name}: weights of {packed} of {count} linear layers from {source.checkpoint.path}; activations "
+    if source.config is None:
+        return f"{line}in full precision"
+    rounded = sum(source.config.layers[layer.name]["activation"]["policy"] != "none" for layer in source.layers)
+    return f"{line}of {rounded} quantized, simulated in floating point"
+
+
+def tabulate_differences(source: Source, transformer: Any) -> list[str]:
+    """The lines of a table: how far each quantized weight W' is from its original W, dW = W' - W."""
+    original = dict(tree_flatten(transformer.parameters()))
+    lines = [f"{'layer':<34}{'bits':>5}{'group':>7}{'mean |dW|':>12}{'max |dW|':>12}{'|dW|2/|W|2':>13}"]
+    for layer in list_packed(source.layers, source.checkpoint):
+        weight = restore_weight(source.checkpoint, layer.path)
+        found = compare_weights(weight, np.array(original[f"{layer.path}.weight"]))
+        group = source.checkpoint.config["quantization"][layer.path]["group_size"]
+        lines.append(
+            f"{layer.name:<34}{find_bits(source.checkpoint, layer):>5}{group:>7}{found['mean']:>12.6f}"
+            f"{found['max']:>12.6f}{found['relative_db']:>10.1f} dB"
+        )
+    return lines
+
+
+def sample_variants(
+    arguments: argparse.Namespace,
+    model: ModuleType,
+    transformer: Any,
+    variants: dict[str, LinearAt],
+    prompts: list[str],
+) -> dict[str, mx.array]:
+    """The final latents (n, h, w, c) of every variant by name, all from the same noise."""
+    cs, cs_pooled = model.encode_prompts(prompts, arguments.negative_prompt)
+    noise = draw_noise(range(arguments.seed, arguments.seed + len(prompts)), *model.LATENT_SHAPE)
+    sigmas = compute_sigmas(arguments.steps, model.SAMPLER_SHIFT)
+    progress = Progress("sampling", len(variants) * len(prompts) * arguments.steps, "trajectory-steps")
+    return {
+        name: sample(transformer, linear_at, cs, cs_pooled, noise, sigmas, arguments.cfg, progress.advance)
+        for name, linear_at in variants.items()
+    }
+
+
+def compose(pictures: np.ndarray, prompts: list[str]) -> Image.Image:
+    """One picture as it is, several as a grid with their prompts."""
+    if len(pictures) == 1:
+        return Image.fromarray(pictures[0])
+    return draw_grid(pictures, prompts, columns=min(GRID_COLUMNS, len(pictures)))
+
+
+def compose_pairs(pictures: dict[str, np.ndarray], latents: dict[str, mx.array], prompts: list[str]) -> Image.Image:
+    """Each picture of full precision beside its quantized twin, with what sets them apart."""
+    (exact, name), captions = pictures, []
+    for i, prompt in enumerate(prompts):
+        row = slice(i, i + 1)
+        measured = measure_twins({k: v[row] for k, v in pictures.items()}, {k: v[row] for k, v in latents.items()})
+        captions += [f"{exact}\n{prompt}", "\n".join([name, *measured])]
+    pairs = np.stack(list(pictures.values()), axis=1)  # (n, 2, h, w, 3)
+    return draw_grid(pairs.reshape(-1, *pairs.shape[2:]), captions, columns=min(GRID_COLUMNS, 2 * len(prompts)))
+
+
+def measure_twins(pictures: dict[str, np.ndarray], latents: dict[str, mx.array]) -> list[str]:
+    """How near the quantized pictures and latents are to those of full precision, all together."""
+    (exact, quantized), (reference, found) = pictures.values(), map(np.array, latents.values())
+    return [f"PSNR {measure_psnr(quantized, exact):.1f} dB", f"latent SNR {measure_snr(found, reference):.1f} dB"]
+
+
+def summarise(out: Path, pictures: dict[str, np.ndarray], latents: dict[str, mx.array]) -> str:
+    """One line: what was written and, of twins, how near they are."""
+    count = len(next(iter(pictures.values())))
+    line = f"{count} picture{'s' * (count > 1)}, {' and '.join(pictures)}, in {out}"
+    return f"{line}: {', '.join(measure_twins(pictures, latents))}" if len(pictures) > 1 else line
+
+
+def build_arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__, "out")
+    text = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("--prompt", action="append", help="what to draw; give it again for more pictures")
+    text.add_argument("--prompts-file", type=Path, help="a UTF-8 text file with one prompt a line")
+    parser.add_argument("--negative-prompt", default="", help="what to lead away from (default: nothing)")
+    parser.add_argument("--model", choices=plan.MODEL_BLOCKS, default="embedded", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=28, help="Euler steps (default: %(default)s)")
+    parser.add_argument("--cfg", type=float, default=3.0, help="weight of the guidance (default: %(default)s)")
+    parser.add_argument("--size", type=int, help="edge of a picture in pixels (default: the model's)")
+    quantized = parser.add_mutually_exclusive_group()
+    quantized.add_argument("--weights", type=Path, help="a packed checkpoint, as results/quantized")
+    quantized.add_argument("--quant-config", type=Path, help="results/quant_config.json, which names its weights")
+    parser.add_argument(
+        "--lookup",
+        choices=LOOKUPS,
+        default=DEFAULT_LOOKUP,
+        help="step sizes between calibrated noise levels (default: %(default)s)",
+    )
+    parser.add_argument("--blocks", type=lambda value: value.split(","), help="quantize these only: mm_00,mm_03")
+    parser.add_argument("--compare", action="store_true", help="full precision beside it, with PSNR and latent SNR")
+    parser.add_argument("--diff-stats", action="store_true", help="print how far each quantized weight is off")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main, build_arguments())

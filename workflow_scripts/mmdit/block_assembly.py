@@ -1,0 +1,100 @@
+"""Putting a block's problem together from a model, captured rows and rules."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from workflow_scripts.mmdit.block_problem import BlockProblem, Rows, measure_powers
+from workflow_scripts.mmdit.forward import list_blocks, resolve_module
+from workflow_scripts.mmdit.layers import Layer, list_linears
+from workflow_scripts.store.errors import UserError
+
+# By layer name: {"weight": rule, "activation": rule}
+LayerRules = Mapping[str, Mapping[str, dict[str, Any]]]
+
+
+def list_own_linears(model: Any, block: str) -> list[Layer]:
+    """The linears of one block, the adaLN ones among them."""
+    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    return [layer for layer in layers if layer.block == block]
+
+
+def read_weights(model: Any, layers: list[Layer]) -> tuple[dict[str, mx.array], dict[str, mx.array | None]]:
+    """Weights (out, in) and biases (out,) or None of the layers by name, fp32."""
+    modules = {layer.name: resolve_module(model, layer.path) for layer in layers}
+    weights = {name: module["weight"].astype(mx.float32) for name, module in modules.items()}
+    biases = {name: module.get("bias") for name, module in modules.items()}
+    return weights, {name: None if bias is None else bias.astype(mx.float32) for name, bias in biases.items()}
+
+
+def group_readers(layers: list[Layer], rules: LayerRules) -> dict[str, str]:
+    """For each layer the first one that reads the same input under the same rule: those share a quantizer."""
+    first: dict[str, str] = {}
+    readers = {}
+    for layer in layers:
+        identity = f"{layer.input} {sorted(rules[layer.name]['activation'].items())}"
+        readers[layer.name] = first.setdefault(identity, layer.name)
+    return readers
+
+
+def split_points(points: np.ndarray, sigmas: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows (R,) to learn from and those that only measure, as indices; a point's rows stay together.
+
+    The held-out points are evenly spread over the noise levels. Raises UserError if there is but one point.
+    """
+    unique, first = np.unique(points, return_index=True)
+    if len(unique) < 2:
+        raise UserError("capture_points: a block needs 2 points at least, one of them held out; raise it")
+    ordered = unique[np.argsort(-sigmas[first], kind="stable")]
+    count = min(max(1, round(share * len(unique))), len(unique) - 1)
+    offset = np.random.default_rng(seed).random()
+    chosen = ordered[((np.arange(count) + offset) * len(unique) / count).astype(int)]
+    held_out = np.isin(points, chosen)
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def modulate_rows(
+    weights: Mapping[str, mx.array], biases: Mapping[str, mx.array | None], block: str, stream: str, rows: np.ndarray
+) -> np.ndarray:
+    """The adaLN output of one stream for what its linear reads (R, D), float32 (R, 1, n D)."""
+    name = f"{block}.{stream}.adaLN_modulation"
+    return np.array(mx.array(rows) @ weights[name].T + biases[name])[:, None]
+
+
+def assemble_problem(
+    model: Any,
+    block: str,
+    rules: LayerRules,
+    modulation_weights: Mapping[str, mx.array],
+    streams: tuple[np.ndarray, np.ndarray],
+    targets: tuple[np.ndarray, np.ndarray | None],
+    modulation: np.ndarray,
+    sigmas: np.ndarray,
+    split: tuple[np.ndarray, np.ndarray],
+) -> BlockProblem:
+    """The problem of `block`.
+
+    modulation_weights: the adaLN weights (n D, D) to use, by name; streams and targets: image (R, N, D) and text
+    (R, T, D); modulation (R, D), what the adaLN linears read; sigmas (R,); split: rows to learn from and held out.
+    """
+    own = list_own_linears(model, block)
+    weights, biases = read_weights(model, own)
+    levels = np.unique(sigmas)[::-1]
+    modulations = [
+        modulate_rows(modulation_weights, biases, block, stream, modulation) for stream in ("image", "text")
+    ]
+    rows = Rows(*streams, *modulations, *targets, np.searchsorted(-levels, -sigmas))
+    linears = [layer for layer in own if layer.role != "adaLN"]
+    return BlockProblem(
+        block=next(found for found in list_blocks(model.config) if found.name == block),
+        weights={layer.name: weights[layer.name] for layer in linears},
+        biases={layer.name: biases[layer.name] for layer in linears},
+        readers=group_readers(linears, rules),
+        rows=rows,
+        sigmas=levels,
+        training=split[0],
+        held_out=split[1],
+        powers=measure_powers(rows, split[0]),
+    )

@@ -1,0 +1,70 @@
+"""A model whose weights come from a packed checkpoint: its linear layers, and how far they are from the original."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from workflow_scripts.mmdit.forward import resolve_module
+from workflow_scripts.mmdit.layers import Layer
+from workflow_scripts.mmdit.quantized import InputGrid, PackedWeight, QuantizedLinears
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.weight_grid import Grid, dequantize, unpack_codes
+from workflow_scripts.store.packed_checkpoint import PackedCheckpoint
+from workflow_scripts.store.quant_config import QuantConfig
+
+NO_TABLES = np.ones(1)  # the noise levels where no step depends on them
+
+
+def list_packed(layers: Sequence[Layer], checkpoint: PackedCheckpoint) -> list[Layer]:
+    """Those of `layers` whose weights the checkpoint has quantized."""
+    return [layer for layer in layers if layer.path in checkpoint.config["quantization"]]
+
+
+def bind_packed(
+    model: Any,
+    layers: Sequence[Layer],
+    chosen: Sequence[Layer],
+    checkpoint: PackedCheckpoint,
+    config: QuantConfig | None,
+    lookup: str,
+) -> QuantizedLinears:
+    """The linears of `model`, all of its `layers`: the `chosen` ones quantized, the others in full precision.
+
+    With `config` what the chosen ones read is quantized too, its steps looked up by `lookup`; without it only divided
+    by the weights' migration.
+    """
+    modules = {layer.name: resolve_module(model, layer.path) for layer in layers}
+    weights = {name: module["weight"] for name, module in modules.items()}
+    weights |= {layer.name: find_packed_weight(checkpoint, layer.path) for layer in list_packed(chosen, checkpoint)}
+    biases = {name: module.get("bias") for name, module in modules.items()}
+    inputs = {layer.name: describe_input(checkpoint, config, layer) for layer in chosen}
+    sigmas = NO_TABLES if config is None else np.array(config.content["sigmas"])
+    return QuantizedLinears(layers, weights, biases, inputs, sigmas, lookup)
+
+
+def find_packed_weight(checkpoint: PackedCheckpoint, path: str) -> PackedWeight:
+    """The weight of the module at `path`."""
+    how, tensors = checkpoint.config["quantization"][path], checkpoint.tensors
+    scales, biases = (mx.array(tensors[f"{path}.{part}"].astype(np.float32)) for part in ("scales", "biases"))
+    return PackedWeight(mx.array(tensors[f"{path}.weight"]), scales, biases, how["bits"], how["group_size"])
+
+
+def describe_input(checkpoint: PackedCheckpoint, config: QuantConfig | None, layer: Layer) -> InputGrid:
+    """How what `layer` reads is divided and, with `config`, rounded."""
+    migration = checkpoint.tensors.get(f"{layer.path}.migration")
+    if config is None:
+        return InputGrid(UNQUANTIZED, "none", migration=migration)
+    activation = config.layers[layer.name]["activation"]
+    steps = config.activation_steps(layer.name)
+    return InputGrid(activation["bits"], activation["policy"], steps, config.activation_shift(layer.name), migration)
+
+
+def restore_weight(checkpoint: PackedCheckpoint, path: str) -> np.ndarray:
+    """The weight (out, in) fp32 that the packed one stands for, its migration taken out."""
+    how, tensors = checkpoint.config["quantization"][path], checkpoint.tensors
+    grid = Grid(tensors[f"{path}.scales"], tensors[f"{path}.biases"], how["bits"], how["group_size"])
+    weight = dequantize(unpack_codes(tensors[f"{path}.weight"], how["bits"]), grid)
+    migration = tensors.get(f"{path}.migration")
+    return weight if migration is None else weight / migration.astype(np.float32)

@@ -1,0 +1,61 @@
+"""What a block reads when the blocks before it are quantized."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from workflow_scripts.mmdit.block_assembly import assemble_problem, list_own_linears, read_weights
+from workflow_scripts.mmdit.block_problem import BlockProblem, list_batches, run_rows, take_rows
+from workflow_scripts.mmdit.input_quantizers import InputQuantizer, bind_to_rows
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.weight_grid import dequantize
+from workflow_scripts.store.block_file import BlockFile, LayerInput
+
+Streams = tuple[np.ndarray, np.ndarray]
+
+
+def dequantize_block(model: Any, file: BlockFile) -> dict[str, mx.array]:
+    """All weights (out, in) of a quantized block by layer name, fp32; the unquantized ones as they are."""
+    weights, _ = read_weights(model, list_own_linears(model, file.seal["parameters"]["block"]))
+    return weights | {name: mx.array(dequantize(layer.codes, layer.grid)) for name, layer in file.weights.items()}
+
+
+def restore_quantizer(rule: Mapping[str, Any], grid: LayerInput | None) -> InputQuantizer:
+    """The quantizer of a layer's input, by its rule and the grid in the block's file."""
+    if rule["bits"] == UNQUANTIZED:
+        return InputQuantizer("none", UNQUANTIZED)
+    if grid is None:
+        return InputQuantizer("dynamic", rule["bits"])
+    shift, migration = (None if part is None else mx.array(part.astype(np.float32)) for part in (grid.shift, grid.migration))
+    return InputQuantizer(rule["policy"], rule["bits"], mx.array(grid.steps), shift, migration)
+
+
+def propagate(model: Any, file: BlockFile, streams: Streams, modulation: np.ndarray, sigmas: np.ndarray) -> Streams:
+    """What the quantized block in `file` makes of image (R, N, D) and text (R, T, D), as fp16.
+
+    modulation (R, D) is what the adaLN linears read, sigmas (R,) the rows' noise levels.
+    """
+    rules, block = file.seal["parameters"]["layers"], file.seal["parameters"]["block"]
+    weights, everything = dequantize_block(model, file), np.arange(len(sigmas))
+    problem = assemble_problem(
+        model, block, rules, weights, streams, streams, modulation, sigmas, (everything, everything)
+    )
+    problem = replace(problem, weights={name: weights[name] for name in problem.weights})
+    keys = set(problem.readers.values())
+    quantizers = {key: restore_quantizer(rules[key]["activation"], file.inputs.get(key)) for key in keys}
+    return run_all(problem, quantizers)
+
+
+def run_all(problem: BlockProblem, quantizers: Mapping[str, InputQuantizer]) -> Streams:
+    """The block's outputs on all rows, fp16."""
+    image, text = [], []
+    bind = bind_to_rows(quantizers)
+    for batch in list_batches(problem.training):
+        rows = take_rows(problem.rows, batch)
+        outputs = run_rows(problem, problem.weights, bind(rows), rows)
+        image.append(np.array(outputs["image"]).astype(np.float16))
+        text.append(np.array(outputs["text"]).astype(np.float16))
+    return np.concatenate(image), np.concatenate(text)

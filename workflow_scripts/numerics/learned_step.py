@@ -1,0 +1,37 @@
+"""Quantization of activations whose step size is learned: LSQ (Esser et al. 2020, arXiv:1902.08153, eq. 1-5)."""
+
+import math
+
+import mlx.core as mx
+
+from workflow_scripts.numerics.activation import find_largest_code
+
+
+@mx.custom_function
+def _quantize(x: mx.array, step: mx.array, largest: mx.array) -> mx.array:
+    return mx.round(mx.clip(x / step, -largest, largest)) * step
+
+
+@_quantize.vjp
+def _differentiate(primals, cotangent, output):
+    x, step, largest = primals
+    value = x / step
+    inside = (mx.abs(value) <= largest).astype(x.dtype)
+    passed = cotangent * inside
+    # d/dstep: round(v) - v inside, the clipped code outside (eq. 3)
+    by_step = cotangent * (output / step) - passed * value
+    axes = tuple(axis for axis in range(x.ndim) if step.shape[axis] == 1)
+    return passed, by_step.sum(axis=axes, keepdims=True), mx.zeros_like(largest)
+
+
+def quantize_learned(x: mx.array, step: mx.array, bits: int) -> mx.array:
+    """`x` (B, T, D) rounded to multiples of `step` and clipped, differentiable in both with the straight-through rule.
+
+    step: (1, 1, 1), (B, 1, 1) or (B, 1, D). Its gradient is scaled by 1 / sqrt(N q), N the values that share it and q
+    the largest code (sec. 2.2).
+    """
+    largest = find_largest_code(bits)
+    shared = x.size // step.size
+    scale = 1.0 / math.sqrt(shared * largest)
+    scaled = step * scale + mx.stop_gradient(step - step * scale)  # value of step, gradient times scale
+    return _quantize(x, scaled, mx.array(float(largest)))

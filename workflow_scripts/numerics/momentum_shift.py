@@ -1,0 +1,24 @@
+"""The static shift of what follows a GELU, a moving average over shuffled batches.
+
+Source: TaQ-DiT, Liu et al. 2024, arXiv:2411.14172, section on momentum-based shifting.
+"""
+
+import numpy as np
+
+MOMENTUM = 0.95
+BATCH = 32
+
+
+def compute_momentum_shift(minimum: np.ndarray, maximum: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The shift z of each channel, float32 (D,), from each row's extremes (R, D).
+
+    z starts at the middle of all rows' range and moves by 1 - MOMENTUM to that of each batch of rows in turn; batches
+    mix noise levels.
+    """
+    shift = (minimum.min(axis=0).astype(np.float64) + maximum.max(axis=0)) / 2
+    order = rng.permutation(len(minimum))
+    for start in range(0, len(order), BATCH):
+        batch = order[start : start + BATCH]
+        middle = (minimum[batch].min(axis=0).astype(np.float64) + maximum[batch].max(axis=0)) / 2
+        shift = MOMENTUM * shift + (1 - MOMENTUM) * middle
+    return shift.astype(np.float32)

@@ -1,0 +1,237 @@
+"""Pack the blocks' codes, and what else the rules name rounded to nearest, as a checkpoint MLX loads by itself."""
+
+import argparse
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from workflow_scripts import plan
+from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.mmdit.layers import Layer, list_linears
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics import weight_grid
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, find_rule
+from workflow_scripts.store.block_file import digest_codes, read_block
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import hash_file, read_json, write_json
+from workflow_scripts.store.packed_checkpoint import FORMAT, VERSION, measure_tensors, read_packed_tensors
+from workflow_scripts.store.seal import Seal, check_origin, read_file_seal
+from workflow_scripts.store.tensors import write_tensors
+
+Rules = list[dict[str, Any]]
+
+# DiffusionKit's own 4-bit checkpoints: `load_mmdit` calls nn.quantize with its defaults on every Linear, then strips
+# the prefix.
+UNIFORM_PREFIX = "model.diffusion_model."
+UNIFORM_RULES = [{"layers": "*", "bits": 4, "group_size": 64, "symmetric": False, "range": "absmax"}]
+
+
+class Codes(NamedTuple):
+    """A layer's codes uint8 (out, in) on their grid; `migration` int32 (in,) is None where W is not migrated."""
+
+    grid: weight_grid.Grid
+    codes: np.ndarray
+    migration: np.ndarray | None = None
+
+
+class PackedLayer(NamedTuple):
+    """A quantized layer: its tensors by part, nominal bits, group size, and whether the codes are its block's."""
+
+    tensors: dict[str, np.ndarray]
+    bits: int
+    group_size: int
+    is_learned: bool
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params)
+    model = find_model(parameters["model"])
+    layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
+    origin = {"model": model.file_digests()}
+    blocks, seals = check_blocks(arguments.blocks, parameters, layers, origin)
+    weights = dict(tree_flatten(model.load_transformer().parameters()))
+    prefix, rules = (UNIFORM_PREFIX, UNIFORM_RULES) if arguments.uniform_g64 else ("", parameters["weights"])
+    packed = pack_layers(layers, weights, blocks, rules)
+    if arguments.uniform_g64:
+        refuse_migrated(layers, packed)
+    path = arguments.out_dir / "model.safetensors"
+    tensors = {f"{prefix}{key}": value for key, value in collect_tensors(weights, packed).items()}
+    write_tensors(path, tensors, {"format": "mlx"})
+    config = {"format": FORMAT, "version": VERSION, "architecture": parameters["model"], "prefix": prefix}
+    config |= describe_checkpoint(path, prefix, packed)
+    config["origin"] = origin | {"blocks": {block: seal["fingerprint"] for block, seal in seals.items()}}
+    write_json(arguments.out_dir / "config.json", config)
+    log.info(summarise(layers, packed, config, path))
+
+
+def check_blocks(
+    paths: list[Path], parameters: plan.Parameters, layers: list[Layer], origin: dict[str, Any]
+) -> tuple[dict[str, Path], dict[str, Seal]]:
+    """The file and the seal of every block.
+
+    Raises UserError, naming file and difference, unless each block is there once, made from this model by these rules.
+    """
+    found, seals = {}, {}
+    for path in paths:
+        seal = read_file_seal(path.with_suffix(".json"))
+        check_origin(seal, path, {"stage": "optimise_block", "model": parameters["model"]}, origin)
+        block = seal["parameters"]["block"]
+        if block in found:
+            raise UserError(f"{path} and {found[block]} are both the block {block}; name one of them")
+        check_layers(path, seal, find_block_rules(parameters["weights"], layers, block))
+        found[block], seals[block] = path, seal
+    if missing := [block for block in plan.list_blocks(parameters["model"]) if block not in found]:
+        raise UserError(f"blocks: no file of {', '.join(missing)} is named; run optimise_block for each and name it")
+    return found, seals
+
+
+def find_block_rules(rules: Rules, layers: list[Layer], block: str) -> dict[str, dict[str, Any]]:
+    """The weight rules of a block's quantized layers by name."""
+    found = {layer.name: find_rule(rules, layer.name) for layer in layers if layer.block == block}
+    return {name: rule for name, rule in found.items() if rule["bits"] != UNQUANTIZED}
+
+
+def check_layers(path: Path, seal: Seal, wanted: dict[str, dict[str, Any]]) -> None:
+    """Raise UserError unless the sealed file holds exactly the layers `wanted`, made by these rules."""
+    again = "delete it and run optimise_block again"
+    if wrong := set(wanted) ^ set(seal["sha256"]["codes"]):
+        name = min(wrong)
+        state = "lacks" if name in wanted else "has, against the rules,"
+        raise UserError(f"{path} {state} the layer {name} ({len(wrong)} such layers); {again}")
+    for name, rule in wanted.items():
+        if difference := plan.describe_difference(seal["parameters"]["layers"][name]["weight"], rule):
+            raise UserError(f"{path} was made by other rules: {name}: {difference}; {again}")
+
+
+def pack_layers(
+    layers: list[Layer], weights: dict[str, mx.array], blocks: dict[str, Path], rules: Rules
+) -> dict[str, PackedLayer]:
+    """Every layer the rules quantize, by module path; one block's file is in memory at a time."""
+    check_widths(layers, weights, rules)
+    packed = {}
+    progress = Progress("weights", len(layers), "layers")
+    for block, members in groupby(layers, lambda layer: layer.block):
+        learned = read_codes(blocks[block]) if block else {}
+        for layer in members:
+            rule = find_rule(rules, layer.name)
+            if rule["bits"] != UNQUANTIZED:
+                packed[layer.path] = pack_layer(layer, weights[f"{layer.path}.weight"], learned.get(layer.name), rule)
+            progress.advance()
+    return packed
+
+
+def check_widths(layers: list[Layer], weights: dict[str, mx.array], rules: Rules) -> None:
+    """Raise UserError naming all layers whose width is no multiple of their group size."""
+    unfit = []
+    for layer in layers:
+        rule, width = find_rule(rules, layer.name), weights[f"{layer.path}.weight"].shape[1]
+        try:
+            if rule["bits"] != UNQUANTIZED:
+                weight_grid.fit_group_size(width, rule["group_size"])
+        except ValueError:
+            unfit.append(f"{layer.name} ({width} inputs, group size {rule['group_size']})")
+    if unfit:
+        raise UserError(f"weights: no multiple of the group size: {', '.join(unfit)}; give them another, or 16 bits")
+
+
+def read_codes(path: Path) -> dict[str, Codes]:
+    """The layers of a block's file by name."""
+    block = read_block(path)
+    migrations = {name: read.migration for name, read in block.inputs.items() if is_migrated(read.migration)}
+    return {name: Codes(layer.grid, layer.codes, migrations.get(name)) for name, layer in block.weights.items()}
+
+
+def is_migrated(migration: np.ndarray | None) -> bool:
+    """Whether any channel is divided by something other than one."""
+    return migration is not None and bool(np.any(migration != 1))
+
+
+def pack_layer(layer: Layer, weight: mx.array, learned: Codes | None, rule: dict[str, Any]) -> PackedLayer:
+    """One layer: the block's codes where their grid is the rule's, else `weight` (out, in) rounded to nearest."""
+    fits = learned is not None and fits_rule(learned.grid, rule)
+    grid, codes, migration = learned if fits else round_to_nearest(layer.name, weight, rule)
+    tensors = {"weight": weight_grid.pack_codes(codes, grid.bits), "scales": grid.scales, "biases": grid.biases}
+    if migration is not None:
+        tensors["migration"] = migration
+    return PackedLayer(tensors, grid.bits, grid.group_size, fits)
+
+
+def fits_rule(grid: weight_grid.Grid, rule: dict[str, Any]) -> bool:
+    """Whether a module made for `rule` can hold codes on `grid`."""
+    return grid.bits == rule["bits"] and rule["group_size"] in (grid.group_size, "row")
+
+
+def round_to_nearest(name: str, weight: mx.array, rule: dict[str, Any]) -> Codes:
+    """The grid and the nearest codes of `weight`. Raises UserError naming the layer if fp16 cannot hold the grid."""
+    try:
+        grid = weight_grid.choose_grid(weight, rule)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}; check the model's weights") from None
+    return Codes(grid, weight_grid.round_to_grid(np.array(weight.astype(mx.float32)), grid))
+
+
+def refuse_migrated(layers: list[Layer], packed: dict[str, PackedLayer]) -> None:
+    """Raise UserError if a weight is migrated: DiffusionKit's layout has no place to say so."""
+    migrated = [layer.name for layer in layers if "migration" in packed[layer.path].tensors]
+    if migrated:
+        raise UserError(f"--uniform-g64 cannot hold migrated weights: {', '.join(migrated)}; learn without migration")
+
+
+def collect_tensors(weights: dict[str, mx.array], packed: dict[str, PackedLayer]) -> dict[str, np.ndarray]:
+    """The checkpoint's tensors: those of the packed layers, and all else as fp16."""
+    tensors = {f"{path}.{part}": array for path, layer in packed.items() for part, array in layer.tensors.items()}
+    replaced = {f"{path}.weight" for path in packed}
+    return tensors | {key: round_to_half(key, value) for key, value in weights.items() if key not in replaced}
+
+
+def round_to_half(key: str, value: mx.array) -> np.ndarray:
+    """`value` as fp16. Raises UserError naming the tensor `key` if that overflows."""
+    half = np.array(value.astype(mx.float16))
+    if not np.isfinite(half).all():
+        raise UserError(f"{key} has values that fp16 cannot hold, or none at all; check the model's weights")
+    return half
+
+
+def describe_checkpoint(path: Path, prefix: str, packed: dict[str, PackedLayer]) -> dict[str, Any]:
+    """What a reader needs: per module path its `nn.quantize` parameters; and sizes, measured on what was written."""
+    tensors = read_packed_tensors(path, prefix)
+    quantization = {
+        place: {"bits": weight_grid.stored_bits(layer.bits), "group_size": layer.group_size, "mode": "affine"}
+        for place, layer in packed.items()
+    }
+    return measure_tensors(tensors, quantization) | {
+        "quantization": quantization,
+        "nominal_bits": {p: layer.bits for p, layer in packed.items() if layer.bits != quantization[p]["bits"]},
+        "codes": {place: digest_codes(tensors[f"{place}.weight"]) for place in packed},
+        "rounded": [place for place, layer in packed.items() if not layer.is_learned],
+        "migrated": [place for place, layer in packed.items() if "migration" in layer.tensors],
+        "model": {"file": path.name, "sha256": hash_file(path), "bytes": path.stat().st_size},
+    }
+
+
+def summarise(layers: list[Layer], packed: dict[str, PackedLayer], config: dict[str, Any], path: Path) -> str:
+    """One line: how many layers keep their blocks' codes, which roles were rounded to nearest, and the size."""
+    rounded = Counter(layer.role for layer in layers if layer.path in config["rounded"])
+    roles = f" ({', '.join(f'{role} {count}' for role, count in rounded.items())})" if rounded else ""
+    return (
+        f"{len(packed)} layers quantized, {len(packed) - rounded.total()} with their blocks' codes and"
+        f" {rounded.total()} rounded to nearest{roles}; {config['bits_per_weight']:.2f} bits per weight,"
+        f" {config['model']['bytes'] / 1e6:.1f} MB in {path}"
+    )
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params")
+    parser.add_argument("--blocks", type=Path, nargs="+", required=True, help="the file of every block")
+    parser.add_argument("--out-dir", type=Path, required=True, help="the folder of model.safetensors and config.json")
+    parser.add_argument(
+        "--uniform-g64",
+        action="store_true",
+        help="4 bits in groups of 64 for every Linear, in the layout of DiffusionKit's own 4-bit checkpoints",
+    )
+    run(main, parser)

@@ -1,0 +1,94 @@
+"""One block's quantization: `<results>/adaround/mm_03.safetensors` and its seal beside it.
+
+Tensors, by layer name: `<layer>.weight` uint32, `.scales` and `.biases` fp16, as MLX packs an affine weight; where the
+activations have a grid of their own `<layer>.steps` float32 (K,), or (1,) for all noise levels, `.shift` float32 (in,)
+and `.migration` int32 (in,); and `sigmas` float32 (K,), the noise levels of the steps. A migrated layer's weight is
+W diag(migration). The metadata `layers` says bits and group size. The seal's `sha256` has the file's digest and, under
+`codes`, one of each packed weight.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflow_scripts import plan
+from workflow_scripts.numerics.weight_grid import Grid, pack_codes, unpack_codes
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import hash_file, write_json
+from workflow_scripts.store.seal import Seal, make_seal, read_file_seal
+from workflow_scripts.store.tensors import read_metadata, read_tensors, write_tensors
+
+
+@dataclass(frozen=True)
+class LayerWeight:
+    """A quantized weight: its grid and the codes uint8 (out, in) on it."""
+
+    grid: Grid
+    codes: np.ndarray
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """The grid of what a layer reads: steps float32 (K,) or (1,), shift float32 (in,), migration int32 (in,)."""
+
+    steps: np.ndarray
+    shift: np.ndarray | None = None
+    migration: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class BlockFile:
+    """What one block's job made: weights and inputs by layer name, and the noise levels (K,) of the steps."""
+
+    weights: dict[str, LayerWeight]
+    inputs: dict[str, LayerInput]
+    sigmas: np.ndarray
+    seal: Seal
+
+
+def digest_codes(packed: np.ndarray) -> str:
+    """sha256 (hex) of a packed weight's bytes."""
+    return hashlib.sha256(np.ascontiguousarray(packed, "<u4").data).hexdigest()
+
+
+def write_block(
+    path: Path,
+    weights: dict[str, LayerWeight],
+    inputs: dict[str, LayerInput],
+    sigmas: np.ndarray,
+    parameters: plan.Parameters,
+    origin: dict[str, Any],
+) -> None:
+    """Write a block's file and, after it, its seal. `origin` are the digests of what was read."""
+    tensors = {"sigmas": sigmas}
+    for name, layer in weights.items():
+        tensors[f"{name}.weight"] = pack_codes(layer.codes, layer.grid.bits)
+        tensors |= {f"{name}.scales": layer.grid.scales, f"{name}.biases": layer.grid.biases}
+    for name, grid in inputs.items():
+        tensors |= {f"{name}.{key}": value for key, value in asdict(grid).items() if value is not None}
+    layers = {name: {"bits": w.grid.bits, "group_size": w.grid.group_size} for name, w in weights.items()}
+    write_tensors(path, tensors, {"layers": json.dumps(layers, sort_keys=True)})
+    codes = {name: digest_codes(tensors[f"{name}.weight"]) for name in weights}
+    write_json(path.with_suffix(".json"), make_seal(parameters, origin, {path.name: hash_file(path), "codes": codes}))
+
+
+def read_block(path: Path) -> BlockFile:
+    """The block in `path`. Raises UserError if it or its seal is missing or damaged."""
+    seal = read_file_seal(path.with_suffix(".json"))
+    tensors = read_tensors(path)
+    if seal["sha256"].get(path.name) != hash_file(path):
+        raise UserError(f"{path} is not what its seal vouches for; delete both and run optimise_block again")
+    weights = {}
+    for name, sizes in json.loads(read_metadata(path)["layers"]).items():
+        grid = Grid(tensors[f"{name}.scales"], tensors[f"{name}.biases"], sizes["bits"], sizes["group_size"])
+        weights[name] = LayerWeight(grid, unpack_codes(tensors[f"{name}.weight"], grid.bits))
+    names = [key.removesuffix(".steps") for key in tensors if key.endswith(".steps")]
+    inputs = {
+        name: LayerInput(tensors[f"{name}.steps"], tensors.get(f"{name}.shift"), tensors.get(f"{name}.migration"))
+        for name in names
+    }
+    return BlockFile(weights, inputs, tensors["sigmas"], seal)
