@@ -86,23 +86,28 @@ def check_arguments(arguments: argparse.Namespace, model: ModuleType) -> None:
     is_quantized = arguments.weights is not None or arguments.quant_config is not None
     blocks = plan.list_blocks(arguments.model)
     unknown = sorted(set(arguments.blocks or []) - set(blocks))
-    needs = [option for option in ("compare", "diff_stats", "blocks") if getattr(arguments, option)]
-    checks = {
-        f"--steps {arguments.steps}: needs at least 1": arguments.steps >= 1,
-        f"--cfg {arguments.cfg:g}: needs a number above 0": 0 < arguments.cfg < float("inf"),
-        f"--seed {arguments.seed}: needs 0 to {LARGEST_SEED}": 0 <= arguments.seed <= LARGEST_SEED,
-        f"--size {arguments.size}: the model {arguments.model} draws {model.PICTURE_SIZE} x {model.PICTURE_SIZE}"
-        " pixels only; leave --size out": arguments.size in (None, model.PICTURE_SIZE),
-        f"--blocks: no block {', '.join(unknown)}; choose from {', '.join(blocks)}": not unknown,
-        f"--{'/--'.join(needs).replace('_', '-')}: name what to quantize with --weights or --quant-config": (
-            is_quantized or not needs
+    needs = [f"--{name.replace('_', '-')}" for name in ("compare", "diff_stats", "blocks") if getattr(arguments, name)]
+    size = model.PICTURE_SIZE
+    checks = [
+        (arguments.steps >= 1, f"--steps {arguments.steps}: needs at least 1"),
+        (0 < arguments.cfg < float("inf"), f"--cfg {arguments.cfg:g}: needs a number above 0"),
+        (0 <= arguments.seed <= LARGEST_SEED, f"--seed {arguments.seed}: needs 0 to {LARGEST_SEED}"),
+        (
+            arguments.size in (None, size),
+            f"--size {arguments.size}: the model {arguments.model} draws {size} x {size} pixels only; leave --size out",
         ),
-        f"--out {arguments.out}: needs a name like picture.png": arguments.out.suffix.lower()
-        in Image.registered_extensions(),
-    }
-    for reason, holds in checks.items():
+        (not unknown, f"--blocks: no block {', '.join(unknown)}; choose from {', '.join(blocks)}"),
+        (is_quantized or not needs, f"{'/'.join(needs)}: name what to quantize with --weights or --quant-config"),
+        (is_picture_name(arguments.out), f"--out {arguments.out}: needs a name like picture.png"),
+    ]
+    for holds, reason in checks:
         if not holds:
             raise UserError(reason)
+
+
+def is_picture_name(path: Path) -> bool:
+    """Whether a picture can be written under this name."""
+    return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
 
 
 def open_source(arguments: argparse.Namespace, model: ModuleType, layers: Sequence[Layer]) -> Source | None:
@@ -207,6 +212,11 @@ def summarise(out: Path, pictures: dict[str, np.ndarray], latents: dict[str, mx.
     return f"{line}: {', '.join(measure_twins(pictures, latents))}" if len(pictures) > 1 else line
 
 
+def split_names(value: str) -> list[str]:
+    """The names of a list with commas."""
+    return [name.strip() for name in value.split(",")]
+
+
 def build_arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, "out")
@@ -228,7 +238,7 @@ def build_arguments() -> argparse.ArgumentParser:
         default=DEFAULT_LOOKUP,
         help="step sizes between calibrated noise levels (default: %(default)s)",
     )
-    parser.add_argument("--blocks", type=lambda value: value.split(","), help="quantize these only: mm_00,mm_03")
+    parser.add_argument("--blocks", type=split_names, help="quantize these only: mm_00,mm_03")
     parser.add_argument("--compare", action="store_true", help="full precision beside it, with PSNR and latent SNR")
     parser.add_argument("--diff-stats", action="store_true", help="print how far each quantized weight is off")
     return parser

@@ -230,9 +230,7 @@ def list_inputs(problem: BlockProblem, candidate: Candidate) -> dict[str, LayerI
     }
 
 
-def describe(
-    task: Task, candidates: list[Candidate], errors: list[dict[str, Any]], best: Candidate
-) -> dict[str, Any]:
+def describe(task: Task, candidates: list[Candidate], errors: list[dict[str, Any]], best: Candidate) -> dict[str, Any]:
     """The report: held-out errors over the power of the outputs by engine, what was learned, and how it went."""
     rounded, problem = candidates[0].codes, task.problem
     return {

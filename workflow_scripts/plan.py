@@ -29,7 +29,18 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
     "write_quant_config": (2, ("model", "activations")),
 }
 
-_ADAROUND = ("iterations", "batch", "rate", "step_rate", "weight", "warm_up", "beta", "drop", "checkpoint_every")
+_ADAROUND = (
+    "start",
+    "iterations",
+    "batch",
+    "rate",
+    "step_rate",
+    "weight",
+    "warm_up",
+    "beta",
+    "drop",
+    "checkpoint_every",
+)
 
 # What `optimise_block` reads besides, by engine.
 ENGINES: dict[str, tuple[str, ...]] = {

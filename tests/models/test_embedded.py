@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from workflow_scripts.models import embedded
+from workflow_scripts.numerics.quality import measure_psnr
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.training.pool import draw_example
-from workflow_scripts.training.scoring import measure_psnr
 
 LIMIT = 20 * 2**20  # bytes, of all files of the model
 ODD_PROMPTS = ["", "a red circle", "ünïcode 红色", "word " * 200, "a small zebra left of a large sofa"]

@@ -1,5 +1,7 @@
 """What holds between calibrated noise levels."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ def interpolate_slowly(sigma, knots, values):
     pairs = sorted(zip(knots, values, strict=True))
     if sigma <= pairs[0][0]:
         return pairs[0][1]
-    for (left, low), (right, high) in zip(pairs[:-1], pairs[1:], strict=True):
+    for (left, low), (right, high) in itertools.pairwise(pairs):
         if sigma <= right:
             return low + (high - low) * (sigma - left) / (right - left)
     return pairs[-1][1]

@@ -1,16 +1,20 @@
 """The deliverable says how every layer is quantized, with step sizes that fit what was observed."""
 
 import shutil
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 
-from tests.quantization.conftest import SIGMAS
+from tests.quantization.conftest import SIGMAS, write_rounded_blocks
 from workflow_scripts import plan
 from workflow_scripts.mmdit.layers import list_linears
+from workflow_scripts.numerics import weight_grid
+from workflow_scripts.store.block_file import LayerInput
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.quant_config import read_quant_config
+from workflow_scripts.store.seal import make_seal
 from workflow_scripts.store.statistics_file import read_statistics_arrays
 
 FC1, FC2, ADALN = "mm_01.image.mlp.fc1", "mm_01.image.mlp.fc2", "mm_01.image.adaLN_modulation"
@@ -68,6 +72,7 @@ def test_other_policies(copy, policy):
     lut = read_quant_config(copy.quant_config)
     rules = [{"layers": "mm_*", "bits": 8, "policy": policy, "range": "absmax"}]
     copy.configure(activations=rules)
+    copy.quantize()
     copy.write_config()
     config = read_quant_config(copy.quant_config)
     largest = max(lut.activation_step(FC2, sigma) for sigma in SIGMAS)
@@ -78,6 +83,7 @@ def test_other_policies(copy, policy):
 def test_the_narrower_range_clips_what_is_not_shifted(copy):
     wide = read_quant_config(copy.quant_config)
     copy.configure(activations=[{"layers": "mm_*", "bits": 6, "policy": "lut", "range": "p999"}])
+    copy.quantize()
     copy.write_config()
     config = read_quant_config(copy.quant_config)
     numbers = read_json(copy.statistics)["inputs"][FC1]["per_step"]
@@ -110,3 +116,138 @@ def test_the_shift_is_that_of_the_statistics(finished):
     config = read_quant_config(finished.quant_config)
     arrays = read_statistics_arrays(finished.statistics, read_json(finished.statistics))
     np.testing.assert_array_equal(config.activation_shift(FC2), arrays[f"{FC2}/shift"])
+
+
+class TestBlocks:
+    """What a block's job determined stands; only the rest comes from the statistics."""
+
+    STEPS = np.array([0.03, 0.02, 0.01], np.float32)
+    LEARNED = MappingProxyType(
+        {
+            FC1: LayerInput(STEPS),
+            FC2: LayerInput(STEPS / 2, np.linspace(0, 1, 512, dtype=np.float32), np.array([4] + [1] * 511, np.int32)),
+        }
+    )
+
+    @pytest.fixture
+    def learned(self, copy):
+        """The study packed with blocks that determined the inputs of two layers."""
+        self.pack(copy)
+        copy.write_config()
+        return copy
+
+    def pack(self, study, inputs=LEARNED, **values):
+        parameters = read_json(study.params("optimise_block"))
+        study.pack(write_rounded_blocks(study.folder / "adaround", parameters, inputs=inputs, **values))
+
+    def test_their_inputs_are_taken_over(self, learned):
+        config = read_quant_config(learned.quant_config)
+        assert config.layers[FC2]["activation"]["range"] == "learned"
+        for place, sigma in enumerate(SIGMAS):
+            assert config.activation_step(FC1, sigma) == self.STEPS[place]
+            assert config.activation_step(FC2, sigma) == self.STEPS[place] / 2
+        assert config.activation_shift(FC1) is None
+        np.testing.assert_array_equal(config.activation_shift(FC2), self.LEARNED[FC2].shift)
+        np.testing.assert_array_equal(config.activation_migration(FC2), self.LEARNED[FC2].migration)
+        assert config.activation_migration(FC2).dtype == np.int32
+
+    def test_other_layers_are_as_observed(self, learned, finished):
+        config, before = (read_quant_config(study.quant_config) for study in (learned, finished))
+        for name, entry in before.layers.items():
+            if name not in self.LEARNED:
+                assert config.layers[name] == entry
+                assert config.activation_step(name, SIGMAS[1]) == before.activation_step(name, SIGMAS[1])
+
+    def test_their_fingerprints_are_in_the_origin(self, learned):
+        origin = read_json(learned.quant_config)["origin"]
+        seals = {block: read_json(learned.folder / "adaround" / f"{block}.json") for block in origin["blocks"]}
+        assert origin["blocks"] == {block: seal["fingerprint"] for block, seal in seals.items()}
+        assert list(seals) == plan.list_blocks("embedded")
+        assert origin["model"] == seals["mm_00"]["inputs"]["model"]
+
+    def test_a_static_policy_has_one_learned_step(self, copy):
+        copy.configure(activations=[{"layers": "mm_*", "bits": 8, "policy": "static"}])
+        self.pack(copy, {FC1: LayerInput(np.array([0.25], np.float32))})
+        copy.write_config()
+        config = read_quant_config(copy.quant_config)
+        assert [config.activation_step(FC1, sigma) for sigma in SIGMAS] == [0.25] * 3
+
+    def test_steps_are_picked_at_the_noise_levels_of_the_statistics(self, copy):
+        steps = np.arange(1, 6, dtype=np.float32)
+        self.pack(copy, {FC1: LayerInput(steps)}, sigmas=[1.0, 0.9, 0.75 * (1 + 5e-7), 0.5, 0.25])
+        copy.write_config()
+        config = read_quant_config(copy.quant_config)
+        assert [config.activation_step(FC1, sigma) for sigma in SIGMAS] == [1, 3, 5]
+
+    def test_a_migration_of_ones_is_none(self, copy):
+        self.pack(copy, {FC2: LayerInput(self.STEPS, None, np.ones(512, np.int32))})
+        copy.write_config()
+        assert read_quant_config(copy.quant_config).activation_migration(FC2) is None
+
+    def test_a_missing_noise_level_is_named(self, copy):
+        self.pack(copy, {FC1: LayerInput(self.STEPS)}, sigmas=[1.0, 0.7501, 0.25])
+        with pytest.raises(UserError, match=r"mm_00\.safetensors has no step sizes at the noise level 0\.75 of"):
+            copy.write_config()
+
+    def test_other_rules_are_named(self, learned):
+        learned.configure(activations=[{"layers": "mm_*", "bits": 6}])
+        with pytest.raises(UserError, match=r"by other rules: mm_00.*: bits: 16 there, 6 in the configuration"):
+            learned.write_config()
+
+    def test_other_codes_than_the_packed_ones_are_named(self, learned):
+        parameters = read_json(learned.params("optimise_block"))
+        write_rounded_blocks(
+            learned.folder / "adaround", parameters, lambda weight, grid: weight_grid.round_to_grid(-weight, grid)
+        )
+        with pytest.raises(
+            UserError, match=r"mm_00\.\S+: the packed checkpoint's codes are not those of .*mm_00\.safet"
+        ):
+            learned.write_config()
+
+    def test_another_migration_than_the_packed_one_is_named(self, learned):
+        parameters = read_json(learned.params("optimise_block"))
+        write_rounded_blocks(learned.folder / "adaround", parameters)
+        with pytest.raises(UserError, match=rf"{FC2}: .* differ in migration"):
+            learned.write_config()
+
+    def test_blocks_of_another_model_are_refused(self, learned):
+        place = learned.quantized / "config.json"
+        config = read_json(place)
+        config["origin"]["model"] = {"transformer.safetensors": "0" * 64}
+        write_json(place, config)
+        with pytest.raises(UserError, match=r"mm_00\.safetensors and the packed checkpoint were made from different"):
+            learned.write_config()
+
+    def test_a_block_that_is_not_named_is(self, learned):
+        for suffix in ("safetensors", "json"):
+            (learned.folder / "adaround" / f"mm_02.{suffix}").unlink()
+        with pytest.raises(UserError, match="blocks: mm_02: named and packed ones differ"):
+            learned.write_config()
+
+    def test_two_files_of_one_block_are_refused(self, learned):
+        folder = learned.folder / "adaround"
+        for suffix in ("safetensors", "json"):
+            (folder / f"again.{suffix}").write_bytes((folder / f"mm_02.{suffix}").read_bytes())
+        seal = read_json(folder / "again.json")
+        digests = seal["sha256"] | {"again.safetensors": seal["sha256"]["mm_02.safetensors"]}
+        write_json(folder / "again.json", make_seal(seal["parameters"], seal["inputs"], digests))
+        with pytest.raises(UserError, match=r"again\.safetensors and .* are both of the block mm_02"):
+            learned.write_config()
+
+
+def test_a_rule_can_do_without_the_shift(copy):
+    copy.configure(activations=[{"layers": "mm_*", "bits": 8, "shift": False}])
+    copy.quantize()
+    copy.write_config()
+    config = read_quant_config(copy.quant_config)
+    assert config.activation_shift(FC2) is None
+    expected = read_json(copy.statistics)["inputs"][FC2]["per_step"]["absmax"][0] / 127
+    assert config.activation_step(FC2, SIGMAS[0]) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["lut", "dynamic"])
+def test_a_migration_that_no_block_has_determined_is_refused(copy, policy):
+    copy.configure(activations=[{"layers": "mm_*", "bits": 8, "policy": policy, "migration": True}])
+    copy.quantize()
+    with pytest.raises(UserError, match=r"activations: mm_00\.image\.mlp\.fc2 is to be migrated, and no block file"):
+        copy.write_config()

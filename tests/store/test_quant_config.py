@@ -14,12 +14,23 @@ from workflow_scripts.store.tensors import write_tensors
 
 WEIGHT = {"bits": 4, "group_size": 64, "mode": "affine"}
 LAYERS = {
-    "lut": {"policy": "lut", "bits": 8, "range": "absmax", "steps": "lut/steps", "shift": "lut/shift"},
-    "static": {"policy": "static", "bits": 6, "range": "p999", "step": 0.5, "shift": None},
+    "lut": {
+        "policy": "lut",
+        "bits": 8,
+        "range": "learned",
+        "steps": "lut/steps",
+        "shift": "lut/shift",
+        "migration": "lut/migration",
+    },
+    "static": {"policy": "static", "bits": 6, "range": "p999", "step": 0.5, "shift": None, "migration": None},
     "dynamic": {"policy": "dynamic", "bits": 8},
     "none": {"policy": "none", "bits": 16},
 }
-ARRAYS = {"lut/steps": np.array([0.3, 0.2, 0.1], np.float32), "lut/shift": np.array([1, -1], np.float32)}
+ARRAYS = {
+    "lut/steps": np.array([0.3, 0.2, 0.1], np.float32),
+    "lut/shift": np.array([1, -1], np.float32),
+    "lut/migration": np.array([1, 5], np.int32),
+}
 
 
 @pytest.fixture
@@ -31,7 +42,7 @@ def content(tmp_path):
     named = {part: {"file": file, "sha256": hash_file(tmp_path / file)} for part, file in files.items()}
     return {
         "format": "time-aware-quant-config",
-        "version": 1,
+        "version": 2,
         "model": "embedded",
         "sigmas": [1.0, 0.5, 0.1],
         "weights": named["weights"] | {"config": "quantized/config.json", "bits_per_weight": 4.5},
@@ -61,10 +72,26 @@ def test_steps_are_looked_up_by_layer_and_sigma(path):
     assert config.activation_step("none", 0.7) is None
 
 
-def test_shifts_are_looked_up_by_layer(path):
+def test_between_the_sigmas_steps_can_be_interpolated(path):
+    config = read_quant_config(path)
+    steps = [config.activation_step("lut", sigma, "interpolated") for sigma in (5.0, 1.0, 0.75, 0.3, 0.1, 0.0)]
+    np.testing.assert_allclose(steps, [0.3, 0.3, 0.25, 0.15, 0.1, 0.1], rtol=1e-6)
+    assert config.activation_step("static", 0.7, "interpolated") == 0.5
+
+
+def test_all_steps_of_a_layer(path):
+    config = read_quant_config(path)
+    np.testing.assert_array_equal(config.activation_steps("lut"), ARRAYS["lut/steps"])
+    np.testing.assert_array_equal(config.activation_steps("static"), [0.5])
+    assert [config.activation_steps(name) for name in ("dynamic", "none")] == [None] * 2
+
+
+def test_shifts_and_migrations_are_looked_up_by_layer(path):
     config = read_quant_config(path)
     np.testing.assert_array_equal(config.activation_shift("lut"), [1, -1])
-    assert [config.activation_shift(name) for name in ("static", "dynamic", "none")] == [None] * 3
+    np.testing.assert_array_equal(config.activation_migration("lut"), [1, 5])
+    for look_up in (config.activation_shift, config.activation_migration):
+        assert [look_up(name) for name in ("static", "dynamic", "none")] == [None] * 3
 
 
 def test_files_are_found_beside_the_config_wherever_it_lies(path, tmp_path):
@@ -82,7 +109,7 @@ def test_files_are_found_beside_the_config_wherever_it_lies(path, tmp_path):
         ({"format": "unheard of"}, "of format unheard of"),
         ({}, "of format None"),
         ([], "of format None"),
-        ({"format": "time-aware-quant-config", "version": 2}, "of version 2, and this program reads 1"),
+        ({"format": "time-aware-quant-config", "version": 1}, "of version 1, and this program reads 2"),
     ],
 )
 def test_other_formats_and_versions_are_refused_by_name(tmp_path, found, words):
@@ -105,6 +132,10 @@ def set_layer(content, name, **values):
         (lambda content: set_layer(content, "dynamic", bits=9), "layers.dynamic.activation"),
         (lambda content: set_layer(content, "lut", step=0.1), "layers.lut.activation"),
         (lambda content: set_layer(content, "lut", steps="absent"), "the array absent is not in"),
+        (lambda content: set_layer(content, "lut", migration="absent"), "the array absent is not in"),
+        (lambda content: set_layer(content, "lut", migration="lut/shift"), "needs integers of at least 1"),
+        (lambda content: set_layer(content, "static", range="guessed"), "layers.static.activation"),
+        (lambda content: content["layers"]["static"]["activation"].pop("migration"), "layers.static.activation"),
         (lambda content: content["sigmas"].pop(), "needs a step size above zero for each of the 2 sigmas"),
         (lambda content: content["weights"].update(sha256="0" * 64), "model.safetensors is not the file"),
         (lambda content: content["arrays"].update(sha256="0" * 64), "quant_config.safetensors is not the file"),

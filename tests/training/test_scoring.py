@@ -5,8 +5,7 @@ import pytest
 
 from workflow_scripts.models import embedded
 from workflow_scripts.models.classifier import HEADS, judge_pictures, load_classifier
-from workflow_scripts.training.grid import draw_grid
-from workflow_scripts.training.scoring import generate_pictures, measure_psnr, rate_pictures, write_captions
+from workflow_scripts.training.scoring import generate_pictures, rate_pictures, write_captions
 
 
 def test_a_picture_is_right_if_all_that_was_asked_is():
@@ -17,20 +16,8 @@ def test_a_picture_is_right_if_all_that_was_asked_is():
     assert rate_pictures(values, asked) == {"all": 0.5, "count": 0.75, "background": 0.75}
 
 
-def test_psnr_of_one_grey_level_is_48_db():
-    picture = np.zeros((1, 4, 4, 3), np.uint8)
-    assert abs(measure_psnr(picture + 1, picture) - 48.13) < 0.01
-
-
 def test_scored_captions_depend_on_the_seed_alone():
     assert write_captions(1, 5, 2) == write_captions(1, 5, 2) != write_captions(2, 5, 2)
-
-
-def test_the_grid_has_a_cell_per_picture():
-    pictures = np.zeros((5, 64, 64, 3), np.uint8)
-    two, three = (draw_grid(pictures[:n], ["a red circle"] * n, columns=2) for n in (4, 5))
-    assert two.width == three.width
-    assert three.height * 2 == two.height * 3
 
 
 @pytest.mark.slow

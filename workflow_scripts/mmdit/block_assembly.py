@@ -82,9 +82,7 @@ def assemble_problem(
     own = list_own_linears(model, block)
     weights, biases = read_weights(model, own)
     levels = np.unique(sigmas)[::-1]
-    modulations = [
-        modulate_rows(modulation_weights, biases, block, stream, modulation) for stream in ("image", "text")
-    ]
+    modulations = [modulate_rows(modulation_weights, biases, block, stream, modulation) for stream in ("image", "text")]
     rows = Rows(*streams, *modulations, *targets, np.searchsorted(-levels, -sigmas))
     linears = [layer for layer in own if layer.role != "adaLN"]
     return BlockProblem(

@@ -3,6 +3,7 @@
 Every way rounds to the same grids and gives the same things: codes, and the quantizers of the inputs.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,14 +11,22 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from workflow_scripts.mmdit.block_problem import BlockProblem, list_batches, measure_errors, run_rows, take_rows
-from workflow_scripts.mmdit.flat_weights import flatten_weights
+from workflow_scripts.mmdit.block_problem import (
+    BlockProblem,
+    Quantize,
+    list_batches,
+    measure_errors,
+    run_rows,
+    take_rows,
+)
+from workflow_scripts.mmdit.flat_weights import start_at_codes, start_at_weights
 from workflow_scripts.mmdit.input_quantizers import InputQuantizer, bind_to_rows, leave_unrounded
 from workflow_scripts.mmdit.reconstruction import State, learn, read_quantizers, start_state
 from workflow_scripts.numerics.gptq import accumulate_hessian, round_with_gptq
 from workflow_scripts.numerics.weight_grid import Grid, dequantize, round_to_grid
 
 Codes = dict[str, np.ndarray]
+HESSIAN_TOKENS = 2**15  # more gain nothing
 
 
 @dataclass(frozen=True)
@@ -54,18 +63,7 @@ def round_by_hessian(
     settings: Mapping[str, Any],
 ) -> Candidate:
     """GPTQ on what each layer reads when the block runs with full-precision weights and quantized inputs."""
-    hessians: dict[str, np.ndarray] = {}
-    for batch in list_batches(problem.training):
-        rows = take_rows(problem.rows, batch)
-        quantize = bind_to_rows(quantizers)(rows)
-
-        def observe(key: str, x: mx.array, quantize=quantize) -> mx.array:
-            rounded = quantize(key, x)
-            flat = np.array(rounded).reshape(-1, x.shape[-1])  # (B, T, D) -> (B T, D)
-            hessians[key] = accumulate_hessian(hessians.get(key, np.zeros((x.shape[-1],) * 2)), flat)
-            return rounded
-
-        mx.eval(run_rows(problem, problem.weights, observe, rows))
+    hessians = accumulate_hessians(problem, quantizers)
     codes = {
         name: round_with_gptq(
             np.array(problem.weights[name]), grid, hessians[problem.readers[name]], settings["gptq_damping"]
@@ -75,18 +73,59 @@ def round_by_hessian(
     return Candidate("gptq", codes, quantizers)
 
 
+def accumulate_hessians(problem: BlockProblem, quantizers: Mapping[str, InputQuantizer]) -> dict[str, np.ndarray]:
+    """The Hessian (in, in) of each reader's input over the training rows, of about HESSIAN_TOKENS tokens of them."""
+    hessians: dict[str, np.ndarray] = {}
+    bind = bind_to_rows(quantizers)
+
+    def observe(key: str, x: mx.array) -> None:
+        stride = choose_stride(len(problem.training) * x.shape[1], x.shape[1])
+        tokens = np.array(x).reshape(-1, x.shape[-1])[::stride]  # (B, T, D) -> (B T, D)
+        hessians[key] = accumulate_hessian(hessians.get(key, np.zeros((x.shape[-1],) * 2)), tokens)
+
+    for batch in list_batches(problem.training):
+        rows, read = take_rows(problem.rows, batch), {}
+        mx.eval(run_rows(problem, problem.weights, keep_inputs(bind(rows), read), rows))
+        for key, x in read.items():
+            observe(key, x)
+    return hessians
+
+
+def keep_inputs(quantize: Quantize, read: dict[str, mx.array]) -> Quantize:
+    """`quantize`, whose results are put into `read`."""
+
+    def keep(key: str, x: mx.array) -> mx.array:
+        read[key] = quantize(key, x)
+        return read[key]
+
+    return keep
+
+
+def choose_stride(tokens: int, per_row: int) -> int:
+    """How many tokens to go on by so that about HESSIAN_TOKENS of `tokens` are read, from every place in the rows."""
+    stride = max(1, tokens // HESSIAN_TOKENS)
+    while math.gcd(stride, per_row) > 1:
+        stride += 1
+    return stride
+
+
 def learn_rounding(
     problem: BlockProblem,
     grids: Mapping[str, Grid],
-    quantizers: dict[str, InputQuantizer],
+    first: Candidate,
     settings: Mapping[str, Any],
     learning: Learning,
 ) -> Candidate:
-    """AdaRound, with the step sizes of the inputs."""
-    flat = flatten_weights(problem.weights, grids)
-    state = learning.state or start_state(flat, quantizers)
-    state = learn(problem, flat, quantizers, settings, state, learning.save, learning.report)
-    return Candidate("adaround", flat.take_codes(state.alpha, grids), read_quantizers(quantizers, state), state.losses)
+    """AdaRound, with the step sizes of the inputs, from the full-precision weights or from the codes of `first`."""
+    starts = {
+        "full_precision": lambda: start_at_weights(problem.weights, grids),
+        "gptq": lambda: start_at_codes(problem.weights, grids, first.codes),
+    }
+    flat = starts[settings["adaround_start"]]()
+    state = learning.state or start_state(flat, first.quantizers)
+    state = learn(problem, flat, first.quantizers, settings, state, learning.save, learning.report)
+    quantizers = read_quantizers(first.quantizers, state)
+    return Candidate("adaround", flat.take_codes(state.alpha, grids), quantizers, state.losses)
 
 
 def list_candidates(
@@ -96,14 +135,13 @@ def list_candidates(
     settings: Mapping[str, Any],
     learning: Learning,
 ) -> list[Candidate]:
-    """What the engine asked for makes, and the simpler ways it is measured against."""
-    ways = {
-        "rtn": lambda: round_to_nearest(problem, grids, quantizers),
-        "gptq": lambda: round_by_hessian(problem, grids, quantizers, settings),
-        "adaround": lambda: learn_rounding(problem, grids, quantizers, settings, learning),
-    }
-    engines = list(ways)
-    return [ways[engine]() for engine in engines[: engines.index(settings["engine"]) + 1]]
+    """What the engine asked for makes, and before it the simpler ways it is measured against."""
+    candidates = [round_to_nearest(problem, grids, quantizers)]
+    if settings["engine"] in ("gptq", "adaround"):
+        candidates.append(round_by_hessian(problem, grids, quantizers, settings))
+    if settings["engine"] == "adaround":
+        candidates.append(learn_rounding(problem, grids, candidates[-1], settings, learning))
+    return candidates
 
 
 def measure_candidate(problem: BlockProblem, grids: Mapping[str, Grid], candidate: Candidate) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The weights of a block's layers on their grids, as one vector: element-wise work once for all layers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -11,11 +11,14 @@ from workflow_scripts.numerics.weight_grid import Grid, spread
 
 # Keeps the first h off its ends, where alpha has no gradient.
 MARGIN = 1e-6
+# h of the codes started at: sure enough to begin near them, unsure enough to leave them.
+CONFIDENCE = 0.75
 
 
 @dataclass(frozen=True)
 class FlatWeights:
-    """Of all n weights, float32 (n,): the value of the code below, the scale, and the share of a step above it.
+    """Of all n weights, float32 (n,): the value of the code below, the scale, and the first h, the share of a step
+    above it.
 
     shapes: (out, in) by layer name, in the order in which the layers follow each other.
     """
@@ -26,7 +29,7 @@ class FlatWeights:
     fractions: np.ndarray
 
     def start_alpha(self) -> mx.array:
-        """The alpha (n,) whose soft weights are the full-precision ones, within the grid."""
+        """The alpha (n,) that gives `fractions`."""
         return mx.array(rounding.invert_rounding(np.clip(self.fractions, MARGIN, 1 - MARGIN)))
 
     def soften(self, h: mx.array) -> mx.array:
@@ -75,16 +78,43 @@ def count_codes(weight: np.ndarray, grid: Grid) -> np.ndarray:
     return np.rint((weight - biases) / scales).astype(np.uint8)
 
 
-def flatten_weights(weights: Mapping[str, mx.array], grids: Mapping[str, Grid]) -> FlatWeights:
-    """The weights (out, in) that have a grid, on it."""
-    below, scales, fractions = [], [], []
+def start_at_weights(weights: Mapping[str, mx.array], grids: Mapping[str, Grid]) -> FlatWeights:
+    """The weights (out, in) that have a grid, to start where the soft weights are the full-precision ones."""
+    places = {name: find_places(weights[name], grid) for name, grid in grids.items()}
+    below = {name: np.clip(np.floor(place), 0, 2 ** grids[name].bits - 2) for name, place in places.items()}
+    return flatten(grids, below, {name: np.clip(places[name] - below[name], 0, 1) for name in grids})
+
+
+def start_at_codes(
+    weights: Mapping[str, mx.array], grids: Mapping[str, Grid], codes: Mapping[str, np.ndarray]
+) -> FlatWeights:
+    """The weights (out, in) that have a grid, to start near `codes`: a choice between those and their neighbours on the
+    side of the weights.
+    """
+    below, fractions = {}, {}
     for name, grid in grids.items():
-        scale, bias = spread(grid.scales, grid.group_size), spread(grid.biases, grid.group_size)
-        place = (np.array(weights[name]) - bias) / scale
-        floor = np.clip(np.floor(place), 0, 2**grid.bits - 2)
-        below.append((floor * scale + bias).ravel())
-        scales.append(scale.ravel())
-        fractions.append(np.clip(place - floor, 0, 1).ravel())
-    shapes = {name: tuple(weights[name].shape) for name in grids}
-    joined = [np.concatenate(part).astype(np.float32) for part in (below, scales, fractions)]
-    return FlatWeights(shapes, mx.array(joined[0]), mx.array(joined[1]), joined[2])
+        code = codes[name].astype(np.float32)
+        upward = (find_places(weights[name], grid) >= code) & (code < 2**grid.bits - 1) | (code == 0)
+        below[name] = np.where(upward, code, code - 1)
+        fractions[name] = np.where(upward, 1 - CONFIDENCE, CONFIDENCE)
+    return flatten(grids, below, fractions)
+
+
+def find_places(weight: mx.array, grid: Grid) -> np.ndarray:
+    """A weight (out, in) in units of its grid's codes."""
+    return (np.array(weight) - spread(grid.biases, grid.group_size)) / spread(grid.scales, grid.group_size)
+
+
+def flatten(
+    grids: Mapping[str, Grid], below: Mapping[str, np.ndarray], fractions: Mapping[str, np.ndarray]
+) -> FlatWeights:
+    """The layers' codes below and fractions (out, in) on their grids, as vectors."""
+    scales = {name: spread(grid.scales, grid.group_size) for name, grid in grids.items()}
+    values = [below[name] * scales[name] + spread(grid.biases, grid.group_size) for name, grid in grids.items()]
+    shapes = {name: below[name].shape for name in grids}
+    return FlatWeights(shapes, mx.array(join(values)), mx.array(join(scales.values())), join(fractions.values()))
+
+
+def join(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Arrays (out, in) as one float32 vector."""
+    return np.concatenate([part.ravel() for part in parts]).astype(np.float32)

@@ -138,9 +138,7 @@ def find_step(quantizer: InputQuantizer, steps: mx.array | None, x: mx.array, kn
     return finders[quantizer.policy]()
 
 
-def bind_rounding(
-    quantizers: Mapping[str, InputQuantizer], steps: Mapping[str, mx.array], knots: mx.array
-) -> Quantize:
+def bind_rounding(quantizers: Mapping[str, InputQuantizer], steps: Mapping[str, mx.array], knots: mx.array) -> Quantize:
     """`quantize(key, x)` at the noise levels `knots` (B,) of the rows, by `steps` where there are any."""
 
     def quantize(key: str, x: mx.array) -> mx.array:

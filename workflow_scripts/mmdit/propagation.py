@@ -29,7 +29,9 @@ def restore_quantizer(rule: Mapping[str, Any], grid: LayerInput | None) -> Input
         return InputQuantizer("none", UNQUANTIZED)
     if grid is None:
         return InputQuantizer("dynamic", rule["bits"])
-    shift, migration = (None if part is None else mx.array(part.astype(np.float32)) for part in (grid.shift, grid.migration))
+    shift, migration = (
+        None if part is None else mx.array(part.astype(np.float32)) for part in (grid.shift, grid.migration)
+    )
     return InputQuantizer(rule["policy"], rule["bits"], mx.array(grid.steps), shift, migration)
 
 

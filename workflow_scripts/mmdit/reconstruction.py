@@ -13,7 +13,14 @@ import mlx.core as mx
 import numpy as np
 from mlx.optimizers import Adam
 
-from workflow_scripts.mmdit.block_problem import BlockProblem, Rows, compute_loss, find_broken_layer, run_rows, take_rows
+from workflow_scripts.mmdit.block_problem import (
+    BlockProblem,
+    Rows,
+    compute_loss,
+    find_broken_layer,
+    run_rows,
+    take_rows,
+)
 from workflow_scripts.mmdit.flat_weights import FlatWeights
 from workflow_scripts.mmdit.input_quantizers import (
     InputQuantizer,
