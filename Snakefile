@@ -18,6 +18,7 @@ include: "rules/activations.smk"
 include: "rules/blocks.smk"
 include: "rules/weights.smk"
 include: "rules/quant_config.smk"
+include: "rules/ladder.smk"
 include: "rules/train.smk"
 include: "rules/targets.smk"
 

@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from workflow_scripts import block_plan, configuration, plan
+from workflow_scripts import block_plan, configuration, ladder, plan
 from workflow_scripts.summary import describe_results
 
 
@@ -47,6 +47,7 @@ wildcard_constraints:
     shard=r"\d\d\d+",
     part=r"\d\d",
     block=r"(mm|uni)_\d\d",
+    rung="|".join(ladder.RUNGS),
 
 
 # Workers run with the Python that runs Snakemake, whether or not its environment is activated.
@@ -63,14 +64,31 @@ def get_prompt_file(wildcards):
     return config["prompts"] if wildcards.stage in plan.READS_PROMPTS else []
 
 
-def get_blocks_before(wildcards):
-    """The quantized blocks whose outputs a block is optimised on."""
+def list_blocks_before(block, values, folder):
+    """The quantized blocks in `folder` whose outputs `block` is optimised on."""
     before = (
-        BLOCKS[: BLOCKS.index(wildcards.block)]
-        if config["block_inputs"] == "quantized"
-        else []
+        BLOCKS[: BLOCKS.index(block)] if values["block_inputs"] == "quantized" else []
     )
-    return [f"{config['results_dir']}/adaround/{block}.safetensors" for block in before]
+    return [f"{config['results_dir']}/{folder}/{name}.safetensors" for name in before]
+
+
+def get_blocks_before(wildcards):
+    """The quantized blocks before one, where the configuration chains them."""
+    return list_blocks_before(wildcards.block, config, "adaround")
+
+
+def get_rung_values(wildcards):
+    """The configuration values a block of a rung is made with."""
+    values = configuration.complete(
+        ladder.change(config, wildcards.rung), configuration.load_schema()
+    )
+    return plan.encode_values("optimise_block", values)
+
+
+def get_rung_blocks_before(wildcards):
+    """The quantized blocks of the same rung before one, where the rung chains them."""
+    values = ladder.change(config, wildcards.rung)
+    return list_blocks_before(wildcards.block, values, f"ladder/{wildcards.rung}")
 
 
 onsuccess:

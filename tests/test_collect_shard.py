@@ -264,9 +264,10 @@ def test_scratch_of_other_parameters_is_discarded(tmp_path, caplog):
     assert "made with other parameters or inputs; starting this shard over" in caplog.text
 
 
-def test_leftover_partial_files_are_swept(tmp_path):
+@pytest.mark.parametrize("name", ["xs/c.0.0.0.0.0.123.partial", ".0a1b2c3d.partial.json"], ids=["a chunk", "the seal"])
+def test_leftover_partial_files_are_swept(tmp_path, name):
     interrupt(tmp_path / "scratch")
-    (tmp_path / "scratch/group/xs/c.0.0.0.0.0.123.partial").write_bytes(b"torn")
+    (tmp_path / "scratch/group" / name).write_bytes(b"torn")
     assert publish(tmp_path / "scratch", tmp_path / "out") == publish(tmp_path / "whole", tmp_path / "reference")
 
 

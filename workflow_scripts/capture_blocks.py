@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from workflow_scripts import plan
-from workflow_scripts.collect_activations import read_all, read_rows
 from workflow_scripts.entry import Progress, build_parser, log, run
 from workflow_scripts.mmdit.capture import assemble_pairs, capture_states, measure_shapes
 from workflow_scripts.mmdit.forward import bind_linears
@@ -39,7 +38,7 @@ def main(arguments: argparse.Namespace) -> None:
         recorder = BlockRecorder(arguments.scratch, parameters, inputs)
         begun = take_up(recorder)
         announce_size(recorder, arguments)
-        by_point = {name: read_rows(calibration, name, np.array(parameters["points"])) for name in POINT_ARRAYS}
+        by_point = {name: calibration.read_rows(name, np.array(parameters["points"])) for name in POINT_ARRAYS}
         if not begun:
             recorder.start({name: by_point[name] for name in ("sigmas", "steps", "prompt_indices")})
         capture_points(recorder, transformer, calibration, by_point)
@@ -56,7 +55,7 @@ def read_part_parameters(arguments: argparse.Namespace, calibration: Calibration
     shards, limit = parameters["capture_shards"], parameters["capture_points"]
     if arguments.shard not in plan.list_parts(shards):
         raise UserError(f"shard {arguments.shard}: capture_shards is {shards}; count from 00")
-    steps, prompts = (read_all(calibration, name) for name in ("steps", "prompt_indices"))
+    steps, prompts = (calibration.read(name) for name in ("steps", "prompt_indices"))
     count = len(np.unique(steps))
     if limit < count:
         raise UserError(f"capture_points: {limit} is too few for {count} steps; set it to {count} or more")

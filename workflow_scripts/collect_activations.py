@@ -42,8 +42,8 @@ def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params)
     calibration = open_calibration(arguments.calibration)
     calibration.verify()
-    steps = read_all(calibration, "steps")
-    sigmas = find_sigmas(steps, read_all(calibration, "sigmas"), parameters["statistics_steps"])
+    steps = calibration.read("steps")
+    sigmas = find_sigmas(steps, calibration.read("sigmas"), parameters["statistics_steps"])
     points = read_points(calibration, choose_share(steps, list(sigmas), parameters, arguments.shard))
     model = find_model(parameters["model"])
     observations = observe_points(model.load_transformer(), parameters["model"], points, list(sigmas))
@@ -82,25 +82,8 @@ def choose_share(steps: np.ndarray, chosen: list[int], parameters: plan.Paramete
 
 def read_points(calibration: Calibration, indices: np.ndarray) -> Points:
     """The points at `indices`, and all conditions."""
-    by_point = {name: read_rows(calibration, name, indices) for name in POINT_ARRAYS}
-    return Points(indices, **by_point, **{name: read_all(calibration, name) for name in PROMPT_ARRAYS})
-
-
-def read_all(calibration: Calibration, name: str) -> np.ndarray:
-    """A whole array of the calibration set."""
-    return np.concatenate(list(calibration.iterate_parts(name)))
-
-
-def read_rows(calibration: Calibration, name: str, indices: np.ndarray) -> np.ndarray:
-    """The rows at `indices` (n,) of an array that need not fit in memory."""
-    spec = calibration.specs[name]
-    rows = np.empty((len(indices), *spec.shape[1:]), spec.dtype)
-    start = 0
-    for part in calibration.iterate_parts(name):
-        here = (indices >= start) & (indices < start + len(part))
-        rows[here] = part[indices[here] - start]
-        start += len(part)
-    return rows
+    by_point = {name: calibration.read_rows(name, indices) for name in POINT_ARRAYS}
+    return Points(indices, **by_point, **{name: calibration.read(name) for name in PROMPT_ARRAYS})
 
 
 def list_batches(steps: np.ndarray) -> Iterator[slice]:

@@ -26,6 +26,10 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
     "capture_blocks": (1, ("model", "seed", "capture_points", "capture_shards")),
     "optimise_block": (1, ("model", "seed", "weights", "activations", "engine", "block_inputs", "held_out")),
     "pack_weights": (1, ("model", "weights")),
+    "sample_rung": (
+        1,
+        ("model", "negative_prompt", "seed", "cfg_scale", "trajectories", "ladder_pictures", "ladder_steps"),
+    ),
     "write_quant_config": (2, ("model", "activations")),
 }
 
@@ -50,7 +54,7 @@ ENGINES: dict[str, tuple[str, ...]] = {
 }
 
 # The stages whose work belongs to the prompts.
-READS_PROMPTS = {"encode_prompts", "collect_shard", "gather_calibration"}
+READS_PROMPTS = {"encode_prompts", "collect_shard", "gather_calibration", "sample_rung"}
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -49,6 +49,21 @@ class Calibration:
         for index in range(self.specs[name].file_count[0]):
             yield read_chunk(self.path, self.specs[name], (index,))
 
+    def read(self, name: str) -> np.ndarray:
+        """The whole array `name`. Raises UserError naming a damaged file."""
+        return np.concatenate(list(self.iterate_parts(name)))
+
+    def read_rows(self, name: str, indices: np.ndarray) -> np.ndarray:
+        """The rows at `indices` (n,) of the array `name`, which need not fit in memory. Raises as `read`."""
+        spec = self.specs[name]
+        rows = np.empty((len(indices), *spec.shape[1:]), spec.dtype)
+        start = 0
+        for part in self.iterate_parts(name):
+            here = (indices >= start) & (indices < start + len(part))
+            rows[here] = part[indices[here] - start]
+            start += len(part)
+        return rows
+
     def verify(self) -> None:
         """Read everything. Raises UserError naming what is not what was sealed."""
         for name in self.specs:

@@ -60,11 +60,7 @@ def read_packed_config(folder: Path) -> dict[str, Any]:
 
 def read_packed_tensors(path: Path, prefix: str) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file, without `prefix`. Raises UserError if it is missing or damaged."""
-    try:
-        tensors = read_tensors(path)
-    except KeyError as error:
-        raise UserError(f"{path} has tensors of the type {error.args[0]}, which NumPy does not have") from None
-    return {key.removeprefix(prefix): array for key, array in tensors.items()}
+    return {key.removeprefix(prefix): array for key, array in read_tensors(path).items()}
 
 
 def measure_tensors(tensors: dict[str, np.ndarray], quantization: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -118,7 +118,7 @@ class Recorder:
 
         Raises UserError, naming the file, if what is read back is not what was written.
         """
-        for leftover in self.path.rglob("*.partial"):
+        for leftover in self.path.rglob("*.partial*"):
             leftover.unlink()
         numbers = [str(number) for number, _ in self.parameters["rows"]]
         trajectories = dict(zip(numbers, (digest.hexdigest() for digest in self.digests), strict=True))

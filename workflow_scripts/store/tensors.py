@@ -18,13 +18,15 @@ def write_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str,
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file. Raises UserError if it is missing or damaged."""
+    """The arrays of a safetensors file. Raises UserError if it is missing, damaged, or of a type NumPy lacks."""
     try:
         return load(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run the rule that makes it") from None
     except SafetensorError as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+    except KeyError as error:
+        raise UserError(f"{path} has tensors of the type {error.args[0]}, which NumPy does not have") from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:

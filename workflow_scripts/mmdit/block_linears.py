@@ -1,0 +1,35 @@
+"""A model whose weights and inputs are quantized as its blocks' files say."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from workflow_scripts.mmdit.block_assembly import read_weights
+from workflow_scripts.mmdit.layers import list_linears
+from workflow_scripts.mmdit.propagation import dequantize_block
+from workflow_scripts.mmdit.quantized import InputGrid, QuantizedLinears
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.store.block_file import BlockFile
+
+
+def bind_blocks(model: Any, files: Sequence[BlockFile]) -> QuantizedLinears:
+    """The linears of `model`: those of the blocks quantized as in their `files`, the others in full precision."""
+    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    weights, biases = read_weights(model, layers)
+    inputs = {}
+    for file in files:
+        weights |= dequantize_block(model, file)
+        for name, rules in file.seal["parameters"]["layers"].items():
+            inputs[name] = describe_input(rules["activation"], file, name)
+    return QuantizedLinears(layers, weights, biases, inputs, files[0].sigmas, "nearest")
+
+
+def describe_input(rule: dict[str, Any], file: BlockFile, name: str) -> InputGrid:
+    """The grid of what a layer reads, by its rule and its block's file."""
+    if rule["bits"] == UNQUANTIZED:
+        return InputGrid(UNQUANTIZED, "none")
+    if name not in file.inputs:
+        return InputGrid(rule["bits"], "dynamic")
+    grid = file.inputs[name]
+    return InputGrid(rule["bits"], rule["policy"], np.asarray(grid.steps), grid.shift, grid.migration)
