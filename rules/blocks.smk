@@ -36,7 +36,7 @@ rule write_block_parameters:
     log:
         "<logs>/write_block_parameters/{block}.log",
     params:
-        values=plan.encode_values("optimise_block", config),
+        values=get_block_values,
     shell:
         "python -m workflow_scripts.write_block_parameters --block {wildcards.block} --values {params.values:q}"
         " --out {output:q} --log {log:q}"
@@ -49,9 +49,10 @@ rule optimise_block:
         rows=expand("<results>/block_inputs.zarr/{part}", part=CAPTURE_SHARDS),
         before=get_blocks_before,
     output:
-        weights="<results>/adaround/{block}.safetensors",
-        seal="<results>/adaround/{block}.json",
-        report="<results>/adaround/{block}.report.json",
+        # Not deleted before the job: where the rows were captured again for another block, this one is finished already.
+        weights=update("<results>/adaround/{block}.safetensors"),
+        seal=update("<results>/adaround/{block}.json"),
+        report=update("<results>/adaround/{block}.report.json"),
     log:
         "<logs>/optimise_block/{block}.log",
     benchmark:
@@ -61,4 +62,4 @@ rule optimise_block:
     shell:
         "python -m workflow_scripts.optimise_block --params {input.params:q} --inputs {input.rows:q}"
         " --before {input.before:q} --scratch {params.scratch:q}/scratch/adaround/{wildcards.block}"
-        " --out {output.weights:q} --log {log:q}"
+        " --out {output.weights:q} --replace --log {log:q}"

@@ -46,7 +46,7 @@ wildcard_constraints:
     stage="|".join(plan.STAGES),
     shard=r"\d\d\d+",
     part=r"\d\d",
-    block=r"(mm|uni)_\d\d",
+    block="|".join(BLOCKS),
     rung="|".join(ladder.RUNGS),
 
 
@@ -62,6 +62,11 @@ def get_stage_values(wildcards):
 def get_prompt_file(wildcards):
     """The prompt file, for the stages that read it."""
     return config["prompts"] if wildcards.stage in plan.READS_PROMPTS else []
+
+
+def get_block_values(wildcards):
+    """The configuration values a block is made with; they change with what it reads, and with nothing else."""
+    return block_plan.encode_block(config, wildcards.block)
 
 
 def list_blocks_before(block, values, folder):
@@ -82,7 +87,7 @@ def get_rung_values(wildcards):
     values = configuration.complete(
         ladder.change(config, wildcards.rung), configuration.load_schema()
     )
-    return plan.encode_values("optimise_block", values)
+    return block_plan.encode_block(values, wildcards.block)
 
 
 def get_rung_blocks_before(wildcards):

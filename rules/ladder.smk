@@ -24,9 +24,9 @@ use rule optimise_block as optimise_rung_block with:
         rows=expand("<results>/block_inputs.zarr/{part}", part=CAPTURE_SHARDS),
         before=get_rung_blocks_before,
     output:
-        weights="<results>/ladder/{rung}/{block}.safetensors",
-        seal="<results>/ladder/{rung}/{block}.json",
-        report="<results>/ladder/{rung}/{block}.report.json",
+        weights=update("<results>/ladder/{rung}/{block}.safetensors"),
+        seal=update("<results>/ladder/{rung}/{block}.json"),
+        report=update("<results>/ladder/{rung}/{block}.report.json"),
     log:
         "<logs>/optimise_rung_block/{rung}/{block}.log",
     benchmark:

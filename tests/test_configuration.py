@@ -54,10 +54,22 @@ def test_the_default_prompts_are_twenty_different_ones():
         ({"steps": None}, "steps: None"),
         ({"prompts": ""}, "prompts"),
         ({"overwrite": "maybe"}, "overwrite: 'maybe'"),
-        ({"weights": [{"layers": "*", "bits": 7, "group_size": 64}]}, "weights"),
-        ({"weights": [{"layers": "*", "bits": 4}]}, "weights"),
-        ({"activations": [{"layers": "*", "bits": 8, "policy": "magic", "range": "absmax"}]}, "activations"),
-        ({"activations": [{"layers": "*", "bits": 8, "policy": "lut", "range": "absmax", "x": 1}]}, "activations"),
+        ({"cfg_scale": float("nan")}, "cfg_scale: nan"),
+        ({"adaround_rate": "fast"}, "adaround_rate: 'fast'"),
+        ({"adaround_beta": [20]}, "adaround_beta: [20] is too short"),
+        ({"adaround_beta": [20, float("inf")]}, "adaround_beta.1: inf"),
+        ({"held_out": 1.0}, "held_out: 1.0"),
+        ({"engine": "adarond"}, "engine: 'adarond' is not one of ['rtn', 'gptq', 'adaround']"),
+        ({"weights": [{"layers": "*", "bits": 9}]}, "weights.0.bits: 9"),
+        ({"weights": [{"layers": "*", "bits": 4, "group_size": 48}]}, "weights.0.group_size: 48"),
+        ({"weights": [{"layers": "*", "bits": 4}, {"bits": 8}]}, "weights.1: 'layers'"),
+        ({"weights": "mm_*"}, "weights: 'mm_*'"),
+        ({"activations": [{"layers": "*", "bits": 8, "policy": "magic"}]}, "activations.0.policy: 'magic'"),
+        ({"activations": [{"layers": "*", "bits": 8, "migration": "yes"}]}, "activations.0.migration: 'yes'"),
+        ({"activations": [{"layers": "*", "bits": 8, "shfit": True}]}, "activations.0: "),
+        ({"steps": 9, "selected_steps": 9, "capture_points": 8}, "capture_points: 8 is too few for 9 selected steps"),
+        ({"statistics_points": 24}, "statistics_points: 24 is too few for the 25 steps"),
+        ({"statistics_points": 3, "statistics_steps": 8}, "statistics_points: 3 is too few for the 4 steps"),
         ({"step": 3}, "step: unknown key; did you mean steps?"),
         ({"cfg": 3}, "cfg: unknown key; did you mean cfg_scale?"),
     ],
@@ -68,9 +80,61 @@ def test_bad_values_are_refused_in_one_line_that_names_the_key(changes, words):
     assert words in str(caught.value)
 
 
+MIGRATING = {"layers": "*.fc2", "bits": 8, "migration": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"engine": "rtn", "activations": [MIGRATING]}, "the engine rtn does not"),
+        ({"engine": "gptq", "activations": [MIGRATING]}, "the engine gptq does not"),
+        ({"activations": [MIGRATING | {"policy": "dynamic"}]}, "the policy dynamic keeps none"),
+    ],
+)
+def test_a_migration_that_cannot_be_learned_is_refused_in_one_line_with_the_cure(changes, words):
+    with pytest.raises(
+        ValueError, match=r"^activations: the migration of \*\.fc2 [^\n]+ set migration to false"
+    ) as caught:
+        configuration.complete(changes, SCHEMA)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{}, {"policy": "static"}, {"bits": 16, "policy": "dynamic"}])
+def test_a_migration_that_can_be_learned_is_not(changes):
+    configuration.complete({"activations": [MIGRATING | changes]}, SCHEMA)
+
+
+def test_as_many_points_as_steps_suffice():
+    few = {"selected_steps": 9, "capture_points": 9, "statistics_points": 5, "statistics_steps": 2}
+    assert configuration.complete(few, SCHEMA)["capture_points"] == 9
+
+
+def test_a_rule_gets_the_defaults_it_does_not_name():
+    rules = [{"layers": "mm_*", "bits": 4}, {"layers": "*fc2", "bits": 6, "group_size": "row", "symmetric": True}]
+    first, second = configuration.complete({"weights": rules}, SCHEMA)["weights"]
+    fields = SCHEMA["properties"]["weights"]["items"]["properties"]
+    assert first == rules[0] | {key: fields[key]["default"] for key in ("group_size", "symmetric", "range")}
+    assert second == rules[1] | {"range": fields["range"]["default"]}
+
+
+def test_of_a_rule_with_16_bits_nothing_else_counts():
+    rules = [{"layers": "mm_*", "bits": 16}, {"layers": "mm_*", "bits": 16, "group_size": 32, "symmetric": True}]
+    first, second = configuration.complete({"weights": rules}, SCHEMA)["weights"]
+    assert first == second == rules[0]
+
+
+def test_completing_twice_changes_nothing():
+    full = configuration.complete({"activations": [{"layers": "*", "bits": 8}], "adaround_rate": 1}, SCHEMA)
+    assert configuration.complete(full, SCHEMA) == full
+
+
 def test_equal_values_are_spelt_alike():
-    full = configuration.complete({"cfg_scale": 3, "steps": 30.0, "results_dir": "out/"}, SCHEMA)
-    assert [str(full[key]) for key in ("cfg_scale", "steps", "results_dir")] == ["3.0", "30", "out"]
+    rules = [{"layers": "*", "bits": 4.0, "group_size": 64.0}]
+    written = {"cfg_scale": 3, "steps": 30.0, "results_dir": "out/", "adaround_beta": [20.0, 2], "weights": rules}
+    full = configuration.complete(written | {"statistics_steps": 5.0, "adaround_rate": "1e-3"}, SCHEMA)
+    names = ("cfg_scale", "steps", "results_dir", "adaround_beta", "statistics_steps", "adaround_rate")
+    assert [str(full[name]) for name in names] == ["3.0", "30", "out", "[20, 2]", "5", "0.001"]
+    assert [str(full["weights"][0][key]) for key in ("bits", "group_size")] == ["4", "64"]
 
 
 @pytest.mark.parametrize(("word", "value"), [("true", True), ("false", False), (True, True)])

@@ -1,12 +1,14 @@
 """The plan: parameters, shards, names, and what conflicts with finished work."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from workflow_scripts import plan
+from workflow_scripts import configuration, plan
 
 CONFIG = {
     "model": "embedded",
@@ -64,13 +66,35 @@ def test_prompts_beyond_the_trajectories_take_no_part():
 
 def test_a_stage_reads_its_own_keys_only():
     config = CONFIG | {"weights": [], "activations": []}
-    assert "steps" not in plan.select_parameters("quantize_weights", config, PROMPTS)
+    assert "steps" not in plan.select_parameters("pack_weights", config, PROMPTS)
     assert plan.select_parameters("encode_prompts", config, PROMPTS)["prompts"] == PROMPTS
+
+
+@pytest.mark.parametrize(
+    ("engine", "read", "not_read"),
+    [
+        ("rtn", ("held_out",), ("gptq_damping", "adaround_rate", "reconstruction")),
+        ("gptq", ("gptq_damping",), ("adaround_rate", "reconstruction")),
+        ("adaround", ("gptq_damping", "adaround_rate", "reconstruction", "adaround_start"), ()),
+    ],
+)
+def test_a_block_reads_the_keys_of_its_engine_only(engine, read, not_read):
+    keys = plan.list_keys("optimise_block", {"engine": engine})
+    assert set(read) <= set(keys)
+    assert not set(not_read) & set(keys)
+
+
+def test_every_key_of_the_configuration_is_read_by_a_stage_or_by_the_planning():
+    config = configuration.complete({}, configuration.load_schema())
+    read = {key for stage in plan.STAGES for key in plan.list_keys(stage, config)}
+    assert config.keys() - read == {"results_dir", "prompts", "overwrite"}
 
 
 @pytest.mark.parametrize("stage", plan.STAGES)
 def test_the_values_of_a_stage_on_a_command_line_suffice_for_its_parameters(stage):
-    config = {key: f"value of {key}" for _, keys in plan.STAGES.values() for key in keys} | {"trajectories": 2}
+    config = {key: f"value of {key}" for _, keys in plan.STAGES.values() for key in keys}
+    config |= {key: f"value of {key}" for keys in plan.ENGINES.values() for key in keys}
+    config |= {"trajectories": 2, "engine": "adaround"}
     values = json.loads(plan.encode_values(stage, config))
     assert plan.select_parameters(stage, values, PROMPTS) == plan.select_parameters(stage, config, PROMPTS)
 
@@ -115,6 +139,7 @@ def test_blocks_are_numbered_by_kind():
 
 
 def test_planning_imports_neither_mlx_nor_zarr_nor_numpy():
-    code = "import sys; from workflow_scripts import configuration, plan, summary; print(*sys.modules)"
+    imports = re.search(r"from workflow_scripts import [\w, ]+", Path("rules/common.smk").read_text()).group()
+    code = f"import sys; {imports}; from workflow_scripts import summary; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"mlx", "mlx.core", "zarr", "numpy", "torch"} & set(modules)

@@ -5,6 +5,7 @@ So a rule for one block's layers makes that block again and no other.
 
 import json
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from workflow_scripts import plan
@@ -27,6 +28,16 @@ def select_block(parameters: plan.Parameters, block: str) -> plan.Parameters:
     }
     shared = {key: value for key, value in parameters.items() if key not in ("weights", "activations")}
     return shared | {"block": block, "layers": layers}
+
+
+def encode_block(config: plan.Parameters, block: str) -> str:
+    """The configuration values the job of `block` reads, as JSON for a command line; of the rules, those that match."""
+    names = [layer.name for layer in list_linears(*plan.MODEL_BLOCKS[config["model"]]) if layer.block == block]
+    own = {
+        key: [rule for rule in config[key] if any(fnmatchcase(name, rule["layers"]) for name in names)]
+        for key in ("weights", "activations")
+    }
+    return plan.encode_values("optimise_block", config | own)
 
 
 def find_conflicts(results: Path, parameters: plan.Parameters) -> Iterator[str]:

@@ -14,7 +14,8 @@ from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.observe import Reduced, assemble_batch, find_broken_row, observe_batch
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.observations import Observations, add_batch, create_observation, pack_observations
-from workflow_scripts.numerics.selection import choose_points, choose_steps
+from workflow_scripts.numerics.selection import choose_points
+from workflow_scripts.numerics.step_choice import choose_steps
 from workflow_scripts.store.calibration import POINT_ARRAYS, PROMPT_ARRAYS, Calibration, open_calibration
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, read_json, write_json

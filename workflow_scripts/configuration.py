@@ -1,19 +1,28 @@
 """The configuration: one schema fills every default and refuses what cannot be meant, in one line."""
 
 import difflib
+import math
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import yaml
 from jsonschema import Draft202012Validator
 
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.step_choice import choose_steps
 from workflow_scripts.plan import read_prompts
 
-# One spelling per value, so that 3 and 3.0, or results and results/, are not two configurations.
-_SPELLINGS = {"integer": int, "number": float}
-# Snakemake hands these words of a command line over as text.
-_WORDS = {"true": True, "false": False}
+# Snakemake hands these words of a command line over as text, and YAML takes 1e-3 for text.
+_WORDS = {"boolean": lambda word: {"true": True, "false": False}[word], "number": float}
+# Neither not-a-number nor infinity is a number here.
+_Validator = jsonschema.validators.extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
+        "number",
+        lambda _, value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
+    ),
+)
 SCHEMA = Path(__file__).parent.parent / "config" / "config.schema.yaml"
 
 
@@ -29,32 +38,91 @@ def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     """
     refuse_unknown(config, schema["properties"])
     full = {key: described["default"] for key, described in schema["properties"].items()} | config
-    for key, value in full.items():
-        if schema["properties"][key].get("type") == "boolean":
-            full[key] = _WORDS.get(value, value) if isinstance(value, str) else value
-    for error in sorted(Draft202012Validator(schema).iter_errors(full), key=lambda error: list(error.path)):
+    full = {key: read_word(value, schema["properties"][key]) for key, value in full.items()}
+    for error in sorted(_Validator(schema).iter_errors(full), key=lambda error: list(error.path)):
         place = ".".join(str(part) for part in error.absolute_path)
         name = place.split(".")[0]
         raise ValueError(f"{place}: {error.message}; {schema['properties'][name]['description']}")
-    if full["selected_steps"] > full["steps"]:
+    full = {key: spell(value, schema["properties"][key]) for key, value in full.items()}
+    full |= {"results_dir": Path(full["results_dir"]).as_posix()} | complete_rules(full, schema)
+    refuse_too_few(full)
+    refuse_migration(full)
+    return full
+
+
+def read_word(value: Any, described: dict[str, Any]) -> Any:
+    """What a word stands for in the place of the type `described`; anything else as it is."""
+    try:
+        return _WORDS[described["type"]](value) if isinstance(value, str) else value
+    except (KeyError, ValueError):
+        return value
+
+
+def spell(value: Any, described: dict[str, Any]) -> Any:
+    """A valid value in its one spelling, so that 3 and 3.0 are not two configurations."""
+    if described.get("type") == "number":
+        return float(value)
+    if isinstance(value, list):
+        return [spell(item, {}) for item in value]
+    if isinstance(value, dict):
+        return {key: spell(item, {}) for key, item in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def refuse_too_few(config: dict[str, Any]) -> None:
+    """Raise ValueError for more steps than there are, or fewer points than steps that need one each."""
+    steps, selected = config["steps"], config["selected_steps"]
+    observed = len(choose_steps(config["statistics_steps"], range(selected)))
+    if selected > steps:
         raise ValueError(
-            f"selected_steps: {full['selected_steps']} of {full['steps']} steps cannot be selected;"
-            f" set selected_steps to {full['steps']} or less, or raise steps"
+            f"selected_steps: {selected} of {steps} steps cannot be selected;"
+            f" set selected_steps to {steps} or less, or raise steps"
         )
-    for key, described in schema["properties"].items():
-        full[key] = _SPELLINGS.get(described.get("type"), lambda value: value)(full[key])
-    return full | {"results_dir": Path(full["results_dir"]).as_posix()} | complete_rules(full, schema)
+    if config["capture_points"] < selected:
+        raise ValueError(
+            f"capture_points: {config['capture_points']} is too few for {selected} selected steps;"
+            f" set it to {selected} or more, or lower selected_steps"
+        )
+    if 0 < config["statistics_points"] < observed:
+        raise ValueError(
+            f"statistics_points: {config['statistics_points']} is too few for the {observed} steps that"
+            f" statistics_steps takes; set it to {observed} or more, or to 0 for all"
+        )
+
+
+def refuse_migration(config: dict[str, Any]) -> None:
+    """Raise ValueError for a migration that could not be learned."""
+    for rule in config["activations"]:
+        if not rule.get("migration"):
+            continue
+        if config["engine"] != "adaround":
+            raise ValueError(
+                f"activations: the migration of {rule['layers']} is learned, which the engine {config['engine']} does"
+                " not do; set migration to false, or engine to adaround"
+            )
+        if rule["policy"] == "dynamic":
+            raise ValueError(
+                f"activations: the migration of {rule['layers']} needs a step size, and the policy dynamic keeps none;"
+                " set migration to false, or policy to static or lut"
+            )
 
 
 def complete_rules(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The lists of rules in `config`, each rule with every default; 16 bits need nothing else."""
+    """The lists of rules in `config`, each in full."""
     completed = {}
     for key, described in schema["properties"].items():
         fields = described.get("items", {}).get("properties")
         if fields:
             defaults = {name: field["default"] for name, field in fields.items() if "default" in field}
-            completed[key] = [rule if rule["bits"] == UNQUANTIZED else defaults | rule for rule in config[key]]
+            completed[key] = [complete_rule(rule, defaults) for rule in config[key]]
     return completed
+
+
+def complete_rule(rule: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A rule with every default; of one with 16 bits, what counts."""
+    if rule["bits"] == UNQUANTIZED:
+        return {key: rule[key] for key in ("layers", "bits")}
+    return defaults | rule
 
 
 def refuse_unknown(config: dict[str, Any], known: dict[str, Any]) -> None:

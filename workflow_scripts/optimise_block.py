@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> None:
     model = find_model(parameters["model"])
     origin = list_origin(parameters, inputs, before, model)
     with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
-        if is_finished(arguments.out, parameters, origin):
+        if is_finished(arguments.out, parameters, origin, arguments.replace):
             log.info(f"{arguments.out} is finished already")
         else:
             try:
@@ -73,6 +73,8 @@ def list_origin(
     for part in inputs.parts:
         check_origin(part.seal, part.path, {"model": parameters["model"]}, {"model": digests})
     blocks = plan.list_blocks(parameters["model"])
+    if parameters["block"] not in blocks:
+        raise UserError(f"{parameters['block']}: the model {parameters['model']} has the blocks {', '.join(blocks)}")
     wanted = blocks[: blocks.index(parameters["block"])] if parameters["block_inputs"] == "quantized" else []
     found = [file.seal["parameters"]["block"] for file in before]
     if found != wanted:
@@ -84,12 +86,21 @@ def list_origin(
     }
 
 
-def is_finished(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> bool:
-    """Whether the block in `path` is made of this. Raises UserError if it is there and made of something else."""
-    if not path.with_suffix(".json").exists() or not path.exists():
+def is_finished(path: Path, parameters: plan.Parameters, origin: dict[str, Any], replaceable: bool) -> bool:
+    """Whether the block in `path` is made of this.
+
+    Raises UserError if it is there and damaged or made of something else, unless it may be replaced.
+    """
+    if not all(place.exists() for place in (path, path.with_suffix(".json"), path.with_suffix(".report.json"))):
         return False
-    check_origin(read_file_seal(path.with_suffix(".json")), path, parameters, origin)
-    read_block(path)
+    try:
+        check_origin(read_file_seal(path.with_suffix(".json")), path, parameters, origin)
+        read_block(path)
+    except UserError as error:
+        if not replaceable:
+            raise
+        log.info(f"{str(error).partition(';')[0]}; it is made again")
+        return False
     return True
 
 
@@ -117,7 +128,11 @@ def prepare(parameters: plan.Parameters, inputs: BlockInputs, before: list[Block
     activation_rules = {name: rule["activation"] for name, rule in rules.items()}
     quantizers, observed = calibrate(problem, activation_rules, parameters["seed"])
     quantizers = migrate(problem, quantizers, observed, activation_rules, parameters)
-    problem = replace(problem, weights=migrate_weights(problem.weights, problem.readers, quantizers))
+    problem = replace(
+        problem,
+        weights=migrate_weights(problem.weights, problem.readers, quantizers),
+        clean=inputs.read_block(index) if before else None,
+    )
     chosen = {name: rules[name]["weight"] for name in problem.weights}
     grids = {
         name: choose_grid(problem.weights[name], rule) for name, rule in chosen.items() if rule["bits"] != UNQUANTIZED
@@ -268,4 +283,5 @@ if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "scratch", "out")
     parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="the parts of block_inputs.zarr")
     parser.add_argument("--before", type=Path, nargs="*", default=[], help="the quantized blocks before this one")
+    parser.add_argument("--replace", action="store_true", help="make a block again that other parameters made")
     run(main, parser)

@@ -156,8 +156,11 @@ def describe_difference(found: Any, wanted: Parameters | None) -> str:
     if not isinstance(found, dict):
         return "its parameters are not readable"
     for key in sorted(wanted.keys() | found.keys()):
-        if found.get(key) != wanted.get(key):
-            return f"{key}: {shorten(found.get(key))} there, {shorten(wanted.get(key))} in the configuration"
+        there, here = found.get(key), wanted.get(key)
+        if isinstance(there, dict) and isinstance(here, dict) and there != here:
+            return f"{key}.{describe_difference(there, here)}"
+        if there != here:
+            return f"{key}: {shorten(there)} there, {shorten(here)} in the configuration"
     return ""
 
 

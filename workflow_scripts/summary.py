@@ -7,6 +7,8 @@ from pathlib import Path
 _DELIVERABLES = (
     ("quantization config", "quant_config.json"),
     ("packed weights", "quantized/model.safetensors"),
+    ("quantized blocks", "adaround"),
+    ("ladder of weights", "weights_ladder.md"),
     ("activation statistics", "activations/statistics.json"),
     ("layer ranges", "activations/ranges.md"),
     ("calibration set", "calibration.zarr"),

@@ -1,7 +1,10 @@
 import mlx.core as mx
 import pytest
 
+from tests.blocks import capture, set_up
 from tests.reference import create_transformer
+from workflow_scripts.mmdit.flat_weights import start_at_weights
+from workflow_scripts.models import embedded
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +24,24 @@ def conditions():
 def latents():
     """Six latents (6, 8, 8, 16)."""
     return mx.random.normal((6, 8, 8, 16), key=mx.random.key(2))
+
+
+@pytest.fixture(scope="session")
+def captured():
+    """Rows of all blocks of the embedded model."""
+    return capture(embedded.load_transformer())
+
+
+@pytest.fixture(scope="session")
+def study(captured):
+    """The block mm_01 with 3-bit weights and 8-bit inputs by noise level: problem, rules, grids, quantizers."""
+    problem, rules = captured.pose()
+    grids, quantizers, _ = set_up(problem, rules)
+    return problem, rules, grids, quantizers
+
+
+@pytest.fixture(scope="session")
+def flat(study):
+    """The weights of `study` where learning starts by default."""
+    problem, _, grids, _ = study
+    return start_at_weights(problem.weights, grids)

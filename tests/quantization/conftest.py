@@ -46,7 +46,7 @@ class Study:
 
     def configure(self, **values):
         """Write the parameters of every stage from the default configuration with these values."""
-        config = configuration.complete(values, configuration.load_schema())
+        config = configuration.complete({"selected_steps": len(STEPS)} | values, configuration.load_schema())
         for stage in ("collect_activations", "optimise_block", "pack_weights", "write_quant_config"):
             write_json(self.folder / "params" / f"{stage}.json", plan.select_parameters(stage, config, []))
 

@@ -12,6 +12,7 @@ from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.observations import unpack_observations
 from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.seal import read_file_seal, read_group_seal
 from workflow_scripts.store.tensors import read_tensors
 
@@ -100,7 +101,8 @@ def test_more_parts_than_points_leave_empty_parts(study):
 
 
 def test_fewer_points_than_steps_are_refused(study):
-    study.configure(statistics_points=2)
+    params = study.params("collect_activations")
+    write_json(params, read_json(params) | {"statistics_points": 2})
     with pytest.raises(UserError, match="statistics_points: 2 is too few for 3 steps; set it to 3 or more"):
         study.collect(study.list_parts()[0])
 

@@ -7,7 +7,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from tests.quantization.conftest import write_rounded_blocks
-from workflow_scripts import plan
+from workflow_scripts import configuration, plan
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.models import embedded
 from workflow_scripts.models.diffusionkit import config as diffusionkit_config
@@ -23,6 +23,7 @@ from workflow_scripts.store.tensors import read_tensors
 LAYERS = list_linears(*plan.MODEL_BLOCKS["embedded"])
 NAMES = {layer.path: layer.name for layer in LAYERS}
 FC2 = "mm_01.image.mlp.fc2"
+RANGE = configuration.load_schema()["properties"]["weights"]["items"]["properties"]["range"]["default"]
 BLOCK_1 = "multimodal_transformer_blocks.1.image_transformer_block"
 
 
@@ -77,7 +78,7 @@ def assert_holds_blocks(model, learned, rounded, original):
     modules = {path: module for path, module in model.named_modules() if isinstance(module, nn.QuantizedLinear)}
     for path, module in modules.items():
         if path in rounded:
-            rule = {"bits": module.bits, "group_size": module.group_size, "symmetric": False, "range": "absmax"}
+            rule = {"bits": module.bits, "group_size": module.group_size, "symmetric": False, "range": RANGE}
             grid = weight_grid.choose_grid(original[f"{path}.weight"], rule)
             codes = weight_grid.round_to_grid(original[f"{path}.weight"], grid)
         else:

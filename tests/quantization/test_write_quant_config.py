@@ -245,7 +245,7 @@ def test_a_rule_can_do_without_the_shift(copy):
     assert config.activation_step(FC2, SIGMAS[0]) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["lut", "dynamic"])
+@pytest.mark.parametrize("policy", ["lut", "static"])
 def test_a_migration_that_no_block_has_determined_is_refused(copy, policy):
     copy.configure(activations=[{"layers": "mm_*", "bits": 8, "policy": policy, "migration": True}])
     copy.quantize()

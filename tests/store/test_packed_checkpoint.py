@@ -1,13 +1,12 @@
 """A packed checkpoint is read only if it is whole and of this format; its sizes are counted from its tensors."""
 
-import mlx.core as mx
 import numpy as np
 import pytest
 
 from workflow_scripts.numerics.weight_grid import pack_codes
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, read_json, write_json
-from workflow_scripts.store.packed_checkpoint import FORMAT, VERSION, measure_tensors, read_packed, read_packed_tensors
+from workflow_scripts.store.packed_checkpoint import FORMAT, VERSION, measure_tensors, read_packed
 from workflow_scripts.store.tensors import write_tensors
 
 QUANTIZATION = {
@@ -95,9 +94,3 @@ def test_a_changed_file_is_refused(folder):
     path.write_bytes(content[:-8])
     with pytest.raises(UserError, match=r"model.safetensors is damaged"):
         read_packed(folder)
-
-
-def test_types_numpy_lacks_are_named(tmp_path):
-    mx.save_safetensors(str(tmp_path / "x.safetensors"), {"a": mx.zeros((2,), dtype=mx.bfloat16)})
-    with pytest.raises(UserError, match=r"x.safetensors has tensors of the type BF16"):
-        read_packed_tensors(tmp_path / "x.safetensors", "")

@@ -1,5 +1,6 @@
 """Safetensors files are whole, readable by others, and name their damage."""
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -39,3 +40,9 @@ def test_an_unreadable_file_is_named(tmp_path, content, words):
         path.write_bytes(content)
     with pytest.raises(UserError, match=f"x.safetensors {words}"):
         read_tensors(path)
+
+
+def test_types_numpy_lacks_are_named(tmp_path):
+    mx.save_safetensors(str(tmp_path / "x.safetensors"), {"a": mx.zeros((2,), dtype=mx.bfloat16)})
+    with pytest.raises(UserError, match=r"x.safetensors has tensors of the type BF16"):
+        read_tensors(tmp_path / "x.safetensors")

@@ -29,6 +29,11 @@ class Workflow:
             selected_steps=3,
             checkpoint_every=2,
             statistics_shards=2,
+            capture_points=12,
+            capture_shards=2,
+            adaround_iterations=6,
+            adaround_batch=4,
+            adaround_checkpoint_every=2,
         )
 
     def configure(self, **changes) -> None:
@@ -98,7 +103,10 @@ def finished(tmp_path_factory) -> tuple[Workflow, str]:
 
 @pytest.fixture
 def copy(finished) -> Workflow:
-    """The finished main job, free to be damaged; it is put back afterwards."""
+    """The finished main job, free to be damaged; it is put back afterwards.
+
+    Not so what Snakemake knows of it: a test that runs jobs with other settings runs them again with these.
+    """
     workflow, _ = finished
     kept, config = workflow.folder / "kept", workflow.config.read_bytes()
     shutil.copytree(workflow.results, kept, copy_function=shutil.copy2)

@@ -37,7 +37,8 @@ class BlockProblem:
     weights fp32 (out, in) and biases (out,) or None by layer name, in the order of the forward, without the adaLN
     linears; readers: by layer name, the key that layers share which read one input under one rule; rows: NumPy, fp16,
     the modulations fp32; sigmas (K,) the noise levels; training and held_out: indices of rows; powers: the mean square
-    of each stream's target over the training rows.
+    of each stream's target over the training rows; clean: where the rows' streams come from quantized blocks, the same
+    ones from full-precision blocks.
     """
 
     block: Block
@@ -49,6 +50,7 @@ class BlockProblem:
     training: np.ndarray
     held_out: np.ndarray
     powers: dict[str, float]
+    clean: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def take_rows(rows: Rows, indices: np.ndarray) -> Rows:

@@ -157,5 +157,9 @@ def measure_candidate(problem: BlockProblem, grids: Mapping[str, Grid], candidat
 
 
 def choose_candidate(candidates: list[Candidate], errors: list[dict[str, Any]]) -> int:
-    """The place of the one with the least error, the streams' summed, as it will run; of equals the simplest."""
-    return int(np.argmin([sum(error["quantized_inputs"].values()) for error in errors]))
+    """The place of the one with the least error, the streams' summed, as it will run; of equals the simplest.
+
+    An error that is not a number counts as infinite.
+    """
+    totals = [sum(error["quantized_inputs"].values()) for error in errors]
+    return int(np.argmin(np.nan_to_num(totals, nan=np.inf)))

@@ -117,4 +117,4 @@ def flatten(
 
 def join(parts: Iterable[np.ndarray]) -> np.ndarray:
     """Arrays (out, in) as one float32 vector."""
-    return np.concatenate([part.ravel() for part in parts]).astype(np.float32)
+    return np.concatenate([np.empty(0, np.float32), *(part.ravel() for part in parts)]).astype(np.float32)

@@ -67,16 +67,24 @@ def migrate(
 
 def start_ratios(seen: Extremes, quantizer: InputQuantizer) -> np.ndarray:
     """Each outlier's reach over that of the other channels, float32 (D,); 1 for those."""
-    shift = np.zeros(seen.minimum.shape[1], np.float32) if quantizer.shift is None else np.array(quantizer.shift)
+    shift = read_shift(seen, quantizer)
     outliers, reach = find_outliers(seen.minimum - shift, seen.maximum - shift), measure_reach(seen, shift)
     normal = reach[~outliers].max()
     return np.where(outliers, np.maximum(reach / normal, 1), 1).astype(np.float32)
 
 
-def divide(seen: Extremes, quantizer: InputQuantizer, ratio: np.ndarray) -> tuple[Extremes, np.ndarray | None]:
-    """The extremes and the shift of an input divided by `ratio` (D,)."""
-    shift = None if quantizer.shift is None else np.array(quantizer.shift) / ratio
-    return Extremes(seen.minimum / ratio, seen.maximum / ratio, seen.sample), shift
+def read_shift(seen: Extremes, quantizer: InputQuantizer) -> np.ndarray:
+    """The shift of an input, float32 (D,): zeros where it has none."""
+    return np.zeros(seen.minimum.shape[1], np.float32) if quantizer.shift is None else np.array(quantizer.shift)
+
+
+def divide(seen: Extremes, quantizer: InputQuantizer, ratio: np.ndarray) -> tuple[Extremes, np.ndarray]:
+    """The extremes and the shift of an input divided by `ratio` (D,).
+
+    There is always a shift, so that steps reach the largest that is left: quantiles of a tensor divided by channel do
+    not follow from its own.
+    """
+    return Extremes(seen.minimum / ratio, seen.maximum / ratio, seen.sample), read_shift(seen, quantizer) / ratio
 
 
 def learn_ratios(

@@ -92,9 +92,10 @@ def learn(
     """
     phases = PHASES[settings["reconstruction"]]
     while state.phase < len(phases):
-        phase = phases[state.phase]
+        phase = limit_phase(phases[state.phase], flat, state)
         iterate = bind_iteration(problem, flat, quantizers, settings, phase, state)
-        for iteration in range(state.iteration, settings["adaround_iterations"]):
+        iterations = settings["adaround_iterations"] if phase.learns_rounding or phase.learns_steps else 0
+        for iteration in range(state.iteration, iterations):
             loss = iterate(iteration)
             state.iteration = iteration + 1
             state.losses.append(loss)
@@ -107,11 +108,29 @@ def learn(
     return state
 
 
+def limit_phase(phase: Phase, flat: FlatWeights, state: State) -> Phase:
+    """`phase` without what a block has nothing of: weights that are rounded, or step sizes."""
+    return phase._replace(
+        learns_rounding=phase.learns_rounding and bool(flat.shapes),
+        learns_steps=phase.learns_steps and bool(state.log_steps),
+    )
+
+
 def draw_batch(problem: BlockProblem, settings: Mapping[str, Any], place: tuple[int, int]) -> tuple[Rows, mx.array]:
-    """The rows of an iteration and its random key, by seed, phase and iteration alone: no state to restore."""
+    """The rows of an iteration and its random key, by seed, phase and iteration alone: no state to restore.
+
+    With `adaround_drop` that share of the values from quantized blocks gives way to those of full precision (QDrop).
+    """
     rng = np.random.default_rng((settings["seed"], *place))
     size = min(settings["adaround_batch"], len(problem.training))
-    rows = take_rows(problem.rows, rng.choice(problem.training, size, replace=False))
+    indices = rng.choice(problem.training, size, replace=False)
+    rows = take_rows(problem.rows, indices)
+    if problem.clean is not None and settings["adaround_drop"]:
+        streams = [
+            mx.where(mx.array(rng.random(part.shape) < settings["adaround_drop"]), mx.array(clean[indices]), part)
+            for part, clean in zip(rows[:2], problem.clean, strict=True)
+        ]
+        rows = Rows(*streams, *rows[2:])
     return rows, mx.random.key(int(rng.integers(2**31)))
 
 
@@ -140,6 +159,7 @@ def bind_iteration(
     differentiate = mx.value_and_grad(measure)
 
     def iterate(iteration: int) -> float:
+        before = read_quantizers(quantizers, state)
         rows, key = draw_batch(problem, settings, (state.phase, iteration))
         h = rounding.compute_rounding(state.alpha)
         weights = flat.split(flat.soften(h)) if phase.learns_rounding else {}
@@ -153,7 +173,7 @@ def bind_iteration(
             state.log_steps = adams["steps"].apply_gradients(gradients["log_steps"], state.log_steps)
         state.adam = {name: adam.state for name, adam in adams.items()}
         mx.eval(loss, state.alpha, state.log_steps, state.adam)
-        refuse_broken_loss(problem, weights or hard, quantizers, state, rows, loss.item(), iteration)
+        refuse_broken_loss(problem, weights or hard, before, rows, loss.item(), iteration)
         return loss.item()
 
     return iterate
@@ -188,7 +208,6 @@ def refuse_broken_loss(
     problem: BlockProblem,
     weights: Mapping[str, mx.array],
     quantizers: Mapping[str, InputQuantizer],
-    state: State,
     rows: Rows,
     loss: float,
     iteration: int,
@@ -196,16 +215,15 @@ def refuse_broken_loss(
     """Raise UserError, naming the iteration and the first layer that is not finite, unless the loss is finite."""
     if np.isfinite(loss):
         return
-    quantize = bind_to_rows(read_quantizers(quantizers, state))(rows)
-    layer = find_broken_layer(problem, problem.weights | dict(weights), quantize, rows) or "the targets"
-    raise UserError(describe_break(problem, iteration, layer))
+    layer = find_broken_layer(problem, problem.weights | dict(weights), bind_to_rows(quantizers)(rows), rows)
+    raise UserError(describe_break(problem, iteration, layer or "the targets"))
 
 
 def refuse_broken_state(
     problem: BlockProblem, flat: FlatWeights, quantizers: Mapping[str, InputQuantizer], state: State
 ) -> None:
-    """Raise UserError unless alpha and the step sizes are finite."""
-    values = flat.split(state.alpha) | state.log_steps
+    """Raise UserError unless alpha, the step sizes and their reciprocals are finite."""
+    values = flat.split(state.alpha) | {key: mx.exp(mx.abs(steps)) for key, steps in state.log_steps.items()}
     for name, value in values.items():
         if not mx.isfinite(value).all().item():
             raise UserError(describe_break(problem, state.iteration, name))

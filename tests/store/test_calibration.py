@@ -1,0 +1,38 @@
+"""The calibration set is read whole, or some rows of it, chunk by chunk."""
+
+import numpy as np
+import pytest
+
+from tests.quantization.conftest import write_calibration
+from workflow_scripts.store import calibration
+from workflow_scripts.store.errors import UserError
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """A set of 18 points in chunks of 4, and its arrays."""
+    monkeypatch.setattr(calibration, "PART_BYTES", 4 * 2 * 8 * 8 * 16)
+    arrays = write_calibration(tmp_path / "calibration.zarr")
+    return calibration.open_calibration(tmp_path / "calibration.zarr"), arrays
+
+
+def test_a_whole_array_is_that_of_all_chunks(written):
+    opened, arrays = written
+    assert opened.specs["xs"].file_count[0] == 5
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(opened.read(name), array)
+
+
+@pytest.mark.parametrize("indices", [[17, 0, 4, 3, 12], [], [5, 5], list(range(18))])
+@pytest.mark.parametrize("name", ["xs", "steps"])
+def test_rows_come_in_the_order_asked_for(written, name, indices):
+    opened, arrays = written
+    indices = np.array(indices, np.int64)
+    np.testing.assert_array_equal(opened.read_rows(name, indices), arrays[name][indices])
+
+
+def test_a_damaged_chunk_is_named(written):
+    opened, _ = written
+    (opened.path / "xs/c.2.0.0.0").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"xs/c\.2\.0\.0\.0 is damaged"):
+        opened.read_rows("xs", np.array([0]))

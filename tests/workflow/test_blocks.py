@@ -1,0 +1,129 @@
+"""One block alone, and what the blocks ask for when settings or files change."""
+
+import pytest
+
+from tests.workflow.conftest import Workflow, read_tree
+
+pytestmark = pytest.mark.slow
+
+BEFORE_THE_BLOCKS = [
+    *["capture_blocks"] * 2,
+    *["collect_shard"] * 3,
+    "create_store",
+    "encode_prompts",
+    "gather_calibration",
+    *["write_parameters"] * 4,
+]
+# The rows are temporary: who needs one block again records them again, and then every block is asked for.
+BLOCKS_AGAIN = [*["capture_blocks"] * 2, *["optimise_block"] * 5, "pack_weights", "quant_config", "write_quant_config"]
+ONE_MORE_RULE = [
+    {"layers": "mm_*", "bits": 4},
+    {"layers": "*adaLN_modulation", "bits": 8},
+    {"layers": "mm_02.*", "bits": 6},
+]
+
+
+def name_block(workflow: Workflow, block: str) -> str:
+    return str(workflow.results / "adaround" / f"{block}.safetensors")
+
+
+def list_written(said: str) -> list[str]:
+    """The blocks a run made, and not those that it found finished."""
+    return sorted(line.split(":")[0] for line in said.splitlines() if " is written to " in line)
+
+
+def read_blocks(workflow: Workflow) -> dict[str, bytes]:
+    return {name: content for name, content in read_tree(workflow.results).items() if name.startswith("adaround/")}
+
+
+def test_a_block_from_a_clean_tree_needs_no_statistics_and_no_other_block(workflow):
+    expected = sorted([*BEFORE_THE_BLOCKS, "optimise_block", "write_block_parameters"])
+    assert workflow.list_jobs(name_block(workflow, "mm_00")) == expected
+    done = workflow.run(name_block(workflow, "mm_03"))
+    assert done.returncode == 0, done.stdout
+    assert [path.name for path in sorted((workflow.results / "adaround").iterdir())] == [
+        "mm_03.json",
+        "mm_03.report.json",
+        "mm_03.safetensors",
+    ]
+    assert not (workflow.results / "activations").exists()
+    assert not list((workflow.results / "block_inputs.zarr").glob("[0-9]*"))
+
+
+def test_an_unknown_block_has_no_rule(workflow):
+    refused = workflow.run(name_block(workflow, "mm_05"), "-n")
+    assert refused.returncode == 1
+    assert "No rule to produce" in refused.stdout
+
+
+def test_blocks_before_a_chained_one_come_first(workflow):
+    workflow.configure(block_inputs="quantized")
+    expected = [*BEFORE_THE_BLOCKS, *["optimise_block"] * 3, *["write_block_parameters"] * 3]
+    assert workflow.list_jobs(name_block(workflow, "mm_02")) == sorted(expected)
+
+
+def test_a_deleted_block_is_made_again_alone_and_with_the_same_bytes(copy):
+    before = read_tree(copy.results)
+    for path in (copy.results / "adaround").glob("mm_02*"):
+        path.unlink()
+    assert copy.list_jobs("adaround", "quant_config") == sorted([*BLOCKS_AGAIN, "adaround"])
+    done = copy.run("adaround", "quant_config")
+    assert done.returncode == 0, done.stdout
+    assert list_written(done.stdout) == ["mm_02"]
+    assert read_tree(copy.results) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"adaround_iterations": 7}, "mm_00 was made with other parameters (adaround_iterations: 6 there, 7 in"),
+        (
+            {"weights": ONE_MORE_RULE},
+            "mm_02 was made with other parameters (layers.mm_02.image.adaLN_modulation.weight",
+        ),
+    ],
+    ids=["iterations", "a rule"],
+)
+def test_a_setting_that_would_replace_blocks_stops_before_any_job(copy, changes, words):
+    copy.configure(**changes)
+    refused = copy.run("quant_config")
+    assert refused.returncode == 1
+    (line,) = [line for line in refused.stdout.splitlines() if line.startswith("error:")]
+    assert words in line
+    assert "overwrite=true" in line
+    assert "optimise_block" not in refused.stdout
+
+
+def test_a_setting_of_the_blocks_reruns_them_and_what_follows_if_asked(copy):
+    copy.configure(adaround_iterations=7, overwrite=True)
+    assert copy.list_jobs("quant_config") == sorted([*BLOCKS_AGAIN, *["write_block_parameters"] * 5])
+
+
+def test_a_rule_for_one_block_makes_that_block_again_and_without_it_it_is_as_it_was(copy):
+    before, block = read_blocks(copy), name_block(copy, "mm_02")
+    copy.configure(weights=ONE_MORE_RULE, overwrite=True)
+    alone = [*["capture_blocks"] * 2, "optimise_block", "write_block_parameters"]
+    assert copy.list_jobs(block) == alone
+    assert copy.list_jobs("quant_config") == sorted([*BLOCKS_AGAIN, "write_block_parameters", "write_parameters"])
+    assert copy.run(block).returncode == 0
+    after = read_blocks(copy)
+    assert {name for name in before if after[name] != before[name]} == {
+        f"adaround/mm_02{end}" for end in (".json", ".report.json", ".safetensors")
+    }
+    copy.configure(weights=ONE_MORE_RULE[:2])
+    done = copy.run(block)
+    assert list_written(done.stdout) == ["mm_02"]
+    assert read_blocks(copy) == before
+
+
+def test_a_setting_of_the_activations_alone_does_not_record_the_statistics_again(copy):
+    copy.configure(activations=[{"layers": "mm_*", "bits": 6}], overwrite=True)
+    jobs = copy.list_jobs("quant_config")
+    assert jobs == sorted([*BLOCKS_AGAIN, *["write_block_parameters"] * 5, "write_parameters"])
+
+
+def test_the_quick_configuration_plans_the_whole_job(tmp_path):
+    workflow = Workflow(tmp_path)
+    workflow.config.write_text(f"results_dir: {tmp_path / 'quick'}\n")
+    shown = workflow.run("-n", "--quiet", "rules", "--configfile", "config/quick.yaml")
+    assert shown.returncode == 0, shown.stdout
