@@ -99,6 +99,12 @@ def test_the_values_of_a_stage_on_a_command_line_suffice_for_its_parameters(stag
     assert plan.select_parameters(stage, values, PROMPTS) == plan.select_parameters(stage, config, PROMPTS)
 
 
+def test_the_values_on_a_command_line_do_not_depend_on_the_order_of_keys():
+    rules = [{"layers": "mm_*", "bits": 4}], [{"bits": 4, "layers": "mm_*"}]
+    one, other = (plan.encode_values("pack_weights", {"model": "embedded", "weights": rule}) for rule in rules)
+    assert one == other
+
+
 def test_fingerprints_follow_values_not_their_order():
     assert plan.fingerprint({"a": 1, "b": [2]}) == plan.fingerprint({"b": [2], "a": 1})
     assert plan.fingerprint({"a": 1}) != plan.fingerprint({"a": 2})

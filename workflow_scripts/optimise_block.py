@@ -69,7 +69,6 @@ def list_origin(
 ) -> dict[str, Any]:
     """Digests of what the block is made from. Raises UserError if it does not belong together."""
     digests = model.file_digests()
-    captured = [part.seal for part in inputs.parts]
     for part in inputs.parts:
         check_origin(part.seal, part.path, {"model": parameters["model"]}, {"model": digests})
     blocks = plan.list_blocks(parameters["model"])
@@ -79,11 +78,10 @@ def list_origin(
     found = [file.seal["parameters"]["block"] for file in before]
     if found != wanted:
         raise UserError(f"--before: the files of blocks {wanted} are needed in this order, and {found} are named")
-    return {
-        "model": digests,
-        "block_inputs": [seal["fingerprint"] for seal in captured],
-        "before": [file.seal["checksum"] for file in before],
-    }
+    shared = {"model": digests, "block_inputs": [part.seal["fingerprint"] for part in inputs.parts]}
+    for name, file in zip(found, before, strict=True):
+        check_origin(file.seal, Path(name), {}, shared)
+    return shared | {"before": [file.seal["checksum"] for file in before]}
 
 
 def is_finished(path: Path, parameters: plan.Parameters, origin: dict[str, Any], replaceable: bool) -> bool:
@@ -169,6 +167,7 @@ def quantize_block(
     learning = open_learning(arguments.scratch / "learning.safetensors", parameters, origin)
     candidates = list_candidates(task.problem, task.grids, task.quantizers, parameters, learning)
     errors = [measure_candidate(task.problem, task.grids, candidate) for candidate in candidates]
+    refuse_broken(parameters["block"], candidates, errors)
     best = candidates[choose_candidate(candidates, errors)]
     report = describe(task, candidates, errors, best) | {"block": parameters["block"]}
     write_json(arguments.out.with_suffix(".report.json"), report)
@@ -177,6 +176,16 @@ def quantize_block(
     for candidate, error in zip(candidates, errors, strict=True):
         log.info(f"{parameters['block']} {candidate.engine}: {describe_errors(error['quantized_inputs'])} held out")
     log.info(f"{parameters['block']}: {best.engine} is written to {arguments.out}")
+
+
+def refuse_broken(block: str, candidates: list[Candidate], errors: list[dict[str, Any]]) -> None:
+    """Raise UserError naming the engine if an error on the held-out points is not a finite number."""
+    for candidate, error in zip(candidates, errors, strict=True):
+        if not all(math.isfinite(value) for way in error.values() for value in way.values()):
+            raise UserError(
+                f"{block}: the outputs by {candidate.engine} on held-out points are not finite;"
+                " check the model's weights, and the captured rows"
+            )
 
 
 def open_learning(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> Learning:

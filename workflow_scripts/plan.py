@@ -91,7 +91,7 @@ def list_keys(stage: str, config: Parameters) -> tuple[str, ...]:
 def encode_values(stage: str, config: Parameters) -> str:
     """The configuration values that `select_parameters` needs for a stage, as JSON for a command line."""
     keys = {*list_keys(stage, config), *(["trajectories"] if stage in READS_PROMPTS else [])}
-    return json.dumps({key: config[key] for key in sorted(keys)}, ensure_ascii=False)
+    return json.dumps({key: config[key] for key in keys}, sort_keys=True, ensure_ascii=False)
 
 
 def fingerprint(value: Any) -> str:

@@ -1,17 +1,16 @@
 """Steps of trajectories per second: DiffusionKit as installed and with a fast BLAS, this project, and a torch twin."""
 
-import os
 import statistics
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from tests.benchmarks.process import Process
 from tests.benchmarks.samplers import TRAJECTORY_STEPS
 from tests.benchmarks.table import Row, as_records, format_table
 from workflow_scripts.store.files import write_json
 
 ROUNDS = 7
+SAMPLERS = "tests.benchmarks.samplers"
 # Label: the sampler, how many processes of it at once, and whether MLX stays on the BLAS it was installed with.
 RUNS = {
     "DiffusionKit as installed": ("diffusionkit", 1, True),
@@ -29,33 +28,7 @@ TARGETS = (
 )
 
 
-class Sampler:
-    """A process that samples when asked."""
-
-    def __init__(self, stack: ExitStack, name: str, reference_blas: bool):
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "MLX_REFERENCE_BLAS": str(int(reference_blas))}
-        command = [sys.executable, "-m", "tests.benchmarks.samplers", name]
-        pipe = subprocess.PIPE
-        self.process = stack.enter_context(
-            subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True)
-        )
-        stack.callback(self.process.stdin.close)
-        self.read()
-
-    def start(self) -> None:
-        """Ask for one run."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-
-    def read(self) -> str:
-        """Its next answer. Raises RuntimeError if it ended instead; its own words are on standard error."""
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{' '.join(self.process.args[1:])} ended early")
-        return line
-
-
-def measure_rate(name: str, samplers: list[Sampler]) -> float:
+def measure_rate(name: str, samplers: list[Process]) -> float:
     """Trajectory-steps per second of these samplers at once."""
     for sampler in samplers:
         sampler.start()
@@ -68,7 +41,8 @@ def measure_rates() -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {label: [] for label in RUNS}
     with ExitStack() as stack:
         samplers = {
-            label: [Sampler(stack, name, blas) for _ in range(count)] for label, (name, count, blas) in RUNS.items()
+            label: [Process(stack, SAMPLERS, name, reference_blas=blas) for _ in range(count)]
+            for label, (name, count, blas) in RUNS.items()
         }
         for _ in range(ROUNDS):
             for label, (name, _, _) in RUNS.items():

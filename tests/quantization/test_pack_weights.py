@@ -73,12 +73,12 @@ def dequantize_by_mlx(module):
     return np.array(mx.dequantize(module.weight, module.scales, module.biases, **how))
 
 
-def assert_holds_blocks(model, learned, rounded, original):
+def assert_holds_blocks(model, learned, rounded, original, chosen_by=RANGE):
     """Every quantized module is its block's weight, or where `rounded` the nearest, to 1e-6 of its largest value."""
     modules = {path: module for path, module in model.named_modules() if isinstance(module, nn.QuantizedLinear)}
     for path, module in modules.items():
         if path in rounded:
-            rule = {"bits": module.bits, "group_size": module.group_size, "symmetric": False, "range": RANGE}
+            rule = {"bits": module.bits, "group_size": module.group_size, "symmetric": False, "range": chosen_by}
             grid = weight_grid.choose_grid(original[f"{path}.weight"], rule)
             codes = weight_grid.round_to_grid(original[f"{path}.weight"], grid)
         else:
@@ -229,7 +229,7 @@ def test_the_uniform_layout_is_that_of_diffusionkit(scrambled, load_mmdit, origi
     raw, config = read_tensors(folder / "model.safetensors"), read_json(folder / "config.json")
     assert all(key.startswith("model.diffusion_model.") for key in raw)
     model = load_mmdit(folder / "model.safetensors")
-    modules = assert_holds_blocks(model, read_learned(scrambled), config["rounded"], original)
+    modules = assert_holds_blocks(model, read_learned(scrambled), config["rounded"], original, "absmax")
     assert modules.keys() == NAMES.keys()  # every Linear
     assert {(module.bits, module.group_size) for module in modules.values()} == {(4, 64)}
     # What it reads again after its modulation cache has dropped the adaLN layers.

@@ -29,7 +29,7 @@ def describe_input(rule: dict[str, Any], file: BlockFile, name: str) -> InputGri
     """The grid of what a layer reads, by its rule and its block's file."""
     if rule["bits"] == UNQUANTIZED:
         return InputGrid(UNQUANTIZED, "none")
-    if name not in file.inputs:
+    if rule["policy"] == "dynamic":
         return InputGrid(rule["bits"], "dynamic")
     grid = file.inputs[name]
     return InputGrid(rule["bits"], rule["policy"], np.asarray(grid.steps), grid.shift, grid.migration)

@@ -13,6 +13,7 @@ from workflow_scripts.mmdit.input_quantizers import InputQuantizer, bind_to_rows
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.weight_grid import dequantize
 from workflow_scripts.store.block_file import BlockFile, LayerInput
+from workflow_scripts.store.errors import UserError
 
 Streams = tuple[np.ndarray, np.ndarray]
 
@@ -24,11 +25,16 @@ def dequantize_block(model: Any, file: BlockFile) -> dict[str, mx.array]:
 
 
 def restore_quantizer(rule: Mapping[str, Any], grid: LayerInput | None) -> InputQuantizer:
-    """The quantizer of a layer's input, by its rule and the grid in the block's file."""
+    """The quantizer of a layer's input, by its rule and the grid in the block's file.
+
+    Raises UserError if the rule needs a grid and there is none.
+    """
     if rule["bits"] == UNQUANTIZED:
         return InputQuantizer("none", UNQUANTIZED)
-    if grid is None:
+    if rule["policy"] == "dynamic":
         return InputQuantizer("dynamic", rule["bits"])
+    if grid is None:
+        raise UserError(f"a block's file has no step sizes for a {rule['policy']} policy; run optimise_block again")
     shift, migration = (
         None if part is None else mx.array(part.astype(np.float32)) for part in (grid.shift, grid.migration)
     )
@@ -38,7 +44,8 @@ def restore_quantizer(rule: Mapping[str, Any], grid: LayerInput | None) -> Input
 def propagate(model: Any, file: BlockFile, streams: Streams, modulation: np.ndarray, sigmas: np.ndarray) -> Streams:
     """What the quantized block in `file` makes of image (R, N, D) and text (R, T, D), as fp16.
 
-    modulation (R, D) is what the adaLN linears read, sigmas (R,) the rows' noise levels.
+    modulation (R, D) is what the adaLN linears read, sigmas (R,) the rows' noise levels. Raises UserError if
+    steps by level are for others.
     """
     rules, block = file.seal["parameters"]["layers"], file.seal["parameters"]["block"]
     weights, everything = dequantize_block(model, file), np.arange(len(sigmas))
@@ -48,6 +55,9 @@ def propagate(model: Any, file: BlockFile, streams: Streams, modulation: np.ndar
     problem = replace(problem, weights={name: weights[name] for name in problem.weights})
     keys = set(problem.readers.values())
     quantizers = {key: restore_quantizer(rules[key]["activation"], file.inputs.get(key)) for key in keys}
+    by_level = any(quantizer.policy == "lut" for quantizer in quantizers.values())
+    if by_level and not np.array_equal(problem.sigmas, file.sigmas):
+        raise UserError(f"{block} was quantized at other noise levels than those of the rows; run optimise_block again")
     return run_all(problem, quantizers)
 
 

@@ -15,13 +15,13 @@ def _quantize(x: mx.array, step: mx.array, largest: mx.array) -> mx.array:
 @_quantize.vjp
 def _differentiate(primals, cotangent, output):
     x, step, largest = primals
-    value = x / step
-    inside = (mx.abs(value) <= largest).astype(x.dtype)
-    passed = cotangent * inside
-    # d/dstep: round(v) - v inside, the clipped code outside (eq. 3)
-    by_step = cotangent * (output / step) - passed * value
-    axes = tuple(axis for axis in range(x.ndim) if step.shape[axis] == 1)
-    return passed, by_step.sum(axis=axes, keepdims=True), mx.zeros_like(largest)
+    passed = cotangent * (mx.abs(x) <= largest * step)
+    # d/dstep: round(v) - v inside, the clipped code outside (eq. 3), here times the step
+    by_step = cotangent * output - passed * x
+    for axis in range(x.ndim):  # one by one: sums over the last axis are the slow ones
+        if step.shape[axis] == 1:
+            by_step = by_step.sum(axis=axis, keepdims=True)
+    return passed, by_step / step, mx.zeros_like(largest)
 
 
 def quantize_learned(x: mx.array, step: mx.array, bits: int) -> mx.array:
