@@ -23,13 +23,13 @@ Measure = Callable[[], dict[str, float]]
 
 def build_task(params: Path, rows: list[Path]) -> tuple[Any, dict[str, Any]]:
     """The block's task, and its settings."""
+    from workflow_scripts.mmdit.block_task import prepare
     from workflow_scripts.models.catalogue import find_model
-    from workflow_scripts.optimise_block import prepare
     from workflow_scripts.store.block_inputs import open_block_inputs
     from workflow_scripts.store.files import read_json
 
     settings = read_json(params) | START
-    return prepare(settings, open_block_inputs(rows), [], find_model(settings["model"])), settings
+    return prepare(settings, open_block_inputs(rows), [], find_model(settings["model"]).load_transformer()), settings
 
 
 def bind_measure(task: Any, flat: Any, read: Callable[[], Any]) -> Measure:

@@ -21,8 +21,8 @@ from workflow_scripts.mmdit.candidates import (
 )
 from workflow_scripts.mmdit.input_quantizers import bind_to_rows, leave_unrounded
 from workflow_scripts.mmdit.migration import migrate, migrate_weights
+from workflow_scripts.mmdit.state_arrays import pack_state, unpack_state
 from workflow_scripts.numerics.weight_grid import choose_grid, dequantize, round_to_grid
-from workflow_scripts.optimise_block import pack_state, unpack_state
 
 
 def run_engine(study, engine, **changes):

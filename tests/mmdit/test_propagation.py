@@ -9,12 +9,12 @@ import pytest
 from tests.blocks import ACTIVATION, SETTINGS, UNQUANTIZED, WEIGHT, set_up
 from workflow_scripts.mmdit.block_assembly import assemble_problem, list_own_linears, read_weights
 from workflow_scripts.mmdit.block_problem import run_rows, take_rows
+from workflow_scripts.mmdit.block_task import list_inputs
 from workflow_scripts.mmdit.candidates import round_to_nearest
 from workflow_scripts.mmdit.input_quantizers import InputQuantizer, bind_to_rows
 from workflow_scripts.mmdit.migration import migrate, migrate_weights
 from workflow_scripts.mmdit.propagation import dequantize_block, propagate, restore_quantizer
 from workflow_scripts.numerics.weight_grid import choose_grid, dequantize, round_to_grid
-from workflow_scripts.optimise_block import list_inputs
 from workflow_scripts.store.block_file import BlockFile, LayerInput, LayerWeight, read_block, write_block
 
 BLOCK = "mm_01"
@@ -61,7 +61,7 @@ class Predecessor:
         return self.modulation | {n: LayerWeight(self.grids[n], codes) for n, codes in self.best.codes.items()}
 
     def make_file(self):
-        inputs = list_inputs(self.problem, self.best)
+        inputs = list_inputs(self.problem, self.best.quantizers)
         return make_file(self.rules, self.list_weights(), inputs, self.problem.sigmas)
 
     def run(self):

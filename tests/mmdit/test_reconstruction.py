@@ -19,9 +19,9 @@ from workflow_scripts.mmdit.reconstruction import (
     read_quantizers,
     start_state,
 )
+from workflow_scripts.mmdit.state_arrays import pack_state
 from workflow_scripts.numerics import rounding
 from workflow_scripts.numerics.weight_grid import dequantize, round_to_grid
-from workflow_scripts.optimise_block import pack_state
 
 # What mm_01 learns, the layers whose outputs are quantized again before they reach the block's among them.
 UPSTREAM = [f"mm_01.{stream}.{part}" for stream in ("image", "text") for part in

@@ -12,8 +12,8 @@ from workflow_scripts.mmdit.reconstruction import (
     draw_batch,
     start_state,
 )
+from workflow_scripts.mmdit.state_arrays import pack_state, unpack_state
 from workflow_scripts.numerics.weight_grid import round_to_grid
-from workflow_scripts.optimise_block import pack_state, unpack_state
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.learning_state import read_learning, write_learning
 

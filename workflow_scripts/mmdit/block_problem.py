@@ -55,7 +55,7 @@ class BlockProblem:
 
 def take_rows(rows: Rows, indices: np.ndarray) -> Rows:
     """The rows at `indices` (B,), fp32, for MLX."""
-    taken = [None if part is None else mx.array(part[indices].astype(np.float32)) for part in rows[:-1]]
+    taken = [None if part is None else mx.array(part[indices]).astype(mx.float32) for part in rows[:-1]]
     return Rows(*taken, mx.array(rows.knots[indices]))
 
 

@@ -6,10 +6,13 @@ import mlx.core as mx
 
 from workflow_scripts.numerics.activation import find_largest_code
 
+INTEGERS = 1.5 * 2**23  # fp32 numbers about it are the integers
+
 
 @mx.custom_function
 def _quantize(x: mx.array, step: mx.array, largest: mx.array) -> mx.array:
-    return mx.round(mx.clip(x / step, -largest, largest)) * step
+    # (v + c) - c rounds half to even, as mx.round does, in a third of its time on a CPU
+    return ((mx.clip(x / step, -largest, largest) + INTEGERS) - INTEGERS) * step
 
 
 @_quantize.vjp

@@ -1,0 +1,99 @@
+"""A block made ready: everything that is chosen before any rounding."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from workflow_scripts import plan
+from workflow_scripts.mmdit.block_assembly import assemble_problem, list_own_linears, read_weights, split_points
+from workflow_scripts.mmdit.block_problem import BlockProblem
+from workflow_scripts.mmdit.input_quantizers import InputQuantizer, calibrate
+from workflow_scripts.mmdit.migration import migrate, migrate_weights
+from workflow_scripts.mmdit.propagation import Streams, propagate
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.weight_grid import Grid, choose_grid, dequantize, round_to_grid
+from workflow_scripts.store.block_file import BlockFile, LayerInput, LayerWeight
+from workflow_scripts.store.block_inputs import BlockInputs
+
+
+@dataclass(frozen=True)
+class Task:
+    """A block, ready: its problem, the grids of its weights, its inputs' quantizers, and its adaLN weights, rounded."""
+
+    problem: BlockProblem
+    grids: dict[str, Grid]
+    quantizers: dict[str, InputQuantizer]
+    modulation: dict[str, LayerWeight]
+
+
+def prepare(parameters: plan.Parameters, inputs: BlockInputs, before: list[BlockFile], transformer: Any) -> Task:
+    """The block's problem with everything that is chosen before any rounding, in the order that matters.
+
+    Shift, then migration, then the weights' grids.
+    """
+    block, rules = parameters["block"], parameters["layers"]
+    index = plan.list_blocks(parameters["model"]).index(block)
+    modulation = round_modulation(transformer, block, rules)
+    weights, _ = read_weights(transformer, list_own_linears(transformer, block))
+    problem = assemble_problem(
+        transformer,
+        block,
+        rules,
+        weights | {name: mx.array(dequantize(layer.codes, layer.grid)) for name, layer in modulation.items()},
+        read_streams(transformer, inputs, before, index),
+        inputs.read_targets(index),
+        inputs.modulation,
+        inputs.sigmas,
+        split_points(inputs.points, inputs.sigmas, parameters["held_out"], parameters["seed"]),
+    )
+    activation_rules = {name: rule["activation"] for name, rule in rules.items()}
+    quantizers, observed = calibrate(problem, activation_rules, parameters["seed"])
+    quantizers = migrate(problem, quantizers, observed, activation_rules, parameters)
+    problem = replace(
+        problem,
+        weights=migrate_weights(problem.weights, problem.readers, quantizers),
+        clean=inputs.read_block(index) if before else None,
+    )
+    chosen = {name: rules[name]["weight"] for name in problem.weights}
+    grids = {
+        name: choose_grid(problem.weights[name], rule) for name, rule in chosen.items() if rule["bits"] != UNQUANTIZED
+    }
+    return Task(problem, grids, quantizers, modulation)
+
+
+def round_modulation(transformer: Any, block: str, rules: dict[str, Any]) -> dict[str, LayerWeight]:
+    """The quantized adaLN weights: to nearest, as nothing but a table by time step and prompt comes of them."""
+    layers = [layer for layer in list_own_linears(transformer, block) if layer.role == "adaLN"]
+    weights, _ = read_weights(transformer, layers)
+    rounded = {}
+    for name, weight in weights.items():
+        if rules[name]["weight"]["bits"] != UNQUANTIZED:
+            grid = choose_grid(weight, rules[name]["weight"])
+            rounded[name] = LayerWeight(grid, round_to_grid(np.array(weight), grid))
+    return rounded
+
+
+def read_streams(transformer: Any, inputs: BlockInputs, before: list[BlockFile], index: int) -> Streams:
+    """What the block reads: as captured, or what the quantized blocks before it give."""
+    if not before:
+        return inputs.read_block(index)
+    streams = inputs.read_block(0)
+    for file in before:
+        streams = propagate(transformer, file, streams, inputs.modulation, inputs.sigmas)
+    return streams
+
+
+def list_inputs(problem: BlockProblem, chosen: dict[str, InputQuantizer]) -> dict[str, LayerInput]:
+    """The grids of the layers' inputs that have step sizes of their own."""
+    quantizers = {name: chosen[key] for name, key in problem.readers.items()}
+    return {
+        name: LayerInput(
+            np.array(quantizer.steps),
+            None if quantizer.shift is None else np.array(quantizer.shift),
+            None if quantizer.migration is None else np.array(quantizer.migration).astype(np.int32),
+        )
+        for name, quantizer in quantizers.items()
+        if quantizer.steps is not None
+    }
