@@ -13,6 +13,7 @@ from workflow_scripts.store.files import read_json, write_atomically, write_json
 from workflow_scripts.store.tensors import read_tensors
 
 FORMAT = {"format": "weights-ladder", "version": 1}
+EXACT = 150.0  # dB; nothing in fp32 is nearer without being equal, and JSON has no infinity
 EXPLANATION = """\
 Signal-to-noise ratios in dB against full precision, from the same seeds and prompts: of the final latents (the median
 over pictures, and the worst picture), and of the blocks' outputs on points held out from everything learned (the mean
@@ -43,7 +44,7 @@ def read_latents(folder: Path, rung: str) -> np.ndarray:
 
 def describe_rung(name: str, title: str, latents: np.ndarray, reference: np.ndarray, blocks: Path) -> dict[str, Any]:
     """One rung's numbers: `latent_snr` of each picture and `block_snr` of each block's streams, in dB."""
-    pictures = [measure_snr(*pair) for pair in zip(latents, reference, strict=True)]
+    pictures = [min(measure_snr(*pair), EXACT) for pair in zip(latents, reference, strict=True)]
     reports = {report["block"]: report for report in map(read_json, sorted(blocks.glob("*.report.json")))}
     streams = {block: measure_block(report) for block, report in reports.items()}
     values = [value for block in streams.values() for value in block.values()]
@@ -59,7 +60,7 @@ def describe_rung(name: str, title: str, latents: np.ndarray, reference: np.ndar
 def measure_block(report: dict[str, Any]) -> dict[str, float]:
     """The streams' signal-to-noise ratios in dB of what was chosen for a block, as it runs."""
     errors = report["errors"][report["chosen"]]["quantized_inputs"]
-    return {stream: to_decibels(1, error) for stream, error in errors.items()}
+    return {stream: min(to_decibels(1, error), EXACT) for stream, error in errors.items()}
 
 
 def tabulate(rungs: list[dict[str, Any]]) -> list[str]:

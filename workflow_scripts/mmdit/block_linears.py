@@ -11,6 +11,7 @@ from workflow_scripts.mmdit.propagation import dequantize_block
 from workflow_scripts.mmdit.quantized import InputGrid, QuantizedLinears
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.store.block_file import BlockFile
+from workflow_scripts.store.errors import UserError
 
 
 def bind_blocks(model: Any, files: Sequence[BlockFile]) -> QuantizedLinears:
@@ -26,10 +27,12 @@ def bind_blocks(model: Any, files: Sequence[BlockFile]) -> QuantizedLinears:
 
 
 def describe_input(rule: dict[str, Any], file: BlockFile, name: str) -> InputGrid:
-    """The grid of what a layer reads, by its rule and its block's file."""
+    """The grid of what a layer reads, by its rule and its block's file. Raises UserError if the file lacks it."""
     if rule["bits"] == UNQUANTIZED:
         return InputGrid(UNQUANTIZED, "none")
     if rule["policy"] == "dynamic":
         return InputGrid(rule["bits"], "dynamic")
+    if name not in file.inputs:
+        raise UserError(f"{name}: its block's file has no step sizes for its input; run optimise_block again")
     grid = file.inputs[name]
     return InputGrid(rule["bits"], rule["policy"], np.asarray(grid.steps), grid.shift, grid.migration)
