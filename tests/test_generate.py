@@ -16,7 +16,7 @@ from workflow_scripts.generate import build_arguments, main
 from workflow_scripts.models import embedded
 from workflow_scripts.numerics.quality import measure_psnr
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
+from workflow_scripts.store.files import hash_file, read_json, write_json
 from workflow_scripts.training.scoring import generate_pictures
 
 PROMPTS = ["a red circle", "a large blue square on a black background"]
@@ -55,6 +55,19 @@ def sources(study):
 def find_numbers(text):
     """PSNR and latent SNR of the last line."""
     return [float(number) for number in re.findall(r"(-?\d+\.\d|inf) dB", text.strip().splitlines()[-1])]
+
+
+def test_weights_and_config_may_both_be_named_if_they_belong_together(generate, sources, study, tmp_path):
+    alone, _ = generate(*sources["W4A8"])
+    both, _ = generate(*sources["W4A16"], *sources["W4A8"])
+    np.testing.assert_array_equal(both, alone)
+    other = shutil.copytree(study.quantized, tmp_path / "other")
+    config = read_json(other / "config.json")
+    (other / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes() + b" ")
+    config["model"] |= {"sha256": hash_file(other / "model.safetensors")}
+    write_json(other / "config.json", config)
+    with pytest.raises(UserError):
+        generate("--weights", other, *sources["W4A8"])
 
 
 class TestFullPrecision:

@@ -113,10 +113,12 @@ def is_picture_name(path: Path) -> bool:
 def open_source(arguments: argparse.Namespace, model: ModuleType, layers: Sequence[Layer]) -> Source | None:
     """What to quantize with, or None. Raises UserError if it is missing, damaged or of another model."""
     config = read_quant_config(arguments.quant_config) if arguments.quant_config else None
-    folder = config.weights.parent if config else arguments.weights
+    folder = arguments.weights or (config and config.weights.parent)
     if folder is None:
         return None
     checkpoint = read_packed(folder)
+    if config and checkpoint.config["model"]["sha256"] != config.content["weights"]["sha256"]:
+        raise UserError(f"{folder} is not what {arguments.quant_config} was made with; leave --weights out")
     if checkpoint.config["origin"]["model"] != model.file_digests():
         raise UserError(f"{folder} was made of other weights than those of the model {arguments.model}; make it again")
     return Source(checkpoint, config, [x for x in layers if arguments.blocks is None or x.block in arguments.blocks])
@@ -229,9 +231,8 @@ def build_arguments() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=28, help="Euler steps (default: %(default)s)")
     parser.add_argument("--cfg", type=float, default=3.0, help="weight of the guidance (default: %(default)s)")
     parser.add_argument("--size", type=int, help="edge of a picture in pixels (default: the model's)")
-    quantized = parser.add_mutually_exclusive_group()
-    quantized.add_argument("--weights", type=Path, help="a packed checkpoint, as results/quantized")
-    quantized.add_argument("--quant-config", type=Path, help="results/quant_config.json, which names its weights")
+    parser.add_argument("--weights", type=Path, help="a packed checkpoint, as results/quantized")
+    parser.add_argument("--quant-config", type=Path, help="results/quant_config.json, which names its weights")
     parser.add_argument(
         "--lookup",
         choices=LOOKUPS,
