@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 SWITCH = "MLX_REFERENCE_BLAS"
-# M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (bytes), M_ARENA_MAX in <malloc.h>
-MALLOC_SETTINGS = {-1: 1 << 30, -3: 32 << 20, -8: 2}
+# M_TRIM_THRESHOLD (bytes), M_MMAP_MAX (no block from mmap, which never keeps one), M_ARENA_MAX in <malloc.h>
+MALLOC_SETTINGS = {-1: 1 << 30, -4: 0, -8: 2}
 ADVICE = "MLX computes on its slow reference BLAS (some 20 times slower): "
 
 

@@ -20,7 +20,8 @@ class FlatWeights:
     """Of all n weights, float32 (n,): the value of the code below, the scale, and the first h, the share of a step
     above it.
 
-    shapes: (out, in) by layer name, in the order in which the layers follow each other.
+    shapes: (out, in) by layer name, in the order in which the layers follow each other. A layer's values lie in the
+    order of (in, out), as a product's gradient does, so that joining them is one copy.
     """
 
     shapes: dict[str, tuple[int, int]]
@@ -45,13 +46,13 @@ class FlatWeights:
         parts, start = {}, 0
         for name, shape in self.shapes.items():
             size = shape[0] * shape[1]
-            parts[name] = vector[start : start + size].reshape(shape)  # (out * in,) -> (out, in)
+            parts[name] = vector[start : start + size].reshape(shape[::-1]).T  # (in * out,) -> (out, in)
             start += size
         return parts
 
     def join(self, parts: Mapping[str, mx.array]) -> mx.array:
         """The layers' arrays (out, in) as a vector (n,)."""
-        return mx.concatenate([parts[name].reshape(-1) for name in self.shapes])  # (out, in) -> (out * in,)
+        return mx.concatenate([parts[name].T.reshape(-1) for name in self.shapes])  # (out, in) -> (in * out,)
 
     def differentiate(
         self, h: mx.array, gradients: Mapping[str, mx.array], pressure: tuple[float, float] | None
@@ -62,8 +63,7 @@ class FlatWeights:
         """
         by_h = self.join(gradients) * self.scales
         if pressure is not None:
-            weight, beta = pressure
-            by_h = by_h + weight * rounding.differentiate_regulariser(h, beta)
+            by_h = by_h + rounding.differentiate_regulariser(h, *pressure)
         return by_h * rounding.compute_slope(h)
 
     def take_codes(self, alpha: mx.array, grids: Mapping[str, Grid]) -> dict[str, np.ndarray]:
@@ -117,4 +117,4 @@ def flatten(
 
 def join(parts: Iterable[np.ndarray]) -> np.ndarray:
     """Arrays (out, in) as one float32 vector."""
-    return np.concatenate([np.empty(0, np.float32), *(part.ravel() for part in parts)]).astype(np.float32)
+    return np.concatenate([np.empty(0, np.float32), *(part.T.ravel() for part in parts)]).astype(np.float32)

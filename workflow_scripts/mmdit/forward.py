@@ -215,11 +215,11 @@ def run_block(
     ]
     q, k, v = (mx.concatenate(pair, axis=2) for pair in zip(*queries, strict=True))  # (B, heads, N + T, head dim)
     attended = select_kernels().attend(q, k, v, q.shape[-1] ** -0.5)
-    length = image.shape[1]
-    image = finish_stream(linear, f"{block.name}.image", block, image, attended[:, :, :length], image_parts)
+    image_attended, text_attended = mx.split(attended, [image.shape[1]], axis=2)
+    image = finish_stream(linear, f"{block.name}.image", block, image, image_attended, image_parts)
     if not block.text_reaches_output:
         return image, None
-    return image, finish_stream(linear, f"{block.name}.text", block, text, attended[:, :, length:], text_parts)
+    return image, finish_stream(linear, f"{block.name}.text", block, text, text_attended, text_parts)
 
 
 def project_heads(linear: Linear, name: str, block: Block, x: mx.array) -> list[mx.array]:

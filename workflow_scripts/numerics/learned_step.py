@@ -9,32 +9,29 @@ from workflow_scripts.numerics.activation import find_largest_code
 INTEGERS = 1.5 * 2**23  # fp32 numbers about it are the integers
 
 
-@mx.custom_function
-def _quantize(x: mx.array, step: mx.array, largest: mx.array) -> mx.array:
-    # (v + c) - c rounds half to even, as mx.round does, in a third of its time on a CPU
-    return ((mx.clip(x / step, -largest, largest) + INTEGERS) - INTEGERS) * step
-
-
-@_quantize.vjp
-def _differentiate(primals, cotangent, output):
-    x, step, largest = primals
-    passed = cotangent * (mx.abs(x) <= largest * step)
-    # d/dstep: round(v) - v inside, the clipped code outside (eq. 3), here times the step
-    by_step = cotangent * output - passed * x
-    for axis in range(x.ndim):  # one by one: sums over the last axis are the slow ones
-        if step.shape[axis] == 1:
-            by_step = by_step.sum(axis=axis, keepdims=True)
-    return passed, by_step / step, mx.zeros_like(largest)
-
-
 def quantize_learned(x: mx.array, step: mx.array, bits: int) -> mx.array:
     """`x` (B, T, D) rounded to multiples of `step` and clipped, differentiable in both with the straight-through rule.
 
     step: (1, 1, 1), (B, 1, 1) or (B, 1, D). Its gradient is scaled by 1 / sqrt(N q), N the values that share it and q
     the largest code (sec. 2.2).
     """
-    largest = find_largest_code(bits)
-    shared = x.size // step.size
-    scale = 1.0 / math.sqrt(shared * largest)
-    scaled = step * scale + mx.stop_gradient(step - step * scale)  # value of step, gradient times scale
-    return _quantize(x, scaled, mx.array(float(largest)))
+    largest = float(find_largest_code(bits))
+    scale = 1.0 / math.sqrt(x.size // step.size * largest)
+
+    @mx.custom_function
+    def quantize(x: mx.array, step: mx.array) -> mx.array:
+        # (v + c) - c rounds half to even, as mx.round does, in a third of its time on a CPU
+        return ((mx.clip(x / step, -largest, largest) + INTEGERS) - INTEGERS) * step
+
+    @quantize.vjp
+    def differentiate(primals: list[mx.array], cotangent: mx.array, output: mx.array) -> tuple[mx.array, mx.array]:
+        x, step = primals
+        passed = cotangent * (mx.abs(x) <= largest * step)
+        # d/dstep: round(v) - v inside, the clipped code outside (eq. 3), here times the step
+        by_step = cotangent * output - passed * x
+        for axis in range(x.ndim):  # one by one: sums over the last axis are the slow ones
+            if step.shape[axis] == 1:
+                by_step = by_step.sum(axis=axis, keepdims=True)
+        return passed, by_step / step * scale
+
+    return quantize(x, step)

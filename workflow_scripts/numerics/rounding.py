@@ -21,16 +21,17 @@ def compute_rounding(alpha: mx.array) -> mx.array:
     """h(alpha) = clip(sigmoid(alpha) (ZETA - GAMMA) + GAMMA, 0, 1), eq. 23."""
     a = mx.clip(alpha, -SATURATION, SATURATION)
     squared = mx.square(a)
-    ratio = squared * TANH[0] + TANH[1]
-    for coefficient in TANH[2:]:
+    first, second, *others = (WIDTH * coefficient for coefficient in TANH)
+    ratio = squared * first + second
+    for coefficient in others:
         ratio = ratio * squared + coefficient
-    return mx.clip(a * ratio * WIDTH + 0.5, 0.0, 1.0)
+    return mx.clip(a * ratio + 0.5, 0.0, 1.0)
 
 
 def compute_slope(rounding: mx.array) -> mx.array:
     """dh/dalpha from h itself; 0 where h is clipped."""
-    inner = (mx.abs(rounding - 0.5) < 0.5).astype(mx.float32)
-    return (WIDTH / 2 - mx.square(rounding - 0.5) / (2 * WIDTH)) * inner
+    squared = mx.square(rounding - 0.5)
+    return (WIDTH / 2 - squared * (0.5 / WIDTH)) * (squared < 0.25)
 
 
 def invert_rounding(rounding: np.ndarray) -> np.ndarray:
@@ -38,10 +39,10 @@ def invert_rounding(rounding: np.ndarray) -> np.ndarray:
     return (2 * np.arctanh((np.asarray(rounding, np.float64) - 0.5) / WIDTH)).astype(np.float32)
 
 
-def differentiate_regulariser(rounding: mx.array, beta: float) -> mx.array:
-    """d/dh of 1 - |2h - 1|^beta, eq. 24: positive below 1/2, where it drives h down."""
+def differentiate_regulariser(rounding: mx.array, weight: float, beta: float) -> mx.array:
+    """d/dh of weight (1 - |2h - 1|^beta), eq. 24: positive below 1/2, where it drives h down."""
     centred = 2.0 * rounding - 1.0
-    return (-2.0 * beta) * mx.sign(centred) * mx.power(mx.abs(centred), beta - 1.0)
+    return mx.sign(centred) * (-2.0 * weight * beta) * mx.power(mx.abs(centred), beta - 1.0)
 
 
 def compute_beta(iteration: int, iterations: int, warm_up: float, ends: tuple[float, float]) -> float | None:
