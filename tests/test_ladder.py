@@ -56,6 +56,8 @@ def test_activations_by_policy_on_the_same_weights(rung, policy):
         ("w4a8_shift", "w4a8_migration", {"activations"}),
         ("w4a8_shift", "w4a8_from_gptq", {"adaround_start"}),
         ("w4a8_from_gptq", "w4a8_sequential", {"block_inputs"}),
+        ("w4a8_rtn_sigma", "w4a4_rtn_sigma", {"activations"}),
+        ("w4a4_separate", "w4a4_joint", {"reconstruction"}),
     ],
 )
 def test_one_thing_changes_at_a_time(lower, upper, changed):

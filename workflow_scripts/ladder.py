@@ -13,13 +13,14 @@ def _weights(bits: int = 4, **changes: Any) -> list[dict[str, Any]]:
     return [{"layers": "mm_*", "bits": bits} | changes, _MODULATION]
 
 
-def _activations(policy: str = "lut", **changes: Any) -> list[dict[str, Any]]:
-    plain = {"layers": "mm_*", "bits": 8, "policy": policy, "shift": False, "migration": False}
+def _activations(policy: str = "lut", activation_bits: int = 8, **changes: Any) -> list[dict[str, Any]]:
+    plain = {"layers": "mm_*", "bits": activation_bits, "policy": policy, "shift": False, "migration": False}
     return [plain | changes, {"layers": "*adaLN_modulation", "bits": 16}]
 
 
 _RTN, _GPTQ = {"engine": "rtn"}, {"engine": "gptq"}
 _PAPER = {"engine": "adaround", "adaround_start": "full_precision"}
+_W4A4 = {"weights": _weights(), "activations": _activations(activation_bits=4)}
 _W4A8 = {"weights": _weights(), "activations": _activations()}
 
 FULL_PRECISION = "full_precision"
@@ -62,6 +63,10 @@ RUNGS: dict[str, tuple[str, dict[str, Any]]] = {
         | _W4A8
         | {"activations": _activations(shift=True), "adaround_start": "gptq", "block_inputs": "quantized"},
     ),
+    # 8-bit activations cost next to nothing beside 4-bit weights: what joint learning is for shows with fewer bits.
+    "w4a4_rtn_sigma": ("W4A4, to nearest, per sigma", _RTN | _W4A4),
+    "w4a4_separate": ("W4A4, AdaRound, separate", _PAPER | _W4A4 | {"reconstruction": "separate"}),
+    "w4a4_joint": ("W4A4, AdaRound, joint", _PAPER | _W4A4 | {"reconstruction": "joint"}),
 }
 PACKED, PACKED_TITLE = "packed", "the configuration's own, from the packed files"
 

@@ -26,7 +26,7 @@ from workflow_scripts.numerics.gptq import accumulate_hessian, round_with_gptq
 from workflow_scripts.numerics.weight_grid import Grid, dequantize, round_to_grid
 
 Codes = dict[str, np.ndarray]
-HESSIAN_TOKENS = 2**15  # more gain nothing
+HESSIAN_TOKENS = 2**15  # bounds the time; five times the widest input of SD3 Medium
 
 
 @dataclass(frozen=True)
