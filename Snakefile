@@ -19,6 +19,7 @@ include: "rules/blocks.smk"
 include: "rules/weights.smk"
 include: "rules/quant_config.smk"
 include: "rules/ladder.smk"
+include: "rules/evaluation.smk"
 include: "rules/train.smk"
 include: "rules/targets.smk"
 

@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from workflow_scripts import block_plan, configuration, ladder, plan
+from workflow_scripts import block_plan, configuration, ladder, plan, variants
 from workflow_scripts.summary import describe_results
 
 
@@ -24,6 +24,8 @@ BLOCK_PARAMETERS = plan.select_parameters("optimise_block", config, PROMPTS)
 BLOCKS = plan.list_blocks(config["model"])
 CAPTURE_SHARDS = plan.list_parts(config["capture_shards"])
 STATISTICS_SHARDS = plan.list_parts(config["statistics_shards"])
+EVALUATION_SHARDS = plan.list_parts(config["evaluation_shards"])
+DRAWN = variants.list_drawn(config)
 
 if not config["overwrite"]:
     results = Path(config["results_dir"])
@@ -48,6 +50,7 @@ wildcard_constraints:
     part=r"\d\d",
     block="|".join(BLOCKS),
     rung="|".join(ladder.RUNGS),
+    variant="|".join(variants.ALL),
 
 
 # Workers run with the Python that runs Snakemake, whether or not its environment is activated.
@@ -94,6 +97,16 @@ def get_rung_blocks_before(wildcards):
     """The quantized blocks of the same rung before one, where the rung chains them."""
     values = ladder.change(config, wildcards.rung)
     return list_blocks_before(wildcards.block, values, f"ladder/{wildcards.rung}")
+
+
+def get_variant_source(wildcards):
+    """The files the layers of a variant come from."""
+    return variants.list_sources(wildcards.variant, config["results_dir"], BLOCKS)
+
+
+def get_evaluation_prompts(wildcards):
+    """The file of the evaluation's prompts, if they come from one."""
+    return config["evaluation_prompts"] or []
 
 
 onsuccess:

@@ -8,6 +8,7 @@ localrules:
     adaround,
     quantized,
     quant_config,
+    evaluation,
 
 
 rule trajectories:
@@ -40,3 +41,8 @@ rule quantized:
 rule quant_config:
     input:
         "<results>/quant_config.json",
+
+
+rule evaluation:
+    input:
+        "<results>/fid.json",

@@ -1,4 +1,4 @@
-"""Imports go one way: plan <- numerics, store <- mmdit <- models <- training <- entries."""
+"""Imports go one way: plan <- numerics, store <- mmdit <- models <- training, evaluation <- entries."""
 
 import ast
 from pathlib import Path
@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "mmdit": {"plan", "numerics", "store"},
     "models": {"plan", "numerics", "store", "mmdit"},
     "training": {"plan", "numerics", "store", "mmdit", "models", "entry"},
+    "evaluation": {"plan", "numerics", "store"},
 }
 
 
@@ -45,5 +46,16 @@ def test_only_models_and_training_import_diffusionkit():
 
 def test_nothing_on_the_main_path_imports_torch():
     for path in PACKAGE.rglob("*.py"):
-        if "training" not in path.parts and not path.name.startswith(("train_", "draw_", "score_", "encode_pool")):
-            assert not any(name.split(".")[0] == "torch" for name in list_imports(path)), path
+        if not {"training", "evaluation"} & set(path.parts) and not path.name.startswith(
+            ("train_", "draw_", "score_", "encode_pool")
+        ):
+            assert not {name.split(".")[0] for name in list_imports(path)} & {"torch", "torchmetrics"}, path
+
+
+def test_only_scores_and_features_of_other_networks_load_what_imports_torch():
+    users = {
+        path.name
+        for path in PACKAGE.rglob("*.py")
+        if "evaluation" not in path.parts and any(f"{PACKAGE}.evaluation" in name for name in list_imports(path))
+    }
+    assert users == {"score.py", "extract_features.py"}

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.step_choice import choose_steps
 from workflow_scripts.plan import read_prompts
+from workflow_scripts.variants import VARIANTS
 
 # Snakemake hands these words of a command line over as text, and YAML takes 1e-3 for text.
 _WORDS = {"boolean": lambda word: {"true": True, "false": False}[word], "number": float}
@@ -23,6 +24,7 @@ _Validator = jsonschema.validators.extend(
         lambda _, value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
     ),
 )
+LARGEST_SEED = 2**31 - 1
 SCHEMA = Path(__file__).parent.parent / "config" / "config.schema.yaml"
 
 
@@ -47,6 +49,7 @@ def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     full |= {"results_dir": Path(full["results_dir"]).as_posix()} | complete_rules(full, schema)
     refuse_too_few(full)
     refuse_migration(full)
+    refuse_evaluation(full)
     return full
 
 
@@ -107,6 +110,31 @@ def refuse_migration(config: dict[str, Any]) -> None:
             )
 
 
+def refuse_evaluation(config: dict[str, Any]) -> None:
+    """Raise ValueError for an unknown variant, or for pictures whose noise a trajectory starts from."""
+    for name in config["evaluation_variants"]:
+        if name not in VARIANTS:
+            near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.0)[0]
+            raise ValueError(f"evaluation_variants: {name} is unknown; did you mean {near}?")
+    first, used = config["evaluation_seed"], 2 * config["evaluation_pictures"]
+    start, end = config["seed"], config["seed"] + config["trajectories"]
+    if first < end and start < first + used:
+        raise ValueError(
+            f"evaluation_seed: the pictures use the seeds {first} to {first + used - 1}, some of which trajectories"
+            f" start from ({start} to {end - 1}); set evaluation_seed to {end} or more"
+        )
+    if first + used > LARGEST_SEED + 1:
+        raise ValueError(f"evaluation_seed: {first} leaves too few seeds; set it to {LARGEST_SEED + 1 - used} or less")
+
+
+def refuse_shared_prompts(prompts: list[str], calibration: list[str]) -> None:
+    """Raise ValueError if one of the evaluation's prompts is a calibration prompt."""
+    if shared := sorted(set(prompts) & set(calibration)):
+        raise ValueError(
+            f"evaluation_prompts: {shared[0]!r} is a calibration prompt too ({len(shared)} are); evaluate on others"
+        )
+
+
 def complete_rules(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The lists of rules in `config`, each in full."""
     completed = {}
@@ -136,4 +164,10 @@ def refuse_unknown(config: dict[str, Any], known: dict[str, Any]) -> None:
 def load(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The completed configuration and its prompts. Raises ValueError with one line."""
     full = complete(config, load_schema())
-    return full, read_prompts(Path(full["prompts"]))
+    prompts = read_prompts(Path(full["prompts"]))
+    if full["evaluation_prompts"] is not None:
+        try:
+            refuse_shared_prompts(read_prompts(Path(full["evaluation_prompts"])), prompts)
+        except ValueError as error:
+            raise ValueError(f"evaluation_{error}" if str(error).startswith("prompts:") else str(error)) from None
+    return full, prompts

@@ -31,6 +31,29 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
         ("model", "negative_prompt", "seed", "cfg_scale", "trajectories", "ladder_pictures", "ladder_steps"),
     ),
     "write_quant_config": (2, ("model", "activations")),
+    "write_evaluation_prompts": (1, ("model", "seed", "evaluation_prompts", "evaluation_pictures", "evaluation_seed")),
+    "draw_reference": (1, ("model", "evaluation_pictures", "evaluation_seed")),
+    "generate_images": (
+        1,
+        ("model", "negative_prompt", "evaluation_steps", "evaluation_cfg", "evaluation_shards"),
+    ),
+    "extract_features": (1, ("model", "inception", "clip", "evaluation_shards")),
+    "measure_growth": (1, ("model", "negative_prompt", "evaluation_steps", "evaluation_cfg")),
+    "score": (
+        1,
+        (
+            "model",
+            "evaluation_variants",
+            "evaluation_steps",
+            "evaluation_cfg",
+            "evaluation_seed",
+            "evaluation_shards",
+            "reference_pictures",
+            "inception",
+            "clip",
+            "lpips",
+        ),
+    ),
 }
 
 _ADAROUND = (
@@ -54,7 +77,7 @@ ENGINES: dict[str, tuple[str, ...]] = {
 }
 
 # The stages whose work belongs to the prompts.
-READS_PROMPTS = {"encode_prompts", "collect_shard", "gather_calibration", "sample_rung"}
+READS_PROMPTS = {"encode_prompts", "collect_shard", "gather_calibration", "sample_rung", "write_evaluation_prompts"}
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ _DELIVERABLES = (
     ("quantization config", "quant_config.json"),
     ("packed weights", "quantized/model.safetensors"),
     ("quantized blocks", "adaround"),
+    ("evaluation", "fid.json"),
     ("ladder of weights", "weights_ladder.md"),
     ("activation statistics", "activations/statistics.json"),
     ("layer ranges", "activations/ranges.md"),

@@ -1,0 +1,94 @@
+"""Features by networks whose weights lie on this machine: their layout, their pictures, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from workflow_scripts.evaluation.clip_features import ClipFeatures
+from workflow_scripts.evaluation.inception import Inception, InceptionFeatures, resize_as_tensorflow
+from workflow_scripts.evaluation.lpips import AlexNet, Lpips, prepare
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import hash_file
+
+
+def draw_pictures(count, size=64, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def save(path, module, **surplus):
+    torch.save(module.state_dict() | surplus, path)
+    return {"path": str(path), "sha256": hash_file(path)}
+
+
+class TestInception:
+    def test_has_the_weights_of_the_published_network(self):
+        state = Inception().state_dict()
+        assert sum(name.endswith("conv.weight") for name in state) == 94
+        assert sum(value.numel() for value in Inception().parameters()) == 21_785_568
+        assert state["Mixed_6c.branch7x7dbl_2.conv.weight"].shape == (160, 160, 7, 1)
+        assert state["Mixed_7b.branch3x3dbl_3a.conv.weight"].shape == (384, 384, 1, 3)
+
+    def test_reads_a_file_with_more_than_the_features_need(self, tmp_path):
+        torch.manual_seed(0)
+        source = save(tmp_path / "inception.pth", Inception(), **{"fc.weight": torch.zeros(1008, 2048)})
+        features = InceptionFeatures(source)
+        found = features([Image.fromarray(picture) for picture in draw_pictures(2)])
+        assert found.shape == (2, 2048)
+        assert features.about["weights_sha256"] == source["sha256"]
+
+    def test_refuses_a_file_of_another_network(self, tmp_path):
+        with pytest.raises(UserError, match="inception: the file has not the weights"):
+            InceptionFeatures(save(tmp_path / "alexnet.pth", AlexNet()))
+
+    def test_resizes_from_corners(self):
+        picture = draw_pictures(1, 5)[0]
+        found = resize_as_tensorflow(picture, 12)[0].permute(1, 2, 0).numpy()
+        for row in range(12):
+            for column in range(12):
+                (y, b), (x, a) = (divmod(place * 5 / 12, 1) for place in (row, column))
+                (top, left), (low, right) = (int(y), int(x)), (min(int(y) + 1, 4), min(int(x) + 1, 4))
+                expected = (1 - b) * ((1 - a) * picture[top, left] + a * picture[top, right])
+                expected = expected + b * ((1 - a) * picture[low, left] + a * picture[low, right])
+                np.testing.assert_allclose(found[row, column], expected, atol=1e-3)
+
+
+class TestLpips:
+    @pytest.fixture
+    def lpips(self, tmp_path):
+        torch.manual_seed(0)
+        return Lpips(save(tmp_path / "alexnet.pth", AlexNet(), **{"classifier.6.bias": torch.zeros(1000)}))
+
+    def test_is_zero_for_equal_pictures_and_symmetric(self, lpips):
+        pictures, other = draw_pictures(3), draw_pictures(3, seed=1)
+        assert lpips(pictures, pictures) == pytest.approx(np.zeros(3))
+        assert lpips(pictures, other) == pytest.approx(lpips(other, pictures))
+        assert (lpips(pictures, other) > 0).all()
+
+    def test_is_the_sum_over_layers(self, lpips):
+        pair = [draw_pictures(1), draw_pictures(1, seed=1)]
+        expected = 0.0
+        taps = [lpips.network(prepare(picture)) for picture in pair]
+        for weight, x, y in zip(lpips.weights, *taps, strict=True):
+            difference = (x[0] - y[0]).numpy() ** 2  # (c, h, w)
+            expected += np.tensordot(weight.numpy()[0, :, 0, 0], difference, 1).mean()
+        assert lpips(*pair)[0] == pytest.approx(expected, rel=1e-5)
+
+
+class TestClip:
+    def test_gives_unit_vectors_from_a_local_folder(self, tmp_path):
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = CLIPVisionConfig(**sizes, image_size=32, patch_size=16, projection_dim=8)
+        CLIPVisionModelWithProjection(config).save_pretrained(tmp_path)
+        features = ClipFeatures(str(tmp_path))
+        found = features([Image.fromarray(picture) for picture in draw_pictures(3)])
+        assert found.shape == (3, 8)
+        np.testing.assert_allclose(np.square(found).sum(axis=1), 1, rtol=1e-5)
+        assert features.about["resize"] == "Pillow, bicubic, to 32 x 32"
+
+    def test_refuses_a_folder_of_something_else(self, tmp_path):
+        (tmp_path / "config.json").write_text("{}")
+        (tmp_path / "model.safetensors").write_bytes(b"")
+        with pytest.raises(UserError, match="holds no CLIP vision model"):
+            ClipFeatures(str(tmp_path))

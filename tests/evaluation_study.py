@@ -1,0 +1,92 @@
+"""A small evaluation: two prompts of a file, four pictures of two steps, and every part run as a job would."""
+
+import json
+from pathlib import Path
+
+from workflow_scripts import (
+    configuration,
+    draw_reference,
+    extract_features,
+    generate_images,
+    measure_growth,
+    plan,
+    score,
+    write_evaluation_prompts,
+)
+from workflow_scripts.entry import build_parser
+from workflow_scripts.store.files import read_json, write_json
+from workflow_scripts.variants import list_drawn
+
+SETTINGS = {
+    "evaluation_variants": ["fp"],
+    "evaluation_pictures": 6,
+    "evaluation_steps": 2,
+    "evaluation_shards": 2,
+    "prompts": "config/prompts/embedded.txt",
+}
+
+
+class Evaluation:
+    """Its files lie in `folder`; `sources` are the files of each quantized variant."""
+
+    def __init__(self, folder: Path, sources: dict[str, list[Path]], **changes):
+        self.folder, self.sources = folder, sources
+        config, prompts = configuration.load(SETTINGS | changes)
+        self.config, self.parts = config, plan.list_parts(config["evaluation_shards"])
+        for stage in ("write_evaluation_prompts", "draw_reference", "generate_images", "extract_features"):
+            write_json(folder / f"{stage}.json", plan.select_parameters(stage, config, prompts))
+        for stage in ("measure_growth", "score"):
+            write_json(folder / f"{stage}.json", plan.select_parameters(stage, config, prompts))
+
+    def locate(self, *names: str) -> str:
+        return str(self.folder.joinpath(*names))
+
+    def prepare(self) -> None:
+        """Prompts, and real pictures."""
+        for entry, stage, out in (
+            (write_evaluation_prompts, "write_evaluation_prompts", "prompts.json"),
+            (draw_reference, "draw_reference", "reference"),
+        ):
+            parser = build_parser("", "params", "out")
+            entry.main(parser.parse_args(["--params", self.locate(f"{stage}.json"), "--out", self.locate(out)]))
+
+    def generate(self, variant: str, part: str) -> Path:
+        """The seal of a shard's pictures."""
+        out = self.folder / "images" / variant / part
+        arguments = ["--params", self.locate("generate_images.json"), "--prompts", self.locate("prompts.json")]
+        arguments += ["--variant", variant, "--shard", part, "--out", str(out)]
+        arguments += ["--source", *map(str, self.sources.get(variant, []))]
+        generate_images.main(generate_images.build_arguments().parse_args(arguments))
+        return out.with_suffix(".json")
+
+    def extract(self, name: str, part: str, pictures: Path) -> None:
+        arguments = ["--params", self.locate("extract_features.json"), "--pictures", str(pictures), "--shard", part]
+        arguments += ["--out", self.locate("features", name, f"{part}.safetensors")]
+        extract_features.main(extract_features.build_arguments().parse_args(arguments))
+
+    def follow(self, variant: str) -> dict:
+        """How the error of a variant grows."""
+        arguments = ["--params", self.locate("measure_growth.json"), "--prompts", self.locate("prompts.json")]
+        arguments += ["--variant", variant, "--out", self.locate("growth", f"{variant}.json")]
+        arguments += ["--source", *map(str, self.sources.get(variant, []))]
+        measure_growth.main(measure_growth.build_arguments().parse_args(arguments))
+        return read_json(self.folder / "growth" / f"{variant}.json")
+
+    def finish(self) -> None:
+        """Everything but the scores."""
+        self.prepare()
+        for part in self.parts:
+            for variant in list_drawn(self.config):
+                self.extract(variant, part, self.generate(variant, part))
+            self.extract("real", part, self.folder / "reference")
+        for variant in self.config["evaluation_variants"]:
+            if variant != "fp":
+                self.follow(variant)
+
+    def score(self) -> dict:
+        """What is written in the end."""
+        names = ("images", "features", "growth")
+        arguments = [f"--{name}={self.locate(name)}" for name in names]
+        arguments += ["--params", self.locate("score.json"), "--prompts", self.locate("prompts.json")]
+        score.main(score.build_arguments().parse_args([*arguments, "--out", self.locate("fid.json")]))
+        return json.loads((self.folder / "fid.json").read_text())

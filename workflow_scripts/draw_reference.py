@@ -1,0 +1,29 @@
+"""Draw the real pictures the embedded model's are compared with: scenes of combinations kept out of its training."""
+
+import argparse
+
+import numpy as np
+from PIL import Image
+
+from workflow_scripts.entry import build_parser, log, run
+from workflow_scripts.store.files import read_json
+from workflow_scripts.training.captions import sample_scene
+from workflow_scripts.training.pictures import draw_scene
+
+PER_PICTURE = 4  # so that the reference adds little to the error of what is compared with it
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params)
+    count = PER_PICTURE * parameters["evaluation_pictures"]
+    # A stream of its own: captions are drawn from (seed, 1) and (seed, 2).
+    rng = np.random.default_rng((parameters["evaluation_seed"], 3))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        scene = sample_scene(rng, 1 + index % 2, held_out=True)
+        Image.fromarray(draw_scene(rng, scene)).save(arguments.out / f"{index:06d}.png")
+    log.info(f"{count} pictures of the generator: {arguments.out}")
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__, "params", "out"))

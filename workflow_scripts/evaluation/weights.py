@@ -1,0 +1,35 @@
+"""PyTorch weight files that lie on this machine, named by path and sha256; nothing is downloaded."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import hash_file
+
+
+def read_state(what: str, source: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of the file `source["path"]`. Raises UserError, naming `what`, unless it has that sha256."""
+    path = Path(source["path"])
+    if not path.is_file():
+        raise UserError(f"{what}: {path} is missing; put the weights there (nothing is downloaded), or set it to null")
+    if (found := hash_file(path)) != source["sha256"]:
+        raise UserError(f"{what}: {path} has the sha256 {found}, not {source['sha256']}; it is another file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{what}: {path} holds no PyTorch weights ({type(error).__name__})") from None
+
+
+def fill(what: str, module: torch.nn.Module, state: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """`module` with these weights, for inference. Raises UserError unless every weight it has is there and fits."""
+    try:
+        missing, _ = module.load_state_dict(state, strict=False)
+    except RuntimeError:
+        missing = ["of another shape"]
+    # Counters of batches seen: not every file has them, and inference reads none.
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing:
+        raise UserError(f"{what}: the file has not the weights of the network it is for ({missing[0]})")
+    return module.eval().requires_grad_(False)

@@ -1,0 +1,107 @@
+"""Read a shard of pictures once, and write what every measure needs of it.
+
+`classifier` features (n, 128) and `values` (n, attributes), and with weights for them `inception` (n, 2048) and `clip`.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from workflow_scripts import plan
+from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.models.classifier import judge_pictures, load_classifier
+from workflow_scripts.models.embedded import FOLDER, PICTURE_SIZE
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import encode_json, hash_file, read_json
+from workflow_scripts.store.pictures import list_pictures, read_picture, stack_pictures
+from workflow_scripts.store.seal import read_file_seal
+from workflow_scripts.store.tensors import write_tensors
+
+BATCH = 128
+SCALE = 9.0  # the classifier's features are divided by it, so that of real pictures they have a mean square of 1
+Extractor = Callable[[Sequence[Image.Image]], dict[str, np.ndarray]]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    parameters = read_json(arguments.params)
+    extractors, about = open_extractors(parameters)
+    paths = (
+        list_sealed(arguments.pictures) if arguments.pictures.suffix == ".json" else list_share(arguments, parameters)
+    )
+    parts, resized = [], 0
+    progress = Progress(f"features of {arguments.pictures.name}", len(paths), "pictures")
+    for start in range(0, len(paths), BATCH):
+        images = [read_picture(path) for path in paths[start : start + BATCH]]
+        resized += sum(image.size != (PICTURE_SIZE, PICTURE_SIZE) for image in images)
+        parts.append({name: rows for extract in extractors for name, rows in extract(images).items()})
+        progress.advance(len(images))
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    write_tensors(arguments.out, arrays, {"about": encode_json(about | {"pictures": len(paths), "resized": resized})})
+    log.info(f"{len(paths)} pictures, {', '.join(about['features'])}: {arguments.out}")
+
+
+def open_extractors(parameters: plan.Parameters) -> tuple[list[Extractor], dict[str, Any]]:
+    """What reads features, and what is to be said about them. Raises UserError for missing weights."""
+    classifier = load_classifier()
+
+    def judge(images: Sequence[Image.Image]) -> dict[str, np.ndarray]:
+        values, features = judge_pictures(classifier, stack_pictures(images, PICTURE_SIZE))
+        return {"classifier": features / np.float32(SCALE), "values": values.astype(np.int32)}
+
+    extractors: list[Extractor] = [judge]
+    about = {
+        "classifier": {
+            "network": "the embedded model's attribute classifier",
+            "weights_sha256": hash_file(FOLDER / "classifier.safetensors"),
+            "divided_by": SCALE,
+            "resize": f"none at {PICTURE_SIZE} x {PICTURE_SIZE}, else Pillow, bicubic, to that",
+        }
+    }
+    # PyTorch loads for seconds, so only for those who have weights for it.
+    if parameters["inception"]:
+        from workflow_scripts.evaluation.inception import InceptionFeatures
+
+        inception = InceptionFeatures(parameters["inception"])
+        extractors.append(lambda images: {"inception": inception(images)})
+        about["inception"] = inception.about
+    if parameters["clip"]:
+        from workflow_scripts.evaluation.clip_features import ClipFeatures
+
+        clip = ClipFeatures(parameters["clip"])
+        extractors.append(lambda images: {"clip": clip(images)})
+        about["clip"] = clip.about
+    return extractors, {"features": about}
+
+
+def list_sealed(path: Path) -> list[Path]:
+    """The pictures a shard's seal vouches for. Raises UserError if one is missing or another."""
+    seal, folder = read_file_seal(path), path.with_suffix("")
+    wanted = seal["sha256"]
+    paths = [folder / f"{seed:010d}.png" for _, seed in seal["parameters"]["pictures"]]
+    for picture in paths:
+        if not picture.is_file() or hash_file(picture) != wanted[picture.name][0]:
+            raise UserError(f"{picture} is missing or damaged; delete {path} and run again")
+    return paths
+
+
+def list_share(arguments: argparse.Namespace, parameters: plan.Parameters) -> list[Path]:
+    """Every so many of the pictures in a folder."""
+    return list_pictures(arguments.pictures)[int(arguments.shard) :: parameters["evaluation_shards"]]
+
+
+def build_arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__, "params", "out")
+    parser.add_argument("--pictures", type=Path, required=True, help="a shard's seal, or a folder of pictures")
+    parser.add_argument("--shard", required=True, help="which share of the folder to read, such as 00")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main, build_arguments())

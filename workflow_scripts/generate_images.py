@@ -1,0 +1,123 @@
+"""Draw a shard of a variant's pictures, each a PNG file with its final latents beside it, then the shard's seal.
+
+A picture that is there and says it is the one wanted is kept, so a killed job goes on where it was.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from workflow_scripts import plan
+from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.mmdit.sampling import LinearAt, sample
+from workflow_scripts.mmdit.variant_linears import bind_source
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics.schedule import compute_sigmas, draw_noise
+from workflow_scripts.store.files import hash_file, read_json, write_json
+from workflow_scripts.store.pictures import is_drawn, name_picture, write_picture
+from workflow_scripts.store.seal import make_seal
+from workflow_scripts.variants import ALL
+
+
+class Picture(NamedTuple):
+    """Where a picture lies, what its text chunks say, and its prompt's number in the evaluation."""
+
+    path: Path
+    about: dict[str, Any]
+    prompt: int
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params)
+    model = find_model(parameters["model"])
+    variant = ALL[arguments.variant]
+    inputs = {"model": model.file_digests(), "source": {path.name: hash_file(path) for path in arguments.source}}
+    pictures = list_pictures(arguments, parameters, plan.fingerprint(inputs))
+    batches = [pictures[start : start + variant.batch] for start in range(0, len(pictures), variant.batch)]
+    # A batch is drawn whole, with the pictures that are there already: what is drawn in it does not depend on them.
+    missing = [batch for batch in batches if not all(is_drawn(picture.path, picture.about) for picture in batch)]
+    if missing:
+        transformer = model.load_transformer()
+        linear_at = bind_source(transformer, variant.source, arguments.source)
+        total = sum(map(len, missing)) * parameters["evaluation_steps"]
+        progress = Progress(f"{arguments.variant}/{arguments.shard}", total, "trajectory-steps")
+        draw_batches(model, transformer, linear_at, parameters, missing, progress)
+    digests = {
+        picture.path.name: [hash_file(picture.path), hash_file(picture.path.with_suffix(".safetensors"))]
+        for picture in pictures
+    }
+    own = parameters | {"variant": arguments.variant, "shard": arguments.shard}
+    own |= {"pictures": [[picture.prompt, picture.about["seed"]] for picture in pictures]}
+    write_json(arguments.out.with_suffix(".json"), make_seal(own, inputs, digests))
+    log.info(f"{len(pictures)} pictures of {arguments.variant}, {sum(map(len, missing))} drawn now: {arguments.out}")
+
+
+def list_pictures(arguments: argparse.Namespace, parameters: plan.Parameters, inputs: str) -> list[Picture]:
+    """The shard's pictures: those of its share of the prompts, prompt after prompt."""
+    evaluation = read_json(arguments.prompts)
+    prompts, pictures, shards = evaluation["prompts"], evaluation["pictures"], parameters["evaluation_shards"]
+    moved = ALL[arguments.variant].seeds * len(pictures)
+    own = [row for row in pictures if row["prompt"] * shards // len(prompts) == int(arguments.shard)]
+    return [
+        Picture(
+            name_picture(arguments.out, row["seed"] + moved),
+            {
+                "prompt": prompts[row["prompt"]]["text"],
+                "negative_prompt": parameters["negative_prompt"],
+                "seed": row["seed"] + moved,
+                "variant": arguments.variant,
+                "steps": parameters["evaluation_steps"],
+                "cfg": parameters["evaluation_cfg"],
+                "inputs": inputs,
+            },
+            row["prompt"],
+        )
+        for row in sorted(own, key=lambda row: (row["prompt"], row["seed"]))
+    ]
+
+
+def draw_batches(
+    model: ModuleType,
+    transformer: Any,
+    linear_at: LinearAt,
+    parameters: plan.Parameters,
+    batches: list[list[Picture]],
+    progress: Progress,
+) -> None:
+    """Draw batches of pictures, and write those of a batch that are missing once it is done."""
+    decoder = model.load_decoder()
+    sigmas = compute_sigmas(parameters["evaluation_steps"], model.SAMPLER_SHIFT)
+    for batch, cs, cs_pooled in encode_batches(model, batches, parameters["negative_prompt"]):
+        noise = draw_noise([picture.about["seed"] for picture in batch], *model.LATENT_SHAPE)
+        cfg = parameters["evaluation_cfg"]
+        latents = sample(transformer, linear_at, cs, cs_pooled, noise, sigmas, cfg, progress.advance)
+        drawn = zip(batch, model.decode_latents(decoder, latents), np.array(latents), strict=True)
+        for picture, pixels, final in drawn:
+            if not is_drawn(picture.path, picture.about):
+                write_picture(picture.path, pixels, final, picture.about)
+
+
+def encode_batches(
+    model: ModuleType, batches: list[list[Picture]], negative_prompt: str
+) -> Iterator[tuple[list[Picture], mx.array, mx.array]]:
+    """Each batch with its prompts' encodings."""
+    for batch in batches:
+        yield batch, *model.encode_prompts([picture.about["prompt"] for picture in batch], negative_prompt)
+
+
+def build_arguments() -> argparse.ArgumentParser:
+    """The command line; `--out` is the shard's folder, its seal the JSON file of the same name beside it."""
+    parser = build_parser(__doc__, "params", "prompts", "out")
+    parser.add_argument("--variant", required=True, choices=list(ALL))
+    parser.add_argument("--shard", required=True, help="the shard's number, such as 00")
+    parser.add_argument("--source", type=Path, nargs="*", default=[], help="the files the variant's layers come from")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main, build_arguments())

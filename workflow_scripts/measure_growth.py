@@ -1,0 +1,81 @@
+"""How the error of a variant grows along the trajectory, step by step, free-running and teacher-forced, as JSON.
+
+Free-running the variant goes its own way from the first noise; teacher-forced it makes each step from where full
+precision is. Both are compared with full precision after the step.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from workflow_scripts import plan
+from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.mmdit.sampling import bind_step
+from workflow_scripts.mmdit.variant_linears import bind_source
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics.quality import measure_snr
+from workflow_scripts.numerics.schedule import compute_sigmas, draw_noise, start_latents
+from workflow_scripts.store.files import read_json, write_json
+from workflow_scripts.variants import ALL
+
+PICTURES = 32
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters, evaluation = read_json(arguments.params), read_json(arguments.prompts)
+    pictures = evaluation["pictures"][:PICTURES]
+    model = find_model(parameters["model"])
+    transformer = model.load_transformer()
+    prompts = [evaluation["prompts"][row["prompt"]]["text"] for row in pictures]
+    encodings = model.encode_prompts(prompts, parameters["negative_prompt"])
+    sigmas = compute_sigmas(parameters["evaluation_steps"], model.SAMPLER_SHIFT)
+    order = mx.arange(len(pictures))
+    exact, quantized = (
+        bind_step(transformer, linear_at, *encodings, order, sigmas, parameters["evaluation_cfg"])
+        for linear_at in (
+            bind_source(transformer, "none", []),
+            bind_source(transformer, ALL[arguments.variant].source, arguments.source),
+        )
+    )
+    noise = draw_noise([row["seed"] for row in pictures], *model.LATENT_SHAPE)
+    found = follow(exact, quantized, start_latents(noise, sigmas[0]), len(sigmas) - 1, arguments.variant)
+    write_json(arguments.out, describe(arguments.variant, pictures, sigmas.tolist(), found))
+    log.info(f"{len(pictures)} pictures over {len(sigmas) - 1} steps: {arguments.out}")
+
+
+def follow(exact: Any, quantized: Any, start: mx.array, steps: int, label: str) -> dict[str, np.ndarray]:
+    """Latent SNR in dB after each step, (steps, pictures) float64, `free_running` and `teacher_forced`."""
+    rows: dict[str, list[list[float]]] = {"free_running": [], "teacher_forced": []}
+    reference, free = start, start
+    progress = Progress(label, steps, "steps")
+    for step in range(steps):
+        forced, free, reference = quantized(reference, step), quantized(free, step), exact(reference, step)
+        mx.eval(forced, free, reference)
+        for name, latents in (("free_running", free), ("teacher_forced", forced)):
+            rows[name].append([measure_snr(*pair) for pair in zip(np.array(latents), np.array(reference), strict=True)])
+        progress.advance()
+    return {name: np.array(values) for name, values in rows.items()}
+
+
+def describe(variant: str, pictures: list[dict], sigmas: list[float], found: dict[str, np.ndarray]) -> plan.Parameters:
+    """The pictures' values of each step, an infinite one, of equal latents, as null."""
+    values = {
+        name: [[value if np.isfinite(value) else None for value in step] for step in table.tolist()]
+        for name, table in found.items()
+    }
+    return {"variant": variant, "prompts": [row["prompt"] for row in pictures], "sigmas": sigmas, "latent_snr": values}
+
+
+def build_arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__, "params", "prompts", "out")
+    parser.add_argument("--variant", required=True, choices=list(ALL))
+    parser.add_argument("--source", type=Path, nargs="*", default=[], help="the files the variant's layers come from")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main, build_arguments())

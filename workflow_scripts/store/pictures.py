@@ -1,0 +1,80 @@
+"""Pictures as PNG files that say in their text chunks what they are, with their final latents beside them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import write_atomically
+from workflow_scripts.store.tensors import read_tensors, write_tensors
+
+READABLE = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def name_picture(folder: Path, seed: int) -> Path:
+    """Where the picture of a seed lies."""
+    return folder / f"{seed:010d}.png"
+
+
+def write_picture(path: Path, picture: np.ndarray, latents: np.ndarray, about: dict[str, Any]) -> None:
+    """Write latents (h, w, c) beside `path`, then the picture (h, w, 3) uint8 with `about` in text chunks."""
+    # One entry: safetensors writes several in any order.
+    write_tensors(path.with_suffix(".safetensors"), {"latents": latents}, {"about": json.dumps(about)})
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in encode_text(about).items():
+        chunks.add_itxt(key, value)
+    write_atomically(path, lambda partial: Image.fromarray(picture).save(partial, pnginfo=chunks))
+
+
+def encode_text(about: dict[str, Any]) -> dict[str, str]:
+    """Text as it is, other values as JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+
+
+def is_drawn(path: Path, about: dict[str, Any]) -> bool:
+    """Whether `path` and the latents beside it are whole and say they are what `about` says."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            found = dict(image.text)
+        read_latents(path)
+    except (OSError, SyntaxError, ValueError, AttributeError, UserError):
+        return False
+    return found == encode_text(about)
+
+
+def read_latents(path: Path) -> np.ndarray:
+    """The final latents (h, w, c) of the picture at `path`. Raises UserError if they are missing or damaged."""
+    return read_tensors(path.with_suffix(".safetensors"))["latents"]
+
+
+def read_picture(path: Path) -> Image.Image:
+    """The picture in RGB. Raises UserError, naming the file, if it is missing or cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; delete the shard's seal beside its folder and run again") from None
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        raise UserError(f"{path} is not a readable picture ({error}); delete it and run again") from None
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder by name. Raises UserError if there are none."""
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in READABLE)
+    if not found:
+        raise UserError(f"{folder} has no picture ({', '.join(READABLE)}); name a folder with pictures")
+    return found
+
+
+def stack_pictures(images: Sequence[Image.Image], size: int) -> np.ndarray:
+    """RGB pictures as (n, size, size, 3) uint8; those of another size are resized (Pillow, bicubic, antialiased)."""
+    fitting = [
+        image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
+        for image in images
+    ]
+    return np.stack([np.asarray(image) for image in fitting])

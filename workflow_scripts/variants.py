@@ -1,0 +1,56 @@
+"""What is drawn to be compared: how each variant's layers are quantized and which noise it starts from. Stdlib only."""
+
+from typing import Any, NamedTuple
+
+from workflow_scripts import ladder
+
+FULL_PRECISION, OTHER_SEEDS, RERUN = "fp", "fp_other_seeds", "fp_rerun"
+BATCH, RERUN_BATCH = 32, 24
+
+
+class Variant(NamedTuple):
+    """title; source: `none`, `weights` (packed), `quant_config` or `blocks` (of the ladder's `rung`); batch: how many
+    pictures advance together; seeds: how many times the number of pictures the seeds are moved on."""
+
+    title: str
+    source: str
+    rung: str | None = None
+    batch: int = BATCH
+    seeds: int = 0
+
+
+# Those a configuration can name. Every rung of the ladder is one too, under its own name.
+VARIANTS: dict[str, Variant] = {
+    FULL_PRECISION: Variant("full precision", "none"),
+    "rtn_w4a8": Variant("W4A8, to nearest, per sigma", "blocks", rung="w4a8_rtn_sigma"),
+    "w4a16": Variant("W4A16, packed weights", "weights"),
+    "w4a8": Variant("W4A8, packed weights and the quantization config", "quant_config"),
+} | {
+    name: Variant(title.strip(), "blocks", rung=name)
+    for name, (title, _) in ladder.RUNGS.items()
+    if name != ladder.FULL_PRECISION
+}
+
+# How far apart two runs of full precision are: from other noise, and from the same noise in batches of another size,
+# which changes nothing but the order of floating-point sums.
+NOISE_FLOOR: dict[str, Variant] = {
+    OTHER_SEEDS: Variant("full precision, other seeds", "none", seeds=1),
+    RERUN: Variant(f"full precision again, {RERUN_BATCH} pictures at a time", "none", batch=RERUN_BATCH),
+}
+ALL = VARIANTS | NOISE_FLOOR
+
+
+def list_drawn(config: dict[str, Any]) -> list[str]:
+    """The names of everything the evaluation draws: full precision, what the configuration names, the noise floor."""
+    return list(dict.fromkeys([FULL_PRECISION, *config["evaluation_variants"], *NOISE_FLOOR]))
+
+
+def list_sources(variant: str, results: str, blocks: list[str]) -> list[str]:
+    """The files a variant's layers come from; the first of those of packed weights or of a config names the rest."""
+    found = ALL[variant]
+    return {
+        "none": [],
+        "weights": [f"{results}/quantized/model.safetensors", f"{results}/quantized/config.json"],
+        "quant_config": [f"{results}/quant_config.json", f"{results}/quantized/model.safetensors"],
+        "blocks": [f"{results}/ladder/{found.rung}/{block}.safetensors" for block in blocks],
+    }[found.source]
