@@ -83,7 +83,8 @@ def build_torch(task: Any, settings: dict[str, Any], threads: int = 1) -> tuple[
 
     def read() -> Any:
         state = start_state(flat, task.quantizers)
-        state.alpha = mx.array(torch.cat([layer.alpha.detach().flatten() for layer in block.linears]).numpy())
+        alphas = [mx.array(layer.alpha.detach().numpy()) for layer in block.linears]
+        state.alpha = flat.join(dict(zip(block.names, alphas, strict=True)))
         state.log_steps = {
             key: mx.array(quantizer.log_steps.detach().numpy())
             for key, quantizer in zip(block.keys, block.quantizers, strict=True)

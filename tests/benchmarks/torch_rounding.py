@@ -21,7 +21,7 @@ ZETA, GAMMA = 1.1, -0.1
 
 def convert(array: Any) -> Tensor:
     """An array of NumPy or MLX as a tensor fp32."""
-    return torch.from_numpy(np.array(array, dtype=np.float32))
+    return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
 class RoundedLinear(torch.nn.Module):
