@@ -169,8 +169,7 @@ def bind_iteration(
             move_alpha(state, adams["rounding"], slope, settings["adaround_rate"])
         if phase.learns_steps:
             rate = rounding.compute_rate(iteration, settings["adaround_iterations"], settings["adaround_step_rate"])
-            adams["steps"].learning_rate = rate
-            state.log_steps = adams["steps"].apply_gradients(gradients["log_steps"], state.log_steps)
+            move_steps(state, adams["steps"], gradients["log_steps"], rate)
         state.adam = {name: adam.state for name, adam in adams.items()}
         mx.eval(loss, state.alpha, state.log_steps, state.adam)
         refuse_broken_loss(problem, weights or hard, before, rows, loss.item(), iteration)
@@ -186,8 +185,13 @@ def restore_adams(state: State) -> dict[str, Adam]:
         if name in state.adam:
             adam.state = state.adam[name]
         else:
-            adam.init({"alpha": state.alpha} if name == "rounding" else state.log_steps)
+            adam.init({"rounding": state.alpha} if name == "rounding" else {"steps": join_steps(state.log_steps)})
     return adams
+
+
+def join_steps(log_steps: Mapping[str, mx.array]) -> mx.array:
+    """The readers' step sizes, (K,) or (1,) each, as one vector in the order of their names; empty without any."""
+    return mx.concatenate([mx.zeros(0), *(log_steps[key] for key in sorted(log_steps))])
 
 
 def choose_pressure(settings: Mapping[str, Any], iteration: int) -> tuple[float, float] | None:
@@ -201,7 +205,17 @@ def choose_pressure(settings: Mapping[str, Any], iteration: int) -> tuple[float,
 def move_alpha(state: State, adam: Adam, gradient: mx.array, rate: float) -> None:
     """One step of Adam on alpha."""
     adam.learning_rate = rate
-    state.alpha = adam.apply_gradients({"alpha": gradient}, {"alpha": state.alpha})["alpha"]
+    state.alpha = adam.apply_gradients({"rounding": gradient}, {"rounding": state.alpha})["rounding"]
+
+
+def move_steps(state: State, adam: Adam, gradients: Mapping[str, mx.array], rate: float) -> None:
+    """One step of Adam on the logarithms of the step sizes, all at once."""
+    adam.learning_rate = rate
+    learned = {"steps": join_steps(state.log_steps)}
+    moved = adam.apply_gradients({"steps": join_steps(gradients)}, learned)["steps"]
+    keys = sorted(state.log_steps)
+    ends = np.cumsum([state.log_steps[key].size for key in keys])[:-1]
+    state.log_steps = dict(zip(keys, mx.split(moved, ends.tolist()), strict=True))
 
 
 def refuse_broken_loss(
