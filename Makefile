@@ -10,6 +10,8 @@ SNAKEMAKE := $(BIN)/python -m snakemake --cores $(CORES)
 
 .DEFAULT_GOAL := results/quant_config.json
 .PHONY: venv test lint format bench FORCE
+# Else an interrupted make deletes its target, finished or not.
+.PRECIOUS: results/quick/% results/%
 
 results/quick/%: $(READY) FORCE
 	$(SNAKEMAKE) "$@" --configfile config/quick.yaml
