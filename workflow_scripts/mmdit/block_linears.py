@@ -9,6 +9,7 @@ from workflow_scripts.mmdit.block_assembly import read_weights
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.propagation import dequantize_block
 from workflow_scripts.mmdit.quantized import InputGrid, QuantizedLinears
+from workflow_scripts.numerics.knots import DEFAULT_LOOKUP
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.store.block_file import BlockFile
 from workflow_scripts.store.errors import UserError
@@ -23,7 +24,7 @@ def bind_blocks(model: Any, files: Sequence[BlockFile]) -> QuantizedLinears:
         weights |= dequantize_block(model, file)
         for name, rules in file.seal["parameters"]["layers"].items():
             inputs[name] = describe_input(rules["activation"], file, name)
-    return QuantizedLinears(layers, weights, biases, inputs, files[0].sigmas, "nearest")
+    return QuantizedLinears(layers, weights, biases, inputs, files[0].sigmas, DEFAULT_LOOKUP)
 
 
 def describe_input(rule: dict[str, Any], file: BlockFile, name: str) -> InputGrid:

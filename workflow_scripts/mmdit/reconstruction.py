@@ -64,7 +64,7 @@ class State:
 
 
 def start_state(flat: FlatWeights, quantizers: Mapping[str, InputQuantizer]) -> State:
-    """The state before the first iteration: soft weights equal the full-precision ones."""
+    """The state before the first iteration."""
     log_steps = {key: mx.log(steps) for key, steps in list_steps(quantizers).items()}
     return State(0, 0, flat.start_alpha(), log_steps, {}, [])
 
