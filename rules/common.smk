@@ -4,7 +4,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from workflow_scripts import block_plan, configuration, ladder, plan, variants
+from workflow_scripts import (
+    ablation,
+    block_plan,
+    configuration,
+    ladder,
+    plan,
+    variants,
+)
 from workflow_scripts.summary import describe_results
 
 
@@ -25,7 +32,9 @@ BLOCKS = plan.list_blocks(config["model"])
 CAPTURE_SHARDS = plan.list_parts(config["capture_shards"])
 STATISTICS_SHARDS = plan.list_parts(config["statistics_shards"])
 EVALUATION_SHARDS = plan.list_parts(config["evaluation_shards"])
-DRAWN = variants.list_drawn(config)
+# What is evaluated, each study in a folder of its own, and where its scores are.
+STUDIES = {"evaluation": config, "ablation": ablation.change(config)}
+SCORES = {"fid": "evaluation", "ablation": "ablation"}
 
 if not config["overwrite"]:
     results = Path(config["results_dir"])
@@ -49,8 +58,10 @@ wildcard_constraints:
     shard=r"\d\d\d+",
     part=r"\d\d",
     block="|".join(BLOCKS),
-    rung="|".join(ladder.RUNGS),
+    rung="|".join(variants.RUNGS),
     variant="|".join(variants.ALL),
+    study="|".join(STUDIES),
+    scores="|".join(SCORES),
 
 
 # Workers run with the Python that runs Snakemake, whether or not its environment is activated.
@@ -60,6 +71,11 @@ shell.prefix(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PAT
 def get_stage_values(wildcards):
     """The configuration values a stage reads."""
     return plan.encode_values(wildcards.stage, config)
+
+
+def get_study_values(wildcards):
+    """The values of a study that a stage reads."""
+    return plan.encode_values(wildcards.stage, STUDIES[wildcards.study])
 
 
 def get_prompt_file(wildcards):
@@ -88,14 +104,14 @@ def get_blocks_before(wildcards):
 def get_rung_values(wildcards):
     """The configuration values a block of a rung is made with."""
     values = configuration.complete(
-        ladder.change(config, wildcards.rung), configuration.load_schema()
+        variants.change(config, wildcards.rung), configuration.load_schema()
     )
     return block_plan.encode_block(values, wildcards.block)
 
 
 def get_rung_blocks_before(wildcards):
     """The quantized blocks of the same rung before one, where the rung chains them."""
-    values = ladder.change(config, wildcards.rung)
+    values = variants.change(config, wildcards.rung)
     return list_blocks_before(wildcards.block, values, f"ladder/{wildcards.rung}")
 
 
@@ -107,6 +123,55 @@ def get_variant_source(wildcards):
 def get_evaluation_prompts(wildcards):
     """The file of the evaluation's prompts, if they come from one."""
     return config["evaluation_prompts"] or []
+
+
+def list_compared(wildcards):
+    """A variant and what it is compared with."""
+    return list(dict.fromkeys([wildcards.variant, variants.FULL_PRECISION]))
+
+
+def get_compared_images(wildcards):
+    """The seals of the pictures a variant is compared by."""
+    folder = f"{config['results_dir']}/{wildcards.study}/images"
+    return [
+        f"{folder}/{name}/{part}.json"
+        for name in list_compared(wildcards)
+        for part in EVALUATION_SHARDS
+    ]
+
+
+def get_compared_features(wildcards):
+    """The features a variant is compared by, those of real pictures too."""
+    folder = f"{config['results_dir']}/{wildcards.study}/features"
+    names = [*list_compared(wildcards), "real"]
+    return [
+        f"{folder}/{name}/{part}.safetensors"
+        for name in names
+        for part in EVALUATION_SHARDS
+    ]
+
+
+def get_score_files(wildcards):
+    """What the scores of a study are put together from."""
+    study = SCORES[wildcards.scores]
+    folder = f"{config['results_dir']}/{study}"
+    names = STUDIES[study]["evaluation_variants"]
+    return {
+        "params": f"{config['results_dir']}/params/{study}/score.json",
+        "prompts": f"{folder}/prompts.json",
+        "real": expand(
+            f"{folder}/features/real/{{part}}.safetensors", part=EVALUATION_SHARDS
+        ),
+        "compared": expand(
+            f"{folder}/compared/{{variant}}.json",
+            variant=[*names, *variants.NOISE_FLOOR],
+        ),
+        "sizes": expand(f"{folder}/sizes/{{variant}}.json", variant=names),
+        "growth": expand(
+            f"{folder}/growth/{{variant}}.json",
+            variant=[name for name in names if name != variants.FULL_PRECISION],
+        ),
+    }
 
 
 onsuccess:

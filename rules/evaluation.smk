@@ -1,23 +1,35 @@
 """What quantization did to the pictures: every variant's, compared with real ones and with full precision.
 
+There are two studies, the evaluation of the configuration's variants and the ablation of the paper, each in a folder.
+
 INPUTS: what the variants' layers come from: <results>/quant_config.json, <results>/quantized/, <results>/ladder/
-OUTPUTS: <results>/fid.json, and in <results>/evaluation/ the pictures, their latents and features
+OUTPUTS: <results>/fid.json, <results>/ablation.json and .md, and in <results>/{study}/ pictures, latents and features
 """
 
 
 localrules:
+    write_study_parameters,
     write_evaluation_prompts,
 
 
+use rule write_parameters as write_study_parameters with:
+    output:
+        "<results>/params/{study}/{stage}.json",
+    log:
+        "<logs>/write_parameters/{study}/{stage}.log",
+    params:
+        values=get_study_values,
+
+
 rule write_evaluation_prompts:
-    """Choose the prompts and seeds, none of them used in calibration."""
+    """Choose the prompts and seeds of the {wildcards.study}, none of them used in calibration."""
     input:
-        params="<results>/params/write_evaluation_prompts.json",
+        params="<results>/params/{study}/write_evaluation_prompts.json",
         prompts=get_evaluation_prompts,
     output:
-        "<results>/evaluation/prompts.json",
+        "<results>/{study}/prompts.json",
     log:
-        "<logs>/write_evaluation_prompts.log",
+        "<logs>/write_evaluation_prompts/{study}.log",
     shell:
         "python -m workflow_scripts.write_evaluation_prompts --params {input.params:q} --out {output:q} --log {log:q}"
 
@@ -25,13 +37,13 @@ rule write_evaluation_prompts:
 rule draw_reference:
     """Draw real pictures to compare with."""
     input:
-        params="<results>/params/draw_reference.json",
+        params="<results>/params/{study}/draw_reference.json",
     output:
-        directory("<results>/evaluation/reference"),
+        directory("<results>/{study}/reference"),
     log:
-        "<logs>/draw_reference.log",
+        "<logs>/draw_reference/{study}.log",
     benchmark:
-        "<benchmarks>/draw_reference.tsv"
+        "<benchmarks>/draw_reference/{study}.tsv"
     shell:
         "python -m workflow_scripts.draw_reference --params {input.params:q} --out {output:q} --log {log:q}"
 
@@ -39,16 +51,16 @@ rule draw_reference:
 rule generate_images:
     """Draw shard {wildcards.part} of the pictures of {wildcards.variant}."""
     input:
-        params="<results>/params/generate_images.json",
-        prompts="<results>/evaluation/prompts.json",
+        params="<results>/params/{study}/generate_images.json",
+        prompts="<results>/{study}/prompts.json",
         source=get_variant_source,
     output:
         # The pictures beside the seal are undeclared on purpose: Snakemake deletes a failed job's outputs.
-        "<results>/evaluation/images/{variant}/{part}.json",
+        "<results>/{study}/images/{variant}/{part}.json",
     log:
-        "<logs>/generate_images/{variant}/{part}.log",
+        "<logs>/generate_images/{study}/{variant}/{part}.log",
     benchmark:
-        "<benchmarks>/generate_images/{variant}/{part}.tsv"
+        "<benchmarks>/generate_images/{study}/{variant}/{part}.tsv"
     params:
         folder=subpath(output[0], strip_suffix=".json"),
     shell:
@@ -60,14 +72,14 @@ rule generate_images:
 rule extract_features:
     """Read the features of shard {wildcards.part} of {wildcards.variant}."""
     input:
-        params="<results>/params/extract_features.json",
-        pictures="<results>/evaluation/images/{variant}/{part}.json",
+        params="<results>/params/{study}/extract_features.json",
+        pictures="<results>/{study}/images/{variant}/{part}.json",
     output:
-        "<results>/evaluation/features/{variant}/{part}.safetensors",
+        "<results>/{study}/features/{variant}/{part}.safetensors",
     log:
-        "<logs>/extract_features/{variant}/{part}.log",
+        "<logs>/extract_features/{study}/{variant}/{part}.log",
     benchmark:
-        "<benchmarks>/extract_features/{variant}/{part}.tsv"
+        "<benchmarks>/extract_features/{study}/{variant}/{part}.tsv"
     shell:
         "python -m workflow_scripts.extract_features --params {input.params:q} --pictures {input.pictures:q}"
         " --shard {wildcards.part} --out {output:q} --log {log:q}"
@@ -75,61 +87,90 @@ rule extract_features:
 
 use rule extract_features as extract_reference_features with:
     input:
-        params="<results>/params/extract_features.json",
-        pictures=config["reference_pictures"] or "<results>/evaluation/reference",
+        params="<results>/params/{study}/extract_features.json",
+        pictures=config["reference_pictures"] or "<results>/{study}/reference",
     output:
-        "<results>/evaluation/features/real/{part}.safetensors",
+        "<results>/{study}/features/real/{part}.safetensors",
     log:
-        "<logs>/extract_features/real/{part}.log",
+        "<logs>/extract_features/{study}/real/{part}.log",
     benchmark:
-        "<benchmarks>/extract_features/real/{part}.tsv"
+        "<benchmarks>/extract_features/{study}/real/{part}.tsv"
+
+
+rule compare_variant:
+    """Compare the pictures of {wildcards.variant} with real ones and with full precision."""
+    input:
+        params="<results>/params/{study}/compare_variant.json",
+        prompts="<results>/{study}/prompts.json",
+        images=get_compared_images,
+        features=get_compared_features,
+    output:
+        "<results>/{study}/compared/{variant}.json",
+    log:
+        "<logs>/compare_variant/{study}/{variant}.log",
+    benchmark:
+        "<benchmarks>/compare_variant/{study}/{variant}.tsv"
+    params:
+        folder=subpath(input.prompts, parent=True),
+    shell:
+        "python -m workflow_scripts.compare_variant --params {input.params:q} --prompts {input.prompts:q}"
+        " --variant {wildcards.variant} --images {params.folder:q}/images --features {params.folder:q}/features"
+        " --out {output:q} --log {log:q}"
 
 
 rule measure_growth:
     """Follow the error of {wildcards.variant} along the trajectory."""
     input:
-        params="<results>/params/measure_growth.json",
-        prompts="<results>/evaluation/prompts.json",
+        params="<results>/params/{study}/measure_growth.json",
+        prompts="<results>/{study}/prompts.json",
         source=get_variant_source,
     output:
-        "<results>/evaluation/growth/{variant}.json",
+        "<results>/{study}/growth/{variant}.json",
     log:
-        "<logs>/measure_growth/{variant}.log",
+        "<logs>/measure_growth/{study}/{variant}.log",
     benchmark:
-        "<benchmarks>/measure_growth/{variant}.tsv"
+        "<benchmarks>/measure_growth/{study}/{variant}.tsv"
     shell:
         "python -m workflow_scripts.measure_growth --params {input.params:q} --prompts {input.prompts:q}"
         " --variant {wildcards.variant} --source {input.source:q} --out {output:q} --log {log:q}"
 
 
-rule score:
-    """Compare the variants."""
+rule measure_size:
+    """Count the bytes of the weights of {wildcards.variant}."""
     input:
-        params="<results>/params/score.json",
-        prompts="<results>/evaluation/prompts.json",
-        images=expand(
-            "<results>/evaluation/images/{variant}/{part}.json",
-            variant=DRAWN,
-            part=EVALUATION_SHARDS,
-        ),
-        features=expand(
-            "<results>/evaluation/features/{variant}/{part}.safetensors",
-            variant=[*DRAWN, "real"],
-            part=EVALUATION_SHARDS,
-        ),
-        growth=expand(
-            "<results>/evaluation/growth/{variant}.json",
-            variant=[name for name in config["evaluation_variants"] if name != "fp"],
-        ),
+        params="<results>/params/{study}/measure_size.json",
+        source=get_variant_source,
     output:
-        "<results>/fid.json",
+        "<results>/{study}/sizes/{variant}.json",
     log:
-        "<logs>/score.log",
-    benchmark:
-        "<benchmarks>/score.tsv"
+        "<logs>/measure_size/{study}/{variant}.log",
+    shell:
+        "python -m workflow_scripts.measure_size --params {input.params:q} --variant {wildcards.variant}"
+        " --source {input.source:q} --out {output:q} --log {log:q}"
+
+
+rule score:
+    """Put together what was found of all variants."""
+    input:
+        unpack(get_score_files),
+    output:
+        "<results>/{scores}.json",
+    log:
+        "<logs>/score/{scores}.log",
     params:
         folder=subpath(input.prompts, parent=True),
     shell:
         "python -m workflow_scripts.score --params {input.params:q} --prompts {input.prompts:q}"
-        " --images {params.folder:q}/images --features {params.folder:q}/features --growth {params.folder:q}/growth"
-        " --out {output:q} --log {log:q}"
+        " --folder {params.folder:q} --out {output:q} --log {log:q}"
+
+
+rule tabulate_ablation:
+    """Set the ablation beside the paper's."""
+    input:
+        "<results>/ablation.json",
+    output:
+        "<results>/ablation.md",
+    log:
+        "<logs>/tabulate_ablation.log",
+    shell:
+        "python -m workflow_scripts.tabulate_ablation --scores {input:q} --out {output:q} --log {log:q}"

@@ -4,18 +4,20 @@ import json
 from pathlib import Path
 
 from workflow_scripts import (
+    compare_variant,
     configuration,
     draw_reference,
     extract_features,
     generate_images,
     measure_growth,
+    measure_size,
     plan,
     score,
     write_evaluation_prompts,
 )
 from workflow_scripts.entry import build_parser
 from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.variants import list_drawn
+from workflow_scripts.variants import FULL_PRECISION, NOISE_FLOOR
 
 SETTINGS = {
     "evaluation_variants": ["fp"],
@@ -24,6 +26,16 @@ SETTINGS = {
     "evaluation_shards": 2,
     "prompts": "config/prompts/embedded.txt",
 }
+STAGES = (
+    "write_evaluation_prompts",
+    "draw_reference",
+    "generate_images",
+    "extract_features",
+    "compare_variant",
+    "measure_growth",
+    "measure_size",
+    "score",
+)
 
 
 class Evaluation:
@@ -33,10 +45,13 @@ class Evaluation:
         self.folder, self.sources = folder, sources
         config, prompts = configuration.load(SETTINGS | changes)
         self.config, self.parts = config, plan.list_parts(config["evaluation_shards"])
-        for stage in ("write_evaluation_prompts", "draw_reference", "generate_images", "extract_features"):
+        for stage in STAGES:
             write_json(folder / f"{stage}.json", plan.select_parameters(stage, config, prompts))
-        for stage in ("measure_growth", "score"):
-            write_json(folder / f"{stage}.json", plan.select_parameters(stage, config, prompts))
+
+    @property
+    def drawn(self) -> list[str]:
+        """Everything that is drawn, full precision first."""
+        return list(dict.fromkeys([FULL_PRECISION, *self.config["evaluation_variants"], *NOISE_FLOOR]))
 
     def locate(self, *names: str) -> str:
         return str(self.folder.joinpath(*names))
@@ -72,21 +87,40 @@ class Evaluation:
         measure_growth.main(measure_growth.build_arguments().parse_args(arguments))
         return read_json(self.folder / "growth" / f"{variant}.json")
 
+    def measure_size(self, variant: str) -> dict:
+        """What a variant's weights take."""
+        out = self.locate("sizes", f"{variant}.json")
+        arguments = ["--params", self.locate("measure_size.json"), "--variant", variant, "--out", out]
+        arguments += ["--source", *map(str, self.sources.get(variant, []))]
+        measure_size.main(measure_size.build_arguments().parse_args(arguments))
+        return json.loads(Path(out).read_text())
+
+    def compare(self, variant: str) -> dict:
+        """What a variant's pictures are worth."""
+        out = self.locate("compared", f"{variant}.json")
+        arguments = [f"--{name}={self.locate(name)}" for name in ("images", "features")]
+        arguments += ["--params", self.locate("compare_variant.json"), "--prompts", self.locate("prompts.json")]
+        parser = compare_variant.build_arguments()
+        compare_variant.main(parser.parse_args([*arguments, "--variant", variant, "--out", out]))
+        return json.loads(Path(out).read_text())
+
     def finish(self) -> None:
-        """Everything but the scores."""
+        """Everything but the comparisons and the scores."""
         self.prepare()
         for part in self.parts:
-            for variant in list_drawn(self.config):
+            for variant in self.drawn:
                 self.extract(variant, part, self.generate(variant, part))
             self.extract("real", part, self.folder / "reference")
         for variant in self.config["evaluation_variants"]:
+            self.measure_size(variant)
             if variant != "fp":
                 self.follow(variant)
 
     def score(self) -> dict:
-        """What is written in the end."""
-        names = ("images", "features", "growth")
-        arguments = [f"--{name}={self.locate(name)}" for name in names]
-        arguments += ["--params", self.locate("score.json"), "--prompts", self.locate("prompts.json")]
-        score.main(score.build_arguments().parse_args([*arguments, "--out", self.locate("fid.json")]))
+        """The comparisons, and what is written in the end."""
+        for variant in self.drawn:
+            self.compare(variant)
+        arguments = ["--params", self.locate("score.json"), "--prompts", self.locate("prompts.json")]
+        arguments += ["--folder", str(self.folder), "--out", self.locate("fid.json")]
+        score.main(score.build_arguments().parse_args(arguments))
         return json.loads((self.folder / "fid.json").read_text())

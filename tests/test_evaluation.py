@@ -69,7 +69,7 @@ class TestPrompts:
             configuration.load({"evaluation_prompts": str(tmp_path / "absent.txt")})
 
     def test_whose_seeds_calibration_uses_are_refused(self):
-        with pytest.raises(ValueError, match=r"^evaluation_seed: the pictures use the seeds 255 to 1278, some of"):
+        with pytest.raises(ValueError, match=r"^evaluation_seed: the pictures use the seeds 255 to 4350, some of"):
             configuration.load({"evaluation_seed": 255})
         configuration.load({"evaluation_seed": 256})
 
@@ -248,7 +248,7 @@ class TestScores:
 
     @pytest.mark.parametrize("key", ["inception", "lpips"])
     def test_refuse_missing_and_other_weights(self, copy, key):
-        stage = {"inception": "extract_features", "lpips": "score"}[key]
+        stage = {"inception": "extract_features", "lpips": "compare_variant"}[key]
         parameters = read_json(copy.folder / f"{stage}.json")
 
         def run(path):

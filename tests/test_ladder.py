@@ -2,13 +2,13 @@
 
 import pytest
 
-from workflow_scripts import block_plan, configuration, ladder, plan
+from workflow_scripts import block_plan, configuration, ladder, plan, variants
 
 SCHEMA = configuration.load_schema()
 
 
 def complete(rung, **values):
-    return configuration.complete(ladder.change(values, rung), SCHEMA)
+    return configuration.complete(variants.change(values, rung), SCHEMA)
 
 
 def resolve(rung, layer):

@@ -87,7 +87,7 @@ def test_a_block_reads_the_keys_of_its_engine_only(engine, read, not_read):
 def test_every_key_of_the_configuration_is_read_by_a_stage_or_by_the_planning():
     config = configuration.complete({}, configuration.load_schema())
     read = {key for stage in plan.STAGES for key in plan.list_keys(stage, config)}
-    assert config.keys() - read == {"results_dir", "prompts", "overwrite"}
+    assert config.keys() - read == {"results_dir", "prompts", "overwrite", "ablation_pictures"}
 
 
 @pytest.mark.parametrize("stage", plan.STAGES)
@@ -145,7 +145,7 @@ def test_blocks_are_numbered_by_kind():
 
 
 def test_planning_imports_neither_mlx_nor_zarr_nor_numpy():
-    imports = re.search(r"from workflow_scripts import [\w, ]+", Path("rules/common.smk").read_text()).group()
+    imports = re.search(r"from workflow_scripts import \([\w,\s]+\)", Path("rules/common.smk").read_text()).group()
     code = f"import sys; {imports}; from workflow_scripts import summary; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"mlx", "mlx.core", "zarr", "numpy", "torch"} & set(modules)

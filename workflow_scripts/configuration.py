@@ -116,7 +116,9 @@ def refuse_evaluation(config: dict[str, Any]) -> None:
         if name not in VARIANTS:
             near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.0)[0]
             raise ValueError(f"evaluation_variants: {name} is unknown; did you mean {near}?")
-    first, used = config["evaluation_seed"], 2 * config["evaluation_pictures"]
+    first = config["evaluation_seed"]
+    # Other seeds for the noise floor follow those of the pictures.
+    used = 2 * max(config["evaluation_pictures"], config["ablation_pictures"])
     start, end = config["seed"], config["seed"] + config["trajectories"]
     if first < end and start < first + used:
         raise ValueError(

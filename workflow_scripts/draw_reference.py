@@ -10,12 +10,13 @@ from workflow_scripts.store.files import read_json
 from workflow_scripts.training.captions import sample_scene
 from workflow_scripts.training.pictures import draw_scene
 
-PER_PICTURE = 4  # so that the reference adds little to the error of what is compared with it
+PER_PICTURE, ENOUGH = 4, 4096  # so that the reference adds little to the error of what is compared with it
 
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params)
-    count = PER_PICTURE * parameters["evaluation_pictures"]
+    pictures = parameters["evaluation_pictures"]
+    count = max(pictures, min(PER_PICTURE * pictures, ENOUGH))
     # A stream of its own: captions are drawn from (seed, 1) and (seed, 2).
     rng = np.random.default_rng((parameters["evaluation_seed"], 3))
     arguments.out.mkdir(parents=True, exist_ok=True)

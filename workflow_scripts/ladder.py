@@ -5,72 +5,75 @@ From plain rounding to the whole method, one thing at a time; every rung is meas
 
 from typing import Any
 
-_MODULATION = {"layers": "*adaLN_modulation", "bits": 8}
-_UNROUNDED = [{"layers": "*", "bits": 16}]
+MODULATION = {"layers": "*adaLN_modulation", "bits": 8}
+UNROUNDED = [{"layers": "*", "bits": 16}]
 
 
-def _weights(bits: int = 4, **changes: Any) -> list[dict[str, Any]]:
-    return [{"layers": "mm_*", "bits": bits} | changes, _MODULATION]
+def choose_weights(bits: int = 4, **changes: Any) -> list[dict[str, Any]]:
+    """The rules of weights of so many bits everywhere, those of the adaLN layers apart."""
+    return [{"layers": "mm_*", "bits": bits} | changes, MODULATION]
 
 
-def _activations(policy: str = "lut", activation_bits: int = 8, **changes: Any) -> list[dict[str, Any]]:
+def choose_activations(policy: str = "lut", activation_bits: int = 8, **changes: Any) -> list[dict[str, Any]]:
+    """The rules of inputs of so many bits everywhere, those of the adaLN layers apart."""
     plain = {"layers": "mm_*", "bits": activation_bits, "policy": policy, "shift": False, "migration": False}
     return [plain | changes, {"layers": "*adaLN_modulation", "bits": 16}]
 
 
-_RTN, _GPTQ = {"engine": "rtn"}, {"engine": "gptq"}
-_PAPER = {"engine": "adaround", "adaround_start": "full_precision"}
-_W4A4 = {"weights": _weights(), "activations": _activations(activation_bits=4)}
-_W4A8 = {"weights": _weights(), "activations": _activations()}
+RTN, _GPTQ = {"engine": "rtn"}, {"engine": "gptq"}
+PAPER = {"engine": "adaround", "adaround_start": "full_precision"}
+_W4A4 = {"weights": choose_weights(), "activations": choose_activations(activation_bits=4)}
+_W4A8 = {"weights": choose_weights(), "activations": choose_activations()}
 
 FULL_PRECISION = "full_precision"
 
 # name: (what it is, what it changes in the configuration)
 RUNGS: dict[str, tuple[str, dict[str, Any]]] = {
-    FULL_PRECISION: ("full precision", _RTN | {"weights": _UNROUNDED, "activations": _UNROUNDED}),
-    "w8a8_rtn": ("W8A8, to nearest, static", _RTN | {"weights": _weights(8), "activations": _activations("static")}),
+    FULL_PRECISION: ("full precision", RTN | {"weights": UNROUNDED, "activations": UNROUNDED}),
+    "w8a8_rtn": (
+        "W8A8, to nearest, static",
+        RTN | {"weights": choose_weights(8), "activations": choose_activations("static")},
+    ),
     "w4a16_rtn_row": (
         "W4A16, to nearest, per row",
-        _RTN | {"weights": _weights(group_size="row"), "activations": _UNROUNDED},
+        RTN | {"weights": choose_weights(group_size="row"), "activations": UNROUNDED},
     ),
     "w4a16_rtn_g128": (
         "W4A16, to nearest, groups of 128",
-        _RTN | {"weights": _weights(group_size=128), "activations": _UNROUNDED},
+        RTN | {"weights": choose_weights(group_size=128), "activations": UNROUNDED},
     ),
     "w4a16_rtn_g64": (
         "W4A16, to nearest, groups of 64",
-        _RTN | {"weights": _weights(group_size=64), "activations": _UNROUNDED},
+        RTN | {"weights": choose_weights(group_size=64), "activations": UNROUNDED},
     ),
     "w4a16_rtn_g32": (
         "W4A16, to nearest, groups of 32",
-        _RTN | {"weights": _weights(group_size=32), "activations": _UNROUNDED},
+        RTN | {"weights": choose_weights(group_size=32), "activations": UNROUNDED},
     ),
-    "w4a8_rtn_static": ("W4A8, to nearest, static", _RTN | _W4A8 | {"activations": _activations("static")}),
-    "w4a8_rtn_sigma": ("W4A8, to nearest, per sigma", _RTN | _W4A8),
-    "w4a8_rtn_dynamic": ("W4A8, to nearest, per token", _RTN | _W4A8 | {"activations": _activations("dynamic")}),
+    "w4a8_rtn_static": ("W4A8, to nearest, static", RTN | _W4A8 | {"activations": choose_activations("static")}),
+    "w4a8_rtn_sigma": ("W4A8, to nearest, per sigma", RTN | _W4A8),
+    "w4a8_rtn_dynamic": ("W4A8, to nearest, per token", RTN | _W4A8 | {"activations": choose_activations("dynamic")}),
     "w4a8_gptq": ("W4A8, GPTQ", _GPTQ | _W4A8),
-    "w4a8_separate": ("W4A8, AdaRound, separate", _PAPER | _W4A8 | {"reconstruction": "separate"}),
-    "w4a8_joint": ("W4A8, AdaRound, joint", _PAPER | _W4A8 | {"reconstruction": "joint"}),
-    "w4a8_shift": ("  + shift", _PAPER | _W4A8 | {"activations": _activations(shift=True)}),
-    "w4a8_migration": ("  + migration", _PAPER | _W4A8 | {"activations": _activations(shift=True, migration=True)}),
+    "w4a8_separate": ("W4A8, AdaRound, separate", PAPER | _W4A8 | {"reconstruction": "separate"}),
+    "w4a8_joint": ("W4A8, AdaRound, joint", PAPER | _W4A8 | {"reconstruction": "joint"}),
+    "w4a8_shift": ("  + shift", PAPER | _W4A8 | {"activations": choose_activations(shift=True)}),
+    "w4a8_migration": (
+        "  + migration",
+        PAPER | _W4A8 | {"activations": choose_activations(shift=True, migration=True)},
+    ),
     "w4a8_from_gptq": (
         "joint + shift, from GPTQ's codes",
-        _PAPER | _W4A8 | {"activations": _activations(shift=True), "adaround_start": "gptq"},
+        PAPER | _W4A8 | {"activations": choose_activations(shift=True), "adaround_start": "gptq"},
     ),
     "w4a8_sequential": (
         "  + on quantized inputs, block after block",
-        _PAPER
+        PAPER
         | _W4A8
-        | {"activations": _activations(shift=True), "adaround_start": "gptq", "block_inputs": "quantized"},
+        | {"activations": choose_activations(shift=True), "adaround_start": "gptq", "block_inputs": "quantized"},
     ),
     # 8-bit activations cost next to nothing beside 4-bit weights: what joint learning is for shows with fewer bits.
-    "w4a4_rtn_sigma": ("W4A4, to nearest, per sigma", _RTN | _W4A4),
-    "w4a4_separate": ("W4A4, AdaRound, separate", _PAPER | _W4A4 | {"reconstruction": "separate"}),
-    "w4a4_joint": ("W4A4, AdaRound, joint", _PAPER | _W4A4 | {"reconstruction": "joint"}),
+    "w4a4_rtn_sigma": ("W4A4, to nearest, per sigma", RTN | _W4A4),
+    "w4a4_separate": ("W4A4, AdaRound, separate", PAPER | _W4A4 | {"reconstruction": "separate"}),
+    "w4a4_joint": ("W4A4, AdaRound, joint", PAPER | _W4A4 | {"reconstruction": "joint"}),
 }
 PACKED, PACKED_TITLE = "packed", "the configuration's own, from the packed files"
-
-
-def change(config: dict[str, Any], rung: str) -> dict[str, Any]:
-    """The configuration of a rung; its rules are still without their defaults."""
-    return config | RUNGS[rung][1]

@@ -31,6 +31,23 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
         ("model", "negative_prompt", "seed", "cfg_scale", "trajectories", "ladder_pictures", "ladder_steps"),
     ),
     "write_quant_config": (2, ("model", "activations")),
+    "measure_sensitivity": (1, ("model", "seed", "weights", "activations")),
+    "search_bits": (
+        1,
+        (
+            "model",
+            "negative_prompt",
+            "seed",
+            "cfg_scale",
+            "trajectories",
+            "weights",
+            "mixed_bits_budget",
+            "ladder_pictures",
+            "ladder_steps",
+        ),
+    ),
+    "write_multitier": (1, ("model", "multitier_rule", "multitier_budget", "multitier_thresholds", "weight_budget")),
+    "plot_activations": (1, ("model", "snapshot_steps")),
     "write_evaluation_prompts": (1, ("model", "seed", "evaluation_prompts", "evaluation_pictures", "evaluation_seed")),
     "draw_reference": (1, ("model", "evaluation_pictures", "evaluation_seed")),
     "generate_images": (
@@ -39,6 +56,8 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
     ),
     "extract_features": (1, ("model", "inception", "clip", "evaluation_shards")),
     "measure_growth": (1, ("model", "negative_prompt", "evaluation_steps", "evaluation_cfg")),
+    "compare_variant": (1, ("model", "evaluation_seed", "evaluation_shards", "lpips")),
+    "measure_size": (1, ("model",)),
     "score": (
         1,
         (
@@ -49,8 +68,6 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
             "evaluation_seed",
             "evaluation_shards",
             "reference_pictures",
-            "inception",
-            "clip",
             "lpips",
         ),
     ),
@@ -77,7 +94,14 @@ ENGINES: dict[str, tuple[str, ...]] = {
 }
 
 # The stages whose work belongs to the prompts.
-READS_PROMPTS = {"encode_prompts", "collect_shard", "gather_calibration", "sample_rung", "write_evaluation_prompts"}
+READS_PROMPTS = {
+    "encode_prompts",
+    "collect_shard",
+    "gather_calibration",
+    "sample_rung",
+    "search_bits",
+    "write_evaluation_prompts",
+}
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -2,14 +2,14 @@
 
 from typing import Any, NamedTuple
 
-from workflow_scripts import ladder
+from workflow_scripts import ablation, ladder
 
 FULL_PRECISION, OTHER_SEEDS, RERUN = "fp", "fp_other_seeds", "fp_rerun"
 BATCH, RERUN_BATCH = 32, 24
 
 
 class Variant(NamedTuple):
-    """title; source: `none`, `weights` (packed), `quant_config` or `blocks` (of the ladder's `rung`); batch: how many
+    """title; source: `none`, `weights` (packed), `quant_config`, `multitier` or `blocks` (of a `rung`); batch: how many
     pictures advance together; seeds: how many times the number of pictures the seeds are moved on."""
 
     title: str
@@ -19,15 +19,18 @@ class Variant(NamedTuple):
     seeds: int = 0
 
 
-# Those a configuration can name. Every rung of the ladder is one too, under its own name.
+# Everything that is quantized block by block and drawn: the rungs of the ladder and the rows of the ablation.
+RUNGS = ladder.RUNGS | ablation.ROWS
+# Those a configuration can name. Every rung is one too, under its own name.
 VARIANTS: dict[str, Variant] = {
     FULL_PRECISION: Variant("full precision", "none"),
     "rtn_w4a8": Variant("W4A8, to nearest, per sigma", "blocks", rung="w4a8_rtn_sigma"),
     "w4a16": Variant("W4A16, packed weights", "weights"),
     "w4a8": Variant("W4A8, packed weights and the quantization config", "quant_config"),
+    "multitier": Variant("packed weights, inputs of 4, 6 and 8 bits", "multitier"),
 } | {
     name: Variant(title.strip(), "blocks", rung=name)
-    for name, (title, _) in ladder.RUNGS.items()
+    for name, (title, _) in RUNGS.items()
     if name != ladder.FULL_PRECISION
 }
 
@@ -40,9 +43,9 @@ NOISE_FLOOR: dict[str, Variant] = {
 ALL = VARIANTS | NOISE_FLOOR
 
 
-def list_drawn(config: dict[str, Any]) -> list[str]:
-    """The names of everything the evaluation draws: full precision, what the configuration names, the noise floor."""
-    return list(dict.fromkeys([FULL_PRECISION, *config["evaluation_variants"], *NOISE_FLOOR]))
+def change(config: dict[str, Any], rung: str) -> dict[str, Any]:
+    """The configuration of a rung; its rules are still without their defaults."""
+    return config | RUNGS[rung][1]
 
 
 def list_sources(variant: str, results: str, blocks: list[str]) -> list[str]:
@@ -52,5 +55,6 @@ def list_sources(variant: str, results: str, blocks: list[str]) -> list[str]:
         "none": [],
         "weights": [f"{results}/quantized/model.safetensors", f"{results}/quantized/config.json"],
         "quant_config": [f"{results}/quant_config.json", f"{results}/quantized/model.safetensors"],
+        "multitier": [f"{results}/quant_config_multitier.json", f"{results}/quantized/model.safetensors"],
         "blocks": [f"{results}/ladder/{found.rung}/{block}.safetensors" for block in blocks],
     }[found.source]

@@ -14,8 +14,8 @@ def test_the_evaluation_stands_on_the_main_job_and_is_not_drawn_twice(copy):
     copy.configure(**SMALL)
     target = str(copy.results / "fid.json")
     expected = ["draw_reference", "measure_growth", "score", "write_evaluation_prompts"]
-    expected += ["extract_features", "generate_images"] * 2 * DRAWN
-    expected += ["extract_reference_features"] * 2 + ["write_parameters"] * 6
+    expected += ["extract_features", "generate_images"] * 2 * DRAWN + ["compare_variant"] * DRAWN
+    expected += ["extract_reference_features"] * 2 + ["measure_size"] * 2 + ["write_study_parameters"] * 8
     assert copy.list_jobs(target) == sorted(expected)
     done = copy.run(target, cores=2)
     assert done.returncode == 0, done.stdout
@@ -23,9 +23,19 @@ def test_the_evaluation_stands_on_the_main_job_and_is_not_drawn_twice(copy):
     assert list(scores["variants"]) == ["fp", "w4a8"]
     assert copy.list_jobs(target) == []
     copy.configure(evaluation_variants=["fp"])
-    assert copy.list_jobs(target) == ["score", "write_parameters"]
+    assert copy.list_jobs(target) == ["score", "write_study_parameters"]
     copy.configure(evaluation_cfg=2)
     assert copy.list_jobs(target).count("generate_images") == 2 * (DRAWN - 1)
+
+
+def test_the_ablation_is_an_evaluation_of_its_own(workflow):
+    workflow.configure(**SMALL | {"ablation_pictures": 5})
+    jobs = workflow.list_jobs("ablation")
+    rows = 10  # beside full precision and the best
+    assert jobs.count("optimise_rung_block") == 5 * rows
+    assert jobs.count("compare_variant") == rows + DRAWN
+    assert jobs.count("generate_images") == 2 * (rows + DRAWN)
+    assert {"optimise_block", "pack_weights", "write_quant_config", "tabulate_ablation"} <= set(jobs)
 
 
 def test_full_precision_alone_needs_no_quantization(workflow):

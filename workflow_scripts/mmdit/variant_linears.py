@@ -18,7 +18,7 @@ from workflow_scripts.store.quant_config import read_quant_config
 def bind_source(model: Any, source: str, files: Sequence[Path]) -> LinearAt:
     """The linears of `model` at each noise level, from a source's files; of a config or a checkpoint the first counts.
 
-    source: `none`, `blocks`, `weights` or `quant_config`. Raises UserError for missing or damaged files.
+    source: `none`, `blocks`, `weights`, `quant_config` or `multitier`. Raises UserError for missing or damaged files.
     """
     return BINDERS[source](model, files)
 
@@ -52,4 +52,5 @@ BINDERS: dict[str, Callable[[Any, Sequence[Path]], LinearAt]] = {
     "blocks": bind_rung,
     "weights": bind_weights,
     "quant_config": bind_config,
+    "multitier": bind_config,
 }

@@ -1,7 +1,7 @@
 """All pictures of one variant: their features, and on demand themselves, shard after shard."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,11 @@ def read_features(paths: Sequence[Path]) -> Features:
     arrays = {name: np.concatenate([part[name] for part in filled]) for name in filled[0]}
     sums = [sum(about[key] for about in abouts) for key in ("pictures", "resized")]
     return Features(arrays, abouts[0]["features"], *sums)
+
+
+def choose_features(arrays: Mapping[str, np.ndarray]) -> str:
+    """What FID and KID are computed of: Inception's features where there are any, else the classifier's."""
+    return "inception" if "inception" in arrays else "classifier"
 
 
 def read_set(seals: Sequence[Path], features: Sequence[Path]) -> PictureSet:

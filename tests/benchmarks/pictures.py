@@ -1,0 +1,53 @@
+"""Pictures per second of every variant, what simulating 8-bit activations costs, and the quick evaluation's time."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+
+from tests.benchmarks.table import Row, time_interleaved
+from tests.benchmarks.workflow import QUICK, run_snakemake, write_config
+from workflow_scripts import plan
+from workflow_scripts.mmdit.sampling import sample
+from workflow_scripts.mmdit.variant_linears import bind_source
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics.schedule import compute_sigmas, draw_noise
+from workflow_scripts.variants import BATCH, VARIANTS, list_sources
+
+MODEL, STEPS, CFG, ROUNDS = "embedded", 28, 3.0, 7
+NAMES = ("fp", "rtn_w4a8", "w4a16", "w4a8", "multitier")
+
+
+def bind_drawing(results: Path, variant: str) -> Callable[[], object]:
+    """Draws a batch of a variant's pictures, from noise to pixels."""
+    model = find_model(MODEL)
+    transformer, decoder = model.load_transformer(), model.load_decoder()
+    files = list_sources(variant, str(results), plan.list_blocks(MODEL))
+    linear_at = bind_source(transformer, VARIANTS[variant].source, [Path(file) for file in files])
+    encodings = model.encode_prompts(["a red circle left of a blue square"] * BATCH, "")
+    noise, sigmas = draw_noise(range(BATCH), *model.LATENT_SHAPE), compute_sigmas(STEPS, model.SAMPLER_SHIFT)
+    mx.eval(*encodings, noise)
+
+    def draw() -> object:
+        latents = sample(transformer, linear_at, *encodings, noise, sigmas, CFG, lambda count: None)
+        return model.decode_latents(decoder, latents)
+
+    return draw
+
+
+def measure() -> list[Row]:
+    """All rows of this file, on a quick run of its own in a temporary folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config, results = write_config(folder, QUICK), folder / "results"
+        run_snakemake(config, "quant_config", str(results / "quant_config_multitier.json"), cores=2)
+        seconds = run_snakemake(config, "evaluation", cores=2)
+        runs = {variant: bind_drawing(results, variant) for variant in NAMES}
+        for draw in runs.values():
+            draw()
+        times = time_interleaved(runs, ROUNDS)
+    rows = [Row(f"{variant}, {STEPS} steps, one worker", BATCH / times[variant], "pictures/s") for variant in NAMES]
+    rows.append(Row("w4a8 / full precision, time", times["w4a8"] / times["fp"], "x", "<= 1.5"))
+    rows.append(Row("evaluation of config/quick.yaml, two cores", seconds, "s", "<= 180"))
+    return rows

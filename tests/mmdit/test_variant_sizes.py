@@ -1,0 +1,74 @@
+"""Sizes of what is compared: everything counts, as it is stored."""
+
+import pytest
+
+from tests.quantization.conftest import Study, write_calibration
+from workflow_scripts.mmdit.forward import resolve_module
+from workflow_scripts.mmdit.layers import list_linears
+from workflow_scripts.mmdit.variant_sizes import measure_variant
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.store.block_file import read_block
+from workflow_scripts.store.packed_checkpoint import read_packed
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    return find_model("embedded").load_transformer()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    study = Study(tmp_path_factory.mktemp("study"), statistics_shards=1)
+    write_calibration(study.calibration)
+    study.finish()
+    return study
+
+
+def test_full_precision_counts_sixteen_bits_a_weight(transformer):
+    measured = measure_variant(transformer, "none", [])
+    count = sum(resolve_module(transformer, layer.path)["weight"].size for layer in list_linears(5))
+    assert measured == {
+        "weights": count,
+        "bytes": 2 * count,
+        "bits_per_weight": 16.0,
+        "quantized_layers": 0,
+        "activation_bits": [16],
+    }
+
+
+def test_packed_weights_count_as_they_lie_in_the_file(transformer, study):
+    measured = measure_variant(transformer, "weights", [study.quantized / "model.safetensors"])
+    checkpoint = read_packed(study.quantized)
+    paths = checkpoint.config["quantization"]
+    stored = sum(
+        array.nbytes
+        for key, array in checkpoint.tensors.items()
+        for path in paths
+        if key in (f"{path}.weight", f"{path}.scales", f"{path}.biases")
+    )
+    rest = sum(
+        2 * resolve_module(transformer, layer.path)["weight"].size
+        for layer in list_linears(5)
+        if layer.path not in paths
+    )
+    assert measured["bytes"] == stored + rest
+    assert measured["quantized_layers"] == len(paths)
+    assert measured["activation_bits"] == [16]
+
+
+def test_a_config_adds_what_layers_read(transformer, study):
+    weights = measure_variant(transformer, "weights", [study.quantized / "model.safetensors"])
+    config = measure_variant(transformer, "quant_config", [study.quant_config])
+    assert config == weights | {"activation_bits": [8, 16]}  # adaLN layers read what is not rounded
+
+
+def test_blocks_take_what_they_take_when_packed(transformer, study):
+    files = sorted((study.folder / "adaround").glob("mm_*.safetensors"))
+    blocks = measure_variant(transformer, "blocks", files)
+    packed = measure_variant(transformer, "weights", [study.quantized / "model.safetensors"])
+    final = read_packed(study.quantized).tensors
+    path = "final_layer.adaLN_modulation.layers.1"  # in no block, packed with 8 bits
+    saved = 2 * resolve_module(transformer, path)["weight"].size
+    saved -= sum(final[f"{path}.{part}"].nbytes for part in ("weight", "scales", "biases"))
+    assert blocks["bytes"] - packed["bytes"] == saved
+    assert blocks["quantized_layers"] == sum(len(read_block(file).weights) for file in files)
