@@ -1,0 +1,125 @@
+"""An interrupted block goes on where it was, to the same bytes, or says why not."""
+
+import logging
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.kill_block import list_arguments
+from tests.optimise_block.conftest import SETTINGS, configure, quantize
+from tests.shards import hash_tree
+from workflow_scripts import optimise_block
+from workflow_scripts.store.errors import UserError
+
+
+def interrupt(folder: Path, monkeypatch, saves: int = 1) -> Path:
+    """Let the entry be interrupted right after it saved its learning for the `saves`th time; the checkpoint."""
+    write = optimise_block.write_learning
+    count = [0]
+
+    def write_and_stop(*arguments):
+        write(*arguments)
+        count[0] += 1
+        if count[0] == saves:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optimise_block, "write_learning", write_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            quantize(folder)
+    return list_arguments(folder).scratch / "learning.safetensors"
+
+
+@pytest.mark.parametrize("saves", [1, 2, 3])
+def test_an_interrupted_block_goes_on_and_ends_with_the_same_bytes(folder, finished, monkeypatch, caplog, saves):
+    interrupt(folder, monkeypatch, saves)
+    with caplog.at_level(logging.INFO, "workflow_scripts"):
+        path = quantize(folder)
+    assert f"resuming mm_00 after {2 * saves} iterations" in caplog.text
+    assert hash_tree(path.parent) == hash_tree(finished["adaround"].parent)
+
+
+@pytest.mark.parametrize("saves", [2, 3, 5])
+def test_so_does_one_that_learns_in_two_phases(folder, captured, monkeypatch, tmp_path, saves):
+    monkeypatch.setitem(SETTINGS, "reconstruction", "separate")
+    monkeypatch.setitem(SETTINGS, "adaround_drop", 0.5)
+    interrupt(folder, monkeypatch, saves)
+    other = tmp_path / "undisturbed"
+    shutil.copytree(captured / "block_inputs.zarr", other / "block_inputs.zarr")
+    assert hash_tree(quantize(folder).parent) == hash_tree(quantize(other).parent)
+
+
+def test_a_checkpoint_of_other_parameters_is_not_used_and_that_is_said(folder, finished, monkeypatch, caplog):
+    monkeypatch.setitem(SETTINGS, "adaround_rate", 0.5)
+    interrupt(folder, monkeypatch)
+    monkeypatch.setitem(SETTINGS, "adaround_rate", 0.03)
+    with caplog.at_level(logging.INFO, "workflow_scripts"):
+        path = quantize(folder)
+    assert "learning.safetensors was made with other parameters or inputs; it is not used, and mm_00 starts over" in (
+        caplog.text
+    )
+    assert hash_tree(path.parent) == hash_tree(finished["adaround"].parent)
+
+
+@pytest.mark.parametrize("length", [0, 7, 1000, -1])
+def test_a_damaged_checkpoint_is_not_used_and_that_is_said(folder, finished, monkeypatch, caplog, length):
+    checkpoint = interrupt(folder, monkeypatch)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:length])
+    with caplog.at_level(logging.INFO, "workflow_scripts"):
+        path = quantize(folder)
+    assert re.search(r"learning\.safetensors is damaged.*; it is not used, and mm_00 starts over", caplog.text)
+    assert hash_tree(path.parent) == hash_tree(finished["adaround"].parent)
+
+
+@pytest.mark.parametrize("moments", [4, pytest.param(30, marks=pytest.mark.slow)])
+def test_a_worker_killed_at_any_moment_ends_bit_identical(folder, moments):
+    configure(folder)
+    command = [sys.executable, "-m", "tests.kill_block", str(folder), str(moments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def start(folder: Path) -> subprocess.Popen:
+    """The entry in a process of its own."""
+    named = list_arguments(folder)
+    options = ["--params", named.params, "--scratch", named.scratch, "--out", named.out, "--inputs", *named.inputs]
+    return subprocess.Popen(
+        [sys.executable, "-m", "workflow_scripts.optimise_block", *map(str, options)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def test_a_process_stopped_by_the_keyboard_says_so_and_goes_on_where_it_was(
+    folder, captured, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setitem(SETTINGS, "adaround_iterations", 60)
+    configure(folder)
+    process, checkpoint = start(folder), list_arguments(folder).scratch / "learning.safetensors"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    assert "interrupted; the next run goes on from the last checkpoint" in said
+    assert "Traceback" not in said
+    with caplog.at_level(logging.INFO, "workflow_scripts"):
+        path = quantize(folder)
+    assert "resuming mm_00 after" in caplog.text
+    other = tmp_path / "undisturbed"
+    shutil.copytree(captured / "block_inputs.zarr", other / "block_inputs.zarr")
+    assert hash_tree(path.parent) == hash_tree(quantize(other).parent)
+
+
+def test_learning_that_breaks_stops_with_iteration_and_layer_and_keeps_its_checkpoint(folder):
+    with pytest.raises(UserError, match=r"mm_00: iteration \d+ gives a value that is not finite, first in \w+"):
+        quantize(folder, adaround_step_rate=1e30, adaround_iterations=40, adaround_checkpoint_every=1)
+    assert not list_arguments(folder).out.exists()

@@ -1,0 +1,199 @@
+"""A block's job writes the best of the ways it tried, as its rules say."""
+
+import numpy as np
+import pytest
+
+from tests.kill_block import list_arguments
+from tests.optimise_block.conftest import TRIED, configure, quantize, read_report, select
+from tests.quantization import conftest as small
+from tests.shards import hash_tree
+from workflow_scripts import optimise_block
+from workflow_scripts.block_plan import select_block
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics.weight_grid import choose_grid, round_to_grid
+from workflow_scripts.store.block_file import digest_codes, read_block
+from workflow_scripts.store.files import hash_file
+from workflow_scripts.store.seal import read_group_seal
+from workflow_scripts.store.tensors import read_tensors
+
+
+@pytest.mark.parametrize("engine", TRIED)
+def test_the_report_has_the_errors_of_every_way_tried_and_the_best_is_chosen(finished, engine):
+    report = read_report(finished[engine])
+    assert report["block"] == "mm_00"
+    assert report["rows"] == {"training": 20, "held_out": 4}
+    assert sorted(report["errors"]) == sorted(TRIED[engine])
+    sums = {name: sum(error["quantized_inputs"].values()) for name, error in report["errors"].items()}
+    assert report["chosen"] == min(sums, key=sums.get)
+    assert sums[report["chosen"]] <= sums["rtn"]
+    for error in report["errors"].values():
+        assert error.keys() == {"quantized_inputs", "full_precision_inputs"}
+        assert all(set(streams) == {"image", "text"} for streams in error.values())
+        assert all(0 < value < 1 for streams in error.values() for value in streams.values())
+
+
+def test_an_engine_measures_the_simpler_ones_alike(finished):
+    reports = {engine: read_report(path)["errors"] for engine, path in finished.items()}
+    assert reports["rtn"]["rtn"] == reports["gptq"]["rtn"] == reports["adaround"]["rtn"]
+    assert reports["gptq"]["gptq"] == reports["adaround"]["gptq"]
+
+
+def test_the_report_has_a_loss_for_every_iteration_of_few(finished):
+    loss = read_report(finished["adaround"])["loss"]
+    assert (loss["every"], len(loss["values"])) == (1, 6)
+    assert read_report(finished["rtn"])["loss"]["values"] == []
+
+
+def test_rounding_to_nearest_gives_the_nearest_codes(finished, weights):
+    file = read_block(finished["rtn"])
+    assert len(file.weights) == 14
+    for name, layer in file.weights.items():
+        grid = choose_grid(weights[name], file.seal["parameters"]["layers"][name]["weight"])
+        np.testing.assert_array_equal(layer.grid.scales, grid.scales)
+        np.testing.assert_array_equal(layer.codes, round_to_grid(weights[name], grid))
+    assert all(not layer["moved_from_nearest"] for layer in read_report(finished["rtn"])["layers"].values())
+
+
+def test_the_adaln_weights_are_rounded_to_nearest_by_every_engine(finished):
+    files = {engine: read_block(path) for engine, path in finished.items()}
+    for stream in ("image", "text"):
+        name = f"mm_00.{stream}.adaLN_modulation"
+        assert files["adaround"].weights[name].grid.bits == 8
+        for engine in ("gptq", "adaround"):
+            np.testing.assert_array_equal(files[engine].weights[name].codes, files["rtn"].weights[name].codes)
+
+
+def test_inputs_have_a_step_for_every_noise_level_and_a_shift_after_the_gelu(finished):
+    file = read_block(finished["adaround"])
+    assert file.sigmas.tolist() == small.SIGMAS
+    assert len(file.inputs) == 12
+    for name, layer in file.inputs.items():
+        assert layer.steps.shape == (3,)
+        assert (layer.steps > 0).all()
+        assert (layer.shift is not None) == name.endswith("fc2")
+        assert layer.migration is None
+
+
+def test_the_seal_names_what_the_block_was_made_of(finished, captured):
+    path = finished["adaround"]
+    seal = read_block(path).seal
+    assert seal["parameters"] == select_block(select("optimise_block"), "mm_00")
+    parts = sorted((captured / "block_inputs.zarr").iterdir())
+    assert seal["inputs"] == {
+        "model": find_model("embedded").file_digests(),
+        "block_inputs": [read_group_seal(part)["fingerprint"] for part in parts],
+        "before": [],
+    }
+    assert seal["sha256"].pop("codes") == {
+        key.removesuffix(".weight"): digest_codes(array)
+        for key, array in read_tensors(path).items()
+        if key.endswith(".weight")
+    }
+    assert seal["sha256"] == {path.name: hash_file(path)}
+    assert b"captured" not in path.with_suffix(".json").read_bytes()
+
+
+def test_nothing_else_stays(finished):
+    assert sorted(path.name for path in finished["adaround"].parent.iterdir()) == [
+        "mm_00.json",
+        "mm_00.report.json",
+        "mm_00.safetensors",
+    ]
+    assert not list_arguments(finished["adaround"].parent.parent).scratch.exists()
+
+
+def test_the_order_of_the_parts_does_not_matter(folder, finished):
+    configure(folder, engine="gptq")
+    arguments = list_arguments(folder)
+    arguments.inputs.reverse()
+    optimise_block.main(arguments)
+    assert hash_tree(arguments.out.parent) == hash_tree(finished["gptq"].parent)
+
+
+def test_the_last_block_has_no_text_output(folder):
+    path = quantize(folder, "mm_04")
+    file = read_block(path)
+    assert len(file.weights) == 11
+    assert "mm_04.text.mlp.fc1" not in file.weights
+    assert {*read_report(path)["errors"]["adaround"]["quantized_inputs"]} == {"image"}
+
+
+# What the rules ask for
+
+
+@pytest.mark.parametrize("engine", ["gptq", "adaround"])
+def test_rules_by_pattern_reach_their_layers(folder, engine):
+    rules = [
+        {"layers": "*.image.*", "bits": 4, "group_size": 64},
+        {"layers": "*.text.*", "bits": 3, "group_size": 32},
+        {"layers": "*.fc2", "bits": 6, "group_size": "row", "symmetric": True, "range": "search"},
+        {"layers": "*.image.mlp.fc1", "bits": 7},
+        {"layers": "*.text.attn.o_proj", "bits": 16},
+        {"layers": "*adaLN_modulation", "bits": 8, "group_size": 128},
+    ]
+    file = read_block(quantize(folder, engine=engine, weights=rules))
+    found = {name: (layer.grid.bits, layer.grid.group_size) for name, layer in file.weights.items()}
+    expected = {
+        **{f"mm_00.image.attn.{part}_proj": (4, 64) for part in "qkvo"},
+        **{f"mm_00.text.attn.{part}_proj": (3, 32) for part in "qkv"},
+        **{f"mm_00.{stream}.mlp.fc2": (6, 128) for stream in ("image", "text")},
+        **{f"mm_00.{stream}.adaLN_modulation": (8, 128) for stream in ("image", "text")},
+        **{"mm_00.image.mlp.fc1": (7, 64), "mm_00.text.mlp.fc1": (3, 32)},
+    }
+    assert found == expected
+    for layer in file.weights.values():
+        assert layer.codes.max() < 2**layer.grid.bits
+        assert len(np.unique(layer.codes)) > 2 ** (layer.grid.bits - 1)
+
+
+@pytest.mark.parametrize("engine", TRIED)
+def test_unquantized_weights_leave_only_the_inputs(folder, engine):
+    path = quantize(folder, engine=engine, weights=[{"layers": "*", "bits": 16}])
+    file = read_block(path)
+    assert file.weights == {}
+    assert len(file.inputs) == 12
+    errors = read_report(path)["errors"]["rtn"]
+    assert all(value < 1e-5 for value in errors["full_precision_inputs"].values())
+    assert all(value > 1e-5 for value in errors["quantized_inputs"].values())
+
+
+@pytest.mark.parametrize("engine", TRIED)
+def test_nothing_quantized_at_all_is_the_block_itself(folder, engine):
+    nothing = [{"layers": "*", "bits": 16}]
+    path = quantize(folder, engine=engine, weights=nothing, activations=nothing)
+    file = read_block(path)
+    assert (file.weights, file.inputs) == ({}, {})
+    assert all(value < 1e-5 for value in read_report(path)["errors"]["rtn"]["quantized_inputs"].values())
+
+
+@pytest.mark.parametrize(
+    ("rule", "shape"), [({"policy": "static"}, (1,)), ({"policy": "lut"}, (3,)), ({"policy": "dynamic"}, None)]
+)
+def test_the_policy_decides_what_is_kept_of_the_inputs(folder, rule, shape):
+    inputs = read_block(quantize(folder, engine="rtn", activations=[{"layers": "*", "bits": 8} | rule])).inputs
+    own = {name: layer for name, layer in inputs.items() if "adaLN" not in name}
+    assert len(own) == (12 if shape else 0)
+    assert all(layer.steps.shape == shape for layer in own.values())
+
+
+def test_a_migration_is_in_the_weights_and_beside_them(folder, weights):
+    rules = [{"layers": "mm_*", "bits": 8}, {"layers": "*.fc2", "bits": 8, "migration": True}]
+    path = quantize(folder, activations=rules)
+    file, report = read_block(path), read_report(path)
+    migrated = {name: layer.migration for name, layer in file.inputs.items() if layer.migration is not None}
+    assert any((migration > 1).any() for migration in migrated.values())
+    for name, migration in migrated.items():
+        assert name.endswith(".fc2")
+        assert migration.min() == 1
+        assert report["layers"][name]["migrated_channels"] == (migration > 1).sum()
+        grid = choose_grid(weights[name] * migration, file.seal["parameters"]["layers"][name]["weight"])
+        np.testing.assert_array_equal(file.weights[name].grid.scales, grid.scales)
+
+
+@pytest.mark.parametrize("changes", [{"reconstruction": "separate"}, {"adaround_drop": 0.5}, {"adaround_batch": 1000}])
+def test_other_ways_of_learning_run_to_their_end(folder, changes):
+    report = read_report(quantize(folder, **changes))
+    assert len(report["loss"]["values"]) == (12 if "reconstruction" in changes else 6)
+
+
+# Finished work
