@@ -10,6 +10,9 @@ configfile: "config/config.yaml"
 container: "docker://python:3.11"
 
 
+report: "report/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/prepare.smk"
 include: "rules/trajectories.smk"
@@ -20,6 +23,10 @@ include: "rules/weights.smk"
 include: "rules/quant_config.smk"
 include: "rules/ladder.smk"
 include: "rules/evaluation.smk"
+include: "rules/sensitivity.smk"
+include: "rules/multitier.smk"
+include: "rules/plots.smk"
+include: "rules/report.smk"
 include: "rules/train.smk"
 include: "rules/targets.smk"
 

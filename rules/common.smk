@@ -174,5 +174,12 @@ def get_score_files(wildcards):
     }
 
 
+def show_plot(name, category, caption=None):
+    """The PNG file of a plot, with its caption in Snakemake's report."""
+    place, words = f"<results>/plots/{name}.png", f"../report/{caption or name}.rst"
+    labels = {"figure": name.replace("_", " ")}
+    return report(place, caption=words, category=category, labels=labels)
+
+
 onsuccess:
     print("\n".join(describe_results(Path(config["results_dir"]))), file=sys.stderr)

@@ -9,6 +9,12 @@ localrules:
     quantized,
     quant_config,
     evaluation,
+    fid,
+    ablation,
+    analysis,
+    multitier,
+    plots,
+    report,
 
 
 rule trajectories:
@@ -46,3 +52,37 @@ rule quant_config:
 rule evaluation:
     input:
         "<results>/fid.json",
+
+
+rule fid:
+    input:
+        "<results>/fid.json",
+
+
+rule ablation:
+    input:
+        "<results>/ablation.json",
+        "<results>/ablation.md",
+        expand("<results>/plots/{name}.png", name=ABLATION_PLOTS),
+
+
+rule multitier:
+    input:
+        "<results>/quant_config_multitier.json",
+
+
+rule analysis:
+    input:
+        "<results>/activations/layer_temporal_analysis.json",
+        "<results>/quant_config_multitier.json",
+        "<results>/mixed_bits.json",
+
+
+rule plots:
+    input:
+        expand("<results>/plots/{name}.png", name=PLOTS),
+
+
+rule report:
+    input:
+        "<results>/report.html",

@@ -49,6 +49,7 @@ def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     full |= {"results_dir": Path(full["results_dir"]).as_posix()} | complete_rules(full, schema)
     refuse_too_few(full)
     refuse_migration(full)
+    refuse_thresholds(full)
     refuse_evaluation(full)
     return full
 
@@ -107,6 +108,16 @@ def refuse_migration(config: dict[str, Any]) -> None:
             raise ValueError(
                 f"activations: the migration of {rule['layers']} needs a step size, and the policy dynamic keeps none;"
                 " set migration to false, or policy to static or lut"
+            )
+
+
+def refuse_thresholds(config: dict[str, Any]) -> None:
+    """Raise ValueError for thresholds of which the one for 4 bits is the higher."""
+    for kind, (four, six) in config["multitier_thresholds"].items():
+        if four > six:
+            raise ValueError(
+                f"multitier_thresholds.{kind}: {four:g} is above {six:g}; the first is where 4 bits end, the second"
+                " where 6 end"
             )
 
 

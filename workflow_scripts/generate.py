@@ -6,7 +6,6 @@ simulated: rounded to their grids and computed with in floating point.
 """
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -21,11 +20,10 @@ from workflow_scripts import plan
 from workflow_scripts.entry import Progress, build_parser, log, run
 from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.layers import Layer, list_linears
-from workflow_scripts.mmdit.packed import bind_packed, list_packed, restore_weight
+from workflow_scripts.mmdit.packed import bind_packed, list_packed, name_bits, restore_weight
 from workflow_scripts.mmdit.sampling import LinearAt, sample
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.quality import compare_weights, measure_psnr, measure_snr
 from workflow_scripts.numerics.schedule import compute_sigmas, draw_noise
 from workflow_scripts.picture_grid import draw_grid
@@ -125,14 +123,11 @@ def open_source(arguments: argparse.Namespace, model: ModuleType, layers: Sequen
 
 
 def name_precision(source: Source) -> str:
-    """The bits of most quantized weights and of what they read, as W4A8."""
+    """The bits of most quantized weights and of what they read, as W4A8; of several tiers, W4A4-8."""
     packed = list_packed(source.layers, source.checkpoint)
     weights = [find_bits(source.checkpoint, layer) for layer in packed]
-    activations = [source.config.layers[layer.name]["activation"]["bits"] for layer in packed if source.config]
-    return "".join(
-        f"{letter}{Counter(bits or [UNQUANTIZED]).most_common(1)[0][0]}"
-        for letter, bits in (("W", weights), ("A", activations))
-    )
+    activations = [source.config.activation_bits(layer.name) for layer in packed if source.config]
+    return f"W{name_bits(weights)}A{name_bits(activations)}"
 
 
 def find_bits(checkpoint: PackedCheckpoint, layer: Layer) -> int:

@@ -8,13 +8,19 @@ from workflow_scripts import plan
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.numerics import sketch
-from workflow_scripts.numerics.observations import QUANTILES, describe_input, merge_parts, unpack_observations
+from workflow_scripts.numerics.observations import (
+    OVERALL_QUANTILES,
+    QUANTILES,
+    describe_input,
+    merge_parts,
+    unpack_observations,
+)
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, write_json
 from workflow_scripts.store.seal import Seal, read_file_seal
 from workflow_scripts.store.tensors import read_tensors, write_tensors
 
-FORMAT = {"format": "activation-statistics", "version": 1}
+FORMAT = {"format": "activation-statistics", "version": 2}
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -55,7 +61,7 @@ def check_parts(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
 
 
 def describe_statistics(seals: Sequence[Seal], inputs: dict[str, dict], arrays: Path) -> dict:
-    """The statistics file: what is per step lists one value per entry of `steps`."""
+    """The statistics file: what is per step lists one value per entry of `steps`, what is overall is of all steps."""
     parameters = seals[0]["parameters"]
     layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
     for name, described in inputs.items():
@@ -69,6 +75,7 @@ def describe_statistics(seals: Sequence[Seal], inputs: dict[str, dict], arrays: 
             "of": f"a sample of at most {sketch.VALUES_PER_ROW} evenly strided values of each row and input",
             "sketch": f"t-digest, k = {sketch.COMPRESSION}",
             "shares": QUANTILES,
+            "overall_shares": OVERALL_QUANTILES,
         },
         "inputs": inputs,
         "origin": {"calibration": seals[0]["inputs"]["calibration"], "parts": [seal["checksum"] for seal in seals]},

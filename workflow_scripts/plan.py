@@ -22,7 +22,7 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
     "encode_prompts": (1, ("model", "negative_prompt")),
     "collect_shard": (1, ("model", "negative_prompt", *_TRAJECTORIES, "batch_size", "checkpoint_every")),
     "gather_calibration": (1, ("model", *_TRAJECTORIES, "selected_steps")),
-    "collect_activations": (1, ("model", "seed", "statistics_steps", "statistics_points", "statistics_shards")),
+    "collect_activations": (2, ("model", "seed", "statistics_steps", "statistics_points", "statistics_shards")),
     "capture_blocks": (1, ("model", "seed", "capture_points", "capture_shards")),
     "optimise_block": (1, ("model", "seed", "weights", "activations", "engine", "block_inputs", "held_out")),
     "pack_weights": (1, ("model", "weights")),

@@ -8,7 +8,7 @@ import pytest
 
 from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.mmdit.packed import bind_packed, list_packed, restore_weight
+from workflow_scripts.mmdit.packed import bind_packed, list_packed, name_bits, restore_weight
 from workflow_scripts.numerics.weight_grid import choose_grid, dequantize, pack_codes, round_to_grid, stored_bits
 from workflow_scripts.store.packed_checkpoint import PackedCheckpoint
 from workflow_scripts.store.quant_config import QuantConfig
@@ -89,6 +89,26 @@ def test_with_a_config_inputs_are_rounded_too(transformer, checkpoint, config, g
     for sigma, step in ((0.9, STEPS[0]), (0.2, STEPS[1])):
         codes = np.clip(np.rint((read(FC2) - SHIFT) / MIGRATION / step), -127, 127)
         assert_near(compute(linears, FC2, sigma), (codes * step + SHIFT / MIGRATION) @ weight.T + bias)
+
+
+def test_a_config_can_have_bits_for_each_noise_level(transformer, checkpoint, config, grids):
+    activation = config.layers[FC2.name]["activation"] | {"bits": [4, 8]}
+    layers = config.layers | {FC2.name: {"activation": activation}}
+    tiers = QuantConfig(config.content | {"layers": layers}, config.arrays, config.weights)
+    linears = bind_packed(transformer, LAYERS, LAYERS, checkpoint, tiers, "nearest")
+    weight = dequantize(grids[FC2.name][1], grids[FC2.name][0])
+    bias = np.array(dict(transformer.named_modules())[FC2.path].bias)
+    for sigma, step, largest in ((0.9, STEPS[0], 7), (0.2, STEPS[1], 127)):
+        codes = np.clip(np.rint((read(FC2) - SHIFT) / MIGRATION / step), -largest, largest)
+        assert_near(compute(linears, FC2, sigma), (codes * step + SHIFT / MIGRATION) @ weight.T + bias)
+
+
+@pytest.mark.parametrize(
+    ("bits", "name"),
+    [([8, 8, 4], "8"), ([], "16"), ([16, 16, 8], "16"), ([8, (4, 6), 16], "4-8"), ([(4, 6), 16], "4-6")],
+)
+def test_bits_are_named_by_the_most_or_by_their_ends(bits, name):
+    assert name_bits(bits) == name
 
 
 def test_layers_that_are_not_chosen_stay_in_full_precision(transformer, checkpoint, config):

@@ -17,6 +17,7 @@ from workflow_scripts.mmdit.quantized import (
 
 SIGMAS = np.array([1.0, 0.5, 0.1])
 STEPS = np.array([0.08, 0.04, 0.02], np.float32)
+TIERS = (8, 4, 6)
 WIDTH, OUT = 128, 24
 Q, K, V, FC2 = (
     Layer(f"mm_00.image.{suffix}", suffix, "mm_00", "image", role, read)
@@ -94,6 +95,27 @@ class TestOneLayer:
         linears = bind_one(weight, bias, InputGrid(8, "lut", STEPS), "interpolated")
         assert_near(compute(linears, 0.75, x), compute_unfolded(x, weight, bias, 0.06, 8), 1e-4)
 
+    def test_bits_can_differ_between_the_noise_levels(self, x, weight, bias, shift, migration):
+        linears = bind_one(weight, bias, InputGrid(TIERS, "lut", STEPS, shift, migration))
+        for sigma, place in ((1.0, 0), (0.76, 0), (0.74, 1), (0.31, 1), (0.29, 2), (0.0, 2)):
+            expected = compute_unfolded(x, weight, bias, STEPS[place], TIERS[place], shift, migration)
+            assert_near(compute(linears, sigma, x), expected)
+
+    def test_between_noise_levels_of_different_bits_ranges_are_interpolated(self, x, weight, bias):
+        linears = bind_one(weight, bias, InputGrid(TIERS, "lut", STEPS), "interpolated")
+        ranges = [step * (2 ** (bits - 1) - 1) for step, bits in zip(STEPS, TIERS, strict=True)]
+        for sigma, place, share in ((0.8, 0, 0.6), (0.6, 1, 0.2), (0.2, 2, 0.25)):
+            left = 0 if sigma > 0.5 else 1
+            reach = ranges[left] * share + ranges[left + 1] * (1 - share)
+            step = reach / (2 ** (TIERS[place] - 1) - 1)
+            assert_near(compute(linears, sigma, x), compute_unfolded(x, weight, bias, step, TIERS[place]), 1e-4)
+
+    @pytest.mark.parametrize("lookup", ["nearest", "interpolated"])
+    def test_the_same_bits_everywhere_are_those_bits(self, x, weight, bias, shift, lookup):
+        one, many = (bind_one(weight, bias, InputGrid(bits, "lut", STEPS, shift), lookup) for bits in (8, (8, 8, 8)))
+        for sigma in (1.0, 0.83, 0.3, 0.0):
+            np.testing.assert_array_equal(compute(one, sigma, x), compute(many, sigma, x))
+
     def test_a_static_step_holds_at_all(self, x, weight, bias):
         linears = bind_one(weight, bias, InputGrid(6, "static", STEPS[:1]))
         for sigma in (1.0, 0.1):
@@ -135,6 +157,13 @@ class TestOneLayer:
         with pytest.raises(ValueError, match=r"mm_00\.image\.mlp\.fc2 has 2 steps for 3 noise levels"):
             bind_one(weight, bias, InputGrid(8, "lut", STEPS[:2]))
 
+    @pytest.mark.parametrize(
+        ("policy", "bits", "steps"), [("lut", TIERS[:2], STEPS), ("static", TIERS, STEPS[:1]), ("dynamic", TIERS, None)]
+    )
+    def test_bits_without_a_step_for_each_are_refused(self, weight, bias, policy, bits, steps):
+        with pytest.raises(ValueError, match=rf"mm_00\.image\.mlp\.fc2 has {len(bits)} numbers of bits"):
+            bind_one(weight, bias, InputGrid(bits, policy, steps))
+
 
 class TestPackedWeights:
     @pytest.fixture(params=[(2, 32), (3, 64), (4, 32), (4, 64), (4, 128), (5, 64), (6, 64), (8, 128)])
@@ -168,6 +197,14 @@ class TestOneForward:
 
     def test_layers_that_read_alike_have_one_reader(self, attention):
         readers = attention[0].readers
+        assert readers[Q.name] is readers[K.name] is not readers[V.name]
+
+    def test_layers_with_the_same_bits_at_every_noise_level_have_one_reader(self, rng):
+        grids = [InputGrid(bits, "lut", STEPS.copy()) for bits in (TIERS, tuple(TIERS), TIERS[::-1])]
+        names = [layer.name for layer in (Q, K, V)]
+        weights = {name: mx.array(rng.standard_normal((OUT, WIDTH)).astype(np.float32)) for name in names}
+        inputs = dict(zip(names, grids, strict=True))
+        readers = QuantizedLinears([Q, K, V], weights, dict.fromkeys(names), inputs, SIGMAS, "nearest").readers
         assert readers[Q.name] is readers[K.name] is not readers[V.name]
 
     def test_nothing_that_was_read_is_taken_for_something_else(self, attention, x):

@@ -4,8 +4,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.activation import compute_step, compute_token_step, quantize_dequantize
-from workflow_scripts.numerics.knots import find_nearest_knot
+from workflow_scripts.numerics.activation import (
+    compute_step,
+    compute_token_step,
+    look_up_step,
+    quantize_dequantize,
+)
+from workflow_scripts.numerics.knots import LOOKUPS, find_nearest_knot
 
 
 def quantize_slowly(x, step, bits, shift=0.0):
@@ -90,3 +95,33 @@ def test_28_steps_find_their_nearest_of_50():
 def test_the_ends_hold_beyond_the_table():
     knots = np.array([0.9, 0.5, 0.1])
     assert [find_nearest_knot(sigma, knots) for sigma in (5.0, 0.71, -1.0)] == [0, 0, 2]
+
+
+class TestTables:
+    KNOTS, STEPS = np.array([1.0, 0.7, 0.2]), np.array([0.3, 0.1, 0.2], np.float32)
+    BITS = (4, 8, 6)
+
+    @pytest.mark.parametrize("lookup", LOOKUPS)
+    def test_one_number_of_bits_leaves_the_steps_exactly(self, lookup):
+        for sigma in np.linspace(0, 1.2, 50):
+            weights = LOOKUPS[lookup](sigma, self.KNOTS)
+            for bits in (6, [6] * 3):
+                assert look_up_step(weights, self.STEPS, bits) == (float(weights @ self.STEPS), 6)
+
+    @pytest.mark.parametrize("lookup", LOOKUPS)
+    def test_the_bits_are_those_of_the_nearest_knot(self, lookup):
+        for sigma in (*np.linspace(0, 1.2, 50), 0.85, 0.45):
+            used = look_up_step(LOOKUPS[lookup](sigma, self.KNOTS), self.STEPS, self.BITS)[1]
+            assert used == self.BITS[find_nearest_knot(sigma, self.KNOTS)]
+
+    def test_at_a_knot_the_step_is_its_own(self):
+        for place, knot in enumerate(self.KNOTS):
+            found = look_up_step(LOOKUPS["interpolated"](knot, self.KNOTS), self.STEPS, self.BITS)
+            assert found == (float(self.STEPS[place]), self.BITS[place])
+
+    def test_between_knots_the_range_is_interpolated(self):
+        ranges = self.STEPS * np.array([7, 127, 31])
+        for sigma in (0.9, 0.8, 0.6, 0.3):
+            step, bits = look_up_step(LOOKUPS["interpolated"](sigma, self.KNOTS), self.STEPS, self.BITS)
+            expected = np.interp(sigma, self.KNOTS[::-1], ranges[::-1])
+            assert step * (2 ** (bits - 1) - 1) == pytest.approx(expected, rel=1e-6)

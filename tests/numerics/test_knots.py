@@ -5,11 +5,16 @@ import itertools
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.knots import LOOKUPS, look_up
+from workflow_scripts.numerics.knots import LOOKUPS
 from workflow_scripts.numerics.schedule import compute_sigmas
 
 KNOTS, VALUES = np.array([1.0, 0.7, 0.2, 0.01]), np.array([4.0, 1.0, 2.0, 8.0])
 SIGMAS = [2.0, 1.0, 0.99, 0.86, 0.84, 0.7, 0.5, 0.2, 0.1, 0.01, 0.0]
+
+
+def look_up(sigma, knots, values, lookup):
+    """What the weights make of the values at the knots."""
+    return float(LOOKUPS[lookup](sigma, knots) @ np.asarray(values, np.float64))
 
 
 def interpolate_slowly(sigma, knots, values):

@@ -50,6 +50,15 @@ def test_merged_parts_describe_all_values(parts, values):
         assert described["arrays"] == sorted(arrays)
 
 
+def test_quantiles_over_all_steps_are_those_of_all_values(values):
+    for name, x in values.items():
+        widening = x * np.array([1.0, 2.0, 4.0])[:, None, None]
+        overall = observations.describe_input(name, [observe(step) for step in widening])[0]["overall"]
+        assert list(overall) == ["p1", "p5", "p10", "p25", "p50", "p75", "p90", "p95", "p99"]
+        expected = np.quantile(widening, [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99])
+        np.testing.assert_allclose(list(overall.values()), expected, atol=0.01 * np.ptp(expected))
+
+
 def test_only_post_gelu_inputs_have_a_shift(parts):
     shifted = {name: f"{name}/shift" in observations.describe_input(name, steps)[1] for name, steps in parts[0].items()}
     assert shifted == dict(zip(NAMES, (False, True), strict=True))

@@ -86,6 +86,17 @@ def test_all_steps_of_a_layer(path):
     assert [config.activation_steps(name) for name in ("dynamic", "none")] == [None] * 2
 
 
+def test_bits_are_one_number_or_one_for_each_sigma(path, content):
+    assert [read_quant_config(path).activation_bits(name) for name in LAYERS] == [8, 6, 8, 16]
+    set_layer(content, "lut", bits=[8, 4, 6])
+    write_json(path, content)
+    config = read_quant_config(path)
+    assert config.activation_bits("lut") == (8, 4, 6)
+    assert config.activation_step("lut", 0.5) == pytest.approx(0.2)
+    # half way between 0.2 x 7 and 0.1 x 31, on the grid of 4 bits, which is nearer by a hair
+    assert config.activation_step("lut", 0.3 + 1e-9, "interpolated") == pytest.approx((0.2 * 7 + 0.1 * 31) / 2 / 7)
+
+
 def test_shifts_and_migrations_are_looked_up_by_layer(path):
     config = read_quant_config(path)
     np.testing.assert_array_equal(config.activation_shift("lut"), [1, -1])
@@ -131,6 +142,11 @@ def set_layer(content, name, **values):
         (lambda content: set_layer(content, "static", step=0), "layers.static.activation"),
         (lambda content: set_layer(content, "dynamic", bits=9), "layers.dynamic.activation"),
         (lambda content: set_layer(content, "lut", step=0.1), "layers.lut.activation"),
+        (lambda content: set_layer(content, "lut", bits=[8, 4]), "one number of bits, or one for each of the 3 sigmas"),
+        (lambda content: set_layer(content, "lut", bits=[8, 4, 16]), "layers.lut.activation"),
+        (lambda content: set_layer(content, "lut", bits=[]), "layers.lut.activation"),
+        (lambda content: set_layer(content, "static", bits=[6, 6, 6]), "layers.static.activation"),
+        (lambda content: set_layer(content, "dynamic", bits=[8, 8, 8]), "layers.dynamic.activation"),
         (lambda content: set_layer(content, "lut", steps="absent"), "the array absent is not in"),
         (lambda content: set_layer(content, "lut", migration="absent"), "the array absent is not in"),
         (lambda content: set_layer(content, "lut", migration="lut/shift"), "needs integers of at least 1"),

@@ -1,5 +1,6 @@
 """A model whose weights come from a packed checkpoint: its linear layers, and how far they are from the original."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,9 +57,9 @@ def describe_input(checkpoint: PackedCheckpoint, config: QuantConfig | None, lay
     migration = checkpoint.tensors.get(f"{layer.path}.migration")
     if config is None:
         return InputGrid(UNQUANTIZED, "none", migration=migration)
-    activation = config.layers[layer.name]["activation"]
-    steps = config.activation_steps(layer.name)
-    return InputGrid(activation["bits"], activation["policy"], steps, config.activation_shift(layer.name), migration)
+    name = layer.name
+    policy, bits = config.layers[name]["activation"]["policy"], config.activation_bits(name)
+    return InputGrid(bits, policy, config.activation_steps(name), config.activation_shift(name), migration)
 
 
 def restore_weight(checkpoint: PackedCheckpoint, path: str) -> np.ndarray:
@@ -68,3 +69,11 @@ def restore_weight(checkpoint: PackedCheckpoint, path: str) -> np.ndarray:
     weight = dequantize(unpack_codes(tensors[f"{path}.weight"], how["bits"]), grid)
     migration = tensors.get(f"{path}.migration")
     return weight if migration is None else weight / migration.astype(np.float32)
+
+
+def name_bits(bits: Sequence[int | tuple[int, ...]]) -> str:
+    """The most frequent of `bits`; where noise levels differ, from the fewest to the most of all that are rounded."""
+    if all(isinstance(value, int) for value in bits):
+        return str(Counter(bits or [UNQUANTIZED]).most_common(1)[0][0])
+    widths = {int(width) for value in bits for width in np.atleast_1d(value)} - {UNQUANTIZED}
+    return f"{min(widths)}-{max(widths)}"

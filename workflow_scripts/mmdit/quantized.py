@@ -16,7 +16,7 @@ import numpy as np
 
 from workflow_scripts.mmdit.forward import Linear
 from workflow_scripts.mmdit.layers import Layer
-from workflow_scripts.numerics.activation import compute_token_step, quantize_dequantize
+from workflow_scripts.numerics.activation import compute_token_step, look_up_step, quantize_dequantize
 from workflow_scripts.numerics.knots import LOOKUPS
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 
@@ -29,10 +29,10 @@ class InputGrid:
     """How what a layer reads is rounded.
 
     policy: `lut` with steps float32 (K,), `static` with steps (1,), `dynamic`, a step for each token, or `none`, not
-    rounded at all; shift float32 (in,) and migration int32 (in,), or None.
+    rounded at all; shift float32 (in,) and migration int32 (in,), or None. bits: one number, or of a table K.
     """
 
-    bits: int
+    bits: int | tuple[int, ...]
     policy: str
     steps: np.ndarray | None = None
     shift: np.ndarray | None = None
@@ -85,13 +85,14 @@ class Reader:
             None if array is None else mx.array(array.astype(np.float32)) for array in (grid.shift, grid.migration)
         )
 
-    def choose_step(self, weights: np.ndarray) -> float | None:
-        """The step where the table's steps weigh (K,); None where only the input tells."""
-        if self.grid.steps is None:
-            return None
-        return float(weights @ self.grid.steps) if self.grid.policy == "lut" else float(self.grid.steps[0])
+    def choose_step(self, weights: np.ndarray) -> tuple[float | None, int]:
+        """The step and the bits where the table's knots weigh (K,); no step where only the input tells."""
+        bits, steps = self.grid.bits, self.grid.steps
+        if steps is None:
+            return None, bits
+        return look_up_step(weights, steps, bits) if self.grid.policy == "lut" else (float(steps[0]), bits)
 
-    def read(self, x: mx.array, step: float | None) -> mx.array:
+    def read(self, x: mx.array, step: float | None, bits: int) -> mx.array:
         """x (..., in) centred, divided and rounded, of the same shape."""
         if self.shift is not None:
             x = x - self.shift
@@ -99,7 +100,6 @@ class Reader:
             x = x / self.migration
         if self.grid.policy == "none":
             return x
-        bits = self.grid.bits
         return quantize_dequantize(x, compute_token_step(x, bits) if step is None else step, bits)
 
     def fold(self, product: Product, bias: mx.array | None) -> mx.array | None:
@@ -118,7 +118,7 @@ class QuantizedLinears:
 
     weights: fp32 (out, in) or packed; biases: (out,) or None; inputs: the grids of the layers that have one, all by
     layer name; sigmas (K,): the noise levels of their steps; lookup: `nearest` or `interpolated`. Raises ValueError
-    for steps that do not fit the sigmas.
+    for steps or bits that do not fit the sigmas.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class QuantizedLinears:
             nonlocal last
             reader, bias = self.readers[name], self.biases[name]
             if last[0] is not reader or last[1] is not x:
-                last = reader, x, reader.read(x, steps[reader])
+                last = reader, x, reader.read(x, *steps[reader])
             y = self.products[name](last[2])
             return y if bias is None else y + bias
 
@@ -164,10 +164,12 @@ AS_GIVEN = InputGrid(UNQUANTIZED, "none")
 
 
 def check_steps(inputs: Mapping[str, InputGrid], knots: int) -> None:
-    """Raise ValueError unless every table of steps has one for each of so many noise levels."""
+    """Raise ValueError unless every table of steps, or of bits, has one for each of so many noise levels."""
     for name, grid in inputs.items():
         if grid.policy == "lut" and len(grid.steps) != knots:
             raise ValueError(f"{name} has {len(grid.steps)} steps for {knots} noise levels")
+        if not isinstance(grid.bits, int) and (grid.policy, len(grid.bits)) != ("lut", knots):
+            raise ValueError(f"{name} has {len(grid.bits)} numbers of bits; only a table of {knots} steps has so many")
 
 
 def bind_product(weight: mx.array | PackedWeight) -> Product:

@@ -12,7 +12,7 @@ RANGE_COLUMNS = {"absmax": ["absmax"], "p999": ["p0.1", "p99.9"]}
 SMALLEST_STEP = float(np.finfo(np.float32).tiny)
 
 
-def find_largest_code(bits: int) -> int:
+def find_largest_code(bits: int | np.ndarray) -> int | np.ndarray:
     """The largest code of a symmetric signed grid: 127 for 8 bits. Codes run from minus it to plus it."""
     return 2 ** (bits - 1) - 1
 
@@ -23,6 +23,17 @@ def compute_step(absmax: np.ndarray | float, bits: int) -> np.ndarray:
     Above zero even where `absmax` is zero, so that it can be divided by.
     """
     return np.maximum(np.asarray(absmax, np.float32) / np.float32(find_largest_code(bits)), SMALLEST_STEP)
+
+
+def look_up_step(weights: np.ndarray, steps: np.ndarray, bits: int | Sequence[int]) -> tuple[float, int]:
+    """The step size and the bits where the knots of a table weigh (K,): `steps` (K,), and one number of bits or (K,).
+
+    The bits are those of the heaviest knot, which is the nearest. Where knots differ in bits it is their ranges, step
+    size times largest code, that are weighed: a step size says nothing about a grid with other codes.
+    """
+    at_knots = np.broadcast_to(bits, len(steps))
+    used = int(at_knots[np.argmax(weights)])
+    return float(weights @ (steps * (find_largest_code(at_knots) / find_largest_code(used)))), used
 
 
 def quantize_dequantize(x: mx.array, step: mx.array | float, bits: int, shift: mx.array | None = None) -> mx.array:

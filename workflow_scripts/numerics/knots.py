@@ -31,8 +31,3 @@ def weigh_interpolated(sigma: float, knots: np.ndarray) -> np.ndarray:
 
 LOOKUPS = {"nearest": weigh_nearest, "interpolated": weigh_interpolated}
 DEFAULT_LOOKUP = "nearest"
-
-
-def look_up(sigma: float, knots: np.ndarray, values: np.ndarray, lookup: str) -> float:
-    """What holds at `sigma` of `values` (K,) known at `knots` (K,). Raises KeyError for an unknown `lookup`."""
-    return float(LOOKUPS[lookup](sigma, knots) @ np.asarray(values, np.float64))

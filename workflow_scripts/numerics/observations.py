@@ -10,6 +10,7 @@ from workflow_scripts.numerics.sketch import TDigest
 from workflow_scripts.numerics.statistics import ChannelStatistics
 
 QUANTILES = {"p0.1": 0.001, "p1": 0.01, "p99": 0.99, "p99.9": 0.999}
+OVERALL_QUANTILES = {f"p{percent}": percent / 100 for percent in (1, 5, 10, 25, 50, 75, 90, 95, 99)}
 SHIFTED_INPUTS = ".mlp.fc2"
 
 
@@ -78,7 +79,7 @@ def unpack_input(arrays: Mapping[str, np.ndarray], name: str) -> list[Observatio
 
 
 def describe_input(name: str, steps: Sequence[Observation]) -> tuple[dict, dict[str, np.ndarray]]:
-    """One input as numbers to read (lists over steps) and arrays (steps, D) named `<input>/<what>`.
+    """One input as numbers to read (lists over steps, and quantiles of all) and arrays (steps, D), `<input>/<what>`.
 
     Post-GELU inputs also have the static shift (D,) and the largest magnitude that is left after it.
     """
@@ -97,10 +98,14 @@ def describe_input(name: str, steps: Sequence[Observation]) -> tuple[dict, dict[
         extremes = arrays[f"{name}/minimum"], arrays[f"{name}/maximum"]
         arrays[f"{name}/shift"] = shift = statistics.compute_shift(*extremes)
         per_step["shifted_absmax"] = statistics.compute_shifted_absmax(*extremes, shift).tolist()
+    together = sketch.merge_sketches(step.sketch for step in steps)
     described = {
         "channels": len(steps[0].channels.mean),
         "rows": [step.channels.rows for step in steps],
         "arrays": sorted(arrays),
         "per_step": per_step,
+        "overall": dict(
+            zip(OVERALL_QUANTILES, sketch.read_quantiles(together, OVERALL_QUANTILES.values()), strict=True)
+        ),
     }
     return described, arrays

@@ -9,7 +9,8 @@ import numpy as np
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from workflow_scripts.numerics.knots import DEFAULT_LOOKUP, look_up
+from workflow_scripts.numerics.activation import look_up_step
+from workflow_scripts.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, read_json
 from workflow_scripts.store.tensors import read_tensors
@@ -40,6 +41,11 @@ class QuantConfig:
         """By layer name: `path`, `weight` and `activation`."""
         return self.content["layers"]
 
+    def activation_bits(self, layer: str) -> int | tuple[int, ...]:
+        """The bits of what `layer` reads; of a table whose noise levels differ, K of them. 16: it is not rounded."""
+        bits = self.layers[layer]["activation"]["bits"]
+        return bits if isinstance(bits, int) else tuple(bits)
+
     def activation_steps(self, layer: str) -> np.ndarray | None:
         """All step sizes of what `layer` reads, float32: (K,) of a table, (1,) of one for all; None as in the next."""
         activation = self.layers[layer]["activation"]
@@ -54,7 +60,8 @@ class QuantConfig:
         """
         activation = self.layers[layer]["activation"]
         if activation["policy"] == "lut":
-            return look_up(sigma, np.array(self.content["sigmas"]), self.arrays[activation["steps"]], lookup)
+            weights = LOOKUPS[lookup](sigma, np.array(self.content["sigmas"]))
+            return look_up_step(weights, self.arrays[activation["steps"]], activation["bits"])[0]
         return activation.get("step")
 
     def activation_shift(self, layer: str) -> np.ndarray | None:
@@ -114,7 +121,8 @@ def check_file(file: Path, sha256: str, config: Path) -> None:
 def check_arrays(content: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> None:
     """Raise UserError unless every named array is there and can be used.
 
-    There has to be a step size above zero for each of `sigmas`, and a migration divides by integers of at least 1.
+    There has to be a step size above zero for each of `sigmas`, and bits for each where they differ; a migration
+    divides by integers of at least 1.
     """
     count = len(content["sigmas"])
     for name, layer in content["layers"].items():
@@ -127,6 +135,8 @@ def check_arrays(content: dict[str, Any], arrays: dict[str, np.ndarray], path: P
             steps = arrays[activation["steps"]]
             if steps.shape != (count,) or not np.all((steps > 0) & np.isfinite(steps)):
                 raise UserError(f"{path}: {name}: needs a step size above zero for each of the {count} sigmas")
+        if isinstance(activation["bits"], list) and len(activation["bits"]) != count:
+            raise UserError(f"{path}: {name}: needs one number of bits, or one for each of the {count} sigmas")
         if activation.get("migration") and not is_divisor(arrays[activation["migration"]]):
             raise UserError(f"{path}: {name}: the migration needs integers of at least 1")
 

@@ -1,0 +1,131 @@
+"""Pictures of the numbers.
+
+INPUTS: <results>/activations/statistics.json, <results>/sensitivity/, <results>/adaround/, <results>/fid.json and
+    <results>/evaluation/images/
+OUTPUTS: <results>/plots/*.png and *.svg
+"""
+
+ACTIVATION_PLOTS = [
+    "most_variable_layers",
+    "largest_layers",
+    "image_fc1",
+    "text_mlp",
+    "fc2_shift",
+    "heatmap_absmax",
+    "heatmap_variability",
+    "heatmap_negative_share",
+    "channel_ranges",
+]
+SNAPSHOTS = [f"absmax_step_{step:03d}" for step in config["snapshot_steps"]]
+BLOCK_PLOTS = ["distributions", "adaround_convergence", "block_errors", "layer_errors"]
+EVALUATION_PLOTS = ["error_growth", "size_quality"]
+PICTURE_PLOTS = ["picture_grid"]
+ABLATION_PLOTS = [f"ablation_{name}" for name in EVALUATION_PLOTS]
+PLOTS = [
+    *SNAPSHOTS,
+    *ACTIVATION_PLOTS,
+    *BLOCK_PLOTS,
+    *EVALUATION_PLOTS,
+    *PICTURE_PLOTS,
+]
+
+
+rule plot_activations:
+    """Draw what the layers read."""
+    input:
+        params="<results>/params/plot_activations.json",
+        statistics="<results>/activations/statistics.json",
+        arrays="<results>/activations/statistics.safetensors",
+    output:
+        [show_plot(name, "Activations", "absmax_step") for name in SNAPSHOTS],
+        [show_plot(name, "Activations") for name in ACTIVATION_PLOTS],
+        vectors=expand(
+            "<results>/plots/{name}.svg", name=[*SNAPSHOTS, *ACTIVATION_PLOTS]
+        ),
+    log:
+        "<logs>/plot_activations.log",
+    benchmark:
+        "<benchmarks>/plot_activations.tsv"
+    params:
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -m workflow_scripts.plot_activations --params {input.params:q} --statistics {input.statistics:q}"
+        " --out {params.folder:q} --log {log:q}"
+
+
+rule plot_blocks:
+    """Draw what quantization did to the blocks."""
+    input:
+        params=expand("<results>/params/optimise_block/{block}.json", block=BLOCKS),
+        sensitivity=expand("<results>/sensitivity/{block}.json", block=BLOCKS),
+        arrays=expand("<results>/sensitivity/{block}.safetensors", block=BLOCKS),
+        reports=expand("<results>/adaround/{block}.report.json", block=BLOCKS),
+    output:
+        [show_plot(name, "Blocks") for name in BLOCK_PLOTS],
+        vectors=expand("<results>/plots/{name}.svg", name=BLOCK_PLOTS),
+    log:
+        "<logs>/plot_blocks.log",
+    benchmark:
+        "<benchmarks>/plot_blocks.tsv"
+    params:
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -m workflow_scripts.plot_blocks --params {input.params:q} --sensitivity {input.sensitivity:q}"
+        " --reports {input.reports:q} --out {params.folder:q} --log {log:q}"
+
+
+rule plot_evaluation:
+    """Draw how good the variants' pictures are."""
+    input:
+        "<results>/fid.json",
+    output:
+        [show_plot(name, "Evaluation") for name in EVALUATION_PLOTS],
+        vectors=expand("<results>/plots/{name}.svg", name=EVALUATION_PLOTS),
+    log:
+        "<logs>/plot_evaluation.log",
+    benchmark:
+        "<benchmarks>/plot_evaluation.tsv"
+    params:
+        folder=subpath(output[0], parent=True),
+        prefix="",
+    shell:
+        "python -m workflow_scripts.plot_evaluation --scores {input:q} --prefix={params.prefix:q}"
+        " --out {params.folder:q} --log {log:q}"
+
+
+use rule plot_evaluation as plot_ablation with:
+    input:
+        "<results>/ablation.json",
+    output:
+        [show_plot(f"ablation_{name}", "Ablation", name) for name in EVALUATION_PLOTS],
+        vectors=expand("<results>/plots/ablation_{name}.svg", name=EVALUATION_PLOTS),
+    log:
+        "<logs>/plot_ablation.log",
+    benchmark:
+        "<benchmarks>/plot_ablation.tsv"
+    params:
+        folder=subpath(output[0], parent=True),
+        prefix="ablation_",
+
+
+rule plot_pictures:
+    """Draw the variants' pictures side by side."""
+    input:
+        prompts="<results>/evaluation/prompts.json",
+        images=expand(
+            "<results>/evaluation/images/{variant}/{part}.json",
+            variant=dict.fromkeys(["fp", *config["evaluation_variants"]]),
+            part=EVALUATION_SHARDS,
+        ),
+    output:
+        [show_plot(name, "Pictures") for name in PICTURE_PLOTS],
+        vectors=expand("<results>/plots/{name}.svg", name=PICTURE_PLOTS),
+    log:
+        "<logs>/plot_pictures.log",
+    benchmark:
+        "<benchmarks>/plot_pictures.tsv"
+    params:
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -m workflow_scripts.plot_pictures --prompts {input.prompts:q} --images {input.images:q}"
+        " --out {params.folder:q} --log {log:q}"

@@ -1,0 +1,43 @@
+"""One page of everything.
+
+INPUTS: the deliverables, what was measured of them, and the plots
+OUTPUTS: <results>/report.html
+"""
+
+import json
+
+
+rule write_report:
+    """Put the results on one page."""
+    input:
+        fid="<results>/fid.json",
+        quant_config="<results>/quant_config.json",
+        arrays="<results>/quant_config.safetensors",
+        weights="<results>/quantized/model.safetensors",
+        layout="<results>/quantized/config.json",
+        multitier="<results>/quant_config_multitier.json",
+        mixed="<results>/mixed_bits.json",
+        statistics="<results>/activations/statistics.json",
+        extremes="<results>/activations/statistics.safetensors",
+        reports=expand("<results>/adaround/{block}.report.json", block=BLOCKS),
+        sensitivity=expand("<results>/sensitivity/{block}.json", block=BLOCKS),
+        plots=expand("<results>/plots/{name}.png", name=PLOTS),
+    output:
+        report(
+            "<results>/report.html", caption="../report/report.rst", category="Report"
+        ),
+    log:
+        "<logs>/write_report.log",
+    params:
+        # Without where the results are and how a run is started. A function, since JSON's braces are no wildcards.
+        values=lambda wildcards: json.dumps(
+            {k: v for k, v in config.items() if k not in ("results_dir", "overwrite")},
+            ensure_ascii=False,
+        ),
+        # Its benchmarks are read as a folder, not as inputs: what is in there depends on which jobs were needed.
+        results=subpath(output[0], parent=True),
+    shell:
+        "python -m workflow_scripts.write_report --config {params.values:q} --fid {input.fid:q}"
+        " --quant-config {input.quant_config:q} --multitier {input.multitier:q} --mixed {input.mixed:q}"
+        " --statistics {input.statistics:q} --reports {input.reports:q} --sensitivity {input.sensitivity:q}"
+        " --plots {input.plots:q} --benchmarks {params.results:q}/benchmarks --out {output:q} --log {log:q}"

@@ -1,0 +1,121 @@
+"""Files and values of a model of any depth, as the stages before the plots write them."""
+
+import numpy as np
+
+from workflow_scripts.mmdit.layers import list_linears, list_streams
+
+STEPS = list(range(0, 100, 8))
+SIGMAS = np.linspace(1, 0.01, len(STEPS)).tolist()
+CHANNELS = 24
+
+
+def list_inputs(depth):
+    return sorted({layer.input for layer in list_linears(depth)})
+
+
+def build_statistics(depth, seed=0):
+    """The inputs of a statistics file and its arrays; a few text fc2 inputs reach very far."""
+    rng, inputs, arrays = np.random.default_rng(seed), {}, {}
+    for name in list_inputs(depth):
+        reach = np.exp(rng.normal(1, 0.7)) * (100 if name.endswith("text.mlp.fc2") and rng.random() < 0.1 else 1)
+        channels = rng.uniform(0.1, 1, CHANNELS)
+        channels[0] = 3
+        high = reach * channels * (1 + rng.uniform(0, 2) * np.linspace(0, 1, len(STEPS))[:, None])
+        low = np.full_like(high, -0.17) if name.endswith("fc2") else -high
+        absmax = np.abs([low, high]).max(axis=(0, 2)).tolist()
+        inputs[name] = {"per_step": {"absmax": absmax, "negative_share": rng.uniform(0, 1, len(STEPS)).tolist()}}
+        arrays |= {f"{name}/minimum": low.astype(np.float32), f"{name}/maximum": high.astype(np.float32)}
+        if name.endswith("fc2"):
+            arrays[f"{name}/shift"] = ((low + high) / 2).mean(axis=0).astype(np.float32)
+    return inputs, arrays
+
+
+def take_absmax(inputs):
+    return {name: about["per_step"]["absmax"] for name, about in inputs.items()}
+
+
+def name_blocks(depth):
+    return [f"mm_{index:02d}" for index in range(depth)]
+
+
+def build_report(block, streams, engines, seed=0):
+    """A block's optimisation report; only AdaRound has a loss."""
+    rng = np.random.default_rng(seed)
+    errors = {
+        engine: {
+            kind: {stream: float(rng.uniform(1e-4, 1e-2)) for stream in streams}
+            for kind in ("full_precision_inputs", "quantized_inputs")
+        }
+        for engine in engines
+    }
+    loss = {"every": 5, "values": (5 * np.exp(-np.arange(40) / 10) + 1 + 0.1 * rng.random(40)).tolist()}
+    return {"block": block, "errors": errors} | ({"loss": loss} if "adaround" in engines else {})
+
+
+def build_reports(depth, engines=("rtn", "gptq", "adaround")):
+    ends = {stream.block for stream in list_streams(depth) if not stream.reaches_output}
+    return [
+        build_report(block, ("image",) if block in ends else ("image", "text"), engines, seed)
+        for seed, block in enumerate(name_blocks(depth))
+    ]
+
+
+def build_sensitivity(block, depth, migration=True, seed=0):
+    """A block's sensitivity and its arrays."""
+    rng, weights, inputs = np.random.default_rng(seed), {}, {}
+    described, arrays = {}, {}
+    for layer in list_linears(depth):
+        if layer.block != block:
+            continue
+        error = 10 ** rng.uniform(-5, -3)
+        weights[layer.name] = {"errors": {str(bits): {"image": error * 4.0 ** (4 - bits)} for bits in (2, 4, 8)}}
+        if layer.role == "adaLN":
+            continue
+        known = inputs.setdefault(
+            layer.input, {"layers": [], "tiers": {"8": {"errors": rng.uniform(1e-5, 1e-4, 5).tolist()}}}
+        )
+        known["layers"].append(layer.name)
+        if layer.role == "fc2":
+            described[layer.name] = {"knot": 1, "sigma": 0.8, "bits": 8, "has_migration": migration} | add_histograms(
+                arrays, layer.name, rng
+            )
+    content = {"block": block, "sigmas": SIGMAS[:5], "weights": weights, "inputs": inputs, "distributions": described}
+    return content, arrays
+
+
+def add_histograms(arrays, layer, rng):
+    """Add a layer's histograms; returns the steps of its grids."""
+    values = np.maximum(rng.normal(0, 2, 5000), -0.17)
+    shifted = values - values.max() / 2
+    stages = (
+        ("before", "edges", values),
+        ("shifted", "shifted_edges", shifted),
+        ("migrated", "migrated_edges", shifted / 2),
+    )
+    for counts, edges, found in stages:
+        heights, places = np.histogram(found, 256)
+        arrays |= {f"{layer}/{counts}": heights.astype(np.float32), f"{layer}/{edges}": places.astype(np.float32)}
+    return {"step": float(np.abs(shifted).max() / 127), "migrated_step": float(np.abs(shifted).max() / 254)}
+
+
+def build_variant(title, snr, bits=4.5, widths=(8,), steps=12):
+    """A variant's scores; `snr` None: nothing differs."""
+    ends = [None, None] if snr is None else [snr - 1, snr + 1]
+    curve = [None if snr is None else snr + steps - step for step in range(steps)]
+    growth = {"median": curve, "interval_95": [[None, None] if x is None else [x - 1, x + 1] for x in curve]}
+    return {
+        "title": title,
+        "paired": {"latent_snr_db": {"median": snr, "interval_95": ends}},
+        "fid_to_full_precision": {"value": 0.1, "interval_95": [0.05, 0.2]},
+        "error_growth": {
+            "sigmas": np.linspace(1, 0, steps + 1).tolist(),
+            "latent_snr_db": {"free_running": growth, "teacher_forced": growth},
+        },
+        "size": {"bytes": 10**6, "bits_per_weight": bits, "weights": 10**6, "activation_bits": list(widths)},
+    }
+
+
+def build_full_precision():
+    exact = build_variant("full precision", None, 32.0, (16,))
+    del exact["paired"]
+    return exact | {"error_growth": None, "fid_to_full_precision": {"value": 1e-13, "interval_95": [0.0, 1e-13]}}

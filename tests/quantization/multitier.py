@@ -1,0 +1,44 @@
+"""Choosing bits for a study whose sensitivity is made up."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from tests.sensitivity import write_sensitivities
+from workflow_scripts import configuration, plan, write_multitier
+from workflow_scripts.store.files import write_json
+from workflow_scripts.store.quant_config import read_quant_config
+
+KNOTS = [
+    1.0,
+    0.5,
+    0.2,
+]  # others than the config's 1, 0.75 and 0.25: their nearest are the first, the first and the last
+ERRORS = {4: [1e-5, 1e-9, 1e-1], 6: [1e-6, 1e-9, 1e-3], 8: [1e-7, 1e-9, 1e-5]}
+
+
+class Chooser:
+    """A study's config and what it takes to choose bits for it."""
+
+    def __init__(self, study, folder: Path):
+        self.study, self.folder = study, folder
+        self.out = folder / "quant_config_multitier.json"
+        self.sensitivity = write_sensitivities(
+            folder / "sensitivity",
+            KNOTS,
+            lambda reader, bits: ERRORS[bits] if reader != "mm_01.text.mlp.fc1" else [10.0**-bits] * 3,
+            lambda layer, bits: 10.0**-bits,
+        )
+
+    def write(self, **values):
+        config = configuration.complete(values, configuration.load_schema())
+        write_json(self.folder / "params.json", plan.select_parameters("write_multitier", config, []))
+        write_multitier.main(
+            Namespace(
+                params=self.folder / "params.json",
+                config=self.study.quant_config,
+                statistics=self.study.statistics,
+                sensitivity=self.sensitivity,
+                out=self.out,
+            )
+        )
+        return read_quant_config(self.out)

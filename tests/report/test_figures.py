@@ -1,0 +1,41 @@
+"""Plots are embedded with captions; what is not a known plot is refused."""
+
+import base64
+
+import pytest
+
+from tests.report_study import draw_png
+from workflow_scripts.report.figures import embed_plot, embed_plots
+from workflow_scripts.store.errors import UserError
+
+
+def test_a_plot_is_a_data_address_with_its_size(tmp_path):
+    path = tmp_path / "error_growth.png"
+    path.write_bytes(draw_png(40, 30))
+    figure = embed_plot(path)
+    assert (figure.section, figure.width, figure.height) == ("growth", 40, 30)
+    assert base64.b64decode(figure.source.removeprefix("data:image/png;base64,")) == path.read_bytes()
+
+
+def test_snapshots_are_named_by_their_step(tmp_path):
+    paths = [tmp_path / f"absmax_step_{step}.png" for step in ("000", "025")]
+    for path in paths:
+        path.write_bytes(draw_png(4, 3))
+    titles = [figure.title for figure in embed_plots(paths)["snapshots"]]
+    assert titles == ["Largest magnitude at step 0", "Largest magnitude at step 25"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("unheard_of.png", b"", "is a plot without a caption"),
+        ("error_growth.png", b"<svg/>", "is not a PNG picture"),
+        ("error_growth.png", None, "is missing"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path, name, data, reason):
+    path = tmp_path / name
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(UserError, match=reason):
+        embed_plot(path)

@@ -1,0 +1,119 @@
+"""A sensitivity file is read as it was written, or refused with its name."""
+
+import numpy as np
+import pytest
+
+from workflow_scripts import plan
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json, write_json
+from workflow_scripts.store.sensitivity_file import (
+    read_sensitivities,
+    read_sensitivity,
+    read_sensitivity_arrays,
+    write_sensitivity,
+)
+
+BLOCKS = plan.list_blocks("embedded")
+ARRAYS = {"mm_00.image.mlp.fc2/before": np.arange(4), "mm_00.image.mlp.fc2/edges": np.linspace(-1, 1, 5)}
+
+
+def describe(block: str, **changes) -> dict:
+    origin = {"model": {"transformer": "00"}, "block_inputs": ["11", "22"]}
+    return {"model": "embedded", "block": block, "gains": {"image": 0.5}, "origin": origin} | changes
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for block in BLOCKS:
+        write_sensitivity(tmp_path / f"{block}.json", describe(block), ARRAYS)
+    return tmp_path
+
+
+def list_paths(folder):
+    return sorted(folder.glob("*.json"))
+
+
+def test_content_and_arrays_are_read_as_written(folder):
+    path = folder / "mm_00.json"
+    content = read_sensitivity(path)
+    assert describe("mm_00").items() <= content.items()
+    assert (content["format"], content["version"]) == ("sensitivity", 1)
+    arrays = read_sensitivity_arrays(path, content)
+    assert arrays.keys() == ARRAYS.keys()
+    for name, values in ARRAYS.items():
+        np.testing.assert_array_equal(arrays[name], values)
+
+
+def test_equal_content_is_written_as_equal_bytes(folder, tmp_path):
+    again = tmp_path / "again" / "mm_00.json"
+    write_sensitivity(again, describe("mm_00"), ARRAYS)
+    for suffix in (".json", ".safetensors"):
+        assert again.with_suffix(suffix).read_bytes() == (folder / f"mm_00{suffix}").read_bytes()
+
+
+def test_a_changed_number_is_refused(folder):
+    path = folder / "mm_00.json"
+    write_json(path, read_json(path) | {"gains": {"image": 0.6}})
+    with pytest.raises(UserError, match=r"mm_00\.json is damaged; delete it"):
+        read_sensitivity(path)
+
+
+def test_half_a_file_is_refused(folder):
+    path = folder / "mm_00.json"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"mm_00\.json is damaged"):
+        read_sensitivity(path)
+
+
+@pytest.mark.parametrize("change", [{"version": 2}, {"format": "statistics"}])
+def test_another_format_is_refused(folder, change):
+    path = folder / "mm_00.json"
+    write_json(path, read_json(path) | change)
+    with pytest.raises(UserError, match=r"mm_00\.json is no sensitivity file of version 1"):
+        read_sensitivity(path)
+
+
+def test_something_else_is_refused(folder):
+    write_json(folder / "mm_00.json", [1, 2])
+    with pytest.raises(UserError, match="is no sensitivity file"):
+        read_sensitivity(folder / "mm_00.json")
+
+
+def test_missing_or_changed_arrays_are_refused(folder):
+    path = folder / "mm_00.json"
+    arrays = path.with_suffix(".safetensors")
+    data = bytearray(arrays.read_bytes())
+    data[-1] ^= 1
+    arrays.write_bytes(data)
+    with pytest.raises(UserError, match=r"mm_00\.safetensors is missing or not what"):
+        read_sensitivity_arrays(path, read_sensitivity(path))
+    arrays.unlink()
+    with pytest.raises(UserError, match=r"mm_00\.safetensors is missing or not what"):
+        read_sensitivity_arrays(path, read_sensitivity(path))
+
+
+def test_all_blocks_are_read_in_their_order(folder):
+    assert list(read_sensitivities(list_paths(folder)[::-1], "embedded")) == BLOCKS
+
+
+def test_a_missing_block_is_named(folder):
+    with pytest.raises(UserError, match="the sensitivity of mm_01, mm_04 is missing"):
+        read_sensitivities([folder / f"{block}.json" for block in ("mm_00", "mm_02", "mm_03")], "embedded")
+
+
+def test_a_block_is_named_once(folder):
+    with pytest.raises(UserError, match="is of mm_00, as another file"):
+        read_sensitivities([folder / "mm_00.json", *list_paths(folder)], "embedded")
+
+
+def test_another_model_is_refused(folder):
+    write_sensitivity(folder / "mm_02.json", describe("mm_02", model="other"), {})
+    with pytest.raises(UserError, match=r"mm_02\.json is of the model other, not embedded"):
+        read_sensitivities(list_paths(folder), "embedded")
+
+
+def test_blocks_of_different_rows_are_refused(folder):
+    origin = {"model": {"transformer": "00"}, "block_inputs": ["11", "33"]}
+    write_sensitivity(folder / "mm_02.json", describe("mm_02", origin=origin), {})
+    with pytest.raises(UserError, match=r"mm_02\.json .* made from different files \(block_inputs"):
+        read_sensitivities(list_paths(folder), "embedded")

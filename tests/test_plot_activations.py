@@ -1,0 +1,51 @@
+"""The entry that draws what the layers read."""
+
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+
+from tests.plots.synthetic import SIGMAS, STEPS, build_statistics
+from workflow_scripts import plot_activations
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import hash_file, write_json
+from workflow_scripts.store.tensors import write_tensors
+
+ENTRIES = ("plot_activations", "plot_blocks", "plot_evaluation", "plot_pictures")
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    inputs, arrays = build_statistics(2)
+    write_tensors(tmp_path / "statistics.safetensors", arrays)
+    about = {"file": "statistics.safetensors", "sha256": hash_file(tmp_path / "statistics.safetensors")}
+    statistics = {"steps": STEPS, "sigmas": SIGMAS, "inputs": inputs, "arrays": about}
+    write_json(tmp_path / "statistics.json", statistics)
+    write_json(tmp_path / "params.json", {"snapshot_steps": [0, 25]})
+    return Namespace(
+        params=tmp_path / "params.json", statistics=tmp_path / "statistics.json", out=tmp_path / "plots", log=None
+    )
+
+
+def test_every_figure_is_there_in_both_formats_under_a_name_known_beforehand(arguments):
+    plot_activations.main(arguments)
+    names = {"absmax_step_000", "absmax_step_025", *plot_activations.NAMES}
+    assert {path.name for path in arguments.out.iterdir()} == {
+        f"{name}{suffix}" for name in names for suffix in (".png", ".svg")
+    }
+
+
+def test_arrays_of_other_statistics_are_refused(arguments):
+    write_tensors(arguments.statistics.with_suffix(".safetensors"), {})
+    with pytest.raises(UserError, match="run merge_activations again"):
+        plot_activations.main(arguments)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_plots_load_neither_mlx_nor_pyplot(entry):
+    code = (
+        f"import sys, workflow_scripts.{entry}; print(*{{'mlx.core', 'matplotlib.pyplot', 'torch'}} & {{*sys.modules}})"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == ""

@@ -1,0 +1,111 @@
+"""The report: one file that needs no other, with everything escaped, and equal bytes for equal results."""
+
+import re
+import shutil
+
+import pytest
+
+from tests.quantization.conftest import Study, write_calibration
+from tests.report_study import Results
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    study = Study(tmp_path_factory.mktemp("study"), statistics_shards=1)
+    write_calibration(study.calibration)
+    study.finish()
+    return study
+
+
+@pytest.fixture
+def results(study, tmp_path):
+    results = Results(tmp_path, study.quant_config, study.statistics)
+    results.write()
+    return results
+
+
+def read_table(text, name):
+    """The rows of a table as lists of cells."""
+    table = re.search(rf'<div class="table" id="{name}">.*?</table>', text, re.DOTALL).group()
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", table, re.DOTALL)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+    return [[re.sub(r"<small>.*?</small>|<[^>]*>", "", cell) for cell in row] for row in cells]
+
+
+def test_every_layer_has_a_row_of_its_weight_and_of_what_it_reads(results, study):
+    text = results.render()
+    names = set(read_json(study.quant_config)["layers"])
+    for table in ("weights", "inputs"):
+        assert {row[0] for row in read_table(text, table)[1:]} == names
+
+
+def test_sizes_of_layers_are_those_of_the_packed_file(results, study):
+    head, *rows = read_table(results.render(), "weights")
+    row = dict(zip(head, next(row for row in rows if row[0] == "mm_00.image.mlp.fc1"), strict=True))
+    # 512 x 128 codes of 4 bits, and of each 64 a scale and a zero point of 16
+    assert (row["KB"], row["Bits a weight"], row["Bits"], row["Group"]) == ("36.9", "4.50", "4", "64")
+    total = sum(float(row[head.index("KB")]) for row in rows)
+    assert total == pytest.approx((study.quantized / "model.safetensors").stat().st_size / 1000, rel=0.1)
+
+
+def test_measurements_are_joined_by_layer_and_block(results):
+    text = results.render()
+    head, *rows = read_table(text, "inputs")
+    row = dict(zip(head, next(row for row in rows if row[0] == "mm_00.image.attn.k_proj"), strict=True))
+    assert (row["4 bits, dB"], row["8 bits, dB"], row["Tiers"]) == ("24.1", "48.2", "8 / 6 / –")
+    head, *rows = read_table(text, "blocks")
+    assert dict(zip(head, rows[0], strict=True))["AdaRound, rounded inputs"] == "40.0"
+
+
+def test_nothing_is_loaded_from_elsewhere_and_the_page_says_so_to_the_browser(results):
+    text = results.render()
+    assert "default-src &#39;none&#39;" in text
+    assert not re.search(r"""(src|href|action)\s*=\s*["'](?!data:image/png;base64,|#)""", text)
+    assert not re.search(r"url\(|@import|https?://", text)
+
+
+def test_text_of_others_is_escaped(results):
+    attack = "<script>alert('x')</script>"
+    results.change("fid.json", lambda fid: fid["variants"]["w4a8"].update(title=attack))
+    results.config |= {"model": attack, "negative_prompt": attack}
+    text = results.render()
+    assert attack not in text
+    assert text.count("<script>") == 1
+    assert text.count("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;") >= 3
+
+
+def test_equal_results_give_equal_bytes_wherever_they_are(results, tmp_path):
+    text = results.render()
+    moved = Results(tmp_path / "moved", results.quant_config, results.statistics)
+    for name in ("adaround", "sensitivity", "plots", "benchmarks"):
+        shutil.copytree(results.folder / name, moved.folder / name)
+    for name in ("fid.json", "quant_config_multitier.json", "mixed_bits.json"):
+        shutil.copy(results.folder / name, moved.folder / name)
+    assert moved.render() == text
+    assert str(tmp_path) not in text
+
+
+def test_only_full_precision_makes_a_report_too(results):
+    results.change("fid.json", lambda fid: fid["variants"].pop("w4a8"))
+    assert "No quantized variant is compared" in results.render()
+
+
+def test_the_caution_names_what_is_simulated_and_what_is_no_headline(results):
+    text = results.render()
+    assert "Weights are packed. 8-bit activations are simulated. FID of fewer than 10,000" in text
+
+
+@pytest.mark.parametrize("name", ["fid.json", "mixed_bits.json", "sensitivity/mm_02.json", "plots/error_growth.png"])
+def test_a_missing_part_is_named_in_one_line(results, name):
+    sensitivity = sorted((results.folder / "sensitivity").glob("*.json"))
+    (results.folder / name).unlink()
+    with pytest.raises(UserError, match=f"{name} is missing") as caught:
+        results.render(sensitivity=sensitivity)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_that_is_not_json_is_refused(results):
+    with pytest.raises(UserError, match="--config is not JSON"):
+        results.render(config="{")

@@ -1,0 +1,94 @@
+"""Measure what rounding costs one block, layer by layer: its weights to 2 to 8 bits, and what they read to 4 to 8."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflow_scripts import plan
+from workflow_scripts.block_plan import select_block
+from workflow_scripts.entry import build_parser, log, run
+from workflow_scripts.mmdit.block_assembly import assemble_problem, list_own_linears, read_weights
+from workflow_scripts.mmdit.input_histograms import measure_distributions
+from workflow_scripts.mmdit.input_quantizers import observe_inputs
+from workflow_scripts.mmdit.input_sensitivity import measure_inputs
+from workflow_scripts.mmdit.sensitivity import spread_rows
+from workflow_scripts.mmdit.velocity import ROWS, bind_tail, compare_velocities, measure_gains
+from workflow_scripts.mmdit.weight_sensitivity import measure_weights, round_block
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.store.block_inputs import BlockInputs, open_block_inputs
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json
+from workflow_scripts.store.seal import check_origin
+from workflow_scripts.store.sensitivity_file import write_sensitivity
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params)
+    inputs, model = open_block_inputs(arguments.inputs), find_model(parameters["model"])
+    origin = list_origin(parameters, arguments.block, inputs, model)
+    try:
+        content, arrays = measure(select_block(parameters, arguments.block), inputs, model)
+    except ValueError as error:  # what numerics say of weights and inputs
+        raise UserError(f"{arguments.block}: {error}") from error
+    write_sensitivity(arguments.out, content | {"origin": origin}, arrays)
+    log.info(f"{arguments.block}: {len(content['weights'])} weights, {len(content['inputs'])} inputs: {arguments.out}")
+
+
+def list_origin(parameters: plan.Parameters, block: str, inputs: BlockInputs, model: Any) -> dict[str, Any]:
+    """Digests of what the block is measured from. Raises UserError if it does not belong together."""
+    digests = model.file_digests()
+    for part in inputs.parts:
+        check_origin(part.seal, part.path, {"model": parameters["model"]}, {"model": digests})
+    blocks = plan.list_blocks(parameters["model"])
+    if block not in blocks:
+        raise UserError(f"{block}: the model {parameters['model']} has the blocks {', '.join(blocks)}")
+    return {"model": digests, "block_inputs": [part.seal["fingerprint"] for part in inputs.parts]}
+
+
+def measure(
+    parameters: plan.Parameters, inputs: BlockInputs, model: Any
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The content of the sensitivity file of one block but for its origin, and the arrays. Raises ValueError."""
+    block, rules, transformer = parameters["block"], parameters["layers"], model.load_transformer()
+    index, every = plan.list_blocks(parameters["model"]).index(block), np.arange(len(inputs.points))
+    layers = list_own_linears(transformer, block)
+    weights, _ = read_weights(transformer, layers)
+    problem = assemble_problem(
+        transformer,
+        block,
+        rules,
+        weights,
+        inputs.read_block(index),
+        inputs.read_targets(index),
+        inputs.modulation,
+        inputs.sigmas,
+        (every, every),
+    )
+    few = spread_rows(inputs.sigmas, ROWS)
+    finish = compare_velocities(bind_tail(transformer, index, model.LATENT_SHAPE), inputs.modulation)
+    whole = round_block(transformer, problem, layers, rules, inputs.modulation)
+    observed = observe_inputs(problem, every)
+    linears = [layer for layer in layers if layer.name in problem.weights]
+    activations = {name: rule["activation"] for name, rule in rules.items()}
+    distributions, arrays = measure_distributions(problem, observed, parameters["seed"])
+    return {
+        "model": parameters["model"],
+        "block": block,
+        "parameters": parameters,
+        "sigmas": problem.sigmas.tolist(),
+        "points": len(every),
+        "velocity_points": len(few),
+        "gains": measure_gains(problem, few, whole, finish),
+        "weights": measure_weights(transformer, problem, layers, rules, inputs.modulation, finish, few),
+        "inputs": measure_inputs(problem, linears, observed, activations, parameters["seed"]),
+        "distributions": distributions,
+    }, arrays
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "out")
+    parser.add_argument("--block", required=True, help="the block's name, such as mm_00")
+    parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="the parts of block_inputs.zarr")
+    run(main, parser)

@@ -1,0 +1,109 @@
+"""Which bits each layer's weight gets, so that the sum of what rounding costs is least and the size within a budget.
+
+One choice of width per layer, costs and sizes that add up: the multiple-choice knapsack problem, solved exactly as an
+integer linear program (Kellerer, Pferschy & Pisinger 2004, Knapsack Problems, ch. 11). That costs of layers add up is
+what HAWQ-V2 and -V3 (Dong et al. 2020, arXiv:1911.03852; Yao et al. 2021, arXiv:2011.10680) assume too; here they are
+measured and not modelled.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array, eye_array, kron, vstack
+
+from workflow_scripts.numerics.layer_rules import find_rule
+from workflow_scripts.numerics.weight_grid import Grid, stored_bits
+
+WIDTHS = (2, 3, 4, 5, 6, 8)  # bits that are tried
+_GROUP_BITS = 32  # a group's scale and bias, fp16 both
+_IN_BLOCK = re.compile(r"[a-z]+_\d+\.")
+# mm_03.image.attn.q_proj as mm_*, as mm_*.image.attn.q_proj, and as it is.
+_PATTERNS = ((r"_\d+\..*", "_*"), (r"_\d+\.", "_*."), (r"^", ""))
+# The sum of the largest costs as the solver sees it: its tolerances are absolute, about 1e-6.
+_SCALE = 1e6
+
+
+def count_stored_bits(grid: Grid) -> float:
+    """Bits a weight on `grid` takes as stored, its share of scales and biases included."""
+    return stored_bits(grid.bits) + _GROUP_BITS / grid.group_size
+
+
+def choose_bits(costs: np.ndarray, sizes: np.ndarray, budget: float) -> np.ndarray:
+    """The choice for each layer, int (L,), of least total cost whose total size is `budget` at most.
+
+    costs and sizes (L, W) of each layer's choices, finite and not negative. Raises ValueError if no choice is that
+    small.
+    """
+    if sizes.min(axis=1).sum() > budget:
+        raise ValueError(f"the least possible size is {sizes.min(axis=1).sum():g}, above {budget:g}")
+    layers, widths = costs.shape
+    largest = costs.max(axis=1).sum()
+    one_each = kron(eye_array(layers), np.ones((1, widths)))
+    # Sizes as shares of the budget, as tolerances are absolute here too.
+    rows = vstack([one_each, csr_array(sizes.reshape(1, -1) / budget)])
+    found = milp(
+        (costs / largest * _SCALE if largest else costs).ravel(),
+        integrality=np.ones(costs.size),
+        bounds=Bounds(0, 1),
+        constraints=LinearConstraint(rows, [*np.ones(layers), 0], np.ones(layers + 1)),
+        options={"mip_rel_gap": 0},
+    )
+    if found.x is None:
+        raise ValueError(f"the search for bits failed: {found.message}")
+    return found.x.reshape(layers, widths).argmax(axis=1)
+
+
+def choose_uniform(sizes: np.ndarray, budget: float) -> int:
+    """The last of the choices W, the same for all layers, whose total size is `budget` at most.
+
+    sizes (L, W), ascending in W. Raises ValueError if none is that small.
+    """
+    fitting = np.flatnonzero(sizes.sum(axis=0) <= budget)
+    if not len(fitting):
+        raise ValueError(f"the least possible size is {sizes.sum(axis=0).min():g}, above {budget:g}")
+    return int(fitting[-1])
+
+
+def write_rules(rules: Sequence[dict[str, Any]], names: Sequence[str], bits: Mapping[str, int]) -> list[dict[str, Any]]:
+    """A short list of rules that gives the layers in `bits` these, and leaves all others of `names` as by `rules`.
+
+    From the general to the special, as the last that matches a layer holds: all blocks, a kind of layer in all blocks,
+    single layers; of each what most of its layers have, where that leaves fewer exceptions.
+    """
+    wanted = {name: find_rule(rules, name) for name in names}
+    wanted |= {name: wanted[name] | {"bits": width} for name, width in bits.items()}
+    written = [dict(rule) for rule in rules]
+    for generalise in _PATTERNS:
+        for pattern, group in group_layers(names, generalise).items():
+            rule = find_most_common(wanted, group)
+            kept = sum(find_rule(written, name) == wanted[name] for name in group)
+            if sum(wanted[name] == rule for name in group) > kept:
+                written.append({"layers": pattern} | rule)
+    return drop_idle(written, len(rules), wanted)
+
+
+def group_layers(names: Sequence[str], pattern: tuple[str, str]) -> dict[str, list[str]]:
+    """The layers among `names` that are of a block by what a `pattern` (of re.sub) makes of their names."""
+    groups: dict[str, list[str]] = {}
+    for name in filter(_IN_BLOCK.match, names):
+        groups.setdefault(re.sub(*pattern, name), []).append(name)
+    return groups
+
+
+def find_most_common(wanted: Mapping[str, dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """The rule most of the layers `names` have; of several, the first one met."""
+    key, _ = Counter(tuple(sorted(wanted[name].items())) for name in names).most_common(1)[0]
+    return dict(key)
+
+
+def drop_idle(rules: list[dict[str, Any]], count: int, wanted: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """`rules` without those of the first `count` that all layers in `wanted` can do without."""
+    for rule in rules[:count]:
+        rest = [other for other in rules if other is not rule]
+        if all(find_rule(rest, name) == wanted[name] for name in wanted):
+            rules = rest
+    return rules

@@ -1,0 +1,67 @@
+"""Statistics of a tensor in the layout of the earliest programs, and the bits those would have advised from them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+PERCENTILES = {f"p{percent:02d}": f"p{percent}" for percent in (1, 5, 10, 25, 50, 75, 90, 95, 99)}
+WIDE, MEDIUM = 10.0, 5.0  # ranges from the 1 % to the 99 % quantile, in the units of the activations
+SPREAD = 0.5
+TAILS = 0.9
+DEFAULTS = {"weight_bits": 4, "activation_bits": 8, "use_symmetric": False}
+PHASE_BITS = {"early": 4, "mid": 6, "late": 8}
+
+
+def join_steps(
+    per_step: Mapping[str, Sequence[float]], rows: Sequence[int], channels: int, overall: Mapping[str, float]
+) -> dict[str, Any]:
+    """One tensor over all its steps, from its scalars by step, how many rows of `channels` values each had, and the
+    quantiles of all steps.
+
+    The deviation is that within the steps and that of their means (Chan et al. 1979); num_samples counts values.
+    """
+    share = np.asarray(rows, np.float64) / sum(rows)
+    means, deviations = (np.asarray(per_step[key], np.float64) for key in ("mean", "std"))
+    mean = float(share @ means)
+    return {
+        "min": float(min(per_step["min"])),
+        "max": float(max(per_step["max"])),
+        "mean": mean,
+        "std": float(np.sqrt(share @ (np.square(deviations) + np.square(means - mean)))),
+        "percentiles": {name: overall[key] for name, key in PERCENTILES.items()},
+        "num_samples": int(sum(rows)) * channels,
+    }
+
+
+def advise_bits(flat: Mapping[str, Any]) -> int:
+    """8 bits for a range from p01 to p99 above 10, 6 above 5, else 4; 2 more, to 8, where the deviation is over half
+    of that range.
+    """
+    reach = measure_reach(flat)
+    bits = 8 if reach > WIDE else 6 if reach > MEDIUM else 4
+    return min(bits + 2, 8) if flat["std"] > SPREAD * reach else bits
+
+
+def measure_reach(flat: Mapping[str, Any]) -> float:
+    """From the 1 % to the 99 % quantile."""
+    return flat["percentiles"]["p99"] - flat["percentiles"]["p01"]
+
+
+def advise_layer(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The advice for one layer: as many bits for its weight as for its input, and where to clip.
+
+    scale and zero_point are those of an unsigned grid from p01 to p99: code = x / scale + zero_point. A tensor without
+    a range has the scale 0 and the zero point 0.
+    """
+    bits, low, reach = advise_bits(flat), flat["percentiles"]["p01"], measure_reach(flat)
+    has_tails = reach < TAILS * (flat["max"] - flat["min"])
+    return {
+        "weight_bits": bits,
+        "activation_bits": bits,
+        "clip_percentile": [1, 99] if has_tails else [0, 100],
+        "scale": reach / (2**bits - 1),
+        "zero_point": -low * (2**bits - 1) / reach if reach else 0.0,
+        "calibration_stats": {key: flat[key] for key in ("min", "max", "mean", "std")}
+        | {key: flat["percentiles"][key] for key in ("p01", "p99")},
+    }

@@ -1,0 +1,38 @@
+"""How many bytes each layer takes in the packed checkpoint, from the file's header."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from workflow_scripts.store.packed_checkpoint import PARTS
+
+BYTES = {"F16": 2, "BF16": 2, "F32": 4, "U32": 4, "I32": 4}
+WORD = 32  # bits of what codes are packed into
+
+
+def measure_layers(file: Path, prefix: str, layers: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """By layer name: `weights`, how many there are, and `bytes`, of the codes with scales, zero points and migration.
+
+    `layers` are those of a quantization config whose weights are `file`; `prefix` begins the names of its tensors.
+    """
+    with safe_open(file, "numpy") as tensors:
+        sizes = {key: measure_tensor(tensors.get_slice(key)) for key in tensors.keys()}  # noqa: SIM118
+    measured = {}
+    for name, layer in layers.items():
+        parts = [sizes[key] for part in PARTS if (key := f"{prefix}{layer['path']}.{part}") in sizes]
+        bits = layer["weight"]["bits"]
+        elements = parts[0][0]
+        measured[name] = {
+            "weights": elements * WORD // bits if bits < 16 else elements,
+            "bytes": sum(size for _, size in parts),
+        }
+    return measured
+
+
+def measure_tensor(tensor: Any) -> tuple[int, int]:
+    """The elements and the bytes of a tensor in an open file."""
+    elements = 1
+    for extent in tensor.get_shape():
+        elements *= extent
+    return elements, elements * BYTES[tensor.get_dtype()]

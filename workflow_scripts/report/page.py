@@ -1,0 +1,37 @@
+"""The page: tables and figures put into the template, with its style and script inside."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+FOLDER = Path(__file__).parent
+
+
+def render_page(content: dict[str, Any]) -> str:
+    """The whole file as HTML; all text of `content` is escaped.
+
+    Its policy allows the style and the script it carries, by their digests, pictures that are inside, and nothing else.
+    """
+    style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    policy = (
+        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"style-src '{digest(style)}'; script-src '{digest(script)}'"
+    )
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html.jinja")
+    return template.render(content, style=Markup(style), script=Markup(script), policy=policy)
+
+
+def digest(text: str) -> str:
+    """A digest as a Content-Security-Policy names it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,120 @@
+"""Tables as data: columns, and rows of cells that know both how they read and how they sort."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+MINUS, UNKNOWN = "\u2212", "\u2013"
+SHORT = 5  # rows, of which none is marked
+
+
+class Cell(NamedTuple):
+    """`text` is shown, `note` below it in small; rows sort by `value`, and by `text` where it is None."""
+
+    text: str
+    value: float | None = None
+    note: str = ""
+    mark: str = ""
+
+
+class Column(NamedTuple):
+    """`meaning` is explained below the table; `worst` is `low` or `high` where that end of the column is marked."""
+
+    title: str
+    is_number: bool = True
+    meaning: str = ""
+    worst: str = ""
+
+
+class Body(NamedTuple):
+    """Rows that belong together, under a title if there is one. The first cell of a row names it."""
+
+    rows: list[list[Cell]]
+    title: str = ""
+
+
+class Table(NamedTuple):
+    """A table with a caption; where `is_sortable`, of one body, it can be sorted and searched."""
+
+    name: str
+    caption: str
+    columns: Sequence[Column]
+    bodies: Sequence[Body]
+    is_sortable: bool = False
+    unit: str = "rows"
+
+
+Getter = Callable[[dict[str, Any]], Cell]
+NOTHING = Cell(UNKNOWN)
+EXACT = Cell("exact", math.inf)
+
+
+def tabulate(
+    name: str, caption: str, columns: Sequence[tuple[Column, Getter]], facts: Iterable[dict[str, Any]], unit: str
+) -> Table:
+    """A sortable table: a row for each of `facts`, whose cells the columns get."""
+    heads = [column for column, _ in columns]
+    rows = [[get(fact) for _, get in columns] for fact in facts]
+    return Table(name, caption, heads, [Body(mark_worst(heads, rows))], is_sortable=True, unit=unit)
+
+
+def mark_worst(columns: Sequence[Column], rows: list[list[Cell]], share: float = 0.1) -> list[list[Cell]]:
+    """The rows with the worst `share` of every column that has a worst end marked."""
+    limits = [find_limit([row[i].value for row in rows], column.worst, share) for i, column in enumerate(columns)]
+    return [[mark(cell, limit) for cell, limit in zip(row, limits, strict=True)] for row in rows]
+
+
+def find_limit(values: Iterable[float | None], worst: str, share: float) -> tuple[float, int] | None:
+    """The last value that is among the worst `share`, and the sign that makes low values bad.
+
+    None where nothing stands out: of few values, or of equal ones.
+    """
+    known = sorted((value for value in values if value is not None), reverse=worst == "high")
+    if not worst or len(known) < SHORT or known[0] == known[-1]:
+        return None
+    return known[max(1, int(len(known) * share)) - 1], -1 if worst == "high" else 1
+
+
+def mark(cell: Cell, limit: tuple[float, int] | None) -> Cell:
+    """The cell, marked if its value is at `limit` or worse."""
+    if limit is None or cell.value is None or cell.value * limit[1] > limit[0] * limit[1]:
+        return cell
+    return cell._replace(mark="worst")
+
+
+def show_words(text: str) -> Cell:
+    """A cell that sorts by its text."""
+    return Cell(text)
+
+
+def show_count(value: int | None) -> Cell:
+    """A whole number, thousands apart."""
+    return NOTHING if value is None else Cell(f"{value:,}", value)
+
+
+def show_number(value: float | None, digits: int = 2) -> Cell:
+    """A number with a fixed number of decimals."""
+    return NOTHING if value is None else Cell(format_fixed(value, digits), value)
+
+
+def show_magnitude(value: float | None) -> Cell:
+    """A number of any size with three significant digits."""
+    return NOTHING if value is None else Cell(format_significant(value), value)
+
+
+def show_decibels(value: float | None) -> Cell:
+    """A ratio in dB with one decimal; an infinite one is exact."""
+    return EXACT if value == math.inf else show_number(value, 1)
+
+
+def format_fixed(value: float, digits: int) -> str:
+    """`value` with `digits` decimals and a true minus, none before a zero."""
+    text = f"{abs(value):,.{digits}f}"
+    return MINUS + text if value < 0 and any(digit in "123456789" for digit in text) else text
+
+
+def format_significant(value: float) -> str:
+    """`value` with three significant digits, as a power of ten outside 0.001 to 99,999."""
+    if value == 0 or 1e-3 <= abs(value) < 100:
+        return f"{value:#.3g}".rstrip(".").replace("-", MINUS) if value else "0"
+    return (f"{value:,.0f}" if 100 <= abs(value) < 1e5 else f"{value:.2e}").replace("-", MINUS)

@@ -1,0 +1,127 @@
+"""Put the results on one page: a file of HTML that needs nothing else, to judge the quantized model by."""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.entry import build_parser, log, run
+from workflow_scripts.mmdit.layers import list_linears
+from workflow_scripts.plan import MODEL_BLOCKS
+from workflow_scripts.report import blocks, checkpoint, layers, overview, runs, suggestions, trouble
+from workflow_scripts.report.figures import embed_plots
+from workflow_scripts.report.page import render_page
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json, write_atomically
+from workflow_scripts.store.packed_checkpoint import read_packed_config
+from workflow_scripts.store.quant_config import QuantConfig, read_quant_config
+from workflow_scripts.store.statistics_file import read_statistics_arrays
+
+Facts = dict[str, Any]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    config, fid = read_config(arguments.config), read_json(arguments.fid)
+    quantization = read_quant_config(arguments.quant_config)
+    sensitivity, reports = (read_by_block(paths) for paths in (arguments.sensitivity, arguments.reports))
+    multitier, mixed = read_json(arguments.multitier), read_json(arguments.mixed)
+    described = describe_layers(arguments, quantization, sensitivity, reports, multitier, mixed)
+    described["blocks"] = blocks.describe_blocks(reports, sensitivity)
+    content = (
+        summarise(config, fid, quantization.content, described)
+        | suggestions.describe_suggestions(multitier, mixed)
+        | list_facts(config, quantization.content, multitier, fid, arguments.benchmarks)
+        | {"figures": embed_plots(arguments.plots), "infinity": math.inf}
+    )
+    text = render_page(content)
+    write_atomically(arguments.out, lambda partial: partial.write_text(text, encoding="utf-8"))
+    log.info(f"{len(described['weights'])} layers, {len(arguments.plots)} plots in {arguments.out}")
+
+
+def read_config(text: str) -> Facts:
+    """The configuration from the command line. Raises UserError if it is not JSON."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"--config is not JSON ({error}); give the configuration as JSON") from None
+
+
+def read_by_block(paths: list[Path]) -> dict[str, Facts]:
+    """JSON files by the block that each names."""
+    return {content["block"]: content for content in map(read_json, paths)}
+
+
+def describe_layers(
+    arguments: argparse.Namespace,
+    quantization: QuantConfig,
+    sensitivity: Facts,
+    reports: Facts,
+    multitier: Facts,
+    mixed: Facts,
+) -> dict[str, list[Facts]]:
+    """What is known of every quantized model's layer: of its weight, and of what it reads."""
+    statistics = read_json(arguments.statistics)
+    ranges = layers.measure_ranges(statistics, read_statistics_arrays(arguments.statistics, statistics))
+    prefix = read_packed_config(quantization.weights.parent)["prefix"]
+    sizes = checkpoint.measure_layers(quantization.weights, prefix, quantization.layers)
+    suggested, bits = multitier["analysis"]["layers"], mixed["mixed"]["layers"]
+    known = list_linears(*MODEL_BLOCKS[quantization.content["model"]])
+    # The blocks first: what is outside them is few, and seldom quantized.
+    found = sorted((layer for layer in known if layer.name in quantization.layers), key=lambda layer: not layer.block)
+    return {
+        "weights": [
+            layers.describe_weights(layer, quantization, sizes, sensitivity, reports, suggested, bits)
+            for layer in found
+        ],
+        "inputs": [layers.describe_input(layer, quantization, ranges, sensitivity, suggested) for layer in found],
+    }
+
+
+def summarise(config: Facts, fid: Facts, quantization: Facts, described: dict[str, list[Facts]]) -> Facts:
+    """The summary, and the tables by layer and block."""
+    order = overview.order_variants(fid, config["evaluation_variants"])
+    subject = overview.choose_subject(order)
+    return {
+        "model": config["model"],
+        "subject": subject and overview.name_short(fid["variants"][subject]),
+        "caution": overview.describe_realization(fid, quantization["realization"]),
+        "reading": overview.read_result(fid, subject),
+        "tiles": overview.list_tiles(fid, subject),
+        "quality": overview.tabulate_quality(fid, order, subject),
+        "sizes": overview.tabulate_sizes(fid, order),
+        "sources": overview.describe_sources(fid),
+        "troubles": trouble.list_troubles(fid, subject, **described),
+        "weights": layers.tabulate_weights(described["weights"]),
+        "inputs": layers.tabulate_inputs(described["inputs"]),
+        "blocks": blocks.tabulate_blocks(described["blocks"]),
+    }
+
+
+def list_facts(config: Facts, quantization: Facts, multitier: Facts, fid: Facts, benchmarks: Path) -> Facts:
+    """What was run, with what, from what, and what it took."""
+    values = runs.list_configuration(config)
+    digests = runs.list_digests(quantization, multitier, fid)
+    return {
+        "stages": runs.tabulate_benchmarks(runs.read_benchmarks(benchmarks)),
+        "versions": runs.list_versions(),
+        "configuration": runs.tabulate_pairs("configuration", "The configuration", values, ("Key", "Value")),
+        "digests": runs.tabulate_pairs("digests", "Digests", digests, ("Of", "Digest")),
+    }
+
+
+def build_arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__, "fid", "quant-config", "multitier", "mixed", "statistics", "benchmarks", "out")
+    parser.add_argument("--config", required=True, help="the configuration as JSON")
+    for name, words in (
+        ("reports", "what each way of rounding costs, a file a block"),
+        ("sensitivity", "what each layer's bits cost, a file a block"),
+        ("plots", "the plots as PNG, in their order"),
+    ):
+        parser.add_argument(f"--{name}", type=Path, nargs="+", required=True, help=words)
+    return parser
+
+
+if __name__ == "__main__":
+    run(main, build_arguments())
