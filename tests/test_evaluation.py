@@ -110,6 +110,14 @@ class TestPictures:
         copy.generate("fp", "00")
         assert all(a != path.read_bytes() for a, path in zip(before, name_pictures(copy, "fp"), strict=True))
 
+    def test_of_an_earlier_and_larger_run_do_not_stay(self, copy):
+        paths = name_pictures(copy, "fp")
+        shutil.copy(paths[0], other := paths[0].with_name("0009999999.png"))
+        shutil.copy(paths[0].with_suffix(".safetensors"), other.with_suffix(".safetensors"))
+        copy.generate("fp", "00")
+        assert name_pictures(copy, "fp") == paths
+        assert not other.with_suffix(".safetensors").exists()
+
     def test_that_cannot_be_read_are_named(self, copy):
         path = name_pictures(copy, "fp")[0]
         path.write_bytes(b"no picture")

@@ -51,6 +51,7 @@ def main(arguments: argparse.Namespace) -> None:
         picture.path.name: [hash_file(picture.path), hash_file(picture.path.with_suffix(".safetensors"))]
         for picture in pictures
     }
+    drop_others(arguments.out, [picture.path for picture in pictures])
     own = parameters | {"variant": arguments.variant, "shard": arguments.shard}
     own |= {"pictures": [[picture.prompt, picture.about["seed"]] for picture in pictures]}
     write_json(arguments.out.with_suffix(".json"), make_seal(own, inputs, digests))
@@ -79,6 +80,13 @@ def list_pictures(arguments: argparse.Namespace, parameters: plan.Parameters, in
         )
         for row in sorted(own, key=lambda row: (row["prompt"], row["seed"]))
     ]
+
+
+def drop_others(folder: Path, pictures: list[Path]) -> None:
+    """Delete the pictures of an earlier run that are not among `pictures`, with their latents."""
+    for path in set(folder.glob("*.png")) - set(pictures):
+        path.unlink()
+        path.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def draw_batches(
