@@ -13,8 +13,7 @@ from workflow_scripts.mmdit.block_assembly import assemble_problem, list_own_lin
 from workflow_scripts.mmdit.input_histograms import measure_distributions
 from workflow_scripts.mmdit.input_quantizers import observe_inputs
 from workflow_scripts.mmdit.input_sensitivity import measure_inputs
-from workflow_scripts.mmdit.sensitivity import spread_rows
-from workflow_scripts.mmdit.velocity import ROWS, bind_tail, compare_velocities, measure_gains
+from workflow_scripts.mmdit.velocity import POINTS, bind_tail, compare_velocities, measure_gains, spread_pairs
 from workflow_scripts.mmdit.weight_sensitivity import measure_weights, round_block
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.store.block_inputs import BlockInputs, open_block_inputs
@@ -66,8 +65,9 @@ def measure(
         inputs.sigmas,
         (every, every),
     )
-    few = spread_rows(inputs.sigmas, ROWS)
-    finish = compare_velocities(bind_tail(transformer, index, model.LATENT_SHAPE), inputs.modulation)
+    few = spread_pairs(inputs.sigmas, inputs.points, inputs.negative, POINTS)
+    tail = bind_tail(transformer, index, model.LATENT_SHAPE)
+    finish = compare_velocities(tail, inputs.modulation, parameters["evaluation_cfg"])
     whole = round_block(transformer, problem, layers, rules, inputs.modulation)
     observed = observe_inputs(problem, every)
     linears = [layer for layer in layers if layer.name in problem.weights]

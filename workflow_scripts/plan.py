@@ -31,7 +31,7 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
         ("model", "negative_prompt", "seed", "cfg_scale", "trajectories", "ladder_pictures", "ladder_steps"),
     ),
     "write_quant_config": (2, ("model", "activations")),
-    "measure_sensitivity": (1, ("model", "seed", "weights", "activations")),
+    "measure_sensitivity": (1, ("model", "seed", "weights", "activations", "evaluation_cfg")),
     "search_bits": (
         1,
         (

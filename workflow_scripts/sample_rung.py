@@ -3,14 +3,13 @@
 import argparse
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 
 from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.ladder_pictures import start_pictures
 from workflow_scripts.mmdit.sampling import sample
 from workflow_scripts.mmdit.variant_linears import bind_source
 from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics.schedule import compute_sigmas, draw_noise
 from workflow_scripts.store.conditioning import open_conditioning
 from workflow_scripts.store.files import read_json
 from workflow_scripts.store.tensors import write_tensors
@@ -22,16 +21,12 @@ def main(arguments: argparse.Namespace) -> None:
     transformer = model.load_transformer()
     source, files = ("blocks", arguments.blocks) if arguments.blocks else ("quant_config", [arguments.quant_config])
     linear_at = bind_source(transformer, source, files)
-    conditioning = open_conditioning(arguments.conditioning, parameters)
-    count, prompts = parameters["ladder_pictures"], len(parameters["prompts"])
-    cs, cs_pooled = map(mx.array, conditioning.read([index % prompts for index in range(count)]))
-    first = parameters["seed"] + parameters["trajectories"]
-    noise = draw_noise(range(first, first + count), *model.LATENT_SHAPE)
-    sigmas = compute_sigmas(parameters["ladder_steps"], model.SAMPLER_SHIFT)
-    progress = Progress(arguments.out.parent.name, count * parameters["ladder_steps"], "trajectory-steps")
-    latents = sample(transformer, linear_at, cs, cs_pooled, noise, sigmas, parameters["cfg_scale"], progress.advance)
+    start = start_pictures(parameters, model, open_conditioning(arguments.conditioning, parameters))
+    count, steps = parameters["ladder_pictures"], parameters["ladder_steps"]
+    progress = Progress(arguments.out.parent.name, count * steps, "trajectory-steps")
+    latents = sample(transformer, linear_at, *start, parameters["cfg_scale"], progress.advance)
     write_tensors(arguments.out, {"latents": np.array(latents)})
-    log.info(f"{count} pictures of {parameters['ladder_steps']} steps: {arguments.out}")
+    log.info(f"{count} pictures of {steps} steps: {arguments.out}")
 
 
 if __name__ == "__main__":

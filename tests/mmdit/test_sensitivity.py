@@ -13,7 +13,7 @@ from workflow_scripts.mmdit.input_histograms import BINS, measure_distributions
 from workflow_scripts.mmdit.input_quantizers import observe_inputs
 from workflow_scripts.mmdit.input_sensitivity import CLIPS, measure_inputs
 from workflow_scripts.mmdit.sensitivity import compare_streams, list_kept, measure_changes, spread_rows
-from workflow_scripts.mmdit.velocity import bind_tail, compare_velocities, measure_gains
+from workflow_scripts.mmdit.velocity import bind_tail, compare_velocities, measure_gains, spread_pairs
 from workflow_scripts.mmdit.weight_sensitivity import (
     bind_changes,
     bind_rounded,
@@ -27,20 +27,23 @@ from workflow_scripts.numerics.weight_grid import choose_grid, dequantize, round
 
 WEIGHT = {"bits": 4, "group_size": 64, "symmetric": False, "range": "absmax"}
 EVERY = np.arange(60)
+PAIRS = np.arange(60).reshape(2, 30).T  # of rows, the negative one last: (points, 2)
+SCALE = 3.0  # of the guidance
 
 
 @pytest.fixture(scope="module", params=["mm_03", "mm_04"])
 def posed(request, captured):
     """A block with a text output and the last one, which has none: problem, rules, linears, how velocities compare."""
     problem, rules = captured.pose(request.param, weight=WEIGHT, split=(EVERY, EVERY))
-    finish = compare_velocities(bind_tail(captured.model, int(request.param[-2:]), LATENT_SHAPE), captured.modulation)
+    tail = bind_tail(captured.model, int(request.param[-2:]), LATENT_SHAPE)
+    finish = compare_velocities(tail, captured.modulation, SCALE)
     return problem, rules, list_own_linears(captured.model, request.param), finish
 
 
 @pytest.fixture(scope="module")
 def weights_measured(posed, captured):
     problem, rules, layers, finish = posed
-    return measure_weights(captured.model, problem, layers, rules, captured.modulation, finish, EVERY[::7])
+    return measure_weights(captured.model, problem, layers, rules, captured.modulation, finish, PAIRS[::7].ravel())
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,7 @@ def test_layers_of_16_bits_are_left_out(posed, captured):
     problem, rules, layers, finish = posed
     some = {layer.name: {"weight": {"bits": 16}, "activation": ACTIVATION} for layer in layers[:-1]}
     kept = {layers[-1].name: rules[layers[-1].name]}
-    measured = measure_weights(captured.model, problem, layers, some | kept, captured.modulation, finish, EVERY[:2])
+    measured = measure_weights(captured.model, problem, layers, some | kept, captured.modulation, finish, PAIRS[0])
     assert list(measured) == list(kept)
 
 
@@ -148,7 +151,7 @@ def test_no_change_costs_nothing_at_all(posed, captured):
     problem, _, _, finish = posed
     same = [replace_parts(problem, {}, {}), replace_parts(problem, dict(problem.weights), {})]
     for compare in (compare_streams, finish):
-        for errors in measure_changes(problem, EVERY[::9], set(), same, compare).relate().values():
+        for errors in measure_changes(problem, PAIRS[::9].ravel(), set(), same, compare).relate().values():
             assert errors.tolist() == [0, 0]
 
 
@@ -173,6 +176,16 @@ def test_rows_are_spread_over_the_noise_levels():
     np.testing.assert_array_equal(spread_rows(sigmas, 100), np.arange(60))
 
 
+def test_pairs_are_spread_over_the_noise_levels_each_with_its_negative():
+    sigmas = np.tile(np.array([0.1, 0.9, 0.5], np.float32), 20)
+    points, negative = np.tile(np.arange(30)[::-1] * 7, 2), np.repeat([1, 0], 30)  # in any order
+    chosen = spread_pairs(sigmas, points, negative, 12).reshape(12, 2)
+    assert negative[chosen].tolist() == [[0, 1]] * 12
+    assert (points[chosen[:, 0]] == points[chosen[:, 1]]).all()
+    assert np.unique(sigmas[chosen[:, 0]], return_counts=True)[1].tolist() == [4, 4, 4]
+    assert sorted(spread_pairs(sigmas, points, negative, 100)) == list(range(60))
+
+
 # Velocity
 
 
@@ -191,9 +204,23 @@ def test_the_tail_of_the_exact_streams_gives_the_models_velocity(captured):
         assert relate(velocity, found[0]) < 1e-5  # the streams are captured as fp16
 
 
+def test_velocities_are_compared_under_guidance(posed, captured):
+    """neg + w (pos - neg) of each pair, from the two rows' own velocities."""
+    problem, _, _, finish = posed
+    where = PAIRS[3:6].ravel()
+    outputs = run_rows(problem, problem.weights, quantize_nothing, take_rows(problem.rows, where))
+    tail = bind_tail(captured.model, int(problem.block.name[-2:]), LATENT_SHAPE)
+    velocity = np.array(tail(outputs["image"], outputs.get("text"), mx.array(captured.modulation[where])))
+    found = np.array(finish(outputs, where)["velocity"])
+    assert found.shape == (3, *LATENT_SHAPE)
+    for pair in range(3):
+        positive, negative = velocity[2 * pair], velocity[2 * pair + 1]
+        np.testing.assert_allclose(found[pair], negative + SCALE * (positive - negative), atol=1e-5)
+
+
 def test_a_gain_is_what_a_streams_error_becomes_in_the_velocity(posed, captured):
     problem, rules, layers, finish = posed
-    where = EVERY[::5]
+    where = PAIRS[::5].ravel()
     change = round_block(captured.model, problem, layers, rules, captured.modulation)
     gains = measure_gains(problem, where, change, finish)
     rows = take_rows(problem.rows, where)
@@ -208,16 +235,15 @@ def test_a_gain_is_what_a_streams_error_becomes_in_the_velocity(posed, captured)
 
 def test_what_is_not_led_astray_has_no_gain(posed):
     problem, _, _, finish = posed
-    gains = measure_gains(problem, EVERY[:4], replace_parts(problem, {}, {}), finish)
+    gains = measure_gains(problem, PAIRS[:2].ravel(), replace_parts(problem, {}, {}), finish)
     assert gains == dict.fromkeys(problem.powers, 0)
 
 
 def test_the_whole_block_is_led_astray_even_where_nothing_is_quantized(posed, captured):
     problem, rules, layers, finish = posed
     unquantized = {name: {"weight": {"bits": 16}} for name in rules}
-    gains = measure_gains(
-        problem, EVERY[:4], round_block(captured.model, problem, layers, unquantized, captured.modulation), finish
-    )
+    change = round_block(captured.model, problem, layers, unquantized, captured.modulation)
+    gains = measure_gains(problem, PAIRS[:2].ravel(), change, finish)
     assert all(gain > 0 for gain in gains.values())
 
 

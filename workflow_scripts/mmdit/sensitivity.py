@@ -14,7 +14,7 @@ from workflow_scripts.mmdit.block_problem import STREAMS, BlockProblem, Quantize
 from workflow_scripts.mmdit.forward import run_block
 from workflow_scripts.mmdit.layers import Layer
 
-BATCH = 32  # rows at a time; what changes share is kept for as many
+BATCH = 32  # rows at a time, an even number as some go in pairs; what changes share is kept for as many
 
 # The stages of a block's forward; the attention, between q, k, v and o, mixes the streams.
 _STAGES = {"adaLN": 0, "qkv": 1, "o": 2, "fc1": 3, "fc2": 4}

@@ -1,4 +1,8 @@
-"""What becomes of a block's outputs: the velocity that the blocks after it, in full precision, make of them."""
+"""What becomes of a block's outputs: the velocity that the blocks after it, in full precision, make of them.
+
+The velocity is the guided one, by which the sampler goes (Ho & Salimans 2022, arXiv:2207.12598): guidance enlarges what
+the prompt and the negative prompt are told apart by, and with it the error there, which is much of the text's.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,9 +12,10 @@ import numpy as np
 
 from workflow_scripts.mmdit.block_problem import BlockProblem, Rows, run_rows, take_rows
 from workflow_scripts.mmdit.forward import advance_block, bind_linears, finish_velocity, list_blocks
-from workflow_scripts.mmdit.sensitivity import BATCH, Change, Finish, leave, sum_squares
+from workflow_scripts.mmdit.sensitivity import BATCH, Change, Finish, leave, spread_rows, sum_squares
+from workflow_scripts.numerics.schedule import guide
 
-ROWS = 64  # rows the velocity is computed for
+POINTS = 32  # the velocity is computed for, of two rows each
 
 # (image (B, N, D), text (B, T, D) or None, what the adaLN linears read (B, D)) -> velocity (B, h, w, c)
 Tail = Callable[[mx.array, mx.array | None, mx.array], mx.array]
@@ -29,11 +34,25 @@ def bind_tail(model: Any, index: int, shape: tuple[int, ...]) -> Tail:
     return run
 
 
-def compare_velocities(tail: Tail, modulation: np.ndarray) -> Finish:
-    """The velocity that comes of the block's outputs; modulation (R, D) is what the adaLN linears of all rows read."""
+def spread_pairs(sigmas: np.ndarray, points: np.ndarray, negative: np.ndarray, count: int) -> np.ndarray:
+    """The rows of at most `count` points, evenly spread over the noise levels `sigmas` (R,), as indices.
+
+    points (R,): what a row belongs to; negative (R,): 1 for a point's row of the negative prompt. The two rows of a
+    point follow each other, the negative one last.
+    """
+    pairs = np.lexsort((negative, points)).reshape(-1, 2)  # (R,) -> (points, 2)
+    return pairs[spread_rows(sigmas[pairs[:, 0]], count)].ravel()
+
+
+def compare_velocities(tail: Tail, modulation: np.ndarray, cfg_scale: float) -> Finish:
+    """The guided velocity (B / 2, h, w, c) that comes of the block's outputs on pairs of rows, B, the negative last.
+
+    modulation (R, D) is what the adaLN linears of all rows read.
+    """
 
     def finish(outputs: Mapping[str, mx.array], where: np.ndarray) -> dict[str, mx.array]:
-        return {"velocity": tail(outputs["image"], outputs.get("text"), mx.array(modulation[where]))}
+        velocity = tail(outputs["image"], outputs.get("text"), mx.array(modulation[where]))
+        return {"velocity": guide(mx.concatenate([velocity[::2], velocity[1::2]]), cfg_scale)}
 
     return finish
 

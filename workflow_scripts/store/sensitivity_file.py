@@ -3,6 +3,7 @@
 Errors are squared, relative to the square of full precision. Of the content:
 
 - gains: by stream of the block's output, the velocity's error over that stream's, where only that is led astray;
+  the velocity is the one under classifier-free guidance of the weight `evaluation_cfg`, here and below;
 - weights: by layer, `elements`, `config_bits` and `errors`, by bits: `bits_per_weight` with scales and biases, the
   errors of the streams `image` and `text`, and that of the `velocity`, with this layer alone rounded;
 - inputs: by reader, `layers` that share the input, `post_gelu`, `tiers`, by bits: the `clip` that costs least, the
