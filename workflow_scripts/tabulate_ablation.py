@@ -3,9 +3,10 @@
 import argparse
 from typing import Any
 
-from workflow_scripts.ablation import PAPER_FID
+from workflow_scripts.ablation import PAPER_FID, VARIANTS
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.store.files import read_json, write_atomically
+from workflow_scripts.variants import OTHER_SEEDS
 
 HEAD = """\
 FID of {n:,} pictures over {steps} steps to full precision's and to real ones, by the embedded model's classifier, with
@@ -20,8 +21,8 @@ the rows compares.
 
 def main(arguments: argparse.Namespace) -> None:
     scores = read_json(arguments.scores)
-    rows = [tabulate_row(found, PAPER_FID.get(name)) for name, found in scores["variants"].items()]
-    rows += [tabulate_row(found, None) for name, found in scores["noise_floor"].items() if name == "fp_other_seeds"]
+    rows = [tabulate_row(scores["variants"][name], PAPER_FID.get(name)) for name in VARIANTS]
+    rows.append(tabulate_row(scores["noise_floor"][OTHER_SEEDS], None))
     text = HEAD.format(**scores) + "\n".join(rows) + "\n"
     write_atomically(arguments.out, lambda partial: partial.write_text(text, encoding="utf-8"))
     log.info(f"{len(rows)} rows: {arguments.out}")
