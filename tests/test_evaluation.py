@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from tests.evaluation_study import Evaluation
-from tests.quantization.conftest import Study, write_calibration
 from workflow_scripts import configuration, plan
 from workflow_scripts.evaluation.distances import compute_fid
 from workflow_scripts.numerics.quality import measure_psnr, measure_snr
@@ -21,12 +20,9 @@ VARIANTS = ["fp", "w4a16", "w4a8"]
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    """Weights rounded to nearest and activations observed at three noise levels."""
-    study = Study(tmp_path_factory.mktemp("study"), statistics_shards=1)
-    write_calibration(study.calibration)
-    study.finish()
-    return {"w4a16": [study.quantized / "model.safetensors"], "w4a8": [study.quant_config]}
+def sources(quantized_study):
+    """What the quantized variants' layers come from."""
+    return {"w4a16": [quantized_study.quantized / "model.safetensors"], "w4a8": [quantized_study.quant_config]}
 
 
 @pytest.fixture(scope="module")

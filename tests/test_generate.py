@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.quantization.conftest import Study, write_calibration
 from workflow_scripts.generate import build_arguments, main
 from workflow_scripts.models import embedded
 from workflow_scripts.numerics.quality import measure_psnr
@@ -21,15 +20,6 @@ from workflow_scripts.training.scoring import generate_pictures
 
 PROMPTS = ["a red circle", "a large blue square on a black background"]
 STEPS = 4
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """Weights rounded to nearest and activations observed at three noise levels."""
-    study = Study(tmp_path_factory.mktemp("study"), statistics_shards=1)
-    write_calibration(study.calibration)
-    study.finish()
-    return study
 
 
 @pytest.fixture
@@ -48,8 +38,8 @@ def generate(tmp_path, caplog):
 
 
 @pytest.fixture
-def sources(study):
-    return {"W4A16": ("--weights", study.quantized), "W4A8": ("--quant-config", study.quant_config)}
+def sources(quantized_study):
+    return {"W4A16": ("--weights", quantized_study.quantized), "W4A8": ("--quant-config", quantized_study.quant_config)}
 
 
 def find_numbers(text):
@@ -57,11 +47,11 @@ def find_numbers(text):
     return [float(number) for number in re.findall(r"(-?\d+\.\d|inf) dB", text.strip().splitlines()[-1])]
 
 
-def test_weights_and_config_may_both_be_named_if_they_belong_together(generate, sources, study, tmp_path):
+def test_weights_and_config_may_both_be_named_if_they_belong_together(generate, sources, quantized_study, tmp_path):
     alone, _ = generate(*sources["W4A8"])
     both, _ = generate(*sources["W4A16"], *sources["W4A8"])
     np.testing.assert_array_equal(both, alone)
-    other = shutil.copytree(study.quantized, tmp_path / "other")
+    other = shutil.copytree(quantized_study.quantized, tmp_path / "other")
     config = read_json(other / "config.json")
     (other / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes() + b" ")
     config["model"] |= {"sha256": hash_file(other / "model.safetensors")}
@@ -180,8 +170,8 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"cannot read nowhere\.txt"):
             main(arguments)
 
-    def test_weights_of_another_model_are_refused(self, generate, study, tmp_path):
-        folder = shutil.copytree(study.quantized, tmp_path / "quantized")
+    def test_weights_of_another_model_are_refused(self, generate, quantized_study, tmp_path):
+        folder = shutil.copytree(quantized_study.quantized, tmp_path / "quantized")
         config = read_json(folder / "config.json")
         config["origin"]["model"]["transformer.safetensors"] = "0" * 64
         write_json(folder / "config.json", config)

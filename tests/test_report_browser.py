@@ -6,7 +6,6 @@ from itertools import pairwise
 import pytest
 from playwright.sync_api import sync_playwright
 
-from tests.quantization.conftest import Study, write_calibration
 from tests.report_study import Results
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -29,12 +28,9 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def address(quantized_study, tmp_path_factory):
     """A finished report's address."""
-    study = Study(tmp_path_factory.mktemp("study"), statistics_shards=1)
-    write_calibration(study.calibration)
-    study.finish()
-    results = Results(tmp_path_factory.mktemp("results"), study.quant_config, study.statistics)
+    results = Results(tmp_path_factory.mktemp("results"), quantized_study.quant_config, quantized_study.statistics)
     results.write()
     results.change("fid.json", lambda fid: fid["variants"]["w4a8"].update(title="<script>document.title='x'</script>"))
     results.render()

@@ -5,23 +5,14 @@ import shutil
 
 import pytest
 
-from tests.quantization.conftest import Study, write_calibration
 from tests.report_study import Results
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    study = Study(tmp_path_factory.mktemp("study"), statistics_shards=1)
-    write_calibration(study.calibration)
-    study.finish()
-    return study
-
-
 @pytest.fixture
-def results(study, tmp_path):
-    results = Results(tmp_path, study.quant_config, study.statistics)
+def results(quantized_study, tmp_path):
+    results = Results(tmp_path, quantized_study.quant_config, quantized_study.statistics)
     results.write()
     return results
 
@@ -34,20 +25,20 @@ def read_table(text, name):
     return [[re.sub(r"<small>.*?</small>|<[^>]*>", "", cell) for cell in row] for row in cells]
 
 
-def test_every_layer_has_a_row_of_its_weight_and_of_what_it_reads(results, study):
+def test_every_layer_has_a_row_of_its_weight_and_of_what_it_reads(results, quantized_study):
     text = results.render()
-    names = set(read_json(study.quant_config)["layers"])
+    names = set(read_json(quantized_study.quant_config)["layers"])
     for table in ("weights", "inputs"):
         assert {row[0] for row in read_table(text, table)[1:]} == names
 
 
-def test_sizes_of_layers_are_those_of_the_packed_file(results, study):
+def test_sizes_of_layers_are_those_of_the_packed_file(results, quantized_study):
     head, *rows = read_table(results.render(), "weights")
     row = dict(zip(head, next(row for row in rows if row[0] == "mm_00.image.mlp.fc1"), strict=True))
     # 512 x 128 codes of 4 bits, and of each 64 a scale and a zero point of 16
     assert (row["KB"], row["Bits a weight"], row["Bits"], row["Group"]) == ("36.9", "4.50", "4", "64")
     total = sum(float(row[head.index("KB")]) for row in rows)
-    assert total == pytest.approx((study.quantized / "model.safetensors").stat().st_size / 1000, rel=0.1)
+    assert total == pytest.approx((quantized_study.quantized / "model.safetensors").stat().st_size / 1000, rel=0.1)
 
 
 def test_measurements_are_joined_by_layer_and_block(results):

@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.quantization.conftest import Study, write_calibration
 from workflow_scripts.mmdit.forward import resolve_module
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.variant_sizes import measure_variant
@@ -14,14 +13,6 @@ from workflow_scripts.store.packed_checkpoint import read_packed
 @pytest.fixture(scope="module")
 def transformer():
     return find_model("embedded").load_transformer()
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    study = Study(tmp_path_factory.mktemp("study"), statistics_shards=1)
-    write_calibration(study.calibration)
-    study.finish()
-    return study
 
 
 def test_full_precision_counts_sixteen_bits_a_weight(transformer):
@@ -36,9 +27,9 @@ def test_full_precision_counts_sixteen_bits_a_weight(transformer):
     }
 
 
-def test_packed_weights_count_as_they_lie_in_the_file(transformer, study):
-    measured = measure_variant(transformer, "weights", [study.quantized / "model.safetensors"])
-    checkpoint = read_packed(study.quantized)
+def test_packed_weights_count_as_they_lie_in_the_file(transformer, quantized_study):
+    measured = measure_variant(transformer, "weights", [quantized_study.quantized / "model.safetensors"])
+    checkpoint = read_packed(quantized_study.quantized)
     paths = checkpoint.config["quantization"]
     stored = sum(
         array.nbytes
@@ -56,17 +47,17 @@ def test_packed_weights_count_as_they_lie_in_the_file(transformer, study):
     assert measured["activation_bits"] == [16]
 
 
-def test_a_config_adds_what_layers_read(transformer, study):
-    weights = measure_variant(transformer, "weights", [study.quantized / "model.safetensors"])
-    config = measure_variant(transformer, "quant_config", [study.quant_config])
+def test_a_config_adds_what_layers_read(transformer, quantized_study):
+    weights = measure_variant(transformer, "weights", [quantized_study.quantized / "model.safetensors"])
+    config = measure_variant(transformer, "quant_config", [quantized_study.quant_config])
     assert config == weights | {"activation_bits": [8, 16]}  # adaLN layers read what is not rounded
 
 
-def test_blocks_take_what_they_take_when_packed(transformer, study):
-    files = sorted((study.folder / "adaround").glob("mm_*.safetensors"))
+def test_blocks_take_what_they_take_when_packed(transformer, quantized_study):
+    files = sorted((quantized_study.folder / "adaround").glob("mm_*.safetensors"))
     blocks = measure_variant(transformer, "blocks", files)
-    packed = measure_variant(transformer, "weights", [study.quantized / "model.safetensors"])
-    final = read_packed(study.quantized).tensors
+    packed = measure_variant(transformer, "weights", [quantized_study.quantized / "model.safetensors"])
+    final = read_packed(quantized_study.quantized).tensors
     path = "final_layer.adaLN_modulation.layers.1"  # in no block, packed with 8 bits
     saved = 2 * resolve_module(transformer, path)["weight"].size
     saved -= sum(final[f"{path}.{part}"].nbytes for part in ("weight", "scales", "biases"))

@@ -1,6 +1,7 @@
 """A small calibration set on the embedded model, and what the entries make of it."""
 
 import hashlib
+import shutil
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import zarr
 from mlx.utils import tree_flatten
 
+from tests.quantization.multitier import Chooser
 from workflow_scripts import (
     collect_activations,
     configuration,
@@ -181,3 +183,17 @@ def study(tmp_path) -> Study:
     study = Study(tmp_path)
     write_calibration(study.calibration)
     return study
+
+
+@pytest.fixture
+def chooser(finished, tmp_path) -> Chooser:
+    """Chooses bits for the finished study."""
+    return Chooser(finished, tmp_path)
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Chooser:
+    """Chooses bits for a copy of the finished study, to change."""
+    folder = tmp_path / "moved"
+    shutil.copytree(finished.folder, folder)
+    return Chooser(Study(folder), folder)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from tests.sensitivity import write_sensitivities
 from workflow_scripts import configuration, plan, write_multitier
+from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.store.files import write_json
 from workflow_scripts.store.quant_config import read_quant_config
 
-KNOTS = [
-    1.0,
-    0.5,
-    0.2,
-]  # others than the config's 1, 0.75 and 0.25: their nearest are the first, the first and the last
+# Others than the config's 1, 0.75 and 0.25: their nearest are the first, the first and the last.
+KNOTS = [1.0, 0.5, 0.2]
+Q, FC1, FC2, ADALN = (f"mm_01.image.{name}" for name in ("attn.q_proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation"))
+LAYERS = list_linears(*plan.MODEL_BLOCKS["embedded"])
 ERRORS = {4: [1e-5, 1e-9, 1e-1], 6: [1e-6, 1e-9, 1e-3], 8: [1e-7, 1e-9, 1e-5]}
 
 

@@ -1,6 +1,5 @@
 """A config with several tiers of bits: run by the model, and explained."""
 
-import shutil
 from pathlib import Path
 
 import mlx.core as mx
@@ -8,11 +7,9 @@ import numpy as np
 import pytest
 
 from tests.quantization.conftest import SIGMAS
-from tests.quantization.multitier import Chooser
+from tests.quantization.multitier import ADALN, FC1, LAYERS
 from tests.sensitivity import CLIPS
-from workflow_scripts import plan
 from workflow_scripts.mmdit.forward import predict_velocity
-from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.packed import bind_packed
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.store.files import hash_file, read_json, write_json
@@ -20,22 +17,6 @@ from workflow_scripts.store.packed_checkpoint import read_packed
 from workflow_scripts.store.quant_config import read_quant_config
 from workflow_scripts.store.statistics_file import read_statistics_arrays
 from workflow_scripts.store.tensors import read_tensors, write_tensors
-
-Q, FC1, FC2, ADALN = (f"mm_01.image.{name}" for name in ("attn.q_proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation"))
-LAYERS = list_linears(*plan.MODEL_BLOCKS["embedded"])
-
-
-@pytest.fixture
-def chooser(finished, tmp_path):
-    return Chooser(finished, tmp_path)
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    """A chooser on a finished study to change."""
-    folder = tmp_path / "moved"
-    shutil.copytree(finished.folder, folder)
-    return Chooser(type(finished)(folder), folder)
 
 
 class TestRuns:

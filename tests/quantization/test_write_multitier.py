@@ -1,34 +1,14 @@
 """Bits by layer and noise level, chosen by the rules."""
 
-import shutil
-
 import numpy as np
 import pytest
 
-from tests.quantization.multitier import Chooser
+from tests.quantization.multitier import ADALN, FC1, FC2, Q
 from tests.sensitivity import CLIPS
-from workflow_scripts import plan
-from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.quant_config import read_quant_config
 from workflow_scripts.store.sensitivity_file import write_sensitivity
-
-Q, FC1, FC2, ADALN = (f"mm_01.image.{name}" for name in ("attn.q_proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation"))
-LAYERS = list_linears(*plan.MODEL_BLOCKS["embedded"])
-
-
-@pytest.fixture
-def chooser(finished, tmp_path):
-    return Chooser(finished, tmp_path)
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    """A chooser on a finished study to change."""
-    folder = tmp_path / "moved"
-    shutil.copytree(finished.folder, folder)
-    return Chooser(type(finished)(folder), folder)
 
 
 def find_absmax(study, name):
