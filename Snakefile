@@ -27,6 +27,7 @@ include: "rules/sensitivity.smk"
 include: "rules/multitier.smk"
 include: "rules/plots.smk"
 include: "rules/report.smk"
+include: "rules/datasets.smk"
 include: "rules/train.smk"
 include: "rules/targets.smk"
 

@@ -15,6 +15,8 @@ localrules:
     multitier,
     plots,
     report,
+    manifest,
+    exports,
 
 
 rule trajectories:
@@ -86,3 +88,14 @@ rule plots:
 rule report:
     input:
         "<results>/report.html",
+
+
+rule manifest:
+    input:
+        "<results>/manifest.json",
+
+
+rule exports:
+    input:
+        "<results>/exports/manifest.json",
+        expand("<results>/exports/{kind}", kind=("samples", "latents", "images")),

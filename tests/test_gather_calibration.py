@@ -107,7 +107,7 @@ def test_each_trajectory_comes_exactly_once(tmp_path, numbers):
     selection = Selection(np.array([0]), np.ones(1), np.ones(1), np.arange(3))
     states = np.zeros((1, 2, 2, 1), np.float16)
     with (tmp_path / "flat").open("w+b") as file, pytest.raises(UserError, match="trajectory 1 is in"):
-        scatter_states(file, [Trajectory(number, 0, states) for number in numbers], selection)
+        scatter_states(file, [Trajectory(number, 0, states, states[0]) for number in numbers], selection)
 
 
 @pytest.mark.parametrize("name", ["xs/c.0.0.0.0", "ts/c.0", "cs/c.1.0.0.0", "prompt_indices/c.0"])

@@ -1,6 +1,5 @@
 """Every kind of damage to finished shards is found and named, by the check and by gathering alike."""
 
-import json
 import re
 import shutil
 
@@ -8,38 +7,9 @@ import numpy as np
 import pytest
 import zarr
 
+from tests.damage import edit, flip, reseal, swap
 from tests.shards import build_finished, copy_finished, hash_tree, run_entry, write_parameters
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.seal import make_seal
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 8
-    path.write_bytes(content)
-
-
-def swap(first, second):
-    content = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(content)
-
-
-def edit(path, change):
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
-
-
-def reseal(group, **changes):
-    """A whole seal of other parameters."""
-
-    def change(value):
-        seal = value["attributes"]["seal"]
-        parameters = seal["parameters"] | changes
-        value["attributes"]["seal"] = make_seal(parameters, seal["inputs"], seal["sha256"])
-
-    edit(group / "zarr.json", change)
 
 
 def rewrite_levels(group):

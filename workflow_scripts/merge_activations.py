@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from workflow_scripts import plan
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.mmdit.layers import list_linears
@@ -24,17 +26,25 @@ FORMAT = {"format": "activation-statistics", "version": 2}
 
 
 def main(arguments: argparse.Namespace) -> None:
-    paths = sorted(arguments.shards, key=lambda path: path.name)
+    seals, inputs, arrays = merge_shards(arguments.shards)
+    arrays_path = arguments.out.with_suffix(".safetensors")
+    write_tensors(arrays_path, arrays)
+    write_json(arguments.out, describe_statistics(seals, inputs, arrays_path))
+    log.info(f"statistics of {len(inputs)} inputs from {len(seals)} parts in {arguments.out}")
+
+
+def merge_shards(shards: Sequence[Path]) -> tuple[list[Seal], dict[str, dict], dict[str, np.ndarray]]:
+    """The seals of the parts, and what they say together: numbers by input, and the arrays that go with them.
+
+    Raises UserError unless the parts are whole, complete and of one making.
+    """
+    paths = sorted(shards, key=lambda path: path.name)
     seals = [read_part_seal(path) for path in paths]
     check_parts(seals, paths)
     merged = merge_parts([unpack_observations(read_tensors(path)) for path in paths])
     described = {name: describe_input(name, steps) for name, steps in merged.items()}
     arrays = {key: array for _, arrays in described.values() for key, array in arrays.items()}
-    arrays_path = arguments.out.with_suffix(".safetensors")
-    write_tensors(arrays_path, arrays)
-    inputs = {name: numbers for name, (numbers, _) in described.items()}
-    write_json(arguments.out, describe_statistics(seals, inputs, arrays_path))
-    log.info(f"statistics of {len(inputs)} inputs from {len(paths)} parts in {arguments.out}")
+    return seals, {name: numbers for name, (numbers, _) in described.items()}, arrays
 
 
 def read_part_seal(path: Path) -> Seal:

@@ -19,6 +19,7 @@ _DELIVERABLES = (
     ("calibration set", "calibration.zarr"),
     ("flat calibration file", "DiT_cali_data.npz"),
     ("trajectories", "trajectories.zarr"),
+    ("exported dataset", "exports"),
 )
 
 

@@ -33,27 +33,39 @@ MEASURED = ("bits_per_weight", "quantized_weights", "parameters")
 def main(arguments: argparse.Namespace) -> None:
     folder = arguments.folder
     try:
-        config = read_packed_config(folder)
+        checkpoint = open_checkpoint(folder)
     except UserError as error:
         report_unnamed(folder)
         raise UserError(f"{error}; above is what the shapes tell") from None
-    path = folder / config["model"]["file"]
-    checkpoint = PackedCheckpoint(config, read_packed_tensors(path, config["prefix"]), path)
-    faults = {path: list(find_misfits(checkpoint, path)) for path in config["quantization"]}
-    intact = {path: how for path, how in config["quantization"].items() if not faults[path]}
+    intact, problems = find_problems(checkpoint, arguments.blocks)
     print(format_report(checkpoint, intact))
-    problems = [f"{path}: {fault}" for path, found in faults.items() for fault in found]
-    problems += [*check_layers(checkpoint), *check_numbers(checkpoint.tensors), *check_file(checkpoint)]
-    problems += check_digests(checkpoint, intact)
-    if intact == config["quantization"]:
-        problems += check_measures(checkpoint)
-    if arguments.blocks:
-        problems += check_seals(checkpoint, arguments.blocks)
     for problem in problems:
         log.error(f"does not hold: {problem}")
     if problems:
         raise UserError(f"{folder}: {len(problems)} thing{'s do' if problems[1:] else ' does'} not hold, listed above")
     log.info(f"{folder}: everything holds" + (", and the codes are the blocks'" if arguments.blocks else ""))
+
+
+def open_checkpoint(folder: Path) -> PackedCheckpoint:
+    """The checkpoint in `folder`, as it is. Raises UserError if its config or its tensors cannot be read."""
+    config = read_packed_config(folder)
+    path = folder / config["model"]["file"]
+    return PackedCheckpoint(config, read_packed_tensors(path, config["prefix"]), path)
+
+
+def find_problems(checkpoint: PackedCheckpoint, blocks: Path | None) -> tuple[Quantization, list[str]]:
+    """The layers whose tensors fit together, and all that does not hold; `blocks` is the folder of the block files."""
+    config = checkpoint.config
+    faults = {path: list(find_misfits(checkpoint, path)) for path in config["quantization"]}
+    intact = {path: how for path, how in config["quantization"].items() if not faults[path]}
+    problems = [f"{path}: {fault}" for path, found in faults.items() for fault in found]
+    problems += [*check_layers(checkpoint), *check_numbers(checkpoint.tensors), *check_file(checkpoint)]
+    problems += check_digests(checkpoint, intact)
+    if intact == config["quantization"]:
+        problems += check_measures(checkpoint)
+    if blocks:
+        problems += check_seals(checkpoint, blocks)
+    return intact, problems
 
 
 def find_misfits(checkpoint: PackedCheckpoint, path: str) -> Iterator[str]:

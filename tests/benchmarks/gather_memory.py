@@ -27,7 +27,7 @@ def make_trajectories(count: int) -> Iterator[Trajectory]:
     noise = np.random.default_rng(0).normal(size=(2 * STEPS, *LATENT_SHAPE)).astype(np.float16)
     for number in range(count):
         first = number % STEPS
-        yield Trajectory(number, number % 20, noise[first : first + STEPS])
+        yield Trajectory(number, number % 20, noise[first : first + STEPS], noise[first])
 
 
 def gather(count: int, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """The models a configuration can name.
 
 A model is a module with `load_transformer()`, `encode_prompts(prompts, negative_prompt)`, `load_decoder()`,
-`decode_latents(decoder, latents)`, `file_digests()`, `LATENT_SHAPE` and `SAMPLER_SHIFT`.
+`decode_latents(decoder, latents)`, `process_out(latents)`, `decode_processed(decoder, latents)`, `file_digests()`,
+`LATENT_SHAPE` and `SAMPLER_SHIFT`.
 """
 
 import importlib

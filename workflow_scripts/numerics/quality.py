@@ -14,6 +14,12 @@ def measure_snr(approximation: np.ndarray, reference: np.ndarray) -> float:
     return to_decibels(np.square(reference).sum(), np.square(reference - approximation).sum())
 
 
+def measure_relative_error(approximation: np.ndarray, reference: np.ndarray) -> float:
+    """Root mean square of the error over that of the reference; NaN if a value is none."""
+    wanted = reference.astype(np.float64)
+    return float(np.sqrt(np.mean((approximation - wanted) ** 2) / np.mean(wanted**2)))
+
+
 def measure_psnr(pictures: np.ndarray, references: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of uint8 pictures, from the squared error over all of them; may be infinite."""
     error = pictures.astype(np.float64) - references

@@ -4,11 +4,15 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from workflow_scripts.store.errors import UserError
+
+# What Snakemake leaves in the folders it knows.
+SNAKEMAKE_MARKS = {".snakemake_timestamp"}
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -25,6 +29,24 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` fill a folder beside `path`, then rename it into place: it is there whole or not at all.
+
+    Raises UserError if `path` holds anything already.
+    """
+    if path.is_file() or (path.is_dir() and any(file.name not in SNAKEMAKE_MARKS for file in path.iterdir())):
+        raise UserError(f"{path} is in the way; delete it and run again")
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        fill(partial)
+        shutil.rmtree(path, ignore_errors=True)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def encode_json(value: Any) -> str:

@@ -79,11 +79,13 @@ def digest_arrays(arrays: dict[str, np.ndarray]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One verified trajectory: its number, its prompt's index, its states (steps, h, w, c) float16."""
+    """One verified trajectory: its number, its prompt's index, its states (steps, h, w, c) float16 and its final
+    latents (h, w, c) float32."""
 
     number: int
     prompt_index: int
     states: np.ndarray
+    latents: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Shard:
                 f"{self.path}/xs/c.{row}.* or {self.path}/latents/c.{row}.*: trajectory {number} is not what was"
                 f" sealed, its chunks were changed or swapped; delete {self.path} and run again"
             )
-        return Trajectory(number, prompt_index, states)
+        return Trajectory(number, prompt_index, states, latents)
 
 
 def open_shard(path: Path, parameters: plan.Parameters, inputs: dict[str, Any]) -> Shard:
@@ -126,6 +128,12 @@ def open_shard(path: Path, parameters: plan.Parameters, inputs: dict[str, Any]) 
         if digest != seal["sha256"]["arrays"][name]:
             raise UserError(f"{path / name} is not what was sealed; delete {path} and run again")
     return Shard(path, seal, layout, small)
+
+
+def open_shards(store: Path, stage: plan.Parameters) -> Iterator[Shard]:
+    """Every shard that `stage`, the parameters of `collect_shard`, asks for. Raises UserError as `open_shard`."""
+    for name in plan.list_shards(stage):
+        yield open_shard(store / name, plan.select_shard(stage, name), {})
 
 
 def find_faults(path: Path, parameters: plan.Parameters, inputs: dict[str, Any]) -> Iterator[str]:

@@ -25,15 +25,13 @@ import numpy as np
 from numcodecs import blosc
 
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import encode_json, read_json
+from workflow_scripts.store.files import SNAKEMAKE_MARKS, encode_json, read_json
 
 blosc.use_threads = False  # as Zarr sets it: chunks are worked on side by side instead
 
 BLOSC = {"cname": "zstd", "clevel": 1, "shuffle": "bitshuffle", "blocksize": 0}
 CHECKSUM_BYTES = 4
 FILES_AT_ONCE = 16
-# What Snakemake leaves in the folders it knows.
-IGNORED = {".snakemake_timestamp"}
 
 Index = tuple[int, ...]
 
@@ -179,5 +177,5 @@ def find_strays(path: Path, specs: Sequence[ArraySpec]) -> Iterator[str]:
     expected = {"zarr.json", *(f"{spec.name}/zarr.json" for spec in specs)}
     expected.update(spec.name_file(index) for spec in specs for index in spec.list_chunks())
     for file in sorted(path.rglob("*")):
-        if file.is_file() and file.name not in IGNORED and str(file.relative_to(path)) not in expected:
+        if file.is_file() and file.name not in SNAKEMAKE_MARKS and str(file.relative_to(path)) not in expected:
             yield f"{file} does not belong to the store; delete it"

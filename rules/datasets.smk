@@ -1,0 +1,115 @@
+"""The dataset for other programs, in their layout, its manifest, and the check of everything.
+
+INPUTS: <results>/trajectories.zarr/{shard}
+OUTPUTS: <results>/manifest.json, and in <results>/exports/ samples/, latents/, images/ and a manifest of these files
+"""
+
+
+localrules:
+    write_manifest,
+    export_manifest,
+
+
+rule write_manifest:
+    """Write which images the trajectories are, from their seals."""
+    input:
+        params="<results>/params/collect_shard.json",
+        store="<results>/trajectories.zarr/zarr.json",
+        shards=expand("<results>/trajectories.zarr/{shard}", shard=SHARDS),
+    output:
+        "<results>/manifest.json",
+    log:
+        "<logs>/write_manifest.log",
+    params:
+        store=subpath(input.store, parent=True),
+    shell:
+        "python -m workflow_scripts.write_manifest --params {input.params:q} --trajectories {params.store:q}"
+        " --out {output:q} --log {log:q}"
+
+
+rule export_samples:
+    """Write every state of every trajectory as a file of its own."""
+    input:
+        params="<results>/params/collect_shard.json",
+        store="<results>/trajectories.zarr/zarr.json",
+        shards=expand("<results>/trajectories.zarr/{shard}", shard=SHARDS),
+    output:
+        directory("<results>/exports/samples"),
+    log:
+        "<logs>/export_samples.log",
+    benchmark:
+        "<benchmarks>/export_samples.tsv"
+    params:
+        store=subpath(input.store, parent=True),
+    shell:
+        "python -m workflow_scripts.export_samples --params {input.params:q} --trajectories {params.store:q}"
+        " --out {output:q} --log {log:q}"
+
+
+rule export_latents:
+    """Write every trajectory's final latents as a file of its own."""
+    input:
+        params="<results>/params/collect_shard.json",
+        store="<results>/trajectories.zarr/zarr.json",
+        shards=expand("<results>/trajectories.zarr/{shard}", shard=SHARDS),
+    output:
+        directory("<results>/exports/latents"),
+    log:
+        "<logs>/export_latents.log",
+    benchmark:
+        "<benchmarks>/export_latents.tsv"
+    params:
+        store=subpath(input.store, parent=True),
+    shell:
+        "python -m workflow_scripts.export_latents --params {input.params:q} --trajectories {params.store:q}"
+        " --out {output:q} --log {log:q}"
+
+
+rule decode_latents:
+    """Decode the exported latents to pictures."""
+    input:
+        params="<results>/params/collect_shard.json",
+        latents="<results>/exports/latents",
+    output:
+        directory("<results>/exports/images"),
+    log:
+        "<logs>/decode_latents.log",
+    benchmark:
+        "<benchmarks>/decode_latents.tsv"
+    shell:
+        "python -m workflow_scripts.decode_latents --params {input.params:q} --latents {input.latents:q}"
+        " --out {output:q} --log {log:q}"
+
+
+rule export_manifest:
+    """Write the manifest of the exported files."""
+    input:
+        params="<results>/params/collect_shard.json",
+        store="<results>/trajectories.zarr/zarr.json",
+        shards=expand("<results>/trajectories.zarr/{shard}", shard=SHARDS),
+        files=expand(
+            "<results>/exports/{kind}", kind=("samples", "latents", "images")
+        ),
+    output:
+        "<results>/exports/manifest.json",
+    log:
+        "<logs>/export_manifest.log",
+    params:
+        store=subpath(input.store, parent=True),
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -m workflow_scripts.write_manifest --params {input.params:q} --trajectories {params.store:q}"
+        " --saved {params.folder:q} --out {output:q} --log {log:q}"
+
+
+rule verify_dataset:
+    """Check all results, and compute some steps again."""
+    input:
+        manifest="<results>/manifest.json",
+        config="<results>/quant_config.json",
+    log:
+        "<logs>/verify_dataset.log",
+    params:
+        folder=subpath(input.manifest, parent=True),
+    shell:
+        "python -m workflow_scripts.verify_dataset --results {params.folder:q} --log {log:q}"

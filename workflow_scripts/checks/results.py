@@ -1,0 +1,92 @@
+"""A folder of results as the checks see it: where things are, and what the configuration says they have to be."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from workflow_scripts import plan
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics import schedule
+from workflow_scripts.store.conditioning import Conditioning, list_inputs, open_conditioning
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json
+from workflow_scripts.store.trajectories import Layout, plan_layout
+
+
+class Report(NamedTuple):
+    """What a check found: what it looked at, in words, and a line for each fault."""
+
+    detail: str
+    faults: list[str]
+
+
+class Results:
+    """A folder of results; `picks` random steps and pictures are computed again, chosen by `seed`."""
+
+    def __init__(self, folder: Path, picks: int, seed: int):
+        self.folder, self.picks, self.seed = folder, picks, seed
+        self.store = folder / "trajectories.zarr"
+
+    @cached_property
+    def stage(self) -> plan.Parameters:
+        """The parameters of the trajectories."""
+        return read_json(self.folder / "params" / "collect_shard.json")
+
+    @cached_property
+    def conditioning(self) -> Conditioning:
+        """The prompts' encodings."""
+        return open_conditioning(self.folder / "conditioning.safetensors", self.stage)
+
+    @cached_property
+    def model(self) -> ModuleType:
+        """The model's module."""
+        return find_model(self.stage["model"])
+
+    @cached_property
+    def sigmas(self) -> np.ndarray:
+        """The noise levels (steps + 1,) of the configuration."""
+        return np.array(schedule.compute_sigmas(self.stage["steps"], self.model.SAMPLER_SHIFT))
+
+    @cached_property
+    def shards(self) -> list[str]:
+        """The shards that are to be and are there, whole or not."""
+        return [name for name in plan.list_shards(self.stage) if (self.store / name).is_dir()]
+
+    def select(self, shard: str) -> plan.Parameters:
+        """The parameters of a shard."""
+        return plan.select_shard(self.stage, shard)
+
+    def plan_layout(self, shard: str) -> Layout:
+        """The arrays a shard has to have."""
+        return plan_layout(self.select(shard), self.model.LATENT_SHAPE)
+
+    def list_inputs(self, shard: str) -> dict[str, Any]:
+        """What a shard has to be made from."""
+        return list_inputs(self.conditioning, self.select(shard))
+
+    def iterate_rows(self) -> Iterator[tuple[str, int, int]]:
+        """Every trajectory that is to be in one of the shards: shard, row and number."""
+        for shard in self.shards:
+            for row, (number, _) in enumerate(self.select(shard)["rows"]):
+                yield shard, row, number
+
+    def read_row(self, shard: str, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """States (steps, h, w, c) and final latents (h, w, c) as they lie there, held to no seal.
+
+        Raises UserError for a missing or damaged chunk.
+        """
+        layout = self.plan_layout(shard)
+        path = self.store / shard
+        return layout.read_states(path, row, layout.steps), layout.read_latents(path, row)
+
+
+def read_or_none(results: Results, shard: str, row: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """`Results.read_row`, or None for what cannot be read: that is a matter of the checksums."""
+    try:
+        return results.read_row(shard, row)
+    except UserError:
+        return None

@@ -1,0 +1,32 @@
+"""Export every trajectory's final latents as `.npy` files in the decoder's space, as other programs keep them."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.store.files import read_json, write_folder
+from workflow_scripts.store.original_layout import name_latents, write_latents
+from workflow_scripts.store.trajectories import open_shards
+
+
+def main(arguments: argparse.Namespace) -> None:
+    stage = read_json(arguments.params)
+    process_out = find_model(stage["model"]).process_out
+    progress = Progress("export", stage["trajectories"], "latents")
+
+    def fill(folder: Path) -> None:
+        for shard in open_shards(arguments.trajectories, stage):
+            for row in range(shard.layout.rows):
+                trajectory = shard.read_trajectory(row)
+                write_latents(name_latents(folder, trajectory.number), np.array(process_out(trajectory.latents)))
+                progress.advance()
+
+    write_folder(arguments.out, fill)
+    log.info(f"exported {stage['trajectories']} latents: {arguments.out}")
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__, "params", "trajectories", "out"))

@@ -1,0 +1,102 @@
+"""The original layout of a dataset, which other programs read: a folder of small NumPy files, a PNG file per image.
+
+`samples/{image}_{step}.npz` holds one state of one trajectory, `latents/{image}.npy` the final latents as the decoder
+takes them, `images/{image}.png` the picture, `manifest.json` what they are. An image's number is its trajectory's. The
+samples of an image are the states before each step and, last, the one after all: that one has sigma 0.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.trajectories import Trajectory
+
+# What a sample holds beside `x` (1, h, w, c) float32; none of it has an axis. Earlier programs wrote the time step in
+# the precision of their model, so any floating type is read.
+SCALARS = {"timestep": "float32", "sigma": "float32", "step_index": "int32", "image_id": "int32", "is_final": "bool"}
+DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+class Sample(NamedTuple):
+    """x (h, w, c) float32, the latents in the sampler's space at `sigma`; the rest says where on which trajectory."""
+
+    x: np.ndarray
+    timestep: float
+    sigma: float
+    step_index: int
+    image_id: int
+    is_final: bool
+
+
+def name_sample(folder: Path, image: int, step: int) -> Path:
+    """The file of a sample in the folder of samples."""
+    return folder / f"{image:04d}_{step:03d}.npz"
+
+
+def name_latents(folder: Path, image: int) -> Path:
+    """The file of an image's final latents in the folder of latents."""
+    return folder / f"{image:04d}.npy"
+
+
+def name_image(folder: Path, image: int) -> Path:
+    """The file of a picture in the folder of images."""
+    return folder / f"{image:04d}.png"
+
+
+def list_samples(trajectory: Trajectory, ts: np.ndarray, sigmas: np.ndarray) -> Iterator[Sample]:
+    """The samples of a trajectory: its states, and its final latents at sigma 0. ts (steps,), sigmas (steps + 1,)."""
+    timesteps = np.append(ts, np.float32(0))
+    for step, x in enumerate([*trajectory.states, trajectory.latents]):
+        yield Sample(x.astype(np.float32), timesteps[step], sigmas[step], step, trajectory.number, step == len(ts))
+
+
+def write_sample(path: Path, sample: Sample) -> None:
+    """Write one sample; equal samples give equal bytes."""
+    values = sample._asdict()
+    scalars = {key: np.array(values[key], dtype=dtype) for key, dtype in SCALARS.items()}
+    np.savez_compressed(path, x=sample.x[None].astype(np.float32), **scalars)
+
+
+def read_sample(path: Path) -> Sample:
+    """The sample in `path`. Raises UserError, naming the file, if it is missing, damaged or not a sample."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in Sample._fields if key in file.files}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except DAMAGE as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+    if absent := [key for key in Sample._fields if key not in arrays]:
+        raise UserError(f"{path} has no {' and no '.join(absent)}")
+    for key, array in arrays.items():
+        wanted = np.dtype(SCALARS.get(key, "float32"))
+        if array.dtype.kind != wanted.kind or (array.size != 1 and key != "x"):
+            raise UserError(f"{path}: {key} is {array.dtype} {array.shape}, not one {wanted}")
+    x = arrays.pop("x")
+    if x.dtype != np.float32 or x.ndim != 4 or len(x) != 1:
+        raise UserError(f"{path}: x is {x.dtype} {x.shape}, not float32 (1, height, width, channels)")
+    return Sample(x[0], **{key: array.item() for key, array in arrays.items()})
+
+
+def write_latents(path: Path, latents: np.ndarray) -> None:
+    """Write an image's final latents (h, w, c) in the decoder's space, as (1, h, w, c) float32."""
+    np.save(path, latents[None].astype(np.float32))
+
+
+def read_latents(path: Path) -> np.ndarray:
+    """The final latents (h, w, c) float32 in `path`. Raises UserError if they are missing, damaged or misshapen."""
+    try:
+        latents = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except DAMAGE as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+    if not isinstance(latents, np.ndarray) or latents.dtype != np.float32 or latents.ndim != 4 or len(latents) != 1:
+        found = f"{latents.dtype} {latents.shape}" if isinstance(latents, np.ndarray) else "an archive"
+        raise UserError(f"{path} is {found}, not float32 (1, height, width, channels)")
+    return latents[0]
