@@ -19,7 +19,7 @@ from workflow_scripts.store.trajectories import IDENTITIES, find_faults, list_id
 from workflow_scripts.store.zarr_arrays import check_group, read_chunk
 
 # Root mean square of a replayed state's error over that of the state. States are kept in fp16, which alone gives up to
-# 3.2e-4 before and after a step together; another prompt gives 3.3e-3 and more even where 100 steps are shortest.
+# 3.3e-4 before and after a step together; another prompt gives 3.3e-3 and more even where 100 steps are shortest.
 REPLAY_TOLERANCE = 1e-3
 START_TOLERANCE = 1e-3  # of a first state, absolute over its size: fp16 holds 4.9e-4
 LEVEL_TOLERANCE = 1e-6

@@ -1,0 +1,45 @@
+"""The exports and the import as a user runs them."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.workflow.conftest import PROMPTS, Workflow
+
+pytestmark = pytest.mark.slow
+
+EXPORTS = ["decode_latents", "export_latents", "export_manifest", "export_samples", "exports"]
+
+
+def call(entry: str, *arguments) -> str:
+    command = [sys.executable, "-m", f"workflow_scripts.{entry}", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_exports_are_made_from_the_trajectories_and_verified(copy):
+    assert copy.list_jobs("exports") == EXPORTS
+    assert copy.run("exports", "manifest").returncode == 0
+    done = copy.run("verify_dataset")
+    assert done.returncode == 0, done.stdout
+    assert "not made" not in done.stdout
+    next((copy.results / "exports" / "samples").iterdir()).unlink()
+    assert "exported samples: " in copy.run("verify_dataset").stdout
+
+
+def test_an_imported_dataset_takes_the_place_of_the_recorded_one(copy, tmp_path):
+    assert copy.run("exports").returncode == 0
+    dataset = shutil.copytree(copy.results / "exports", tmp_path / "calibration_data")
+    target = Workflow(tmp_path)
+    store = target.results / "trajectories.zarr"
+    needed = [target.results / "params/collect_shard.json", target.results / "conditioning.safetensors"]
+    assert target.run(*map(str, needed), str(store / "zarr.json")).returncode == 0
+    call("import_samples", dataset, "--params", needed[0], "--conditioning", needed[1], "--trajectories", store)
+    assert "collect_shard" not in target.list_jobs("calibration")
+    done = target.run("calibration")
+    assert done.returncode == 0, done.stdout
+    assert "| replay                | ok" in call("verify_dataset", "--results", target.results, "--replay", "42")
+    assert len(PROMPTS) == len(list(store.glob("[0-9]*")))
