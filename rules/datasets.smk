@@ -87,9 +87,7 @@ rule export_manifest:
         params="<results>/params/collect_shard.json",
         store="<results>/trajectories.zarr/zarr.json",
         shards=expand("<results>/trajectories.zarr/{shard}", shard=SHARDS),
-        files=expand(
-            "<results>/exports/{kind}", kind=("samples", "latents", "images")
-        ),
+        files=expand("<results>/exports/{kind}", kind=("samples", "latents", "images")),
     output:
         "<results>/exports/manifest.json",
     log:
