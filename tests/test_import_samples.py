@@ -117,6 +117,11 @@ def test_recorded_trajectories_are_not_overwritten(dataset, tmp_path):
     assert hash_tree(folder / "trajectories.zarr") == before
 
 
+def test_hidden_files_are_no_samples(dataset, target):
+    (dataset / "samples" / ".snakemake_timestamp").touch()
+    take(dataset, target)
+
+
 def test_a_dataset_without_latents_and_pictures_is_enough(dataset, target):
     shutil.rmtree(dataset / "latents")
     shutil.rmtree(dataset / "images")

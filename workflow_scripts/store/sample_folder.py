@@ -84,7 +84,7 @@ def find_folder_faults(
                 yield fault
         if (folder / "latents").is_dir():
             yield from check_latents(name_latents(folder / "latents", image), last, process_out)
-    for path in sorted((folder / "samples").glob("*")):
+    for path in sorted((folder / "samples").glob("[!.]*")):  # hidden files are the system's
         if path.name not in wanted:
             yield Fault("foreign", f"{path} belongs to none of the images")
 
