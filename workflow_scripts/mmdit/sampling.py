@@ -26,16 +26,17 @@ def bind_step(
     """`advance(latents, step)`, from the latents (N, h, w, c) before a step to those after it, fp32, not evaluated.
 
     cs (P, 2, T, D) and cs_pooled (P, 2, W), positive and negative; prompts (N,) int, the prompt of each row; sigmas
-    (steps + 1,).
+    (steps + 1,). The network computes in the precision of its weights.
     """
-    context = mx.concatenate([cs[:, 0], cs[:, 1]])  # (2P, T, D)
-    pooled = mx.concatenate([cs_pooled[:, 0], cs_pooled[:, 1]])  # (2P, W)
+    dtype = model.x_embedder.proj.weight.dtype
+    context = mx.concatenate([cs[:, 0], cs[:, 1]]).astype(dtype)  # (2P, T, D)
+    pooled = mx.concatenate([cs_pooled[:, 0], cs_pooled[:, 1]]).astype(dtype)  # (2P, W)
     rows = mx.concatenate([prompts, prompts + len(cs)])  # (2N,)
     timesteps, levels = compute_timesteps(sigmas), sigmas.tolist()
 
     def advance(latents: mx.array, step: int) -> mx.array:
         told = mx.broadcast_to(timesteps[step], (len(pooled),))
-        pair, linear = mx.concatenate([latents, latents]), linear_at(levels[step])
+        pair, linear = mx.concatenate([latents, latents]).astype(dtype), linear_at(levels[step])
         velocity = predict_velocity(model, linear, pair, context, pooled, told, rows)
         return euler_step(latents, velocity, sigmas[step], sigmas[step + 1], cfg_weight)
 

@@ -11,8 +11,11 @@ DiffusionKit takes three names from `argmaxtools`, of which it uses a logger and
 import importlib
 import importlib.util
 import logging
+import os
 import sys
 from types import ModuleType
+
+import mlx.core as mx
 
 PACKAGE = "diffusionkit.mlx"
 ARGMAXTOOLS = {
@@ -33,6 +36,13 @@ def provide_argmaxtools() -> None:
         module = ModuleType(name, "The part of argmaxtools that DiffusionKit uses.")
         vars(module).update(contents)
         sys.modules[name] = module
+
+
+def provide_memory_size() -> None:
+    """Let `mx.metal.device_info` name the memory's size, as it does on a Mac: DiffusionKit's T5 asks for it."""
+    if not mx.metal.is_available():
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        mx.metal.device_info = lambda: {"memory_size": size}
 
 
 def create_package() -> ModuleType:
@@ -57,8 +67,14 @@ def load_pipeline_module() -> ModuleType:
     return package
 
 
+def load_model_io() -> ModuleType:
+    """`diffusionkit.mlx.model_io`, the loaders; takes a second, as it imports transformers."""
+    provide_memory_size()
+    return importlib.import_module(f"{PACKAGE}.model_io")
+
+
 create_package()
 
 from diffusionkit.mlx import clip, config, mmdit, sampler, vae  # noqa: E402
 
-__all__ = ["clip", "config", "load_pipeline_module", "mmdit", "sampler", "vae"]
+__all__ = ["clip", "config", "load_model_io", "load_pipeline_module", "mmdit", "sampler", "vae"]

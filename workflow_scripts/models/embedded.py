@@ -5,13 +5,13 @@ dimensions and the vocabulary. `embedded_model/MODEL_CARD.md` says how it was tr
 """
 
 from pathlib import Path
-from typing import TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from workflow_scripts.models.diffusionkit import clip, config, mmdit, vae
+from workflow_scripts.models.latent_format import SD3_SCALE, SD3_SHIFT, decode_pictures, process_out
 from workflow_scripts.models.tokenizer import Tokenizer
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, read_json
@@ -23,11 +23,9 @@ AUTOENCODER, TEXT_ENCODER, TRANSFORMER = (CONFIG[key] for key in ("autoencoder",
 PICTURE_SIZE = 64  # pixels
 LATENT_SHAPE = (8, 8, AUTOENCODER["latent_channels"])
 SAMPLER_SHIFT = 3.0
-SD3_SCALE, SD3_SHIFT = 1.5305, 0.0609  # the sampler works on x0 = (encoder mean - shift) * scale
 WEIGHT_FILES = ("transformer.safetensors", "text_encoder.safetensors", "autoencoder.safetensors")
 DECODE_BATCH = 64  # pictures decoded at a time, to bound memory
 
-Latents = TypeVar("Latents", mx.array, np.ndarray)
 
 
 def read_weights(path: Path, prefix: str = "") -> list[tuple[str, mx.array]]:
@@ -105,18 +103,9 @@ def decode_latents(decoder: vae.VAEDecoder, latents: mx.array) -> np.ndarray:
     return decode_processed(decoder, process_out(latents.astype(mx.float32)))
 
 
-def process_out(latents: Latents) -> Latents:
-    """From the sampler's space to the decoder's, as DiffusionKit's `SD3LatentFormat.process_out`."""
-    return latents / SD3_SCALE + SD3_SHIFT
-
-
 def decode_processed(decoder: vae.VAEDecoder, latents: mx.array) -> np.ndarray:
     """Pictures (n, 64, 64, 3) uint8 of latents (n, 8, 8, 16) that `process_out` gave."""
-    pictures = []
-    for start in range(0, len(latents), DECODE_BATCH):
-        x = decoder(latents[start : start + DECODE_BATCH])
-        pictures.append(np.array(mx.round(mx.clip(x / 2 + 0.5, 0, 1) * 255).astype(mx.uint8)))
-    return np.concatenate(pictures)
+    return decode_pictures(decoder, latents, mx.float32, DECODE_BATCH)
 
 
 def encode_pictures(encoder: vae.VAEEncoder, pictures: np.ndarray) -> mx.array:

@@ -1,0 +1,68 @@
+"""The miniature as a Hub cache (blobs named by their sha256, links, a branch) or as a plain folder."""
+
+import hashlib
+import json
+
+import numpy as np
+from safetensors.numpy import save
+
+from tests.miniature import layout, sizes, vocabulary
+from workflow_scripts.models.weight_files import CHECKPOINT, T5_REPO, TEXT_NAMES, TEXT_REPO, WeightFile
+
+COMMIT = "1234567890abcdef1234567890abcdef12345678"
+
+
+def draw_weights(shapes, seed):
+    """Random fp16 weights of these shapes, as large as trained ones; the gains of norms near 1."""
+    rng, weights = np.random.default_rng(seed), {}
+    for name, shape in shapes.items():
+        fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 0
+        value = rng.standard_normal(shape) * (fan_in**-0.5 if fan_in else 0.1)
+        is_gain = len(shape) == 1 and name.endswith("weight")
+        weights[name] = (value + is_gain).astype(np.float16)
+    return weights
+
+
+def make_files(seed=0):
+    """The bytes of every file, by its `WeightFile`."""
+    vocab, merges = vocabulary.make_byte_pairs()
+    contents = {
+        "t5": save(draw_weights(layout.list_t5(), seed + 1)),
+    }
+    for index, name in enumerate(("clip_l", "clip_g")):
+        described = sizes.describe_clip(name, len(vocab))
+        contents[f"{name}_config"] = json.dumps(described).encode()
+        contents[name] = save(draw_weights(layout.list_clip(described), seed + 2 + index))
+        contents[f"tokenizer_{name[-1]}_vocab"] = json.dumps(vocab).encode()
+        contents[f"tokenizer_{name[-1]}_merges"] = "\n".join(merges).encode()
+    checkpoint = draw_weights(layout.list_transformer() | layout.list_autoencoder(), seed)
+    tokenizer = {"tokenizer_class": "T5Tokenizer", "extra_ids": 100, "model_max_length": 512}
+    return {
+        CHECKPOINT: save(checkpoint),
+        WeightFile(CHECKPOINT.repo, "config.json"): b"{}",
+        **{WeightFile(TEXT_REPO, name): contents[key] for key, name in TEXT_NAMES.items()},
+        WeightFile(T5_REPO, "config.json"): json.dumps(sizes.T5).encode(),
+        WeightFile(T5_REPO, "spiece.model"): vocabulary.make_sentence_pieces(),
+        WeightFile(T5_REPO, "tokenizer_config.json"): json.dumps(tokenizer).encode(),
+    }
+
+
+def write_cache(folder, files):
+    """Write `files` as the Hub's client would have stored them."""
+    for file, content in files.items():
+        repo = folder / f"models--{file.repo.replace('/', '--')}"
+        blob = repo / "blobs" / hashlib.sha256(content).hexdigest()
+        link = repo / "snapshots" / COMMIT / file.name
+        for place in (blob, link, repo / "refs" / "main"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(content)
+        link.symlink_to(blob)
+        (repo / "refs" / "main").write_text(COMMIT)
+
+
+def write_folder(folder, files):
+    """Write `files` as a local folder."""
+    for file, content in files.items():
+        if file != WeightFile(CHECKPOINT.repo, "config.json"):
+            (folder / file.local_name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file.local_name).write_bytes(content)

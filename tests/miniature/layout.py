@@ -1,0 +1,108 @@
+"""The names and shapes of the tensors in the real files, at the miniature's sizes."""
+
+from tests.miniature.sizes import AUTOENCODER, BLOCKS, CHANNELS, LATENT_SIDE, POOLED, T5, WIDTH
+
+
+def linear(name, outputs, inputs):
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def convolution(name, outputs, inputs, size):
+    return {f"{name}.weight": (outputs, inputs, size, size), f"{name}.bias": (outputs,)}
+
+
+def norm(name, width):
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def list_transformer():
+    """The MMDiT, as Stability AI publishes it."""
+    shapes = {"pos_embed": (1, LATENT_SIDE**2, WIDTH)} | convolution("x_embedder.proj", WIDTH, CHANNELS, 2)
+    for name, inputs in (("t_embedder", 256), ("y_embedder", sum(POOLED.values()))):
+        shapes |= linear(f"{name}.mlp.0", WIDTH, inputs) | linear(f"{name}.mlp.2", WIDTH, WIDTH)
+    shapes |= linear("context_embedder", WIDTH, T5["d_model"])
+    for block in range(BLOCKS):
+        for stream in ("context_block", "x_block"):
+            ends_here = stream == "context_block" and block == BLOCKS - 1
+            shapes |= list_stream(f"joint_blocks.{block}.{stream}", ends_here)
+    shapes |= linear("final_layer.linear", 4 * CHANNELS, WIDTH) | linear(
+        "final_layer.adaLN_modulation.1", 2 * WIDTH, WIDTH
+    )
+    return {f"model.diffusion_model.{name}": shape for name, shape in shapes.items()}
+
+
+def list_stream(name, ends_here):
+    """One stream of a block; after the last one's attention the text is not needed any more."""
+    shapes = linear(f"{name}.attn.qkv", 3 * WIDTH, WIDTH)
+    if ends_here:
+        return shapes | linear(f"{name}.adaLN_modulation.1", 2 * WIDTH, WIDTH)
+    shapes |= linear(f"{name}.attn.proj", WIDTH, WIDTH) | linear(f"{name}.adaLN_modulation.1", 6 * WIDTH, WIDTH)
+    return shapes | linear(f"{name}.mlp.fc1", 4 * WIDTH, WIDTH) | linear(f"{name}.mlp.fc2", WIDTH, 4 * WIDTH)
+
+
+def list_residual(name, outputs, inputs):
+    shapes = norm(f"{name}.norm1", inputs) | convolution(f"{name}.conv1", outputs, inputs, 3)
+    shapes |= norm(f"{name}.norm2", outputs) | convolution(f"{name}.conv2", outputs, outputs, 3)
+    return shapes | (convolution(f"{name}.nin_shortcut", outputs, inputs, 1) if inputs != outputs else {})
+
+
+def list_middle(width):
+    shapes = list_residual("mid.block_1", width, width) | list_residual("mid.block_2", width, width)
+    for name in ("q", "k", "v", "proj_out"):
+        shapes |= convolution(f"mid.attn_1.{name}", width, width, 1)
+    return shapes | norm("mid.attn_1.norm", width)
+
+
+def list_autoencoder():
+    """Encoder and decoder, as in latent diffusion."""
+    widths = AUTOENCODER["block_out_channels"]
+    levels, deepest = range(len(widths)), widths[-1]
+    encoder = convolution("conv_in", widths[0], 3, 3) | convolution("conv_out", 2 * CHANNELS, deepest, 3)
+    decoder = convolution("conv_in", deepest, CHANNELS, 3) | convolution("conv_out", 3, widths[0], 3)
+    encoder |= list_middle(deepest) | norm("norm_out", deepest)
+    decoder |= list_middle(deepest) | norm("norm_out", widths[0])
+    for level in levels:
+        above, below = widths[max(level - 1, 0)], widths[min(level + 1, levels[-1])]
+        for part, shapes, first, count in (("down", encoder, above, 2), ("up", decoder, below, 3)):
+            for block in range(count):
+                shapes |= list_residual(
+                    f"{part}.{level}.block.{block}", widths[level], widths[level] if block else first
+                )
+        if level < levels[-1]:
+            encoder |= convolution(f"down.{level}.downsample.conv", widths[level], widths[level], 3)
+        if level > 0:
+            decoder |= convolution(f"up.{level}.upsample.conv", widths[level], widths[level], 3)
+    parts = {"encoder": encoder, "decoder": decoder}
+    return {f"first_stage_model.{part}.{name}": shape for part in parts for name, shape in parts[part].items()}
+
+
+def list_clip(sizes):
+    """A CLIP text model with projection, as transformers saves it."""
+    width = sizes["hidden_size"]
+    shapes = {
+        "text_model.embeddings.token_embedding.weight": (sizes["vocab_size"], width),
+        "text_model.embeddings.position_embedding.weight": (sizes["max_position_embeddings"], width),
+        "text_projection.weight": (sizes["projection_dim"], width),
+    }
+    for layer in range(sizes["num_hidden_layers"]):
+        name = f"text_model.encoder.layers.{layer}"
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes |= linear(f"{name}.self_attn.{part}", width, width)
+        shapes |= linear(f"{name}.mlp.fc1", 4 * width, width) | linear(f"{name}.mlp.fc2", width, 4 * width)
+        shapes |= norm(f"{name}.layer_norm1", width) | norm(f"{name}.layer_norm2", width)
+    return shapes | norm("text_model.final_layer_norm", width)
+
+
+def list_t5():
+    """The encoder of T5 v1.1, as transformers saves it."""
+    width, inner, table = T5["d_model"], T5["d_kv"] * T5["num_heads"], (T5["vocab_size"], T5["d_model"])
+    shapes = {"shared.weight": table, "encoder.embed_tokens.weight": table, "encoder.final_layer_norm.weight": (width,)}
+    for block in range(T5["num_layers"]):
+        name = f"encoder.block.{block}.layer"
+        shapes |= {f"{name}.0.SelfAttention.{part}.weight": (inner, width) for part in "qkv"}
+        shapes |= {f"{name}.0.SelfAttention.o.weight": (width, inner)}
+        shapes |= {f"{name}.1.DenseReluDense.{part}.weight": (T5["d_ff"], width) for part in ("wi_0", "wi_1")}
+        shapes |= {f"{name}.1.DenseReluDense.wo.weight": (width, T5["d_ff"])}
+        shapes |= {f"{name}.{part}.layer_norm.weight": (width,) for part in (0, 1)}
+    buckets = (T5["relative_attention_num_buckets"], T5["num_heads"])
+    return shapes | {"encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": buckets}

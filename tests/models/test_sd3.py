@@ -1,0 +1,160 @@
+"""Stable Diffusion 3 Medium in miniature, through DiffusionKit's own loaders, is what its own pipeline makes of it."""
+
+import shutil
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from tests.miniature import cache
+from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
+from workflow_scripts.mmdit.sampling import sample
+from workflow_scripts.models.diffusionkit import load_pipeline_module
+from workflow_scripts.models.sd3 import StableDiffusion3Medium
+from workflow_scripts.models.weight_files import CHECKPOINT, CHECKPOINT_REPO
+from workflow_scripts.numerics import elementwise, schedule
+
+PROMPTS, NEGATIVE = ["a red circle on the table", "a photo of a tabby cat 2"], "blue square"
+HEIGHT, WIDTH, STEPS, CFG_WEIGHT, SEED = 64, 96, 2, 4.0, 5
+# The Euler steps add up the rounding of 24 blocks in another order: measured 3e-6 in single precision, 4e-3 in half.
+TOLERANCE = {mx.float32: 2e-5, mx.float16: 1e-2}
+
+
+def create(weights_from=CHECKPOINT_REPO, use_t5=True, dtype=mx.float32):
+    return StableDiffusion3Medium(str(weights_from), HEIGHT, WIDTH, use_t5, dtype)
+
+
+def create_pipeline(use_t5=True, half=False):
+    pipeline = load_pipeline_module().DiffusionPipeline
+    return pipeline(shift=create().SAMPLER_SHIFT, use_t5=use_t5, low_memory_mode=False, w16=half, a16=half)
+
+
+def draw(model, cs, cs_pooled):
+    """Final latents (n, 8, 12, 16) of the first seeds."""
+    transformer = model.load_transformer()
+    linear = bind_linears(transformer)
+    noise = schedule.draw_noise(range(SEED, SEED + len(cs)), *model.LATENT_SHAPE)
+    sigmas = schedule.compute_sigmas(STEPS, model.SAMPLER_SHIFT)
+    return sample(transformer, lambda sigma: linear, cs, cs_pooled, noise, sigmas, CFG_WEIGHT)
+
+
+def measure_error(found, wanted):
+    found, wanted = found.astype(mx.float32), wanted.astype(mx.float32)
+    return (mx.linalg.norm((found - wanted).flatten()) / mx.linalg.norm(wanted.flatten())).item()
+
+
+@pytest.mark.parametrize("use_t5", [True, False])
+def test_prompts_are_encoded_as_by_the_pipeline(miniature, use_t5):
+    cs, cs_pooled = create(use_t5=use_t5).encode_prompts(PROMPTS, NEGATIVE)
+    assert cs.shape == (2, 2, 589 if use_t5 else 154, 4096)
+    assert cs_pooled.shape == (2, 2, 64)
+    assert {cs.dtype, cs_pooled.dtype} == {mx.float32}
+    pipeline = create_pipeline(use_t5)
+    for found, found_pooled, prompt in zip(cs, cs_pooled, PROMPTS, strict=True):
+        wanted, wanted_pooled = pipeline.encode_text(prompt, CFG_WEIGHT, NEGATIVE)
+        assert measure_error(found, wanted) <= 1e-6
+        assert measure_error(found_pooled, wanted_pooled) <= 1e-6
+
+
+def test_every_part_of_the_encoding_says_which_prompt_it_is(miniature):
+    cs, cs_pooled = create().encode_prompts(PROMPTS, NEGATIVE)
+    for part in (cs[..., :77, :24], cs[..., :77, 24:64], cs[..., 77:, :], cs_pooled[..., :24], cs_pooled[..., 24:]):
+        assert measure_error(part[0, 0], part[1, 0]) > 0.05
+        assert measure_error(part[0, 0], part[0, 1]) > 0.05
+        assert measure_error(part[0, 1], part[1, 1]) == 0
+
+
+def test_one_forward_equals_diffusionkits(miniature):
+    transformer = create().load_transformer()
+    keys = mx.random.split(mx.random.key(0), 3)
+    latents, pooled = mx.random.normal((2, 8, 12, 16), key=keys[0]), mx.random.normal((2, 64), key=keys[1])
+    context, timesteps = mx.random.normal((2, 20, 4096), key=keys[2]), mx.array([613.0, 613.0])
+    found = predict_velocity(transformer, bind_linears(transformer), latents, context, pooled, timesteps, mx.arange(2))
+    transformer.cache_modulation_params(pooled, timesteps[:1])
+    wanted = transformer(latents, context[:, :, None], timesteps)
+    assert measure_error(found, wanted) <= TOLERANCE[mx.float32]
+
+
+def test_a_picture_equals_the_pipelines(miniature, monkeypatch):
+    model, pipeline = create(), create_pipeline()
+    kept = keep_latents(pipeline, monkeypatch)
+    image, _ = pipeline.generate_image(
+        PROMPTS[0], STEPS, CFG_WEIGHT, NEGATIVE, model.LATENT_SHAPE[:2], SEED, verbose=False
+    )
+    latents = draw(model, *model.encode_prompts(PROMPTS, NEGATIVE))
+    assert measure_error(latents[:1], pipeline.latent_format.process_in(kept[0])) <= TOLERANCE[mx.float32]
+    pictures = model.decode_latents(model.load_decoder(), latents)
+    assert pictures.shape == (2, HEIGHT, WIDTH, 3)
+    assert np.ptp(pictures[0]) > 50
+    # DiffusionKit cuts the fraction of a pixel's value off, which is rounded here.
+    assert np.abs(pictures[0].astype(int) - np.array(image)).max() <= 1
+
+
+def keep_latents(pipeline, monkeypatch):
+    """The latents `generate_image` decodes, as it goes on."""
+    kept, denoise = [], pipeline.denoise_latents
+
+    def denoise_and_keep(*arguments, **options):
+        result = denoise(*arguments, **options)
+        kept.append(result[0])
+        return result
+
+    monkeypatch.setattr(pipeline, "denoise_latents", denoise_and_keep)
+    return kept
+
+
+@pytest.mark.parametrize("half", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_without_t5_the_latents_equal_the_pipelines(miniature, monkeypatch, half):
+    dtype = mx.float16 if half else mx.float32
+    if half:  # the polynomials of a CPU are for single precision
+        monkeypatch.setitem(elementwise.KERNELS, mx.cpu, elementwise.KERNELS[mx.gpu])
+    model, pipeline = create(use_t5=False, dtype=dtype), create_pipeline(use_t5=False, half=half)
+    cs, cs_pooled = model.encode_prompts(PROMPTS, NEGATIVE)
+    found = draw(model, cs, cs_pooled)
+    assert found.dtype == mx.float32
+    wanted, _ = pipeline.denoise_latents(
+        *(part.astype(dtype) for part in pipeline.encode_text(PROMPTS[0], CFG_WEIGHT, NEGATIVE)),
+        STEPS,
+        CFG_WEIGHT,
+        model.LATENT_SHAPE[:2],
+        SEED,
+    )
+    assert measure_error(found[:1], pipeline.latent_format.process_in(wanted)) <= TOLERANCE[dtype]
+
+
+def test_the_precision_is_that_of_every_weight(miniature):
+    for dtype in (mx.float32, mx.float16):
+        model = create(dtype=dtype)
+        for module in (model.load_transformer(), model.load_decoder()):
+            assert {value.dtype for _, value in tree_flatten(module.parameters())} == {dtype}
+
+
+def test_a_local_folder_and_a_local_file_give_the_same(miniature, miniature_files, tmp_path):
+    cache.write_folder(tmp_path / "folder", miniature_files)
+    shutil.copy(tmp_path / "folder" / CHECKPOINT.name, tmp_path / "mine.safetensors")
+    from_hub = create()
+    weights = dict(tree_flatten(from_hub.load_transformer().parameters()))
+    cs, _ = from_hub.encode_prompts(PROMPTS[:1])
+    for place in (tmp_path / "folder", tmp_path / "mine.safetensors"):
+        model = create(place)
+        assert model.file_digests() == from_hub.file_digests()
+        assert mx.array_equal(model.encode_prompts(PROMPTS[:1])[0], cs)
+        for name, value in tree_flatten(model.load_transformer().parameters()):
+            assert mx.array_equal(value, weights[name]), name
+
+
+def test_a_folder_needs_no_hub(miniature, miniature_files, tmp_path):
+    cache.write_folder(tmp_path / "folder", miniature_files)
+    shutil.rmtree(miniature)
+    create(tmp_path / "folder").encode_prompts(PROMPTS)
+
+
+def test_digests_are_those_of_the_bytes_and_leave_out_what_is_not_used(miniature):
+    with_t5, without = create().file_digests(), create(use_t5=False).file_digests()
+    assert {name for name in with_t5 if name not in without} == {
+        "t5/t5xxl.safetensors",
+        *(f"t5-v1_1-xxl/{name}" for name in ("config.json", "spiece.model", "tokenizer_config.json")),
+    }
+    assert all(len(digest) == 64 for digest in with_t5.values())
+    assert without.items() <= with_t5.items()

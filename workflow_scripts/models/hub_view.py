@@ -1,0 +1,43 @@
+"""Chosen files as DiffusionKit's loaders look for them: a Hub cache of links, and nothing else, offline."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from huggingface_hub import constants
+
+from workflow_scripts.models.weight_files import CHECKPOINT_REPO, WeightFile
+
+REVISION = "0" * 40
+
+
+@contextmanager
+def serve_files(places: Mapping[WeightFile, Path]) -> Iterator[None]:
+    """While it lasts the Hub's client finds these files, without a network, and no others.
+
+    So a job reads what was located and checked, and downloads nothing.
+    """
+    before = constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE
+    with TemporaryDirectory(prefix="weights-") as folder:
+        for file, place in places.items():
+            link = find_snapshot(Path(folder), file.repo) / file.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(place.resolve())
+        # DiffusionKit asks for this file of the checkpoint's repository, and reads nothing in it.
+        snapshot = find_snapshot(Path(folder), CHECKPOINT_REPO)
+        snapshot.mkdir(parents=True, exist_ok=True)
+        (snapshot / "config.json").write_text("{}")
+        constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = folder, True
+        try:
+            yield
+        finally:
+            constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = before
+
+
+def find_snapshot(cache: Path, repo: str) -> Path:
+    """The folder of a repository's files in a Hub cache; its branch `main` is made to point there."""
+    folder = cache / f"models--{repo.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text(REVISION)
+    return folder / "snapshots" / REVISION
