@@ -140,3 +140,12 @@ def test_equal_values_are_spelt_alike():
 @pytest.mark.parametrize(("word", "value"), [("true", True), ("false", False), (True, True)])
 def test_true_and_false_may_come_from_a_command_line(word, value):
     assert configuration.complete({"overwrite": word}, SCHEMA)["overwrite"] is value
+
+
+@pytest.mark.parametrize("key", ["weights_from", "use_t5", "height", "width"])
+def test_what_another_model_is_made_of_is_refused(key):
+    value = configuration.complete({}, SCHEMA)[key]
+    with pytest.raises(ValueError, match=f"{key}: the model embedded does not read it") as caught:
+        configuration.load({key: value})
+    assert "\n" not in str(caught.value)
+    assert configuration.load({key: value, "model": "sd3-medium"})[0][key] == value

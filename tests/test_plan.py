@@ -79,22 +79,33 @@ def test_a_stage_reads_its_own_keys_only():
     ],
 )
 def test_a_block_reads_the_keys_of_its_engine_only(engine, read, not_read):
-    keys = plan.list_keys("optimise_block", {"engine": engine})
+    keys = plan.list_keys("optimise_block", {"engine": engine, "model": "embedded"})
     assert set(read) <= set(keys)
     assert not set(not_read) & set(keys)
 
 
 def test_every_key_of_the_configuration_is_read_by_a_stage_or_by_the_planning():
     config = configuration.complete({}, configuration.load_schema())
-    read = {key for stage in plan.STAGES for key in plan.list_keys(stage, config)}
+    models = [config | {"model": model} for model in plan.MODEL_KEYS]
+    read = {key for model in models for stage in plan.STAGES for key in plan.list_keys(stage, model)}
     assert config.keys() - read == {"results_dir", "prompts", "overwrite", "ablation_pictures"}
 
 
+def test_only_stages_that_load_a_model_read_what_it_is_made_of_and_only_if_it_is_theirs():
+    made_of = {"weights_from", "use_t5", "height", "width"}
+    for stage in plan.STAGES.keys() - {"fetch_weights"}:
+        of = {model: set(plan.list_keys(stage, {"model": model, "engine": "rtn"})) for model in plan.MODEL_BLOCKS}
+        assert not made_of & of["embedded"]
+        assert of["sd3-medium"] - of["embedded"] == (made_of if stage in plan.LOADS_MODEL else set())
+
+
+@pytest.mark.parametrize("model", plan.MODEL_BLOCKS)
 @pytest.mark.parametrize("stage", plan.STAGES)
-def test_the_values_of_a_stage_on_a_command_line_suffice_for_its_parameters(stage):
+def test_the_values_of_a_stage_on_a_command_line_suffice_for_its_parameters(stage, model):
     config = {key: f"value of {key}" for _, keys in plan.STAGES.values() for key in keys}
-    config |= {key: f"value of {key}" for keys in plan.ENGINES.values() for key in keys}
-    config |= {"trajectories": 2, "engine": "adaround"}
+    for conditional in (plan.ENGINES, plan.MODEL_KEYS):
+        config |= {key: f"value of {key}" for keys in conditional.values() for key in keys}
+    config |= {"trajectories": 2, "engine": "adaround", "model": model}
     values = json.loads(plan.encode_values(stage, config))
     assert plan.select_parameters(stage, values, PROMPTS) == plan.select_parameters(stage, config, PROMPTS)
 

@@ -26,7 +26,7 @@ def main(arguments: argparse.Namespace) -> None:
     calibration = open_calibration(arguments.calibration)
     calibration.verify()
     parameters = read_part_parameters(arguments, calibration)
-    model = find_model(parameters["model"])
+    model = find_model(parameters["model"], parameters)
     transformer = model.load_transformer()
     inputs = {"calibration": calibration.seal["fingerprint"], "model": model.file_digests()}
     inputs |= measure_shapes(transformer.config, model.LATENT_SHAPE, calibration.specs["cs"].shape[2])

@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace) -> None:
     steps = calibration.read("steps")
     sigmas = find_sigmas(steps, calibration.read("sigmas"), parameters["statistics_steps"])
     points = read_points(calibration, choose_share(steps, list(sigmas), parameters, arguments.shard))
-    model = find_model(parameters["model"])
+    model = find_model(parameters["model"], parameters)
     observations = observe_points(model.load_transformer(), parameters["model"], points, list(sigmas))
     write_tensors(arguments.out, pack_observations(observations))
     seal = make_seal(

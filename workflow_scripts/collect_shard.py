@@ -35,7 +35,7 @@ Begin = Callable[[np.ndarray], tuple[mx.array, Advance]]
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_shard_parameters(arguments)
     conditioning = open_conditioning(arguments.conditioning, read_json(arguments.params))
-    model = find_model(parameters["model"])
+    model = find_model(parameters["model"], parameters)
     if model.file_digests() != conditioning.weights:
         raise UserError(f"{conditioning.path} was made with other weights of the model; delete it and run again")
     inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.step_choice import choose_steps
-from workflow_scripts.plan import read_prompts
+from workflow_scripts.plan import MODEL_KEYS, read_prompts
 from workflow_scripts.variants import VARIANTS
 
 # Snakemake hands these words of a command line over as text, and YAML takes 1e-3 for text.
@@ -174,9 +174,17 @@ def refuse_unknown(config: dict[str, Any], known: dict[str, Any]) -> None:
             raise ValueError(f"{key}: unknown key; did you mean {near}?")
 
 
+def refuse_unread(config: dict[str, Any], model: str) -> None:
+    """Raise ValueError for a key that only another model reads."""
+    for other, keys in MODEL_KEYS.items():
+        for key in set(keys) & set(config) - set(MODEL_KEYS[model]):
+            raise ValueError(f"{key}: the model {model} does not read it; leave it out, or set model to {other}")
+
+
 def load(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The completed configuration and its prompts. Raises ValueError with one line."""
     full = complete(config, load_schema())
+    refuse_unread(config, full["model"])
     prompts = read_prompts(Path(full["prompts"]))
     if full["evaluation_prompts"] is not None:
         try:

@@ -15,7 +15,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.seal != arguments.out.with_suffix(".json"):
         raise UserError(f"--seal: {arguments.seal} must be {arguments.out.with_suffix('.json')}, beside --out")
     parameters = read_json(arguments.params)
-    model = find_model(parameters["model"])
+    model = find_model(parameters["model"], parameters)
     encodings = model.encode_prompts(parameters["prompts"], parameters["negative_prompt"])
     cs, cs_pooled = (np.array(encoding, dtype=np.float32) for encoding in encodings)
     for name, encoding in (("cs", cs), ("cs_pooled", cs_pooled)):

@@ -8,7 +8,6 @@ simulated: rounded to their grids and computed with in floating point.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -22,6 +21,7 @@ from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.packed import bind_packed, list_packed, name_bits, restore_weight
 from workflow_scripts.mmdit.sampling import LinearAt, sample
+from workflow_scripts.model_options import add_model_options, choose_settings
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
 from workflow_scripts.numerics.quality import compare_weights, measure_psnr, measure_snr
@@ -46,7 +46,7 @@ class Source(NamedTuple):
 
 
 def main(arguments: argparse.Namespace) -> None:
-    model = find_model(arguments.model)
+    model = find_model(arguments.model, choose_settings(arguments))
     prompts = list_prompts(arguments)
     check_arguments(arguments, model)
     layers = list_linears(*plan.MODEL_BLOCKS[arguments.model])
@@ -79,13 +79,13 @@ def list_prompts(arguments: argparse.Namespace) -> list[str]:
         raise UserError(str(error)) from None
 
 
-def check_arguments(arguments: argparse.Namespace, model: ModuleType) -> None:
+def check_arguments(arguments: argparse.Namespace, model: Any) -> None:
     """Raise UserError, naming the option, unless the model can do what is asked and `--out` can be written."""
     is_quantized = arguments.weights is not None or arguments.quant_config is not None
     blocks = plan.list_blocks(arguments.model)
     unknown = sorted(set(arguments.blocks or []) - set(blocks))
     needs = [f"--{name.replace('_', '-')}" for name in ("compare", "diff_stats", "blocks") if getattr(arguments, name)]
-    size = model.PICTURE_SIZE
+    size = model.PICTURE_SHAPE[0]
     checks = [
         (arguments.steps >= 1, f"--steps {arguments.steps}: needs at least 1"),
         (0 < arguments.cfg < float("inf"), f"--cfg {arguments.cfg:g}: needs a number above 0"),
@@ -108,7 +108,7 @@ def is_picture_name(path: Path) -> bool:
     return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
 
 
-def open_source(arguments: argparse.Namespace, model: ModuleType, layers: Sequence[Layer]) -> Source | None:
+def open_source(arguments: argparse.Namespace, model: Any, layers: Sequence[Layer]) -> Source | None:
     """What to quantize with, or None. Raises UserError if it is missing, damaged or of another model."""
     config = read_quant_config(arguments.quant_config) if arguments.quant_config else None
     folder = arguments.weights or (config and config.weights.parent)
@@ -162,7 +162,7 @@ def tabulate_differences(source: Source, transformer: Any) -> list[str]:
 
 def sample_variants(
     arguments: argparse.Namespace,
-    model: ModuleType,
+    model: Any,
     transformer: Any,
     variants: dict[str, LinearAt],
     prompts: list[str],
@@ -221,11 +221,10 @@ def build_arguments() -> argparse.ArgumentParser:
     text.add_argument("--prompt", action="append", help="what to draw; give it again for more pictures")
     text.add_argument("--prompts-file", type=Path, help="a UTF-8 text file with one prompt a line")
     parser.add_argument("--negative-prompt", default="", help="what to lead away from (default: nothing)")
-    parser.add_argument("--model", choices=plan.MODEL_BLOCKS, default="embedded", help="default: %(default)s")
+    add_model_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=28, help="Euler steps (default: %(default)s)")
     parser.add_argument("--cfg", type=float, default=3.0, help="weight of the guidance (default: %(default)s)")
-    parser.add_argument("--size", type=int, help="edge of a picture in pixels (default: the model's)")
     parser.add_argument("--weights", type=Path, help="a packed checkpoint, as results/quantized")
     parser.add_argument("--quant-config", type=Path, help="results/quant_config.json, which names its weights")
     parser.add_argument(

@@ -34,7 +34,7 @@ class Picture(NamedTuple):
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params)
-    model = find_model(parameters["model"])
+    model = find_model(parameters["model"], parameters)
     variant = ALL[arguments.variant]
     inputs = {"model": model.file_digests(), "source": {path.name: hash_file(path) for path in arguments.source}}
     pictures = list_pictures(arguments, parameters, plan.fingerprint(inputs))

@@ -27,7 +27,7 @@ PICTURES = 32
 def main(arguments: argparse.Namespace) -> None:
     parameters, evaluation = read_json(arguments.params), read_json(arguments.prompts)
     pictures = evaluation["pictures"][:PICTURES]
-    model = find_model(parameters["model"])
+    model = find_model(parameters["model"], parameters)
     transformer = model.load_transformer()
     prompts = [evaluation["prompts"][row["prompt"]]["text"] for row in pictures]
     encodings = model.encode_prompts(prompts, parameters["negative_prompt"])

@@ -25,7 +25,7 @@ from workflow_scripts.store.sensitivity_file import write_sensitivity
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params)
-    inputs, model = open_block_inputs(arguments.inputs), find_model(parameters["model"])
+    inputs, model = open_block_inputs(arguments.inputs), find_model(parameters["model"], parameters)
     origin = list_origin(parameters, arguments.block, inputs, model)
     try:
         content, arrays = measure(select_block(parameters, arguments.block), inputs, model)

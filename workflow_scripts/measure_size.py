@@ -12,7 +12,7 @@ from workflow_scripts.variants import ALL
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params)
-    transformer = find_model(parameters["model"]).load_transformer()
+    transformer = find_model(parameters["model"], parameters).load_transformer()
     measured = measure_variant(transformer, ALL[arguments.variant].source, arguments.source)
     write_json(arguments.out, measured)
     log.info(f"{arguments.variant}: {measured['bits_per_weight']:.2f} bits per weight: {arguments.out}")

@@ -35,7 +35,7 @@ def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params)
     inputs = open_block_inputs(arguments.inputs)
     before = [read_block(path) for path in arguments.before]
-    model = find_model(parameters["model"])
+    model = find_model(parameters["model"], parameters)
     origin = list_origin(parameters, inputs, before, model)
     with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
         if is_finished(arguments.out, parameters, origin, arguments.replace):

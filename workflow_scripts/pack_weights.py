@@ -50,7 +50,7 @@ class PackedLayer(NamedTuple):
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params)
-    model = find_model(parameters["model"])
+    model = find_model(parameters["model"], parameters)
     layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
     origin = {"model": model.file_digests()}
     blocks, seals = check_blocks(arguments.blocks, parameters, layers, origin)

@@ -13,12 +13,18 @@ from typing import Any
 Parameters = dict[str, Any]
 
 # What each model is made of: its multimodal and unified blocks.
-MODEL_BLOCKS = {"embedded": (5, 0)}
+MODEL_BLOCKS = {"embedded": (5, 0), "sd3-medium": (24, 0)}
+# What the stages that load a model read of the configuration besides, by model.
+MODEL_KEYS: dict[str, tuple[str, ...]] = {
+    "embedded": (),
+    "sd3-medium": ("weights_from", "use_t5", "height", "width"),
+}
 
 _TRAJECTORIES = ("trajectories", "steps", "seed", "cfg_scale", "prompts_per_shard")
 
 # stage: (version, configuration keys it reads). Raise the version when a change of code changes the stage's results.
 STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
+    "fetch_weights": (1, ("model", "weights_from", "use_t5")),
     "encode_prompts": (1, ("model", "negative_prompt")),
     "collect_shard": (1, ("model", "negative_prompt", *_TRAJECTORIES, "batch_size", "checkpoint_every")),
     "gather_calibration": (1, ("model", *_TRAJECTORIES, "selected_steps")),
@@ -93,6 +99,22 @@ ENGINES: dict[str, tuple[str, ...]] = {
     "adaround": ("gptq_damping", "reconstruction", *(f"adaround_{key}" for key in _ADAROUND)),
 }
 
+# The stages whose workers load a model.
+LOADS_MODEL = {
+    "encode_prompts",
+    "collect_shard",
+    "collect_activations",
+    "capture_blocks",
+    "optimise_block",
+    "pack_weights",
+    "sample_rung",
+    "measure_sensitivity",
+    "search_bits",
+    "generate_images",
+    "measure_growth",
+    "measure_size",
+}
+
 # The stages whose work belongs to the prompts.
 READS_PROMPTS = {
     "encode_prompts",
@@ -132,7 +154,9 @@ def select_parameters(stage: str, config: Parameters, prompts: Sequence[str]) ->
 
 def list_keys(stage: str, config: Parameters) -> tuple[str, ...]:
     """The configuration keys a stage reads."""
-    return STAGES[stage][1] + (ENGINES[config["engine"]] if stage == "optimise_block" else ())
+    by_engine = ENGINES[config["engine"]] if stage == "optimise_block" else ()
+    by_model = MODEL_KEYS[config["model"]] if stage in LOADS_MODEL else ()
+    return STAGES[stage][1] + by_engine + by_model
 
 
 def encode_values(stage: str, config: Parameters) -> str:

@@ -17,7 +17,7 @@ from workflow_scripts.store.tensors import write_tensors
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params)
-    model = find_model(parameters["model"])
+    model = find_model(parameters["model"], parameters)
     transformer = model.load_transformer()
     source, files = ("blocks", arguments.blocks) if arguments.blocks else ("quant_config", [arguments.quant_config])
     linear_at = bind_source(transformer, source, files)

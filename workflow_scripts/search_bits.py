@@ -122,7 +122,7 @@ def measure_pictures(
     parameters: plan.Parameters, conditioning_path: Path, bits: dict[str, dict[str, int]]
 ) -> dict[str, dict[str, float]]:
     """The signal-to-noise ratios in dB of the pictures drawn with weights rounded to `bits` (by layer), by name."""
-    model, rules = find_model(parameters["model"]), parameters["weights"]
+    model, rules = find_model(parameters["model"], parameters), parameters["weights"]
     transformer = model.load_transformer()
     start = start_pictures(parameters, model, open_conditioning(conditioning_path, parameters))
     count, steps = parameters["ladder_pictures"], parameters["ladder_steps"]

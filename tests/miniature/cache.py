@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import numpy as np
+from huggingface_hub import constants
 from safetensors.numpy import save
 
 from tests.miniature import layout, sizes, vocabulary
@@ -66,3 +67,11 @@ def write_folder(folder, files):
         if file != WeightFile(CHECKPOINT.repo, "config.json"):
             (folder / file.local_name).parent.mkdir(parents=True, exist_ok=True)
             (folder / file.local_name).write_bytes(content)
+
+
+def install(folder, files, monkeypatch):
+    """Make `folder` the Hub's cache, with `files` and no network, and DiffusionKit's sizes the miniature's."""
+    write_cache(folder, files)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    sizes.shrink(monkeypatch)

@@ -1,7 +1,6 @@
 import pytest
-from huggingface_hub import constants
 
-from tests.miniature import cache, sizes
+from tests.miniature import cache
 
 
 @pytest.fixture(scope="session")
@@ -13,8 +12,5 @@ def miniature_files():
 @pytest.fixture
 def miniature(miniature_files, tmp_path, monkeypatch):
     """A Hub cache that holds the miniature, and no network; DiffusionKit's tables have the miniature's sizes."""
-    cache.write_cache(tmp_path / "hub", miniature_files)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    sizes.shrink(monkeypatch)
+    cache.install(tmp_path / "hub", miniature_files, monkeypatch)
     return tmp_path / "hub"

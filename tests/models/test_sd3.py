@@ -22,7 +22,7 @@ TOLERANCE = {mx.float32: 2e-5, mx.float16: 1e-2}
 
 
 def create(weights_from=CHECKPOINT_REPO, use_t5=True, dtype=mx.float32):
-    return StableDiffusion3Medium(str(weights_from), HEIGHT, WIDTH, use_t5, dtype)
+    return StableDiffusion3Medium(str(weights_from), use_t5, HEIGHT, WIDTH, dtype)
 
 
 def create_pipeline(use_t5=True, half=False):

@@ -21,6 +21,7 @@ CONFIG = read_json(FOLDER / "config.json")
 AUTOENCODER, TEXT_ENCODER, TRANSFORMER = (CONFIG[key] for key in ("autoencoder", "text_encoder", "transformer"))
 
 PICTURE_SIZE = 64  # pixels
+PICTURE_SHAPE = (PICTURE_SIZE, PICTURE_SIZE)
 LATENT_SHAPE = (8, 8, AUTOENCODER["latent_channels"])
 SAMPLER_SHIFT = 3.0
 WEIGHT_FILES = ("transformer.safetensors", "text_encoder.safetensors", "autoencoder.safetensors")

@@ -6,7 +6,6 @@ Half precision on a GPU, single on a CPU, where products in half precision are s
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -30,6 +29,7 @@ model_io = load_model_io()
 
 PIXELS = 8  # of a picture's edge to one of the latent's
 LATENT_CHANNELS = 16
+EDGE, LARGEST_EDGE = 16, 1536  # pixels: a patch of the latent, and the table of positions
 DECODE_PIXELS = 512 * 512  # decoded at a time, to bound memory
 
 
@@ -43,7 +43,11 @@ class StableDiffusion3Medium:
 
     SAMPLER_SHIFT = 3.0
 
-    def __init__(self, weights_from: str, height: int, width: int, use_t5: bool, dtype: mx.Dtype | None = None):
+    def __init__(self, weights_from: str, use_t5: bool, height: int, width: int, dtype: mx.Dtype | None = None):
+        """Raises UserError for a size that is not whole patches of the latent, or beyond the table of positions."""
+        for side in (height, width):
+            if side % EDGE or not EDGE <= side <= LARGEST_EDGE:
+                raise UserError(f"{height} x {width} pixels: a side is a multiple of {EDGE}, at most {LARGEST_EDGE}")
         self.weights_from, self.use_t5 = weights_from, use_t5
         self.dtype = dtype or choose_dtype()
         self.PICTURE_SHAPE = (height, width)
@@ -115,6 +119,4 @@ def shorten(error: Exception, limit: int = 160) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:limit]
 
 
-def create(settings: dict[str, Any]) -> StableDiffusion3Medium:
-    """The model of a configuration's `weights_from`, `height`, `width` and `use_t5`."""
-    return StableDiffusion3Medium(*(settings[key] for key in ("weights_from", "height", "width", "use_t5")))
+create = StableDiffusion3Medium
