@@ -115,6 +115,15 @@ def get_rung_blocks_before(wildcards):
     return list_blocks_before(wildcards.block, values, f"ladder/{wildcards.rung}")
 
 
+def get_weights(wildcards):
+    """What says that the model's files are here, if it does not come with the project."""
+    return (
+        [f"{config['results_dir']}/weights.json"]
+        if plan.MODEL_KEYS[config["model"]]
+        else []
+    )
+
+
 def get_variant_source(wildcards):
     """The files the layers of a variant come from."""
     return variants.list_sources(wildcards.variant, config["results_dir"], BLOCKS)

@@ -54,6 +54,7 @@ rule generate_images:
         params="<results>/params/{study}/generate_images.json",
         prompts="<results>/{study}/prompts.json",
         source=get_variant_source,
+        weights=get_weights,
     output:
         # The pictures beside the seal are undeclared on purpose: Snakemake deletes a failed job's outputs.
         "<results>/{study}/images/{variant}/{part}.json",
@@ -124,6 +125,7 @@ rule measure_growth:
         params="<results>/params/{study}/measure_growth.json",
         prompts="<results>/{study}/prompts.json",
         source=get_variant_source,
+        weights=get_weights,
     output:
         "<results>/{study}/growth/{variant}.json",
     log:
@@ -140,6 +142,7 @@ rule measure_size:
     input:
         params="<results>/params/{study}/measure_size.json",
         source=get_variant_source,
+        weights=get_weights,
     output:
         "<results>/{study}/sizes/{variant}.json",
     log:

@@ -1,11 +1,12 @@
 """Parameters as files, and the prompts' encodings.
 
-OUTPUTS: <results>/params/{stage}.json, <results>/conditioning.safetensors and its seal conditioning.json
+OUTPUTS: <results>/params/{stage}.json, <results>/weights.json, <results>/conditioning.safetensors and its seal conditioning.json
 """
 
 
 localrules:
     write_parameters,
+    fetch_weights,
 
 
 rule write_parameters:
@@ -23,9 +24,22 @@ rule write_parameters:
         " --prompts {input:q} --out {output:q} --log {log:q}"
 
 
+rule fetch_weights:
+    """Get the model's files, if they are not here, and check them."""
+    input:
+        params="<results>/params/fetch_weights.json",
+    output:
+        "<results>/weights.json",
+    log:
+        "<logs>/fetch_weights.log",
+    shell:
+        "python -m workflow_scripts.fetch_weights --params {input.params:q} --out {output:q} --log {log:q}"
+
+
 rule encode_prompts:
     """Encode every prompt once."""
     input:
+        weights=get_weights,
         params="<results>/params/encode_prompts.json",
     output:
         conditioning="<results>/conditioning.safetensors",

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from workflow_scripts.models.diffusionkit import load_model_io, mmdit, vae
+from workflow_scripts.models.hub_download import download_files
 from workflow_scripts.models.hub_view import serve_files
 from workflow_scripts.models.latent_format import decode_pictures
 from workflow_scripts.models.sd3_text import encode_texts
@@ -20,8 +21,11 @@ from workflow_scripts.models.weight_files import (
     WeightFile,
     check_file,
     digest_file,
+    find_place,
+    is_folder,
     list_text_files,
     locate_files,
+    verify_file,
 )
 from workflow_scripts.store.errors import UserError
 
@@ -120,3 +124,17 @@ def shorten(error: Exception, limit: int = 160) -> str:
 
 
 create = StableDiffusion3Medium
+
+
+def fetch_files(weights_from: str, use_t5: bool) -> dict[str, str]:
+    """sha256 of every file by its name, each checked to the last byte; those the Hub's cache lacks are downloaded.
+
+    Raises UserError, naming the command that helps, for a file that cannot be had or is not what it should be.
+    """
+    files = [CHECKPOINT, *list_text_files(use_t5)]
+    if not is_folder(weights_from):
+        download_files([file for file in files if find_place(weights_from, file) is None])
+    places = locate_files(weights_from, files)
+    for file, place in places.items():
+        check_file(file, place)
+    return {file.local_name: verify_file(place) for file, place in places.items()}

@@ -21,11 +21,16 @@ CHECKPOINT_REPO, TEXT_REPO, T5_REPO = model_io._DEFAULT_MMDIT, model_io._DEFAULT
 CHECKPOINT_NAME = model_io._MMDIT[CHECKPOINT_REPO]["vae"]  # the transformer and the autoencoder, in one file
 TEXT_NAMES = model_io._MODELS[TEXT_REPO]
 T5_NAMES = ("config.json", "spiece.model", "tokenizer_config.json")
-# A tensor of each part of the checkpoint that no other kind of file has.
-LANDMARKS = (
-    "model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight",
-    "first_stage_model.decoder.conv_in.weight",
-)
+# Tensors of each file that no other kind of file has.
+LANDMARKS = {
+    CHECKPOINT_NAME: (
+        "model.diffusion_model.joint_blocks.23.context_block.attn.qkv.weight",
+        "first_stage_model.decoder.conv_in.weight",
+    ),
+    TEXT_NAMES["clip_l"]: ("text_model.embeddings.token_embedding.weight", "text_projection.weight"),
+    TEXT_NAMES["clip_g"]: ("text_model.embeddings.token_embedding.weight", "text_projection.weight"),
+    TEXT_NAMES["t5"]: ("shared.weight", "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
+}
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -62,6 +67,11 @@ def locate_files(weights_from: str, files: Iterable[WeightFile]) -> dict[WeightF
     return places
 
 
+def is_folder(weights_from: str) -> bool:
+    """Whether it names a local folder, and not the Hub's repository or a file."""
+    return weights_from != CHECKPOINT_REPO and Path(weights_from).expanduser().is_dir()
+
+
 def find_place(weights_from: str, file: WeightFile) -> Path | None:
     """Where one file is, or None. Raises UserError if `weights_from` names nothing that could hold it."""
     source = Path(weights_from).expanduser()
@@ -70,7 +80,7 @@ def find_place(weights_from: str, file: WeightFile) -> Path | None:
             f"weights_from: {weights_from} is no folder or file here, and of the Hub's repositories only"
             f" {CHECKPOINT_REPO} is known"
         )
-    if source.is_dir() and weights_from != CHECKPOINT_REPO:
+    if is_folder(weights_from):
         place = source / file.local_name
         return place if place.is_file() else None
     if source.is_file() and file == CHECKPOINT:
@@ -81,24 +91,30 @@ def find_place(weights_from: str, file: WeightFile) -> Path | None:
 
 def describe_missing(weights_from: str, repo: str, names: str) -> str:
     """Two lines: which files of a repository are not there, and how to get them."""
-    if Path(weights_from).expanduser().is_dir() and weights_from != CHECKPOINT_REPO:
+    if is_folder(weights_from):
         folder = Path(weights_from) / WeightFile(repo, "").local_name if repo == T5_REPO else Path(weights_from)
         return f"{folder} lacks {names} of {repo}; get them:\n  hf download {repo} {names} --local-dir {folder}"
     return f"{constants.HF_HUB_CACHE} lacks {names} of {repo}; get them:\n  hf download {repo} {names}"
 
 
 def check_file(file: WeightFile, place: Path) -> None:
-    """Raise UserError if a safetensors file is cut short, is none, or is not the checkpoint it should be."""
-    if place.suffix != ".safetensors" and not file.name.endswith(".safetensors"):
+    """Raise UserError if a file of weights is cut short, is no safetensors file, or is of another model."""
+    if file.name not in LANDMARKS:
         return
     names = read_header(place)
-    if file == CHECKPOINT:
-        lacking = [name for name in LANDMARKS if name not in names]
-        if lacking:
-            raise UserError(
-                f"{place} is no checkpoint of Stable Diffusion 3 Medium: it has no {lacking[0]};\n"
-                f"  get the right one: hf download {CHECKPOINT_REPO} {CHECKPOINT_NAME}"
-            )
+    if lacking := [name for name in LANDMARKS[file.name] if name not in names]:
+        raise UserError(
+            f"{place} is not the {file.name} of Stable Diffusion 3 Medium, as it has no {lacking[0]};\n"
+            f"  hf download {file.repo} {file.name}"
+        )
+
+
+def verify_file(place: Path) -> str:
+    """sha256 of a file's bytes. Raises UserError if the Hub's cache has it under another one."""
+    digest = hash_file(place)
+    if digest != digest_file(place):
+        raise UserError(f"{place} is damaged; delete {place.resolve()} and run again")
+    return digest
 
 
 def digest_file(place: Path) -> str:

@@ -1,0 +1,137 @@
+"""The model's files are downloaded if need be, by one job, and checked; what is wrong is said with its cure."""
+
+from argparse import Namespace
+
+import pytest
+from huggingface_hub import constants
+
+from tests.miniature import cache, server
+from workflow_scripts import fetch_weights
+from workflow_scripts.models import hub_download
+from workflow_scripts.models.sd3 import StableDiffusion3Medium
+from workflow_scripts.models.weight_files import CHECKPOINT, CHECKPOINT_REPO, TEXT_NAMES, TEXT_REPO, WeightFile
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json, write_json
+
+CLIP = WeightFile(TEXT_REPO, TEXT_NAMES["clip_l"])
+
+
+@pytest.fixture(scope="module")
+def files():
+    return cache.make_files()
+
+
+@pytest.fixture
+def hub(files, tmp_path, monkeypatch):
+    """A Hub cache with the miniature, offline."""
+    cache.install(tmp_path / "hub", files, monkeypatch)
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def fetch(tmp_path):
+    """`fetch(weights_from)`: run the job; the digests it writes."""
+
+    def call(weights_from=CHECKPOINT_REPO):
+        parameters = {"model": "sd3-medium", "weights_from": str(weights_from), "use_t5": True}
+        write_json(tmp_path / "params.json", parameters)
+        fetch_weights.main(Namespace(params=tmp_path / "params.json", out=tmp_path / "weights.json"))
+        return read_json(tmp_path / "weights.json")["sha256"]
+
+    return call
+
+
+def refuse(fetch, words, *arguments):
+    """The error of a run: its two lines, the second a command or what to do."""
+    with pytest.raises(UserError, match=words) as caught:
+        fetch(*arguments)
+    lines = str(caught.value).splitlines()
+    assert len(lines) <= 2
+    return lines
+
+
+def find_in_cache(hub, file):
+    return hub / f"models--{file.repo.replace('/', '--')}" / "snapshots" / cache.COMMIT / file.name
+
+
+def test_a_complete_cache_is_checked_without_a_network(hub, fetch):
+    assert fetch() == StableDiffusion3Medium(CHECKPOINT_REPO, True, 64, 64).file_digests()
+
+
+def test_only_what_is_missing_is_downloaded(hub, files, fetch, monkeypatch):
+    whole = fetch()
+    for file in (CHECKPOINT, CLIP):
+        find_in_cache(hub, file).resolve().unlink()
+        find_in_cache(hub, file).unlink()
+    with server.serve(files, monkeypatch) as asked:
+        assert fetch() == whole
+    assert sorted(asked) == sorted(f"/{file.repo}/resolve/main/{file.name}" for file in (CHECKPOINT, CLIP))
+
+
+def test_nothing_in_the_cache_and_no_network(fetch, hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub.with_name("empty")))
+    lines = refuse(fetch, "out of reach")
+    assert lines[1].strip() == f"hf download {CHECKPOINT_REPO} {CHECKPOINT.name}"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"), [(server.GATED, "is gated; accept its licence"), (server.UNKNOWN, "log in")]
+)
+def test_a_repository_that_is_not_for_everybody(fetch, hub, monkeypatch, refusal, words):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub.with_name("empty")))
+    with server.serve({}, monkeypatch, refusal):
+        assert refuse(fetch, words)[1].strip() == "hf auth login"
+
+
+def test_a_disk_without_room(fetch, hub, files, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub.with_name("empty")))
+    monkeypatch.setattr(hub_download, "SPARE_BYTES", 10**18)
+    with server.serve(files, monkeypatch) as asked:
+        refuse(fetch, "export HF_HUB_CACHE=FOLDER")
+    assert asked == []
+
+
+@pytest.mark.parametrize("file", [CHECKPOINT, CLIP])
+def test_a_file_cut_short(fetch, hub, files, file):
+    place = find_in_cache(hub, file)
+    place.resolve().write_bytes(files[file][:-1])
+    refuse(fetch, f"has {len(files[file]) - 1} of {len(files[file])} bytes; delete it")
+    place.resolve().write_bytes(files[file][:100])
+    refuse(fetch, "is no whole safetensors file")
+    model = StableDiffusion3Medium(CHECKPOINT_REPO, False, 64, 64)
+    with pytest.raises(UserError, match="is no whole safetensors file"):
+        model.load_transformer() if file == CHECKPOINT else model.encode_prompts(["a"])
+
+
+def test_a_flipped_bit(fetch, hub, files):
+    content = bytearray(files[CHECKPOINT])
+    content[-9] ^= 1
+    find_in_cache(hub, CHECKPOINT).resolve().write_bytes(content)
+    refuse(fetch, "is damaged; delete .*/blobs/")
+
+
+def test_a_file_of_another_model(fetch, hub, files, tmp_path):
+    (tmp_path / "mine.safetensors").write_bytes(files[CLIP])
+    lines = refuse(fetch, "is not the sd3_medium.safetensors", tmp_path / "mine.safetensors")
+    assert lines[1].strip() == f"hf download {CHECKPOINT_REPO} {CHECKPOINT.name}"
+
+
+def test_a_folder_that_lacks_a_file(fetch, files, tmp_path):
+    cache.write_folder(tmp_path / "folder", {file: files[file] for file in files if file != CLIP})
+    lines = refuse(fetch, "lacks clip_l/model.fp16.safetensors", tmp_path / "folder")
+    assert lines[1].strip() == f"hf download {TEXT_REPO} {CLIP.name} --local-dir {tmp_path / 'folder'}"
+
+
+def test_a_place_that_is_none(fetch):
+    refuse(fetch, "is no folder or file here", "/nowhere")
+
+
+def test_a_prompt_clip_has_no_token_for(hub):
+    with pytest.raises(UserError, match="a 猫"):
+        StableDiffusion3Medium(CHECKPOINT_REPO, False, 64, 64).encode_prompts(["a 猫"])
+
+
+@pytest.mark.parametrize("size", [(24, 32), (32, 0), (1552, 32)])
+def test_a_size_that_cannot_be_drawn(size):
+    with pytest.raises(UserError, match="multiple of 16"):
+        StableDiffusion3Medium(CHECKPOINT_REPO, False, *size)
