@@ -1,0 +1,31 @@
+"""The preset of Stable Diffusion 3 Medium plans what it should; nothing is loaded or downloaded for that."""
+
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+
+def count_jobs(results, *arguments):
+    """How many jobs of each rule a dry run would execute."""
+    command = [sys.executable, "-m", "snakemake", "quant_config", *arguments, "-n", "--quiet", "rules"]
+    shown = subprocess.run(
+        [*command, "--config", f"results_dir={results}"], capture_output=True, text=True, check=True, timeout=300
+    ).stdout
+    table = shown.partition("\ntotal ")[0]
+    pairs = [words for words in map(str.split, table.splitlines()) if len(words) == 2 and words[1].isdigit()]
+    return Counter({rule: int(count) for rule, count in pairs})
+
+
+@pytest.mark.slow
+def test_the_preset_fetches_once_and_has_a_job_for_each_prompt_and_block(tmp_path):
+    jobs = count_jobs(tmp_path / "results", "--configfile", "config/sd3-medium.yaml")
+    assert jobs["fetch_weights"] == jobs["encode_prompts"] == 1
+    assert (jobs["collect_shard"], jobs["optimise_block"]) == (20, 24)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow
+def test_the_embedded_model_fetches_nothing(tmp_path):
+    assert "fetch_weights" not in count_jobs(tmp_path / "results")
