@@ -4,6 +4,7 @@ from argparse import Namespace
 
 import pytest
 from huggingface_hub import constants
+from safetensors.numpy import load, save_file
 
 from tests.miniature import cache, server
 from workflow_scripts import fetch_weights
@@ -114,6 +115,16 @@ def test_a_file_of_another_model(fetch, hub, files, tmp_path):
     (tmp_path / "mine.safetensors").write_bytes(files[CLIP])
     lines = refuse(fetch, "is not the sd3_medium.safetensors", tmp_path / "mine.safetensors")
     assert lines[1].strip() == f"hf download {CHECKPOINT_REPO} {CHECKPOINT.name}"
+
+
+def test_a_checkpoint_with_a_tensor_too_few(hub, files, tmp_path):
+    tensors = load(files[CHECKPOINT])
+    tensors.pop("model.diffusion_model.joint_blocks.3.x_block.attn.qkv.weight")
+    save_file(tensors, tmp_path / "mine.safetensors")
+    model = StableDiffusion3Medium(str(tmp_path / "mine.safetensors"), False, 64, 64)
+    with pytest.raises(UserError, match=r"cannot use sd3_medium.safetensors of .*Missing 3 parameters") as caught:
+        model.load_transformer()
+    assert len(str(caught.value).splitlines()) == 2
 
 
 def test_a_folder_that_lacks_a_file(fetch, files, tmp_path):

@@ -114,8 +114,11 @@ class StableDiffusion3Medium:
             with serve_files(places):
                 yield
         except (ValueError, KeyError) as error:
-            where = next(iter(places.values()))
-            raise UserError(f"{where} is not laid out as DiffusionKit reads it: {shorten(error)}") from error
+            names = ", ".join(file.name for file in places if file.name.endswith(".safetensors"))
+            raise UserError(
+                f"DiffusionKit cannot use {names} of {self.weights_from} ({shorten(error)});\n"
+                f"  another checkpoint? the right one: hf download {CHECKPOINT_REPO} {CHECKPOINT.name}"
+            ) from error
 
 
 def shorten(error: Exception, limit: int = 160) -> str:
