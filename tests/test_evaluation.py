@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from argparse import Namespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.evaluation_study import Evaluation
-from workflow_scripts import configuration, plan
+from workflow_scripts import configuration, draw_reference, extract_features, plan, write_evaluation_prompts
 from workflow_scripts.evaluation.distances import compute_fid
 from workflow_scripts.numerics.quality import measure_psnr, measure_snr
 from workflow_scripts.store.errors import UserError
@@ -271,6 +272,22 @@ class TestScores:
         write_json(copy.folder / "extract_features.json", parameters | {"clip": str(copy.folder)})
         with pytest.raises(UserError, match=r"^clip: .* has no config\.json"):
             copy.extract("real", "00", copy.folder / "reference")
+
+
+@pytest.mark.parametrize(
+    ("stage", "entry", "key"),
+    [
+        ("write_evaluation_prompts", write_evaluation_prompts, "evaluation_prompts"),
+        ("draw_reference", draw_reference, "reference_pictures"),
+        ("extract_features", extract_features, "inception"),
+    ],
+)
+def test_only_the_embedded_model_is_evaluated_without_files_of_the_users(tmp_path, stage, entry, key):
+    config, prompts = configuration.load({"model": "sd3-medium"})
+    write_json(tmp_path / "params.json", plan.select_parameters(stage, config, prompts))
+    paths = {"params": tmp_path / "params.json", "out": tmp_path / "out", "pictures": tmp_path}
+    with pytest.raises(UserError, match=f"^{key}: .*sd3-medium"):
+        entry.main(Namespace(**paths, shard="00"))
 
 
 def test_unknown_variants_are_refused():

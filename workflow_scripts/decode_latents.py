@@ -21,7 +21,8 @@ BATCH = 16
 
 
 def main(arguments: argparse.Namespace) -> None:
-    model = find_model(read_json(arguments.params)["model"])
+    parameters = read_json(arguments.params)
+    model = find_model(parameters["model"], parameters)
     paths = sorted(arguments.latents.glob("*.npy"))
     if not paths:
         raise UserError(f"{arguments.latents} has no .npy file; run export_latents first")

@@ -5,7 +5,9 @@ import argparse
 import numpy as np
 from PIL import Image
 
+from workflow_scripts import plan
 from workflow_scripts.entry import build_parser, log, run
+from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
 from workflow_scripts.training.captions import sample_scene
 from workflow_scripts.training.pictures import draw_scene
@@ -15,6 +17,8 @@ PER_PICTURE, ENOUGH = 4, 4096  # so that the reference adds little to the error 
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params)
+    if parameters["model"] != plan.EMBEDDED:
+        raise UserError(f"reference_pictures: none can be drawn for {parameters['model']}; name a folder of pictures")
     pictures = parameters["evaluation_pictures"]
     count = max(pictures, min(PER_PICTURE * pictures, ENOUGH))
     # A stream of its own: captions are drawn from (seed, 1) and (seed, 2).

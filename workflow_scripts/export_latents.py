@@ -14,7 +14,7 @@ from workflow_scripts.store.trajectories import open_shards
 
 def main(arguments: argparse.Namespace) -> None:
     stage = read_json(arguments.params)
-    process_out = find_model(stage["model"]).process_out
+    process_out = find_model(stage["model"], stage).process_out
     progress = Progress("export", stage["trajectories"], "latents")
 
     def fill(folder: Path) -> None:

@@ -30,7 +30,7 @@ from workflow_scripts.store.seal import is_finished
 def main(arguments: argparse.Namespace) -> None:
     stage = read_json(arguments.params)
     conditioning = open_conditioning(arguments.conditioning, stage)
-    model = find_model(stage["model"])
+    model = find_model(stage["model"], stage)
     if model.file_digests() != conditioning.weights:
         raise UserError(f"{conditioning.path} was made with other weights of the model; delete it and run again")
     sigmas = schedule.compute_sigmas(stage["steps"], model.SAMPLER_SHIFT)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 Parameters = dict[str, Any]
+EMBEDDED = "embedded"  # the only model whose captions and real pictures can be drawn, and judged by a classifier
 
 # What each model is made of: its multimodal and unified blocks.
 MODEL_BLOCKS = {"embedded": (5, 0), "sd3-medium": (24, 0)}

@@ -13,6 +13,8 @@ from workflow_scripts.training.scoring import write_captions
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params)
+    if parameters["model"] != plan.EMBEDDED and not parameters["evaluation_prompts"]:
+        raise UserError(f"evaluation_prompts: {parameters['model']} has no captions of its own; name a file of prompts")
     count = parameters["evaluation_pictures"]
     captions = read_captions(parameters) if parameters["evaluation_prompts"] else draw_captions(parameters, count)
     prompts = [{"text": caption.text, "asked": list(caption.asked) or None} for caption in captions[:count]]

@@ -44,7 +44,7 @@ class Results:
     @cached_property
     def model(self) -> ModuleType:
         """The model's module."""
-        return find_model(self.stage["model"])
+        return find_model(self.stage["model"], self.stage)
 
     @cached_property
     def sigmas(self) -> np.ndarray:

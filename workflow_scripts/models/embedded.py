@@ -28,7 +28,6 @@ WEIGHT_FILES = ("transformer.safetensors", "text_encoder.safetensors", "autoenco
 DECODE_BATCH = 64  # pictures decoded at a time, to bound memory
 
 
-
 def read_weights(path: Path, prefix: str = "") -> list[tuple[str, mx.array]]:
     """The fp32 weights of one file whose names start with `prefix`, without it. Raises UserError if it is absent."""
     if not path.is_file():

@@ -13,7 +13,7 @@ import numpy as np
 from workflow_scripts.models.diffusionkit import load_model_io, mmdit, vae
 from workflow_scripts.models.hub_download import download_files
 from workflow_scripts.models.hub_view import serve_files
-from workflow_scripts.models.latent_format import decode_pictures
+from workflow_scripts.models.latent_format import decode_pictures, process_out
 from workflow_scripts.models.sd3_text import encode_texts
 from workflow_scripts.models.weight_files import (
     CHECKPOINT,
@@ -84,6 +84,12 @@ class StableDiffusion3Medium:
 
     def decode_latents(self, decoder: vae.VAEDecoder, latents: mx.array) -> np.ndarray:
         """Pictures (n, H, W, 3) uint8 of final latents (n, H / 8, W / 8, 16) in the sampler's space."""
+        return self.decode_processed(decoder, process_out(latents.astype(mx.float32)))
+
+    process_out = staticmethod(process_out)
+
+    def decode_processed(self, decoder: vae.VAEDecoder, latents: mx.array) -> np.ndarray:
+        """Pictures (n, H, W, 3) uint8 of latents (n, H / 8, W / 8, 16) that `process_out` gave."""
         height, width = self.PICTURE_SHAPE
         return decode_pictures(decoder, latents, self.dtype, max(1, DECODE_PIXELS // (height * width)))
 
