@@ -50,8 +50,8 @@ def open_extractors(parameters: plan.Parameters) -> tuple[list[Extractor], dict[
     """What reads features, and what is to be said about them. Raises UserError for missing weights."""
     if parameters["model"] != plan.EMBEDDED and not parameters["inception"]:
         raise UserError(
-            f"inception: the embedded model's classifier cannot judge pictures of {parameters['model']}; name the weights"
-            " of an Inception v3"
+            f"inception: the embedded model's classifier cannot judge pictures of {parameters['model']}; name the"
+            " weights of an Inception v3"
         )
     classifier = load_classifier()
 
