@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts import configuration
+from tests.documents import RULES, SCHEMA
 
 TEXT = Path("docs/migration.md").read_text(encoding="utf-8")
 ORIGINAL = [
@@ -23,7 +23,6 @@ ORIGINAL = [
     "rebuild_manifest",
     "decode_latents",
 ]
-RULES = {name for path in Path("rules").glob("*.smk") for name in re.findall(r"^rule (\w+):", path.read_text(), re.M)}
 COMMANDS = re.findall(r"`snakemake ([^`]+)`", TEXT)
 
 
@@ -42,4 +41,4 @@ def test_every_target_is_a_rule_and_every_setting_a_key(command):
     words, _, settings = command.partition(" --config ")
     targets = [word for word in words.partition(" --")[0].split() if not word.startswith(("-", "R/"))]
     assert set(targets) <= RULES
-    assert {setting.partition("=")[0] for setting in settings.split()} <= set(configuration.load_schema()["properties"])
+    assert {setting.partition("=")[0] for setting in settings.split()} <= set(SCHEMA["properties"])

@@ -1,0 +1,130 @@
+"""Every command in the documents is one the project takes, and every link leads somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.documents import (
+    PROGRAMS,
+    RULES,
+    check_settings,
+    find_results,
+    list_hidden_commands,
+    parse_entry,
+    parse_snakemake,
+    read_commands,
+)
+
+DOCUMENTS = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
+BY_ROLE = ("quickstart", "checklist", "how_it_works", "formats", "troubleshooting", "lessons", "mac", "differences")
+COMMANDS = [command for path in DOCUMENTS for command in read_commands(path)]
+WIDEST = 128
+
+
+def select(program):
+    """The commands of one program, each once."""
+    return list({tuple(c.words): c for c in COMMANDS if c.words[0] == program}.values())
+
+
+def list_anchors(path):
+    """The anchors of a document's headings, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def list_targets(words):
+    """The targets of a line, its configuration file if there is one, and its folder of results."""
+    if words[0] == "make":
+        quick = words[1].startswith("results/quick/")
+        return [words[1]], "config/quick.yaml" if quick else None, "results/quick" if quick else "results"
+    found = parse_snakemake(words)
+    configs = [path for path in found.configfile or [] if Path(path).exists()]
+    return found.targets, str(configs[0]) if configs else None, find_results(found)
+
+
+def group_targets():
+    """All targets of all documents by the configuration file they are asked for with, in the folder RESULTS."""
+    groups = {}
+    for command in [*select("snakemake"), *select("make")]:
+        targets, config, folder = list_targets(command.words)
+        files = {f"RESULTS{t.removeprefix(folder)}" if t.startswith(folder) else t for t in targets}
+        groups.setdefault(config, set()).update(t for t in files if t.startswith("RESULTS/") or t in RULES)
+    return groups
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_every_line_of_a_block_of_commands_is_one_that_is_checked(command):
+    assert command.words[0] in PROGRAMS
+    if command.words[0] == "hf" or any("sd3" in word for word in command.words):
+        assert "real weights" in command.section.replace("\n", " ").replace("**", "").lower()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=str)
+def test_no_command_hides_in_another_kind_of_block(path):
+    assert not list_hidden_commands(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("command", select("snakemake"), ids=str)
+def test_snakemake_takes_the_line_and_the_configuration_its_settings(command):
+    found = parse_snakemake(command.words)
+    assert found.targets or found.unlock
+    assert all(target in RULES or target.startswith(find_results(found)) for target in found.targets)
+    assert all(Path(path).suffix == ".yaml" for path in found.configfile or [])
+    check_settings(found)
+
+
+@pytest.mark.parametrize("command", select("make"), ids=str)
+def test_make_has_the_target(command):
+    makefile = Path("Makefile").read_text(encoding="utf-8")
+    target = "results/%" if command.words[1].startswith("results/") else command.words[1]
+    assert re.search(rf"^{re.escape(target)}:", makefile, re.M)
+    assert all(re.search(rf"^{word.split('=')[0]} \?=", makefile, re.M) for word in command.words[2:])
+
+
+@pytest.mark.parametrize("command", select("python"), ids=str)
+def test_the_entry_takes_the_options(command, monkeypatch):
+    assert command.words[1] == "-m"
+    parse_entry(monkeypatch, command.words)
+
+
+@pytest.mark.parametrize("config", [None, "config/quick.yaml", "config/sd3-medium.yaml"])
+def test_every_target_can_be_planned(config, tmp_path):
+    results = str(tmp_path / "results")
+    targets = sorted(target.replace("RESULTS", results) for target in group_targets()[config])
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        *targets,
+        "-n",
+        "--quiet",
+        "all",
+        "--config",
+        f"results_dir={results}",
+    ]
+    command += ["--configfile", config] if config else []
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_target_is_asked_for_with_another_configuration_file():
+    assert set(group_targets()) == {None, "config/quick.yaml", "config/sd3-medium.yaml"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=str)
+def test_every_link_leads_somewhere(path):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", path.read_text(encoding="utf-8")):
+        file, _, anchor = target.partition("#")
+        place = path.parent / file if file else path
+        assert place.exists(), target
+        assert not anchor or anchor in list_anchors(place), target
+
+
+@pytest.mark.parametrize("name", BY_ROLE)
+def test_every_document_is_named_in_the_readme_and_fits_a_screen(name):
+    assert f"(docs/{name}.md)" in Path("README.md").read_text(encoding="utf-8")
+    text = Path(f"docs/{name}.md").read_text(encoding="utf-8")
+    assert max(map(len, text.splitlines())) <= WIDEST
