@@ -94,6 +94,6 @@ def parse_entry(monkeypatch, words: list[str]) -> Namespace:
         found.append(parser.parse_args(words[3:]))
 
     monkeypatch.setattr(entry, "run", parse)
-    sys.modules.pop(words[2], None)
+    monkeypatch.delitem(sys.modules, words[2], raising=False)
     runpy.run_module(words[2], run_name="__main__")
     return found[0]
