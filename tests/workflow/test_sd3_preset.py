@@ -1,4 +1,4 @@
-"""The preset of Stable Diffusion 3 Medium plans what it should; nothing is loaded or downloaded for that."""
+"""The presets of Stable Diffusion 3 Medium plan what they should; nothing is loaded or downloaded for that."""
 
 import subprocess
 import sys
@@ -7,11 +7,15 @@ from collections import Counter
 import pytest
 
 
-def count_jobs(results, *arguments):
+def count_jobs(results, *arguments, **values):
     """How many jobs of each rule a dry run would execute."""
     command = [sys.executable, "-m", "snakemake", "quant_config", *arguments, "-n", "--quiet", "rules"]
     shown = subprocess.run(
-        [*command, "--config", f"results_dir={results}"], capture_output=True, text=True, check=True, timeout=300
+        [*command, "--config", f"results_dir={results}", *(f"{key}={value}" for key, value in values.items())],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
     ).stdout
     table = shown.partition("\ntotal ")[0]
     pairs = [words for words in map(str.split, table.splitlines()) if len(words) == 2 and words[1].isdigit()]
@@ -24,6 +28,21 @@ def test_the_preset_fetches_once_and_has_a_job_for_each_prompt_and_block(tmp_pat
     assert jobs["fetch_weights"] == jobs["encode_prompts"] == 1
     assert (jobs["collect_shard"], jobs["optimise_block"]) == (20, 24)
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("preset", "shards"), [("sd3-medium-512", 20), ("calibration-1000", 2)])
+def test_the_presets_of_512_pixels_plan(preset, shards, tmp_path):
+    jobs = count_jobs(tmp_path / "results", "--configfile", f"config/{preset}.yaml")
+    assert (jobs["collect_shard"], jobs["optimise_block"], jobs["write_quant_config"]) == (shards, 24, 1)
+
+
+@pytest.mark.slow
+def test_a_thousand_prompts_of_one_trajectory_each_share_jobs(tmp_path):
+    prompts = tmp_path / "captions.csv"
+    prompts.write_text("caption\n" + "".join(f"a picture of {i} things\n" for i in range(1000)))
+    preset = ("--configfile", "config/calibration-1000.yaml")
+    assert count_jobs(tmp_path / "results", *preset, prompts=prompts)["collect_shard"] == 63
 
 
 @pytest.mark.slow

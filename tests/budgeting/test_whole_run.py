@@ -1,0 +1,29 @@
+"""The disk of every stage against what the workflow writes, on a run small enough to make."""
+
+import subprocess
+import sys
+
+import pytest
+
+from workflow_scripts import budget
+from workflow_scripts.budgeting import work
+from workflow_scripts.budgeting.shapes import read_shapes
+from workflow_scripts.budgeting.stages import count_held, list_stages
+
+
+@pytest.mark.slow
+def test_every_stage_writes_within_ten_percent_of_its_budget(tmp_path):
+    values = [f"results_dir={tmp_path / 'results'}", "trajectories=20", "steps=20", "selected_steps=10"]
+    values += ["engine=rtn", "statistics_shards=2"]
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "quant_config", "--notemp", "--quiet", "all"]
+    subprocess.run([*command, "--config", *values], check=True, capture_output=True, timeout=300)
+    config, prompts = budget.read_configuration(budget.argparse.Namespace(configfile=[], config=values))
+    shapes = read_shapes(config)
+    written = {}
+    for stage in list_stages(config, prompts, shapes, work.estimate_rates(config, shapes)):
+        held = sum(count_held(tmp_path / "results" / place) for place in stage.places)
+        written[stage.name] = (stage.disk / held, held)
+    total = sum(held for _, held in written.values())
+    assert sum(ratio * held for ratio, held in written.values()) == pytest.approx(total, rel=0.1)
+    wrong = {name: pair for name, pair in written.items() if abs(pair[0] - 1) > 0.1 and pair[1] > total / 100}
+    assert not wrong
