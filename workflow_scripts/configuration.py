@@ -11,7 +11,8 @@ from jsonschema import Draft202012Validator
 
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.step_choice import choose_steps
-from workflow_scripts.plan import MODEL_KEYS, read_prompts
+from workflow_scripts.plan import MODEL_KEYS
+from workflow_scripts.prompts import read_prompts
 from workflow_scripts.variants import VARIANTS
 
 # Snakemake hands these words of a command line over as text, and YAML takes 1e-3 for text.

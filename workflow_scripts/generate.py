@@ -27,6 +27,7 @@ from workflow_scripts.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
 from workflow_scripts.numerics.quality import compare_weights, measure_psnr, measure_snr
 from workflow_scripts.numerics.schedule import compute_sigmas, draw_noise
 from workflow_scripts.picture_grid import draw_grid
+from workflow_scripts.prompts import read_prompts
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import write_atomically
 from workflow_scripts.store.packed_checkpoint import PackedCheckpoint, read_packed
@@ -74,7 +75,7 @@ def list_prompts(arguments: argparse.Namespace) -> list[str]:
     if arguments.prompt is not None:
         return arguments.prompt
     try:
-        return plan.read_prompts(arguments.prompts_file)
+        return read_prompts(arguments.prompts_file)
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from workflow_scripts import configuration, plan
 from workflow_scripts.entry import build_parser, log, run
+from workflow_scripts.prompts import read_prompts
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.training.captions import Caption
@@ -27,7 +28,7 @@ def main(arguments: argparse.Namespace) -> None:
 def read_captions(parameters: plan.Parameters) -> list[Caption]:
     """The prompts of a file, nothing asked. Raises UserError if it cannot be read or shares one with calibration."""
     try:
-        prompts = plan.read_prompts(Path(parameters["evaluation_prompts"]))
+        prompts = read_prompts(Path(parameters["evaluation_prompts"]))
         configuration.refuse_shared_prompts(prompts, parameters["prompts"])
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from workflow_scripts import plan
 from workflow_scripts.entry import build_parser, run
+from workflow_scripts.prompts import read_prompts
 from workflow_scripts.store.files import write_json
 
 
 def main(arguments: argparse.Namespace) -> None:
-    prompts = plan.read_prompts(arguments.prompts) if arguments.prompts else []
+    prompts = read_prompts(arguments.prompts) if arguments.prompts else []
     write_json(arguments.out, plan.select_parameters(arguments.stage, json.loads(arguments.values), prompts))
 
 
