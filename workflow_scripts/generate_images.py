@@ -6,7 +6,6 @@ A picture that is there and says it is the one wanted is kept, so a killed job g
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -90,7 +89,7 @@ def drop_others(folder: Path, pictures: list[Path]) -> None:
 
 
 def draw_batches(
-    model: ModuleType,
+    model: Any,
     transformer: Any,
     linear_at: LinearAt,
     parameters: plan.Parameters,
@@ -111,7 +110,7 @@ def draw_batches(
 
 
 def encode_batches(
-    model: ModuleType, batches: list[list[Picture]], negative_prompt: str
+    model: Any, batches: list[list[Picture]], negative_prompt: str
 ) -> Iterator[tuple[list[Picture], mx.array, mx.array]]:
     """Each batch with its prompts' encodings."""
     for batch in batches:

@@ -1,6 +1,6 @@
 """What the ladder's pictures are drawn from: the same prompts, noise and noise levels for whatever is compared."""
 
-from types import ModuleType
+from typing import Any
 
 import mlx.core as mx
 
@@ -10,7 +10,7 @@ from workflow_scripts.store.conditioning import Conditioning
 
 
 def start_pictures(
-    parameters: plan.Parameters, model: ModuleType, conditioning: Conditioning
+    parameters: plan.Parameters, model: Any, conditioning: Conditioning
 ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
     """As `sample` takes them: cs (N, 2, T, D), cs_pooled (N, 2, W), noise (N, h, w, c) and sigmas (steps + 1,), fp32.
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,8 +41,8 @@ class Results:
         return open_conditioning(self.folder / "conditioning.safetensors", self.stage)
 
     @cached_property
-    def model(self) -> ModuleType:
-        """The model's module."""
+    def model(self) -> Any:
+        """The model, as the catalogue has it."""
         return find_model(self.stage["model"], self.stage)
 
     @cached_property
