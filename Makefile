@@ -9,7 +9,7 @@ READY := .venv/installed
 SNAKEMAKE := $(BIN)/python -m snakemake --cores $(CORES)
 
 .DEFAULT_GOAL := results/quant_config.json
-.PHONY: venv test lint format bench FORCE
+.PHONY: venv test lint format bench faults FORCE
 # Else an interrupted make deletes its target, finished or not.
 .PRECIOUS: results/quick/% results/%
 
@@ -35,6 +35,10 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks
+
+# Hours: every campaign whole. One, shorter: .venv/bin/python -m tests.faults kills --count 40
+faults: $(READY)
+	$(BIN)/python -m tests.faults
 
 venv: $(READY)
 
