@@ -17,6 +17,10 @@ rule collect_activations:
         "<logs>/collect_activations/{part}.log",
     benchmark:
         "<benchmarks>/collect_activations/{part}.tsv"
+    resources:
+        mlx=1,
+        mem_mb=ask_memory("collect_activations"),
+        runtime=ask_minutes("collect_activations"),
     shell:
         "python -m workflow_scripts.collect_activations --params {input.params:q} --calibration {input.calibration:q}"
         " --shard {wildcards.part} --out {output.statistics:q} --log {log:q}"
@@ -36,6 +40,8 @@ rule merge_activations:
         "<logs>/merge_activations.log",
     benchmark:
         "<benchmarks>/merge_activations.tsv"
+    resources:
+        mlx=1,
     shell:
         "python -m workflow_scripts.merge_activations --shards {input.statistics:q} --out {output.statistics:q}"
         " --log {log:q}"

@@ -20,6 +20,10 @@ rule capture_blocks:
         "<logs>/capture_blocks/{part}.log",
     benchmark:
         "<benchmarks>/capture_blocks/{part}.tsv"
+    resources:
+        mlx=1,
+        mem_mb=ask_memory("capture_blocks"),
+        runtime=ask_minutes("capture_blocks"),
     params:
         # Undeclared on purpose, as for the trajectories.
         scratch=subpath(input.calibration, parent=True),
@@ -57,6 +61,10 @@ rule optimise_block:
         "<logs>/optimise_block/{block}.log",
     benchmark:
         "<benchmarks>/optimise_block/{block}.tsv"
+    resources:
+        mlx=1,
+        mem_mb=ask_memory("optimise_block"),
+        runtime=ask_minutes("optimise_block"),
     params:
         scratch=subpath(output.weights, ancestor=2),
     shell:

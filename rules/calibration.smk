@@ -19,11 +19,14 @@ rule gather_calibration:
         "<logs>/gather_calibration.log",
     benchmark:
         "<benchmarks>/gather_calibration.tsv"
-    params:
-        store=subpath(input.store, parent=True),
+    resources:
+        mem_mb=ask_memory("gather_calibration"),
+        runtime=ask_minutes("gather_calibration"),
     shell:
         "python -m workflow_scripts.gather_calibration --params {input.params:q}"
-        " --conditioning {input.conditioning:q} --trajectories {params.store:q} --out {output:q} --log {log:q}"
+        " --conditioning {input.conditioning:q}"
+        f" --trajectories {STORE}"
+        " --out {output:q} --log {log:q}"
 
 
 rule export_npz:

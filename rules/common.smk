@@ -8,16 +8,29 @@ from workflow_scripts import (
     ablation,
     block_plan,
     configuration,
+    dates,
+    glimpses,
     ladder,
+    places,
     plan,
     variants,
+    versions,
 )
+from workflow_scripts.budgeting import jobs, sizes, work
 from workflow_scripts.summary import describe_results
 
 
 def stop(reason):
     """End the planning with one line."""
     sys.exit(f"error: {reason}")
+
+
+def refuse_conflicts(conflicts):
+    """End the planning at the first finished work that it would replace, unless that is wanted."""
+    for conflict in conflicts if not config["overwrite"] else []:
+        stop(
+            f"{conflict}; choose another results_dir, or replace it with --config overwrite=true"
+        )
 
 
 try:
@@ -27,24 +40,43 @@ except ValueError as error:
 
 TRAJECTORIES = plan.select_parameters("collect_shard", config, PROMPTS)
 SHARDS = plan.list_shards(TRAJECTORIES)
+# Where the shards lie, as a word of a command. No parameter of a rule, since it is not what they hold: a store may move.
+STORE = shlex.quote(plan.place_store(config)).replace("{", "{{").replace("}", "}}")
 BLOCK_PARAMETERS = plan.select_parameters("optimise_block", config, PROMPTS)
 BLOCKS = plan.list_blocks(config["model"])
 CAPTURE_SHARDS = plan.list_parts(config["capture_shards"])
 STATISTICS_SHARDS = plan.list_parts(config["statistics_shards"])
 EVALUATION_SHARDS = plan.list_parts(config["evaluation_shards"])
+SIZES = sizes.read_sizes(config)
+JOBS = jobs.list_jobs(config, len(PROMPTS), SIZES, work.estimate_rates(config, SIZES))
 # What is evaluated, each study in a folder of its own, and where its scores are.
 STUDIES = {"evaluation": config, "ablation": ablation.change(config)}
 SCORES = {"fid": "evaluation", "ablation": "ablation"}
 
-if not config["overwrite"]:
-    results = Path(config["results_dir"])
-    for conflict in (
-        *plan.find_conflicts(results, TRAJECTORIES),
-        *block_plan.find_conflicts(results, BLOCK_PARAMETERS),
+RESULTS = Path(config["results_dir"])
+
+refuse_conflicts(plan.find_conflicts(RESULTS, TRAJECTORIES))
+refuse_conflicts(block_plan.find_conflicts(RESULTS / "adaround", BLOCK_PARAMETERS))
+refuse_conflicts(
+    block_plan.find_source_conflicts(
+        RESULTS,
+        [
+            plan.select_parameters(stage, config, PROMPTS)
+            for stage in ("gather_calibration", "capture_blocks")
+        ],
+    )
+)
+if plan.MODEL_KEYS[config["model"]] and config["weights_from"]:
+    for other in glimpses.find_other_weights(
+        RESULTS / "weights.json", config["weights_from"]
     ):
-        stop(
-            f"{conflict}; choose another results_dir, or replace it with --config overwrite=true"
-        )
+        stop(f"weights_from: {other}; choose another results_dir for these weights")
+
+if workflow.is_main_process:
+    for line in dates.find_outdated_shards(RESULTS) if not config["overwrite"] else []:
+        stop(line)
+    for line in versions.find_changes(RESULTS):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 pathvars:
@@ -65,7 +97,25 @@ wildcard_constraints:
 
 
 # Workers run with the Python that runs Snakemake, whether or not its environment is activated.
-shell.prefix(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; ')
+PLACES = "".join(
+    f"export {name}={shlex.quote(place)}; "
+    for name, place in places.list_places(config).items()
+)
+shell.prefix(
+    f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; {PLACES}'
+)
+
+
+# What a scheduler is asked for comes from the budget, for the rules it has. Of the resource `mlx` every job takes one
+# that computes by MLX, on the GPU where there is one; a profile says how many there are.
+def ask_memory(rule):
+    """The MB a job of a rule asks for."""
+    return lambda wildcards, attempt: jobs.ask_memory(JOBS[rule], attempt)
+
+
+def ask_minutes(rule):
+    """The minutes a job of a rule asks for."""
+    return lambda wildcards, attempt: jobs.ask_minutes(JOBS[rule], attempt)
 
 
 def get_stage_values(wildcards):
@@ -105,6 +155,14 @@ def get_rung_values(wildcards):
     """The configuration values a block of a rung is made with."""
     values = configuration.complete(
         variants.change(config, wildcards.rung), configuration.load_schema()
+    )
+    parameters = plan.select_parameters("optimise_block", values, PROMPTS)
+    # Here and not above: only the rungs that are asked for may stop a run.
+    refuse_conflicts(
+        block_plan.find_conflict(
+            RESULTS / "ladder" / wildcards.rung / f"{wildcards.block}.json",
+            block_plan.select_block(parameters, wildcards.block),
+        )
     )
     return block_plan.encode_block(values, wildcards.block)
 
@@ -188,6 +246,10 @@ def show_plot(name, category, caption=None):
     place, words = f"<results>/plots/{name}.png", f"../report/{caption or name}.rst"
     labels = {"figure": name.replace("_", " ")}
     return report(place, caption=words, category=category, labels=labels)
+
+
+onstart:
+    versions.record(RESULTS)
 
 
 onsuccess:

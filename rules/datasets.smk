@@ -20,10 +20,9 @@ rule write_manifest:
         "<results>/manifest.json",
     log:
         "<logs>/write_manifest.log",
-    params:
-        store=subpath(input.store, parent=True),
     shell:
-        "python -m workflow_scripts.write_manifest --params {input.params:q} --trajectories {params.store:q}"
+        "python -m workflow_scripts.write_manifest --params {input.params:q}"
+        f" --trajectories {STORE}"
         " --out {output:q} --log {log:q}"
 
 
@@ -39,10 +38,9 @@ rule export_samples:
         "<logs>/export_samples.log",
     benchmark:
         "<benchmarks>/export_samples.tsv"
-    params:
-        store=subpath(input.store, parent=True),
     shell:
-        "python -m workflow_scripts.export_samples --params {input.params:q} --trajectories {params.store:q}"
+        "python -m workflow_scripts.export_samples --params {input.params:q}"
+        f" --trajectories {STORE}"
         " --out {output:q} --log {log:q}"
 
 
@@ -58,10 +56,11 @@ rule export_latents:
         "<logs>/export_latents.log",
     benchmark:
         "<benchmarks>/export_latents.tsv"
-    params:
-        store=subpath(input.store, parent=True),
+    resources:
+        mlx=1,
     shell:
-        "python -m workflow_scripts.export_latents --params {input.params:q} --trajectories {params.store:q}"
+        "python -m workflow_scripts.export_latents --params {input.params:q}"
+        f" --trajectories {STORE}"
         " --out {output:q} --log {log:q}"
 
 
@@ -76,6 +75,8 @@ rule decode_latents:
         "<logs>/decode_latents.log",
     benchmark:
         "<benchmarks>/decode_latents.tsv"
+    resources:
+        mlx=1,
     shell:
         "python -m workflow_scripts.decode_latents --params {input.params:q} --latents {input.latents:q}"
         " --out {output:q} --log {log:q}"
@@ -93,10 +94,10 @@ rule export_manifest:
     log:
         "<logs>/export_manifest.log",
     params:
-        store=subpath(input.store, parent=True),
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m workflow_scripts.write_manifest --params {input.params:q} --trajectories {params.store:q}"
+        "python -m workflow_scripts.write_manifest --params {input.params:q}"
+        f" --trajectories {STORE}"
         " --saved {params.folder:q} --out {output:q} --log {log:q}"
 
 
@@ -107,7 +108,11 @@ rule verify_dataset:
         config="<results>/quant_config.json",
     log:
         "<logs>/verify_dataset.log",
+    resources:
+        mlx=1,
     params:
         folder=subpath(input.manifest, parent=True),
     shell:
-        "python -m workflow_scripts.verify_dataset --results {params.folder:q} --log {log:q}"
+        "python -m workflow_scripts.verify_dataset --results {params.folder:q}"
+        f" --trajectories {STORE}"
+        " --log {log:q}"

@@ -30,6 +30,8 @@ rule write_evaluation_prompts:
         "<results>/{study}/prompts.json",
     log:
         "<logs>/write_evaluation_prompts/{study}.log",
+    resources:
+        mlx=1,
     shell:
         "python -m workflow_scripts.write_evaluation_prompts --params {input.params:q} --out {output:q} --log {log:q}"
 
@@ -39,13 +41,14 @@ rule draw_reference:
     input:
         params="<results>/params/{study}/draw_reference.json",
     output:
-        directory("<results>/{study}/reference"),
+        pictures=directory("<results>/{study}/reference"),
+        seal="<results>/{study}/reference.json",
     log:
         "<logs>/draw_reference/{study}.log",
     benchmark:
         "<benchmarks>/draw_reference/{study}.tsv"
     shell:
-        "python -m workflow_scripts.draw_reference --params {input.params:q} --out {output:q} --log {log:q}"
+        "python -m workflow_scripts.draw_reference --params {input.params:q} --out {output.seal:q} --log {log:q}"
 
 
 rule generate_images:
@@ -62,6 +65,8 @@ rule generate_images:
         "<logs>/generate_images/{study}/{variant}/{part}.log",
     benchmark:
         "<benchmarks>/generate_images/{study}/{variant}/{part}.tsv"
+    resources:
+        mlx=1,
     params:
         folder=subpath(output[0], strip_suffix=".json"),
     shell:
@@ -81,6 +86,8 @@ rule extract_features:
         "<logs>/extract_features/{study}/{variant}/{part}.log",
     benchmark:
         "<benchmarks>/extract_features/{study}/{variant}/{part}.tsv"
+    resources:
+        mlx=1,
     shell:
         "python -m workflow_scripts.extract_features --params {input.params:q} --pictures {input.pictures:q}"
         " --shard {wildcards.part} --out {output:q} --log {log:q}"
@@ -89,7 +96,7 @@ rule extract_features:
 use rule extract_features as extract_reference_features with:
     input:
         params="<results>/params/{study}/extract_features.json",
-        pictures=config["reference_pictures"] or "<results>/{study}/reference",
+        pictures=config["reference_pictures"] or "<results>/{study}/reference.json",
     output:
         "<results>/{study}/features/real/{part}.safetensors",
     log:
@@ -111,6 +118,8 @@ rule compare_variant:
         "<logs>/compare_variant/{study}/{variant}.log",
     benchmark:
         "<benchmarks>/compare_variant/{study}/{variant}.tsv"
+    resources:
+        mlx=1,
     params:
         folder=subpath(input.prompts, parent=True),
     shell:
@@ -132,6 +141,8 @@ rule measure_growth:
         "<logs>/measure_growth/{study}/{variant}.log",
     benchmark:
         "<benchmarks>/measure_growth/{study}/{variant}.tsv"
+    resources:
+        mlx=1,
     shell:
         "python -m workflow_scripts.measure_growth --params {input.params:q} --prompts {input.prompts:q}"
         " --variant {wildcards.variant} --source {input.source:q} --out {output:q} --log {log:q}"
@@ -147,6 +158,8 @@ rule measure_size:
         "<results>/{study}/sizes/{variant}.json",
     log:
         "<logs>/measure_size/{study}/{variant}.log",
+    resources:
+        mlx=1,
     shell:
         "python -m workflow_scripts.measure_size --params {input.params:q} --variant {wildcards.variant}"
         " --source {input.source:q} --out {output:q} --log {log:q}"

@@ -52,6 +52,8 @@ rule sample_rung:
         "<logs>/sample_rung/{rung}.log",
     benchmark:
         "<benchmarks>/sample_rung/{rung}.tsv"
+    resources:
+        mlx=1,
     shell:
         "python -m workflow_scripts.sample_rung --params {input.params:q} --conditioning {input.conditioning:q}"
         " --blocks {input.blocks:q} --out {output:q} --log {log:q}"
@@ -70,6 +72,8 @@ rule sample_packed:
         "<logs>/sample_packed.log",
     benchmark:
         "<benchmarks>/sample_packed.tsv"
+    resources:
+        mlx=1,
     shell:
         "python -m workflow_scripts.sample_rung --params {input.params:q} --conditioning {input.conditioning:q}"
         " --quant-config {input.config:q} --out {output:q} --log {log:q}"

@@ -23,6 +23,8 @@ rule write_multitier:
         "<logs>/write_multitier.log",
     benchmark:
         "<benchmarks>/write_multitier.tsv"
+    resources:
+        mlx=1,
     shell:
         "python -m workflow_scripts.write_multitier --params {input.params:q} --config {input.config:q}"
         " --statistics {input.statistics:q} --sensitivity {input.sensitivity:q} --out {output.config:q} --log {log:q}"

@@ -32,6 +32,8 @@ rule fetch_weights:
         "<results>/weights.json",
     log:
         "<logs>/fetch_weights.log",
+    resources:
+        mlx=1,
     shell:
         "python -m workflow_scripts.fetch_weights --params {input.params:q} --out {output:q} --log {log:q}"
 
@@ -48,6 +50,10 @@ rule encode_prompts:
         "<logs>/encode_prompts.log",
     benchmark:
         "<benchmarks>/encode_prompts.tsv"
+    resources:
+        mlx=1,
+        mem_mb=ask_memory("encode_prompts"),
+        runtime=ask_minutes("encode_prompts"),
     shell:
         "python -m workflow_scripts.encode_prompts --params {input.params:q}"
         " --out {output.conditioning:q} --seal {output.seal:q} --log {log:q}"

@@ -22,6 +22,10 @@ rule write_quant_config:
         "<logs>/write_quant_config.log",
     benchmark:
         "<benchmarks>/write_quant_config.tsv"
+    resources:
+        mlx=1,
+        mem_mb=ask_memory("write_quant_config"),
+        runtime=ask_minutes("write_quant_config"),
     params:
         quantized=subpath(input.model, parent=True),
     shell:

@@ -28,10 +28,16 @@ rule write_report:
         ),
     log:
         "<logs>/write_report.log",
+    resources:
+        mlx=1,
     params:
         # Without where the results are and how a run is started. A function, since JSON's braces are no wildcards.
         values=lambda wildcards: json.dumps(
-            {k: v for k, v in config.items() if k not in ("results_dir", "overwrite")},
+            {
+                k: v
+                for k, v in config.items()
+                if k not in ("results_dir", "trajectories_url", "overwrite")
+            },
             ensure_ascii=False,
         ),
         # Its benchmarks are read as a folder, not as inputs: what is in there depends on which jobs were needed.

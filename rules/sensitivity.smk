@@ -17,6 +17,8 @@ rule measure_sensitivity:
         "<logs>/measure_sensitivity/{block}.log",
     benchmark:
         "<benchmarks>/measure_sensitivity/{block}.tsv"
+    resources:
+        mlx=1,
     shell:
         "python -m workflow_scripts.measure_sensitivity --params {input.params:q} --block {wildcards.block}"
         " --inputs {input.rows:q} --out {output.sensitivity:q} --log {log:q}"
@@ -35,6 +37,8 @@ rule search_bits:
         "<logs>/search_bits.log",
     benchmark:
         "<benchmarks>/search_bits.tsv"
+    resources:
+        mlx=1,
     shell:
         "python -m workflow_scripts.search_bits --params {input.params:q} --sensitivity {input.sensitivity:q}"
         " --conditioning {input.conditioning:q} --out {output:q} --log {log:q}"

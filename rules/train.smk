@@ -31,6 +31,8 @@ rule train_autoencoder:
     benchmark:
         "<benchmarks>/train_autoencoder.tsv"
     threads: 2
+    resources:
+        mlx=1,
     params:
         pool=subpath(input.pool, parent=True),
     shell:
@@ -48,6 +50,8 @@ rule train_classifier:
     benchmark:
         "<benchmarks>/train_classifier.tsv"
     threads: 2
+    resources:
+        mlx=1,
     params:
         pool=subpath(input.pool, parent=True),
     shell:
@@ -64,6 +68,8 @@ rule encode_pool:
     log:
         "<logs>/encode_pool.log",
     threads: 2
+    resources:
+        mlx=1,
     params:
         pool=subpath(input.pool, parent=True),
     shell:
@@ -83,6 +89,8 @@ rule train_transformer:
     benchmark:
         "<benchmarks>/train_transformer.tsv"
     threads: 2
+    resources:
+        mlx=1,
     params:
         pool=subpath(input.pool, parent=True),
     shell:
@@ -106,6 +114,8 @@ rule export_embedded_model:
         ),
     log:
         "<logs>/export_embedded_model.log",
+    resources:
+        mlx=1,
     params:
         folder=subpath(output[0], parent=True),
     shell:
@@ -124,6 +134,8 @@ rule score_embedded_model:
         "<logs>/score_embedded_model.log",
     benchmark:
         "<benchmarks>/score_embedded_model.tsv"
+    resources:
+        mlx=1,
     params:
         folder=subpath(input.model, parent=True),
     shell:

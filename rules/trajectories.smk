@@ -1,7 +1,7 @@
 """Denoising trajectories, one group of the store per shard of prompts.
 
 INPUTS: <results>/conditioning.safetensors
-OUTPUTS: <results>/trajectories.zarr/{shard}
+OUTPUTS: <results>/trajectories.zarr/{shard}; with `trajectories_url` the shards are there and their receipts here
 """
 
 
@@ -16,7 +16,9 @@ rule create_store:
     log:
         "<logs>/create_store.log",
     shell:
-        "python -m workflow_scripts.create_store --out {output:q} --log {log:q}"
+        "python -m workflow_scripts.create_store"
+        f" --store {STORE}"
+        " --out {output:q} --log {log:q}"
 
 
 rule collect_shard:
@@ -32,12 +34,18 @@ rule collect_shard:
         "<logs>/collect_shard/{shard}.log",
     benchmark:
         "<benchmarks>/collect_shard/{shard}.tsv"
+    resources:
+        mlx=1,
+        mem_mb=ask_memory("collect_shard"),
+        runtime=ask_minutes("collect_shard"),
     params:
         # Undeclared on purpose: Snakemake deletes a failed job's outputs, and the progress within a shard must survive.
         scratch=subpath(input.store, ancestor=2),
     shell:
         "python -m workflow_scripts.collect_shard --params {input.params:q} --conditioning {input.conditioning:q}"
-        " --shard {wildcards.shard} --scratch {params.scratch:q}/scratch/{wildcards.shard} --out {output:q} --log {log:q}"
+        " --shard {wildcards.shard} --scratch {params.scratch:q}/scratch/{wildcards.shard}"
+        f" --out {STORE}/{{wildcards.shard}}"
+        " --receipt {output:q} --log {log:q}"
 
 
 rule verify_trajectories:
@@ -50,8 +58,8 @@ rule verify_trajectories:
         shards=expand("<results>/trajectories.zarr/{shard}", shard=SHARDS),
     log:
         "<logs>/verify_trajectories.log",
-    params:
-        store=subpath(input.store, parent=True),
     shell:
         "python -m workflow_scripts.verify_trajectories --params {input.params:q}"
-        " --conditioning {input.conditioning:q} --trajectories {params.store:q} --log {log:q}"
+        " --conditioning {input.conditioning:q}"
+        f" --trajectories {STORE}"
+        " --log {log:q}"

@@ -18,6 +18,10 @@ rule pack_weights:
         "<logs>/pack_weights.log",
     benchmark:
         "<benchmarks>/pack_weights.tsv"
+    resources:
+        mlx=1,
+        mem_mb=ask_memory("pack_weights"),
+        runtime=ask_minutes("pack_weights"),
     params:
         folder=subpath(output.model, parent=True),
     shell:

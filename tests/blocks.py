@@ -8,8 +8,9 @@ import numpy as np
 
 from workflow_scripts.mmdit.block_assembly import assemble_problem, list_own_linears, read_weights, split_points
 from workflow_scripts.mmdit.block_problem import BlockProblem
+from workflow_scripts.mmdit.blocks import find_block, list_blocks
 from workflow_scripts.mmdit.candidates import Learning
-from workflow_scripts.mmdit.capture import assemble_pairs, capture_states
+from workflow_scripts.mmdit.capture import assemble_rows, capture_states
 from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.input_quantizers import calibrate
 from workflow_scripts.mmdit.reconstruction import learn, start_state
@@ -17,6 +18,7 @@ from workflow_scripts.numerics.weight_grid import choose_grid
 
 SIGMAS = np.array([1.0, 0.8, 0.55, 0.3, 0.05], np.float32)
 POINTS_PER_SIGMA = 6
+LATENT_SHAPE = (8, 8, 16)
 WEIGHT = {"bits": 3, "group_size": 64, "symmetric": False, "range": "absmax"}
 ACTIVATION = {"bits": 8, "policy": "lut", "range": "absmax", "shift": True, "migration": False}
 UNQUANTIZED = {"bits": 16}
@@ -40,7 +42,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Captured:
-    """A transformer, and what its blocks read at points (P,) of five noise levels, two rows for each (R = 2 P).
+    """A transformer, and what its blocks read at points (P,) of five noise levels, a row for each condition (R = C P).
 
     states: image (R, N, D) and text (R, T, D), fp16, before each block and after the last; modulation (R, D) float32;
     points and sigmas (R,).
@@ -62,12 +64,13 @@ class Captured:
 
     def pose(self, block="mm_01", weight=WEIGHT, activation=ACTIVATION, others=(), split=None) -> BlockProblem:
         """The problem of a block, and the rules it was made by."""
-        index, rules = int(block[-2:]), self.resolve(block, weight, activation, dict(others))
+        rules = self.resolve(block, weight, activation, dict(others))
+        index = [found.name for found in list_blocks(self.model, LATENT_SHAPE)].index(block)
         weights, _ = read_weights(self.model, list_own_linears(self.model, block))
         split = split or split_points(self.points, self.sigmas, 0.25, 0)
         problem = assemble_problem(
             self.model,
-            block,
+            find_block(self.model, block, LATENT_SHAPE),
             rules,
             weights,
             self.states[index],
@@ -79,18 +82,19 @@ class Captured:
         return problem, rules
 
 
-def capture(model, seed=0) -> Captured:
-    """Points whose latents are noise over something smooth, under random conditions."""
+def capture(model, seed=0, count=2) -> Captured:
+    """Points whose latents are noise over something smooth, each under `count` random conditions."""
     rng = np.random.default_rng(seed)
     sigmas = np.repeat(SIGMAS, POINTS_PER_SIGMA)
-    count = len(sigmas)
+    points, sizes = len(sigmas), model.config
     share = sigmas[:, None, None, None]
-    picture = rng.standard_normal((count, 1, 1, 16)) + 0.3 * rng.standard_normal((count, 8, 8, 16))
-    xs = (share * rng.standard_normal((count, 8, 8, 16)) + (1 - share) * picture).astype(np.float32)
-    conditions = [rng.standard_normal(shape).astype(np.float32) for shape in ((count, 2, 20, 128), (count, 2, 128))]
-    modulation, states = capture_states(model, bind_linears(model), assemble_pairs(xs, 1000 * sigmas, *conditions))
+    picture = rng.standard_normal((points, 1, 1, 16)) + 0.3 * rng.standard_normal((points, *LATENT_SHAPE))
+    xs = (share * rng.standard_normal((points, *LATENT_SHAPE)) + (1 - share) * picture).astype(np.float32)
+    shapes = (points, count, 20, sizes.token_level_text_embed_dim), (points, count, sizes.pooled_text_embed_dim)
+    conditions = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    modulation, states = capture_states(model, bind_linears(model), assemble_rows(xs, 1000 * sigmas, *conditions))
     halves = [tuple(None if part is None else part.astype(np.float16) for part in pair) for pair in states]
-    return Captured(model, halves, modulation, np.tile(np.arange(count), 2), np.tile(sigmas, 2))
+    return Captured(model, halves, modulation, np.tile(np.arange(points), count), np.tile(sigmas, count))
 
 
 def set_up(problem, rules):

@@ -4,6 +4,7 @@ import pytest
 
 import workflow_scripts  # noqa: F401
 from tests.quantization.conftest import Study, write_calibration
+from tests.workflow_run import Workflow
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +14,39 @@ def quantized_study(tmp_path_factory) -> Study:
     write_calibration(study.calibration)
     study.finish()
     return study
+
+
+@pytest.fixture(scope="session")
+def object_storage():
+    """An S3 server for the whole session."""
+    from tests.object_storage import Server  # a second to load
+
+    return Server()
+
+
+@pytest.fixture
+def bucket(object_storage, monkeypatch) -> str:
+    """The URL of a new bucket, which the environment leads to."""
+    for key, value in object_storage.environment.items():
+        monkeypatch.setenv(key, value)
+    return object_storage.create_bucket()
+
+
+@pytest.fixture(params=["folder", "url"])
+def find_store(request):
+    """find_store(results): the store of a folder of results, where it lies or mirrored to a bucket as it is."""
+    if request.param == "folder":
+        return lambda results: results / "trajectories.zarr"
+    from tests.object_storage import mirror
+
+    url = request.getfixturevalue("bucket")
+    return lambda results: mirror(results / "trajectories.zarr", f"{url}/run/trajectories.zarr")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> tuple[Workflow, str]:
+    """A finished main job and what it said; tests take a copy of it."""
+    workflow = Workflow(tmp_path_factory.mktemp("a finished run"))
+    done = workflow.run("quant_config", "calibration", "activations")
+    assert done.returncode == 0, done.stdout
+    return workflow, done.stdout

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import zarr
 
+from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.seal import make_seal, read_group_seal, write_group_seal
 from workflow_scripts.store.trajectories import begin_digest, digest_arrays
 
@@ -26,6 +27,13 @@ def edit(path, change):
     value = json.loads(path.read_text())
     change(value)
     path.write_text(json.dumps(value))
+
+
+def amend(path, change):
+    """`edit`, and the checksum as if it had been so from the start."""
+    value = read_json(path)
+    change(value)
+    write_json(path, value)
 
 
 def reseal(group, **changes):

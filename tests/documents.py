@@ -1,4 +1,9 @@
-"""The commands that documents name, and what there is to be named: rules, settings, entries."""
+"""The commands that documents name, and what there is to be named: rules, settings, entries.
+
+A command stands in an indented or ```sh block, or between backticks in the text or a table. Every one is run by
+`test_docs_run.py`, but for those on models whose real weights are needed: their section has to say
+"needs the real weights".
+"""
 
 import re
 import runpy
@@ -11,11 +16,16 @@ from typing import NamedTuple
 import yaml
 from snakemake.cli import get_argument_parser
 
+from src import translation
+from src.commands import COMMANDS
 from workflow_scripts import configuration, entry
 
 RULES = {name for path in Path("rules").glob("*.smk") for name in re.findall(r"^rule (\w+):", path.read_text(), re.M)}
 SCHEMA = configuration.load_schema()
-PROGRAMS = ("snakemake", "make", "python", "source", "rm", "hf")
+PROGRAMS = ("snakemake", "make", "python", "source", "rm", "hf", "rsync", "squeue", "scancel")
+DOCUMENTS = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
+MARKER = "needs the real weights"
+REAL_MODELS = re.compile(r"sd3|flux|calibration-1000|\bhf auth|\bhf download")
 
 
 class Command(NamedTuple):
@@ -28,15 +38,36 @@ class Command(NamedTuple):
     def __str__(self) -> str:
         return f"{self.document}: {' '.join(self.words)}"
 
+    @property
+    def line(self) -> str:
+        """The command as a shell takes it."""
+        return shlex.join(self.words)
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether it is on a model whose real weights are needed."""
+        return bool(REAL_MODELS.search(self.line))
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether its section says so."""
+        return MARKER in " ".join(self.section.replace("**", "").lower().split())
+
 
 def read_commands(path: Path) -> list[Command]:
-    """The commands in indented and in ```sh blocks; a backslash at a line's end continues it."""
+    """The commands of blocks, where a backslash at a line's end continues it, and those in the text."""
     commands = []
     for section in split_sections(path.read_text(encoding="utf-8")):
-        lines = "\n".join(list_code(section)).replace("\\\n", " ").splitlines()
+        lines = "\n".join(list_code(section)).replace("\\\n", " ").splitlines() + list_inline(section)
         words = [shlex.split(line, comments=True) for line in lines]
         commands += [Command(path.name, found, section) for found in words if found]
     return commands
+
+
+def list_inline(section: str) -> list[str]:
+    """The code between backticks that begins like a command."""
+    text = re.sub(r"^```.*?^```", "", section, flags=re.M | re.S)
+    return [" ".join(found.split()) for found in re.findall(r"`((?:snakemake|make|python|hf)\s[^`]+)`", text)]
 
 
 def split_sections(text: str) -> list[str]:
@@ -73,7 +104,8 @@ def find_results(found: Namespace) -> str:
     """The folder of results that a line of Snakemake writes to."""
     settings = dict(setting.split("=", 1) for setting in found.config or [])
     for path in map(Path, found.configfile or []):
-        named = yaml.safe_load(path.read_text()).get("results_dir") if path.exists() else f"results/{path.stem}"
+        named = path.parent.as_posix() if path.name == "config.yaml" else f"results/{path.stem}"
+        named = yaml.safe_load(path.read_text()).get("results_dir") if path.exists() else named
         settings.setdefault("results_dir", named)
     return settings.get("results_dir", "results")
 
@@ -87,7 +119,12 @@ def check_settings(found: Namespace) -> None:
 
 
 def parse_entry(monkeypatch, words: list[str]) -> Namespace:
-    """The arguments of a line `python -m workflow_scripts.NAME`, read by the entry's own parser; nothing is run."""
+    """The arguments of a line `python -m workflow_scripts.NAME`, read by the entry's own parser; nothing is run.
+
+    Or of an original command, `python -m src.NAME`.
+    """
+    if (name := words[2].removeprefix("src.")) in COMMANDS:
+        return translation.parse(name, COMMANDS[name], words[3:])
     found = []
 
     def parse(main, parser: ArgumentParser) -> None:

@@ -60,7 +60,7 @@ class Evaluation:
         """Prompts, and real pictures."""
         for entry, stage, out in (
             (write_evaluation_prompts, "write_evaluation_prompts", "prompts.json"),
-            (draw_reference, "draw_reference", "reference"),
+            (draw_reference, "draw_reference", "reference.json"),
         ):
             parser = build_parser("", "params", "out")
             entry.main(parser.parse_args(["--params", self.locate(f"{stage}.json"), "--out", self.locate(out)]))
@@ -110,7 +110,7 @@ class Evaluation:
         for part in self.parts:
             for variant in self.drawn:
                 self.extract(variant, part, self.generate(variant, part))
-            self.extract("real", part, self.folder / "reference")
+            self.extract("real", part, self.folder / "reference.json")
         for variant in self.config["evaluation_variants"]:
             self.measure_size(variant)
             if variant != "fp":

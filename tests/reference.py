@@ -19,14 +19,27 @@ SIZES = {
 }
 
 
+# What makes of the sizes above those of Stable Diffusion 3.5 or FLUX in miniature.
+NORMED = {"use_qk_norm": True}
+FLUX = NORMED | {
+    "depth_multimodal": 2,
+    "depth_unified": 3,
+    "patchify_via_reshape": True,
+    "pos_embed_type": config.PositionalEncoding.PreSDPARope,
+    "rope_axes_dim": (16, 24, 24),
+    "dtype": mx.bfloat16,
+    "float16_dtype": mx.bfloat16,
+}
+
+
 def create_transformer(seed=0, **changes):
-    """An MMDiT of the embedded model's shape with random weights, adaLN's large enough to matter."""
+    """An MMDiT of the embedded model's shape with random weights, adaLN's and the norms' large enough to matter."""
     model = mmdit.MMDiT(config.MMDiTConfig(**SIZES | changes))
     keys = mx.random.split(mx.random.key(seed), len(tree_flatten(model.parameters())))
     weights = []
     for key, (name, value) in zip(keys, tree_flatten(model.parameters()), strict=True):
         spread = value.shape[-1] ** -0.5 if value.ndim > 1 else 0.1
-        weights.append((name, spread * mx.random.normal(value.shape, key=key)))
+        weights.append((name, spread * mx.random.normal(value.shape, key=key) + name.endswith("_norm.weight")))
     model.update(tree_unflatten(weights))
     mx.eval(model.parameters())
     return model

@@ -1,15 +1,17 @@
 """A small complete folder of results for the report: a real quantization config, and made-up measurements around it."""
 
 import json
-import struct
-import zlib
 from argparse import Namespace
 from pathlib import Path
+
+from PIL import Image, PngImagePlugin
 
 from workflow_scripts import configuration, write_report
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.plan import MODEL_BLOCKS, list_blocks
+from workflow_scripts.store import block_report
 from workflow_scripts.store.files import read_json, write_json
+from workflow_scripts.store.sensitivity_file import FORMAT
 
 LEVELS = [1.0, 0.6, 0.1]
 SUMMARY = {
@@ -43,16 +45,18 @@ class Results:
         """Make up every measurement."""
         content = read_json(self.quant_config)
         layers = [layer for layer in list_linears(*MODEL_BLOCKS["embedded"]) if layer.name in content["layers"]]
-        write_json(self.folder / "fid.json", make_evaluation())
+        write_json(self.folder / "fid.json", {"format": "evaluation"} | make_evaluation())
         for block in list_blocks("embedded"):
             own = [layer for layer in layers if layer.block == block]
-            write_json(self.folder / "sensitivity" / f"{block}.json", make_sensitivity(block, own))
-            write_json(self.folder / "adaround" / f"{block}.report.json", make_block_report(block, own))
+            write_json(self.folder / "sensitivity" / f"{block}.json", FORMAT | make_sensitivity(block, own))
+            block_report.write_report(
+                self.folder / "adaround" / f"{block}.report.json", block, make_block_report(block, own)
+            )
         write_json(self.folder / "quant_config_multitier.json", make_multitier(content))
         write_json(self.folder / "mixed_bits.json", make_mixed(content["layers"]))
         for index, path in enumerate(self.plots):
             path.parent.mkdir(exist_ok=True)
-            path.write_bytes(draw_png(400 + 10 * index, 300))
+            draw_plot(path, 400 + 10 * index, 300)
         for name, seconds, memory in (("score", 2.5, "100.00"), ("sample/a/00", 0.5, "-"), ("sample/b/00", 60, "50.0")):
             path = self.folder / "benchmarks" / f"{name}.tsv"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,12 +227,8 @@ def make_mixed(layers: dict) -> dict:
     }
 
 
-def draw_png(width: int, height: int) -> bytes:
-    """A grey picture as PNG."""
-
-    def pack(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    rows = zlib.compress((b"\x00" + b"\x80" * width) * height)
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + pack(b"IHDR", head) + pack(b"IDAT", rows) + pack(b"IEND", b"")
+def draw_plot(path: Path, width: int, height: int) -> None:
+    """A grey picture that says, as plots do, which it is."""
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("Title", path.stem)
+    Image.new("L", (width, height), 128).save(path, pnginfo=chunks)

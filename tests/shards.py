@@ -4,13 +4,14 @@ import atexit
 import functools
 import hashlib
 import importlib
-import json
 import shutil
 import tempfile
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts import plan
+from workflow_scripts.store.files import write_json
 
 PROMPTS = ['a "small" red circle', "l'été\tun cercle 円", 'a "small" red circle']
 CONFIG = {
@@ -29,13 +30,13 @@ STAGES = ("encode_prompts", "collect_shard", "gather_calibration")
 SHARDS = ("000", "001")
 
 
-def write_parameters(folder: Path, **changes) -> None:
+def write_parameters(folder: Path, prompts: Sequence[str] = PROMPTS, **changes) -> None:
     """The parameter files of all stages, with `changes` to the configuration."""
     config = CONFIG | changes
     for stage in STAGES:
         path = folder / "params" / f"{stage}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plan.select_parameters(stage, config, PROMPTS)), encoding="utf-8")
+        write_json(path, plan.select_parameters(stage, config, prompts))
 
 
 def list_arguments(folder: Path, name: str, shard: str = "000") -> dict[str, Path | str]:
@@ -48,13 +49,14 @@ def list_arguments(folder: Path, name: str, shard: str = "000") -> dict[str, Pat
             "out": conditioning,
             "seal": folder / "conditioning.json",
         },
-        "create_store": {"out": store / "zarr.json"},
+        "create_store": {"out": store / "zarr.json", "store": store},
         "collect_shard": {
             "params": params["collect_shard"],
             "conditioning": conditioning,
             "shard": shard,
             "out": store / shard,
             "scratch": folder / "scratch" / shard,
+            "receipt": store / shard,
         },
         "verify_trajectories": {
             "params": params["collect_shard"],
@@ -71,14 +73,15 @@ def list_arguments(folder: Path, name: str, shard: str = "000") -> dict[str, Pat
     }[name]
 
 
-def run_entry(folder: Path, name: str, shard: str = "000") -> None:
-    """Run an entry in this process."""
-    importlib.import_module(f"workflow_scripts.{name}").main(Namespace(**list_arguments(folder, name, shard)))
+def run_entry(folder: Path, name: str, shard: str = "000", **options) -> None:
+    """Run an entry in this process, with other `options` if need be."""
+    arguments = list_arguments(folder, name, shard) | options
+    importlib.import_module(f"workflow_scripts.{name}").main(Namespace(**arguments))
 
 
-def prepare(folder: Path, **changes) -> Path:
+def prepare(folder: Path, prompts: Sequence[str] = PROMPTS, **changes) -> Path:
     """A folder with parameters, encoded prompts and an empty store."""
-    write_parameters(folder, **changes)
+    write_parameters(folder, prompts, **changes)
     run_entry(folder, "encode_prompts")
     run_entry(folder, "create_store")
     return folder

@@ -39,10 +39,11 @@ def test_the_switch_leaves_mlx_as_installed():
     assert "scipy_openblas32" not in out
 
 
-def test_one_thread_is_the_default_and_can_be_changed():
-    code = "import os, workflow_scripts; print(os.environ['OPENBLAS_NUM_THREADS'])"
-    assert run_python(code, OPENBLAS_NUM_THREADS="2")[0].strip() == "2"
-    cleared = f"import os; os.environ.pop('OPENBLAS_NUM_THREADS', None); {code}"
+@pytest.mark.parametrize("name", ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"])
+def test_one_thread_is_the_default_and_can_be_changed(name):
+    code = f"import os, workflow_scripts; print(os.environ['{name}'])"
+    assert run_python(code, **{name: "2"})[0].strip() == "2"
+    cleared = f"import os; os.environ.pop('{name}', None); {code}"
     assert run_python(cleared)[0].strip() == "1"
 
 

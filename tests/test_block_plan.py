@@ -61,7 +61,7 @@ def write_finished(results, block, **changes):
 
 
 def find_conflicts(results, **changes):
-    return list(block_plan.find_conflicts(results, stage_parameters(**changes)))
+    return list(block_plan.find_conflicts(results / "adaround", stage_parameters(**changes)))
 
 
 def test_blocks_of_the_same_parameters_do_not_conflict(tmp_path):
@@ -138,3 +138,33 @@ def test_they_change_with_what_the_block_reads_only():
     encode = block_plan.encode_block
     assert [b for b in BLOCKS if encode(changed, b) != encode(same, b)] == ["mm_03"]
     assert encode(config, "mm_00") != encode(same, "mm_00")
+
+
+def find_source_conflicts(results, **changes):
+    config = configuration.complete({}, configuration.load_schema()) | changes
+    stages = [plan.select_parameters(name, config, ["a"]) for name in ("gather_calibration", "capture_blocks")]
+    return list(block_plan.find_source_conflicts(results, stages))
+
+
+def write_sources(results):
+    config = configuration.complete({}, configuration.load_schema())
+    (results / "params").mkdir()
+    for name in ("gather_calibration", "capture_blocks"):
+        parameters = plan.select_parameters(name, config, ["a"])
+        (results / "params" / f"{name}.json").write_text(json.dumps(parameters))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"capture_points": 64}, "capture_blocks (capture_points: 256 there, 64 in the configuration)"),
+        ({"selected_steps": 5}, "gather_calibration (selected_steps: 25 there, 5 in the configuration)"),
+    ],
+)
+def test_what_finished_blocks_were_made_from_may_not_change_in_silence(tmp_path, changes, words):
+    write_sources(tmp_path)
+    assert find_source_conflicts(tmp_path, **changes) == []
+    write_finished(tmp_path, "mm_01")
+    assert find_source_conflicts(tmp_path) == []
+    (conflict,) = find_source_conflicts(tmp_path, **changes)
+    assert f"{tmp_path / 'adaround'} was made from other {words}" in conflict

@@ -18,7 +18,8 @@ from tests.kill_capture import list_arguments
 from tests.quantization import conftest as small
 from tests.shards import hash_tree
 from workflow_scripts import capture_blocks
-from workflow_scripts.mmdit.forward import advance_block, bind_linears, list_blocks, predict_velocity
+from workflow_scripts.mmdit.blocks import list_blocks
+from workflow_scripts.mmdit.forward import advance_block, bind_linears, predict_velocity
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.store.block_inputs import open_block_inputs
 from workflow_scripts.store.block_recorder import BlockRecorder
@@ -144,7 +145,7 @@ def test_rows_are_what_a_forward_of_that_point_alone_reads(captured, points, tra
 def test_replayed_blocks_give_the_targets(captured, transformer):
     linear, rows = bind_linears(transformer), mx.arange(len(captured.points))
     modulation = mx.array(captured.modulation)
-    for index, block in enumerate(list_blocks(transformer.config)):
+    for index, block in enumerate(list_blocks(transformer, (8, 8))):
         inputs = [mx.array(x).astype(mx.float32) for x in captured.read_block(index)]
         outputs = advance_block(linear, block, *inputs, modulation, rows)
         for output, target, x in zip(outputs, captured.read_targets(index), inputs, strict=True):
@@ -199,7 +200,7 @@ def test_parts_without_points_are_refused(folder):
 
 
 def test_a_part_that_does_not_exist_is_refused(folder):
-    with pytest.raises(UserError, match="shard 02: capture_shards is 2; count from 00"):
+    with pytest.raises(UserError, match="--shard 02: no such part; choose one from 00 to 01"):
         capture(folder, "02")
 
 

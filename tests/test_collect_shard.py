@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+import psutil
 import pytest
 import zarr
 
@@ -24,9 +26,10 @@ from tests.shards import (
     run_entry,
     write_parameters,
 )
-from workflow_scripts import plan
+from workflow_scripts import collect_shard, plan
 from workflow_scripts.collect_shard import record_shard, take_up
 from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
+from workflow_scripts.mmdit.sampling import bind_step
 from workflow_scripts.models import embedded
 from workflow_scripts.store.conditioning import open_conditioning, write_conditioning
 from workflow_scripts.store.errors import UserError
@@ -100,6 +103,31 @@ def test_another_batch_split_changes_rounding_only(tmp_path):
     np.testing.assert_allclose(other["latents"][:], open_group()["latents"][:], rtol=1e-3, atol=1e-3)
 
 
+def test_prompts_of_one_trajectory_each_advance_together(tmp_path, monkeypatch):
+    """As of 1,000 prompts with a trajectory each, of which a shard has several."""
+    batches = []
+
+    def bind(model, linear_at, cs, cs_pooled, prompts, *others):
+        batches.append((cs.shape[0], prompts.tolist()))
+        return bind_step(model, linear_at, cs, cs_pooled, prompts, *others)
+
+    monkeypatch.setattr(collect_shard, "bind_step", bind)
+    prepare(tmp_path, trajectories=3, prompts_per_shard=3, batch_size=2)
+    run_entry(tmp_path, "collect_shard")
+    assert batches == [(2, [0, 1]), (1, [0])]
+    found = zarr.open_group(tmp_path / "trajectories.zarr" / "000", mode="r")["latents"][:]
+    alone = [open_group(shard)["latents"][:] for shard in SHARDS]
+    np.testing.assert_allclose(found, [alone[0][0], alone[0][3], alone[1][0]], rtol=1e-3, atol=1e-3)
+
+
+def test_more_trajectories_at_once_than_the_memory_holds_are_refused_before_any_step(tmp_path, monkeypatch):
+    prepare(tmp_path)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Namespace(total=10**7, available=10**7))
+    with pytest.raises(UserError, match=r"advancing 2 trajectories .* GB of memory, of 0.0 GB; lower batch_size$"):
+        run_entry(tmp_path, "collect_shard")
+    assert not (tmp_path / "trajectories.zarr" / "000").exists()
+
+
 def test_two_workers_at_once_write_what_one_after_the_other_wrote(tmp_path):
     prepare(tmp_path)
     workers = []
@@ -153,7 +181,9 @@ def test_encodings_of_other_weights_are_refused(tmp_path):
     path = tmp_path / "conditioning.safetensors"
     conditioning = open_conditioning(path, PARAMETERS)
     parameters = conditioning.seal["parameters"]
-    write_conditioning(path, path.with_suffix(".json"), parameters, {"x": "0"}, *conditioning.read([0, 1, 2]))
+    write_conditioning(
+        path, path.with_suffix(".json"), parameters, {"x": "0"}, zip(*conditioning.read([0, 1, 2]), strict=True)
+    )
     with pytest.raises(UserError, match="other weights"):
         run_entry(tmp_path, "collect_shard")
 

@@ -48,6 +48,15 @@ def test_the_default_prompts_are_twenty_different_ones():
         ({"steps": 25, "selected_steps": 26}, "selected_steps: 26 of 25"),
         ({"seed": -1}, "seed: -1"),
         ({"model": "sd9"}, "model: 'sd9'"),
+        (
+            {"model": "flux-schnell"},
+            "cfg_scale: flux-schnell draws without guidance, so 1.5 has no meaning; set it to 1",
+        ),
+        ({"model": "flux-schnell", "cfg_scale": 1}, "evaluation_cfg: flux-schnell draws without guidance, so 3"),
+        (
+            {"model": "flux-schnell", "cfg_scale": 1, "evaluation_cfg": 1, "negative_prompt": "blur"},
+            "negative_prompt: flux-schnell draws without guidance and reads no negative prompt",
+        ),
         ({"trajectories": 2.5}, "trajectories: 2.5"),
         ({"trajectories": "many"}, "trajectories: 'many'"),
         ({"cfg_scale": 0}, "cfg_scale: 0"),
@@ -149,3 +158,12 @@ def test_what_another_model_is_made_of_is_refused(key):
         configuration.load({key: value})
     assert "\n" not in str(caught.value)
     assert configuration.load({key: value, "model": "sd3-medium"})[0][key] == value
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://key:a-secret@bucket/run", "bucket/a-secret", "s3://", "s3:///a-secret", "s3://a b"]
+)
+def test_a_url_that_is_none_or_holds_credentials_is_refused_and_not_repeated(url):
+    with pytest.raises(ValueError, match=r"trajectories_url: .* change it") as caught:
+        configuration.complete({"trajectories_url": url}, configuration.load_schema())
+    assert "a-secret" not in str(caught.value)

@@ -1,7 +1,5 @@
 """Prompts are encoded once, in their order, as given."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -10,6 +8,7 @@ from workflow_scripts import encode_prompts, plan
 from workflow_scripts.models import embedded
 from workflow_scripts.store.conditioning import open_conditioning
 from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json
 
 
 def test_encodings_are_the_models_in_prompt_order():
@@ -40,7 +39,7 @@ def test_the_seal_belongs_beside_the_file(tmp_path):
 
 
 def test_the_seals_of_shards_say_what_planning_expects():
-    stage = json.loads((build_finished() / "params" / "collect_shard.json").read_text())
+    stage = read_json(build_finished() / "params" / "collect_shard.json")
     assert list(plan.find_conflicts(build_finished(), stage)) == []
     changed = stage | {"seed": 4}
     assert all("seed: 3 there, 4" in line for line in plan.find_conflicts(build_finished(), changed))

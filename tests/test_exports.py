@@ -1,6 +1,5 @@
 """The dataset in the layout of other programs: what is written is what the store holds, and reads back."""
 
-import json
 import shutil
 from argparse import Namespace
 
@@ -14,7 +13,7 @@ from workflow_scripts import decode_latents, export_latents, export_samples, pla
 from workflow_scripts.models import embedded
 from workflow_scripts.models.diffusionkit import load_pipeline_module
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json
+from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.original_layout import read_latents, read_sample
 from workflow_scripts.store.trajectories import open_shards
 
@@ -181,7 +180,7 @@ def test_the_manifest_of_exports_counts_their_files(folder):
 def test_shards_of_other_parameters_are_not_in_the_manifest(tmp_path):
     folder = copy_finished(tmp_path)
     stage = plan.select_parameters("collect_shard", CONFIG | {"seed": 4}, PROMPTS)
-    (folder / "params/collect_shard.json").write_text(json.dumps(stage))
+    write_json(folder / "params/collect_shard.json", stage)
     with pytest.raises(UserError, match=r"000 was made with other parameters \(seed: 3 there, 4"):
         write(folder)
 

@@ -9,12 +9,16 @@ from safetensors.numpy import load, save_file
 from tests.miniature import cache, server
 from workflow_scripts import fetch_weights
 from workflow_scripts.models import hub_download
-from workflow_scripts.models.sd3 import StableDiffusion3Medium
+from workflow_scripts.models.sd3 import MODELS
 from workflow_scripts.models.weight_files import CHECKPOINT, CHECKPOINT_REPO, TEXT_NAMES, TEXT_REPO, WeightFile
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_json
 
 CLIP = WeightFile(TEXT_REPO, TEXT_NAMES["clip_l"])
+
+
+def create(weights_from=CHECKPOINT_REPO, use_t5=True, size=(64, 64)):
+    return MODELS["sd3-medium"](weights_from, use_t5, *size)
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +34,12 @@ def hub(files, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def fetch(tmp_path):
+def fetch(tmp_path, monkeypatch):
     """`fetch(weights_from)`: run the job; the digests it writes."""
 
     def call(weights_from=CHECKPOINT_REPO):
-        parameters = {"model": "sd3-medium", "weights_from": str(weights_from), "use_t5": True}
+        monkeypatch.setenv("WORKFLOW_WEIGHTS_FROM", str(weights_from))
+        parameters = {"stage": "fetch_weights", "model": "sd3-medium", "use_t5": True}
         write_json(tmp_path / "params.json", parameters)
         fetch_weights.main(Namespace(params=tmp_path / "params.json", out=tmp_path / "weights.json"))
         return read_json(tmp_path / "weights.json")["sha256"]
@@ -56,7 +61,7 @@ def find_in_cache(hub, file):
 
 
 def test_a_complete_cache_is_checked_without_a_network(hub, fetch):
-    assert fetch() == StableDiffusion3Medium(CHECKPOINT_REPO, True, 64, 64).file_digests()
+    assert fetch() == create().file_digests()
 
 
 def test_only_what_is_missing_is_downloaded(hub, files, fetch, monkeypatch):
@@ -99,7 +104,7 @@ def test_a_file_cut_short(fetch, hub, files, file):
     refuse(fetch, f"has {len(files[file]) - 1} of {len(files[file])} bytes; delete it")
     place.resolve().write_bytes(files[file][:100])
     refuse(fetch, "is no whole safetensors file")
-    model = StableDiffusion3Medium(CHECKPOINT_REPO, False, 64, 64)
+    model = create(use_t5=False)
     with pytest.raises(UserError, match="is no whole safetensors file"):
         model.load_transformer() if file == CHECKPOINT else model.encode_prompts(["a"])
 
@@ -121,7 +126,7 @@ def test_a_checkpoint_with_a_tensor_too_few(hub, files, tmp_path):
     tensors = load(files[CHECKPOINT])
     tensors.pop("model.diffusion_model.joint_blocks.3.x_block.attn.qkv.weight")
     save_file(tensors, tmp_path / "mine.safetensors")
-    model = StableDiffusion3Medium(str(tmp_path / "mine.safetensors"), False, 64, 64)
+    model = create(str(tmp_path / "mine.safetensors"), False)
     with pytest.raises(UserError, match=r"cannot use sd3_medium.safetensors of .*Missing 3 parameters") as caught:
         model.load_transformer()
     assert len(str(caught.value).splitlines()) == 2
@@ -139,10 +144,10 @@ def test_a_place_that_is_none(fetch):
 
 def test_a_prompt_clip_has_no_token_for(hub):
     with pytest.raises(UserError, match="a 猫"):
-        StableDiffusion3Medium(CHECKPOINT_REPO, False, 64, 64).encode_prompts(["a 猫"])
+        create(use_t5=False).encode_prompts(["a 猫"])
 
 
 @pytest.mark.parametrize("size", [(24, 32), (32, 0), (1552, 32)])
 def test_a_size_that_cannot_be_drawn(size):
     with pytest.raises(UserError, match="multiple of 16"):
-        StableDiffusion3Medium(CHECKPOINT_REPO, False, *size)
+        create(size=size)

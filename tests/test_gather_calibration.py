@@ -15,9 +15,9 @@ from workflow_scripts.store.gather import Selection, scatter_states
 from workflow_scripts.store.trajectories import Trajectory
 
 
-def gather(tmp_path):
+def gather(tmp_path, find_store=lambda results: results / "trajectories.zarr"):
     folder = copy_finished(tmp_path)
-    run_entry(folder, "gather_calibration")
+    run_entry(folder, "gather_calibration", trajectories=find_store(folder))
     return folder
 
 
@@ -32,8 +32,8 @@ def reference():
     return [points[i] for i in np.random.default_rng(CONFIG["seed"]).permutation(len(points))]
 
 
-def test_points_are_selected_and_shuffled_together(tmp_path):
-    found = zarr.open_group(gather(tmp_path) / "calibration.zarr", mode="r")
+def test_points_are_selected_and_shuffled_together(tmp_path, find_store):
+    found = zarr.open_group(gather(tmp_path, find_store) / "calibration.zarr", mode="r")
     wanted = [np.array(values) for values in zip(*reference(), strict=True)]
     for name, values in zip(("xs", "ts", "sigmas", "steps", "prompt_indices"), wanted, strict=True):
         assert found[name].dtype == {"ts": "f4", "sigmas": "f4", "xs": "f2"}.get(name, "i8")
@@ -57,10 +57,10 @@ def open_shard_seal(folder, shard):
     return dict(zarr.open_group(folder / "trajectories.zarr" / shard, mode="r").attrs)["seal"]
 
 
-def test_equal_shards_give_equal_bytes_and_no_scratch_stays(tmp_path):
+def test_equal_shards_give_equal_bytes_and_no_scratch_stays(tmp_path, find_store):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    first, second = gather(tmp_path / "a"), gather(tmp_path / "b")
+    first, second = gather(tmp_path / "a"), gather(tmp_path / "b", find_store)
     assert hash_tree(first / "calibration.zarr") == hash_tree(second / "calibration.zarr")
     assert [path.name for path in (first / "scratch").iterdir() if path.is_dir()] == []
 
@@ -86,20 +86,20 @@ def test_a_finished_set_is_left_alone_and_never_overwritten(tmp_path, caplog):
         ({"prompts_per_shard": 1}, "000 was made with other parameters"),
     ],
 )
-def test_shards_of_another_configuration_are_refused(tmp_path, change, words):
+def test_shards_of_another_configuration_are_refused(tmp_path, find_store, change, words):
     folder = copy_finished(tmp_path)
     write_parameters(folder, **change)
     with pytest.raises(UserError, match=words):
-        run_entry(folder, "gather_calibration")
+        run_entry(folder, "gather_calibration", trajectories=find_store(folder))
 
 
-def test_shards_of_two_configurations_are_not_mixed(tmp_path):
+def test_shards_of_two_configurations_are_not_mixed(tmp_path, find_store):
     folder = copy_finished(tmp_path)
     shutil.rmtree(folder / "trajectories.zarr" / "001")
     write_parameters(folder, batch_size=7)
     run_entry(folder, "collect_shard", "001")
     with pytest.raises(UserError, match=r"001 was made with other parameters \(batch_size: 7 there, 2"):
-        run_entry(folder, "gather_calibration")
+        run_entry(folder, "gather_calibration", trajectories=find_store(folder))
 
 
 @pytest.mark.parametrize("numbers", [[0, 2], [0, 1, 1]])

@@ -1,4 +1,4 @@
-"""Imports go one way: plan <- numerics, store <- mmdit <- models <- training, evaluation <- entries."""
+"""Imports go one way: plain_files <- plan <- numerics, store <- mmdit <- models <- training, evaluation <- entries."""
 
 import ast
 from pathlib import Path
@@ -7,16 +7,17 @@ import pytest
 
 PACKAGE = Path("workflow_scripts")
 MAY_IMPORT = {
-    "plan": set(),
+    "plain_files": set(),
+    "plan": {"plain_files"},
     "numerics": {"plan"},
-    "store": {"plan", "numerics"},
+    "store": {"plain_files", "plan", "numerics"},
     "mmdit": {"plan", "numerics", "store"},
-    "models": {"plan", "numerics", "store", "mmdit"},
+    "models": {"plan", "places", "numerics", "store", "mmdit"},
     "training": {"plan", "numerics", "store", "mmdit", "models", "entry"},
     "evaluation": {"plan", "numerics", "store"},
     "plots": {"plan", "numerics", "store"},
     "checks": {"plan", "numerics", "store", "mmdit", "models", "merge_activations", "verify_weights"},
-    "report": {"plan", "numerics", "store", "entry", "summary", "variants"},
+    "report": {"plan", "numerics", "store", "entry", "summary", "variants", "versions"},
 }
 
 
@@ -29,7 +30,8 @@ def list_imports(path):
 
 
 def list_modules(layer):
-    return [PACKAGE / "plan.py"] if layer == "plan" else sorted((PACKAGE / layer).rglob("*.py"))
+    module = PACKAGE / f"{layer}.py"
+    return [module] if module.is_file() else sorted((PACKAGE / layer).rglob("*.py"))
 
 
 @pytest.mark.parametrize("layer", MAY_IMPORT)
@@ -39,6 +41,18 @@ def test_a_layer_imports_only_those_below_it(layer):
             package, _, rest = name.partition(".")
             if package == PACKAGE.name and rest:
                 assert rest.split(".")[0] in MAY_IMPORT[layer] | {layer}, f"{path} imports {name}"
+
+
+def test_the_original_programs_commands_read_the_configuration_and_compute_nothing():
+    allowed = {"block_plan", "configuration", "plan", "prompts", "numerics.layer_rules", "numerics.step_choice"}
+    allowed |= {"store.errors", "store.files"}
+    for path in Path("src").rglob("*.py"):
+        for name in list_imports(path):
+            package, _, rest = name.partition(".")
+            assert package != PACKAGE.name or any(f"{rest}.".startswith(f"{module}.") for module in allowed), path
+            assert package not in ("mlx", "numpy", "zarr", "diffusionkit"), path
+    for path in PACKAGE.rglob("*.py"):
+        assert not any(name.split(".")[0] == "src" for name in list_imports(path)), path
 
 
 def test_only_models_and_training_import_diffusionkit():

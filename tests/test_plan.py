@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from workflow_scripts import configuration, plan
+from workflow_scripts.store.seal import make_seal
 
 CONFIG = {
     "model": "embedded",
@@ -70,11 +71,12 @@ def test_every_key_of_the_configuration_is_read_by_a_stage_or_by_the_planning():
     config = configuration.complete({}, configuration.load_schema())
     models = [config | {"model": model} for model in plan.MODEL_KEYS]
     read = {key for model in models for stage in plan.STAGES for key in plan.list_keys(stage, model)}
-    assert config.keys() - read == {"results_dir", "prompts", "overwrite", "ablation_pictures"}
+    unread = {"results_dir", "trajectories_url", "prompts", "overwrite", "ablation_pictures", "weights_from"}
+    assert config.keys() - read == unread
 
 
 def test_only_stages_that_load_a_model_read_what_it_is_made_of_and_only_if_it_is_theirs():
-    made_of = {"weights_from", "use_t5", "height", "width"}
+    made_of = {"use_t5", "height", "width"}
     for stage in plan.STAGES.keys() - {"fetch_weights"}:
         of = {model: set(plan.list_keys(stage, {"model": model, "engine": "rtn"})) for model in plan.MODEL_BLOCKS}
         assert not made_of & of["embedded"]
@@ -87,9 +89,38 @@ def test_the_values_of_a_stage_on_a_command_line_suffice_for_its_parameters(stag
     config = {key: f"value of {key}" for _, keys in plan.STAGES.values() for key in keys}
     for conditional in (plan.ENGINES, plan.MODEL_KEYS):
         config |= {key: f"value of {key}" for keys in conditional.values() for key in keys}
-    config |= {"trajectories": 2, "engine": "adaround", "model": model}
+    config |= {"trajectories": 2, "engine": "adaround", "model": model, "lpips": {"path": "a/b", "sha256": "0"}}
     values = json.loads(plan.encode_values(stage, config))
     assert plan.select_parameters(stage, values, PROMPTS) == plan.select_parameters(stage, config, PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "place", "named"),
+    [
+        ("write_evaluation_prompts", "evaluation_prompts", "/home/me/mine.txt", "mine.txt"),
+        ("score", "reference_pictures", "/home/me/pictures", "pictures"),
+        ("score", "reference_pictures", None, None),
+        (
+            "extract_features",
+            "inception",
+            {"path": "../weights/i.pth", "sha256": "ab"},
+            {"path": "i.pth", "sha256": "ab"},
+        ),
+    ],
+)
+def test_no_parameter_has_a_place_of_this_machine(stage, key, place, named):
+    config = configuration.complete({}, configuration.load_schema()) | {key: place}
+    assert plan.select_parameters(stage, config, PROMPTS)[key] == named
+    values = json.loads(plan.encode_values(stage, config))
+    assert values[key] == named
+    assert plan.select_parameters(stage, values, PROMPTS)[key] == named
+
+
+def test_where_the_weights_are_is_no_parameter():
+    config = configuration.complete({"model": "sd3-medium"}, configuration.load_schema())
+    moved = config | {"weights_from": "/home/me/sd3"}
+    for stage in plan.STAGES:
+        assert plan.select_parameters(stage, moved, PROMPTS) == plan.select_parameters(stage, config, PROMPTS)
 
 
 def test_the_values_on_a_command_line_do_not_depend_on_the_order_of_keys():
@@ -103,10 +134,17 @@ def test_fingerprints_follow_values_not_their_order():
     assert plan.fingerprint({"a": 1}) != plan.fingerprint({"a": 2})
 
 
+@pytest.mark.parametrize(
+    ("url", "store"), [(None, "results/a/trajectories.zarr"), ("s3://bucket/run/", "s3://bucket/run")]
+)
+def test_shards_lie_in_the_results_or_at_a_url(url, store):
+    assert plan.place_store({"results_dir": "results/a", "trajectories_url": url}) == store
+
+
 def write_seal(results, shard, sealed):
     group = results / "trajectories.zarr" / shard
     group.mkdir(parents=True)
-    (group / "zarr.json").write_text(json.dumps({"attributes": {"seal": {"parameters": sealed}}}))
+    (group / "zarr.json").write_text(json.dumps({"attributes": {"seal": make_seal(sealed, {}, {})}}))
 
 
 def test_finished_shards_of_the_same_parameters_do_not_conflict(tmp_path):

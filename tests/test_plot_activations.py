@@ -10,19 +10,26 @@ from tests.plots.synthetic import SIGMAS, STEPS, build_statistics
 from workflow_scripts import plot_activations
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, write_json
+from workflow_scripts.store.statistics_file import FORMAT, SCHEMA
 from workflow_scripts.store.tensors import write_tensors
 
+PER_STEP = SCHEMA["properties"]["inputs"]["additionalProperties"]["properties"]["per_step"]["required"]
 ENTRIES = ("plot_activations", "plot_blocks", "plot_evaluation", "plot_pictures")
 
 
 @pytest.fixture
 def arguments(tmp_path):
     inputs, arrays = build_statistics(2)
+    for name, described in inputs.items():
+        # What the figures do not show has to be there too.
+        described |= {"layers": [name]}
+        described["per_step"] = dict.fromkeys(PER_STEP, described["per_step"]["absmax"]) | described["per_step"]
     write_tensors(tmp_path / "statistics.safetensors", arrays)
     about = {"file": "statistics.safetensors", "sha256": hash_file(tmp_path / "statistics.safetensors")}
-    statistics = {"steps": STEPS, "sigmas": SIGMAS, "inputs": inputs, "arrays": about}
+    statistics = FORMAT | {"steps": STEPS, "sigmas": SIGMAS, "inputs": inputs, "arrays": about}
+    statistics |= {"model": "embedded", "origin": {"calibration": ""}}
     write_json(tmp_path / "statistics.json", statistics)
-    write_json(tmp_path / "params.json", {"snapshot_steps": [0, 25]})
+    write_json(tmp_path / "params.json", {"stage": "plot_activations", "snapshot_steps": [0, 25]})
     return Namespace(
         params=tmp_path / "params.json", statistics=tmp_path / "statistics.json", out=tmp_path / "plots", log=None
     )

@@ -4,6 +4,7 @@ import pytest
 
 from tests.plots.synthetic import build_report, build_sensitivity
 from workflow_scripts import plot_blocks
+from workflow_scripts.store.block_report import write_report
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import write_json
 from workflow_scripts.store.sensitivity_file import write_sensitivity
@@ -19,8 +20,8 @@ def write_files(folder, engines, engine):
         content, arrays = build_sensitivity(block, 2)
         (folder / "sensitivity").mkdir(exist_ok=True)
         write_sensitivity(paths["sensitivity"][-1], content, arrays)
-        write_json(paths["reports"][-1], build_report(block, ("image",), engines))
-        write_json(paths["params"][-1], {"block": block, "engine": engine} | ADAROUND)
+        write_report(paths["reports"][-1], block, build_report(block, ("image",), engines))
+        write_json(paths["params"][-1], {"stage": "optimise_block", "block": block, "engine": engine} | ADAROUND)
     listed = [
         f"--{kind}" if index == 0 else str(path) for kind in paths for index, path in enumerate(["", *paths[kind]])
     ]
@@ -39,8 +40,8 @@ def test_every_figure_is_there_in_both_formats(tmp_path):
 
 
 def test_the_warm_up_is_known_of_adaround_alone(tmp_path):
-    write_json(tmp_path / "a.json", {"block": "mm_00", "engine": "adaround"} | ADAROUND)
-    write_json(tmp_path / "b.json", {"block": "mm_01", "engine": "gptq"})
+    write_json(tmp_path / "a.json", {"stage": "optimise_block", "block": "mm_00", "engine": "adaround"} | ADAROUND)
+    write_json(tmp_path / "b.json", {"stage": "optimise_block", "block": "mm_01", "engine": "gptq"})
     assert plot_blocks.find_warm_up(tmp_path / "a.json") == ("mm_00", 40)
     assert plot_blocks.find_warm_up(tmp_path / "b.json") == ("mm_01", None)
 

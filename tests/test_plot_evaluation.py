@@ -9,7 +9,7 @@ from workflow_scripts.store.files import write_json
 
 
 def run(folder, scores, *options):
-    write_json(folder / "scores.json", scores)
+    write_json(folder / "scores.json", {"format": "evaluation"} | scores)
     words = ["--scores", str(folder / "scores.json"), "--out", str(folder / "plots"), *options]
     plot_evaluation.main(plot_evaluation.build_arguments().parse_args(words))
     return {path.name for path in (folder / "plots").iterdir()}

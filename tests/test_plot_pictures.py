@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from workflow_scripts import plot_pictures
+from workflow_scripts.plots.pictures import draw_picture_grid
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import write_json
+from workflow_scripts.store.files import hash_file, write_json
 from workflow_scripts.store.pictures import name_picture, write_picture
 from workflow_scripts.store.seal import make_seal
 
@@ -22,13 +23,15 @@ def draw_shard(folder, variant, part, pictures):
         path = name_picture(seal.with_suffix(""), seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_picture(path, rng.integers(0, 255, (16, 16, 3)).astype(np.uint8), np.zeros((2, 2, 4), np.float32), {})
-    write_json(seal, make_seal({"pictures": pictures}, {}, {}))
+    paths = [name_picture(seal.with_suffix(""), seed) for _, seed in pictures]
+    digests = {path.name: [hash_file(path), hash_file(path.with_suffix(".safetensors"))] for path in paths}
+    write_json(seal, make_seal({"pictures": pictures}, {}, digests))
     return seal
 
 
 @pytest.fixture
 def arguments(tmp_path):
-    write_json(tmp_path / "prompts.json", {"prompts": PROMPTS})
+    write_json(tmp_path / "prompts.json", {"format": "evaluation-prompts", "prompts": PROMPTS})
     shards = [
         draw_shard(tmp_path, variant, part, [[prompt, 10 + prompt]])
         for variant in ("fp", "w4a16", "w4a8")
@@ -76,3 +79,9 @@ def test_the_differences_are_mean_absolute_ones(arguments):
     measured = plot_pictures.measure_differences(exact, found)
     assert measured.shape == (2, 2)
     assert measured[1, 1] == pytest.approx(np.abs(one - other).mean())
+
+
+def test_a_dollar_in_a_prompt_is_no_formula(tmp_path):
+    prompts = ["costs $x^{ and $y", "a \\frac $$ <b>"]
+    figure = draw_picture_grid(np.zeros((2, 2, 8, 8, 3), np.uint8), ["full precision", "w4a8"], prompts)
+    figure.savefig(tmp_path / "x.png")

@@ -36,7 +36,9 @@ def study(tmp_path_factory):
     study.finish()
     cs, cs_pooled = (np.array(part) for part in embedded.encode_prompts(PROMPTS))
     path = study.folder / "conditioning.safetensors"
-    write_conditioning(path, path.with_suffix(".json"), PARAMETERS, embedded.file_digests(), cs, cs_pooled)
+    write_conditioning(
+        path, path.with_suffix(".json"), PARAMETERS, embedded.file_digests(), zip(cs, cs_pooled, strict=True)
+    )
     return study
 
 

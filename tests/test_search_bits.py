@@ -45,7 +45,9 @@ def folder(tmp_path_factory) -> Path:
             measure(folder, parts, block, weights=RULES)
     cs, cs_pooled = (np.array(part) for part in embedded.encode_prompts(PROMPTS))
     path = folder / "conditioning.safetensors"
-    write_conditioning(path, path.with_suffix(".json"), select(), embedded.file_digests(), cs, cs_pooled)
+    write_conditioning(
+        path, path.with_suffix(".json"), select(), embedded.file_digests(), zip(cs, cs_pooled, strict=True)
+    )
     return folder
 
 

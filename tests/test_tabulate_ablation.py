@@ -16,7 +16,10 @@ def test_rows_have_intervals_and_the_papers_number(tmp_path):
     variants = {name: describe(name, 0.5, **paired | accuracy) for name in ablation.VARIANTS}
     variants["fp"] = describe("full precision", 2)
     floor = {"fp_other_seeds": describe("other seeds", 1, **paired), "fp_rerun": describe("again", 1, **paired)}
-    write_json(tmp_path / "scores.json", {"n": 2048, "steps": 28, "variants": variants, "noise_floor": floor})
+    write_json(
+        tmp_path / "scores.json",
+        {"format": "evaluation", "n": 2048, "steps": 28, "variants": variants, "noise_floor": floor},
+    )
     arguments = ["--scores", str(tmp_path / "scores.json"), "--out", str(tmp_path / "table.md")]
     tabulate_ablation.main(build_parser("", "scores", "out").parse_args(arguments))
     text = (tmp_path / "table.md").read_text()

@@ -49,50 +49,52 @@ DAMAGES = {
 }
 
 
-def test_whole_shards_pass_and_stay_as_they_are(tmp_path, caplog):
+def test_whole_shards_pass_and_stay_as_they_are(caplog, find_store):
     before = hash_tree(build_finished())
     with caplog.at_level("INFO", "workflow_scripts"):
-        run_entry(build_finished(), "verify_trajectories")
+        run_entry(build_finished(), "verify_trajectories", trajectories=find_store(build_finished()))
     assert "2 shards, 7 trajectories, all as sealed" in caplog.text
     assert hash_tree(build_finished()) == before
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damage_is_found_and_named(tmp_path, caplog, name):
+def test_damage_is_found_and_named(tmp_path, caplog, find_store, name):
     damage, words = DAMAGES[name]
     folder = copy_finished(tmp_path)
     damage(folder / "trajectories.zarr" / "000")
+    store = find_store(folder)
     with pytest.raises(UserError, match=r"trajectories.zarr has [12] faults?, listed above"):
-        run_entry(folder, "verify_trajectories")
+        run_entry(folder, "verify_trajectories", trajectories=store)
     assert re.search(words, caplog.text)
-    assert str(folder / "trajectories.zarr" / "001") not in caplog.text
+    assert str(store / "001") not in caplog.text
     with pytest.raises(UserError, match=words):
-        run_entry(folder, "gather_calibration")
+        run_entry(folder, "gather_calibration", trajectories=store)
     assert not (folder / "calibration.zarr").exists()
 
 
-def test_every_fault_is_listed(tmp_path, caplog):
+def test_every_fault_is_listed(tmp_path, find_store):
     folder = copy_finished(tmp_path)
     flip(folder / "trajectories.zarr/000/xs/c.0.0.0.0.0")
     flip(folder / "trajectories.zarr/001/xs/c.1.0.0.0.0")
     (folder / "trajectories.zarr/001/xs/c.0.0.0.0.0").unlink()
     with pytest.raises(UserError, match="3 faults"):
-        run_entry(folder, "verify_trajectories")
+        run_entry(folder, "verify_trajectories", trajectories=find_store(folder))
 
 
-def test_a_leftover_file_is_named_and_does_no_harm(tmp_path, caplog):
+def test_a_leftover_file_is_named_and_does_no_harm(tmp_path, caplog, find_store):
     folder = copy_finished(tmp_path)
     (folder / "trajectories.zarr/000/xs/c.0.0.0.0.0.12.partial").touch()
     (folder / "trajectories.zarr/000/.snakemake_timestamp").touch()
+    store = find_store(folder)
     with pytest.raises(UserError, match="1 fault,"):
-        run_entry(folder, "verify_trajectories")
+        run_entry(folder, "verify_trajectories", trajectories=store)
     assert "0.12.partial does not belong" in caplog.text
-    run_entry(folder, "gather_calibration")
+    run_entry(folder, "gather_calibration", trajectories=store)
 
 
-def test_shards_of_another_configuration_are_named(tmp_path, caplog):
+def test_shards_of_another_configuration_are_named(tmp_path, caplog, find_store):
     folder = copy_finished(tmp_path)
     write_parameters(folder, batch_size=4)
     with pytest.raises(UserError, match="2 faults"):
-        run_entry(folder, "verify_trajectories")
+        run_entry(folder, "verify_trajectories", trajectories=find_store(folder))
     assert "(batch_size: 2 there, 4 in the configuration)" in caplog.text

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from workflow_scripts import ladder
+from workflow_scripts.store.block_report import write_report
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import write_json
-from workflow_scripts.store.tensors import write_tensors
+from workflow_scripts.store.tensors import read_sealed_tensors, write_sealed_tensors
 from workflow_scripts.write_ladder import main
 
 BLOCKS = ("mm_00", "mm_01")
 
 
 def write_rung(folder, latents):
-    write_tensors(folder / "latents.safetensors", {"latents": latents.astype(np.float32)})
+    write_sealed_tensors(folder / "latents.safetensors", {"latents": latents.astype(np.float32)}, {"rung": folder.name})
 
 
 def write_reports(folder, error):
@@ -24,8 +24,8 @@ def write_reports(folder, error):
     for block in BLOCKS:
         right = {"quantized_inputs": {"image": error, "text": error / 10}}
         wrong = {"quantized_inputs": {"image": 1.0, "text": 1.0}}
-        report = {"block": block, "chosen": "adaround", "errors": {"adaround": right, "rtn": wrong}}
-        write_json(folder / f"{block}.report.json", report)
+        report = {"chosen": "adaround", "errors": {"adaround": right, "rtn": wrong}}
+        write_report(folder / f"{block}.report.json", block, report)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_rung_without_latents_is_named(results):
 
 
 def test_equal_latents_have_a_finite_ratio(results):
-    exact = (results / "ladder" / ladder.FULL_PRECISION / "latents.safetensors").read_bytes()
-    (results / "ladder" / ladder.PACKED / "latents.safetensors").write_bytes(exact)
+    exact, _ = read_sealed_tensors(results / "ladder" / ladder.FULL_PRECISION / "latents.safetensors")
+    write_rung(results / "ladder" / ladder.PACKED, exact["latents"])
     written, _ = run(results)
     assert written["rungs"][-1]["latent_snr"]["worst"] == 150

@@ -3,7 +3,8 @@
 Importing the package puts a fast BLAS under MLX where its wheel brings a slow one, so it has to come before MLX.
 """
 
-from workflow_scripts.blas import bind_fast_blas, keep_freed_memory
+from workflow_scripts.blas import bind_fast_blas, keep_freed_memory, limit_threads
 
+limit_threads()
 bind_fast_blas()
 keep_freed_memory()

@@ -22,16 +22,24 @@ MALLOC_SETTINGS = {-1: 1 << 30, -4: 0, -8: 2}
 ADVICE = "MLX computes on its slow reference BLAS (some 20 times slower): "
 
 
+def limit_threads() -> None:
+    """Let a process compute with one thread, unless its environment says otherwise, as Snakemake tells its jobs.
+
+    Sums depend on it in their last digits, so that a command by hand would give other bytes than its job.
+    """
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
 def bind_fast_blas() -> None:
     """Load OpenBLAS in the place of the BLAS that MLX's Linux CPU wheel brings; elsewhere do nothing.
 
-    Call before the first `import mlx.core`. OPENBLAS_NUM_THREADS defaults to 1: one worker per core. With
-    MLX_REFERENCE_BLAS=1 in the environment MLX stays as installed. A failure is said in one line, never raised.
+    Call before the first `import mlx.core`. With MLX_REFERENCE_BLAS=1 in the environment MLX stays as installed. A
+    failure is said in one line, never raised.
     """
     bundled = find_bundled_blas()
     if bundled is None or os.environ.get(SWITCH) == "1":
         return
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if "mlx.core" in sys.modules:
         warn("mlx was imported first; import workflow_scripts before it")
         return

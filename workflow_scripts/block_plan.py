@@ -3,14 +3,15 @@
 So a rule for one block's layers makes that block again and no other.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from workflow_scripts import plan
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.numerics.layer_rules import find_rule
+from workflow_scripts.plain_files import read_plain_json
 
 
 def select_block(parameters: plan.Parameters, block: str) -> plan.Parameters:
@@ -40,19 +41,39 @@ def encode_block(config: plan.Parameters, block: str) -> str:
     return plan.encode_values("optimise_block", config | own)
 
 
-def find_conflicts(results: Path, parameters: plan.Parameters) -> Iterator[str]:
-    """Finished blocks in `results` that other parameters made: one line each, naming a difference.
+def find_conflicts(folder: Path, parameters: plan.Parameters) -> Iterator[str]:
+    """Finished blocks in `folder` that other parameters made: one line each, naming a difference.
 
     `parameters` are those of the stage `optimise_block`.
     """
     for block in plan.list_blocks(parameters["model"]):
-        path = results / "adaround" / f"{block}.json"
-        if not path.exists():
-            continue
-        try:
-            sealed = json.loads(path.read_text(encoding="utf-8"))["parameters"]
-        except (OSError, ValueError, KeyError, TypeError):
-            yield f"{path} is damaged; delete it and run again"
-            continue
-        if difference := plan.describe_difference(sealed, select_block(parameters, block)):
-            yield f"{path.with_suffix('')} was made with other parameters ({difference})"
+        yield from find_conflict(folder / f"{block}.json", select_block(parameters, block))
+
+
+def find_conflict(seal: Path, wanted: plan.Parameters) -> Iterator[str]:
+    """A line if a block is finished, its seal in the file `seal`, and was not made with the parameters `wanted`."""
+    if not seal.exists():
+        return
+    try:
+        sealed = plan.take_sealed(read_plain_json(seal))
+    except (OSError, ValueError, KeyError, TypeError):
+        yield f"{seal} is damaged; delete it and run again"
+        return
+    if difference := plan.describe_difference(sealed, wanted):
+        yield f"{seal.with_suffix('')} was made with other parameters ({difference})"
+
+
+def find_source_conflicts(results: Path, sources: Iterable[plan.Parameters]) -> Iterator[str]:
+    """A line for each stage that finished blocks were made from with other parameters than `sources` say.
+
+    The captured inputs of the blocks are temporary: what they were made with is in the stages' parameter files.
+    """
+    if not any((results / "adaround").glob("[!.]*.json")):
+        return
+    for wanted in sources:
+        path = results / "params" / f"{wanted['stage']}.json"
+        with suppress(OSError, ValueError, AttributeError):
+            found = read_plain_json(path)
+            known = {key: found.get(key) for key in wanted}
+            if difference := plan.describe_difference(known, wanted):
+                yield f"{results / 'adaround'} was made from other {wanted['stage']} ({difference})"

@@ -20,13 +20,16 @@ from workflow_scripts.budgeting.shapes import ModelShapes, read_shapes
 from workflow_scripts.budgeting.stages import Stage, count_missing, list_export_stages, list_stages
 from workflow_scripts.budgeting.work import estimate_rates
 from workflow_scripts.entry import build_parser, log, run
+from workflow_scripts.mmdit.footprint import check_forward
 from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.sampling import bind_step
 from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics.schedule import compute_sigmas, draw_noise, start_latents
+from workflow_scripts.numerics.schedule import draw_noise, start_latents
+from workflow_scripts.plain_files import read_plain
 from workflow_scripts.store.errors import UserError
 
 DEFAULT = Path("config/config.yaml")
+LARGEST_CONFIG = 1 << 20  # bytes
 MEASURED_STEPS = 2
 COLUMNS = "{:<20} {:>6} {:>9} {:>10} {:>10}"
 
@@ -35,7 +38,7 @@ def main(arguments: argparse.Namespace) -> None:
     config, prompts = read_configuration(arguments)
     shapes = read_shapes(config)
     step = measure_step(config, shapes) if arguments.measure else None
-    rates = estimate_rates(config, shapes, step)
+    rates = estimate_rates(config, shapes.sizes, step)
     stages = list_stages(config, prompts, shapes, rates)
     stages += list_export_stages(config, shapes) if arguments.exports else []
     print("\n".join(tabulate(stages)))
@@ -54,8 +57,8 @@ def read_configuration(arguments: argparse.Namespace) -> tuple[plan.Parameters, 
     config: dict[str, Any] = {}
     for path in dict.fromkeys([DEFAULT, *arguments.configfile]):
         try:
-            config |= yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError, TypeError, ValueError):
+            config |= read_yaml(read_plain(path, LARGEST_CONFIG).decode("utf-8")) or {}
+        except (OSError, TypeError, ValueError):
             raise UserError(f"--configfile: {path} is no YAML file of keys and values that can be read") from None
     try:
         config |= dict(read_pair(pair) for pair in arguments.config)
@@ -69,20 +72,32 @@ def read_pair(pair: str) -> tuple[str, Any]:
     key, equals, value = pair.partition("=")
     if not equals:
         raise UserError(f"--config: {pair} is not key=value")
-    return key, yaml.safe_load(value)
+    try:
+        return key, read_yaml(value)
+    except ValueError:
+        raise UserError(f"--config: {key} has a value that is no YAML; put it in quotes") from None
+
+
+def read_yaml(text: str) -> Any:
+    """The value `text` stands for. Raises ValueError if it is no YAML, or nested too deeply."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, AttributeError) as error:
+        raise ValueError("no YAML that can be read") from error
 
 
 def measure_step(config: plan.Parameters, shapes: ModelShapes) -> float:
     """Seconds of one Euler step of one trajectory here, by the model's transformer on random conditions.
 
-    Raises UserError if its weights are not here; nothing is downloaded.
+    Raises UserError if its weights are not here, or the memory is too small; nothing is downloaded.
     """
     model = find_model(config["model"], config)
     transformer = model.load_transformer()
     rows, linear = min(2, config["batch_size"]), bind_linears(transformer)
-    cs = mx.random.normal((rows, 2, *shapes.context), key=mx.random.key(0))
-    cs_pooled = mx.random.normal((rows, 2, shapes.pooled), key=mx.random.key(1))
-    sigmas = compute_sigmas(MEASURED_STEPS + 1, model.SAMPLER_SHIFT)
+    check_forward(transformer, model.LATENT_SHAPE, shapes.context[0], shapes.conditions * rows, "measuring a step")
+    cs = mx.random.normal((rows, shapes.conditions, *shapes.context), key=mx.random.key(0))
+    cs_pooled = mx.random.normal((rows, shapes.conditions, shapes.pooled), key=mx.random.key(1))
+    sigmas = model.compute_sigmas(MEASURED_STEPS + 1)
     latents = start_latents(draw_noise(list(range(rows)), *model.LATENT_SHAPE), sigmas[0])
     advance = bind_step(transformer, lambda sigma: linear, cs, cs_pooled, mx.arange(rows), sigmas, config["cfg_scale"])
     seconds = []

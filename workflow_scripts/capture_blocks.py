@@ -7,19 +7,20 @@ from typing import Any
 import numpy as np
 
 from workflow_scripts import plan
-from workflow_scripts.entry import Progress, build_parser, log, run
-from workflow_scripts.mmdit.capture import assemble_pairs, capture_states, measure_shapes
-from workflow_scripts.mmdit.forward import bind_linears
+from workflow_scripts.entry import Progress, build_parser, choose_part, log, run
+from workflow_scripts.mmdit.capture import assemble_rows, capture_states
+from workflow_scripts.mmdit.footprint import check_forward
+from workflow_scripts.mmdit.forward import bind_linears, measure_shapes
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.selection import choose_spread_points
-from workflow_scripts.store.block_inputs import count_bytes
+from workflow_scripts.store.block_inputs import choose_batch, count_bytes
 from workflow_scripts.store.block_recorder import BlockRecorder
-from workflow_scripts.store.calibration import POINT_ARRAYS, PROMPT_ARRAYS, Calibration, open_calibration
+from workflow_scripts.store.calibration import POINT_ARRAYS, Calibration, open_calibration
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
 from workflow_scripts.store.lock import hold_lock
+from workflow_scripts.store.room import check_disk
 from workflow_scripts.store.seal import is_finished
-from workflow_scripts.store.zarr_arrays import read_chunk
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -27,14 +28,17 @@ def main(arguments: argparse.Namespace) -> None:
     calibration.verify()
     parameters = read_part_parameters(arguments, calibration)
     model = find_model(parameters["model"], parameters)
-    transformer = model.load_transformer()
+    transformer, tokens = model.load_transformer(), calibration.specs["cs"].shape[2]
     inputs = {"calibration": calibration.seal["fingerprint"], "model": model.file_digests()}
-    inputs |= measure_shapes(transformer.config, model.LATENT_SHAPE, calibration.specs["cs"].shape[2])
+    inputs |= measure_shapes(transformer.config, model.LATENT_SHAPE, tokens)
     with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
         if is_finished(arguments.out, parameters, inputs):
             shutil.rmtree(arguments.scratch, ignore_errors=True)
             log.info(f"{arguments.out} is finished already")
             return
+        conditions = plan.count_conditions(parameters["model"])
+        rows = conditions * choose_batch(conditions, inputs["image_shape"], inputs["text_shape"])
+        check_forward(transformer, model.LATENT_SHAPE, tokens, rows, "capturing what the blocks read")
         recorder = BlockRecorder(arguments.scratch, parameters, inputs)
         begun = take_up(recorder)
         announce_size(recorder, arguments)
@@ -51,10 +55,9 @@ def read_part_parameters(arguments: argparse.Namespace, calibration: Calibration
 
     Raises UserError if there is no such part, or not a point for every step and part.
     """
-    parameters = read_json(arguments.params)
+    parameters = read_json(arguments.params, stage="capture_blocks")
     shards, limit = parameters["capture_shards"], parameters["capture_points"]
-    if arguments.shard not in plan.list_parts(shards):
-        raise UserError(f"shard {arguments.shard}: capture_shards is {shards}; count from 00")
+    part = choose_part(arguments.shard, shards)
     steps, prompts = (calibration.read(name) for name in ("steps", "prompt_indices"))
     count = len(np.unique(steps))
     if limit < count:
@@ -64,7 +67,7 @@ def read_part_parameters(arguments: argparse.Namespace, calibration: Calibration
         raise UserError(
             f"capture_shards: {shards} is too many for {len(points)} points; set it to {len(points)} or less"
         )
-    share = points[int(arguments.shard) :: shards]
+    share = points[part::shards]
     return parameters | {"shard": arguments.shard, "points": share.tolist()}
 
 
@@ -85,12 +88,7 @@ def announce_size(recorder: BlockRecorder, arguments: argparse.Namespace) -> Non
     """Say how large the part will be. Raises UserError if the disk has no room for what is still missing."""
     points, blocks = len(recorder.parameters["points"]), recorder.specs["text"].shape[0]
     log.info(f"{points} points, {blocks} blocks: {count_bytes(recorder.specs) / 1e6:.1f} MB in {arguments.out}")
-    missing, free = recorder.count_missing_bytes(), shutil.disk_usage(recorder.scratch.parent).free
-    if free < missing:
-        raise UserError(
-            f"{recorder.scratch.parent}: {missing / 1e6:.1f} MB are to be written and {free / 1e6:.1f} MB are free;"
-            " make room, or lower capture_points"
-        )
+    check_disk(recorder.scratch.parent, recorder.count_missing_bytes(), "lower capture_points")
 
 
 def capture_points(
@@ -100,18 +98,12 @@ def capture_points(
     linear = bind_linears(transformer)
     label = f"capture {recorder.parameters['shard']}"
     progress = Progress(label, len(by_point["xs"]), "points", recorder.stored_points)
+    read_conditions = calibration.bind_conditions()
     for batch in recorder.batches[recorder.done :]:
-        conditions = read_conditions(calibration, by_point["prompt_indices"][batch])
-        pairs = assemble_pairs(by_point["xs"][batch], by_point["ts"][batch], *conditions)
-        recorder.store_batch(*capture_states(transformer, linear, pairs))
+        conditions = read_conditions(by_point["prompt_indices"][batch])
+        rows = assemble_rows(by_point["xs"][batch], by_point["ts"][batch], *conditions)
+        recorder.store_batch(*capture_states(transformer, linear, rows))
         progress.advance(batch.stop - batch.start)
-
-
-def read_conditions(calibration: Calibration, prompts: np.ndarray) -> list[np.ndarray]:
-    """cs (n, 2, T, D) and cs_pooled (n, 2, W) of `prompts` (n,); no other prompts are read."""
-    used, places = np.unique(prompts, return_inverse=True)
-    specs = [calibration.specs[name] for name in PROMPT_ARRAYS]
-    return [np.concatenate([read_chunk(calibration.path, s, (p,)) for p in used.tolist()])[places] for s in specs]
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """Observe what every linear layer reads, on one part of the calibration points; write it and its seal."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from workflow_scripts import plan
-from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.entry import Progress, build_parser, choose_part, log, run
+from workflow_scripts.mmdit.footprint import check_forward, choose_batch
 from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.observe import Reduced, assemble_batch, find_broken_row, observe_batch
@@ -16,18 +17,21 @@ from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.observations import Observations, add_batch, create_observation, pack_observations
 from workflow_scripts.numerics.selection import choose_points
 from workflow_scripts.numerics.step_choice import choose_steps
-from workflow_scripts.store.calibration import POINT_ARRAYS, PROMPT_ARRAYS, Calibration, open_calibration
+from workflow_scripts.store.calibration import POINT_ARRAYS, Calibration, open_calibration
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, read_json, write_json
 from workflow_scripts.store.seal import make_seal
 from workflow_scripts.store.tensors import write_tensors
 
-# Points that run together; more gains nothing, and a step's share of a part is about this at the default scale.
+# Points that run together, at most; more gains nothing, and a step's share of a part is about this by default.
 BATCH = 64
 
 
+Conditions = Callable[[np.ndarray], list[np.ndarray]]
+
+
 class Points(NamedTuple):
-    """Calibration points ordered by step: their indices (n,), the set's arrays at them, and all conditions."""
+    """Calibration points ordered by step: their indices (n,), and the set's arrays at them."""
 
     indices: np.ndarray
     xs: np.ndarray
@@ -35,19 +39,22 @@ class Points(NamedTuple):
     sigmas: np.ndarray
     steps: np.ndarray
     prompt_indices: np.ndarray
-    cs: np.ndarray
-    cs_pooled: np.ndarray
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params)
+    parameters = read_json(arguments.params, stage="collect_activations")
     calibration = open_calibration(arguments.calibration)
     calibration.verify()
     steps = calibration.read("steps")
     sigmas = find_sigmas(steps, calibration.read("sigmas"), parameters["statistics_steps"])
     points = read_points(calibration, choose_share(steps, list(sigmas), parameters, arguments.shard))
     model = find_model(parameters["model"], parameters)
-    observations = observe_points(model.load_transformer(), parameters["model"], points, list(sigmas))
+    transformer = model.load_transformer()
+    cs_shape = calibration.specs["cs"].shape
+    size = choose_batch(transformer, model.LATENT_SHAPE, cs_shape, BATCH)
+    check_forward(transformer, model.LATENT_SHAPE, cs_shape[2], cs_shape[1] * size, "observing the layers")
+    read_conditions = calibration.bind_conditions()
+    observations = observe_points(transformer, parameters["model"], points, read_conditions, list(sigmas), size)
     write_tensors(arguments.out, pack_observations(observations))
     seal = make_seal(
         parameters | {"shard": arguments.shard, "sigmas": [[step, sigma] for step, sigma in sigmas.items()]},
@@ -71,41 +78,43 @@ def choose_share(steps: np.ndarray, chosen: list[int], parameters: plan.Paramete
     Raises UserError if there is no such part, or not a point for every step.
     """
     limit = parameters["statistics_points"]
-    if shard not in plan.list_parts(parameters["statistics_shards"]):
-        raise UserError(f"shard {shard}: statistics_shards is {parameters['statistics_shards']}; count from 00")
+    part = choose_part(shard, parameters["statistics_shards"])
     if 0 < limit < len(chosen):
         raise UserError(
             f"statistics_points: {limit} is too few for {len(chosen)} steps; set it to {len(chosen)} or more"
         )
     points = choose_points(steps, chosen, limit, parameters["seed"])
-    return points[int(shard) :: parameters["statistics_shards"]]
+    return points[part :: parameters["statistics_shards"]]
 
 
 def read_points(calibration: Calibration, indices: np.ndarray) -> Points:
-    """The points at `indices`, and all conditions."""
-    by_point = {name: calibration.read_rows(name, indices) for name in POINT_ARRAYS}
-    return Points(indices, **by_point, **{name: calibration.read(name) for name in PROMPT_ARRAYS})
+    """The points at `indices`."""
+    return Points(indices, **{name: calibration.read_rows(name, indices) for name in POINT_ARRAYS})
 
 
-def list_batches(steps: np.ndarray) -> Iterator[slice]:
-    """Runs of at most BATCH points of one step, among points ordered by step."""
+def list_batches(steps: np.ndarray, size: int) -> Iterator[slice]:
+    """Runs of at most `size` points of one step, among points ordered by step."""
     starts = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), len(steps)]
     for start, end in pairwise(starts):
-        for first in range(start, end, BATCH):
-            yield slice(first, min(first + BATCH, end))
+        for first in range(start, end, size):
+            yield slice(first, min(first + size, end))
 
 
-def observe_points(transformer, model_name: str, points: Points, steps: list[int]) -> Observations:
-    """The observations of every linear input at each of `steps`. Raises UserError for a value that is not finite."""
+def observe_points(
+    transformer: Any, model_name: str, points: Points, read_conditions: Conditions, steps: list[int], size: int
+) -> Observations:
+    """The observations of every linear input at each of `steps`, `size` points at a time.
+
+    read_conditions: as `Calibration.bind_conditions` gives it. Raises UserError for a value that is not finite.
+    """
     layers = list_linears(*plan.MODEL_BLOCKS[model_name])
     linear = bind_linears(transformer)
     observations: Observations = {}
     progress = Progress("activations", len(points.indices), "points")
-    for batch in list_batches(points.steps):
+    for batch in list_batches(points.steps, size):
         step = int(points.steps[batch.start])
-        rows = assemble_batch(
-            points.xs[batch], points.prompt_indices[batch], float(points.ts[batch.start]), points.cs, points.cs_pooled
-        )
+        prompts, places = np.unique(points.prompt_indices[batch], return_inverse=True)
+        rows = assemble_batch(points.xs[batch], places, float(points.ts[batch.start]), *read_conditions(prompts))
         for name, reduced in observe_batch(transformer, linear, layers, rows):
             refuse_broken(reduced, step, points.indices[batch])
             if name not in observations:

@@ -7,24 +7,28 @@ advance together. The states are kept in fp32 and stored in fp16, the final late
 import argparse
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from workflow_scripts import plan
-from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.entry import Progress, add_place, build_parser, log, run
+from workflow_scripts.mmdit.footprint import check_forward
 from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.sampling import bind_step
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics import schedule
+from workflow_scripts.store.block_inputs import count_bytes
 from workflow_scripts.store.checkpoint import Checkpoint
 from workflow_scripts.store.conditioning import Conditioning, list_inputs, open_conditioning
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json
+from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.lock import hold_lock
 from workflow_scripts.store.recorder import Recorder
-from workflow_scripts.store.seal import is_finished
+from workflow_scripts.store.room import check_disk
+from workflow_scripts.store.seal import is_finished, read_group_seal
 
 # advance(latents (n, h, w, c), step) -> the latents after that step
 Advance = Callable[[mx.array, int], mx.array]
@@ -34,7 +38,7 @@ Begin = Callable[[np.ndarray], tuple[mx.array, Advance]]
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_shard_parameters(arguments)
-    conditioning = open_conditioning(arguments.conditioning, read_json(arguments.params))
+    conditioning = open_conditioning(arguments.conditioning, read_json(arguments.params, stage="collect_shard"))
     model = find_model(parameters["model"], parameters)
     if model.file_digests() != conditioning.weights:
         raise UserError(f"{conditioning.path} was made with other weights of the model; delete it and run again")
@@ -43,20 +47,29 @@ def main(arguments: argparse.Namespace) -> None:
         if is_finished(arguments.out, parameters, inputs):
             shutil.rmtree(arguments.scratch, ignore_errors=True)
             log.info(f"{arguments.out} is finished already")
+            leave_receipt(arguments)
             return
-        sigmas = schedule.compute_sigmas(parameters["steps"], model.SAMPLER_SHIFT)
+        sigmas = model.compute_sigmas(parameters["steps"])
         levels = {"ts": np.array(schedule.compute_timesteps(sigmas[:-1])), "sigmas": np.array(sigmas)}
         recorder = Recorder(arguments.scratch, parameters, inputs, levels)
         checkpoint = take_up(recorder)
+        check_disk(arguments.scratch, count_missing_bytes(recorder, checkpoint), "choose a results_dir elsewhere")
         record_shard(recorder, checkpoint, bind_beginning(model, conditioning, parameters, sigmas))
         recorder.publish(arguments.out)
+        leave_receipt(arguments)
     count, steps = len(parameters["rows"]), parameters["steps"]
     log.info(f"recorded {count} trajectories of {steps} steps: {arguments.out}")
 
 
+def leave_receipt(arguments: argparse.Namespace) -> None:
+    """Where the shard lies elsewhere: its seal, in the folder that Snakemake looks for."""
+    if arguments.receipt and arguments.receipt != arguments.out:
+        write_json(arguments.receipt / plan.RECEIPT, read_group_seal(arguments.out))
+
+
 def read_shard_parameters(arguments: argparse.Namespace) -> plan.Parameters:
     """The parameters of the shard asked for. Raises UserError if there is no such shard."""
-    stage = read_json(arguments.params)
+    stage = read_json(arguments.params, stage="collect_shard")
     shards = plan.list_shards(stage)
     if arguments.shard not in shards:
         raise UserError(f"--shard {arguments.shard}: no such shard; choose one from {shards[0]} to {shards[-1]}")
@@ -67,6 +80,16 @@ def bind_beginning(model: Any, conditioning: Conditioning, parameters: plan.Para
     """How trajectories of the shard begin: load what they need, once."""
     transformer = model.load_transformer()
     linear = bind_linears(transformer)
+    together = min(parameters["batch_size"], len(parameters["rows"]))
+    _, conditions, tokens, _ = conditioning.read_shapes()["cs_shape"]
+    check_forward(
+        transformer,
+        model.LATENT_SHAPE,
+        tokens,
+        conditions * together,
+        f"advancing {together} trajectories together",
+        "lower batch_size",
+    )
 
     def begin(rows: np.ndarray) -> tuple[mx.array, Advance]:
         used, places = np.unique(rows[:, 1], return_inverse=True)
@@ -91,6 +114,12 @@ def take_up(recorder: Recorder) -> Checkpoint | None:
     else:
         recorder.start()
     return checkpoint
+
+
+def count_missing_bytes(recorder: Recorder, checkpoint: Checkpoint | None) -> int:
+    """The size, uncompressed, of the trajectories that are not stored yet."""
+    rows = recorder.layout.rows
+    return count_bytes(recorder.specs) * (rows - (checkpoint.row if checkpoint else 0)) // rows
 
 
 def record_shard(recorder: Recorder, checkpoint: Checkpoint | None, begin: Begin) -> None:
@@ -125,6 +154,8 @@ def record_batch(
 
 
 if __name__ == "__main__":
-    parser = build_parser(__doc__, "params", "conditioning", "out", "scratch")
+    parser = build_parser(__doc__, "params", "conditioning", "scratch")
+    add_place(parser, "out", help="where the shard shall be, a folder or a URL")
+    parser.add_argument("--receipt", type=Path, help="a folder for the seal alone, if it is not --out itself")
     parser.add_argument("--shard", required=True, help="the shard's name, like 007")
     run(main, parser)

@@ -12,6 +12,7 @@ from workflow_scripts.evaluation import measures
 from workflow_scripts.evaluation.lpips import Lpips
 from workflow_scripts.models.classifier import compare_attributes
 from workflow_scripts.numerics.distribution import draw_counts
+from workflow_scripts.places import find_place
 from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.picture_sets import PictureSet, check_pairs, choose_features, read_features, read_set
 from workflow_scripts.variants import ALL, FULL_PRECISION
@@ -22,23 +23,27 @@ KINDS = {0: "one_object", 1: "two_objects"}
 
 def main(arguments: argparse.Namespace) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
-    parameters, evaluation = read_json(arguments.params), read_json(arguments.prompts)
+    parameters, evaluation = (
+        read_json(arguments.params, stage="compare_variant"),
+        read_json(arguments.prompts, format="evaluation-prompts"),
+    )
     parts = plan.list_parts(parameters["evaluation_shards"])
     real = read_features([arguments.features / REAL / f"{part}.safetensors" for part in parts])
     exact, found = (
         read_set(
             [arguments.images / name / f"{part}.json" for part in parts],
             [arguments.features / name / f"{part}.safetensors" for part in parts],
+            name,
         )
         for name in (FULL_PRECISION, arguments.variant)
     )
     moved = ALL[arguments.variant].seeds * len(evaluation["pictures"])
     check_pairs(arguments.variant, found, FULL_PRECISION, exact, moved)
     counts = draw_counts(exact.prompts, parameters["evaluation_seed"])
-    described = {"title": ALL[arguments.variant].title}
+    described = {"format": "compared", "variant": arguments.variant, "title": ALL[arguments.variant].title}
     described |= compare_sets(found, real.arrays, real.pictures, exact, counts, parameters["evaluation_seed"])
     if arguments.variant != FULL_PRECISION:
-        described |= {"paired": compare_pairs(found, exact, counts, parameters["lpips"])}
+        described |= {"paired": compare_pairs(found, exact, counts, find_place("lpips", parameters["lpips"]))}
     described |= {"prompt_accuracy": rate(found, evaluation["prompts"], counts)}
     write_json(arguments.out, described)
     log.info(f"{arguments.variant}: {say_distances(described)}")

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import jsonschema
 import yaml
 from jsonschema import Draft202012Validator
 
+from workflow_scripts.config_limits import refuse_long, refuse_paths, refuse_unwieldy
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.step_choice import choose_steps
-from workflow_scripts.plan import MODEL_KEYS
+from workflow_scripts.plan import MODEL_KEYS, NO_GUIDANCE, UNGUIDED
 from workflow_scripts.prompts import read_prompts
 from workflow_scripts.variants import VARIANTS
 
@@ -25,6 +27,7 @@ _Validator = jsonschema.validators.extend(
         lambda _, value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
     ),
 )
+LONGEST_MESSAGE = 200  # characters
 LARGEST_SEED = 2**31 - 1
 SCHEMA = Path(__file__).parent.parent / "config" / "config.schema.yaml"
 
@@ -39,18 +42,23 @@ def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 
     Raises ValueError with one line that names the key, the value and what to change.
     """
+    refuse_unwieldy(config)
     refuse_unknown(config, schema["properties"])
     full = {key: described["default"] for key, described in schema["properties"].items()} | config
     full = {key: read_word(value, schema["properties"][key]) for key, value in full.items()}
     for error in sorted(_Validator(schema).iter_errors(full), key=lambda error: list(error.path)):
         place = ".".join(str(part) for part in error.absolute_path)
         name = place.split(".")[0]
-        raise ValueError(f"{place}: {error.message}; {schema['properties'][name]['description']}")
+        raise ValueError(f"{place}: {error.message[:LONGEST_MESSAGE]}; {schema['properties'][name]['description']}")
     full = {key: spell(value, schema["properties"][key]) for key, value in full.items()}
+    refuse_paths(full)
     full |= {"results_dir": Path(full["results_dir"]).as_posix()} | complete_rules(full, schema)
+    refuse_long(full)
+    refuse_url(full)
     refuse_too_few(full)
     refuse_migration(full)
     refuse_thresholds(full)
+    refuse_guidance(full)
     refuse_evaluation(full)
     return full
 
@@ -72,6 +80,16 @@ def spell(value: Any, described: dict[str, Any]) -> Any:
     if isinstance(value, dict):
         return {key: spell(item, {}) for key, item in value.items()}
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def refuse_url(config: dict[str, Any]) -> None:
+    """Raise ValueError, which does not repeat it, for a URL that is none or that holds credentials."""
+    url = config["trajectories_url"]
+    if url is not None and not re.fullmatch(r"[a-z0-9+]+://[^/@\s][^@\s]*", url):
+        raise ValueError(
+            "trajectories_url: what is given is no URL such as s3://bucket/run/trajectories.zarr, or holds credentials,"
+            " which belong in the environment; change it, or leave it out to keep trajectories in results_dir"
+        )
 
 
 def refuse_too_few(config: dict[str, Any]) -> None:
@@ -120,6 +138,22 @@ def refuse_thresholds(config: dict[str, Any]) -> None:
                 f"multitier_thresholds.{kind}: {four:g} is above {six:g}; the first is where 4 bits end, the second"
                 " where 6 end"
             )
+
+
+def refuse_guidance(config: dict[str, Any]) -> None:
+    """Raise ValueError for guidance, or a negative prompt, asked of a model that knows none."""
+    if config["model"] not in UNGUIDED:
+        return
+    for key in ("cfg_scale", "evaluation_cfg"):
+        if config[key] != NO_GUIDANCE:
+            raise ValueError(
+                f"{key}: {config['model']} draws without guidance, so {config[key]:g} has no meaning; set it to"
+                f" {NO_GUIDANCE:g}"
+            )
+    if config["negative_prompt"]:
+        raise ValueError(
+            f"negative_prompt: {config['model']} draws without guidance and reads no negative prompt; leave it empty"
+        )
 
 
 def refuse_evaluation(config: dict[str, Any]) -> None:
@@ -178,7 +212,7 @@ def refuse_unknown(config: dict[str, Any], known: dict[str, Any]) -> None:
 def refuse_unread(config: dict[str, Any], model: str) -> None:
     """Raise ValueError for a key that only another model reads."""
     for other, keys in MODEL_KEYS.items():
-        for key in set(keys) & set(config) - set(MODEL_KEYS[model]):
+        for key in sorted(set(keys) & set(config) - set(MODEL_KEYS[model])):
             raise ValueError(f"{key}: the model {model} does not read it; leave it out, or set model to {other}")
 
 

@@ -1,17 +1,21 @@
-"""Create the root of the trajectory store, a Zarr group whose members are the shards."""
+"""Create the root of the trajectory store, a Zarr group whose members are the shards: in `--out`, and in `--store`."""
 
 import argparse
 
-from workflow_scripts.entry import build_parser, log, run
-from workflow_scripts.store.files import write_json
-
-ROOT = {"attributes": {}, "node_type": "group", "zarr_format": 3}
+from workflow_scripts.entry import add_place, build_parser, log, run
+from workflow_scripts.store.files import encode_json, write_plain_json
+from workflow_scripts.store.places import RemotePath
+from workflow_scripts.store.trajectories import ROOT
 
 
 def main(arguments: argparse.Namespace) -> None:
-    write_json(arguments.out, ROOT)
-    log.info(f"created {arguments.out.parent}")
+    if isinstance(arguments.store, RemotePath):
+        (arguments.store / "zarr.json").create(encode_json(ROOT).encode())
+    write_plain_json(arguments.out, ROOT)
+    log.info(f"created {arguments.store or arguments.out.parent}")
 
 
 if __name__ == "__main__":
-    run(main, build_parser(__doc__, "out"))
+    parser = build_parser(__doc__, "out")
+    add_place(parser, "store", required=False, help="where the shards are to lie, if not beside --out")
+    run(main, parser)

@@ -21,7 +21,7 @@ BATCH = 16
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params)
+    parameters = read_json(arguments.params, stage="collect_shard")
     model = find_model(parameters["model"], parameters)
     paths = sorted(arguments.latents.glob("*.npy"))
     if not paths:

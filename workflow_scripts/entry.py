@@ -5,16 +5,34 @@ Its standard error carries the progress and the error line; the log file, if nam
 """
 
 import argparse
+import errno
 import logging
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from workflow_scripts import plan
 from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.places import Place, open_place
 
+LONGEST_ERROR = 1000  # characters
 log = logging.getLogger("workflow_scripts")
+
+# What to do about what the system refuses, by its error number.
+CURES = {
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room, or have the quota raised",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+    errno.EROFS: "make its file system writable, or choose another results_dir",
+    errno.EACCES: "give yourself the right to it and to its folder",
+    errno.EPERM: "give yourself the right to it and to its folder",
+    errno.EIO: "check its disk",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
 
 
 def build_parser(description: str, *paths: str) -> argparse.ArgumentParser:
@@ -26,14 +44,53 @@ def build_parser(description: str, *paths: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_place(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+    """Give `parser` the option `--name` for a store or a part of one: a folder, or a URL that fsspec understands."""
+
+    def read(text: str) -> Place:
+        try:
+            return open_place(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    parser.add_argument(f"--{name}", type=read, **({"required": True} | options))
+
+
+class LogFile(logging.FileHandler):
+    """A log file that is given up, with one line, once it cannot be written: a log must not cost the work."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name that `logging` calls)
+        """Give the file up if the exception under way says that it cannot be written."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        logging.getLogger().removeHandler(self)
+        with suppress(OSError):
+            self.close()
+        warn_of_log(Path(self.baseFilename), error)
+
+
+def warn_of_log(path: Path, error: OSError) -> None:
+    """Say that there is no log, and why."""
+    log.warning(f"{path} cannot be written ({error.strerror or error}); going on without this log")
+
+
 def open_log(path: Path | None) -> None:
-    """Send messages to standard error and, if `path` is given, to that file too."""
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
-    logging.basicConfig(format="%(message)s", handlers=handlers, force=True)
+    """Send messages to standard error and, if `path` is given and can be written, to that file too."""
+    logging.basicConfig(format="%(message)s", handlers=[logging.StreamHandler()], force=True)
     log.setLevel(logging.INFO)
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        file = LogFile(path, encoding="utf-8")  # it appends, as the traceback does
+    except OSError as error:
+        warn_of_log(path, error)
+        return
+    file.setFormatter(logging.Formatter("%(message)s"))
+    logging.getLogger().addHandler(file)
 
 
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
@@ -51,14 +108,50 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
 
 
 def report_failure(error: Exception, log_path: Path | None) -> None:
-    """One readable line on standard error; the traceback goes to the log file."""
-    if not isinstance(error, UserError) and log_path is None:
-        traceback.print_exc()
-    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    log.error(f"error: {text}" + (f" (traceback in {log_path})" if log_path else ""))
-    if log_path:
-        with log_path.open("a", encoding="utf-8") as file:
+    """One or two readable lines on standard error; the traceback goes to the log file, if there is one."""
+    text, is_logged = describe_failure(error), log_path is not None and append_traceback(log_path)
+    if is_logged:
+        text += f" (traceback in {log_path})"
+    elif log_path is None and not isinstance(error, UserError | OSError):
+        text += " (--log FILE keeps the traceback)"
+    log.error(f"error: {show_plainly(text)}")
+
+
+def describe_failure(error: Exception) -> str:
+    """What is wrong, where, and what to do about it, as far as that is foreseen."""
+    if isinstance(error, UserError):
+        return str(error)
+    if not isinstance(error, OSError) or error.errno not in CURES:
+        return f"{type(error).__name__}: {error}"
+    place = error.filename2 or error.filename or "a file"
+    return f"{place} cannot be written or read ({error.strerror}); {CURES[error.errno]} and run again"
+
+
+def append_traceback(path: Path) -> bool:
+    """Add the exception under way to the log; whether that worked."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
             traceback.print_exc(file=file)
+    except OSError:
+        return False
+    return True
+
+
+def show_plainly(text: str) -> str:
+    """At most two lines of `text`, its middle left out if it is long, with what a terminal might obey written out."""
+    if len(text) > LONGEST_ERROR:
+        text = f"{text[: LONGEST_ERROR // 2]} ... {text[-LONGEST_ERROR // 2 :]}"
+    first, _, rest = text.partition("\n")
+    lines = [first, rest.replace("\n", " ")] if rest else [first]
+    return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines)
+
+
+def choose_part(shard: str, count: int) -> int:
+    """The number of the part that `--shard` names, of so many. Raises UserError if there is no such part."""
+    parts = plan.list_parts(count)
+    if shard not in parts:
+        raise UserError(f"--shard {shard}: no such part; choose one from {parts[0]} to {parts[-1]}")
+    return parts.index(shard)
 
 
 class Progress:

@@ -13,8 +13,8 @@ from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.numerics import legacy_analysis, temporal_analysis
 from workflow_scripts.numerics.phases import PHASES
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.statistics_file import read_statistics_arrays
+from workflow_scripts.store.files import write_plain_json
+from workflow_scripts.store.statistics_file import read_statistics, read_statistics_arrays
 
 TEMPORAL_FORMAT = "layer_temporal_analysis_v4"
 SCALE_IS = "the largest magnitude of what the layer reads at a step, before any shift; not a step size"
@@ -27,13 +27,13 @@ NOTICE = (
 
 
 def main(arguments: argparse.Namespace) -> None:
-    statistics = read_json(arguments.statistics)
+    statistics = read_statistics(arguments.statistics)
     arrays = read_statistics_arrays(arguments.statistics, statistics)
     inputs = {layer: name for name, described in statistics["inputs"].items() for layer in described["layers"]}
     flat = {layer: flatten(name, statistics["inputs"][name], arguments) for layer, name in inputs.items()}
-    write_json(arguments.temporal, describe_time(statistics, arrays, inputs))
-    write_json(arguments.flat, flat)
-    write_json(arguments.advice, describe_advice(flat))
+    write_plain_json(arguments.temporal, describe_time(statistics, arrays, inputs))
+    write_plain_json(arguments.flat, flat)
+    write_plain_json(arguments.advice, describe_advice(flat))
     outputs = ", ".join(path.name for path in (arguments.temporal, arguments.flat, arguments.advice))
     log.info(f"{len(inputs)} layers in {outputs} in {arguments.flat.parent}")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.entry import Progress, add_place, build_parser, log, run
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.store.files import read_json, write_folder
 from workflow_scripts.store.original_layout import name_latents, write_latents
@@ -13,7 +13,7 @@ from workflow_scripts.store.trajectories import open_shards
 
 
 def main(arguments: argparse.Namespace) -> None:
-    stage = read_json(arguments.params)
+    stage = read_json(arguments.params, stage="collect_shard")
     process_out = find_model(stage["model"], stage).process_out
     progress = Progress("export", stage["trajectories"], "latents")
 
@@ -29,4 +29,6 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main, build_parser(__doc__, "params", "trajectories", "out"))
+    parser = build_parser(__doc__, "params", "out")
+    add_place(parser, "trajectories")
+    run(main, parser)

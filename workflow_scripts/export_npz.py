@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from workflow_scripts.entry import build_parser, log, run
-from workflow_scripts.store.calibration import Calibration, open_calibration
+from workflow_scripts.store.calibration import FLAT_ARRAYS, Calibration, open_calibration
 from workflow_scripts.store.files import write_atomically
 
-STREAMED = ("xs", "ts", "prompt_indices", "cs", "cs_pooled")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # equal sets give equal bytes
 
 
@@ -30,7 +29,7 @@ def write_npz(path: Path, calibration: Calibration) -> None:
     """Write the archive, one chunk in memory at a time."""
     parameters = calibration.seal["parameters"]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name in STREAMED:
+        for name in FLAT_ARRAYS:
             spec = calibration.specs[name]
             write_member(archive, name, spec.shape, np.dtype(spec.dtype), calibration.iterate_parts(name))
         for name, value in (

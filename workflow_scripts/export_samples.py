@@ -7,14 +7,14 @@ full precision.
 import argparse
 from pathlib import Path
 
-from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.entry import Progress, add_place, build_parser, log, run
 from workflow_scripts.store.files import read_json, write_folder
 from workflow_scripts.store.original_layout import list_samples, name_sample, write_sample
 from workflow_scripts.store.trajectories import open_shards
 
 
 def main(arguments: argparse.Namespace) -> None:
-    stage = read_json(arguments.params)
+    stage = read_json(arguments.params, stage="collect_shard")
     progress = Progress("export", stage["trajectories"], "trajectories")
 
     def fill(folder: Path) -> None:
@@ -29,4 +29,6 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main, build_parser(__doc__, "params", "trajectories", "out"))
+    parser = build_parser(__doc__, "params", "out")
+    add_place(parser, "trajectories")
+    run(main, parser)

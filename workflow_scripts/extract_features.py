@@ -13,14 +13,15 @@ import numpy as np
 from PIL import Image
 
 from workflow_scripts import plan
-from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.entry import Progress, build_parser, choose_part, log, run
 from workflow_scripts.models.classifier import judge_pictures, load_classifier
 from workflow_scripts.models.embedded import FOLDER, PICTURE_SIZE
+from workflow_scripts.places import find_place
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import encode_json, hash_file, read_json
+from workflow_scripts.store.files import hash_file, read_json
+from workflow_scripts.store.picture_sets import list_sealed
 from workflow_scripts.store.pictures import list_pictures, read_picture, stack_pictures
-from workflow_scripts.store.seal import read_file_seal
-from workflow_scripts.store.tensors import write_tensors
+from workflow_scripts.store.tensors import refuse_broken, write_sealed_tensors
 
 BATCH = 128
 SCALE = 9.0  # the classifier's features are divided by it, so that of real pictures they have a mean square of 1
@@ -29,20 +30,20 @@ Extractor = Callable[[Sequence[Image.Image]], dict[str, np.ndarray]]
 
 def main(arguments: argparse.Namespace) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
-    parameters = read_json(arguments.params)
+    parameters = read_json(arguments.params, stage="extract_features")
     extractors, about = open_extractors(parameters)
-    paths = (
-        list_sealed(arguments.pictures) if arguments.pictures.suffix == ".json" else list_share(arguments, parameters)
-    )
+    paths, origin = find_pictures(arguments, parameters)
     parts, resized = [], 0
     progress = Progress(f"features of {arguments.pictures.name}", len(paths), "pictures")
     for start in range(0, len(paths), BATCH):
         images = [read_picture(path) for path in paths[start : start + BATCH]]
         resized += sum(image.size != (PICTURE_SIZE, PICTURE_SIZE) for image in images)
         parts.append({name: rows for extract in extractors for name, rows in extract(images).items()})
+        refuse_broken(arguments.pictures, parts[-1], "check the weights of the network that reads them")
         progress.advance(len(images))
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
-    write_tensors(arguments.out, arrays, {"about": encode_json(about | {"pictures": len(paths), "resized": resized})})
+    about |= {"pictures": len(paths), "resized": resized, "shard": arguments.shard, "origin": origin}
+    write_sealed_tensors(arguments.out, arrays, about)
     log.info(f"{len(paths)} pictures, {', '.join(about['features'])}: {arguments.out}")
 
 
@@ -72,32 +73,34 @@ def open_extractors(parameters: plan.Parameters) -> tuple[list[Extractor], dict[
     if parameters["inception"]:
         from workflow_scripts.evaluation.inception import InceptionFeatures
 
-        inception = InceptionFeatures(parameters["inception"])
+        inception = InceptionFeatures(find_place("inception", parameters["inception"]))
         extractors.append(lambda images: {"inception": inception(images)})
         about["inception"] = inception.about
     if parameters["clip"]:
         from workflow_scripts.evaluation.clip_features import ClipFeatures
 
-        clip = ClipFeatures(parameters["clip"])
+        clip = ClipFeatures(find_place("clip", parameters["clip"]))
         extractors.append(lambda images: {"clip": clip(images)})
         about["clip"] = clip.about
     return extractors, {"features": about}
 
 
-def list_sealed(path: Path) -> list[Path]:
-    """The pictures a shard's seal vouches for. Raises UserError if one is missing or another."""
-    seal, folder = read_file_seal(path), path.with_suffix("")
-    wanted = seal["sha256"]
-    paths = [folder / f"{seed:010d}.png" for _, seed in seal["parameters"]["pictures"]]
-    for picture in paths:
-        if not picture.is_file() or hash_file(picture) != wanted[picture.name][0]:
-            raise UserError(f"{picture} is missing or damaged; delete {path} and run again")
-    return paths
+def find_pictures(arguments: argparse.Namespace, parameters: plan.Parameters) -> tuple[list[Path], str | None]:
+    """The pictures to read, and the checksum of their seal: all of a variant's shard, a share of real ones.
+
+    Raises UserError for pictures that are missing or not what their seal vouches for.
+    """
+    if arguments.pictures.suffix != ".json":
+        return take_share(list_pictures(arguments.pictures), arguments, parameters), None
+    seal, paths = list_sealed(arguments.pictures)
+    is_real = "variant" not in seal["parameters"]
+    return take_share(paths, arguments, parameters) if is_real else paths, seal["checksum"]
 
 
-def list_share(arguments: argparse.Namespace, parameters: plan.Parameters) -> list[Path]:
-    """Every so many of the pictures in a folder."""
-    return list_pictures(arguments.pictures)[int(arguments.shard) :: parameters["evaluation_shards"]]
+def take_share(paths: list[Path], arguments: argparse.Namespace, parameters: plan.Parameters) -> list[Path]:
+    """Every so many of `paths`."""
+    shards = parameters["evaluation_shards"]
+    return paths[choose_part(arguments.shard, shards) :: shards]
 
 
 def build_arguments() -> argparse.ArgumentParser:

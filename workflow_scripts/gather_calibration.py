@@ -9,25 +9,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from workflow_scripts import plan
-from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.entry import Progress, add_place, build_parser, log, run
 from workflow_scripts.numerics.calibration_points import select_steps, shuffle_points
-from workflow_scripts.store.calibration import list_specs, open_calibration
+from workflow_scripts.store.block_inputs import count_bytes
+from workflow_scripts.store.calibration import list_attributes, list_specs, open_calibration
 from workflow_scripts.store.conditioning import Conditioning, list_inputs, open_conditioning
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
 from workflow_scripts.store.gather import Selection, gather_points, write_conditions
 from workflow_scripts.store.lock import hold_lock
+from workflow_scripts.store.places import Place
+from workflow_scripts.store.room import check_disk
 from workflow_scripts.store.seal import Seal, check_origin, is_finished, make_seal, read_group_seal, write_group_seal
-from workflow_scripts.store.trajectories import Shard, Trajectory, open_shard
-from workflow_scripts.store.zarr_arrays import create_group
+from workflow_scripts.store.trajectories import Shard, Trajectory, check_root, open_shard
+from workflow_scripts.store.zarr_arrays import ArraySpec, create_group
 
 # What makes a shard this shard; all its other parameters must be those of the other shards.
 OWN = ("shard", "prompts", "rows")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params)
+    parameters = read_json(arguments.params, stage="gather_calibration")
     conditioning = open_conditioning(arguments.conditioning, parameters)
     inputs = check_shards(arguments.trajectories, parameters, conditioning)
     scratch = arguments.out.parent / "scratch" / arguments.out.stem
@@ -36,6 +41,7 @@ def main(arguments: argparse.Namespace) -> None:
         if is_finished(arguments.out, parameters, inputs):
             log.info(f"{arguments.out} is finished already")
             return
+        check_disk(scratch, count_needed_bytes(parameters, inputs), "choose a results_dir elsewhere")
         build_group(scratch, arguments.trajectories, parameters, inputs, conditioning)
         (scratch / "group").replace(arguments.out)
         shutil.rmtree(scratch)
@@ -53,7 +59,7 @@ def select_wanted(parameters: plan.Parameters, shard: str) -> plan.Parameters:
     return wanted
 
 
-def check_shards(store: Path, parameters: plan.Parameters, conditioning: Conditioning) -> dict[str, Any]:
+def check_shards(store: Place, parameters: plan.Parameters, conditioning: Conditioning) -> dict[str, Any]:
     """What the set is made of: the fingerprint of each shard and of the encodings, and their shapes.
 
     Raises UserError unless every shard has a whole seal, made with these parameters and encodings and, beyond them,
@@ -61,6 +67,7 @@ def check_shards(store: Path, parameters: plan.Parameters, conditioning: Conditi
     """
     fingerprints: dict[str, str] = {}
     first: Seal = {}
+    check_root(store)
     for shard in plan.list_shards(parameters):
         wanted = select_wanted(parameters, shard)
         seal = read_group_seal(store / shard)
@@ -77,14 +84,24 @@ def check_shards(store: Path, parameters: plan.Parameters, conditioning: Conditi
     } | conditioning.read_shapes()
 
 
+def list_arrays(parameters: plan.Parameters, inputs: dict[str, Any]) -> dict[str, ArraySpec]:
+    """The arrays of the set, by name."""
+    count = parameters["trajectories"] * parameters["selected_steps"]
+    return list_specs(count, *(inputs[name] for name in ("latent_shape", "cs_shape", "cs_pooled_shape")))
+
+
+def count_needed_bytes(parameters: plan.Parameters, inputs: dict[str, Any]) -> int:
+    """The size of the set, uncompressed, and of the flat file its points go through."""
+    specs = list_arrays(parameters, inputs)
+    return count_bytes(specs) + count_bytes({"flat": specs["xs"]})
+
+
 def build_group(
-    scratch: Path, store: Path, parameters: plan.Parameters, inputs: dict[str, Any], conditioning: Conditioning
+    scratch: Path, store: Place, parameters: plan.Parameters, inputs: dict[str, Any], conditioning: Conditioning
 ) -> None:
     """Write, seal and verify the set as `scratch / "group"`. Raises UserError naming whatever is damaged."""
-    count, path = parameters["trajectories"] * parameters["selected_steps"], scratch / "group"
-    specs = list_specs(count, *(inputs[name] for name in ("latent_shape", "cs_shape", "cs_pooled_shape")))
-    attributes = {"prompts": parameters["prompts"], "cfg_scale": parameters["cfg_scale"]}
-    create_group(path, list(specs.values()), attributes)
+    path, specs = scratch / "group", list_arrays(parameters, inputs)
+    create_group(path, list(specs.values()), list_attributes(parameters))
     selection = describe_selection(open_first(store, parameters), parameters)
     digests = gather_points(scratch / "flat", read_trajectories(store, parameters), selection, path, specs)
     digests |= write_conditions(conditioning, len(parameters["prompts"]), path, specs)
@@ -92,7 +109,7 @@ def build_group(
     open_calibration(path).verify()
 
 
-def open_first(store: Path, parameters: plan.Parameters) -> Shard:
+def open_first(store: Place, parameters: plan.Parameters) -> Shard:
     """The first shard; the schedule of all is in it."""
     shard = plan.list_shards(parameters)[0]
     return open_shard(store / shard, select_wanted(parameters, shard), {})
@@ -105,7 +122,7 @@ def describe_selection(shard: Shard, parameters: plan.Parameters) -> Selection:
     return Selection(steps, shard.small["ts"][steps], shard.small["sigmas"][steps], permutation)
 
 
-def read_trajectories(store: Path, parameters: plan.Parameters) -> Iterator[Trajectory]:
+def read_trajectories(store: Place, parameters: plan.Parameters) -> Iterator[Trajectory]:
     """All trajectories, verified, shard by shard. Raises UserError if shards differ in their schedule."""
     progress = Progress("gather", parameters["trajectories"], "trajectories")
     schedule = open_first(store, parameters).seal["sha256"]["arrays"]
@@ -114,9 +131,24 @@ def read_trajectories(store: Path, parameters: plan.Parameters) -> Iterator[Traj
         if any(shard.seal["sha256"]["arrays"][key] != schedule[key] for key in ("ts", "sigmas")):
             raise UserError(f"{shard.path} has another schedule than the first shard; delete it and run again")
         for row in range(shard.layout.rows):
-            yield shard.read_trajectory(row)
+            trajectory = shard.read_trajectory(row)
+            refuse_broken(shard.path, trajectory)
+            yield trajectory
             progress.advance()
 
 
+def refuse_broken(path: Path, trajectory: Trajectory) -> None:
+    """Raise UserError, naming trajectory and step, if a state or the final latents are not finite."""
+    states = [*trajectory.states, trajectory.latents]
+    for step, state in enumerate(states):
+        if not np.isfinite(state).all():
+            raise UserError(
+                f"{path}: trajectory {trajectory.number} has values that are not finite at step {step}; check the"
+                f" model's weights, delete {path} and run again"
+            )
+
+
 if __name__ == "__main__":
-    run(main, build_parser(__doc__, "params", "conditioning", "trajectories", "out"))
+    parser = build_parser(__doc__, "params", "conditioning", "out")
+    add_place(parser, "trajectories")
+    run(main, parser)

@@ -6,7 +6,8 @@ simulated: rounded to their grids and computed with in floating point.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from workflow_scripts import plan
 from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.mmdit.footprint import check_forward, choose_batch
 from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.packed import bind_packed, list_packed, name_bits, restore_weight
@@ -25,7 +27,7 @@ from workflow_scripts.model_options import add_model_options, choose_settings
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
 from workflow_scripts.numerics.quality import compare_weights, measure_psnr, measure_snr
-from workflow_scripts.numerics.schedule import compute_sigmas, draw_noise
+from workflow_scripts.numerics.schedule import draw_noise
 from workflow_scripts.picture_grid import draw_grid
 from workflow_scripts.prompts import read_prompts
 from workflow_scripts.store.errors import UserError
@@ -35,7 +37,12 @@ from workflow_scripts.store.quant_config import QuantConfig, read_quant_config
 
 FULL_PRECISION = "full precision"
 LARGEST_SEED = 2**31 - 1
+GUIDANCE = 3.0
 GRID_COLUMNS = 4  # even, so that pairs stay side by side
+
+
+# The linears of a transformer
+Bind = Callable[[Any], LinearAt]
 
 
 class Source(NamedTuple):
@@ -48,26 +55,37 @@ class Source(NamedTuple):
 
 def main(arguments: argparse.Namespace) -> None:
     model = find_model(arguments.model, choose_settings(arguments))
+    arguments.cfg = choose_guidance(arguments)
     prompts = list_prompts(arguments)
     check_arguments(arguments, model)
     layers = list_linears(*plan.MODEL_BLOCKS[arguments.model])
     source = open_source(arguments, model, layers)
-    transformer = model.load_transformer()
-    exact = bind_linears(transformer)
-    variants: dict[str, LinearAt] = {FULL_PRECISION: lambda sigma: exact}
+    variants: dict[str, Bind] = {FULL_PRECISION: bind_exact}
     if source:
         if arguments.diff_stats:
-            log.info("\n".join(tabulate_differences(source, transformer)))
+            log.info("\n".join(tabulate_differences(source, model.load_transformer())))
         name = name_precision(source)
         log.info(describe_source(name, source, len(layers)))
-        quantized = bind_packed(transformer, layers, source.layers, source.checkpoint, source.config, arguments.lookup)
-        variants = (variants if arguments.compare else {}) | {name: quantized.at}
-    latents = sample_variants(arguments, model, transformer, variants, prompts)
+        variants = (variants if arguments.compare else {}) | {name: partial(bind_quantized, arguments, source, layers)}
+    latents = sample_variants(arguments, model, variants, prompts)
     decoder = model.load_decoder()
     pictures = {name: model.decode_latents(decoder, rows) for name, rows in latents.items()}
     image = compose_pairs(pictures, latents, prompts) if arguments.compare else compose(*pictures.values(), prompts)
     write_atomically(arguments.out, image.save)
     log.info(summarise(arguments.out, pictures, latents))
+
+
+def bind_exact(transformer: Any) -> LinearAt:
+    """The linears in full precision."""
+    exact = bind_linears(transformer)
+    return lambda sigma: exact
+
+
+def bind_quantized(
+    arguments: argparse.Namespace, source: Source, layers: Sequence[Layer], transformer: Any
+) -> LinearAt:
+    """The linears that `source` gives, and those of full precision for the rest."""
+    return bind_packed(transformer, layers, source.layers, source.checkpoint, source.config, arguments.lookup).at
 
 
 def list_prompts(arguments: argparse.Namespace) -> list[str]:
@@ -78,6 +96,18 @@ def list_prompts(arguments: argparse.Namespace) -> list[str]:
         return read_prompts(arguments.prompts_file)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def choose_guidance(arguments: argparse.Namespace) -> float:
+    """The weight of the guidance that was asked for, else what the model is usually given. Raises UserError."""
+    if arguments.model not in plan.UNGUIDED:
+        return GUIDANCE if arguments.cfg is None else arguments.cfg
+    if arguments.cfg not in (None, plan.NO_GUIDANCE) or arguments.negative_prompt:
+        raise UserError(
+            f"--cfg/--negative-prompt: {arguments.model} draws without guidance and reads no negative prompt;"
+            " leave both out"
+        )
+    return plan.NO_GUIDANCE
 
 
 def check_arguments(arguments: argparse.Namespace, model: Any) -> None:
@@ -164,19 +194,25 @@ def tabulate_differences(source: Source, transformer: Any) -> list[str]:
 def sample_variants(
     arguments: argparse.Namespace,
     model: Any,
-    transformer: Any,
-    variants: dict[str, LinearAt],
+    variants: dict[str, Bind],
     prompts: list[str],
 ) -> dict[str, mx.array]:
-    """The final latents (n, h, w, c) of every variant by name, all from the same noise."""
+    """The final latents (n, h, w, c) of every variant by name, all from the same noise.
+
+    Each has a transformer of its own, which is gone before the next one's weights are read.
+    """
     cs, cs_pooled = model.encode_prompts(prompts, arguments.negative_prompt)
     noise = draw_noise(range(arguments.seed, arguments.seed + len(prompts)), *model.LATENT_SHAPE)
-    sigmas = compute_sigmas(arguments.steps, model.SAMPLER_SHIFT)
+    sigmas = model.compute_sigmas(arguments.steps)
     progress = Progress("sampling", len(variants) * len(prompts) * arguments.steps, "trajectory-steps")
-    return {
-        name: sample(transformer, linear_at, cs, cs_pooled, noise, sigmas, arguments.cfg, progress.advance)
-        for name, linear_at in variants.items()
-    }
+
+    def draw(bind: Bind) -> mx.array:
+        transformer = model.load_transformer()
+        rows = cs.shape[1] * choose_batch(transformer, model.LATENT_SHAPE, cs.shape, len(prompts))
+        check_forward(transformer, model.LATENT_SHAPE, cs.shape[2], rows, "drawing")
+        return sample(transformer, bind(transformer), cs, cs_pooled, noise, sigmas, arguments.cfg, progress.advance)
+
+    return {name: draw(bind) for name, bind in variants.items()}
 
 
 def compose(pictures: np.ndarray, prompts: list[str]) -> Image.Image:
@@ -225,7 +261,9 @@ def build_arguments() -> argparse.ArgumentParser:
     add_model_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=28, help="Euler steps (default: %(default)s)")
-    parser.add_argument("--cfg", type=float, default=3.0, help="weight of the guidance (default: %(default)s)")
+    parser.add_argument(
+        "--cfg", type=float, help=f"weight of the guidance (default: {GUIDANCE:g}; flux-schnell has none)"
+    )
     parser.add_argument("--weights", type=Path, help="a packed checkpoint, as results/quantized")
     parser.add_argument("--quant-config", type=Path, help="results/quant_config.json, which names its weights")
     parser.add_argument(

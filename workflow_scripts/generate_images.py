@@ -12,12 +12,13 @@ import mlx.core as mx
 import numpy as np
 
 from workflow_scripts import plan
-from workflow_scripts.entry import Progress, build_parser, log, run
-from workflow_scripts.mmdit.sampling import LinearAt, sample
+from workflow_scripts.entry import Progress, build_parser, choose_part, log, run
+from workflow_scripts.mmdit.sampling import LinearAt, NotFiniteError, sample
 from workflow_scripts.mmdit.variant_linears import bind_source
 from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics.schedule import compute_sigmas, draw_noise
+from workflow_scripts.numerics.schedule import draw_noise
 from workflow_scripts.store.files import hash_file, read_json, write_json
+from workflow_scripts.store.lock import hold_lock
 from workflow_scripts.store.pictures import is_drawn, name_picture, write_picture
 from workflow_scripts.store.seal import make_seal
 from workflow_scripts.variants import ALL
@@ -32,37 +33,48 @@ class Picture(NamedTuple):
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params)
+    parameters = read_json(arguments.params, stage="generate_images")
     model = find_model(parameters["model"], parameters)
-    variant = ALL[arguments.variant]
     inputs = {"model": model.file_digests(), "source": {path.name: hash_file(path) for path in arguments.source}}
     pictures = list_pictures(arguments, parameters, plan.fingerprint(inputs))
+    with hold_lock(arguments.out.with_suffix(".lock"), log.info):
+        drawn = draw_missing(arguments, parameters, model, pictures)
+        digests = {
+            picture.path.name: [hash_file(picture.path), hash_file(picture.path.with_suffix(".safetensors"))]
+            for picture in pictures
+        }
+        drop_others(arguments.out, [picture.path for picture in pictures])
+        own = parameters | {"variant": arguments.variant, "shard": arguments.shard}
+        own |= {"pictures": [[picture.prompt, picture.about["seed"]] for picture in pictures]}
+        write_json(arguments.out.with_suffix(".json"), make_seal(own, inputs, digests))
+    log.info(f"{len(pictures)} pictures of {arguments.variant}, {drawn} drawn now: {arguments.out}")
+
+
+def draw_missing(
+    arguments: argparse.Namespace, parameters: plan.Parameters, model: Any, pictures: list[Picture]
+) -> int:
+    """Draw the batches that lack a picture; the number of pictures in them."""
+    variant = ALL[arguments.variant]
     batches = [pictures[start : start + variant.batch] for start in range(0, len(pictures), variant.batch)]
     # A batch is drawn whole, with the pictures that are there already: what is drawn in it does not depend on them.
     missing = [batch for batch in batches if not all(is_drawn(picture.path, picture.about) for picture in batch)]
+    count = sum(map(len, missing))
     if missing:
         transformer = model.load_transformer()
         linear_at = bind_source(transformer, variant.source, arguments.source)
-        total = sum(map(len, missing)) * parameters["evaluation_steps"]
+        total = count * parameters["evaluation_steps"]
         progress = Progress(f"{arguments.variant}/{arguments.shard}", total, "trajectory-steps")
-        draw_batches(model, transformer, linear_at, parameters, missing, progress)
-    digests = {
-        picture.path.name: [hash_file(picture.path), hash_file(picture.path.with_suffix(".safetensors"))]
-        for picture in pictures
-    }
-    drop_others(arguments.out, [picture.path for picture in pictures])
-    own = parameters | {"variant": arguments.variant, "shard": arguments.shard}
-    own |= {"pictures": [[picture.prompt, picture.about["seed"]] for picture in pictures]}
-    write_json(arguments.out.with_suffix(".json"), make_seal(own, inputs, digests))
-    log.info(f"{len(pictures)} pictures of {arguments.variant}, {sum(map(len, missing))} drawn now: {arguments.out}")
+        draw_batches(model, transformer, linear_at, parameters, missing, progress, variant.batch)
+    return count
 
 
 def list_pictures(arguments: argparse.Namespace, parameters: plan.Parameters, inputs: str) -> list[Picture]:
     """The shard's pictures: those of its share of the prompts, prompt after prompt."""
-    evaluation = read_json(arguments.prompts)
+    evaluation = read_json(arguments.prompts, format="evaluation-prompts")
     prompts, pictures, shards = evaluation["prompts"], evaluation["pictures"], parameters["evaluation_shards"]
     moved = ALL[arguments.variant].seeds * len(pictures)
-    own = [row for row in pictures if row["prompt"] * shards // len(prompts) == int(arguments.shard)]
+    part = choose_part(arguments.shard, shards)
+    own = [row for row in pictures if row["prompt"] * shards // len(prompts) == part]
     return [
         Picture(
             name_picture(arguments.out, row["seed"] + moved),
@@ -95,14 +107,23 @@ def draw_batches(
     parameters: plan.Parameters,
     batches: list[list[Picture]],
     progress: Progress,
+    together: int,
 ) -> None:
-    """Draw batches of pictures, and write those of a batch that are missing once it is done."""
+    """Draw batches of pictures, and write those of a batch that are missing once it is done.
+
+    `together` is that of `sample`.
+    """
     decoder = model.load_decoder()
-    sigmas = compute_sigmas(parameters["evaluation_steps"], model.SAMPLER_SHIFT)
+    sigmas = model.compute_sigmas(parameters["evaluation_steps"])
     for batch, cs, cs_pooled in encode_batches(model, batches, parameters["negative_prompt"]):
         noise = draw_noise([picture.about["seed"] for picture in batch], *model.LATENT_SHAPE)
         cfg = parameters["evaluation_cfg"]
-        latents = sample(transformer, linear_at, cs, cs_pooled, noise, sigmas, cfg, progress.advance)
+        try:
+            latents = sample(transformer, linear_at, cs, cs_pooled, noise, sigmas, cfg, progress.advance, together)
+        except NotFiniteError as error:
+            about = batch[error.row].about
+            words = f"{about['variant']}, seed {about['seed']}, prompt {about['prompt']!r}"
+            raise NotFiniteError(error.row, error.step, words) from None
         drawn = zip(batch, model.decode_latents(decoder, latents), np.array(latents), strict=True)
         for picture, pixels, final in drawn:
             if not is_drawn(picture.path, picture.about):

@@ -28,12 +28,12 @@ from workflow_scripts.store.seal import is_finished
 
 
 def main(arguments: argparse.Namespace) -> None:
-    stage = read_json(arguments.params)
+    stage = read_json(arguments.params, stage="collect_shard")
     conditioning = open_conditioning(arguments.conditioning, stage)
     model = find_model(stage["model"], stage)
     if model.file_digests() != conditioning.weights:
         raise UserError(f"{conditioning.path} was made with other weights of the model; delete it and run again")
-    sigmas = schedule.compute_sigmas(stage["steps"], model.SAMPLER_SHIFT)
+    sigmas = model.compute_sigmas(stage["steps"])
     levels = {"ts": np.array(schedule.compute_timesteps(sigmas[:-1])), "sigmas": np.array(sigmas)}
     expected = Expected(range(stage["trajectories"]), levels["sigmas"], model.LATENT_SHAPE)
     check_folder(arguments.folder, stage, expected, model)

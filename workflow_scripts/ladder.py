@@ -5,19 +5,20 @@ From plain rounding to the whole method, one thing at a time; every rung is meas
 
 from typing import Any
 
+BLOCKS = ("mm_*", "uni_*")  # of every model, those without unified blocks too
 MODULATION = {"layers": "*adaLN_modulation", "bits": 8}
 UNROUNDED = [{"layers": "*", "bits": 16}]
 
 
 def choose_weights(bits: int = 4, **changes: Any) -> list[dict[str, Any]]:
     """The rules of weights of so many bits everywhere, those of the adaLN layers apart."""
-    return [{"layers": "mm_*", "bits": bits} | changes, MODULATION]
+    return [*({"layers": layers, "bits": bits} | changes for layers in BLOCKS), MODULATION]
 
 
 def choose_activations(policy: str = "lut", activation_bits: int = 8, **changes: Any) -> list[dict[str, Any]]:
     """The rules of inputs of so many bits everywhere, those of the adaLN layers apart."""
-    plain = {"layers": "mm_*", "bits": activation_bits, "policy": policy, "shift": False, "migration": False}
-    return [plain | changes, {"layers": "*adaLN_modulation", "bits": 16}]
+    plain = {"bits": activation_bits, "policy": policy, "shift": False, "migration": False} | changes
+    return [*({"layers": layers} | plain for layers in BLOCKS), {"layers": "*adaLN_modulation", "bits": 16}]
 
 
 RTN, _GPTQ = {"engine": "rtn"}, {"engine": "gptq"}

@@ -5,7 +5,7 @@ from typing import Any
 import mlx.core as mx
 
 from workflow_scripts import plan
-from workflow_scripts.numerics.schedule import compute_sigmas, draw_noise
+from workflow_scripts.numerics.schedule import draw_noise
 from workflow_scripts.store.conditioning import Conditioning
 
 
@@ -21,4 +21,4 @@ def start_pictures(
     cs, cs_pooled = map(mx.array, conditioning.read([index % prompts for index in range(count)]))
     first = parameters["seed"] + parameters["trajectories"]
     noise = draw_noise(range(first, first + count), *model.LATENT_SHAPE)
-    return cs, cs_pooled, noise, compute_sigmas(parameters["ladder_steps"], model.SAMPLER_SHIFT)
+    return cs, cs_pooled, noise, model.compute_sigmas(parameters["ladder_steps"])

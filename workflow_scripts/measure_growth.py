@@ -13,11 +13,11 @@ import numpy as np
 
 from workflow_scripts import plan
 from workflow_scripts.entry import Progress, build_parser, log, run
-from workflow_scripts.mmdit.sampling import bind_step
+from workflow_scripts.mmdit.sampling import bind_step, refuse_broken
 from workflow_scripts.mmdit.variant_linears import bind_source
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.quality import measure_snr
-from workflow_scripts.numerics.schedule import compute_sigmas, draw_noise, start_latents
+from workflow_scripts.numerics.schedule import draw_noise, start_latents
 from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.variants import ALL
 
@@ -25,13 +25,16 @@ PICTURES = 32
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters, evaluation = read_json(arguments.params), read_json(arguments.prompts)
+    parameters, evaluation = (
+        read_json(arguments.params, stage="measure_growth"),
+        read_json(arguments.prompts, format="evaluation-prompts"),
+    )
     pictures = evaluation["pictures"][:PICTURES]
     model = find_model(parameters["model"], parameters)
     transformer = model.load_transformer()
     prompts = [evaluation["prompts"][row["prompt"]]["text"] for row in pictures]
     encodings = model.encode_prompts(prompts, parameters["negative_prompt"])
-    sigmas = compute_sigmas(parameters["evaluation_steps"], model.SAMPLER_SHIFT)
+    sigmas = model.compute_sigmas(parameters["evaluation_steps"])
     order = mx.arange(len(pictures))
     exact, quantized = (
         bind_step(transformer, linear_at, *encodings, order, sigmas, parameters["evaluation_cfg"])
@@ -54,6 +57,8 @@ def follow(exact: Any, quantized: Any, start: mx.array, steps: int, label: str) 
     for step in range(steps):
         forced, free, reference = quantized(reference, step), quantized(free, step), exact(reference, step)
         mx.eval(forced, free, reference)
+        for latents in (reference, forced, free):
+            refuse_broken(latents, 0, step)
         for name, latents in (("free_running", free), ("teacher_forced", forced)):
             rows[name].append([measure_snr(*pair) for pair in zip(np.array(latents), np.array(reference), strict=True)])
         progress.advance()
@@ -66,7 +71,13 @@ def describe(variant: str, pictures: list[dict], sigmas: list[float], found: dic
         name: [[value if np.isfinite(value) else None for value in step] for step in table.tolist()]
         for name, table in found.items()
     }
-    return {"variant": variant, "prompts": [row["prompt"] for row in pictures], "sigmas": sigmas, "latent_snr": values}
+    return {
+        "format": "growth",
+        "variant": variant,
+        "prompts": [row["prompt"] for row in pictures],
+        "sigmas": sigmas,
+        "latent_snr": values,
+    }
 
 
 def build_arguments() -> argparse.ArgumentParser:

@@ -10,10 +10,11 @@ from workflow_scripts import plan
 from workflow_scripts.block_plan import select_block
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.mmdit.block_assembly import assemble_problem, list_own_linears, read_weights
+from workflow_scripts.mmdit.blocks import find_block
 from workflow_scripts.mmdit.input_histograms import measure_distributions
 from workflow_scripts.mmdit.input_quantizers import observe_inputs
 from workflow_scripts.mmdit.input_sensitivity import measure_inputs
-from workflow_scripts.mmdit.velocity import POINTS, bind_tail, compare_velocities, measure_gains, spread_pairs
+from workflow_scripts.mmdit.velocity import POINTS, bind_tail, compare_velocities, measure_gains, spread_points
 from workflow_scripts.mmdit.weight_sensitivity import measure_weights, round_block
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.store.block_inputs import BlockInputs, open_block_inputs
@@ -24,7 +25,7 @@ from workflow_scripts.store.sensitivity_file import write_sensitivity
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params)
+    parameters = read_json(arguments.params, stage="measure_sensitivity")
     inputs, model = open_block_inputs(arguments.inputs), find_model(parameters["model"], parameters)
     origin = list_origin(parameters, arguments.block, inputs, model)
     try:
@@ -39,7 +40,7 @@ def list_origin(parameters: plan.Parameters, block: str, inputs: BlockInputs, mo
     """Digests of what the block is measured from. Raises UserError if it does not belong together."""
     digests = model.file_digests()
     for part in inputs.parts:
-        check_origin(part.seal, part.path, {"model": parameters["model"]}, {"model": digests})
+        check_origin(part.seal, part.path, plan.select_row_keys(parameters), {"model": digests})
     blocks = plan.list_blocks(parameters["model"])
     if block not in blocks:
         raise UserError(f"{block}: the model {parameters['model']} has the blocks {', '.join(blocks)}")
@@ -56,7 +57,7 @@ def measure(
     weights, _ = read_weights(transformer, layers)
     problem = assemble_problem(
         transformer,
-        block,
+        find_block(transformer, block, model.LATENT_SHAPE),
         rules,
         weights,
         inputs.read_block(index),
@@ -65,9 +66,10 @@ def measure(
         inputs.sigmas,
         (every, every),
     )
-    few = spread_pairs(inputs.sigmas, inputs.points, inputs.negative, POINTS)
+    conditions = plan.count_conditions(parameters["model"])
+    few = spread_points(inputs.sigmas, inputs.points, inputs.negative, conditions, POINTS)
     tail = bind_tail(transformer, index, model.LATENT_SHAPE)
-    finish = compare_velocities(tail, inputs.modulation, parameters["evaluation_cfg"])
+    finish = compare_velocities(tail, inputs.modulation, conditions, parameters["evaluation_cfg"])
     whole = round_block(transformer, problem, layers, rules, inputs.modulation)
     observed = observe_inputs(problem, every)
     linears = [layer for layer in layers if layer.name in problem.weights]

@@ -11,10 +11,10 @@ from workflow_scripts.variants import ALL
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params)
+    parameters = read_json(arguments.params, stage="measure_size")
     transformer = find_model(parameters["model"], parameters).load_transformer()
     measured = measure_variant(transformer, ALL[arguments.variant].source, arguments.source)
-    write_json(arguments.out, measured)
+    write_json(arguments.out, {"format": "sizes", "variant": arguments.variant} | measured)
     log.info(f"{arguments.variant}: {measured['bits_per_weight']:.2f} bits per weight: {arguments.out}")
 
 

@@ -13,16 +13,17 @@ from workflow_scripts.numerics import sketch
 from workflow_scripts.numerics.observations import (
     OVERALL_QUANTILES,
     QUANTILES,
+    Observations,
     describe_input,
+    list_numbers,
     merge_parts,
     unpack_observations,
 )
-from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.errors import UserError, blame
 from workflow_scripts.store.files import hash_file, write_json
 from workflow_scripts.store.seal import Seal, read_file_seal
-from workflow_scripts.store.tensors import read_tensors, write_tensors
-
-FORMAT = {"format": "activation-statistics", "version": 2}
+from workflow_scripts.store.statistics_file import FORMAT
+from workflow_scripts.store.tensors import read_tensors, refuse_broken, write_tensors
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -41,10 +42,21 @@ def merge_shards(shards: Sequence[Path]) -> tuple[list[Seal], dict[str, dict], d
     paths = sorted(shards, key=lambda path: path.name)
     seals = [read_part_seal(path) for path in paths]
     check_parts(seals, paths)
-    merged = merge_parts([unpack_observations(read_tensors(path)) for path in paths])
-    described = {name: describe_input(name, steps) for name, steps in merged.items()}
+    merged = merge_parts([read_part(path) for path in paths])
+    with blame(paths[0].parent):
+        described = {name: describe_input(name, steps) for name, steps in merged.items()}
     arrays = {key: array for _, arrays in described.values() for key, array in arrays.items()}
     return seals, {name: numbers for name, (numbers, _) in described.items()}, arrays
+
+
+def read_part(path: Path) -> Observations:
+    """The observations of a part. Raises UserError, naming input and number, if one is not finite or cannot be read."""
+    tensors = read_tensors(path)
+    with blame(path):
+        observations = unpack_observations(tensors)
+        numbers = list_numbers(observations)
+    refuse_broken(path, numbers, f"delete {path} and run collect_activations again")
+    return observations
 
 
 def read_part_seal(path: Path) -> Seal:
@@ -60,12 +72,13 @@ def read_part_seal(path: Path) -> Seal:
 def check_parts(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
     """Raise UserError unless the parts are all there and of one making."""
     origins = [seal["parameters"] | seal["inputs"] for seal in seals]
+    with blame(paths[0].parent):
+        found = [origin["shard"] for origin in origins]
+        expected = plan.list_parts(origins[0]["statistics_shards"])
     for origin, path in zip(origins, paths, strict=True):
         wanted = origins[0] | {"shard": origin["shard"]}
         if difference := plan.describe_difference(origin, wanted):
             raise UserError(f"{path} does not belong with {paths[0]} ({difference}); run collect_activations again")
-    expected = plan.list_parts(origins[0]["statistics_shards"])
-    found = [origin["shard"] for origin in origins]
     if found != expected:
         raise UserError(f"parts {', '.join(expected)} are needed and {', '.join(found)} are named; name each part once")
 

@@ -11,9 +11,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """`--model` and what it is made of."""
     parser.add_argument("--model", choices=plan.MODEL_BLOCKS, default="embedded", help="default: %(default)s")
     parser.add_argument(
-        "--weights-from", help="of sd3-medium: its Hub repository, a folder or a file (default: the Hub)"
+        "--weights-from", help="but for embedded: its Hub repository, a folder or a file (default: the Hub)"
     )
-    parser.add_argument("--without-t5", action="store_true", help="of sd3-medium: read the prompts with CLIP alone")
+    parser.add_argument(
+        "--without-t5", action="store_true", help="of sd3-medium and sd3.5-large: read the prompts with CLIP alone"
+    )
     parser.add_argument("--size", type=int, help="edge of a picture in pixels (default: the model's)")
 
 

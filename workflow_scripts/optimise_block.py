@@ -20,19 +20,23 @@ from workflow_scripts.mmdit.input_quantizers import InputQuantizer
 from workflow_scripts.mmdit.reconstruction import PHASES
 from workflow_scripts.mmdit.state_arrays import pack_state, unpack_state
 from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics.footprint import estimate_learning
 from workflow_scripts.store.block_file import BlockFile, LayerWeight, read_block, write_block
 from workflow_scripts.store.block_inputs import BlockInputs, open_block_inputs
+from workflow_scripts.store.block_report import name_report, read_report, write_report
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
+from workflow_scripts.store.files import read_json
 from workflow_scripts.store.learning_state import read_learning, write_learning
 from workflow_scripts.store.lock import hold_lock
+from workflow_scripts.store.room import check_memory
 from workflow_scripts.store.seal import check_origin, fingerprint_origin, read_file_seal
 
+LINEAR_WIDTHS = 24  # a block's linears together, as squares of its width: 12 a stream
 LOSSES_REPORTED = 200  # at most; each the mean of a run of iterations
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params)
+    parameters = read_json(arguments.params, stage="optimise_block", block=arguments.out.stem)
     inputs = open_block_inputs(arguments.inputs)
     before = [read_block(path) for path in arguments.before]
     model = find_model(parameters["model"], parameters)
@@ -41,10 +45,10 @@ def main(arguments: argparse.Namespace) -> None:
         if is_finished(arguments.out, parameters, origin, arguments.replace):
             log.info(f"{arguments.out} is finished already")
         else:
+            check_room(parameters, inputs)
             try:
-                quantize_block(
-                    arguments, parameters, origin, prepare(parameters, inputs, before, model.load_transformer())
-                )
+                task = prepare(parameters, inputs, before, model.load_transformer(), model.LATENT_SHAPE)
+                quantize_block(arguments, parameters, origin, task)
             except ValueError as error:  # what numerics say of weights and inputs
                 raise UserError(f"{parameters['block']}: {error}") from error
         shutil.rmtree(arguments.scratch, ignore_errors=True)
@@ -56,7 +60,7 @@ def list_origin(
     """Digests of what the block is made from. Raises UserError if it does not belong together."""
     digests = model.file_digests()
     for part in inputs.parts:
-        check_origin(part.seal, part.path, {"model": parameters["model"]}, {"model": digests})
+        check_origin(part.seal, part.path, plan.select_row_keys(parameters), {"model": digests})
     blocks = plan.list_blocks(parameters["model"])
     if parameters["block"] not in blocks:
         raise UserError(f"{parameters['block']}: the model {parameters['model']} has the blocks {', '.join(blocks)}")
@@ -70,16 +74,25 @@ def list_origin(
     return shared | {"before": [file.seal["checksum"] for file in before]}
 
 
+def check_room(parameters: plan.Parameters, inputs: BlockInputs) -> None:
+    """Raise UserError if this machine has not the memory to quantize a block of the rows' width."""
+    (images, width), (texts, _) = (inputs.parts[0].seal["inputs"][f"{name}_shape"] for name in ("image", "text"))
+    rows = parameters.get("adaround_batch", 0)
+    needed = estimate_learning(LINEAR_WIDTHS * width**2, rows, len(inputs.points), images + texts, width)
+    check_memory(needed, "quantizing a block", "lower adaround_batch or capture_points")
+
+
 def is_finished(path: Path, parameters: plan.Parameters, origin: dict[str, Any], replaceable: bool) -> bool:
     """Whether the block in `path` is made of this.
 
     Raises UserError if it is there and damaged or made of something else, unless it may be replaced.
     """
-    if not all(place.exists() for place in (path, path.with_suffix(".json"), path.with_suffix(".report.json"))):
+    if not all(place.exists() for place in (path, path.with_suffix(".json"), name_report(path))):
         return False
     try:
         check_origin(read_file_seal(path.with_suffix(".json")), path, parameters, origin)
         read_block(path)
+        read_report(name_report(path))
     except UserError as error:
         if not replaceable:
             raise
@@ -97,8 +110,7 @@ def quantize_block(
     errors = [measure_candidate(task.problem, task.grids, candidate) for candidate in candidates]
     refuse_broken(parameters["block"], candidates, errors)
     best = candidates[choose_candidate(candidates, errors)]
-    report = describe(task, candidates, errors, best) | {"block": parameters["block"]}
-    write_json(arguments.out.with_suffix(".report.json"), report)
+    write_report(name_report(arguments.out), parameters["block"], describe(task, candidates, errors, best))
     weights = task.modulation | {name: LayerWeight(task.grids[name], codes) for name, codes in best.codes.items()}
     write_block(
         arguments.out, weights, list_inputs(task.problem, best.quantizers), task.problem.sigmas, parameters, origin

@@ -49,7 +49,7 @@ class PackedLayer(NamedTuple):
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params)
+    parameters = read_json(arguments.params, stage="pack_weights")
     model = find_model(parameters["model"], parameters)
     layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
     origin = {"model": model.file_digests()}
@@ -111,7 +111,10 @@ def check_layers(path: Path, seal: Seal, wanted: dict[str, dict[str, Any]]) -> N
 def pack_layers(
     layers: list[Layer], weights: dict[str, mx.array], blocks: dict[str, Path], rules: Rules
 ) -> dict[str, PackedLayer]:
-    """Every layer the rules quantize, by module path; one block's file is in memory at a time."""
+    """Every layer the rules quantize, by module path; one block's file is in memory at a time.
+
+    What is packed is taken out of `weights`.
+    """
     check_widths(layers, weights, rules)
     packed = {}
     progress = Progress("weights", len(layers), "layers")
@@ -120,7 +123,8 @@ def pack_layers(
         for layer in members:
             rule = find_rule(rules, layer.name)
             if rule["bits"] != UNQUANTIZED:
-                packed[layer.path] = pack_layer(layer, weights[f"{layer.path}.weight"], learned.get(layer.name), rule)
+                weight = weights.pop(f"{layer.path}.weight")
+                packed[layer.path] = pack_layer(layer, weight, learned.get(layer.name), rule)
             progress.advance()
     return packed
 
@@ -183,10 +187,9 @@ def refuse_migrated(layers: list[Layer], packed: dict[str, PackedLayer]) -> None
 
 
 def collect_tensors(weights: dict[str, mx.array], packed: dict[str, PackedLayer]) -> dict[str, np.ndarray]:
-    """The checkpoint's tensors: those of the packed layers, and all else as fp16."""
+    """The checkpoint's tensors: those of the packed layers, and what is left of `weights` as fp16."""
     tensors = {f"{path}.{part}": array for path, layer in packed.items() for part, array in layer.tensors.items()}
-    replaced = {f"{path}.weight" for path in packed}
-    return tensors | {key: round_to_half(key, value) for key, value in weights.items() if key not in replaced}
+    return tensors | {key: round_to_half(key, value) for key, value in weights.items()}
 
 
 def round_to_half(key: str, value: mx.array) -> np.ndarray:

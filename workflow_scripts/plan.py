@@ -10,22 +10,36 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.plain_files import read_plain_json
+
 Parameters = dict[str, Any]
+RECEIPT = "receipt.json"  # in a shard's folder, where the shard itself lies at a URL: its seal
 EMBEDDED = "embedded"  # the only model whose captions and real pictures can be drawn, and judged by a classifier
 
 # What each model is made of: its multimodal and unified blocks.
-MODEL_BLOCKS = {"embedded": (5, 0), "sd3-medium": (24, 0)}
+MODEL_BLOCKS = {"embedded": (5, 0), "sd3-medium": (24, 0), "sd3.5-large": (38, 0), "flux-schnell": (19, 38)}
 # What the stages that load a model read of the configuration besides, by model.
 MODEL_KEYS: dict[str, tuple[str, ...]] = {
     "embedded": (),
     "sd3-medium": ("weights_from", "use_t5", "height", "width"),
+    "sd3.5-large": ("weights_from", "use_t5", "height", "width"),
+    "flux-schnell": ("weights_from", "height", "width"),
 }
+# The models that draw without classifier-free guidance: each point has its prompt alone, with no negative one.
+UNGUIDED = {"flux-schnell"}
+NO_GUIDANCE = 1.0  # the weight at which the negative prompt has no part in the velocity
+# What the rows that blocks are learned on have in common with the model that learns them.
+ROW_KEYS = ("model", "height", "width")
+
+# The keys that say where files of the user's are: a parameter is at most the file's name. `places.py` has the rest.
+WEIGHTS_FROM = "weights_from"
+PLACES = (WEIGHTS_FROM, "evaluation_prompts", "reference_pictures", "inception", "clip", "lpips")
 
 _TRAJECTORIES = ("trajectories", "steps", "seed", "cfg_scale", "prompts_per_shard")
 
 # stage: (version, configuration keys it reads). Raise the version when a change of code changes the stage's results.
 STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
-    "fetch_weights": (1, ("model", "weights_from", "use_t5")),
+    "fetch_weights": (2, ("model", "use_t5")),
     "encode_prompts": (1, ("model", "negative_prompt")),
     "collect_shard": (1, ("model", "negative_prompt", *_TRAJECTORIES, "batch_size", "checkpoint_every")),
     "gather_calibration": (1, ("model", *_TRAJECTORIES, "selected_steps")),
@@ -129,7 +143,8 @@ READS_PROMPTS = {
 
 def select_parameters(stage: str, config: Parameters, prompts: Sequence[str]) -> Parameters:
     """The parameters of a stage: its name and version, and the values it reads."""
-    parameters = {"stage": stage, "version": STAGES[stage][0]} | {key: config[key] for key in list_keys(stage, config)}
+    values = {key: hide_folder(config[key]) if key in PLACES else config[key] for key in list_keys(stage, config)}
+    parameters = {"stage": stage, "version": STAGES[stage][0]} | values
     if stage in READS_PROMPTS:
         # A prompt without a trajectory of its own takes no part.
         parameters["prompts"] = list(prompts[: config["trajectories"]])
@@ -140,13 +155,22 @@ def list_keys(stage: str, config: Parameters) -> tuple[str, ...]:
     """The configuration keys a stage reads."""
     by_engine = ENGINES[config["engine"]] if stage == "optimise_block" else ()
     by_model = MODEL_KEYS[config["model"]] if stage in LOADS_MODEL else ()
-    return STAGES[stage][1] + by_engine + by_model
+    # Of the weights their digests count, which are in the seals.
+    return STAGES[stage][1] + by_engine + tuple(key for key in by_model if key != WEIGHTS_FROM)
 
 
 def encode_values(stage: str, config: Parameters) -> str:
     """The configuration values that `select_parameters` needs for a stage, as JSON for a command line."""
     keys = {*list_keys(stage, config), *(["trajectories"] if stage in READS_PROMPTS else [])}
-    return json.dumps({key: config[key] for key in keys}, sort_keys=True, ensure_ascii=False)
+    values = {key: hide_folder(config[key]) if key in PLACES else config[key] for key in keys}
+    return json.dumps(values, sort_keys=True, ensure_ascii=False)
+
+
+def hide_folder(place: Any) -> Any:
+    """The last part of a path, or of the `path` in a dictionary; None stays None."""
+    if isinstance(place, dict):
+        return place | {"path": hide_folder(place["path"])}
+    return Path(place).name if place else None
 
 
 def fingerprint(value: Any) -> str:
@@ -175,10 +199,25 @@ def select_shard(parameters: Parameters, shard: str) -> Parameters:
     return shared | {"shard": shard, "prompts": [prompts[p] for p in indices], "rows": rows}
 
 
+def place_store(config: Parameters) -> str:
+    """The folder or URL that the trajectories' shards lie in."""
+    return (config["trajectories_url"] or f"{config['results_dir']}/trajectories.zarr").rstrip("/")
+
+
 def list_blocks(model: str) -> list[str]:
     """The block names of a model: `mm_00`, `mm_01`, ..., then `uni_00`, ..."""
     multimodal, unified = MODEL_BLOCKS[model]
     return [f"mm_{i:02d}" for i in range(multimodal)] + [f"uni_{i:02d}" for i in range(unified)]
+
+
+def select_row_keys(parameters: Parameters) -> Parameters:
+    """What of a stage's parameters the rows it reads must have been captured with."""
+    return {key: parameters[key] for key in ROW_KEYS if key in parameters}
+
+
+def count_conditions(model: str) -> int:
+    """How many conditions a point has: its prompt and the negative prompt, or its prompt alone."""
+    return 1 if model in UNGUIDED else 2
 
 
 def list_parts(count: int) -> list[str]:
@@ -189,19 +228,28 @@ def list_parts(count: int) -> list[str]:
 def find_conflicts(results: Path, parameters: Parameters) -> Iterator[str]:
     """Finished trajectory shards in `results` that other parameters made: one line each, naming a difference.
 
-    `parameters` are those of `collect_shard`. Unreadable seals are reported too.
+    `parameters` are those of `collect_shard`. Unreadable seals are reported too. Of a shard at a URL its receipt
+    is read.
     """
     planned = set(list_shards(parameters))
-    for group in sorted((results / "trajectories.zarr").glob("[0-9]*/zarr.json")):
-        shard = group.parent.name
+    for path in sorted((results / "trajectories.zarr").glob("[0-9]*/*.json")):
+        folder = path.parent
         try:
-            sealed = json.loads(group.read_text(encoding="utf-8"))["attributes"]["seal"]["parameters"]
+            content = read_plain_json(path)
+            sealed = take_sealed(content if path.name == RECEIPT else content["attributes"]["seal"])
         except (OSError, ValueError, KeyError, TypeError):
-            yield f"{group.parent} has a damaged seal; delete that folder and run again"
+            yield f"{folder} has a damaged seal; delete that folder and run again"
             continue
-        wanted = select_shard(parameters, shard) if shard in planned else None
+        wanted = select_shard(parameters, folder.name) if folder.name in planned else None
         if difference := describe_difference(sealed, wanted):
-            yield f"{group.parent} was made with other parameters ({difference})"
+            yield f"{folder} was made with other parameters ({difference})"
+
+
+def take_sealed(seal: Any) -> Parameters:
+    """The parameters in a seal. Raises ValueError, KeyError or TypeError if it is damaged."""
+    if fingerprint({key: seal[key] for key in seal if key != "checksum"}) != seal["checksum"]:
+        raise ValueError("its checksum does not hold")
+    return seal["parameters"]
 
 
 def describe_difference(found: Any, wanted: Parameters | None) -> str:

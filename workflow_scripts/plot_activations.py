@@ -11,7 +11,7 @@ from workflow_scripts.entry import Progress, build_parser, run
 from workflow_scripts.plots import channels, heatmaps, over_sigma, snapshots
 from workflow_scripts.plots.style import save_figure
 from workflow_scripts.store.files import read_json
-from workflow_scripts.store.statistics_file import read_statistics_arrays
+from workflow_scripts.store.statistics_file import read_statistics, read_statistics_arrays
 
 NAMES = (
     "most_variable_layers",
@@ -27,7 +27,10 @@ NAMES = (
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters, statistics = read_json(arguments.params), read_json(arguments.statistics)
+    parameters, statistics = (
+        read_json(arguments.params, stage="plot_activations"),
+        read_statistics(arguments.statistics),
+    )
     arrays = read_statistics_arrays(arguments.statistics, statistics)
     wanted = parameters["snapshot_steps"]
     progress = Progress("plots", len(wanted) + len(NAMES), "figures")

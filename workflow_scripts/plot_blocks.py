@@ -6,13 +6,14 @@ from pathlib import Path
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.plots import blocks, distributions
 from workflow_scripts.plots.style import save_figure
+from workflow_scripts.store.block_report import read_report
 from workflow_scripts.store.files import read_json
 from workflow_scripts.store.sensitivity_file import read_sensitivity, read_sensitivity_arrays
 
 
 def main(arguments: argparse.Namespace) -> None:
     sensitivities = [read_sensitivity(path) for path in arguments.sensitivity]
-    reports = [read_json(path) for path in arguments.reports]
+    reports = [read_report(path) for path in arguments.reports]
     described = {name: about for found in sensitivities for name, about in found["distributions"].items()}
     arrays = {
         name: array
@@ -33,7 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def find_warm_up(path: Path) -> tuple[str, float | None]:
     """A block, and the iteration its warm-up ended at, where its engine has one."""
-    parameters = read_json(path)
+    parameters = read_json(path, stage="optimise_block")
     if parameters["engine"] != "adaround":
         return parameters["block"], None
     return parameters["block"], parameters["adaround_warm_up"] * parameters["adaround_iterations"]

@@ -11,7 +11,7 @@ from workflow_scripts.variants import OTHER_SEEDS
 
 
 def main(arguments: argparse.Namespace) -> None:
-    scores = read_json(arguments.scores)
+    scores = read_json(arguments.scores, format="evaluation")
     if not any(about.get("size") for about in scores["variants"].values()):
         raise UserError(f"{arguments.scores} does not say how large the variants are; run score again")
     figures = {

@@ -12,8 +12,8 @@ from workflow_scripts.plots.pictures import EDGE, choose_columns, draw_picture_g
 from workflow_scripts.plots.style import save_figure
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
-from workflow_scripts.store.pictures import name_picture, read_picture, stack_pictures
-from workflow_scripts.store.seal import read_file_seal
+from workflow_scripts.store.picture_sets import list_sealed
+from workflow_scripts.store.pictures import read_picture, stack_pictures
 from workflow_scripts.variants import ALL, FULL_PRECISION
 
 COLUMNS = 8
@@ -21,7 +21,7 @@ Row = tuple[int, int]
 
 
 def main(arguments: argparse.Namespace) -> None:
-    prompts = read_json(arguments.prompts)["prompts"]
+    prompts = read_json(arguments.prompts, format="evaluation-prompts")["prompts"]
     found = list_variants(arguments.images)
     exact = found.pop(FULL_PRECISION, None)
     if exact is None:
@@ -44,9 +44,9 @@ def list_variants(seals: Sequence[Path]) -> dict[str, dict[Row, Path]]:
     """Where each variant's pictures lie, by prompt and seed; the folder of a shard says whose it is."""
     found: dict[str, dict[Row, Path]] = {}
     for path in seals:
-        pictures = found.setdefault(path.parent.name, {})
-        for prompt, seed in read_file_seal(path)["parameters"]["pictures"]:
-            pictures[prompt, seed] = name_picture(path.with_suffix(""), seed)
+        seal, pictures = list_sealed(path)
+        rows = [tuple(row) for row in seal["parameters"]["pictures"]]
+        found.setdefault(path.parent.name, {}).update(zip(rows, pictures, strict=True))
     return found
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.numerics.ranges import measure_input
-from workflow_scripts.store.files import read_json, write_atomically
-from workflow_scripts.store.statistics_file import read_statistics_arrays
+from workflow_scripts.store.files import write_atomically
+from workflow_scripts.store.statistics_file import read_statistics, read_statistics_arrays
 
 HEADINGS = {
     "absmax_low": "smallest absmax",
@@ -38,7 +38,7 @@ Ranges are in the units of the activations, everything else is a ratio.
 
 
 def main(arguments: argparse.Namespace) -> None:
-    statistics = read_json(arguments.statistics)
+    statistics = read_statistics(arguments.statistics)
     arrays = read_statistics_arrays(arguments.statistics, statistics)
     measured = {
         name: measure_input(described["per_step"], arrays[f"{name}/minimum"], arrays[f"{name}/maximum"])

@@ -12,11 +12,11 @@ from workflow_scripts.mmdit.variant_linears import bind_source
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.store.conditioning import open_conditioning
 from workflow_scripts.store.files import read_json
-from workflow_scripts.store.tensors import write_tensors
+from workflow_scripts.store.tensors import write_sealed_tensors
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params)
+    parameters = read_json(arguments.params, stage="sample_rung")
     model = find_model(parameters["model"], parameters)
     transformer = model.load_transformer()
     source, files = ("blocks", arguments.blocks) if arguments.blocks else ("quant_config", [arguments.quant_config])
@@ -25,7 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
     count, steps = parameters["ladder_pictures"], parameters["ladder_steps"]
     progress = Progress(arguments.out.parent.name, count * steps, "trajectory-steps")
     latents = sample(transformer, linear_at, *start, parameters["cfg_scale"], progress.advance)
-    write_tensors(arguments.out, {"latents": np.array(latents)})
+    write_sealed_tensors(arguments.out, {"latents": np.array(latents)}, {"rung": arguments.out.parent.name})
     log.info(f"{count} pictures of {steps} steps: {arguments.out}")
 
 

@@ -29,7 +29,10 @@ NOTES = {
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters, evaluation = read_json(arguments.params), read_json(arguments.prompts)
+    parameters, evaluation = (
+        read_json(arguments.params, stage="score"),
+        read_json(arguments.prompts, format="evaluation-prompts"),
+    )
     parts = plan.list_parts(parameters["evaluation_shards"])
     real = read_features([arguments.folder / "features" / "real" / f"{part}.safetensors" for part in parts])
     variants = {
@@ -48,7 +51,8 @@ def main(arguments: argparse.Namespace) -> None:
 
 def read_part(folder: Path, what: str, variant: str) -> dict[str, Any]:
     """What one job found of a variant."""
-    return read_json(folder / what / f"{variant}.json")
+    content = read_json(folder / what / f"{variant}.json", format=what, variant=variant)
+    return {key: value for key, value in content.items() if key not in ("format", "variant")}
 
 
 def summarise_growth(growth: dict[str, Any], seed: int) -> dict[str, Any]:

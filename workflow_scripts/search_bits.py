@@ -53,7 +53,7 @@ class Choices(NamedTuple):
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params)
+    parameters = read_json(arguments.params, stage="search_bits")
     sensitivities = read_sensitivities(arguments.sensitivity, parameters["model"])
     choices = list_choices(sensitivities, parameters["weights"])
     uniform, mixed = search(choices, parameters["mixed_bits_budget"])
@@ -72,7 +72,7 @@ def main(arguments: argparse.Namespace) -> None:
         "uniform": described["uniform"] | {"bits": WIDTHS[uniform[0]]},
         "mixed": described["mixed"] | {"layers": bits["mixed"]},
         "rules": write_rules(parameters["weights"], layers, bits["mixed"]),
-        "origin": {block: content["checksum"] for block, content in sensitivities.items()},
+        "origin": {block: plan.fingerprint(content) for block, content in sensitivities.items()},
     }
     write_json(arguments.out, FORMAT | content)
     report(content, arguments.out)

@@ -1,7 +1,8 @@
 """What a run left behind, in a few lines. Standard library only."""
 
-import json
 from pathlib import Path
+
+from workflow_scripts.plain_files import read_plain_json
 
 # what, where it is, relative to the results
 _DELIVERABLES = (
@@ -46,7 +47,15 @@ def describe_results(results: Path) -> list[str]:
     ]
     config = results / "quant_config.json"
     if config.exists():
-        layers = json.loads(config.read_text(encoding="utf-8"))["layers"].values()
-        widths = sorted({layer["weight"]["bits"] for layer in layers if layer["weight"]["bits"] < 16})
-        lines.append(f"  weights are packed ({', '.join(map(str, widths))} bits); 8-bit activations are simulated")
+        lines.append(f"  weights are packed ({describe_widths(config)}); 8-bit activations are simulated")
     return ["Made so far:", *lines] if lines else []
+
+
+def describe_widths(config: Path) -> str:
+    """The widths below 16 bits of a quantization config's weights, in words."""
+    try:
+        layers = read_plain_json(config)["layers"].values()
+        widths = sorted({layer["weight"]["bits"] for layer in layers if layer["weight"]["bits"] < 16})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{config} is damaged"
+    return f"{', '.join(map(str, widths))} bits"

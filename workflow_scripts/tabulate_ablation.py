@@ -20,7 +20,7 @@ the rows compares.
 
 
 def main(arguments: argparse.Namespace) -> None:
-    scores = read_json(arguments.scores)
+    scores = read_json(arguments.scores, format="evaluation")
     rows = [tabulate_row(scores["variants"][name], PAPER_FID.get(name)) for name in VARIANTS]
     rows.append(tabulate_row(scores["noise_floor"][OTHER_SEEDS], None))
     text = HEAD.format(**scores) + "\n".join(rows) + "\n"

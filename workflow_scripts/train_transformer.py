@@ -19,7 +19,7 @@ def train_transformer(arguments: argparse.Namespace) -> None:
     tokenizer = load_tokenizer()
     model = TextToImage(len(tokenizer))
     scenes, _ = open_pool(arguments.pool)
-    latents = torch.from_numpy(np.load(arguments.latents))
+    latents = torch.from_numpy(np.load(arguments.latents, allow_pickle=False))
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(latents), (TRANSFORMER.batch,), generator=generator)

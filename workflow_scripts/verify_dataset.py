@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from workflow_scripts.checks import exports, products, trajectories
 from workflow_scripts.checks.results import Report, Results
-from workflow_scripts.entry import build_parser, log, run
-from workflow_scripts.store.errors import UserError
+from workflow_scripts.entry import add_place, build_parser, log, run
+from workflow_scripts.store.errors import UnreachableError, UserError
 
 CHECKS: dict[str, Callable[[Results], Report | None]] = {
     "counts": trajectories.check_counts,
@@ -33,6 +33,7 @@ CHECKS: dict[str, Callable[[Results], Report | None]] = {
     "exported samples": exports.check_samples,
     "exported latents": exports.check_latents,
     "exported pictures": exports.check_images,
+    "exported manifest": products.check_export_manifest,
 }
 OK, FAIL, ABSENT = "ok", "FAIL", "not made"
 
@@ -47,9 +48,10 @@ class Line(NamedTuple):
 
 
 def main(arguments: argparse.Namespace) -> None:
-    results = Results(arguments.results, arguments.replay, arguments.seed)
-    if not results.store.is_dir():
-        raise UserError(f"{results.store} is missing; name a folder of results with --results")
+    store = arguments.trajectories or arguments.results / "trajectories.zarr"
+    if not (store / "zarr.json").is_file():
+        raise UserError(f"{store} is missing; name a folder of results with --results")
+    results = Results(arguments.results, store, arguments.replay, arguments.seed)
     lines = [run_check(name, check, results) for name, check in CHECKS.items()]
     table = format_table(lines)
     print(table)
@@ -65,6 +67,8 @@ def run_check(name: str, check: Callable[[Results], Report | None], results: Res
     """The outcome of one check; what cannot be read fails it and not the others."""
     try:
         report = check(results)
+    except UnreachableError:
+        raise
     except UserError as error:
         report = Report("", [str(error)])
     except Exception as error:
@@ -92,7 +96,13 @@ def build_arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__)
     parser.add_argument("--results", type=Path, required=True, help="the folder of results")
-    parser.add_argument("--replay", type=int, default=8, help="how many steps and pictures to compute again (8)")
+    add_place(parser, "trajectories", required=False, help="their store, if it is not in that folder; may be a URL")
+    parser.add_argument(
+        "--replay",
+        type=int,
+        default=8,
+        help="how many steps and pictures to compute again, a step of every shard first (8)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="which ones (0)")
     return parser
 

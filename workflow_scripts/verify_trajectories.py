@@ -3,7 +3,7 @@
 import argparse
 
 from workflow_scripts import plan
-from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.entry import Progress, add_place, build_parser, log, run
 from workflow_scripts.store.conditioning import list_inputs, open_conditioning
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
@@ -11,7 +11,7 @@ from workflow_scripts.store.trajectories import find_faults
 
 
 def main(arguments: argparse.Namespace) -> None:
-    stage = read_json(arguments.params)
+    stage = read_json(arguments.params, stage="collect_shard")
     conditioning = open_conditioning(arguments.conditioning, stage)
     shards = plan.list_shards(stage)
     progress = Progress("verify", len(shards), "shards")
@@ -28,4 +28,6 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main, build_parser(__doc__, "params", "conditioning", "trajectories"))
+    parser = build_parser(__doc__, "params", "conditioning")
+    add_place(parser, "trajectories")
+    run(main, parser)

@@ -17,8 +17,9 @@ from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file
 from workflow_scripts.store.packed_checkpoint import (
     PackedCheckpoint,
+    find_misfits,
     measure_tensors,
-    read_packed_config,
+    open_packed,
     read_packed_tensors,
 )
 from workflow_scripts.store.seal import read_file_seal
@@ -33,7 +34,7 @@ MEASURED = ("bits_per_weight", "quantized_weights", "parameters")
 def main(arguments: argparse.Namespace) -> None:
     folder = arguments.folder
     try:
-        checkpoint = open_checkpoint(folder)
+        checkpoint = open_packed(folder)
     except UserError as error:
         report_unnamed(folder)
         raise UserError(f"{error}; above is what the shapes tell") from None
@@ -44,13 +45,6 @@ def main(arguments: argparse.Namespace) -> None:
     if problems:
         raise UserError(f"{folder}: {len(problems)} thing{'s do' if problems[1:] else ' does'} not hold, listed above")
     log.info(f"{folder}: everything holds" + (", and the codes are the blocks'" if arguments.blocks else ""))
-
-
-def open_checkpoint(folder: Path) -> PackedCheckpoint:
-    """The checkpoint in `folder`, as it is. Raises UserError if its config or its tensors cannot be read."""
-    config = read_packed_config(folder)
-    path = folder / config["model"]["file"]
-    return PackedCheckpoint(config, read_packed_tensors(path, config["prefix"]), path)
 
 
 def find_problems(checkpoint: PackedCheckpoint, blocks: Path | None) -> tuple[Quantization, list[str]]:
@@ -66,32 +60,6 @@ def find_problems(checkpoint: PackedCheckpoint, blocks: Path | None) -> tuple[Qu
     if blocks:
         problems += check_seals(checkpoint, blocks)
     return intact, problems
-
-
-def find_misfits(checkpoint: PackedCheckpoint, path: str) -> Iterator[str]:
-    """What is wrong with the types and shapes of one quantized layer's tensors."""
-    tensors, how = checkpoint.tensors, checkpoint.config["quantization"][path]
-    missing = [part for part in ("weight", "scales", "biases") if f"{path}.{part}" not in tensors]
-    if missing:
-        yield f"no {' and no '.join(missing)}"
-        return
-    weight, scales, biases = (tensors[f"{path}.{part}"] for part in ("weight", "scales", "biases"))
-    if (weight.dtype, scales.dtype, biases.dtype) != (np.uint32, np.float16, np.float16):
-        yield f"weight {weight.dtype}, scales {scales.dtype}, biases {biases.dtype}; uint32 and twice float16 are right"
-    if scales.ndim != 2:
-        yield f"scales {scales.shape} are no matrix"
-        return
-    width = scales.shape[1] * how["group_size"]
-    if weight.shape != (len(scales), width * how["bits"] // 32) or biases.shape != scales.shape:
-        yield (
-            f"weight {weight.shape}, scales {scales.shape} and biases {biases.shape}"
-            f" are not those of {how['bits']} bits in groups of {how['group_size']}"
-        )
-    if (path in checkpoint.config["migrated"]) != (f"{path}.migration" in tensors):
-        yield "only one of config.json and the file has a migration"
-    migration = tensors.get(f"{path}.migration", np.ones(width, np.int32))
-    if migration.shape != (width,) or migration.dtype != np.int32 or np.any(migration < 1):
-        yield f"its migration is not {width} integers of at least 1"
 
 
 def check_layers(checkpoint: PackedCheckpoint) -> Iterator[str]:

@@ -5,11 +5,16 @@ import json
 
 from workflow_scripts import block_plan, plan
 from workflow_scripts.entry import build_parser, run
+from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import write_json
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = plan.select_parameters("optimise_block", json.loads(arguments.values), [])
+    values = json.loads(arguments.values)
+    blocks = plan.list_blocks(values["model"])
+    if arguments.block not in blocks:
+        raise UserError(f"--block {arguments.block}: no such block; choose one from {blocks[0]} to {blocks[-1]}")
+    parameters = plan.select_parameters("optimise_block", values, [])
     write_json(arguments.out, block_plan.select_block(parameters, arguments.block))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from workflow_scripts import configuration, plan
 from workflow_scripts.entry import build_parser, log, run
+from workflow_scripts.places import find_place
 from workflow_scripts.prompts import read_prompts
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_json
@@ -13,7 +14,7 @@ from workflow_scripts.training.scoring import write_captions
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params)
+    parameters = read_json(arguments.params, stage="write_evaluation_prompts")
     if parameters["model"] != plan.EMBEDDED and not parameters["evaluation_prompts"]:
         raise UserError(f"evaluation_prompts: {parameters['model']} has no captions of its own; name a file of prompts")
     count = parameters["evaluation_pictures"]
@@ -21,14 +22,14 @@ def main(arguments: argparse.Namespace) -> None:
     prompts = [{"text": caption.text, "asked": list(caption.asked) or None} for caption in captions[:count]]
     seeds = range(parameters["evaluation_seed"], parameters["evaluation_seed"] + count)
     pictures = [{"prompt": index % len(prompts), "seed": seed} for index, seed in enumerate(seeds)]
-    write_json(arguments.out, {"prompts": prompts, "pictures": pictures})
+    write_json(arguments.out, {"format": "evaluation-prompts", "prompts": prompts, "pictures": pictures})
     log.info(f"{count} pictures of {len(prompts)} prompts: {arguments.out}")
 
 
 def read_captions(parameters: plan.Parameters) -> list[Caption]:
     """The prompts of a file, nothing asked. Raises UserError if it cannot be read or shares one with calibration."""
     try:
-        prompts = read_prompts(Path(parameters["evaluation_prompts"]))
+        prompts = read_prompts(Path(find_place("evaluation_prompts", parameters["evaluation_prompts"])))
         configuration.refuse_shared_prompts(prompts, parameters["prompts"])
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -9,8 +9,10 @@ import numpy as np
 from workflow_scripts import ladder
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.numerics.quality import measure_snr, to_decibels
-from workflow_scripts.store.files import read_json, write_atomically, write_json
-from workflow_scripts.store.tensors import read_tensors
+from workflow_scripts.store.block_report import read_report
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import write_atomically, write_json
+from workflow_scripts.store.tensors import read_sealed_tensors
 
 FORMAT = {"format": "weights-ladder", "version": 1}
 EXACT = 150.0  # dB; nothing in fp32 is nearer without being equal, and JSON has no infinity
@@ -38,14 +40,18 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def read_latents(folder: Path, rung: str) -> np.ndarray:
-    """The final latents (n, h, w, c) of a rung."""
-    return read_tensors(folder / rung / "latents.safetensors")["latents"]
+    """The final latents (n, h, w, c) of a rung. Raises UserError if they are missing, damaged, or another rung's."""
+    path = folder / rung / "latents.safetensors"
+    arrays, about = read_sealed_tensors(path)
+    if about["rung"] != rung:
+        raise UserError(f"{path} is of the rung {about['rung']}; delete it and run sample_rung again")
+    return arrays["latents"]
 
 
 def describe_rung(name: str, title: str, latents: np.ndarray, reference: np.ndarray, blocks: Path) -> dict[str, Any]:
     """One rung's numbers: `latent_snr` of each picture and `block_snr` of each block's streams, in dB."""
     pictures = [min(measure_snr(*pair), EXACT) for pair in zip(latents, reference, strict=True)]
-    reports = {report["block"]: report for report in map(read_json, sorted(blocks.glob("*.report.json")))}
+    reports = {report["block"]: report for report in map(read_report, sorted(blocks.glob("*.report.json")))}
     streams = {block: measure_block(report) for block, report in reports.items()}
     values = [value for block in streams.values() for value in block.values()]
     return {

@@ -7,29 +7,31 @@ the files in a folder of the original layout.
 import argparse
 from pathlib import Path
 
-from workflow_scripts.entry import build_parser, log, run
-from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.manifest import build_manifest, read_seals
-
-FILES = {"images": "images/*.png", "latents": "latents/*.npy"}
+from workflow_scripts import plan
+from workflow_scripts.entry import add_place, build_parser, log, run
+from workflow_scripts.store.files import hash_file, read_json, write_json
+from workflow_scripts.store.manifest import SAVED, Manifest, build_manifest, count_saved, read_seals
+from workflow_scripts.store.seal import Seal
 
 
 def main(arguments: argparse.Namespace) -> None:
-    stage = read_json(arguments.params)
-    saved = count_saved(arguments.saved) if arguments.saved else None
-    manifest = build_manifest(stage, read_seals(arguments.trajectories, stage), saved)
+    stage = read_json(arguments.params, stage="collect_shard")
+    seals = read_seals(arguments.trajectories, stage)
+    manifest = describe_exports(arguments.saved, stage, seals) if arguments.saved else build_manifest(stage, seals)
     write_json(arguments.out, manifest)
     log.info(f"{manifest['n_completed']} of {manifest['num_images']} images in {arguments.out}")
 
 
-def count_saved(folder: Path) -> dict[str, int]:
-    """How many files of each kind a folder of the original layout has."""
-    return {kind: len(list(folder.glob(pattern))) for kind, pattern in FILES.items()}
+def describe_exports(folder: Path, stage: plan.Parameters, seals: dict[str, Seal]) -> Manifest:
+    """The manifest of what lies in a folder of the original layout, with the sha256 of each picture."""
+    digests = {path.name: hash_file(path) for path in folder.glob(SAVED["images"])}
+    return build_manifest(stage, seals, count_saved(folder)) | {"sha256": digests}
 
 
 def build_arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = build_parser(__doc__, "params", "trajectories", "out")
+    parser = build_parser(__doc__, "params", "out")
+    add_place(parser, "trajectories")
     parser.add_argument("--saved", type=Path, help="count the files in this folder instead of the trajectories")
     return parser
 

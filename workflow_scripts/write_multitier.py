@@ -5,7 +5,6 @@ without rounding stays without, and one with few bits keeps them.
 """
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,20 @@ from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.phases import PHASES
 from workflow_scripts.numerics.tier_rules import Evidence, choose_bits
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, read_json, write_json
+from workflow_scripts.store.files import hash_file, name_below, read_json, write_json
 from workflow_scripts.store.layer_errors import LayerErrors, list_layer_errors
 from workflow_scripts.store.quant_config import QuantConfig, read_quant_config
 from workflow_scripts.store.sensitivity_file import read_sensitivities
-from workflow_scripts.store.statistics_file import read_statistics_arrays
+from workflow_scripts.store.statistics_file import read_statistics, read_statistics_arrays
 from workflow_scripts.store.tensors import write_tensors
 
 NOTHING_KNOWN = {"clip": {}, "smoothquant_candidate": False, "smoothquant_levels": 0}
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params)
+    parameters = read_json(arguments.params, stage="write_multitier")
     config = read_quant_config(arguments.config)
-    statistics = read_json(arguments.statistics)
+    statistics = read_statistics(arguments.statistics)
     blocks = read_sensitivities(arguments.sensitivity, parameters["model"])
     check_origins(parameters, config, statistics, blocks, arguments)
     errors = list_layer_errors(blocks)
@@ -132,11 +131,9 @@ def narrow_activation(
 
 
 def move_weights(config: QuantConfig, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The config's entry of its weights, their names relative to the new config."""
+    """The config's entry of its weights, by names relative to the new one. Raises UserError if they lie elsewhere."""
     weights, (source, target) = config.content["weights"], (path.parent for path in (arguments.config, arguments.out))
-    return weights | {
-        key: Path(os.path.relpath(source / weights[key], target)).as_posix() for key in ("file", "config")
-    }
+    return weights | {key: name_below(source / weights[key], target) for key in ("file", "config")}
 
 
 def analyse(

@@ -1,7 +1,6 @@
 """Write the quantization config: every layer's weight and activation quantization, and what it was made from."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +14,12 @@ from workflow_scripts.numerics.activation import compute_ranges, compute_step
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED, find_rule
 from workflow_scripts.store.block_file import LayerInput
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, read_json, write_json
+from workflow_scripts.store.files import hash_file, name_below, read_json, write_json
 from workflow_scripts.store.learned_inputs import check_blocks, pick_inputs, read_blocks
 from workflow_scripts.store.packed_checkpoint import read_packed_config
 from workflow_scripts.store.quant_config import FORMAT, VERSION, check_file, read_quant_config
 from workflow_scripts.store.seal import read_group_seal
-from workflow_scripts.store.statistics_file import read_statistics_arrays
+from workflow_scripts.store.statistics_file import read_statistics, read_statistics_arrays
 from workflow_scripts.store.tensors import write_tensors
 
 UNQUANTIZED_WEIGHT = {"bits": UNQUANTIZED, "group_size": None, "mode": None}
@@ -41,8 +40,8 @@ class Observed(NamedTuple):
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params)
-    statistics = read_json(arguments.statistics)
+    parameters = read_json(arguments.params, stage="write_quant_config")
+    statistics = read_statistics(arguments.statistics)
     checkpoint = read_packed_config(arguments.quantized)
     seal = read_group_seal(arguments.calibration)
     check_origins(parameters, statistics, checkpoint, seal, arguments)
@@ -147,12 +146,11 @@ def choose_from_statistics(layer: Layer, rule: dict[str, Any], observed: Observe
 
 
 def describe_weights(folder: Path, checkpoint: dict, base: Path) -> dict[str, Any]:
-    """The packed checkpoint, by names relative to `base`."""
-    place = Path(os.path.relpath(folder, base))
+    """The packed checkpoint, by names relative to `base`. Raises UserError if it lies elsewhere."""
     return {
-        "file": (place / checkpoint["model"]["file"]).as_posix(),
+        "file": name_below(folder / checkpoint["model"]["file"], base),
         "sha256": checkpoint["model"]["sha256"],
-        "config": (place / "config.json").as_posix(),
+        "config": name_below(folder / "config.json", base),
         "bits_per_weight": checkpoint["bits_per_weight"],
     }
 

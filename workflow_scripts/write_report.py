@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,24 @@ from workflow_scripts.plan import MODEL_BLOCKS
 from workflow_scripts.report import blocks, checkpoint, layers, overview, runs, suggestions, trouble
 from workflow_scripts.report.figures import embed_plots
 from workflow_scripts.report.page import render_page
+from workflow_scripts.store.block_report import read_report
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_atomically
 from workflow_scripts.store.packed_checkpoint import read_packed_config
-from workflow_scripts.store.quant_config import QuantConfig, read_quant_config
-from workflow_scripts.store.statistics_file import read_statistics_arrays
+from workflow_scripts.store.quant_config import QuantConfig, read_content, read_quant_config
+from workflow_scripts.store.sensitivity_file import read_sensitivity
+from workflow_scripts.store.statistics_file import read_statistics, read_statistics_arrays
 
 Facts = dict[str, Any]
 
 
 def main(arguments: argparse.Namespace) -> None:
-    config, fid = read_config(arguments.config), read_json(arguments.fid)
+    config, fid = read_config(arguments.config), read_json(arguments.fid, format="evaluation")
     quantization = read_quant_config(arguments.quant_config)
-    sensitivity, reports = (read_by_block(paths) for paths in (arguments.sensitivity, arguments.reports))
-    multitier, mixed = read_json(arguments.multitier), read_json(arguments.mixed)
+    sensitivity = read_by_block(read_sensitivity, arguments.sensitivity)
+    reports = read_by_block(read_report, arguments.reports)
+    multitier = read_content(arguments.multitier)
+    mixed = read_json(arguments.mixed, format="mixed-bits")
     described = describe_layers(arguments, quantization, sensitivity, reports, multitier, mixed)
     described["blocks"] = blocks.describe_blocks(reports, sensitivity)
     content = (
@@ -47,9 +52,9 @@ def read_config(text: str) -> Facts:
         raise UserError(f"--config is not JSON ({error}); give the configuration as JSON") from None
 
 
-def read_by_block(paths: list[Path]) -> dict[str, Facts]:
-    """JSON files by the block that each names."""
-    return {content["block"]: content for content in map(read_json, paths)}
+def read_by_block(read: Callable[[Path], Facts], paths: list[Path]) -> dict[str, Facts]:
+    """What `read` finds in files by the block that each names."""
+    return {content["block"]: content for content in map(read, paths)}
 
 
 def describe_layers(
@@ -61,7 +66,7 @@ def describe_layers(
     mixed: Facts,
 ) -> dict[str, list[Facts]]:
     """What is known of every quantized model's layer: of its weight, and of what it reads."""
-    statistics = read_json(arguments.statistics)
+    statistics = read_statistics(arguments.statistics)
     ranges = layers.measure_ranges(statistics, read_statistics_arrays(arguments.statistics, statistics))
     prefix = read_packed_config(quantization.weights.parent)["prefix"]
     sizes = checkpoint.measure_layers(quantization.weights, prefix, quantization.layers)

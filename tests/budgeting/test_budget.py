@@ -4,15 +4,19 @@ import re
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 from tests import shards
 from workflow_scripts import budget, collect_activations, configuration, plan
-from workflow_scripts.budgeting import disk, stages, work
+from workflow_scripts.budgeting import disk, jobs, work
 from workflow_scripts.budgeting.shapes import read_shapes
+from workflow_scripts.budgeting.sizes import read_sizes
 from workflow_scripts.budgeting.stages import count_held, count_missing, list_stages
+from workflow_scripts.store import block_inputs
 
+PRESETS = ["sd3-medium", "sd3-medium-512", "calibration-1000", "sd3.5-large", "flux-schnell"]
 SD3 = {"model": "sd3-medium", "height": 256, "width": 256}
 
 
@@ -22,7 +26,7 @@ def complete(**values):
 
 def list_all(config, prompts=shards.PROMPTS):
     shapes = read_shapes(config)
-    return {s.name: s for s in list_stages(config, prompts, shapes, work.estimate_rates(config, shapes))}
+    return {s.name: s for s in list_stages(config, prompts, shapes, work.estimate_rates(config, shapes.sizes))}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,42 @@ def test_sd3_medium_has_its_published_shapes(large):
     assert large.parameters == pytest.approx(2.08e9, rel=0.01)
     assert (large.latent, large.image, large.text) == ((32, 32, 16), (256, 1536), (589, 1536))
     assert sum(layer.block != "" and layer.role != "adaLN" for layer in large.layers) == 285
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        SD3,
+        {"model": "sd3-medium", "use_t5": False},
+        {"model": "sd3.5-large"},
+        {"model": "flux-schnell", "cfg_scale": 1, "evaluation_cfg": 1},
+    ],
+)
+def test_planning_knows_the_sizes_of_the_models_without_loading_them(values):
+    config = complete(**values)
+    assert read_shapes(config).sizes._replace(itemsize=4) == read_sizes(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "image", "text", "conditions"),
+    # 3.5 Large with its table of positions, which are no parameters elsewhere
+    [("sd3.5-large", 8.15e9, (256, 2432), (589, 2432), 2), ("flux-schnell", 11.9e9, (256, 3072), (256, 3072), 1)],
+)
+def test_the_larger_models_have_their_published_shapes(model, parameters, image, text, conditions):
+    guidance = {"cfg_scale": 1, "evaluation_cfg": 1} if conditions == 1 else {}
+    shapes = read_shapes(complete(**SD3 | guidance | {"model": model}))
+    assert shapes.parameters == pytest.approx(parameters, rel=0.01)
+    assert (shapes.image, shapes.text, shapes.conditions) == (image, text, conditions)
+
+
+def test_without_guidance_a_step_takes_half_the_time_and_the_rows_half_the_place():
+    """Of two models that are alike but for it."""
+    shapes, config = read_shapes(complete(**SD3)), complete(**SD3)
+    alone = shapes._replace(conditions=1)
+    steps = [work.estimate_rates(config, each.sizes).step for each in (alone, shapes)]
+    assert steps[0] == pytest.approx(steps[1] / 2)
+    assert disk.count_captured(64, 24, alone) == pytest.approx(disk.count_captured(64, 24, shapes) / 2, rel=0.001)
 
 
 def test_the_recorded_data_of_a_small_run_is_within_ten_percent(tmp_path):
@@ -91,8 +131,9 @@ def test_seconds_go_through_the_measured_points_and_grow_with_the_tokens():
     assert work.fit_tokens([[36, 0.5]], 72) == pytest.approx(1.0)
 
 
-def test_the_points_observed_together_are_those_of_the_worker():
-    assert stages.OBSERVED_TOGETHER == collect_activations.BATCH
+def test_the_points_that_run_together_are_those_of_the_workers():
+    assert jobs.OBSERVED_TOGETHER == collect_activations.BATCH
+    assert jobs.CAPTURED_TOGETHER == block_inputs.BATCH
 
 
 def test_jobs_are_those_of_the_plan():
@@ -104,10 +145,19 @@ def test_jobs_are_those_of_the_plan():
     assert jobs == {"optimise_block": 24, "collect_activations": 3, "capture_blocks": 2}
 
 
+def test_a_scheduler_is_asked_for_more_than_the_estimate_and_for_more_again_up_to_a_limit():
+    job = jobs.Jobs(1, 7200.0, 20e9)
+    memory, minutes = ([ask(job, attempt) for attempt in (1, 2, 3, 50)] for ask in (jobs.ask_memory, jobs.ask_minutes))
+    assert memory[0] > 20e9 / 1e6
+    assert minutes[0] > 7200 / 60
+    assert memory[1:] == [2 * memory[0], 3 * memory[0], 3 * memory[0]]
+    assert minutes[1:] == [2 * minutes[0], 3 * minutes[0], 3 * minutes[0]]
+
+
 def test_a_measured_step_sets_the_hours_in_proportion(large):
     config = complete(**SD3)
-    table = work.estimate_rates(config, large)
-    here = work.estimate_rates(config, large, table.step / 100)
+    table = work.estimate_rates(config, large.sizes)
+    here = work.estimate_rates(config, large.sizes, table.step / 100)
     assert here.step == pytest.approx(table.step / 100)
     assert here.iteration == pytest.approx(table.iteration / 100)
     assert "measured here" in here.source
@@ -159,13 +209,28 @@ def test_the_embedded_model_measures_itself():
     assert 0 < budget.measure_step(config, read_shapes(config)) < 5
 
 
-@pytest.mark.parametrize("preset", ["sd3-medium", "sd3-medium-512", "calibration-1000"])
+def test_with_measure_the_hours_are_those_of_this_machine(tmp_path, capsys):
+    config = [f"results_dir={tmp_path / 'new'}", "trajectories=2", "steps=2", "selected_steps=2"]
+    status, printed, _ = run({"config": config, "measure": True}, capsys)
+    assert status == 0
+    assert "hours: of one job at a time, measured here" in printed
+
+
+def test_measuring_needs_the_memory_of_a_step(monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: budget.argparse.Namespace(total=10**7, available=10**7))
+    config = complete(steps=2, selected_steps=2, trajectories=2)
+    with pytest.raises(budget.UserError, match="measuring a step takes about"):
+        budget.measure_step(config, read_shapes(config))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_the_disk_and_memory_a_preset_names_are_what_the_budget_says(preset):
     path = Path(f"config/{preset}.yaml")
     config, prompts = budget.read_configuration(budget.argparse.Namespace(configfile=[path], config=[]))
     found = list_all(config, prompts).values()
     total, largest = sum(stage.disk for stage in found), max(stage.memory for stage in found)
-    disk_named, memory_named = (re.search(rf"{words} (\d+) GB", path.read_text())[1] for words in ("disk", "at most"))
+    comments = re.sub(r"\s+#?\s*", " ", path.read_text())
+    disk_named, memory_named = (re.search(rf"{words} (\d+) GB", comments)[1] for words in ("disk", "at most"))
     assert yaml.safe_load(path.read_text())["results_dir"] == f"results/{preset}"
     assert float(disk_named) == pytest.approx(total / 1e9, abs=1)
     if read_shapes(config).itemsize == 4:  # a CPU

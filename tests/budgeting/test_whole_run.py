@@ -20,7 +20,7 @@ def test_every_stage_writes_within_ten_percent_of_its_budget(tmp_path):
     config, prompts = budget.read_configuration(budget.argparse.Namespace(configfile=[], config=values))
     shapes = read_shapes(config)
     written = {}
-    for stage in list_stages(config, prompts, shapes, work.estimate_rates(config, shapes)):
+    for stage in list_stages(config, prompts, shapes, work.estimate_rates(config, shapes.sizes)):
         held = sum(count_held(tmp_path / "results" / place) for place in stage.places)
         written[stage.name] = (stage.disk / held, held)
     total = sum(held for _, held in written.values())

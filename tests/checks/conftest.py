@@ -76,7 +76,7 @@ def verify(capsys, caplog):
         caplog.clear()
         error = ""
         try:
-            verify_dataset.main(Namespace(results=folder, replay=replay, seed=seed))
+            verify_dataset.main(Namespace(results=folder, trajectories=None, replay=replay, seed=seed))
         except UserError as caught:
             error = str(caught)
         faults = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]

@@ -1,6 +1,5 @@
 """Verification holds for whole results, and finds and names every planted fault."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -11,10 +10,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from tests.damage import edit, flip, forge, swap, truncate
+from tests.damage import amend, edit, flip, forge, swap, truncate
 from workflow_scripts.checks.trajectories import REPLAY_TOLERANCE
 from workflow_scripts.store.conditioning import write_conditioning
-from workflow_scripts.store.files import hash_file, read_json
+from workflow_scripts.store.files import hash_file, read_json, write_json
 from workflow_scripts.store.original_layout import name_sample, read_sample, write_latents, write_sample
 from workflow_scripts.store.seal import make_seal, read_file_seal, read_group_seal, write_group_seal
 from workflow_scripts.store.tensors import read_tensors
@@ -48,7 +47,9 @@ def swap_encodings(results):
     tensors, seal = read_tensors(path), read_file_seal(path.with_suffix(".json"))
     cs, cs_pooled = (tensors[name][[1, 0, 2]] for name in ("cs", "cs_pooled"))
     model = seal["inputs"]["model"]
-    sealed = write_conditioning(path, path.with_suffix(".json"), seal["parameters"], model, cs, cs_pooled)
+    sealed = write_conditioning(
+        path, path.with_suffix(".json"), seal["parameters"], model, zip(cs, cs_pooled, strict=True)
+    )
     digests = sealed["sha256"]["prompts"]
     for shard, own in (("000", digests[:2]), ("001", digests[2:])):
         group = results / "trajectories.zarr" / shard
@@ -77,7 +78,7 @@ def change_an_array(results):
     arrays = {key: array.copy() for key, array in read_tensors(path).items()}
     next(iter(arrays.values())).flat[0] += 1
     save_file(arrays, path)
-    edit(path.with_suffix(".json"), lambda value: value["arrays"].update(sha256=hash_file(path)))
+    amend(path.with_suffix(".json"), lambda value: value["arrays"].update(sha256=hash_file(path)))
 
 
 def change_a_sample(results):
@@ -104,6 +105,7 @@ def change_the_flat_file(results):
     np.savez(path, **arrays)
 
 
+MANIFESTS = ("manifest", "exported manifest")  # stale where a seal has changed
 XS = "trajectories.zarr/000/xs"
 # what happens to the results, the checks that must fail (and no others), and what is said
 DAMAGES = {
@@ -124,37 +126,37 @@ DAMAGES = {
     ),
     "NaN": (
         lambda r: forge(r / "trajectories.zarr/000", put_nan),
-        {"finite values", "replay", "manifest", "exported samples"},
+        {"finite values", "replay", *MANIFESTS, "exported samples"},
         "finite values: .*trajectory 3 has 1 NaN or infinite, first at step 2",
     ),
     "trajectories swapped": (
         lambda r: forge(r / "trajectories.zarr/000", swap_rows),
-        {"first states", "replay", "manifest", "exported samples", "exported latents", "exported pictures"},
+        {"first states", "replay", *MANIFESTS, "exported samples", "exported latents", "exported pictures"},
         "first states: .*trajectory 0 does not start from the noise of its seed",
     ),
     "a changed state": (
         lambda r: forge(r / "trajectories.zarr/000", change_a_state),
-        {"replay", "manifest", "exported samples"},
+        {"replay", *MANIFESTS, "exported samples"},
         "replay: .*trajectory 6, step 2: the model leads elsewhere",
     ),
     "encodings of two prompts swapped": (
         swap_encodings,
-        {"replay", "manifest", "calibration set"},
+        {"replay", *MANIFESTS, "calibration set"},
         "replay: .*trajectory 0, step 0: the model leads elsewhere",
     ),
     "prompts swapped in a seal": (
         swap_prompts,
-        {"checksums", "prompts and seeds", "manifest", "calibration set", "exported samples", "exported latents"},
+        {"checksums", "prompts and seeds", *MANIFESTS, "calibration set", "exported samples", "exported latents"},
         "prompts and seeds: .*000 was drawn for the prompt .*, the configuration gives 'a \"small\" red circle'",
     ),
     "another prompt's number": (
         lambda r: forge(r / "trajectories.zarr/001", lambda g: g["prompt_indices"].__setitem__(0, 1)),
-        {"prompts and seeds", "manifest"},
+        {"prompts and seeds", *MANIFESTS},
         r"prompts and seeds: .*001/prompt_indices is \[1, 2\], the configuration gives \[2, 2\]",
     ),
     "a rising sigma": (
         lambda r: forge(r / "trajectories.zarr/001", raise_a_sigma),
-        {"sigmas", "manifest", "exported samples"},
+        {"sigmas", *MANIFESTS, "exported samples"},
         "sigmas: .*001/sigmas: not below the one before at step 3",
     ),
     "another shape": (
@@ -169,7 +171,7 @@ DAMAGES = {
     ),
     "a missing shard": (
         lambda r: shutil.rmtree(r / "trajectories.zarr/001"),
-        {"counts", "manifest", "calibration set", "exported samples", "exported latents"},
+        {"counts", *MANIFESTS, "calibration set", "exported samples", "exported latents"},
         "counts: .*trajectories.zarr/001 is missing",
     ),
     "a shard too many": (
@@ -179,21 +181,21 @@ DAMAGES = {
     ),
     "a trajectory too few": (
         lambda r: edit_rows(r / "trajectories.zarr/001"),
-        {"counts", "checksums", "manifest", "calibration set", "exported samples", "exported latents"},
+        {"counts", "checksums", *MANIFESTS, "calibration set", "exported samples", "exported latents"},
         "counts: .*001 has 1 trajectories instead of 2",
     ),
     "a stale manifest: prompts swapped": (
-        lambda r: edit(r / "manifest.json", swap_prompts_of_the_manifest),
+        lambda r: amend(r / "manifest.json", swap_prompts_of_the_manifest),
         {"manifest"},
         "manifest: .*manifest.json is stale: image 0000: prompt: ",
     ),
     "a stale manifest: an image less": (
-        lambda r: edit(r / "manifest.json", lambda v: v["images"].pop()),
+        lambda r: amend(r / "manifest.json", lambda v: v["images"].pop()),
         {"manifest"},
         "manifest: .*manifest.json is stale: image 0006: ",
     ),
     "a stale manifest: other seals": (
-        lambda r: edit(r / "manifest.json", lambda v: v["shards"].update({"000": "0"})),
+        lambda r: amend(r / "manifest.json", lambda v: v["shards"].update({"000": "0"})),
         {"manifest"},
         "manifest: .*manifest.json is stale: shards is ",
     ),
@@ -213,7 +215,7 @@ DAMAGES = {
         "flat calibration file: .*DiT_cali_data.npz: xs is not the calibration set's",
     ),
     "a changed statistic": (
-        lambda r: edit(r / "activations/statistics.json", change_a_mean),
+        lambda r: amend(r / "activations/statistics.json", change_a_mean),
         {"statistics", "quantization config"},
         r"statistics: .*inputs.modulation.per_step.mean\[1\] is .*, its parts give ",
     ),
@@ -259,7 +261,7 @@ DAMAGES = {
     ),
     "a missing picture": (
         lambda r: (r / "exports/images/0001.png").unlink(),
-        {"exported pictures"},
+        {"exported pictures", "exported manifest"},
         "exported pictures: .*0001.png is missing",
     ),
     "a darker picture": (
@@ -302,7 +304,7 @@ def test_what_is_not_made_yet_is_no_fault(results, verify):
     outcome = verify(results)
     assert not outcome.error
     assert sorted(set(outcome.results.values())) == ["not made", "ok"]
-    assert list(outcome.results.values()).count("not made") == 9
+    assert list(outcome.results.values()).count("not made") == 10
 
 
 def test_a_right_step_is_far_below_the_tolerance_and_a_wrong_prompt_far_above(results, verify):
@@ -322,12 +324,18 @@ def test_the_seed_chooses_which_steps_are_replayed(results, verify):
     assert set(found.values()) == {True, False}
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_step_of_every_shard_is_replayed_before_a_second_of_any(results, verify, seed):
+    forge(results / "trajectories.zarr/001", lambda group: group["xs"].__setitem__(..., group["xs"][...] * 1.01))
+    assert "replay" in verify(results, replay=2, seed=seed).failed
+
+
 def test_the_command_prints_a_table_and_ends_with_its_verdict(results):
     command = [sys.executable, "-m", "workflow_scripts.verify_dataset", "--results", str(results), "--replay", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].split("|")[1:3] == [" check                 ", " result "]
-    (results / "manifest.json").write_text(json.dumps(read_json(results / "manifest.json") | {"n_completed": 6}))
+    write_json(results / "manifest.json", read_json(results / "manifest.json") | {"n_completed": 6})
     failed = subprocess.run(command, capture_output=True, text=True)
     assert failed.returncode == 1
     assert "| manifest              | FAIL   |" in failed.stdout

@@ -1,9 +1,13 @@
 """Features by networks whose weights lie on this machine: their layout, their pictures, and what is refused."""
 
+import os
+import zipfile
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from workflow_scripts.evaluation.clip_features import ClipFeatures
@@ -54,6 +58,35 @@ class TestInception:
                 np.testing.assert_allclose(found[row, column], expected, atol=1e-3)
 
 
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.place),)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "archive", "compressed", "list", "words", "pipe"])
+def test_a_weight_file_runs_nothing_and_takes_no_more_than_it_has(tmp_path, kind):
+    path, trap = tmp_path / "x.pth", tmp_path / "trap"
+    if kind == "compressed":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data/0", bytes(1 << 26))
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        saved = {"pickle": Trap(trap), "archive": {"a": Trap(trap)}, "list": [1, 2], "words": {"features.0.bias": "x"}}[
+            kind
+        ]
+        torch.save(saved, path, _use_new_zipfile_serialization=kind != "pickle")
+    source = {"path": str(path), "sha256": "0" * 64 if kind == "pipe" else hash_file(path)}
+    with pytest.raises(UserError, match=r"^lpips: .*(holds no PyTorch weights|has not the weights|is missing)"):
+        Lpips(source)
+    assert not trap.exists()
+
+
 class TestLpips:
     @pytest.fixture
     def lpips(self, tmp_path):
@@ -86,6 +119,29 @@ class TestClip:
         assert found.shape == (3, 8)
         np.testing.assert_allclose(np.square(found).sum(axis=1), 1, rtol=1e-5)
         assert features.about["resize"] == "Pillow, bicubic, to 32 x 32"
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [({"image_size": 4096}, "is for pictures of 4096 pixels"), ({"num_hidden_layers": 3}, "has not the weights")],
+    )
+    def test_refuses_what_would_take_memory_or_be_drawn_at_random(self, tmp_path, changes, words):
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = CLIPVisionConfig(**sizes | {"image_size": 32, "patch_size": 16, "projection_dim": 8} | changes)
+        network = CLIPVisionModelWithProjection(config)
+        network.save_pretrained(tmp_path)
+        tensors = load_file(tmp_path / "model.safetensors")
+        kept = {name: tensor for name, tensor in tensors.items() if ".layers.2." not in name}
+        save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UserError, match=words):
+            ClipFeatures(str(tmp_path))
+
+    def test_reads_no_pickle_beside_a_safetensors_file(self, tmp_path):
+        CLIPVisionConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
+        save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors", {"format": "pt"})
+        torch.save({"a": Trap(tmp_path / "trap")}, tmp_path / "pytorch_model.bin")
+        with pytest.raises(UserError, match="holds no CLIP vision model"):
+            ClipFeatures(str(tmp_path))
+        assert not (tmp_path / "trap").exists()
 
     def test_refuses_a_folder_of_something_else(self, tmp_path):
         (tmp_path / "config.json").write_text("{}")

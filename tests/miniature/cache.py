@@ -8,24 +8,46 @@ from huggingface_hub import constants
 from safetensors.numpy import save
 
 from tests.miniature import layout, sizes, vocabulary
-from workflow_scripts.models.weight_files import CHECKPOINT, T5_REPO, TEXT_NAMES, TEXT_REPO, WeightFile
+from workflow_scripts.models.weight_files import (
+    AUTOENCODERS,
+    CHECKPOINT_REPO,
+    FLUX_REPO,
+    LARGE_REPO,
+    T5_REPO,
+    TEXT_NAMES,
+    TEXT_REPO,
+    TRANSFORMERS,
+    WeightFile,
+)
 
 COMMIT = "1234567890abcdef1234567890abcdef12345678"
 
 
+def draw_weight(rng, name, shape):
+    """A random fp16 weight, as large as a trained one; the gains of norms near 1."""
+    fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 0
+    value = rng.standard_normal(shape) * (fan_in**-0.5 if fan_in else 0.1)
+    is_gain = len(shape) == 1 and name.endswith(("weight", "scale"))
+    return (value + is_gain).astype(np.float16)
+
+
 def draw_weights(shapes, seed):
-    """Random fp16 weights of these shapes, as large as trained ones; the gains of norms near 1."""
-    rng, weights = np.random.default_rng(seed), {}
-    for name, shape in shapes.items():
-        fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 0
-        value = rng.standard_normal(shape) * (fan_in**-0.5 if fan_in else 0.1)
-        is_gain = len(shape) == 1 and name.endswith("weight")
-        weights[name] = (value + is_gain).astype(np.float16)
-    return weights
+    """Random weights of these shapes by name."""
+    rng = np.random.default_rng(seed)
+    return {name: draw_weight(rng, name, shape) for name, shape in shapes.items()}
 
 
-def make_files(seed=0):
-    """The bytes of every file, by its `WeightFile`."""
+# The tensors of the files with a transformer or an autoencoder in them.
+TENSORS = {
+    TRANSFORMERS[CHECKPOINT_REPO]: lambda: layout.list_stable_diffusion(24, False) | layout.list_autoencoder(),
+    TRANSFORMERS[LARGE_REPO]: lambda: layout.list_stable_diffusion(38, True) | layout.list_autoencoder(),
+    TRANSFORMERS[FLUX_REPO]: lambda: layout.list_flux(19, 38),
+    AUTOENCODERS[FLUX_REPO]: lambda: layout.list_autoencoder(prefix=""),
+}
+
+
+def make_files(seed=0, repo=CHECKPOINT_REPO):
+    """The bytes of every file of a model and of all text encoders, by its `WeightFile`."""
     vocab, merges = vocabulary.make_byte_pairs()
     contents = {
         "t5": save(draw_weights(layout.list_t5(), seed + 1)),
@@ -36,11 +58,11 @@ def make_files(seed=0):
         contents[name] = save(draw_weights(layout.list_clip(described), seed + 2 + index))
         contents[f"tokenizer_{name[-1]}_vocab"] = json.dumps(vocab).encode()
         contents[f"tokenizer_{name[-1]}_merges"] = "\n".join(merges).encode()
-    checkpoint = draw_weights(layout.list_transformer() | layout.list_autoencoder(), seed)
+    own = dict.fromkeys([TRANSFORMERS[repo], AUTOENCODERS[repo]])
     tokenizer = {"tokenizer_class": "T5Tokenizer", "extra_ids": 100, "model_max_length": 512}
     return {
-        CHECKPOINT: save(checkpoint),
-        WeightFile(CHECKPOINT.repo, "config.json"): b"{}",
+        **{file: save(draw_weights(TENSORS[file](), seed)) for file in own},
+        WeightFile(repo, "config.json"): b"{}",
         **{WeightFile(TEXT_REPO, name): contents[key] for key, name in TEXT_NAMES.items()},
         WeightFile(T5_REPO, "config.json"): json.dumps(sizes.T5).encode(),
         WeightFile(T5_REPO, "spiece.model"): vocabulary.make_sentence_pieces(),
@@ -64,7 +86,7 @@ def write_cache(folder, files):
 def write_folder(folder, files):
     """Write `files` as a local folder."""
     for file, content in files.items():
-        if file != WeightFile(CHECKPOINT.repo, "config.json"):
+        if file.repo == T5_REPO or file.name != "config.json":
             (folder / file.local_name).parent.mkdir(parents=True, exist_ok=True)
             (folder / file.local_name).write_bytes(content)
 

@@ -1,6 +1,6 @@
-"""The names and shapes of the tensors in the real files, at the miniature's sizes."""
+"""The names and shapes of the tensors in the real files, by default at the miniature's sizes."""
 
-from tests.miniature.sizes import AUTOENCODER, BLOCKS, CHANNELS, LATENT_SIDE, POOLED, T5, WIDTH
+from tests.miniature.sizes import AUTOENCODER, CHANNELS, LATENT_SIDE, POOLED, POOLED_WIDTH, T5, WIDTH
 
 
 def linear(name, outputs, inputs):
@@ -15,29 +15,55 @@ def norm(name, width):
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
-def list_transformer():
-    """The MMDiT, as Stability AI publishes it."""
-    shapes = {"pos_embed": (1, LATENT_SIDE**2, WIDTH)} | convolution("x_embedder.proj", WIDTH, CHANNELS, 2)
-    for name, inputs in (("t_embedder", 256), ("y_embedder", sum(POOLED.values()))):
-        shapes |= linear(f"{name}.mlp.0", WIDTH, inputs) | linear(f"{name}.mlp.2", WIDTH, WIDTH)
-    shapes |= linear("context_embedder", WIDTH, T5["d_model"])
-    for block in range(BLOCKS):
+def list_stable_diffusion(blocks, has_norms, width=WIDTH, side=LATENT_SIDE, pooled=POOLED_WIDTH):
+    """The MMDiT of Stable Diffusion 3 and 3.5, as Stability AI publishes it."""
+    shapes = {"pos_embed": (1, side**2, width)} | convolution("x_embedder.proj", width, CHANNELS, 2)
+    for name, inputs in (("t_embedder", 256), ("y_embedder", pooled)):
+        shapes |= linear(f"{name}.mlp.0", width, inputs) | linear(f"{name}.mlp.2", width, width)
+    shapes |= linear("context_embedder", width, T5["d_model"])
+    for block in range(blocks):
         for stream in ("context_block", "x_block"):
-            ends_here = stream == "context_block" and block == BLOCKS - 1
-            shapes |= list_stream(f"joint_blocks.{block}.{stream}", ends_here)
-    shapes |= linear("final_layer.linear", 4 * CHANNELS, WIDTH) | linear(
-        "final_layer.adaLN_modulation.1", 2 * WIDTH, WIDTH
+            ends_here = stream == "context_block" and block == blocks - 1
+            shapes |= list_stream(f"joint_blocks.{block}.{stream}", width, ends_here, has_norms)
+    shapes |= linear("final_layer.linear", 4 * CHANNELS, width) | linear(
+        "final_layer.adaLN_modulation.1", 2 * width, width
     )
     return {f"model.diffusion_model.{name}": shape for name, shape in shapes.items()}
 
 
-def list_stream(name, ends_here):
+def list_stream(name, width, ends_here, has_norms):
     """One stream of a block; after the last one's attention the text is not needed any more."""
-    shapes = linear(f"{name}.attn.qkv", 3 * WIDTH, WIDTH)
+    shapes = linear(f"{name}.attn.qkv", 3 * width, width)
+    if has_norms:
+        shapes |= {f"{name}.attn.ln_{part}.weight": (width // 2,) for part in "qk"}
     if ends_here:
-        return shapes | linear(f"{name}.adaLN_modulation.1", 2 * WIDTH, WIDTH)
-    shapes |= linear(f"{name}.attn.proj", WIDTH, WIDTH) | linear(f"{name}.adaLN_modulation.1", 6 * WIDTH, WIDTH)
-    return shapes | linear(f"{name}.mlp.fc1", 4 * WIDTH, WIDTH) | linear(f"{name}.mlp.fc2", WIDTH, 4 * WIDTH)
+        return shapes | linear(f"{name}.adaLN_modulation.1", 2 * width, width)
+    shapes |= linear(f"{name}.attn.proj", width, width) | linear(f"{name}.adaLN_modulation.1", 6 * width, width)
+    return shapes | linear(f"{name}.mlp.fc1", 4 * width, width) | linear(f"{name}.mlp.fc2", width, 4 * width)
+
+
+def list_flux(double_blocks, single_blocks):
+    """The transformer of FLUX.1, as Black Forest Labs publish it."""
+    shapes = linear("img_in", WIDTH, 4 * CHANNELS) | linear("txt_in", WIDTH, T5["d_model"])
+    for name, inputs in (("time_in", 256), ("vector_in", POOLED["clip_l"])):
+        shapes |= linear(f"{name}.in_layer", WIDTH, inputs) | linear(f"{name}.out_layer", WIDTH, WIDTH)
+    for block in range(double_blocks):
+        for stream in ("img", "txt"):
+            name = f"double_blocks.{block}.{stream}"
+            shapes |= linear(f"{name}_attn.qkv", 3 * WIDTH, WIDTH) | linear(f"{name}_attn.proj", WIDTH, WIDTH)
+            shapes |= list_gains(f"{name}_attn.norm") | linear(f"{name}_mod.lin", 6 * WIDTH, WIDTH)
+            shapes |= linear(f"{name}_mlp.0", 4 * WIDTH, WIDTH) | linear(f"{name}_mlp.2", WIDTH, 4 * WIDTH)
+    for block in range(single_blocks):
+        name = f"single_blocks.{block}"
+        shapes |= linear(f"{name}.linear1", 7 * WIDTH, WIDTH) | linear(f"{name}.linear2", WIDTH, 5 * WIDTH)
+        shapes |= list_gains(f"{name}.norm") | linear(f"{name}.modulation.lin", 3 * WIDTH, WIDTH)
+    shapes |= linear("final_layer.linear", 4 * CHANNELS, WIDTH)
+    return shapes | linear("final_layer.adaLN_modulation.1", 2 * WIDTH, WIDTH)
+
+
+def list_gains(name):
+    """The norms of queries and keys."""
+    return {f"{name}.{part}_norm.scale": (WIDTH // 2,) for part in ("query", "key")}
 
 
 def list_residual(name, outputs, inputs):
@@ -53,9 +79,8 @@ def list_middle(width):
     return shapes | norm("mid.attn_1.norm", width)
 
 
-def list_autoencoder():
+def list_autoencoder(widths=AUTOENCODER["block_out_channels"], prefix="first_stage_model."):
     """Encoder and decoder, as in latent diffusion."""
-    widths = AUTOENCODER["block_out_channels"]
     levels, deepest = range(len(widths)), widths[-1]
     encoder = convolution("conv_in", widths[0], 3, 3) | convolution("conv_out", 2 * CHANNELS, deepest, 3)
     decoder = convolution("conv_in", deepest, CHANNELS, 3) | convolution("conv_out", 3, widths[0], 3)
@@ -73,7 +98,7 @@ def list_autoencoder():
         if level > 0:
             decoder |= convolution(f"up.{level}.upsample.conv", widths[level], widths[level], 3)
     parts = {"encoder": encoder, "decoder": decoder}
-    return {f"first_stage_model.{part}.{name}": shape for part in parts for name, shape in parts[part].items()}
+    return {f"{prefix}{part}.{name}": shape for part in parts for name, shape in parts[part].items()}
 
 
 def list_clip(sizes):

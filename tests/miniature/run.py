@@ -1,13 +1,19 @@
-"""The workflow's entries on the miniature, one after the other, called as the rules call them."""
+"""The workflow on a miniature, by Snakemake, its jobs processes of their own, with no network."""
 
 import importlib
+import os
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
+
+import yaml
 
 from workflow_scripts import configuration, plan
 from workflow_scripts.block_plan import select_block
 from workflow_scripts.store.files import write_json
 
+STARTUP = Path(__file__).with_name("startup")
 PROMPTS = ["a red circle on the table", "a photo of a tabby cat"]
 CONFIG = {
     "model": "sd3-medium",
@@ -24,87 +30,60 @@ CONFIG = {
     "capture_points": 4,
     "capture_shards": 1,
     "held_out": 0.25,
+    "engine": "rtn",
     "adaround_iterations": 4,
     "adaround_batch": 2,
 }
-LEARNED = "mm_01"  # the block whose rounding is learned; the others are rounded to nearest
+
+FLUX = {
+    "model": "flux-schnell",
+    "negative_prompt": "",
+    "cfg_scale": 1,
+    "evaluation_cfg": 1,
+    "trajectories": 2,
+    "steps": 2,
+    # Grids are not searched for, as there are 57 blocks.
+    "weights": [{"layers": "*_[0-9]*", "bits": 4, "range": "absmax"}],
+}
 
 
 def call(name: str, **arguments) -> None:
+    """Run an entry in this process."""
     importlib.import_module(f"workflow_scripts.{name}").main(Namespace(**arguments))
 
 
 class Run:
-    """A folder of results of the miniature in full."""
+    """A folder with a configuration, the results, and the Hub's cache."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.calibration, self.conditioning = folder / "calibration.zarr", folder / "conditioning.safetensors"
-        self.store, self.rows = folder / "trajectories.zarr", folder / "block_inputs.zarr" / "00"
-        self.blocks = [folder / "adaround" / f"{block}.safetensors" for block in plan.list_blocks(CONFIG["model"])]
-        self.config = configuration.complete(CONFIG, configuration.load_schema())
+    def __init__(self, folder: Path, hub: Path, **changes):
+        self.folder, self.hub, self.results = folder, hub, folder / "results"
+        prompts = folder / "prompts.txt"
+        prompts.write_text("\n".join(PROMPTS) + "\n")
+        self.given = CONFIG | {"results_dir": str(self.results), "prompts": str(prompts)} | changes
+        self.config = configuration.complete(self.given, configuration.load_schema())
+        (folder / "config.yaml").write_text(yaml.safe_dump(self.given))
 
-    def params(self, stage: str) -> Path:
-        path = self.folder / "params" / f"{stage}.json"
-        write_json(path, plan.select_parameters(stage, self.config, PROMPTS))
-        return path
-
-    def collect(self) -> None:
-        """Prompts, trajectories, calibration points."""
-        call(
-            "encode_prompts",
-            params=self.params("encode_prompts"),
-            out=self.conditioning,
-            seal=self.conditioning.with_suffix(".json"),
+    def make(self, *targets: str) -> str:
+        """Let Snakemake make `targets`, two jobs at a time; what it says."""
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", *targets, "--notemp"]
+        offline = {"HF_HUB_CACHE": str(self.hub), "HF_HUB_OFFLINE": "1"}
+        paths = {"PYTHONPATH": os.pathsep.join([str(STARTUP), os.environ.get("PYTHONPATH", "")])}
+        done = subprocess.run(
+            [*command, "--configfile", str(self.folder / "config.yaml")],
+            env=os.environ | offline | paths,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=1800,
         )
-        call("create_store", out=self.store / "zarr.json")
-        shared = {"conditioning": self.conditioning}
-        for shard in ("000", "001"):
-            places = {"out": self.store / shard, "scratch": self.folder / "scratch" / shard}
-            call("collect_shard", params=self.params("collect_shard"), shard=shard, **places, **shared)
-        places = {"trajectories": self.store, "out": self.calibration}
-        call("gather_calibration", params=self.params("gather_calibration"), **places, **shared)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
 
-    def observe(self) -> None:
-        """Statistics of the activations, and what the blocks read."""
-        part = self.folder / "activations" / "shards" / "00.safetensors"
-        shared = {"calibration": self.calibration, "shard": "00"}
-        call("collect_activations", params=self.params("collect_activations"), out=part, **shared)
-        call("merge_activations", shards=[part], out=self.folder / "activations" / "statistics.json")
-        places = {"scratch": self.folder / "scratch" / "blocks", "out": self.rows}
-        call("capture_blocks", params=self.params("capture_blocks"), **places, **shared)
-
-    def quantize(self) -> None:
-        """Every block, the packed checkpoint and the configuration of both."""
-        for path in self.blocks:
-            engine = "adaround" if path.stem == LEARNED else "rtn"
-            parameters = plan.select_parameters("optimise_block", self.config | {"engine": engine}, PROMPTS)
-            params = self.folder / "params" / "optimise_block" / f"{path.stem}.json"
-            write_json(params, select_block(parameters, path.stem))
-            scratch = self.folder / "scratch" / "adaround" / path.stem
-            call(
-                "optimise_block",
-                params=params,
-                inputs=[self.rows],
-                before=[],
-                scratch=scratch,
-                out=path,
-                replace=False,
-            )
-        quantized = self.folder / "quantized"
-        call(
-            "pack_weights",
-            params=self.params("pack_weights"),
-            blocks=self.blocks,
-            out_dir=quantized,
-            uniform_g64=False,
-        )
-        call(
-            "write_quant_config",
-            params=self.params("write_quant_config"),
-            statistics=self.folder / "activations" / "statistics.json",
-            quantized=quantized,
-            calibration=self.calibration,
-            blocks=self.blocks,
-            out=self.folder / "quant_config.json",
-        )
+    def learn(self, block: str) -> Path:
+        """Learn a block's rounding, in this process; its report."""
+        parameters = plan.select_parameters("optimise_block", self.config | {"engine": "adaround"}, PROMPTS)
+        params, out = self.folder / f"{block}.params.json", self.folder / "learned" / f"{block}.safetensors"
+        write_json(params, select_block(parameters, block))
+        rows, places = [self.results / "block_inputs.zarr" / "00"], {"scratch": self.folder / "scratch", "out": out}
+        call("optimise_block", params=params, inputs=rows, before=[], replace=False, **places)
+        return out.with_suffix(".report.json")

@@ -1,13 +1,14 @@
 """The miniature's sizes, and DiffusionKit's tables of sizes pointed at them."""
 
+from dataclasses import replace
 from functools import partial
 
-import mlx.core as mx
-
 from workflow_scripts.models.diffusionkit import config, load_model_io
+from workflow_scripts.models.weight_files import CHECKPOINT_REPO, FLUX_REPO, LARGE_REPO
 
-WIDTH, BLOCKS, LATENT_SIDE, CHANNELS = 64, 24, 16, 16
+WIDTH, LATENT_SIDE, CHANNELS = 64, 16, 16
 POOLED = {"clip_l": 24, "clip_g": 40}
+POOLED_WIDTH = sum(POOLED.values())
 AUTOENCODER = {"block_out_channels": (8, 16, 32, 32), "resnet_groups": 4}
 T5 = {
     "model_type": "t5",
@@ -42,18 +43,22 @@ def describe_clip(name, vocabulary):
     }
 
 
+_SMALL = {"num_heads": 2, "hidden_size_override": WIDTH}
+_SD3 = _SMALL | {"max_latent_resolution": LATENT_SIDE, "pooled_text_embed_dim": POOLED_WIDTH}
+_FLUX = _SMALL | {"rope_axes_dim": (8, 12, 12), "pooled_text_embed_dim": POOLED["clip_l"]}
+# DiffusionKit's sizes of each transformer, with as many blocks as the real one, narrow.
+TRANSFORMERS = {
+    CHECKPOINT_REPO: replace(config.SD3_2b, **_SD3),
+    LARGE_REPO: replace(config.SD3_8b, **_SD3),
+    FLUX_REPO: replace(config.FLUX_SCHNELL, **_FLUX),
+}
+
+
 def shrink(monkeypatch):
     """Point DiffusionKit's tables of sizes at the miniature, until `monkeypatch` is undone."""
     model_io = load_model_io()
-    sizes = config.MMDiTConfig(
-        num_heads=2,
-        depth_multimodal=BLOCKS,
-        hidden_size_override=WIDTH,
-        max_latent_resolution=LATENT_SIDE,
-        pooled_text_embed_dim=sum(POOLED.values()),
-        float16_dtype=mx.float16,
-        dtype=mx.float16,
-    )
-    monkeypatch.setitem(model_io._CONFIG, model_io._DEFAULT_MMDIT, sizes)
+    for repo, sizes in TRANSFORMERS.items():
+        monkeypatch.setitem(model_io._CONFIG, repo, sizes)
+    monkeypatch.setattr(model_io, "FLUX_SCHNELL", TRANSFORMERS[FLUX_REPO])
     for name in ("VAEDecoderConfig", "VAEEncoderConfig"):
         monkeypatch.setattr(model_io, name, partial(getattr(config, name), **AUTOENCODER))

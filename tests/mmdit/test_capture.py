@@ -4,13 +4,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.mmdit.capture import assemble_pairs, capture_states, measure_shapes
+from workflow_scripts.mmdit.blocks import list_blocks
+from workflow_scripts.mmdit.capture import assemble_rows, capture_states
 from workflow_scripts.mmdit.forward import (
     advance_block,
     begin_blocks,
     bind_linears,
     finish_velocity,
-    list_blocks,
+    measure_shapes,
     predict_velocity,
 )
 
@@ -23,7 +24,7 @@ def batch():
     rng = np.random.default_rng(0)
     xs = rng.standard_normal((3, 8, 8, 16)).astype(np.float16)
     shapes = (3, 2, 20, 128), (3, 2, 128)
-    return assemble_pairs(xs, TIMESTEPS, *(rng.standard_normal(shape).astype(np.float32) for shape in shapes))
+    return assemble_rows(xs, TIMESTEPS, *(rng.standard_normal(shape).astype(np.float32) for shape in shapes))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_the_states_are_what_the_linears_of_the_forward_are_given(transformer, b
 
     predict_velocity(transformer, record, *batch)
     np.testing.assert_array_equal(modulation, np.array(read["mm_00.image.adaLN_modulation"]))
-    for block, (image, text) in zip(list_blocks(transformer.config), states, strict=False):
+    for block, (image, text) in zip(list_blocks(transformer, (8, 8)), states, strict=False):
         for stream, x in (("image", image), ("text", text)):
             shift, scale = (
                 np.array(linear(f"{block.name}.{stream}.adaLN_modulation", mx.array(modulation)))[:, None]
@@ -84,7 +85,7 @@ def test_the_pieces_make_the_forward(transformer, batch, captured):
 
 def test_a_block_replayed_gives_the_next_ones_input(transformer, batch, captured):
     linear, (modulation, states) = bind_linears(transformer), captured
-    for block, before, after in zip(list_blocks(transformer.config), states[:-1], states[1:], strict=True):
+    for block, before, after in zip(list_blocks(transformer, (8, 8)), states[:-1], states[1:], strict=True):
         image, text = advance_block(linear, block, *map(mx.array, before), mx.array(modulation), batch.rows)
         np.testing.assert_array_equal(np.array(image), after[0])
         assert (text is None) == (after[1] is None)

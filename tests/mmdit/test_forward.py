@@ -1,12 +1,15 @@
 """The forward equals DiffusionKit's, whatever the rows of a batch are, and is what later stages need of it."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
 from tests.reference import copy_transformer, create_transformer
-from workflow_scripts.mmdit.forward import bind_linears, list_blocks, predict_velocity, run_block
+from workflow_scripts.mmdit.blocks import list_blocks, refuse_unsupported, run_block
+from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.models.diffusionkit import config
 from workflow_scripts.store.errors import UserError
@@ -115,18 +118,19 @@ class TestOneBlock:
 
     @pytest.fixture
     def inputs(self):
-        shapes = {"image": (2, 16, 128), "text": (2, 20, 128), "image_mod": (2, 1, 768), "text_mod": (2, 1, 768)}
+        shapes = (2, 16, 128), (2, 20, 128), (2, 1, 768), (2, 1, 768)
         keys = mx.random.split(mx.random.key(3), len(shapes))
-        return [mx.random.normal(shape, key=key) for key, shape in zip(keys, shapes.values(), strict=True)]
+        image, text, *parts = (mx.random.normal(shape, key=key) for key, shape in zip(keys, shapes, strict=True))
+        return image, text, dict(zip(("image", "text"), parts, strict=True))
 
     def test_only_the_last_ends_the_text(self, transformer, inputs):
-        blocks, linear = list_blocks(transformer.config), bind_linears(transformer)
+        blocks, linear = list_blocks(transformer, (8, 8)), bind_linears(transformer)
         assert run_block(linear, blocks[3], *inputs)[1].shape == (2, 20, 128)
-        image, text, image_mod, text_mod = inputs
-        assert run_block(linear, blocks[4], image, text, image_mod, text_mod[:, :, :256])[1] is None
+        image, text, parts = inputs
+        assert run_block(linear, blocks[4], image, text, parts | {"text": parts["text"][:, :, :256]})[1] is None
 
     def test_its_gradient_is_the_slope(self, transformer, inputs):
-        block, linear = list_blocks(transformer.config)[0], bind_linears(transformer)
+        block, linear = list_blocks(transformer, (8, 8))[0], bind_linears(transformer)
         direction = mx.random.normal(inputs[0].shape, key=mx.random.key(4))
 
         def measure_loss(image):
@@ -139,21 +143,27 @@ class TestOneBlock:
         assert slope == pytest.approx((ahead - behind) / (2 * step), rel=1e-2)
 
     def test_its_gradient_is_finite_far_out(self, transformer, inputs):
-        block, linear = list_blocks(transformer.config)[0], bind_linears(transformer)
+        block, linear = list_blocks(transformer, (8, 8))[0], bind_linears(transformer)
 
         def measure_loss(image_mod):
-            return mx.mean(run_block(linear, block, *inputs[:2], image_mod, inputs[3])[0])
+            return mx.mean(run_block(linear, block, *inputs[:2], inputs[2] | {"image": image_mod})[0])
 
-        gradient = np.array(mx.grad(measure_loss)(1e3 * inputs[2]))
+        gradient = np.array(mx.grad(measure_loss)(1e3 * inputs[2]["image"]))
         assert np.isfinite(gradient).all()
 
 
-def test_a_transformer_it_cannot_run_is_refused():
-    with pytest.raises(UserError, match="unified blocks"):
-        list_blocks(config.FLUX_SCHNELL)
-    with pytest.raises(UserError, match="query-key norms"):
-        list_blocks(config.SD3_8b)
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        (config.FLUX_DEV, "a guidance embedder"),
+        (replace(config.FLUX_SCHNELL, parallel_mlp_for_unified_blocks=False), "unified blocks whose MLP follows"),
+    ],
+)
+def test_a_transformer_it_cannot_run_is_refused(sizes, words):
+    with pytest.raises(UserError, match=words):
+        refuse_unsupported(sizes)
 
 
-def test_it_accepts_stable_diffusion_3_medium():
-    assert len(list_blocks(config.SD3_2b)) == 24
+@pytest.mark.parametrize("sizes", [config.SD3_2b, config.SD3_8b, config.FLUX_SCHNELL])
+def test_the_released_ones_are_accepted(sizes):
+    refuse_unsupported(sizes)

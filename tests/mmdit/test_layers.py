@@ -3,7 +3,7 @@
 import mlx.nn as nn
 import pytest
 
-from workflow_scripts.mmdit.forward import resolve_module
+from workflow_scripts.mmdit.blocks import resolve_module
 from workflow_scripts.mmdit.layers import list_block_linears, list_linears
 from workflow_scripts.models.diffusionkit import config, mmdit
 
@@ -18,8 +18,17 @@ def list_module_paths(model):
     return {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
-def test_sd3_medium_has_285_quantizable_linears():
-    assert len(list_block_linears(24)) == 285
+@pytest.mark.parametrize(("depths", "count"), [((24, 0), 285), ((38, 0), 453), ((19, 38), 456)])
+def test_the_released_models_have_so_many_quantizable_linears(depths, count):
+    """Stable Diffusion 3 Medium, 3.5 Large and FLUX.1-schnell."""
+    assert len(list_block_linears(*depths)) == count
+
+
+@pytest.mark.parametrize("sizes", [config.SD3_8b, config.FLUX_SCHNELL], ids=["sd3.5-large", "flux-schnell"])
+def test_every_linear_of_the_larger_models_is_named_once(sizes):
+    layers = list_linears(sizes.depth_multimodal, sizes.depth_unified)
+    assert {layer.path for layer in layers} == list_module_paths(mmdit.MMDiT(sizes))
+    assert len({layer.name for layer in layers}) == len(layers)
 
 
 def test_every_linear_of_sd3_medium_is_named_once(sd3_medium):
@@ -71,3 +80,8 @@ def test_with_unified_blocks_every_multimodal_block_is_whole():
     assert len(layers) == 2 * 12 + 3 * 6
     assert layers[-1].name == "uni_02.unified.mlp.fc2"
     assert layers[-1].path == "unified_transformer_blocks.2.transformer_block.mlp.fc2"
+
+
+def test_the_mlp_of_a_unified_block_reads_what_its_attention_reads():
+    layers = [layer for layer in list_block_linears(0, 1) if layer.input == "uni_00.unified.attn.qkv"]
+    assert [layer.role for layer in layers] == ["qkv", "qkv", "qkv", "fc1"]

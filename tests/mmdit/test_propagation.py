@@ -6,10 +6,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.blocks import ACTIVATION, SETTINGS, UNQUANTIZED, WEIGHT, set_up
+from tests.blocks import ACTIVATION, LATENT_SHAPE, SETTINGS, UNQUANTIZED, WEIGHT, set_up
 from workflow_scripts.mmdit.block_assembly import assemble_problem, list_own_linears, read_weights
 from workflow_scripts.mmdit.block_problem import run_rows, take_rows
 from workflow_scripts.mmdit.block_task import list_inputs
+from workflow_scripts.mmdit.blocks import find_block
 from workflow_scripts.mmdit.candidates import round_to_nearest
 from workflow_scripts.mmdit.input_quantizers import InputQuantizer, bind_to_rows
 from workflow_scripts.mmdit.migration import migrate, migrate_weights
@@ -70,7 +71,7 @@ class Predecessor:
         rounded = {n: mx.array(dequantize(part.codes, part.grid)) for n, part in self.list_weights().items()}
         states, everything = self.captured.states, np.arange(60)
         problem = assemble_problem(
-            self.captured.model, BLOCK, self.rules, weights | rounded, states[1], states[2],
+            self.captured.model, self.problem.block, self.rules, weights | rounded, states[1], states[2],
             self.captured.modulation, self.captured.sigmas, (everything, everything),
         )  # fmt: skip
         rows = take_rows(problem.rows, everything)
@@ -79,7 +80,8 @@ class Predecessor:
 
 def propagate_from(captured, file, where=slice(None)):
     streams = tuple(part[where] for part in captured.states[1])
-    return propagate(captured.model, file, streams, captured.modulation[where], captured.sigmas[where])
+    block = find_block(captured.model, BLOCK, LATENT_SHAPE)
+    return propagate(captured.model, block, file, streams, captured.modulation[where], captured.sigmas[where])
 
 
 CASES = {

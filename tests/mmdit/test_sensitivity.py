@@ -13,7 +13,7 @@ from workflow_scripts.mmdit.input_histograms import BINS, measure_distributions
 from workflow_scripts.mmdit.input_quantizers import observe_inputs
 from workflow_scripts.mmdit.input_sensitivity import CLIPS, measure_inputs
 from workflow_scripts.mmdit.sensitivity import compare_streams, list_kept, measure_changes, spread_rows
-from workflow_scripts.mmdit.velocity import bind_tail, compare_velocities, measure_gains, spread_pairs
+from workflow_scripts.mmdit.velocity import bind_tail, compare_velocities, measure_gains, spread_points
 from workflow_scripts.mmdit.weight_sensitivity import (
     bind_changes,
     bind_rounded,
@@ -36,7 +36,7 @@ def posed(request, captured):
     """A block with a text output and the last one, which has none: problem, rules, linears, how velocities compare."""
     problem, rules = captured.pose(request.param, weight=WEIGHT, split=(EVERY, EVERY))
     tail = bind_tail(captured.model, int(request.param[-2:]), LATENT_SHAPE)
-    finish = compare_velocities(tail, captured.modulation, SCALE)
+    finish = compare_velocities(tail, captured.modulation, 2, SCALE)
     return problem, rules, list_own_linears(captured.model, request.param), finish
 
 
@@ -109,7 +109,9 @@ def test_a_modulations_error_is_that_of_the_rows_modulated_with_it(posed, weight
     rounded = {layer.name: mx.array(dequantize(round_to_grid(weight, grid), grid))}
     wrong = mx.array(modulate_rows(rounded, biases, problem.block.name, "text", captured.modulation))
     exact = run_rows(problem, problem.weights, quantize_nothing, rows)
-    found = run_rows(problem, problem.weights, quantize_nothing, rows._replace(text_modulation=wrong))
+    found = run_rows(
+        problem, problem.weights, quantize_nothing, rows._replace(modulations=rows.modulations | {"text": wrong})
+    )
     for stream in problem.powers:
         expected = relate(found[stream], exact[stream])
         assert weights_measured[layer.name]["errors"]["3"][stream] == pytest.approx(expected, rel=1e-3)
@@ -160,7 +162,7 @@ def test_batches_do_not_change_an_error(posed, captured, monkeypatch):
     weights, _ = round_by_width(captured.model, layers[1], rules[layers[1].name]["weight"])
     changes = bind_changes(captured.model, problem, layers[1], weights, captured.modulation)
     whole = measure_changes(problem, EVERY, set(), changes, compare_streams)
-    monkeypatch.setattr(sensitivity, "BATCH", 7)
+    monkeypatch.setattr(sensitivity, "PAIRS", 3)
     parts = measure_changes(problem, EVERY, set(), changes, compare_streams)
     for name in problem.powers:
         assert whole.errors[name].shape == (6, 60)
@@ -179,11 +181,11 @@ def test_rows_are_spread_over_the_noise_levels():
 def test_pairs_are_spread_over_the_noise_levels_each_with_its_negative():
     sigmas = np.tile(np.array([0.1, 0.9, 0.5], np.float32), 20)
     points, negative = np.tile(np.arange(30)[::-1] * 7, 2), np.repeat([1, 0], 30)  # in any order
-    chosen = spread_pairs(sigmas, points, negative, 12).reshape(12, 2)
+    chosen = spread_points(sigmas, points, negative, 2, 12).reshape(12, 2)
     assert negative[chosen].tolist() == [[0, 1]] * 12
     assert (points[chosen[:, 0]] == points[chosen[:, 1]]).all()
     assert np.unique(sigmas[chosen[:, 0]], return_counts=True)[1].tolist() == [4, 4, 4]
-    assert sorted(spread_pairs(sigmas, points, negative, 100)) == list(range(60))
+    assert sorted(spread_points(sigmas, points, negative, 2, 100)) == list(range(60))
 
 
 # Velocity

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workflow_scripts.mmdit.forward import resolve_module
+from workflow_scripts.mmdit.blocks import resolve_module
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.variant_sizes import measure_variant
 from workflow_scripts.models.catalogue import find_model

@@ -29,6 +29,14 @@ def test_the_transformer_has_the_special_cases_of_stable_diffusion_3():
     assert all("bias" not in block.image_transformer_block.attn.k_proj for block in blocks)
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_encoding_does_not_depend_on_how_many_are_encoded_together(monkeypatch, batch):
+    whole = embedded.encode_prompts(ODD_PROMPTS, "a blue square")
+    monkeypatch.setattr(embedded, "ENCODE_BATCH", batch)
+    for found, wanted in zip(embedded.encode_prompts(ODD_PROMPTS, "a blue square"), whole, strict=True):
+        np.testing.assert_allclose(np.array(found), np.array(wanted), atol=1e-5)
+
+
 def test_any_sentence_is_encoded_as_positive_then_negative():
     cs, cs_pooled = embedded.encode_prompts(ODD_PROMPTS, "a blue square")
     assert cs.shape == (5, 2, 20, 128)

@@ -11,7 +11,7 @@ from tests.miniature import cache
 from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
 from workflow_scripts.mmdit.sampling import sample
 from workflow_scripts.models.diffusionkit import load_pipeline_module
-from workflow_scripts.models.sd3 import StableDiffusion3Medium
+from workflow_scripts.models.sd3 import MODELS
 from workflow_scripts.models.weight_files import CHECKPOINT, CHECKPOINT_REPO
 from workflow_scripts.numerics import elementwise, schedule
 
@@ -22,12 +22,12 @@ TOLERANCE = {mx.float32: 2e-5, mx.float16: 1e-2}
 
 
 def create(weights_from=CHECKPOINT_REPO, use_t5=True, dtype=mx.float32):
-    return StableDiffusion3Medium(str(weights_from), use_t5, HEIGHT, WIDTH, dtype)
+    return MODELS["sd3-medium"](str(weights_from), use_t5, HEIGHT, WIDTH, dtype)
 
 
 def create_pipeline(use_t5=True, half=False):
     pipeline = load_pipeline_module().DiffusionPipeline
-    return pipeline(shift=create().SAMPLER_SHIFT, use_t5=use_t5, low_memory_mode=False, w16=half, a16=half)
+    return pipeline(shift=3.0, use_t5=use_t5, low_memory_mode=False, w16=half, a16=half)
 
 
 def draw(model, cs, cs_pooled):
@@ -35,7 +35,7 @@ def draw(model, cs, cs_pooled):
     transformer = model.load_transformer()
     linear = bind_linears(transformer)
     noise = schedule.draw_noise(range(SEED, SEED + len(cs)), *model.LATENT_SHAPE)
-    sigmas = schedule.compute_sigmas(STEPS, model.SAMPLER_SHIFT)
+    sigmas = model.compute_sigmas(STEPS)
     return sample(transformer, lambda sigma: linear, cs, cs_pooled, noise, sigmas, CFG_WEIGHT)
 
 

@@ -71,6 +71,13 @@ def test_an_euler_step_follows_the_guided_velocity(weight):
     np.testing.assert_allclose(np.array(stepped), step_slowly(latents, velocity, 0.7, 0.6, weight), atol=2e-6)
 
 
+def test_without_a_negative_the_velocity_itself_is_followed():
+    rng = np.random.default_rng(0)
+    latents, velocity = rng.standard_normal((2, 3, 4, 4, 2)).astype(np.float32)
+    stepped = schedule.euler_step(*map(mx.array, (latents, velocity)), mx.array(0.7), mx.array(0.6), 1.0)
+    np.testing.assert_allclose(np.array(stepped), latents - 0.1 * velocity, atol=2e-6)
+
+
 def test_each_row_may_have_its_own_sigma():
     rng = np.random.default_rng(1)
     latents, velocity = rng.standard_normal((2, 4, 4, 2)), rng.standard_normal((4, 4, 4, 2))

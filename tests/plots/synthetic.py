@@ -39,7 +39,7 @@ def name_blocks(depth):
 
 
 def build_report(block, streams, engines, seed=0):
-    """A block's optimisation report; only AdaRound has a loss."""
+    """A block's optimisation report; only AdaRound has losses."""
     rng = np.random.default_rng(seed)
     errors = {
         engine: {
@@ -49,7 +49,7 @@ def build_report(block, streams, engines, seed=0):
         for engine in engines
     }
     loss = {"every": 5, "values": (5 * np.exp(-np.arange(40) / 10) + 1 + 0.1 * rng.random(40)).tolist()}
-    return {"block": block, "errors": errors} | ({"loss": loss} if "adaround" in engines else {})
+    return {"block": block, "errors": errors, "loss": loss if "adaround" in engines else {"every": 1, "values": []}}
 
 
 def build_reports(depth, engines=("rtn", "gptq", "adaround")):

@@ -21,7 +21,7 @@ class Chooser:
 
     def __init__(self, study, folder: Path):
         self.study, self.folder = study, folder
-        self.out = folder / "quant_config_multitier.json"
+        self.out = study.folder / f"{folder.name}_multitier.json"  # where the weights it names lie below
         self.sensitivity = write_sensitivities(
             folder / "sensitivity",
             KNOTS,

@@ -10,7 +10,7 @@ import pytest
 
 from workflow_scripts import verify_weights
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, read_json, write_json
+from workflow_scripts.store.files import hash_file, read_json, write_json, write_plain_json
 from workflow_scripts.store.seal import make_seal, read_file_seal
 from workflow_scripts.store.tensors import read_tensors, write_tensors
 
@@ -209,7 +209,7 @@ def test_without_a_config_the_shapes_are_told(folder, capsys):
     ],
 )
 def test_a_config_of_another_kind_is_none(folder, content, words, capsys):
-    write_json(folder / "config.json", content)
+    write_plain_json(folder / "config.json", content)
     with pytest.raises(UserError, match=words):
         verify(folder)
     assert "57 layers of" in capsys.readouterr().out

@@ -4,14 +4,14 @@ import base64
 
 import pytest
 
-from tests.report_study import draw_png
+from tests.report_study import draw_plot
 from workflow_scripts.report.figures import embed_plot, embed_plots
 from workflow_scripts.store.errors import UserError
 
 
 def test_a_plot_is_a_data_address_with_its_size(tmp_path):
     path = tmp_path / "error_growth.png"
-    path.write_bytes(draw_png(40, 30))
+    draw_plot(path, 40, 30)
     figure = embed_plot(path)
     assert (figure.section, figure.width, figure.height) == ("growth", 40, 30)
     assert base64.b64decode(figure.source.removeprefix("data:image/png;base64,")) == path.read_bytes()
@@ -20,7 +20,7 @@ def test_a_plot_is_a_data_address_with_its_size(tmp_path):
 def test_snapshots_are_named_by_their_step(tmp_path):
     paths = [tmp_path / f"absmax_step_{step}.png" for step in ("000", "025")]
     for path in paths:
-        path.write_bytes(draw_png(4, 3))
+        draw_plot(path, 4, 3)
     titles = [figure.title for figure in embed_plots(paths)["snapshots"]]
     assert titles == ["Largest magnitude at step 0", "Largest magnitude at step 25"]
 
@@ -29,7 +29,7 @@ def test_snapshots_are_named_by_their_step(tmp_path):
     ("name", "data", "reason"),
     [
         ("unheard_of.png", b"", "is a plot without a caption"),
-        ("error_growth.png", b"<svg/>", "is not a PNG picture"),
+        ("error_growth.png", b"<svg/>", "is not a readable picture"),
         ("error_growth.png", None, "is missing"),
     ],
 )
@@ -39,3 +39,10 @@ def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path, name, data, reaso
         path.write_bytes(data)
     with pytest.raises(UserError, match=reason):
         embed_plot(path)
+
+
+def test_another_plot_under_its_name_is_refused(tmp_path):
+    draw_plot(tmp_path / "size_quality.png", 4, 3)
+    (tmp_path / "size_quality.png").rename(tmp_path / "error_growth.png")
+    with pytest.raises(UserError, match="is a picture of size_quality, not error_growth; delete it"):
+        embed_plot(tmp_path / "error_growth.png")

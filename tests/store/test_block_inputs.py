@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import zarr
 
+from tests.damage import edit
 from workflow_scripts.store.block_inputs import BATCH, count_bytes, list_specs, open_block_inputs
 from workflow_scripts.store.block_recorder import BlockRecorder
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.seal import make_seal, read_group_seal, write_group_seal
 from workflow_scripts.store.zarr_arrays import ArraySpec, create_group
 
@@ -107,7 +107,7 @@ def test_the_order_the_parts_are_named_in_does_not_show(finished):
 
 def test_a_part_is_a_zarr_group(finished):
     group = zarr.open_group(finished[0], mode="r")
-    specs = list_specs(len(POINTS["00"]), BLOCKS, INPUTS["image_shape"], INPUTS["text_shape"])
+    specs = list_specs(len(POINTS["00"]), 2, BLOCKS, INPUTS["image_shape"], INPUTS["text_shape"])
     assert {name: (array.shape, array.chunks, str(array.dtype)) for name, array in group.arrays()} == {
         name: (spec.shape, spec.chunks, spec.dtype) for name, spec in specs.items()
     }
@@ -159,8 +159,7 @@ def test_damage_to_what_is_read_first_is_named(parts, name):
 
 
 def test_an_unsealed_part_is_refused(parts):
-    metadata = read_json(parts[1] / "zarr.json")
-    write_json(parts[1] / "zarr.json", metadata | {"attributes": {}})
+    edit(parts[1] / "zarr.json", lambda metadata: metadata.update(attributes={}))
     with pytest.raises(UserError, match="01 has no seal"):
         open_block_inputs(parts)
 

@@ -36,3 +36,14 @@ def test_a_damaged_chunk_is_named(written):
     (opened.path / "xs/c.2.0.0.0").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"xs/c\.2\.0\.0\.0 is damaged"):
         opened.read_rows("xs", np.array([0]))
+
+
+def test_the_conditions_of_some_prompts_are_read_without_those_of_others(written):
+    opened, arrays = written
+    (opened.path / "cs/c.0.0.0.0").unlink()
+    read = opened.bind_conditions()
+    found = read(np.array([2, 1, 2]))
+    for values, name in zip(found, calibration.PROMPT_ARRAYS, strict=True):
+        np.testing.assert_array_equal(values, arrays[name][[2, 1, 2]])
+    with pytest.raises(UserError, match=r"cs/c\.0\.0\.0\.0 is missing"):
+        read(np.array([0]))

@@ -1,5 +1,8 @@
 """Encodings are read prompt by prompt, each checked against the seal."""
 
+import math
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -15,7 +18,7 @@ CS_POOLED = RNG.normal(size=(3, 2, 6)).astype(np.float32)
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "conditioning.safetensors"
-    write_conditioning(path, path.with_suffix(".json"), PARAMETERS, {"w": "00"}, CS, CS_POOLED)
+    write_conditioning(path, path.with_suffix(".json"), PARAMETERS, {"w": "00"}, zip(CS, CS_POOLED, strict=True))
     return path
 
 
@@ -57,3 +60,23 @@ def test_a_missing_or_truncated_file_is_named(path, length):
         path.write_bytes(content[:length])
     with pytest.raises(UserError, match=r"conditioning.safetensors is missing or damaged"):
         open_conditioning(path, PARAMETERS).read([0])
+
+
+def test_prompts_are_written_in_memory_that_does_not_grow_with_them(tmp_path):
+    """Of the pooled encodings, which are small, those of all prompts are kept till the end."""
+    shape, pooled, count = (2, 40, 4096), (2, 8), 24
+    size = 4 * math.prod(shape)
+
+    def draw():
+        for index in range(count):
+            yield np.full(shape, index, np.float32), np.full(pooled, index, np.float32)
+
+    path = tmp_path / "conditioning.safetensors"
+    parameters = PARAMETERS | {"prompts": [str(index) for index in range(count)]}
+    tracemalloc.start()
+    write_conditioning(path, path.with_suffix(".json"), parameters, {"w": "00"}, draw())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * size + count * 4 * math.prod(pooled)
+    cs, cs_pooled = open_conditioning(path, parameters).read([count - 1])
+    assert cs.min() == cs.max() == cs_pooled.min() == cs_pooled.max() == count - 1

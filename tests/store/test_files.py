@@ -3,7 +3,15 @@
 import pytest
 
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import encode_json, hash_file, read_json, write_atomically, write_json
+from workflow_scripts.store.files import (
+    encode_json,
+    find_named,
+    hash_file,
+    name_below,
+    read_json,
+    write_atomically,
+    write_json,
+)
 
 
 def test_json_is_sorted_and_keeps_letters():
@@ -17,7 +25,7 @@ def test_json_refuses_nan():
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "x.json"
-    write_json(path, 1)
+    write_json(path, {"x": 1})
 
     def fail(partial):
         partial.write_text("half")
@@ -25,7 +33,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, fail)
-    assert read_json(path) == 1
+    assert read_json(path) == {"x": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
@@ -42,3 +50,57 @@ def test_hashes_are_sha256(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"abc")
     assert hash_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "link", "circle", "a\0b", "x" * 5000])
+def test_a_named_file_is_beside_the_one_that_names_it_or_below(tmp_path, name):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "circle").symlink_to("circle")
+    with pytest.raises(UserError, match="which leads out of"):
+        find_named(folder / "config.json", name)
+    assert find_named(folder / "config.json", "a/b") == folder / "a" / "b"
+
+
+def test_a_folder_that_is_itself_a_link_is_as_good_as_any(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here").symlink_to("there")
+    assert find_named(tmp_path / "here" / "config.json", "x") == tmp_path / "here" / "x"
+
+
+def test_a_name_is_written_only_where_it_is_found(tmp_path):
+    assert name_below(tmp_path / "a" / "b", tmp_path) == "a/b"
+    assert name_below(tmp_path / "b", tmp_path) == "b"
+    with pytest.raises(UserError, match=r"b is not below .*/a, where what names it is written"):
+        name_below(tmp_path / "b", tmp_path / "a")
+
+
+def test_a_changed_value_and_another_kind_are_refused(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"stage": "score", "seed": 1})
+    assert read_json(path, stage="score") == {"stage": "score", "seed": 1}
+    with pytest.raises(UserError, match=r"x\.json is of the stage score, not measure_size; delete it"):
+        read_json(path, stage="measure_size")
+    path.write_text(path.read_text().replace('"seed": 1', '"seed": 3'))
+    with pytest.raises(UserError, match=r"x\.json is damaged or was changed: its checksum does not hold"):
+        read_json(path)
+
+
+def test_what_is_read_can_be_changed_and_written_again(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"seed": 1})
+    write_json(path, read_json(path) | {"seed": 2})
+    assert read_json(path) == {"seed": 2}
+
+
+def test_a_number_that_is_none_is_named_and_nothing_written(tmp_path):
+    with pytest.raises(UserError, match=r"x\.json: layers\.fc2\.steps\.1 would be no finite number"):
+        write_json(tmp_path / "x.json", {"layers": {"fc2": {"steps": [1.0, float("nan")]}}})
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_an_error_of_the_system_names_the_file_and_not_the_partial_one(tmp_path):
+    (tmp_path / "folder").write_text("no folder")
+    with pytest.raises(OSError, match=r"folder/x\.json"):
+        write_json(tmp_path / "folder" / "x.json", {})

@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, write_json
+from workflow_scripts.store.files import hash_file, write_json, write_plain_json
 from workflow_scripts.store.quant_config import SCHEMA, read_quant_config
 from workflow_scripts.store.tensors import write_tensors
 
@@ -124,7 +124,7 @@ def test_files_are_found_beside_the_config_wherever_it_lies(path, tmp_path):
     ],
 )
 def test_other_formats_and_versions_are_refused_by_name(tmp_path, found, words):
-    write_json(tmp_path / "x.json", found)
+    write_plain_json(tmp_path / "x.json", found)
     with pytest.raises(UserError, match=words):
         read_quant_config(tmp_path / "x.json")
 

@@ -8,6 +8,7 @@ import pytest
 from workflow_scripts import plan
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.seal import (
+    GROUP,
     check_origin,
     check_seal,
     is_finished,
@@ -53,7 +54,7 @@ def test_other_origins_are_named():
 
 
 def test_a_group_carries_its_seal(tmp_path):
-    (tmp_path / "zarr.json").write_text(json.dumps({"zarr_format": 3, "attributes": {"kept": 1}}))
+    (tmp_path / "zarr.json").write_text(json.dumps(GROUP | {"attributes": {"kept": 1}}))
     write_group_seal(tmp_path, SEAL)
     assert read_group_seal(tmp_path) == SEAL
     assert json.loads((tmp_path / "zarr.json").read_text())["attributes"]["kept"] == 1
@@ -74,7 +75,7 @@ def test_a_missing_seal_file_is_named(tmp_path):
 def test_finished_means_sealed_with_the_same_origin(tmp_path):
     assert not is_finished(tmp_path / "absent", PARAMETERS, INPUTS)
     assert not is_finished(tmp_path, PARAMETERS, INPUTS)
-    (tmp_path / "zarr.json").write_text(json.dumps({"attributes": {"seal": SEAL}}))
+    (tmp_path / "zarr.json").write_text(json.dumps(GROUP | {"attributes": {"seal": SEAL}}))
     assert is_finished(tmp_path, PARAMETERS, INPUTS)
     with pytest.raises(UserError, match="other parameters"):
         is_finished(tmp_path, PARAMETERS | {"steps": 6}, INPUTS)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.damage import edit
 from workflow_scripts import plan
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_json
@@ -53,8 +54,8 @@ def test_equal_content_is_written_as_equal_bytes(folder, tmp_path):
 
 def test_a_changed_number_is_refused(folder):
     path = folder / "mm_00.json"
-    write_json(path, read_json(path) | {"gains": {"image": 0.6}})
-    with pytest.raises(UserError, match=r"mm_00\.json is damaged; delete it"):
+    edit(path, lambda content: content.update(gains={"image": 0.6}))
+    with pytest.raises(UserError, match=r"mm_00\.json is damaged or was changed.*delete it"):
         read_sensitivity(path)
 
 
@@ -74,9 +75,15 @@ def test_another_format_is_refused(folder, change):
 
 
 def test_something_else_is_refused(folder):
-    write_json(folder / "mm_00.json", [1, 2])
+    write_json(folder / "mm_00.json", {"block": "mm_00"})
     with pytest.raises(UserError, match="is no sensitivity file"):
         read_sensitivity(folder / "mm_00.json")
+
+
+def test_another_blocks_file_is_refused(folder):
+    (folder / "mm_00.json").rename(folder / "mm_01.json")
+    with pytest.raises(UserError, match=r"mm_01\.json is of the block mm_00; delete it"):
+        read_sensitivity(folder / "mm_01.json")
 
 
 def test_missing_or_changed_arrays_are_refused(folder):

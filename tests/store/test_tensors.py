@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.tensors import read_tensors, write_tensors
+from workflow_scripts.store.tensors import read_tensors, stream_tensors, write_tensors
 
 
 def test_arrays_come_back_as_they_were(tmp_path):
@@ -46,3 +46,20 @@ def test_types_numpy_lacks_are_named(tmp_path):
     mx.save_safetensors(str(tmp_path / "x.safetensors"), {"a": mx.zeros((2,), dtype=mx.bfloat16)})
     with pytest.raises(UserError, match=r"x.safetensors has tensors of the type BF16"):
         read_tensors(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_streamed_tensors_have_the_bytes_of_those_written_at_once(tmp_path, dtype):
+    rng = np.random.default_rng(0)
+    arrays = {"cs": rng.normal(size=(3, 2, 5)).astype(dtype), "cs_pooled": rng.normal(size=(3, 1)).astype(dtype)}
+    write_tensors(tmp_path / "whole.safetensors", arrays)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    parts = (row for array in arrays.values() for row in array)
+    stream_tensors(tmp_path / "streamed.safetensors", shapes, dtype, parts)
+    assert (tmp_path / "streamed.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def test_too_few_parts_leave_no_file(tmp_path):
+    with pytest.raises(ValueError, match="8 bytes of tensors, where 16 were described"):
+        stream_tensors(tmp_path / "a.safetensors", {"a": (4,)}, np.float32, [np.zeros(2)])
+    assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.workflow.conftest import PROMPTS, Workflow
+from tests.workflow_run import PROMPTS, Workflow
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,7 @@
-"""From prompts to pictures of the quantized model, on Stable Diffusion 3 Medium in miniature with no network."""
+"""From prompts to pictures of the quantized model, on Stable Diffusion 3 Medium in miniature with no network.
+
+Snakemake runs every job; DiffusionKit's own loaders read files of the real names and layout.
+"""
 
 import mlx.core as mx
 import numpy as np
@@ -7,7 +10,7 @@ import zarr
 from PIL import Image
 
 from tests.miniature import cache
-from tests.miniature.run import CONFIG, LEARNED, PROMPTS, Run, call
+from tests.miniature.run import CONFIG, PROMPTS, Run, call
 from tests.models.test_sd3 import TOLERANCE, measure_error
 from workflow_scripts import generate
 from workflow_scripts.mmdit.layers import list_linears
@@ -19,21 +22,25 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Every entry run once."""
+    """Every job run once, and the same files at hand for this process."""
     with pytest.MonkeyPatch.context() as patch:
-        cache.install(tmp_path_factory.mktemp("hub"), cache.make_files(), patch)
-        run = Run(tmp_path_factory.mktemp("results"))
-        run.collect()
-        run.observe()
-        run.quantize()
+        hub = tmp_path_factory.mktemp("hub")
+        cache.install(hub, cache.make_files(), patch)
+        run = Run(tmp_path_factory.mktemp("miniature"), hub)
+        run.make("quant_config", "exports", "verify_dataset")
         yield run
+
+
+def test_the_weights_are_found_in_the_cache_and_checked(run):
+    files = {"sd3_medium.safetensors", "clip_g/model.fp16.safetensors", "t5-v1_1-xxl/spiece.model"}
+    assert files <= set(read_json(run.results / "weights.json")["sha256"])
 
 
 def test_recorded_trajectories_end_where_the_pipeline_ends(run):
     pipeline = load_pipeline_module().DiffusionPipeline(shift=3.0, low_memory_mode=False)
     shape = (CONFIG["height"] // 8, CONFIG["width"] // 8)
     for shard, prompt in enumerate(PROMPTS):
-        group = zarr.open_group(run.store / f"{shard:03d}", mode="r")
+        group = zarr.open_group(run.results / "trajectories.zarr" / f"{shard:03d}", mode="r")
         condition = pipeline.encode_text(prompt, run.config["cfg_scale"], CONFIG["negative_prompt"])
         for found, seed in zip(group["latents"][:], group["seeds"][:].tolist(), strict=True):
             pipeline.load_mmdit()  # its adaLN layers are emptied by each picture
@@ -43,19 +50,31 @@ def test_recorded_trajectories_end_where_the_pipeline_ends(run):
 
 
 def test_the_calibration_set_has_the_prompts_encodings_and_its_own_latent_shape(run):
-    group = zarr.open_group(run.calibration, mode="r")
+    group = zarr.open_group(run.results / "calibration.zarr", mode="r")
     assert group["xs"].shape == (CONFIG["trajectories"] * CONFIG["selected_steps"], 4, 6, 16)
     assert group["cs"].shape == (2, 2, 589, 4096)
     assert group["cs_pooled"].shape == (2, 2, 64)
 
 
 def test_every_layer_of_all_blocks_is_observed_and_quantized(run):
-    config = read_json(run.folder / "quant_config.json")
+    config = read_json(run.results / "quant_config.json")
     assert set(config["layers"]) == {layer.name for layer in list_linears(24, 0)}
-    assert sorted(path.stem for path in run.blocks) == [f"mm_{i:02d}" for i in range(24)]
-    report = read_json(run.folder / "adaround" / f"{LEARNED}.report.json")
-    assert {"rtn", "gptq", "adaround"} == set(report["errors"])
-    call("verify_weights", folder=run.folder / "quantized", blocks=run.folder / "adaround")
+    blocks = sorted(path.stem for path in (run.results / "adaround").glob("*.safetensors"))
+    assert blocks == [f"mm_{i:02d}" for i in range(24)]
+    call("verify_weights", folder=run.results / "quantized", blocks=run.results / "adaround")
+
+
+def test_a_blocks_rounding_is_learned(run):
+    assert {"rtn", "gptq", "adaround"} == set(read_json(run.learn("mm_01"))["errors"])
+
+
+def test_the_dataset_is_exported_and_everything_is_verified(run):
+    exports = run.results / "exports"
+    counts = {kind: len(list((exports / kind).glob("000*"))) for kind in ("samples", "latents", "images")}
+    assert counts == {"samples": 3 * 4, "latents": 3, "images": 3}
+    assert Image.open(exports / "images" / "0002.png").size == (48, 32)
+    log = (run.results / "logs" / "verify_dataset.log").read_text()
+    assert "everything that is there holds" in log
 
 
 def test_the_quantized_model_draws_nearly_the_same_picture(run, tmp_path):
@@ -65,6 +84,15 @@ def test_the_quantized_model_draws_nearly_the_same_picture(run, tmp_path):
         generate.main(generate.build_arguments().parse_args([str(option) for option in (*common, *options)]))
         return np.array(Image.open(out)).astype(int)
 
-    exact, quantized = draw(), draw("--quant-config", run.folder / "quant_config.json")
+    exact, quantized = draw(), draw("--quant-config", run.results / "quant_config.json")
     assert exact.shape == quantized.shape == (32, 32, 3)
     assert 0 < np.abs(exact - quantized).mean() < 0.5 * exact.std()
+
+
+def test_without_t5_from_a_local_folder_and_an_empty_cache(tmp_path):
+    weights, hub = tmp_path / "weights", tmp_path / "empty"
+    cache.write_folder(weights, cache.make_files())
+    run = Run(tmp_path, hub, use_t5=False, weights_from=str(weights), trajectories=1)
+    run.make("trajectories")
+    assert not any("t5" in name.lower() for name in read_json(run.results / "weights.json")["sha256"])
+    assert zarr.open_group(run.results / "trajectories.zarr" / "000", mode="r")["latents"].shape == (1, 4, 6, 16)

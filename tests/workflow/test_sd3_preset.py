@@ -33,8 +33,9 @@ def test_the_preset_fetches_once_and_has_a_job_for_each_prompt_and_block(tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize(("preset", "shards"), [("sd3-medium-512", 20), ("calibration-1000", 2)])
 def test_the_presets_of_512_pixels_plan(preset, shards, tmp_path):
-    jobs = count_jobs(tmp_path / "results", "--configfile", f"config/{preset}.yaml")
+    jobs = count_jobs(tmp_path / "results", "exports", "--configfile", f"config/{preset}.yaml")
     assert (jobs["collect_shard"], jobs["optimise_block"], jobs["write_quant_config"]) == (shards, 24, 1)
+    assert jobs["decode_latents"] == jobs["export_samples"] == 1  # pictures for an FID
 
 
 @pytest.mark.slow

@@ -17,11 +17,6 @@ RECORD_BYTES = 4_000  # of a seal or a report, about
 ROW_GROUPS = (128, 64, 32)  # a row's grid is stored for the largest groups that fit
 
 
-def count_conditioning(prompts: int, shapes: ModelShapes) -> int:
-    """The encodings of `prompts` prompts, each with its negative, float32."""
-    return prompts * 2 * (math.prod(shapes.context) + shapes.pooled) * FP32
-
-
 def count_trajectories(parameters: plan.Parameters, shapes: ModelShapes) -> int:
     """All shards of the trajectories of `parameters`, those of `collect_shard`."""
     shards = [plan.select_shard(parameters, shard) for shard in plan.list_shards(parameters)]
@@ -31,7 +26,7 @@ def count_trajectories(parameters: plan.Parameters, shapes: ModelShapes) -> int:
 
 def count_calibration(points: int, prompts: int, shapes: ModelShapes) -> int:
     """The calibration set of `points` points, with its own copy of the encodings."""
-    cs, pooled = (prompts, 2, *shapes.context), (prompts, 2, shapes.pooled)
+    cs, pooled = (prompts, shapes.conditions, *shapes.context), (prompts, shapes.conditions, shapes.pooled)
     return block_inputs.count_bytes(calibration.list_specs(points, shapes.latent, cs, pooled))
 
 
@@ -44,7 +39,9 @@ def count_statistics(steps: int, parts: int, shapes: ModelShapes) -> int:
 
 def count_captured(points: int, blocks: int, shapes: ModelShapes) -> int:
     """What the blocks read at `points` points, in however many parts."""
-    return block_inputs.count_bytes(block_inputs.list_specs(points, blocks, shapes.image, shapes.text))
+    return block_inputs.count_bytes(
+        block_inputs.list_specs(points, shapes.conditions, blocks, shapes.image, shapes.text)
+    )
 
 
 def count_weight(shape: tuple[int, int], rule: dict[str, Any]) -> int:

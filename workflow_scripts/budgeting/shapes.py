@@ -5,22 +5,22 @@ from typing import NamedTuple
 from mlx.utils import tree_flatten
 
 from workflow_scripts import plan
-from workflow_scripts.mmdit.capture import measure_shapes
-from workflow_scripts.mmdit.forward import resolve_module
+from workflow_scripts.budgeting.sizes import Sizes, read_sizes
+from workflow_scripts.mmdit.blocks import resolve_module
+from workflow_scripts.mmdit.forward import measure_shapes
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.models import embedded
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.models.diffusionkit import config as sizes
 from workflow_scripts.models.diffusionkit import mmdit
 
-CLIP_TOKENS, T5_TOKENS = 154, 435  # Stable Diffusion 3: both CLIP models' 77, then T5's
-
 
 class ModelShapes(NamedTuple):
-    """latent (h, w, c); picture (H, W); context (T, D) and pooled width of a text; image and text, (N, width) and
-    (T, width), what a block reads; heads of the attention; weights: (out, in) of every linear by name; parameters of
-    the transformer; bytes of each where it computes."""
+    """conditions of a point, its rows; latent (h, w, c); picture (H, W); context (T, D) and pooled width of a text;
+    image and text, (N, width) and (T, width), what a block reads; heads of the attention; weights: (out, in) of every
+    linear by name; parameters of the transformer; bytes of each where it computes."""
 
+    conditions: int
     latent: tuple[int, ...]
     picture: tuple[int, int]
     context: tuple[int, int]
@@ -34,19 +34,27 @@ class ModelShapes(NamedTuple):
     itemsize: int
 
     @property
-    def tokens(self) -> int:
-        """What a row's attention sees, image and text."""
-        return self.image[0] + self.text[0]
+    def sizes(self) -> Sizes:
+        """What time and memory follow from."""
+        return Sizes(
+            conditions=self.conditions,
+            image_tokens=self.image[0],
+            context=self.context,
+            pooled=self.pooled,
+            width=self.image[1],
+            heads=self.heads,
+            parameters=self.parameters,
+            block_parameters=max(count_block_weights(self).values()),
+            itemsize=self.itemsize,
+        )
 
 
-# By model: the sizes of its transformer, and the tokens of a text by its configuration.
+# By model: the sizes of its transformer.
 _SIZES = {
     "embedded": lambda: sizes.MMDiTConfig(**embedded.TRANSFORMER, low_memory_mode=False),
     "sd3-medium": lambda: sizes.SD3_2b,
-}
-_TOKENS = {
-    "embedded": lambda config: embedded.TEXT_ENCODER["max_length"],
-    "sd3-medium": lambda config: CLIP_TOKENS + (T5_TOKENS if config["use_t5"] else 0),
+    "sd3.5-large": lambda: sizes.SD3_8b,
+    "flux-schnell": lambda: sizes.FLUX_SCHNELL,
 }
 
 
@@ -55,9 +63,10 @@ def read_shapes(config: plan.Parameters) -> ModelShapes:
     name = config["model"]
     model, size = find_model(name, config), _SIZES[name]()
     transformer = mmdit.MMDiT(size)
-    layers, tokens = list_linears(*plan.MODEL_BLOCKS[name]), _TOKENS[name](config)
+    layers, tokens = list_linears(*plan.MODEL_BLOCKS[name]), read_sizes(config).context[0]
     streams = measure_shapes(size, model.LATENT_SHAPE, tokens)
     return ModelShapes(
+        conditions=plan.count_conditions(name),
         latent=tuple(model.LATENT_SHAPE),
         picture=tuple(model.PICTURE_SHAPE),
         context=(tokens, size.token_level_text_embed_dim),
@@ -70,3 +79,12 @@ def read_shapes(config: plan.Parameters) -> ModelShapes:
         parameters=sum(value.size for _, value in tree_flatten(transformer.parameters())),
         itemsize=model.dtype.size if hasattr(model, "dtype") else 4,
     )
+
+
+def count_block_weights(shapes: ModelShapes) -> dict[str, int]:
+    """The quantizable weights of each block."""
+    counts: dict[str, int] = {}
+    for layer in (layer for layer in shapes.layers if layer.block and layer.role != "adaLN"):
+        out, columns = shapes.weights[layer.name]
+        counts[layer.block] = counts.get(layer.block, 0) + out * columns
+    return counts

@@ -1,27 +1,24 @@
-"""How long a machine works on one thing, in seconds of one worker, and how much memory that takes."""
+"""How long a machine works on one thing, in seconds of one worker, and how much memory that takes. Standard library
+only, as planning asks it too."""
 
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from workflow_scripts import plan
-from workflow_scripts.budgeting.shapes import ModelShapes
+from workflow_scripts.budgeting.sizes import Sizes
+from workflow_scripts.numerics.footprint import PROCESS_BYTES, estimate_forward, estimate_learning, limit_batch
 
 COSTS = json.loads(Path(__file__).with_name("costs.json").read_text(encoding="utf-8"))
 FP32 = 4
-PROCESS_BYTES = 75_000_000  # of a worker that has loaded its packages and nothing else
-# Tensors as wide as the model that are held for a token, about, as the embedded model's workers show.
-WIDTHS_ALIVE, WIDTHS_OBSERVED = 24, 80
-SCORES_ALIVE = 2  # attention matrices of a row, one for each head
 PASSES = 4  # forwards over the captured rows that rounding to nearest, GPTQ and measuring take together, about
 
 
 class Rates(NamedTuple):
-    """Seconds of one worker: step, one Euler step of one trajectory with both halves of guidance; iteration, one of a
-    block's learning; block, a block's forward on one pair of rows; observe, one calibration point observed; encode, a
-    prompt; start, until a worker works. source: where they were measured, and how."""
+    """Seconds of one worker: step, one Euler step of one trajectory, with both halves of guidance if there is any;
+    iteration, one of a block's learning; block, a block's forward on the rows of one point; observe, one calibration
+    point observed; encode, a prompt; start, until a worker works. source: where they were measured, and how."""
 
     step: float
     iteration: float
@@ -34,19 +31,21 @@ class Rates(NamedTuple):
 
 def fit_tokens(measured: list[list[float]], tokens: int) -> float:
     """Seconds for `tokens` tokens, from one or two pairs [tokens, seconds]: a t + b t^2 through the pairs, b >= 0."""
-    powers = np.array([[t, t * t][: len(measured)] for t, _ in measured], float)
-    factors = np.linalg.solve(powers, [seconds for _, seconds in measured])
-    return float(sum(factor * tokens ** (power + 1) for power, factor in enumerate(factors)))
+    (first, *_), (last, *_) = measured[0], measured[-1]
+    rates = [seconds / count for count, seconds in measured]
+    slope = (rates[-1] - rates[0]) / (last - first) if last > first else 0.0
+    return tokens * (rates[0] + slope * (tokens - first))
 
 
-def estimate_rates(config: plan.Parameters, shapes: ModelShapes, step: float | None = None) -> Rates:
-    """The rates of the table at the model's shapes; where `step`, seconds, was measured here, all in proportion."""
+def estimate_rates(config: plan.Parameters, sizes: Sizes, step: float | None = None) -> Rates:
+    """The rates of the table at the model's sizes; where `step`, seconds, was measured here, all in proportion."""
     costs = COSTS[config["model"]]
-    block = fit_tokens(costs["block_pair_seconds"], shapes.tokens)
+    pair = fit_tokens(costs["block_pair_seconds"], sizes.tokens)
+    block = pair * sizes.conditions / 2
     blocks = len(plan.list_blocks(config["model"]))
     speed = step / (block * blocks) if step else 1.0
     learning = costs["learn_seconds"]
-    row = learning["per_row_over_pair"] * block
+    row = learning["per_row_over_pair"] * pair
     return Rates(
         step=block * blocks * speed,
         iteration=(learning["per_iteration"] + row * config["adaround_batch"]) * speed,
@@ -58,38 +57,36 @@ def estimate_rates(config: plan.Parameters, shapes: ModelShapes, step: float | N
     )
 
 
-def estimate_forward_memory(rows: int, shapes: ModelShapes, widths: int) -> int:
-    """Bytes of a worker that runs the transformer on `rows` rows at a time with `widths` tensors alive: an estimate."""
-    per_row = widths * shapes.tokens * shapes.image[1] + SCORES_ALIVE * shapes.heads * shapes.tokens**2
-    return PROCESS_BYTES + shapes.itemsize * (shapes.parameters + rows * per_row)
+def estimate_forward_memory(rows: int, sizes: Sizes) -> int:
+    """Bytes of a worker that runs the transformer on `rows` rows at a time: an estimate."""
+    return estimate_forward(rows, sizes.tokens, sizes.width, sizes.parameters * sizes.itemsize, sizes.itemsize)
+
+
+def count_together(most: int, points: int, sizes: Sizes) -> int:
+    """The rows that go together where `points` points, of a row for each condition, go together at `most`."""
+    return sizes.conditions * limit_batch(min(most, points), sizes.tokens, sizes.width, rows=sizes.conditions)
 
 
 def select_encoders(config: plan.Parameters, key: str) -> list[float]:
     """What the table says under `key` of each text encoder that the configuration uses."""
-    return [value for name, value in COSTS[config["model"]][key].items() if name != "t5" or config["use_t5"]]
+    reads_t5 = config["use_t5"] or "use_t5" not in plan.MODEL_KEYS[config["model"]]
+    return [value for name, value in COSTS[config["model"]][key].items() if name != "t5" or reads_t5]
 
 
-def estimate_encoding_memory(config: plan.Parameters, encodings: int, itemsize: int) -> int:
-    """Bytes of the worker that encodes: the largest encoder, or the encodings of all prompts three times."""
+def count_conditioning(prompts: int, sizes: Sizes) -> int:
+    """The bytes of the encodings of `prompts` prompts, each with its negative if the model knows any, float32."""
+    return prompts * sizes.conditions * (math.prod(sizes.context) + sizes.pooled) * FP32
+
+
+def estimate_encoding_memory(config: plan.Parameters, encoding: int, itemsize: int) -> int:
+    """Bytes of the worker that encodes: the largest encoder, and one prompt's encodings."""
     used = select_encoders(config, "encoder_parameters")
-    return PROCESS_BYTES + max(max(used) * itemsize, 3 * encodings)
+    return PROCESS_BYTES + round(max(used) * itemsize + 4 * encoding)
 
 
-def estimate_learning_memory(config: plan.Parameters, shapes: ModelShapes) -> int:
+def estimate_learning_memory(config: plan.Parameters, sizes: Sizes) -> int:
     """Bytes of a worker that quantizes one block: its weights and their learning, the rows of an iteration, and what
     was captured for it with its targets."""
-    learning = COSTS[config["model"]]["learn_bytes"]
-    block = max(count_block_weights(shapes).values())
-    width, rows = shapes.image[1], 2 * config["capture_points"]
-    captured = 2 * rows * shapes.tokens * width * 2  # inputs and targets, float16
-    alive = config["adaround_batch"] * shapes.tokens * width * learning["per_token_width"]
-    return PROCESS_BYTES + block * learning["per_parameter"] + captured + alive
-
-
-def count_block_weights(shapes: ModelShapes) -> dict[str, int]:
-    """The quantizable weights of each block."""
-    counts: dict[str, int] = {}
-    for layer in (layer for layer in shapes.layers if layer.block and layer.role != "adaLN"):
-        out, columns = shapes.weights[layer.name]
-        counts[layer.block] = counts.get(layer.block, 0) + out * columns
-    return counts
+    rows = config["adaround_batch"] if config["engine"] == "adaround" else 0
+    captured = sizes.conditions * config["capture_points"]
+    return estimate_learning(sizes.block_parameters, rows, captured, sizes.tokens, sizes.width)

@@ -6,9 +6,11 @@ import mlx.core as mx
 import numpy as np
 
 from workflow_scripts.checks.results import Report, Results
-from workflow_scripts.store.calibration import open_calibration
+from workflow_scripts.store.calibration import FLAT_ARRAYS, list_attributes, open_calibration
 from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import hash_file, read_json
 from workflow_scripts.store.original_layout import (
+    DAMAGE,
     Sample,
     list_samples,
     name_image,
@@ -35,7 +37,8 @@ def check_samples(results: Results) -> Report | None:
                 path = name_sample(folder, sample.image_id, sample.step_index)
                 wanted.add(path.name)
                 faults += compare_sample(path, sample)
-    return Report(f"{len(wanted):,} files, equal to the store's states", faults + list_strays(folder, wanted))
+    faults += list_strays(folder, wanted)
+    return Report(f"{len(wanted):,} files, equal to the store's states", name_cure(faults, folder))
 
 
 def compare_sample(path: Path, sample: Sample) -> list[str]:
@@ -51,6 +54,11 @@ def compare_sample(path: Path, sample: Sample) -> list[str]:
 def list_strays(folder: Path, wanted: set[str]) -> list[str]:
     """A line for each file that does not belong."""
     return [f"{path} does not belong to it" for path in sorted(folder.glob("[!.]*")) if path.name not in wanted]
+
+
+def name_cure(faults: list[str], folder: Path) -> list[str]:
+    """Each fault with what to do: an exported folder is made whole or not at all."""
+    return [f"{fault}; delete {folder} and run the target exports again" for fault in faults]
 
 
 def check_latents(results: Results) -> Report | None:
@@ -69,9 +77,8 @@ def check_latents(results: Results) -> Report | None:
                     faults.append(f"{path} is not what the store's final latents give")
             except UserError as error:
                 faults.append(str(error))
-    return Report(
-        f"{len(wanted)} files, equal to the store's, past scale and shift", faults + list_strays(folder, wanted)
-    )
+    faults += list_strays(folder, wanted)
+    return Report(f"{len(wanted)} files, equal to the store's, past scale and shift", name_cure(faults, folder))
 
 
 def check_images(results: Results) -> Report | None:
@@ -94,8 +101,27 @@ def check_images(results: Results) -> Report | None:
             wanted = results.model.decode_latents(decoder, mx.array(latents[None]))[0]
             if pictures[number].shape != wanted.shape or np.abs(pictures[number] - wanted).max() > PIXEL_TOLERANCE:
                 faults.append(f"{paths[number]} is not what the final latents decode to")
+    faults += [f"{path} is not what was decoded" for path in find_changed(folder, [paths[i] for i in pictures])]
     faults += list_strays(folder, {path.name for path in paths})
-    return Report(f"{len(pictures)} pictures, {len(picks)} of them decoded again", faults)
+    return Report(f"{len(pictures)} pictures, {len(picks)} of them decoded again", name_cure(faults, folder))
+
+
+def find_changed(folder: Path, paths: list[Path]) -> list[Path]:
+    """Those of the pictures that the manifest of the exports, if it is there, knows with another digest."""
+    manifest = folder.parent / "manifest.json"
+    digests = read_json(manifest).get("sha256", {}) if manifest.exists() else {}
+    return [path for path in paths if path.name in digests and hash_file(path) != digests[path.name]]
+
+
+def read_flat(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file. Raises UserError, naming it, if it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as flat:
+            if sum(member.file_size for member in flat.zip.infolist()) > path.stat().st_size:
+                raise ValueError("it is compressed, which export_npz does not do")
+            return {name: flat[name] for name in flat.files}
+    except DAMAGE as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run export_npz again") from None
 
 
 def check_flat(results: Results) -> Report | None:
@@ -104,9 +130,12 @@ def check_flat(results: Results) -> Report | None:
     if not path.exists():
         return None
     calibration = open_calibration(results.folder / "calibration.zarr")
-    faults = []
-    with np.load(path, allow_pickle=False) as flat:
-        for name in ("xs", "ts", "prompt_indices", "cs", "cs_pooled"):
-            if name not in flat or not np.array_equal(flat[name], calibration.read(name)):
-                faults.append(f"{path}: {name} is not the calibration set's")
+    flat, again = read_flat(path), f"delete {path} and run export_npz again"
+    wanted = {name: calibration.read(name) for name in FLAT_ARRAYS}
+    wanted |= {name: np.array(value) for name, value in list_attributes(calibration.seal["parameters"]).items()}
+    faults = [
+        f"{path}: {name} is not the calibration set's; {again}"
+        for name in sorted(wanted.keys() | flat.keys())
+        if not np.array_equal(flat.get(name), wanted.get(name))
+    ]
     return Report(f"{calibration.specs['xs'].shape[0]:,} points, equal to the calibration set", faults)

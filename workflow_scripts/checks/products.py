@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from workflow_scripts.checks.results import Report, Results
 from workflow_scripts.merge_activations import describe_statistics, merge_shards
 from workflow_scripts.store.calibration import open_calibration
 from workflow_scripts.store.files import encode_json, read_json
-from workflow_scripts.store.manifest import build_manifest, find_staleness, read_seals
+from workflow_scripts.store.manifest import Manifest, build_manifest, count_saved, find_staleness, read_seals
+from workflow_scripts.store.packed_checkpoint import open_packed
 from workflow_scripts.store.quant_config import read_quant_config
 from workflow_scripts.store.seal import read_group_seal
-from workflow_scripts.store.statistics_file import read_statistics_arrays
-from workflow_scripts.verify_weights import find_problems, open_checkpoint
+from workflow_scripts.store.statistics_file import read_statistics, read_statistics_arrays
+from workflow_scripts.verify_weights import find_problems
 
 ROUNDING = 1e-6  # what merging the same parts on another machine may change, relative or absolute
 
@@ -27,8 +29,23 @@ def check_manifest(results: Results) -> Report | None:
     if not path.exists():
         return None
     wanted = build_manifest(results.stage, read_seals(results.store, results.stage))
-    faults = [f"{path} is stale: {reason}" for reason in find_staleness(read_json(path), wanted)]
-    return Report(f"{wanted['n_completed']} images, as sealed", faults)
+    return Report(f"{wanted['n_completed']} images, as sealed", list_stale(path, wanted))
+
+
+def check_export_manifest(results: Results) -> Report | None:
+    """Whether the manifest of the exports is what the seals give now, and counts the files there are."""
+    path = results.folder / "exports" / "manifest.json"
+    if not path.exists():
+        return None
+    # Not the pictures' digests: they tell of the pictures, not of the manifest.
+    wanted = build_manifest(results.stage, read_seals(results.store, results.stage), count_saved(path.parent))
+    counts = f"{wanted['images_saved']} pictures and {wanted['latents_saved']} latents"
+    return Report(f"{counts} saved, as they lie there", list_stale(path, wanted))
+
+
+def list_stale(path: Path, wanted: Manifest) -> list[str]:
+    """A line for each difference of the manifest in `path` from `wanted`."""
+    return [f"{path} is stale: {reason}; delete it and run again" for reason in find_staleness(read_json(path), wanted)]
 
 
 def check_calibration(results: Results) -> Report | None:
@@ -38,11 +55,11 @@ def check_calibration(results: Results) -> Report | None:
         return None
     calibration = open_calibration(path)
     calibration.verify()
-    sealed, faults = calibration.seal["inputs"]["shards"], []
-    for name in sorted(sealed.keys() | set(results.shards)):
-        there = name in results.shards and read_group_seal(results.store / name)["fingerprint"]
+    sealed, present, faults = calibration.seal["inputs"]["shards"], set(results.shards), []
+    for name in sorted(sealed.keys() | present):
+        there = name in present and read_group_seal(results.store / name)["fingerprint"]
         if sealed.get(name) != there:
-            faults.append(f"{path} was not made from {results.store / name} as it is")
+            faults.append(f"{path} was not made from {results.store / name} as it is; delete {path} and run again")
     return Report(f"{calibration.specs['xs'].shape[0]:,} points, as sealed", faults)
 
 
@@ -51,17 +68,18 @@ def check_statistics(results: Results) -> Report | None:
     path = results.folder / "activations" / "statistics.json"
     if not path.exists():
         return None
-    found = read_json(path)
+    found = read_statistics(path)
     arrays = read_statistics_arrays(path, found)
     seals, inputs, merged = merge_shards(list((path.parent / "shards").glob("*.safetensors")))
     wanted = json.loads(encode_json(describe_statistics(seals, inputs, path.with_suffix(".safetensors"))))
-    faults = [f"{path}: {reason}" for reason in list_differences(found, wanted)]
+    again = "delete it and run merge_activations again"
+    faults = [f"{path}: {reason}; {again}" for reason in list_differences(found, wanted)]
     for name in sorted(arrays.keys() | merged.keys()):
         if not (name in arrays and name in merged and np.allclose(arrays[name], merged[name], ROUNDING, ROUNDING)):
-            faults.append(f"{path.with_suffix('.safetensors')}: {name} is not what the parts give")
+            faults.append(f"{path.with_suffix('.safetensors')}: {name} is not what the parts give; {again}")
     calibration = read_group_seal(results.folder / "calibration.zarr")
     if found["origin"]["calibration"] != calibration["fingerprint"]:
-        faults.append(f"{path} was not made from the calibration set as it is")
+        faults.append(f"{path} was not made from the calibration set as it is; delete it and run again")
     return Report(f"{len(found['inputs'])} inputs at {len(found['steps'])} steps, merged again", faults)
 
 
@@ -88,8 +106,11 @@ def check_weights(results: Results) -> Report | None:
     folder = results.folder / "quantized"
     if not folder.exists():
         return None
-    intact, problems = find_problems(open_checkpoint(folder), results.folder / "adaround")
-    return Report(f"{len(intact)} quantized layers, with their blocks' codes", [f"{folder}: {p}" for p in problems])
+    intact, problems = find_problems(open_packed(folder), results.folder / "adaround")
+    return Report(
+        f"{len(intact)} quantized layers, with their blocks' codes",
+        [f"{folder}: {p}; delete it and run pack_weights again" for p in problems],
+    )
 
 
 def check_quant_config(results: Results) -> Report | None:
@@ -100,9 +121,9 @@ def check_quant_config(results: Results) -> Report | None:
     config = read_quant_config(path)
     origin, faults = config.content["origin"], []
     statistics = results.folder / "activations" / "statistics.json"
-    if origin["statistics"]["fingerprint"] != plan.fingerprint(read_json(statistics)):
-        faults.append(f"{path} was not made from {statistics} as it is")
+    if origin["statistics"]["fingerprint"] != plan.fingerprint(read_statistics(statistics)):
+        faults.append(f"{path} was not made from {statistics} as it is; delete it and run again")
     calibration = results.folder / "calibration.zarr"
     if origin["calibration"]["fingerprint"] != read_group_seal(calibration)["fingerprint"]:
-        faults.append(f"{path} was not made from {calibration} as it is")
+        faults.append(f"{path} was not made from {calibration} as it is; delete it and run again")
     return Report(f"{len(config.layers)} layers, and the files it names", faults)

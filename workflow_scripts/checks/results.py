@@ -9,10 +9,10 @@ import numpy as np
 
 from workflow_scripts import plan
 from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics import schedule
 from workflow_scripts.store.conditioning import Conditioning, list_inputs, open_conditioning
-from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.errors import UnreachableError, UserError
 from workflow_scripts.store.files import read_json
+from workflow_scripts.store.places import Place, list_folders
 from workflow_scripts.store.trajectories import Layout, plan_layout
 
 
@@ -24,16 +24,16 @@ class Report(NamedTuple):
 
 
 class Results:
-    """A folder of results; `picks` random steps and pictures are computed again, chosen by `seed`."""
+    """A folder of results and its `store` of trajectories; `picks` random steps and pictures, chosen by `seed`, are
+    computed again."""
 
-    def __init__(self, folder: Path, picks: int, seed: int):
-        self.folder, self.picks, self.seed = folder, picks, seed
-        self.store = folder / "trajectories.zarr"
+    def __init__(self, folder: Path, store: Place, picks: int, seed: int):
+        self.folder, self.store, self.picks, self.seed = folder, store, picks, seed
 
     @cached_property
     def stage(self) -> plan.Parameters:
         """The parameters of the trajectories."""
-        return read_json(self.folder / "params" / "collect_shard.json")
+        return read_json(self.folder / "params" / "collect_shard.json", stage="collect_shard")
 
     @cached_property
     def conditioning(self) -> Conditioning:
@@ -48,12 +48,18 @@ class Results:
     @cached_property
     def sigmas(self) -> np.ndarray:
         """The noise levels (steps + 1,) of the configuration."""
-        return np.array(schedule.compute_sigmas(self.stage["steps"], self.model.SAMPLER_SHIFT))
+        return np.array(self.model.compute_sigmas(self.stage["steps"]))
+
+    @cached_property
+    def folders(self) -> list[str]:
+        """The folders of the store."""
+        return list_folders(self.store)
 
     @cached_property
     def shards(self) -> list[str]:
         """The shards that are to be and are there, whole or not."""
-        return [name for name in plan.list_shards(self.stage) if (self.store / name).is_dir()]
+        present = set(self.folders)
+        return [name for name in plan.list_shards(self.stage) if name in present]
 
     def select(self, shard: str) -> plan.Parameters:
         """The parameters of a shard."""
@@ -84,8 +90,13 @@ class Results:
 
 
 def read_or_none(results: Results, shard: str, row: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """`Results.read_row`, or None for what cannot be read: that is a matter of the checksums."""
+    """`Results.read_row`, or None for what cannot be read: that is a matter of the checksums.
+
+    Raises UnreachableError.
+    """
     try:
         return results.read_row(shard, row)
+    except UnreachableError:
+        raise
     except UserError:
         return None

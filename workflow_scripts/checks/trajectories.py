@@ -1,7 +1,7 @@
 """Checks of the trajectories: all there, as sealed, of the right numbers, and drawn by the model."""
 
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -14,6 +14,7 @@ from workflow_scripts.mmdit.sampling import bind_step
 from workflow_scripts.numerics import schedule
 from workflow_scripts.numerics.quality import measure_relative_error
 from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.places import Place
 from workflow_scripts.store.seal import read_group_seal
 from workflow_scripts.store.trajectories import IDENTITIES, find_faults, list_identities
 from workflow_scripts.store.zarr_arrays import check_group, read_chunk
@@ -27,11 +28,11 @@ LEVEL_TOLERANCE = 1e-6
 
 def check_counts(results: Results) -> Report:
     """Whether every shard is there with as many trajectories as it has to have, and no other."""
-    planned = plan.list_shards(results.stage)
-    faults = [f"{results.store / name} is missing" for name in planned if name not in results.shards]
-    for folder in sorted(path for path in results.store.glob("*") if path.is_dir()):
-        if folder.name not in planned:
-            faults.append(f"{folder} is beyond the {len(planned)} shards of the configuration")
+    planned, present = dict.fromkeys(plan.list_shards(results.stage)), set(results.folders)
+    faults = [f"{results.store / name} is missing" for name in planned if name not in present]
+    for name in results.folders:
+        if name not in planned:
+            faults.append(f"{results.store / name} is beyond the {len(planned)} shards of the configuration")
     count = 0
     for name in results.shards:
         rows, wanted = read_rows(results.store / name), results.select(name)["rows"]
@@ -42,7 +43,7 @@ def check_counts(results: Results) -> Report:
     return Report(detail, faults)
 
 
-def read_rows(group: Path) -> list:
+def read_rows(group: Place) -> list:
     """The trajectories a shard's seal lists; none without a whole seal."""
     try:
         return read_group_seal(group)["parameters"]["rows"]
@@ -69,7 +70,8 @@ def check_seals(results: Results) -> Report:
         found = list(find_faults(results.store / name, results.select(name), results.list_inputs(name)))
         faults += found
         imported += not found and "imported" in read_group_seal(results.store / name)["inputs"]
-    results.conditioning.read(range(len(results.stage["prompts"])))
+    for prompt in range(len(results.stage["prompts"])):
+        results.conditioning.read([prompt])  # one by one, since all of a large model need not fit in memory
     detail = f"seals, crc32c of every chunk, sha256 of every trajectory and encoding; {imported} shards imported"
     return Report(detail, faults)
 
@@ -160,10 +162,9 @@ def replay_steps(results: Results) -> Report:
     """Whether random steps, taken again by the model, lead where the store says."""
     transformer = results.model.load_transformer()
     rows, steps = list(results.iterate_rows()), results.stage["steps"]
-    total = len(rows) * steps
-    picks = np.random.default_rng(results.seed).choice(total, min(results.picks, total), replace=False)
+    picks = pick_steps([shard for shard, _, _ in rows], steps, results)
     faults, errors = [], [0.0]
-    for row, step in (divmod(int(pick), steps) for pick in sorted(picks)):
+    for row, step in picks:
         shard, place, number = rows[row]
         values = read_or_none(results, shard, place)
         if values is None:
@@ -176,6 +177,19 @@ def replay_steps(results: Results) -> Report:
                 f" {errors[-1]:.2g}: another prompt, another model, or changed states"
             )
     return Report(f"{len(picks)} steps, relative error at most {max(errors):.2g} of {REPLAY_TOLERANCE:g}", faults)
+
+
+def pick_steps(shards: list[str], steps: int, results: Results) -> list[tuple[int, int]]:
+    """Random (row, step) pairs, given the shard of each row: one of every shard before a second one of any."""
+    shuffled = np.random.default_rng(results.seed).permutation(len(shards) * steps)
+    turns: Counter[str] = Counter()
+    ranked = []
+    for pick in shuffled.tolist():
+        shard = shards[pick // steps]
+        ranked.append((turns[shard], pick))
+        turns[shard] += 1
+    ranked.sort(key=lambda entry: entry[0])  # stable: at random within a turn
+    return sorted(divmod(pick, steps) for _, pick in ranked[: results.picks])
 
 
 def replay_step(

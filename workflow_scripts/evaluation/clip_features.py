@@ -13,7 +13,7 @@ from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-BATCH = 32
+BATCH, LARGEST_SIZE = 32, 1024
 
 
 class ClipFeatures:
@@ -27,10 +27,17 @@ class ClipFeatures:
         if not files or not (Path(folder) / "config.json").is_file():
             raise UserError(f"clip: {folder} has no config.json and *.safetensors of a CLIP vision model; name one")
         try:
-            network = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True)
+            network, loading = CLIPVisionModelWithProjection.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
         except Exception as error:
-            raise UserError(f"clip: {folder} holds no CLIP vision model ({type(error).__name__}: {error})") from None
+            reason = f"{type(error).__name__}: {str(error)[:200]}"
+            raise UserError(f"clip: {folder} holds no CLIP vision model ({reason})") from None
+        if missing := sorted(loading["missing_keys"]):  # they would be drawn at random
+            raise UserError(f"clip: {folder} has not the weights of a CLIP vision model ({missing[0]}); name another")
         self.network, self.size = network.eval().requires_grad_(False), network.config.image_size
+        if not 1 <= self.size <= LARGEST_SIZE:
+            raise UserError(f"clip: {folder} is for pictures of {self.size} pixels; the most are {LARGEST_SIZE}")
         self.about = {
             "network": "CLIP",
             "weights_sha256": plan.fingerprint({file.name: hash_file(file) for file in files}),

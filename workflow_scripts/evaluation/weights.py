@@ -1,5 +1,6 @@
 """PyTorch weight files that lie on this machine, named by path and sha256; nothing is downloaded."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,26 @@ def read_state(what: str, source: dict[str, Any]) -> dict[str, torch.Tensor]:
     if (found := hash_file(path)) != source["sha256"]:
         raise UserError(f"{what}: {path} has the sha256 {found}, not {source['sha256']}; it is another file")
     try:
+        refuse_compressed(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{what}: {path} holds no PyTorch weights ({type(error).__name__})") from None
+
+
+def refuse_compressed(path: Path) -> None:
+    """Raise ValueError for an archive that takes more in memory than on the disk: PyTorch writes none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it is compressed")
 
 
 def fill(what: str, module: torch.nn.Module, state: dict[str, torch.Tensor]) -> torch.nn.Module:
     """`module` with these weights, for inference. Raises UserError unless every weight it has is there and fits."""
     try:
         missing, _ = module.load_state_dict(state, strict=False)
-    except RuntimeError:
-        missing = ["of another shape"]
+    except (RuntimeError, TypeError, AttributeError):
+        missing = ["of another shape, or no tensors"]
     # Counters of batches seen: not every file has them, and inference reads none.
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing:

@@ -7,7 +7,8 @@ import mlx.core as mx
 import numpy as np
 
 from workflow_scripts.mmdit.block_problem import BlockProblem, Rows, measure_powers
-from workflow_scripts.mmdit.forward import list_blocks, resolve_module
+from workflow_scripts.mmdit.blocks import Block, resolve_module
+from workflow_scripts.mmdit.forward import resolve_bias
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.store.errors import UserError
 
@@ -23,9 +24,8 @@ def list_own_linears(model: Any, block: str) -> list[Layer]:
 
 def read_weights(model: Any, layers: list[Layer]) -> tuple[dict[str, mx.array], dict[str, mx.array | None]]:
     """Weights (out, in) and biases (out,) or None of the layers by name, fp32."""
-    modules = {layer.name: resolve_module(model, layer.path) for layer in layers}
-    weights = {name: module["weight"].astype(mx.float32) for name, module in modules.items()}
-    biases = {name: module.get("bias") for name, module in modules.items()}
+    weights = {layer.name: resolve_module(model, layer.path)["weight"].astype(mx.float32) for layer in layers}
+    biases = {layer.name: resolve_bias(model, layer) for layer in layers}
     return weights, {name: None if bias is None else bias.astype(mx.float32) for name, bias in biases.items()}
 
 
@@ -65,7 +65,7 @@ def modulate_rows(
 
 def assemble_problem(
     model: Any,
-    block: str,
+    block: Block,
     rules: LayerRules,
     modulation_weights: Mapping[str, mx.array],
     streams: tuple[np.ndarray, np.ndarray],
@@ -79,14 +79,16 @@ def assemble_problem(
     modulation_weights: the adaLN weights (n D, D) to use, by name; streams and targets: image (R, N, D) and text
     (R, T, D); modulation (R, D), what the adaLN linears read; sigmas (R,); split: rows to learn from and held out.
     """
-    own = list_own_linears(model, block)
+    own = list_own_linears(model, block.name)
     weights, biases = read_weights(model, own)
     levels = np.unique(sigmas)[::-1]
-    modulations = [modulate_rows(modulation_weights, biases, block, stream, modulation) for stream in ("image", "text")]
-    rows = Rows(*streams, *modulations, *targets, np.searchsorted(-levels, -sigmas))
+    modulations = {
+        stream: modulate_rows(modulation_weights, biases, block.name, stream, modulation) for stream in block.streams
+    }
+    rows = Rows(*streams, modulations, *targets, np.searchsorted(-levels, -sigmas))
     linears = [layer for layer in own if layer.role != "adaLN"]
     return BlockProblem(
-        block=next(found for found in list_blocks(model.config) if found.name == block),
+        block=block,
         weights={layer.name: weights[layer.name] for layer in linears},
         biases={layer.name: biases[layer.name] for layer in linears},
         readers=group_readers(linears, rules),

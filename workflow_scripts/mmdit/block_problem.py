@@ -7,24 +7,25 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from workflow_scripts.mmdit.forward import Block, Linear, run_block
+from workflow_scripts.mmdit.blocks import Block, Linear, run_block
+from workflow_scripts.numerics.footprint import limit_batch
 
 # quantize(key, x (B, T, D)) -> what the product sees of x
 Quantize = Callable[[str, mx.array], mx.array]
-STREAMS = ("image", "text")
-BATCH = 64  # rows measured at a time
+STREAMS = ("image", "text")  # what a block gives, whatever it does with them inside
+BATCH = 64  # rows measured at a time, at most
+KEPT = 12  # tensors (T, D) of a row held besides: inputs and targets in single precision, and what the layers read
 
 
 class Rows(NamedTuple):
-    """Rows of a block: inputs and targets image (R, N, D) and text (R, T, D), the adaLN outputs (R, 1, n D).
+    """Rows of a block: inputs and targets image (R, N, D) and text (R, T, D), the adaLN outputs (R, 1, n D) by stream.
 
     The last block has no text target. `knots` (R,) int is the place of each row's noise level among all.
     """
 
     image: Any
     text: Any
-    image_modulation: Any
-    text_modulation: Any
+    modulations: Mapping[str, Any]
     image_target: Any
     text_target: Any
     knots: Any
@@ -55,19 +56,39 @@ class BlockProblem:
 
 def take_rows(rows: Rows, indices: np.ndarray) -> Rows:
     """The rows at `indices` (B,), fp32, for MLX."""
-    taken = [None if part is None else mx.array(part[indices]).astype(mx.float32) for part in rows[:-1]]
-    return Rows(*taken, mx.array(rows.knots[indices]))
+
+    def take(part: np.ndarray | None) -> mx.array | None:
+        return None if part is None else mx.array(part[indices]).astype(mx.float32)
+
+    return Rows(
+        take(rows.image),
+        take(rows.text),
+        {name: take(part) for name, part in rows.modulations.items()},
+        take(rows.image_target),
+        take(rows.text_target),
+        mx.array(rows.knots[indices]),
+    )
 
 
-def list_batches(indices: np.ndarray) -> Iterator[np.ndarray]:
-    """`indices` in runs of at most BATCH."""
-    for start in range(0, len(indices), BATCH):
-        yield indices[start : start + BATCH]
+def count_tokens(problem: BlockProblem) -> tuple[int, int]:
+    """The tokens of a row, image and text, and the width D."""
+    return problem.rows.image.shape[1] + problem.rows.text.shape[1], problem.rows.image.shape[2]
+
+
+def list_batches(problem: BlockProblem, indices: np.ndarray) -> Iterator[np.ndarray]:
+    """`indices` of rows in runs of at most BATCH, as many as memory allows."""
+    size = limit_batch(BATCH, *count_tokens(problem), kept=KEPT)
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]
 
 
 def pair_targets(rows: Rows) -> dict[str, Any]:
     """The targets by stream; the last block's text has none."""
-    return {name: part for name, part in zip(STREAMS, rows[4:6], strict=True) if part is not None}
+    return {
+        name: part
+        for name, part in zip(STREAMS, (rows.image_target, rows.text_target), strict=True)
+        if part is not None
+    }
 
 
 def measure_powers(rows: Rows, indices: np.ndarray) -> dict[str, float]:
@@ -96,7 +117,7 @@ def run_rows(
     problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize, rows: Rows
 ) -> dict[str, mx.array]:
     """The block's outputs on `rows` by stream, (B, N, D) and (B, T, D); the last block's text has none."""
-    outputs = run_block(bind_block(problem, weights, quantize), problem.block, *rows[:4])
+    outputs = run_block(bind_block(problem, weights, quantize), problem.block, rows.image, rows.text, rows.modulations)
     return {name: part for name, part in zip(STREAMS, outputs, strict=True) if part is not None}
 
 
@@ -117,7 +138,7 @@ def measure_errors(
 ) -> dict[str, float]:
     """Per stream the squared error over the target's power on the rows at `where`."""
     errors, powers = dict.fromkeys(problem.powers, 0.0), dict.fromkeys(problem.powers, 0.0)
-    for batch in list_batches(where):
+    for batch in list_batches(problem, where):
         rows = take_rows(problem.rows, batch)
         outputs = run_rows(problem, weights, bind_quantize(rows), rows)
         for name, target in pair_targets(rows).items():
@@ -137,5 +158,5 @@ def find_broken_layer(
         outputs[name] = inner(name, x)
         return outputs[name]
 
-    run_block(linear, problem.block, *rows[:4])
+    run_block(linear, problem.block, rows.image, rows.text, rows.modulations)
     return next((name for name, output in outputs.items() if not mx.isfinite(output).all().item()), None)

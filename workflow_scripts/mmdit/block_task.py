@@ -9,6 +9,7 @@ import numpy as np
 from workflow_scripts import plan
 from workflow_scripts.mmdit.block_assembly import assemble_problem, list_own_linears, read_weights, split_points
 from workflow_scripts.mmdit.block_problem import BlockProblem
+from workflow_scripts.mmdit.blocks import Block, list_blocks
 from workflow_scripts.mmdit.input_quantizers import InputQuantizer, calibrate
 from workflow_scripts.mmdit.migration import migrate, migrate_weights
 from workflow_scripts.mmdit.propagation import Streams, propagate
@@ -28,21 +29,28 @@ class Task:
     modulation: dict[str, LayerWeight]
 
 
-def prepare(parameters: plan.Parameters, inputs: BlockInputs, before: list[BlockFile], transformer: Any) -> Task:
+def prepare(
+    parameters: plan.Parameters,
+    inputs: BlockInputs,
+    before: list[BlockFile],
+    transformer: Any,
+    latent_shape: tuple[int, ...],
+) -> Task:
     """The block's problem with everything that is chosen before any rounding, in the order that matters.
 
-    Shift, then migration, then the weights' grids.
+    Shift, then migration, then the weights' grids. latent_shape (h, w, c) is that of the captured points.
     """
     block, rules = parameters["block"], parameters["layers"]
     index = plan.list_blocks(parameters["model"]).index(block)
+    blocks = list_blocks(transformer, latent_shape)[: index + 1]
     modulation = round_modulation(transformer, block, rules)
     weights, _ = read_weights(transformer, list_own_linears(transformer, block))
     problem = assemble_problem(
         transformer,
-        block,
+        blocks[index],
         rules,
         weights | {name: mx.array(dequantize(layer.codes, layer.grid)) for name, layer in modulation.items()},
-        read_streams(transformer, inputs, before, index),
+        read_streams(transformer, inputs, before, blocks),
         inputs.read_targets(index),
         inputs.modulation,
         inputs.sigmas,
@@ -75,13 +83,13 @@ def round_modulation(transformer: Any, block: str, rules: dict[str, Any]) -> dic
     return rounded
 
 
-def read_streams(transformer: Any, inputs: BlockInputs, before: list[BlockFile], index: int) -> Streams:
-    """What the block reads: as captured, or what the quantized blocks before it give."""
+def read_streams(transformer: Any, inputs: BlockInputs, before: list[BlockFile], blocks: list[Block]) -> Streams:
+    """What the last of `blocks` reads: as captured, or what the others, quantized, give."""
     if not before:
-        return inputs.read_block(index)
+        return inputs.read_block(len(blocks) - 1)
     streams = inputs.read_block(0)
-    for file in before:
-        streams = propagate(transformer, file, streams, inputs.modulation, inputs.sigmas)
+    for block, file in zip(blocks[:-1], before, strict=True):
+        streams = propagate(transformer, block, file, streams, inputs.modulation, inputs.sigmas)
     return streams
 
 

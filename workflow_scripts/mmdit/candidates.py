@@ -83,7 +83,7 @@ def accumulate_hessians(problem: BlockProblem, quantizers: Mapping[str, InputQua
         tokens = np.array(x).reshape(-1, x.shape[-1])[::stride]  # (B, T, D) -> (B T, D)
         hessians[key] = accumulate_hessian(hessians.get(key, np.zeros((x.shape[-1],) * 2)), tokens)
 
-    for batch in list_batches(problem.training):
+    for batch in list_batches(problem, problem.training):
         rows, read = take_rows(problem.rows, batch), {}
         mx.eval(run_rows(problem, problem.weights, keep_inputs(bind(rows), read), rows))
         for key, x in read.items():

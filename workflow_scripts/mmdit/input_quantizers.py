@@ -53,7 +53,7 @@ def observe_inputs(problem: BlockProblem, where: np.ndarray) -> dict[str, Extrem
         parts.setdefault(key, []).append(seen)
         return x
 
-    for batch in list_batches(where):
+    for batch in list_batches(problem, where):
         rows = take_rows(problem.rows, batch)
         mx.eval(run_rows(problem, problem.weights, observe, rows))
     return {key: Extremes(*map(np.concatenate, zip(*seen, strict=True))) for key, seen in parts.items()}

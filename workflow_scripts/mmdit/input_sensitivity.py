@@ -16,11 +16,11 @@ from workflow_scripts.mmdit.input_quantizers import (
 )
 from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.mmdit.sensitivity import (
-    BATCH,
     Change,
     RowErrors,
     compare_streams,
     list_kept,
+    list_pairs,
     measure_changes,
     spread_rows,
 )
@@ -129,8 +129,8 @@ def measure_inside(problem: BlockProblem, quantizers: Mapping[str, InputQuantize
 
 def observe_values(problem: BlockProblem, where: np.ndarray, see: Callable[[str, mx.array, mx.array], None]) -> None:
     """Hand `see(reader, x (B, T, D), knots (B,))` all that is read in full precision on the rows at `where`."""
-    for start in range(0, len(where), BATCH):
-        rows = take_rows(problem.rows, where[start : start + BATCH])
+    for batch in list_pairs(problem, where):
+        rows = take_rows(problem.rows, batch)
 
         def pass_on(key: str, x: mx.array, knots: mx.array = rows.knots) -> mx.array:
             see(key, x, knots)

@@ -17,6 +17,9 @@ EMBEDDERS = (
     "t_embedder.mlp.layers.2",
 )
 MODULATION_INPUT = "modulation"
+UNIFIED = "unified"  # the stream of a block that has the same weights for all tokens
+# The roles that read what a stream's attention reads; in a unified block the MLP does too, as it lies beside it.
+READS_QKV = {"image": ("qkv",), "text": ("qkv",), UNIFIED: ("qkv", "fc1")}
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Layer:
 
     name: `mm_00.image.mlp.fc1`; path: its module in DiffusionKit's tree; block: `mm_00`, `uni_00` or empty;
     stream: image, text, unified or shared; role: qkv, o, fc1, fc2, adaLN, embedder or final;
-    input: name of the activation it reads. q, k and v read one, and so do all adaLN linears.
+    input: name of the activation it reads. q, k and v read one, with fc1 in a unified block, and all adaLN linears do.
     """
 
     name: str
@@ -57,7 +60,7 @@ def list_streams(depth_multimodal: int, depth_unified: int = 0) -> list[Stream]:
         streams.append(Stream(block, "text", f"{path}.text_transformer_block", not is_last))
     for index in range(depth_unified):
         path = f"unified_transformer_blocks.{index}.transformer_block"
-        streams.append(Stream(f"uni_{index:02d}", "unified", path, True))
+        streams.append(Stream(f"uni_{index:02d}", UNIFIED, path, True))
     return streams
 
 
@@ -66,14 +69,14 @@ def list_stream_linears(stream: Stream) -> Iterator[Layer]:
     prefix = f"{stream.block}.{stream.name}"
     for suffix, role in ATTENTION + (AFTER_ATTENTION if stream.reaches_output else ()):
         name = f"{prefix}.{suffix}"
-        read = f"{prefix}.attn.qkv" if role == "qkv" else name
+        read = f"{prefix}.attn.qkv" if role in READS_QKV[stream.name] else name
         yield Layer(name, f"{stream.path}.{suffix}", stream.block, stream.name, role, read)
 
 
 def list_block_linears(depth_multimodal: int, depth_unified: int = 0) -> list[Layer]:
     """The quantizable linears of every block: 12 for a multimodal block, 9 for the last, 6 for a unified one.
 
-    SD3 Medium (24, 0) has 285.
+    Stable Diffusion 3 Medium (24, 0) has 285, 3.5 Large (38, 0) has 453 and FLUX.1-schnell (19, 38) has 456.
     """
     return [layer for stream in list_streams(depth_multimodal, depth_unified) for layer in list_stream_linears(stream)]
 

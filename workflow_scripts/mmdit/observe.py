@@ -43,20 +43,22 @@ class Reduced(NamedTuple):
 def assemble_batch(
     xs: np.ndarray, prompts: np.ndarray, timestep: float, cs: np.ndarray, cs_pooled: np.ndarray
 ) -> Batch:
-    """The batch of points `xs` (b, h, w, c) at one time step, each with its prompt and without: B = 2 b rows.
+    """The batch of points `xs` (b, h, w, c) at one time step, each under its C conditions: B = C b rows.
 
-    `prompts` (b,) indexes `cs` (P, 2, T, D) and `cs_pooled` (P, 2, W), whose second axis is [positive, negative].
-    Rows are all positives, then all negatives; a prompt that several points share is conditioned on once.
+    `prompts` (b,) indexes `cs` (P, C, T, D) and `cs_pooled` (P, C, W), whose second axis is [positive, negative], or
+    [positive] without guidance. Rows are all positives, then all negatives; a prompt that several points share is
+    conditioned on once.
     """
+    count = cs.shape[1]
     unique, position = np.unique(prompts, return_inverse=True)
-    conditions = cs[unique].reshape(-1, *cs.shape[2:])  # (u, 2, T, D) -> (U, T, D)
-    pooled = cs_pooled[unique].reshape(-1, cs_pooled.shape[-1])  # (u, 2, W) -> (U, W)
+    conditions = cs[unique].reshape(-1, *cs.shape[2:])  # (u, C, T, D) -> (U, T, D)
+    pooled = cs_pooled[unique].reshape(-1, cs_pooled.shape[-1])  # (u, C, W) -> (U, W)
     return Batch(
-        latents=mx.array(np.concatenate([xs, xs]).astype(np.float32)),
+        latents=mx.array(np.concatenate([xs] * count).astype(np.float32)),
         context=mx.array(conditions.astype(np.float32)),
         pooled=mx.array(pooled.astype(np.float32)),
         timesteps=mx.full((len(pooled),), timestep, mx.float32),
-        rows=mx.array(np.concatenate([2 * position, 2 * position + 1]).astype(np.int32)),
+        rows=mx.array(np.concatenate([count * position + place for place in range(count)]).astype(np.int32)),
     )
 
 
@@ -66,7 +68,7 @@ def observe_batch(
     """Each linear input of the forward on `batch` by name, in the order it is read; q, k and v share one.
 
     `linear` computes the layers. An input counts once per row of the batch, whether it belongs to the latents or to the
-    conditions that rows share.
+    conditions that rows share. Each is reduced where it is read, so that none outlives its use.
     """
     by_name = {layer.name: layer for layer in layers}
     seen: dict[str, tuple[str, int, dict[str, mx.array]]] = {}
@@ -77,10 +79,10 @@ def observe_batch(
             per_row = x[batch.rows] if layer.role in CONDITION_ROLES else x
             per_row = per_row.reshape(len(batch.rows), -1, x.shape[-1])  # (B, D) or (B, N, D) -> (B, N, D)
             seen[layer.input] = name, per_row.shape[1], {"sample": sample_rows(per_row), **reduce_tokens(per_row)}
+            mx.eval(seen[layer.input][2])
         return linear(name, x)
 
     predict_velocity(model, observing, *batch)
-    mx.eval([arrays for _, _, arrays in seen.values()])
     for read, (name, tokens, arrays) in seen.items():
         reduced = {key: np.array(value) for key, value in arrays.items()}
         yield read, Reduced(name, combine_rows(reduced, tokens), reduced["sample"], reduced["mean"])

@@ -7,11 +7,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from workflow_scripts.mmdit.forward import resolve_module
+from workflow_scripts.mmdit.blocks import resolve_module
+from workflow_scripts.mmdit.forward import resolve_bias
 from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.mmdit.quantized import InputGrid, PackedWeight, QuantizedLinears
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.weight_grid import Grid, dequantize, unpack_codes
+from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.packed_checkpoint import PackedCheckpoint
 from workflow_scripts.store.quant_config import QuantConfig
 
@@ -36,13 +38,29 @@ def bind_packed(
     With `config` what the chosen ones read is quantized too, its steps looked up by `lookup`; without it only divided
     by the weights' migration.
     """
-    modules = {layer.name: resolve_module(model, layer.path) for layer in layers}
-    weights = {name: module["weight"] for name, module in modules.items()}
+    weights = {layer.name: resolve_module(model, layer.path)["weight"] for layer in layers}
+    for layer in chosen:
+        check_fit(checkpoint, config, layer, weights[layer.name].shape)
     weights |= {layer.name: find_packed_weight(checkpoint, layer.path) for layer in list_packed(chosen, checkpoint)}
-    biases = {name: module.get("bias") for name, module in modules.items()}
+    biases = {layer.name: resolve_bias(model, layer) for layer in layers}
     inputs = {layer.name: describe_input(checkpoint, config, layer) for layer in chosen}
     sigmas = NO_TABLES if config is None else np.array(config.content["sigmas"])
     return QuantizedLinears(layers, weights, biases, inputs, sigmas, lookup)
+
+
+def check_fit(checkpoint: PackedCheckpoint, config: QuantConfig | None, layer: Layer, shape: tuple[int, ...]) -> None:
+    """Raise UserError unless what is given for `layer` is made for its weight, of `shape` (out, in)."""
+    how, tensors = checkpoint.config["quantization"].get(layer.path), checkpoint.tensors
+    scales = tensors[f"{layer.path}.scales"] if how else None
+    if how and shape != (len(scales), scales.shape[1] * how["group_size"]):
+        raise UserError(f"{checkpoint.path}: {layer.path} is not of the model's shape {shape}; pack it again")
+    if config is None:
+        return
+    if layer.name not in config.layers:
+        raise UserError(f"the quantization config has no layer {layer.name}; make it again")
+    for given in (config.activation_shift(layer.name), config.activation_migration(layer.name)):
+        if given is not None and given.shape != shape[1:]:
+            raise UserError(f"{layer.name}: the quantization config is made for {len(given)} channels, not {shape[1]}")
 
 
 def find_packed_weight(checkpoint: PackedCheckpoint, path: str) -> PackedWeight:

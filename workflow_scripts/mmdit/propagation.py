@@ -9,6 +9,7 @@ import numpy as np
 
 from workflow_scripts.mmdit.block_assembly import assemble_problem, list_own_linears, read_weights
 from workflow_scripts.mmdit.block_problem import BlockProblem, list_batches, run_rows, take_rows
+from workflow_scripts.mmdit.blocks import Block
 from workflow_scripts.mmdit.input_quantizers import InputQuantizer, bind_to_rows
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.weight_grid import dequantize
@@ -41,13 +42,15 @@ def restore_quantizer(rule: Mapping[str, Any], grid: LayerInput | None) -> Input
     return InputQuantizer(rule["policy"], rule["bits"], mx.array(grid.steps), shift, migration)
 
 
-def propagate(model: Any, file: BlockFile, streams: Streams, modulation: np.ndarray, sigmas: np.ndarray) -> Streams:
-    """What the quantized block in `file` makes of image (R, N, D) and text (R, T, D), as fp16.
+def propagate(
+    model: Any, block: Block, file: BlockFile, streams: Streams, modulation: np.ndarray, sigmas: np.ndarray
+) -> Streams:
+    """What `block`, quantized as in `file`, makes of image (R, N, D) and text (R, T, D), as fp16.
 
     modulation (R, D) is what the adaLN linears read, sigmas (R,) the rows' noise levels. Raises UserError if
     steps by level are for others.
     """
-    rules, block = file.seal["parameters"]["layers"], file.seal["parameters"]["block"]
+    rules = file.seal["parameters"]["layers"]
     weights, everything = dequantize_block(model, file), np.arange(len(sigmas))
     problem = assemble_problem(
         model, block, rules, weights, streams, streams, modulation, sigmas, (everything, everything)
@@ -57,7 +60,9 @@ def propagate(model: Any, file: BlockFile, streams: Streams, modulation: np.ndar
     quantizers = {key: restore_quantizer(rules[key]["activation"], file.inputs.get(key)) for key in keys}
     by_level = any(quantizer.policy == "lut" for quantizer in quantizers.values())
     if by_level and not np.array_equal(problem.sigmas, file.sigmas):
-        raise UserError(f"{block} was quantized at other noise levels than those of the rows; run optimise_block again")
+        raise UserError(
+            f"{block.name} was quantized at other noise levels than those of the rows; run optimise_block again"
+        )
     return run_all(problem, quantizers)
 
 
@@ -65,7 +70,7 @@ def run_all(problem: BlockProblem, quantizers: Mapping[str, InputQuantizer]) -> 
     """The block's outputs on all rows, fp16."""
     image, text = [], []
     bind = bind_to_rows(quantizers)
-    for batch in list_batches(problem.training):
+    for batch in list_batches(problem, problem.training):
         rows = take_rows(problem.rows, batch)
         outputs = run_rows(problem, problem.weights, bind(rows), rows)
         image.append(np.array(outputs["image"]).astype(np.float16))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from workflow_scripts.mmdit.forward import Linear
+from workflow_scripts.mmdit.blocks import Linear
 from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.numerics.activation import compute_token_step, look_up_step, quantize_dequantize
 from workflow_scripts.numerics.knots import LOOKUPS

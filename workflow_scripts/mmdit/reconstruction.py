@@ -126,11 +126,11 @@ def draw_batch(problem: BlockProblem, settings: Mapping[str, Any], place: tuple[
     indices = rng.choice(problem.training, size, replace=False)
     rows = take_rows(problem.rows, indices)
     if problem.clean is not None and settings["adaround_drop"]:
-        streams = [
+        image, text = [
             mx.where(mx.array(rng.random(part.shape) < settings["adaround_drop"]), mx.array(clean[indices]), part)
-            for part, clean in zip(rows[:2], problem.clean, strict=True)
+            for part, clean in zip((rows.image, rows.text), problem.clean, strict=True)
         ]
-        rows = Rows(*streams, *rows[2:])
+        rows = rows._replace(image=image, text=text)
     return rows, mx.random.key(int(rng.integers(2**31)))
 
 

@@ -4,20 +4,38 @@ All else is in full precision, and the outputs are compared with those of full p
 change does not reach is computed once and shared by all that is tried of it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
-from workflow_scripts.mmdit.block_problem import STREAMS, BlockProblem, Quantize, Rows, bind_block, take_rows
-from workflow_scripts.mmdit.forward import run_block
-from workflow_scripts.mmdit.layers import Layer
+from workflow_scripts.mmdit.block_problem import (
+    STREAMS,
+    BlockProblem,
+    Quantize,
+    Rows,
+    bind_block,
+    count_tokens,
+    take_rows,
+)
+from workflow_scripts.mmdit.blocks import run_block
+from workflow_scripts.mmdit.layers import UNIFIED, Layer
+from workflow_scripts.numerics.footprint import limit_batch
 
-BATCH = 32  # rows at a time, an even number as some go in pairs; what changes share is kept for as many
+PAIRS = 16  # of rows at a time, at most, since some rows go in pairs; what changes share is kept for as many
+KEPT = 16  # tensors (T, D) of a row held besides: inputs, targets and what changes share
 
-# The stages of a block's forward; the attention, between q, k, v and o, mixes the streams.
-_STAGES = {"adaLN": 0, "qkv": 1, "o": 2, "fc1": 3, "fc2": 4}
+# What a change of a layer reaches after it, by role; the attention, between q, k, v and o, mixes the streams.
+_AFTER = {
+    "adaLN": {"qkv", "o", "fc1", "fc2"},
+    "qkv": {"o", "fc1", "fc2"},
+    "o": {"fc1", "fc2"},
+    "fc1": {"fc2"},
+    "fc2": set(),
+}
+# In a unified block the MLP lies beside the attention.
+_BESIDE = _AFTER | {"qkv": {"o"}, "o": set()}
 _BEFORE_ATTENTION = ("adaLN", "qkv")
 
 # What a change makes of a batch: (rows, their indices) -> weights by layer, what products see of inputs, rows
@@ -35,6 +53,13 @@ class RowErrors(NamedTuple):
     def relate(self, where: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
         """The relative squared error of each change over the rows at `where`, float64 (changes,), by name."""
         return {name: self.errors[name][:, where].sum(axis=1) / self.powers[name][where].sum() for name in self.errors}
+
+
+def list_pairs(problem: BlockProblem, where: np.ndarray) -> Iterator[np.ndarray]:
+    """The indices of rows `where` in runs of at most PAIRS pairs, as many as memory allows."""
+    size = 2 * limit_batch(PAIRS, *count_tokens(problem), rows=2, kept=KEPT)
+    for start in range(0, len(where), size):
+        yield where[start : start + size]
 
 
 def leave(key: str, x: mx.array) -> mx.array:
@@ -55,14 +80,19 @@ def spread_rows(sigmas: np.ndarray, count: int) -> np.ndarray:
 
 
 def list_kept(layers: Sequence[Layer], changed: Sequence[Layer]) -> set[str]:
-    """The names of those of a block's `layers` whose outputs stay when the layers `changed` (alike in role) change."""
-    first = changed[0]
-    stage, mixes = _STAGES[first.role], first.role in _BEFORE_ATTENTION
+    """The names of those of a block's `layers` whose outputs stay when the layers `changed` change."""
 
     def is_reached(layer: Layer) -> bool:
-        return _STAGES[layer.role] > stage and (layer.stream == first.stream or (mixes and layer.role != "qkv"))
+        return any(reaches(cause, layer) for cause in changed)
 
     return {layer.name for layer in layers if layer not in changed and not is_reached(layer)}
+
+
+def reaches(cause: Layer, layer: Layer) -> bool:
+    """Whether a change of `cause` changes what `layer` reads, in the same block."""
+    after = _BESIDE if cause.stream == UNIFIED else _AFTER
+    mixes = cause.role in _BEFORE_ATTENTION and layer.role != "qkv"
+    return layer.role in after[cause.role] and (layer.stream == cause.stream or mixes)
 
 
 def measure_changes(
@@ -71,8 +101,7 @@ def measure_changes(
     """The errors of `changes`, none of which reaches the layers `kept`, on the rows at `where` (R,)."""
     errors: dict[str, list[np.ndarray]] = {}
     powers: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(where), BATCH):
-        batch = where[start : start + BATCH]
+    for batch in list_pairs(problem, where):
         rows = take_rows(problem.rows, batch)
         exact: dict[str, mx.array] = {}
         outputs = run_kept(problem, problem.weights, leave, rows, exact)
@@ -117,5 +146,5 @@ def run_kept(
             outputs[name] = inner(name, x)
         return outputs[name]
 
-    streams = run_block(linear, problem.block, *rows[:4])
+    streams = run_block(linear, problem.block, rows.image, rows.text, rows.modulations)
     return {name: part for name, part in zip(STREAMS, streams, strict=True) if part is not None}

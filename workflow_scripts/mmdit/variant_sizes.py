@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workflow_scripts.mmdit.forward import resolve_module
+from workflow_scripts.mmdit.blocks import resolve_module
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.weight_grid import stored_bits

@@ -1,7 +1,8 @@
 """What becomes of a block's outputs: the velocity that the blocks after it, in full precision, make of them.
 
-The velocity is the guided one, by which the sampler goes (Ho & Salimans 2022, arXiv:2207.12598): guidance enlarges what
-the prompt and the negative prompt are told apart by, and with it the error there, which is much of the text's.
+The velocity is the one the sampler goes by. Where the model knows guidance it is the guided one (Ho & Salimans 2022,
+arXiv:2207.12598): guidance enlarges what the prompt and the negative prompt are told apart by, and with it the error
+there, which is much of the text's.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,11 +12,12 @@ import mlx.core as mx
 import numpy as np
 
 from workflow_scripts.mmdit.block_problem import BlockProblem, Rows, run_rows, take_rows
-from workflow_scripts.mmdit.forward import advance_block, bind_linears, finish_velocity, list_blocks
-from workflow_scripts.mmdit.sensitivity import BATCH, Change, Finish, leave, spread_rows, sum_squares
+from workflow_scripts.mmdit.blocks import list_blocks
+from workflow_scripts.mmdit.forward import advance_block, bind_linears, finish_velocity
+from workflow_scripts.mmdit.sensitivity import Change, Finish, leave, list_pairs, spread_rows, sum_squares
 from workflow_scripts.numerics.schedule import guide
 
-POINTS = 32  # the velocity is computed for, of two rows each
+POINTS = 32  # the velocity is computed for, of a row for each condition
 
 # (image (B, N, D), text (B, T, D) or None, what the adaLN linears read (B, D)) -> velocity (B, h, w, c)
 Tail = Callable[[mx.array, mx.array | None, mx.array], mx.array]
@@ -23,7 +25,7 @@ Tail = Callable[[mx.array, mx.array | None, mx.array], mx.array]
 
 def bind_tail(model: Any, index: int, shape: tuple[int, ...]) -> Tail:
     """What follows the block of `index`, for latents of `shape` (h, w, c)."""
-    linear, blocks = bind_linears(model), list_blocks(model.config)[index + 1 :]
+    linear, blocks = bind_linears(model), list_blocks(model, shape)[index + 1 :]
 
     def run(image: mx.array, text: mx.array | None, modulation: mx.array) -> mx.array:
         rows = mx.arange(len(image))
@@ -34,25 +36,27 @@ def bind_tail(model: Any, index: int, shape: tuple[int, ...]) -> Tail:
     return run
 
 
-def spread_pairs(sigmas: np.ndarray, points: np.ndarray, negative: np.ndarray, count: int) -> np.ndarray:
+def spread_points(
+    sigmas: np.ndarray, points: np.ndarray, negative: np.ndarray, conditions: int, count: int
+) -> np.ndarray:
     """The rows of at most `count` points, evenly spread over the noise levels `sigmas` (R,), as indices.
 
-    points (R,): what a row belongs to; negative (R,): 1 for a point's row of the negative prompt. The two rows of a
-    point follow each other, the negative one last.
+    points (R,): what a row belongs to; negative (R,): 1 for a point's row of the negative prompt. The rows of a point,
+    `conditions` of them, follow each other, the negative one last.
     """
-    pairs = np.lexsort((negative, points)).reshape(-1, 2)  # (R,) -> (points, 2)
-    return pairs[spread_rows(sigmas[pairs[:, 0]], count)].ravel()
+    grouped = np.lexsort((negative, points)).reshape(-1, conditions)  # (R,) -> (points, conditions)
+    return grouped[spread_rows(sigmas[grouped[:, 0]], count)].ravel()
 
 
-def compare_velocities(tail: Tail, modulation: np.ndarray, cfg_scale: float) -> Finish:
-    """The guided velocity (B / 2, h, w, c) that comes of the block's outputs on pairs of rows, B, the negative last.
+def compare_velocities(tail: Tail, modulation: np.ndarray, conditions: int, cfg_scale: float) -> Finish:
+    """The velocity (B / conditions, h, w, c) the sampler goes by, from the block's outputs on the rows of points, B.
 
-    modulation (R, D) is what the adaLN linears of all rows read.
+    modulation (R, D) is what the adaLN linears of all rows read. The rows are as `spread_points` gives them.
     """
 
     def finish(outputs: Mapping[str, mx.array], where: np.ndarray) -> dict[str, mx.array]:
         velocity = tail(outputs["image"], outputs.get("text"), mx.array(modulation[where]))
-        return {"velocity": guide(mx.concatenate([velocity[::2], velocity[1::2]]), cfg_scale)}
+        return {"velocity": guide([velocity[place::conditions] for place in range(conditions)], cfg_scale)}
 
     return finish
 
@@ -65,8 +69,7 @@ def measure_gains(problem: BlockProblem, where: np.ndarray, change: Change, fini
     """
     names = tuple(problem.powers)
     sums = {key: np.zeros(2) for key in (*names, *(f"{name}.velocity" for name in names))}  # error, power
-    for start in range(0, len(where), BATCH):
-        batch = where[start : start + BATCH]
+    for batch in list_pairs(problem, where):
         rows = take_rows(problem.rows, batch)
         exact, wrong = run_rows(problem, problem.weights, leave, rows), run_change(problem, change, rows, batch)
         velocity = finish(exact, batch)["velocity"]

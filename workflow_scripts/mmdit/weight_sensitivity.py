@@ -84,30 +84,26 @@ def bind_changes(
 ) -> list[Change]:
     """A change for each of `weights` (out, in) that takes the place of a layer's."""
     if layer.role == "adaLN":
-        fields = [modulate(model, layer, weight, modulation) for weight in weights]
-        return [replace_parts(problem, {}, {field: values}) for field, values in fields]
+        parts = [modulate(model, layer, weight, modulation) for weight in weights]
+        return [replace_parts(problem, {}, {layer.stream: values}) for values in parts]
     return [replace_parts(problem, {layer.name: weight}, {}) for weight in weights]
 
 
-def modulate(model: Any, layer: Layer, weight: mx.array, modulation: np.ndarray) -> tuple[str, np.ndarray]:
-    """The field of `Rows` an adaLN layer gives, and what it gives with `weight`, for all rows: (R, 1, n D)."""
+def modulate(model: Any, layer: Layer, weight: mx.array, modulation: np.ndarray) -> np.ndarray:
+    """What an adaLN layer gives with `weight`, for all rows: (R, 1, n D)."""
     _, biases = read_weights(model, [layer])
-    values = modulate_rows({layer.name: weight}, biases, layer.block, layer.stream, modulation)
-    return f"{layer.stream}_modulation", values
+    return modulate_rows({layer.name: weight}, biases, layer.block, layer.stream, modulation)
 
 
 def replace_parts(
     problem: BlockProblem, weights: Mapping[str, mx.array], modulations: Mapping[str, np.ndarray]
 ) -> Change:
-    """Other weights by layer name, and other adaLN outputs for all rows by field of `Rows`."""
+    """Other weights by layer name, and other adaLN outputs for all rows by stream."""
     changed = problem.weights | dict(weights)
 
     def change(rows: Rows, where: np.ndarray) -> tuple:
-        return (
-            changed,
-            leave,
-            rows._replace(**{field: mx.array(values[where]) for field, values in modulations.items()}),
-        )
+        own = {stream: mx.array(values[where]) for stream, values in modulations.items()}
+        return changed, leave, rows._replace(modulations=dict(rows.modulations) | own)
 
     return change
 
@@ -122,8 +118,12 @@ def round_block(
         name: round_weight(weight, _SLIGHTLY if chosen[name]["bits"] == UNQUANTIZED else chosen[name])[0]
         for name, weight in weights.items()
     }
-    modulations = [modulate(model, layer, rounded[layer.name], modulation) for layer in layers if layer.role == "adaLN"]
-    return replace_parts(problem, {name: rounded[name] for name in problem.weights}, dict(modulations))
+    modulations = {
+        layer.stream: modulate(model, layer, rounded[layer.name], modulation)
+        for layer in layers
+        if layer.role == "adaLN"
+    }
+    return replace_parts(problem, {name: rounded[name] for name in problem.weights}, modulations)
 
 
 def bind_rounded(model: Any, rules: Mapping[str, dict[str, Any]]) -> LinearAt:

@@ -4,6 +4,8 @@ Its files lie in `embedded_model/` beside this module: fp16 weights, loaded as f
 dimensions and the vocabulary. `embedded_model/MODEL_CARD.md` says how it was trained and what it can do.
 """
 
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -13,29 +15,39 @@ import numpy as np
 from workflow_scripts.models.diffusionkit import clip, config, mmdit, vae
 from workflow_scripts.models.latent_format import SD3_SCALE, SD3_SHIFT, decode_pictures, process_out
 from workflow_scripts.models.tokenizer import Tokenizer
+from workflow_scripts.numerics import schedule
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, read_json
+from workflow_scripts.store.files import hash_file, read_plain_json
+from workflow_scripts.store.safetensors_header import read_header
 
 FOLDER = Path(__file__).parent / "embedded_model"
-CONFIG = read_json(FOLDER / "config.json")
+CONFIG = read_plain_json(FOLDER / "config.json")
 AUTOENCODER, TEXT_ENCODER, TRANSFORMER = (CONFIG[key] for key in ("autoencoder", "text_encoder", "transformer"))
 
 PICTURE_SIZE = 64  # pixels
 PICTURE_SHAPE = (PICTURE_SIZE, PICTURE_SIZE)
 LATENT_SHAPE = (8, 8, AUTOENCODER["latent_channels"])
 SAMPLER_SHIFT = 3.0
+compute_sigmas = partial(schedule.compute_sigmas, shift=SAMPLER_SHIFT)
 WEIGHT_FILES = ("transformer.safetensors", "text_encoder.safetensors", "autoencoder.safetensors")
 DECODE_BATCH = 64  # pictures decoded at a time, to bound memory
+ENCODE_BATCH = 256  # prompts encoded at a time, for the same reason
 
 
 def read_weights(path: Path, prefix: str = "") -> list[tuple[str, mx.array]]:
-    """The fp32 weights of one file whose names start with `prefix`, without it. Raises UserError if it is absent."""
+    """The fp32 weights of one file whose names start with `prefix`, without it.
+
+    Raises UserError if it is absent, or, naming the tensor, if a weight is not finite.
+    """
     if not path.is_file():
         raise UserError(f"{path} is missing; restore it, or train it: snakemake --cores 2 train_embedded_model")
-    weights = mx.load(str(path))
-    return [
-        (key.removeprefix(prefix), value.astype(mx.float32)) for key, value in weights.items() if key.startswith(prefix)
-    ]
+    read_header(path)
+    weights = {key: value for key, value in mx.load(str(path)).items() if key.startswith(prefix)}
+    flags = {key: mx.isfinite(value).all() for key, value in weights.items()}
+    mx.eval(flags)
+    if broken := next((key for key, flag in flags.items() if not flag.item()), None):
+        raise UserError(f"{path}: {broken} has values that are not finite; restore the file")
+    return [(key.removeprefix(prefix), value.astype(mx.float32)) for key, value in weights.items()]
 
 
 def fill_module(module: nn.Module, weights: list[tuple[str, mx.array]]) -> nn.Module:
@@ -71,15 +83,28 @@ def encode_prompts(prompts: list[str], negative_prompt: str = "", folder: Path =
     index 1 the negative prompt. Any string is a prompt.
     """
     tokens = mx.array(load_tokenizer().encode([*prompts, negative_prompt]))
-    output = load_text_encoder(folder)(tokens)
+    encode, encoded = load_text_encoder(folder), []
+    for start in range(0, len(tokens), ENCODE_BATCH):
+        output = encode(tokens[start : start + ENCODE_BATCH])
+        encoded.append((output.last_hidden_state, output.pooled_output))
+        mx.eval(encoded[-1])
 
     def pair(rows: mx.array) -> mx.array:
         positive, negative = rows[:-1], rows[-1:]
         return mx.stack([positive, mx.broadcast_to(negative, positive.shape)], axis=1)
 
-    cs, cs_pooled = pair(output.last_hidden_state), pair(output.pooled_output)
+    cs, cs_pooled = (pair(mx.concatenate(parts)) for parts in zip(*encoded, strict=True))
     mx.eval(cs, cs_pooled)
     return cs, cs_pooled
+
+
+def iterate_encodings(
+    prompts: Sequence[str], negative_prompt: str, scratch: Path
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What `encode_prompts` gives, prompt by prompt, in memory that does not grow with them. Needs no `scratch`."""
+    for start in range(0, len(prompts), ENCODE_BATCH):
+        encodings = encode_prompts(list(prompts[start : start + ENCODE_BATCH]), negative_prompt)
+        yield from zip(*map(np.array, encodings), strict=True)
 
 
 def _autoencoder_sizes() -> dict:

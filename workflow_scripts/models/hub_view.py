@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from huggingface_hub import constants
 
-from workflow_scripts.models.weight_files import CHECKPOINT_REPO, WeightFile
+from workflow_scripts.models.weight_files import TITLES, WeightFile
 
 REVISION = "0" * 40
 
@@ -24,10 +24,9 @@ def serve_files(places: Mapping[WeightFile, Path]) -> Iterator[None]:
             link = find_snapshot(Path(folder), file.repo) / file.name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(place.resolve())
-        # DiffusionKit asks for this file of the checkpoint's repository, and reads nothing in it.
-        snapshot = find_snapshot(Path(folder), CHECKPOINT_REPO)
-        snapshot.mkdir(parents=True, exist_ok=True)
-        (snapshot / "config.json").write_text("{}")
+        # DiffusionKit asks for this file of the transformer's repository, and reads nothing in it.
+        for repo in {file.repo for file in places} & set(TITLES):
+            (find_snapshot(Path(folder), repo) / "config.json").write_text("{}")
         constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = folder, True
         try:
             yield

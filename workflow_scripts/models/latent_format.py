@@ -1,17 +1,27 @@
-"""The latent space of Stable Diffusion 3: the sampler works on x0 = (encoder mean - shift) * scale."""
+"""The latent spaces of Stable Diffusion 3 and FLUX: the sampler works on x0 = (encoder mean - shift) * scale."""
 
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
-SD3_SCALE, SD3_SHIFT = 1.5305, 0.0609
 Latents = TypeVar("Latents", mx.array, np.ndarray)
 
 
-def process_out(latents: Latents) -> Latents:
-    """From the sampler's space to the decoder's, as DiffusionKit's `SD3LatentFormat.process_out`."""
-    return latents / SD3_SCALE + SD3_SHIFT
+class LatentFormat(NamedTuple):
+    """A latent space, as DiffusionKit's class of that name."""
+
+    scale: float
+    shift: float
+
+    def process_out(self, latents: Latents) -> Latents:
+        """From the sampler's space to the decoder's."""
+        return latents / self.scale + self.shift
+
+
+SD3_SCALE, SD3_SHIFT = 1.5305, 0.0609
+SD3_LATENTS, FLUX_LATENTS = LatentFormat(SD3_SCALE, SD3_SHIFT), LatentFormat(0.3611, 0.1159)
+process_out = SD3_LATENTS.process_out
 
 
 def decode_pictures(decoder: Any, latents: mx.array, dtype: mx.Dtype, batch: int) -> np.ndarray:

@@ -1,10 +1,14 @@
-"""Stable Diffusion 3 Medium (Esser et al. 2024, arXiv 2403.03206), loaded by DiffusionKit's own loaders.
+"""Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv 2403.03206) and FLUX.1-schnell, from their files.
+
+Read by DiffusionKit's own loaders.
 
 Half precision on a GPU, single on a CPU, where products in half precision are some hundred times slower.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -13,11 +17,11 @@ import numpy as np
 from workflow_scripts.models.diffusionkit import load_model_io, mmdit, vae
 from workflow_scripts.models.hub_download import download_files
 from workflow_scripts.models.hub_view import serve_files
-from workflow_scripts.models.latent_format import decode_pictures, process_out
-from workflow_scripts.models.sd3_text import encode_texts
+from workflow_scripts.models.latent_format import decode_pictures
+from workflow_scripts.models.releases import RELEASES, Release
+from workflow_scripts.models.sd3_text import TextEncoder
 from workflow_scripts.models.weight_files import (
-    CHECKPOINT,
-    CHECKPOINT_REPO,
+    TITLES,
     WeightFile,
     check_file,
     digest_file,
@@ -28,6 +32,7 @@ from workflow_scripts.models.weight_files import (
     verify_file,
 )
 from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.room import check_memory
 
 model_io = load_model_io()
 
@@ -37,29 +42,35 @@ EDGE, LARGEST_EDGE = 16, 1536  # pixels: a patch of the latent, and the table of
 DECODE_PIXELS = 512 * 512  # decoded at a time, to bound memory
 
 
-def choose_dtype() -> mx.Dtype:
-    """Half precision on a GPU, single on a CPU."""
-    return mx.float16 if mx.default_device().type == mx.gpu else mx.float32
+class ReleasedModel:
+    """A model at one size of picture; nothing is loaded before it is asked for."""
 
+    def __init__(
+        self,
+        release: Release,
+        weights_from: str | None,
+        use_t5: bool,
+        height: int,
+        width: int,
+        dtype: mx.Dtype | None = None,
+    ):
+        """`weights_from` None is the model's repository on the Hub.
 
-class StableDiffusion3Medium:
-    """The model at one size of picture; nothing is loaded before it is asked for."""
-
-    SAMPLER_SHIFT = 3.0
-
-    def __init__(self, weights_from: str, use_t5: bool, height: int, width: int, dtype: mx.Dtype | None = None):
-        """Raises UserError for a size that is not whole patches of the latent, or beyond the table of positions."""
+        Raises UserError for another model's, and for a size that is not whole patches of the latent, or beyond the
+        table of positions.
+        """
         for side in (height, width):
             if side % EDGE or not EDGE <= side <= LARGEST_EDGE:
                 raise UserError(f"{height} x {width} pixels: a side is a multiple of {EDGE}, at most {LARGEST_EDGE}")
-        self.weights_from, self.use_t5 = weights_from, use_t5
-        self.dtype = dtype or choose_dtype()
+        self.release, self.weights_from, self.use_t5 = release, choose_source(release, weights_from), use_t5
+        self.dtype = dtype or (release.half if mx.default_device().type == mx.gpu else mx.float32)
+        self.compute_sigmas, self.process_out = release.compute_sigmas, release.latents.process_out
         self.PICTURE_SHAPE = (height, width)
         self.LATENT_SHAPE = (height // PIXELS, width // PIXELS, LATENT_CHANNELS)
 
     def list_files(self) -> list[WeightFile]:
         """Every file the pictures depend on."""
-        return [CHECKPOINT, *list_text_files(self.use_t5)]
+        return list_files(self.release, self.use_t5)
 
     def file_digests(self) -> dict[str, str]:
         """sha256 of each of them, by its name in a local folder. Raises UserError if one is missing."""
@@ -68,25 +79,22 @@ class StableDiffusion3Medium:
 
     def load_transformer(self) -> mmdit.MMDiT:
         """The MMDiT; its weights are read where they are used."""
-        with self._serve([CHECKPOINT]):
-            transformer = model_io.load_mmdit(
-                key=CHECKPOINT_REPO, model_key=CHECKPOINT_REPO, float16=self._float16, low_memory_mode=False
-            )
+        load = load_mmdit if self.release.guided else load_flux
+        with self._serve([self.release.transformer]):
+            transformer = load(self.release, self.dtype)
         transformer.eval()
         return transformer
 
     def load_decoder(self) -> vae.VAEDecoder:
         """The decoder of the autoencoder."""
-        with self._serve([CHECKPOINT]):
-            decoder = model_io.load_vae_decoder(key=CHECKPOINT_REPO, float16=self._float16)
+        with self._serve([self.release.autoencoder]):
+            decoder = model_io.load_vae_decoder(key=self.release.repo, float16=self._float16)
         decoder.eval()
         return decoder
 
     def decode_latents(self, decoder: vae.VAEDecoder, latents: mx.array) -> np.ndarray:
         """Pictures (n, H, W, 3) uint8 of final latents (n, H / 8, W / 8, 16) in the sampler's space."""
-        return self.decode_processed(decoder, process_out(latents.astype(mx.float32)))
-
-    process_out = staticmethod(process_out)
+        return self.decode_processed(decoder, self.process_out(latents.astype(mx.float32)))
 
     def decode_processed(self, decoder: vae.VAEDecoder, latents: mx.array) -> np.ndarray:
         """Pictures (n, H, W, 3) uint8 of latents (n, H / 8, W / 8, 16) that `process_out` gave."""
@@ -94,20 +102,42 @@ class StableDiffusion3Medium:
         return decode_pictures(decoder, latents, self.dtype, max(1, DECODE_PIXELS // (height * width)))
 
     def encode_prompts(self, prompts: list[str], negative_prompt: str = "") -> tuple[mx.array, mx.array]:
-        """Text embeddings of each prompt and its negative: of tokens (n, 2, T, 4096) and pooled (n, 2, 2048), fp32.
+        """Text embeddings of each prompt's C conditions: of tokens (n, C, T, 4096) and pooled (n, C, W), fp32.
 
-        T is 589, without T5 154. Index 0 is the prompt and index 1 the negative prompt; each text is encoded once.
+        Index 0 is the prompt and index 1 the negative prompt; C is 1 without guidance. T and W are as `TextEncoder` has
+        them.
         """
-        texts = list(dict.fromkeys([*prompts, negative_prompt]))
-        with self._serve(list_text_files(self.use_t5)):
-            cs, cs_pooled = encode_texts(texts, self.use_t5, self._float16)
+        encodings = self.iterate_encodings(prompts, negative_prompt)
+        cs, cs_pooled = map(np.stack, zip(*encodings, strict=True))
+        return mx.array(cs), mx.array(cs_pooled)
+
+    def iterate_encodings(
+        self, prompts: Sequence[str], negative_prompt: str, scratch: Path | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What `encode_prompts` gives, prompt by prompt, in memory that does not grow with them.
+
+        A file in the folder `scratch` holds what waits, for some hundred prompts and more.
+        """
+        files = list_text_files(self.use_t5, self.release.clip_models)
+        self.check_encoding_memory(files)
+        shared = [negative_prompt] if self.release.guided else []
+        with self._serve(files):
+            encoder = TextEncoder(self.release, [*shared, *prompts], self.use_t5, self._float16, scratch)
+        encodings = iter(encoder)
+        negatives = [next(encodings) for _ in shared]
+        for positive in encodings:
+            yield tuple(np.stack(parts) for parts in zip(positive, *negatives, strict=True))
         mx.clear_cache()
-        places = mx.array([[texts.index(prompt), texts.index(negative_prompt)] for prompt in prompts])
-        return cs[places], cs_pooled[places]
+
+    def check_encoding_memory(self, files: Iterable[WeightFile]) -> None:
+        """Raise UserError if this machine has not the memory for the largest text encoder, whose files are in fp16."""
+        largest = max(place.stat().st_size for place in locate_files(self.weights_from, files).values())
+        advice = "leave T5 out (use_t5: false), or take a machine with more" if self.use_t5 else "take another machine"
+        check_memory(largest * self.dtype.size // mx.float16.size, "the largest text encoder", advice)
 
     @property
     def _float16(self) -> bool:
-        return self.dtype == mx.float16
+        return self.dtype != mx.float32
 
     @contextmanager
     def _serve(self, files: Iterable[WeightFile]) -> Iterator[dict[WeightFile, Path]]:
@@ -115,7 +145,7 @@ class StableDiffusion3Medium:
         places = locate_files(self.weights_from, files)
         for file, place in places.items():
             check_file(file, place)
-        model_io._FLOAT16 = mx.float16  # as DiffusionPipeline sets it for this model
+        model_io._FLOAT16 = self.release.half  # as the model's pipeline sets it
         try:
             with serve_files(places):
                 yield
@@ -123,8 +153,48 @@ class StableDiffusion3Medium:
             names = ", ".join(file.name for file in places if file.name.endswith(".safetensors"))
             raise UserError(
                 f"DiffusionKit cannot use {names} of {self.weights_from} ({shorten(error)});\n"
-                f"  another checkpoint? the right one: hf download {CHECKPOINT_REPO} {CHECKPOINT.name}"
+                f"  another checkpoint? the right one: hf download {self.release.repo} {self.release.transformer.name}"
             ) from error
+
+
+def choose_source(release: Release, weights_from: str | None) -> str:
+    """Where the weights come from. Raises UserError for the repository of another model."""
+    if weights_from in TITLES and weights_from != release.repo:
+        raise UserError(
+            f"weights_from: {weights_from} has {TITLES[weights_from]}; for {TITLES[release.repo]} set it to"
+            f" {release.repo}, or leave it out"
+        )
+    return weights_from or release.repo
+
+
+def list_files(release: Release, use_t5: bool) -> list[WeightFile]:
+    """Every file of a model, each once."""
+    own = dict.fromkeys([release.transformer, release.autoencoder])
+    return [*own, *list_text_files(use_t5, release.clip_models)]
+
+
+def load_mmdit(release: Release, dtype: mx.Dtype) -> mmdit.MMDiT:
+    """The transformer of Stable Diffusion 3 or 3.5."""
+    half = dtype != mx.float32
+    return model_io.load_mmdit(key=release.repo, model_key=release.repo, float16=half, low_memory_mode=False)
+
+
+def load_flux(release: Release, dtype: mx.Dtype) -> mmdit.MMDiT:
+    """FLUX's transformer. Raises ValueError unless its file is complete.
+
+    DiffusionKit's `load_flux` with another end: its own takes a file that lacks something, and with this MLX refuses
+    every one for the biases of keys, for which DiffusionKit's transformer has no room.
+    """
+    config = replace(model_io.FLUX_SCHNELL, low_memory_mode=False)
+    weights = model_io.flux_state_dict_adjustments(
+        mx.load(model_io.hf_hub_download(release.repo, release.transformer.name)),
+        hidden_size=config.hidden_size,
+        mlp_ratio=config.mlp_ratio,
+    )
+    known = {name: value.astype(dtype) for name, value in weights.items() if not name.endswith("k_proj.bias")}
+    transformer = mmdit.MMDiT(config)
+    transformer.load_weights(list(known.items()))
+    return transformer
 
 
 def shorten(error: Exception, limit: int = 160) -> str:
@@ -132,18 +202,19 @@ def shorten(error: Exception, limit: int = 160) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:limit]
 
 
-create = StableDiffusion3Medium
+MODELS = {name: partial(ReleasedModel, release) for name, release in RELEASES.items()}
 
 
-def fetch_files(weights_from: str, use_t5: bool) -> dict[str, str]:
-    """sha256 of every file by its name, each checked to the last byte; those the Hub's cache lacks are downloaded.
+def fetch_files(name: str, weights_from: str | None, use_t5: bool) -> dict[str, str]:
+    """sha256 of every file of the model `name` by its own name, each checked to the last byte.
 
-    Raises UserError, naming the command that helps, for a file that cannot be had or is not what it should be.
+    Those the Hub's cache lacks are downloaded, unless `weights_from` is None. Raises UserError, naming the command that
+    helps, for a file that cannot be had or is not what it should be.
     """
-    files = [CHECKPOINT, *list_text_files(use_t5)]
-    if not is_folder(weights_from):
-        download_files([file for file in files if find_place(weights_from, file) is None])
-    places = locate_files(weights_from, files)
+    files, source = list_files(RELEASES[name], use_t5), choose_source(RELEASES[name], weights_from)
+    if weights_from and not is_folder(weights_from):  # nothing is downloaded unless it is asked for by name
+        download_files([file for file in files if find_place(source, file) is None])
+    places = locate_files(source, files)
     for file, place in places.items():
         check_file(file, place)
     return {file.local_name: verify_file(place) for file, place in places.items()}

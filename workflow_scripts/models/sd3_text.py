@@ -1,20 +1,26 @@
-"""What a prompt is to Stable Diffusion 3: two CLIP models and a T5 encoder, each loaded, used and let go.
+"""What a prompt is to Stable Diffusion 3 and FLUX: CLIP models and a T5 encoder, each loaded, used and let go.
 
-DiffusionKit's models over DiffusionKit's tokens, joined as its `DiffusionPipeline.encode_text` joins them.
+DiffusionKit's models over DiffusionKit's tokens, joined as the `encode_text` of its pipelines joins them.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import IO
 
 import mlx.core as mx
+import numpy as np
 
 from workflow_scripts.models.diffusionkit import load_model_io
-from workflow_scripts.models.weight_files import CHECKPOINT_REPO
+from workflow_scripts.models.releases import Release
 from workflow_scripts.store.errors import UserError
 
 model_io = load_model_io()
 
 WIDTH = 4096  # of a token's embedding: T5's; CLIP's is filled up with zeros
-T5_TOKENS = {CHECKPOINT_REPO: 512}
+CLIP_TOKENS = 77
+SPILLED_FROM = 1 << 26  # bytes that CLIP's embeddings of all texts may take in memory
 # model: whether its tokens are filled up with the end token (else with 0)
 CLIP_MODELS = {"clip_l": True, "clip_g": False}
 
@@ -29,8 +35,8 @@ def tokenize(tokenizer: object, text: str) -> mx.array:
     return mx.array([tokens + [filler] * (tokenizer.max_length - len(tokens))])
 
 
-def encode_clip(name: str, texts: Iterable[str], float16: bool) -> tuple[mx.array, mx.array]:
-    """The embeddings by one CLIP model: of tokens (n, 77, d), from its last layer but one, and pooled (n, p)."""
+def encode_clip(name: str, texts: Iterable[str], float16: bool) -> Iterator[tuple[mx.array, mx.array]]:
+    """The embeddings of each text by one CLIP model: of tokens (77, d), by its last layer but one, and pooled (p,)."""
     model = model_io.load_text_encoder(model_io._DEFAULT_MODEL, float16=float16, model_key=name)
     tokenizer = model_io.load_tokenizer(
         model_io._DEFAULT_MODEL,
@@ -38,35 +44,69 @@ def encode_clip(name: str, texts: Iterable[str], float16: bool) -> tuple[mx.arra
         vocab_key=f"tokenizer_{name[-1]}_vocab",
         pad_with_eos=CLIP_MODELS[name],
     )
-    by_token, pooled = [], []
     for text in texts:
         output = model(tokenize(tokenizer, text))
-        by_token.append(output.hidden_states[-2])
-        pooled.append(output.pooled_output)
-        mx.eval(by_token[-1], pooled[-1])
-    return mx.concatenate(by_token), mx.concatenate(pooled)
+        yield output.hidden_states[-2][0], output.pooled_output[0]
 
 
-def encode_t5(texts: Iterable[str], float16: bool) -> mx.array:
-    """The embeddings (n, 512, 4096) by T5."""
+def bind_t5(tokens: int, float16: bool) -> Callable[[str], mx.array]:
+    """T5: a text's embedding (tokens, 4096)."""
     model = model_io.load_t5_encoder(float16=float16, low_memory_mode=False)
-    tokenizer = model_io.load_t5_tokenizer(max_context_length=T5_TOKENS[CHECKPOINT_REPO])
-    encoded = []
-    for text in texts:
-        encoded.append(model(tokenize(tokenizer, text)))
-        mx.eval(encoded[-1])
-    return mx.concatenate(encoded)
+    tokenizer = model_io.load_t5_tokenizer(max_context_length=tokens)
+    return lambda text: model(tokenize(tokenizer, text))[0]
 
 
-def encode_texts(texts: list[str], use_t5: bool, float16: bool) -> tuple[mx.array, mx.array]:
-    """Embeddings of n texts fp32: of tokens (n, 77 + 512, 4096) and pooled (n, 2048).
+def give_zeros(text: str) -> mx.array:
+    """What stands in T5's place without it: as many zeros as CLIP has tokens, (77, 4096)."""
+    return mx.zeros((CLIP_TOKENS, WIDTH))
 
-    Without T5 its tokens are as many zeros as CLIP has tokens, (n, 77 + 77, 4096).
+
+def convert(part: mx.array) -> np.ndarray:
+    """An embedding as float32."""
+    return np.array(part.astype(mx.float32))
+
+
+class TextEncoder:
+    """The embeddings of given texts, one after the other: the CLIP models are done with, T5 is loaded.
+
+    What CLIP makes of the texts waits in a file in `scratch` while T5 works, in memory if it is little.
     """
-    by_token, pooled = zip(*(encode_clip(name, texts, float16) for name in CLIP_MODELS), strict=True)
-    joined = mx.concatenate(by_token, axis=-1).astype(mx.float32)
-    joined = mx.pad(joined, [(0, 0), (0, 0), (0, WIDTH - joined.shape[-1])])
-    second = encode_t5(texts, float16).astype(mx.float32) if use_t5 else mx.zeros_like(joined)
-    cs, cs_pooled = mx.concatenate([joined, second], axis=1), mx.concatenate(pooled, axis=-1).astype(mx.float32)
-    mx.eval(cs, cs_pooled)
-    return cs, cs_pooled
+
+    def __init__(
+        self, release: Release, texts: Sequence[str], use_t5: bool, float16: bool, scratch: Path | None = None
+    ):
+        self.release, self.texts, self.spills = release, texts, []
+        for name in release.clip_models:
+            spill = SpooledTemporaryFile(max_size=SPILLED_FROM, dir=scratch)  # noqa: SIM115  goes with its encoder
+            for parts in encode_clip(name, texts, float16):
+                shapes = [part.shape for part in parts]
+                for part in parts:
+                    spill.write(convert(part).data)
+            spill.seek(0)
+            self.spills.append((spill, shapes))
+            mx.clear_cache()
+        self.encode_rest = bind_t5(release.t5_tokens, float16) if use_t5 else give_zeros
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of each text float32: of tokens (T, 4096) and pooled (W,).
+
+        Stable Diffusion 3: T is 77 + 512, CLIP's tokens and T5's, W 2048; without T5 its tokens are as many zeros as
+        CLIP has tokens, 77 + 77. FLUX: T is 256, T5's tokens alone, W 768.
+        """
+        for text in self.texts:
+            clip, pooled = zip(*(read_arrays(*spill) for spill in self.spills), strict=True)
+            rest = convert(self.encode_rest(text))
+            yield join_tokens(clip, rest) if self.release.clip_tokens else rest, np.concatenate(pooled)
+
+
+def join_tokens(clip: Sequence[np.ndarray], rest: np.ndarray) -> np.ndarray:
+    """CLIP's embeddings (77, d) side by side, filled up to (77, 4096), then T5's (t, 4096): (77 + t, 4096)."""
+    beside = np.concatenate(clip, axis=-1)
+    joined = np.zeros((CLIP_TOKENS + len(rest), WIDTH), np.float32)
+    joined[:CLIP_TOKENS, : beside.shape[-1]], joined[CLIP_TOKENS:] = beside, rest
+    return joined
+
+
+def read_arrays(file: IO[bytes], shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """The next float32 arrays of these shapes."""
+    return [np.frombuffer(file.read(4 * math.prod(shape)), np.float32).reshape(shape) for shape in shapes]

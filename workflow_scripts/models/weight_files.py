@@ -1,6 +1,7 @@
-"""The files of Stable Diffusion 3 Medium: their names on the Hub, where they are, and whether they are whole.
+"""The files of the released models: their names on the Hub, where they are, and whether they are whole.
 
-They come from the Hub's cache, from a local folder, or, the transformer and the autoencoder, from a local file.
+They come from the Hub's cache, from a local folder, or, the transformer and whatever else its file holds, from a local
+file.
 """
 
 import re
@@ -18,15 +19,21 @@ from workflow_scripts.store.safetensors_header import read_header
 model_io = load_model_io()
 
 CHECKPOINT_REPO, TEXT_REPO, T5_REPO = model_io._DEFAULT_MMDIT, model_io._DEFAULT_MODEL, "google/t5-v1_1-xxl"
-CHECKPOINT_NAME = model_io._MMDIT[CHECKPOINT_REPO]["vae"]  # the transformer and the autoencoder, in one file
+LARGE_REPO, FLUX_REPO = "argmaxinc/mlx-stable-diffusion-3.5-large", "argmaxinc/mlx-FLUX.1-schnell"
+TITLES = {
+    CHECKPOINT_REPO: "Stable Diffusion 3 Medium",
+    LARGE_REPO: "Stable Diffusion 3.5 Large",
+    FLUX_REPO: "FLUX.1-schnell",
+}
 TEXT_NAMES = model_io._MODELS[TEXT_REPO]
 T5_NAMES = ("config.json", "spiece.model", "tokenizer_config.json")
+_SD3_BLOCK, _SD3_DECODER = "model.diffusion_model.joint_blocks.{}", "first_stage_model.decoder.conv_in.weight"
 # Tensors of each file that no other kind of file has.
 LANDMARKS = {
-    CHECKPOINT_NAME: (
-        "model.diffusion_model.joint_blocks.23.context_block.attn.qkv.weight",
-        "first_stage_model.decoder.conv_in.weight",
-    ),
+    "sd3_medium.safetensors": (f"{_SD3_BLOCK.format(23)}.context_block.attn.qkv.weight", _SD3_DECODER),
+    "sd3.5_large.safetensors": (f"{_SD3_BLOCK.format(37)}.context_block.attn.ln_k.weight", _SD3_DECODER),
+    "flux-schnell.safetensors": ("double_blocks.18.img_attn.qkv.weight", "single_blocks.37.linear1.weight"),
+    "ae.safetensors": ("decoder.conv_in.weight",),
     TEXT_NAMES["clip_l"]: ("text_model.embeddings.token_embedding.weight", "text_projection.weight"),
     TEXT_NAMES["clip_g"]: ("text_model.embeddings.token_embedding.weight", "text_projection.weight"),
     TEXT_NAMES["t5"]: ("shared.weight", "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
@@ -47,12 +54,17 @@ class WeightFile:
         return f"{self.repo.split('/')[1]}/{self.name}" if self.repo == T5_REPO else self.name
 
 
-CHECKPOINT = WeightFile(CHECKPOINT_REPO, CHECKPOINT_NAME)
+# By the model's repository.
+TRANSFORMERS = {repo: WeightFile(repo, model_io._MMDIT[repo][repo]) for repo in TITLES}
+AUTOENCODERS = {repo: WeightFile(repo, model_io._MMDIT[repo]["vae"]) for repo in TITLES}
+CHECKPOINT = TRANSFORMERS[CHECKPOINT_REPO]  # with its autoencoder in it, as that of Stable Diffusion 3.5 has
 
 
-def list_text_files(use_t5: bool) -> list[WeightFile]:
+def list_text_files(use_t5: bool, clip_models: Iterable[str] = ("clip_l", "clip_g")) -> list[WeightFile]:
     """The files of the text encoders and their tokenizers."""
-    files = [WeightFile(TEXT_REPO, name) for key, name in TEXT_NAMES.items() if use_t5 or key != "t5"]
+    ends = {name[-2:] for name in clip_models}  # clip_l, clip_l_config, tokenizer_l_vocab, ... are of one model
+    keys = [key for key in TEXT_NAMES if (key == "t5" and use_t5) or any(end in key for end in ends)]
+    files = [WeightFile(TEXT_REPO, TEXT_NAMES[key]) for key in keys]
     return files + [WeightFile(T5_REPO, name) for name in T5_NAMES if use_t5]
 
 
@@ -68,22 +80,22 @@ def locate_files(weights_from: str, files: Iterable[WeightFile]) -> dict[WeightF
 
 
 def is_folder(weights_from: str) -> bool:
-    """Whether it names a local folder, and not the Hub's repository or a file."""
-    return weights_from != CHECKPOINT_REPO and Path(weights_from).expanduser().is_dir()
+    """Whether it names a local folder, and not a repository of the Hub or a file."""
+    return weights_from not in TITLES and Path(weights_from).expanduser().is_dir()
 
 
 def find_place(weights_from: str, file: WeightFile) -> Path | None:
     """Where one file is, or None. Raises UserError if `weights_from` names nothing that could hold it."""
     source = Path(weights_from).expanduser()
-    if weights_from != CHECKPOINT_REPO and not source.exists():
+    if weights_from not in TITLES and not source.exists():
         raise UserError(
             f"weights_from: {weights_from} is no folder or file here, and of the Hub's repositories only"
-            f" {CHECKPOINT_REPO} is known"
+            f" {', '.join(TITLES)} are known"
         )
     if is_folder(weights_from):
         place = source / file.local_name
         return place if place.is_file() else None
-    if source.is_file() and file == CHECKPOINT:
+    if source.is_file() and file in TRANSFORMERS.values():
         return source
     cached = try_to_load_from_cache(file.repo, file.name)
     return Path(cached) if isinstance(cached, str) else None
@@ -103,8 +115,9 @@ def check_file(file: WeightFile, place: Path) -> None:
         return
     names = read_header(place)
     if lacking := [name for name in LANDMARKS[file.name] if name not in names]:
+        model = TITLES.get(file.repo, "these models")
         raise UserError(
-            f"{place} is not the {file.name} of Stable Diffusion 3 Medium, as it has no {lacking[0]};\n"
+            f"{place} is not the {file.name} of {model}, as it has no {lacking[0]};\n"
             f"  hf download {file.repo} {file.name}"
         )
 

@@ -1,4 +1,4 @@
-"""GELU, attention and layer norm as the device computes them best.
+"""GELU, attention and norms as the device computes them best.
 
 On a CPU MLX evaluates exp and erf one element at a time, while sums, products and quotients are vectorised and some
 fifty times faster. So there GELU and softmax raise a polynomial to a power by squaring, in the manner of Abramowitz
@@ -77,6 +77,12 @@ def normalize_fused(x: mx.array, eps: float) -> mx.array:
     return mx.fast.layer_norm(x, None, None, eps)
 
 
+def scale_by_products(x: mx.array, gain: mx.array, eps: float) -> mx.array:
+    """RMS norm of x (..., D) with a gain (D,) (Zhang and Sennrich 2019, arXiv 1910.07467), its mean as a product."""
+    mean = mx.full((x.shape[-1], 1), 1.0 / x.shape[-1], x.dtype)
+    return x * mx.rsqrt(mx.square(x) @ mean + eps) * gain
+
+
 def attend_explicitly(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
     """Attention of q, k, v (B, heads, T, head dim) by two products and the softmax between them."""
     return approximate_softmax(q @ k.swapaxes(-1, -2), scale) @ v
@@ -92,13 +98,14 @@ class Kernels:
     """The functions of one kind of device."""
 
     layer_norm: Callable[[mx.array, float], mx.array]
+    rms_norm: Callable[[mx.array, mx.array, float], mx.array]
     gelu: Callable[[mx.array], mx.array]
     attend: Callable[[mx.array, mx.array, mx.array, float], mx.array]
 
 
 KERNELS = {
-    mx.cpu: Kernels(normalize_by_products, approximate_gelu, attend_explicitly),
-    mx.gpu: Kernels(normalize_fused, nn.gelu, attend_fused),
+    mx.cpu: Kernels(normalize_by_products, scale_by_products, approximate_gelu, attend_explicitly),
+    mx.gpu: Kernels(normalize_fused, mx.fast.rms_norm, nn.gelu, attend_fused),
 }
 
 

@@ -67,6 +67,15 @@ def unpack_observations(arrays: Mapping[str, np.ndarray]) -> Observations:
     return {name: unpack_input(arrays, name) for name in names}
 
 
+def list_numbers(observations: Observations) -> dict[str, np.ndarray]:
+    """The numbers of the steps that have rows, by `<input>/<field>`; the extremes of no rows are infinite."""
+    return {
+        f"{name}/{field}": np.array([getattr(step.channels, field) for step in steps if step.channels.rows])
+        for name, steps in observations.items()
+        for field in ChannelStatistics._fields
+    }
+
+
 def unpack_input(arrays: Mapping[str, np.ndarray], name: str) -> list[Observation]:
     """One input's observations."""
     ends = np.cumsum(arrays[f"{name}/sketch_bytes"])

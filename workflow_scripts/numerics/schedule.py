@@ -29,6 +29,11 @@ def compute_sigmas(num_steps: int, shift: float) -> mx.array:
     return mx.concatenate([sigmas, mx.zeros(1)])
 
 
+def compute_even_sigmas(num_steps: int) -> mx.array:
+    """The (num_steps + 1,) fp32 noise levels of a trajectory of FLUX.1-schnell, evenly from 1 down to 0, unshifted."""
+    return shift_sigma(mx.linspace(float(TRAIN_TIMESTEPS), 0.0, num_steps + 1), 1.0)
+
+
 def compute_timesteps(sigmas: mx.array) -> mx.array:
     """What the network is told: 1000 sigma."""
     return sigmas * TRAIN_TIMESTEPS
@@ -48,10 +53,13 @@ def start_latents(noise: mx.array, sigma: mx.array) -> mx.array:
     return sigma * noise + (1.0 - sigma) * (mx.ones_like(noise) * EMPTY_LATENT)
 
 
-def guide(predictions: mx.array, cfg_weight: float) -> mx.array:
-    """Classifier-free guidance of (2N, ...) rows, all positives then all negatives: neg + w (pos - neg)."""
-    positive, negative = mx.split(predictions, 2)
-    return negative + cfg_weight * (positive - negative)
+def guide(predictions: Sequence[mx.array], cfg_weight: float) -> mx.array:
+    """Classifier-free guidance of [positive, negative], arrays of one shape: neg + w (pos - neg).
+
+    [positive] alone, of a model without guidance, stays as it is.
+    """
+    positive, *negatives = predictions
+    return negatives[0] + cfg_weight * (positive - negatives[0]) if negatives else positive
 
 
 def euler_step(
@@ -59,11 +67,11 @@ def euler_step(
 ) -> mx.array:
     """One Euler step (Karras et al. 2022, arXiv 2206.00364, algorithm 2) under guidance.
 
-    latents (N, h, w, c); velocity (2N, h, w, c), all positives then all negatives; the sigmas are scalars or
-    broadcast against the latents, as (N, 1, 1, 1). Returns the next latents (N, h, w, c).
+    latents (N, h, w, c); velocity (2N, h, w, c), all positives then all negatives, or (N, h, w, c) without guidance;
+    the sigmas are scalars or broadcast against the latents, as (N, 1, 1, 1). Returns the next latents (N, h, w, c).
     """
     seen = latents.astype(velocity.dtype)
-    positive, negative = mx.split(velocity, 2)
-    denoised = guide(mx.concatenate([seen - positive * sigma, seen - negative * sigma]), cfg_weight)
+    parts = mx.split(velocity, len(velocity) // len(latents))
+    denoised = guide([seen - part * sigma for part in parts], cfg_weight)
     derivative = (latents - denoised) / sigma
     return latents + derivative * (next_sigma - sigma)

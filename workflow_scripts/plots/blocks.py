@@ -49,7 +49,7 @@ def draw_convergence(reports: Sequence[Mapping[str, Any]], warm_ups: Mapping[str
     """The loss over the iterations of every block's report; warm_ups: by block, the iteration at which rounding starts
     to be pressed towards 0 and 1, where known. Reports of engines without a loss are left out, and it is said."""
     blocks = [report["block"] for report in reports]
-    with_loss = [report for report in reports if report.get("loss")]
+    with_loss = [report for report in reports if has_loss(report)]
     figure = create_figure("Loss of AdaRound over its iterations, block by block", 4.5)
     axes = figure.add_subplot()
     axes.set(
@@ -65,12 +65,16 @@ def draw_convergence(reports: Sequence[Mapping[str, Any]], warm_ups: Mapping[str
         return figure
     axes.set_yscale("log")
     add_block_scale(figure, [axes], blocks)
-    skipped = [report["block"] for report in reports if not report.get("loss")]
-    if skipped:
-        axes.set_title(f"{len(skipped)} of {len(reports)} blocks left out: their engine has no loss")
+    if skipped := len(reports) - len(with_loss):
+        axes.set_title(f"{skipped} of {len(reports)} blocks left out: their engine has no loss")
     axes.plot([], [], color=GREY, label=f"running mean over {SMOOTHED:.0%} of the iterations; faint: each value")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
+
+
+def has_loss(report: Mapping[str, Any]) -> bool:
+    """Whether the block was learned: the other engines report no values."""
+    return bool((report.get("loss") or {}).get("values"))
 
 
 def draw_loss(axes: Axes, loss: Mapping[str, Any], colour: np.ndarray) -> None:

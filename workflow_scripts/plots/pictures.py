@@ -70,8 +70,12 @@ def lay_out(pictures: np.ndarray) -> tuple[np.ndarray, list[float], list[float]]
 
 
 def wrap(text: str, length: int, lines: int) -> str:
-    """At most `lines` lines of `length` characters; what is left out is marked. A text's own line breaks are spaces."""
-    return textwrap.fill(text, length, max_lines=lines, placeholder=" ...", break_long_words=True)
+    """At most `lines` lines of `length` characters; what is left out is marked. A text's own line breaks are spaces.
+
+    A dollar is one: Matplotlib takes what stands between two for a formula.
+    """
+    wrapped = textwrap.fill(text, length, max_lines=lines, placeholder=" ...", break_long_words=True)
+    return wrapped.replace("$", r"\$")
 
 
 def choose_columns(differences: np.ndarray, columns: int) -> tuple[list[int], list[int]]:

@@ -79,8 +79,11 @@ def create_figure(title: str, height: float, width: float = WIDTH) -> Figure:
 
 @styled
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write `path`.png and `path`.svg, without date or version: equal figures give equal bytes."""
-    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+    """Write `path`.png, which says its name, and `path`.svg, without date or version: equal bytes for equal figures."""
+    for suffix, metadata in (
+        (".png", {"Software": None, "Title": path.name}),
+        (".svg", {"Date": None, "Creator": None}),
+    ):
         write_atomically(
             path.with_name(path.name + suffix),
             lambda partial, metadata=metadata: figure.savefig(partial, dpi=DPI, metadata=metadata),

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
+from workflow_scripts.store.errors import blame
 from workflow_scripts.store.packed_checkpoint import PARTS
+from workflow_scripts.store.tensors import open_tensors
 
 BYTES = {"F16": 2, "BF16": 2, "F32": 4, "U32": 4, "I32": 4}
 WORD = 32  # bits of what codes are packed into
@@ -16,17 +16,17 @@ def measure_layers(file: Path, prefix: str, layers: dict[str, dict[str, Any]]) -
 
     `layers` are those of a quantization config whose weights are `file`; `prefix` begins the names of its tensors.
     """
-    with safe_open(file, "numpy") as tensors:
+    with blame(file), open_tensors(file) as tensors:
         sizes = {key: measure_tensor(tensors.get_slice(key)) for key in tensors.keys()}  # noqa: SIM118
-    measured = {}
-    for name, layer in layers.items():
-        parts = [sizes[key] for part in PARTS if (key := f"{prefix}{layer['path']}.{part}") in sizes]
-        bits = layer["weight"]["bits"]
-        elements = parts[0][0]
-        measured[name] = {
-            "weights": elements * WORD // bits if bits < 16 else elements,
-            "bytes": sum(size for _, size in parts),
-        }
+        measured = {}
+        for name, layer in layers.items():
+            parts = [sizes[key] for part in PARTS if (key := f"{prefix}{layer['path']}.{part}") in sizes]
+            bits = layer["weight"]["bits"]
+            elements = parts[0][0]
+            measured[name] = {
+                "weights": elements * WORD // bits if bits < 16 else elements,
+                "bytes": sum(size for _, size in parts),
+            }
     return measured
 
 

@@ -1,12 +1,12 @@
 """The plots, embedded: in which section each belongs, its caption, and its picture as text."""
 
 import base64
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.pictures import open_picture
 
 # A plot's name, or how the names of several begin: (section, title, caption).
 PLOTS = {
@@ -105,7 +105,6 @@ PLOTS = {
         "Every layer's largest magnitude at one step.",
     ),
 }
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class Figure(NamedTuple):
@@ -123,7 +122,7 @@ class Figure(NamedTuple):
 def embed_plots(paths: Sequence[Path]) -> dict[str, list[Figure]]:
     """The figures of each section, in the order of the files.
 
-    Raises UserError for a file that is not a plot this report knows, or not a PNG.
+    Raises UserError for a file that is not a plot this report knows, damaged, or another plot.
     """
     sections: dict[str, list[Figure]] = {section: [] for section, *_ in PLOTS.values()}
     for path in paths:
@@ -138,13 +137,12 @@ def embed_plot(path: Path) -> Figure:
     if key is None:
         raise UserError(f"{path} is a plot without a caption; describe {path.stem} in the report's figures")
     section, title, caption = PLOTS[key]
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run the rule that draws it") from None
-    if data[:8] != SIGNATURE or len(data) < 24:
-        raise UserError(f"{path} is not a PNG picture; delete it and draw it again")
-    width, height = struct.unpack(">II", data[16:24])
+    with open_picture(path) as image:
+        width, height = image.size
+        drawn = getattr(image, "text", {}).get("Title")
+    if drawn != path.stem:
+        raise UserError(f"{path} is a picture of {drawn}, not {path.stem}; delete it and draw it again")
+    data = path.read_bytes()
     number = path.stem.removeprefix(key).lstrip("0") or "0"
     full = f"{title} {number}" if key.endswith("_") else title
     return Figure(

@@ -4,12 +4,12 @@ import csv
 import json
 import platform
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from workflow_scripts.entry import format_duration
 from workflow_scripts.report.tables import Body, Cell, Column, Table, show_count, show_number, show_words
+from workflow_scripts.versions import find_version
 
 Facts = dict[str, Any]
 PACKAGES = (
@@ -43,14 +43,6 @@ def format_value(value: Any) -> str:
 def list_versions() -> list[tuple[str, str]]:
     """Python and the packages that computed the results."""
     return [("Python", platform.python_version()), *((name, find_version(name)) for name in PACKAGES)]
-
-
-def find_version(package: str) -> str:
-    """The version of an installed package."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def list_digests(config: Facts, multitier: Facts, fid: Facts) -> list[tuple[str, str]]:

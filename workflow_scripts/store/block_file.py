@@ -17,10 +17,10 @@ import numpy as np
 
 from workflow_scripts import plan
 from workflow_scripts.numerics.weight_grid import Grid, pack_codes, unpack_codes
-from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.errors import UserError, blame
 from workflow_scripts.store.files import hash_file, write_json
 from workflow_scripts.store.seal import Seal, make_seal, read_file_seal
-from workflow_scripts.store.tensors import read_metadata, read_tensors, write_tensors
+from workflow_scripts.store.tensors import read_note, read_tensors, refuse_broken, write_tensors
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,25 @@ def read_block(path: Path) -> BlockFile:
     seal = read_file_seal(path.with_suffix(".json"))
     tensors = read_tensors(path)
     if seal["sha256"].get(path.name) != hash_file(path):
-        raise UserError(f"{path} is not what its seal vouches for; delete both and run optimise_block again")
-    weights = {}
-    for name, sizes in json.loads(read_metadata(path)["layers"]).items():
-        grid = Grid(tensors[f"{name}.scales"], tensors[f"{name}.biases"], sizes["bits"], sizes["group_size"])
-        weights[name] = LayerWeight(grid, unpack_codes(tensors[f"{name}.weight"], grid.bits))
-    names = [key.removesuffix(".steps") for key in tensors if key.endswith(".steps")]
-    inputs = {
-        name: LayerInput(tensors[f"{name}.steps"], tensors.get(f"{name}.shift"), tensors.get(f"{name}.migration"))
-        for name in names
-    }
-    return BlockFile(weights, inputs, tensors["sigmas"], seal)
+        seal_path = path.with_suffix(".json")
+        raise UserError(f"{path} is not what {seal_path} vouches for; delete both and run optimise_block again")
+    refuse_broken(path, tensors, f"delete {path} and run optimise_block again")
+    with blame(path):
+        layers = read_note(path, "layers").items()
+        weights = {name: read_weight(tensors, name, sizes) for name, sizes in layers}
+        names = [key.removesuffix(".steps") for key in tensors if key.endswith(".steps")]
+        inputs = {
+            name: LayerInput(tensors[f"{name}.steps"], tensors.get(f"{name}.shift"), tensors.get(f"{name}.migration"))
+            for name in names
+        }
+        return BlockFile(weights, inputs, tensors["sigmas"], seal)
+
+
+def read_weight(tensors: dict[str, np.ndarray], name: str, sizes: dict[str, Any]) -> LayerWeight:
+    """The weight of the layer `name`. Raises KeyError or ValueError if its tensors are not there or do not fit."""
+    grid = Grid(tensors[f"{name}.scales"], tensors[f"{name}.biases"], sizes["bits"], sizes["group_size"])
+    codes = unpack_codes(tensors[f"{name}.weight"], grid.bits)
+    shape = len(codes), codes.shape[1] // grid.group_size
+    if grid.scales.shape != shape or grid.biases.shape != shape:
+        raise ValueError(f"{name}: its codes are {codes.shape}, its scales {grid.scales.shape}")
+    return LayerWeight(grid, codes)

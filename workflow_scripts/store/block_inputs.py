@@ -1,10 +1,11 @@
 """What the blocks read at some calibration points: a sealed Zarr group for each part of the points.
 
-Each point gives two rows, with its prompt and with the negative prompt; rows come in batches of `BATCH` points, in each
-all positives, then all negatives. With R rows: image (blocks + 1, R, N, D) and text (blocks, R, T, D), float16, are
-what each block reads, hence what the one before it gave, and the last block's image output; modulation (R, D) float32
-is what all adaLN linears read; sigmas (R,) float32; steps, points (indices in the calibration set), prompt_indices and
-negative (0 or 1), (R,) int64. A chunk is a batch of rows, of one block.
+Each point gives two rows, with its prompt and with the negative prompt, or one where the model knows no guidance. Rows
+come in batches of as many points as `choose_batch` says, in each all positives, then all negatives. With R rows: image
+(blocks + 1, R, N, D) and text (blocks, R, T, D), float16, are what each block reads, hence what the one before it gave,
+and the last block's image output; modulation (R, D) float32 is what all adaLN linears read; sigmas (R,) float32; steps,
+points (indices in the calibration set), prompt_indices and negative (0 or 1), (R,) int64. A chunk is a batch of rows,
+of one block.
 """
 
 import hashlib
@@ -16,20 +17,29 @@ from pathlib import Path
 import numpy as np
 
 from workflow_scripts import plan
-from workflow_scripts.store.errors import UserError
+from workflow_scripts.numerics.footprint import limit_batch
+from workflow_scripts.store.errors import UserError, blame
 from workflow_scripts.store.seal import Seal, check_origin, read_group_seal
 from workflow_scripts.store.zarr_arrays import ArraySpec, Index, check_group, read_chunk
 
-BATCH = 32  # points that are captured together
+BATCH = 32  # points that are captured together, at most
 ROW_ARRAYS = ("sigmas", "steps", "points", "prompt_indices", "negative")
 SMALL_ARRAYS = ("modulation", *ROW_ARRAYS)
 # What makes a part this part; its other parameters and all inputs are those of the other parts.
 OWN = ("shard", "points")
 
 
-def list_specs(points: int, blocks: int, image_shape: Sequence[int], text_shape: Sequence[int]) -> dict[str, ArraySpec]:
+def choose_batch(conditions: int, image_shape: Sequence[int], text_shape: Sequence[int]) -> int:
+    """How many points, of a row for each condition, are captured together; a row's image is (N, D), its text (T, D)."""
+    return limit_batch(BATCH, image_shape[0] + text_shape[0], image_shape[1], rows=conditions)
+
+
+def list_specs(
+    points: int, conditions: int, blocks: int, image_shape: Sequence[int], text_shape: Sequence[int]
+) -> dict[str, ArraySpec]:
     """The arrays of a part of `points` points by name; a row's image is (N, D) and its text (T, D)."""
-    rows, chunk, width = 2 * points, 2 * min(points, BATCH), image_shape[-1]
+    rows, width = conditions * points, image_shape[-1]
+    chunk = conditions * min(points, choose_batch(conditions, image_shape, text_shape))
     specs = [
         ArraySpec("image", (blocks + 1, rows, *image_shape), (1, chunk, *image_shape), "float16"),
         ArraySpec("text", (blocks, rows, *text_shape), (1, chunk, *text_shape), "float16"),
@@ -42,8 +52,8 @@ def list_specs(points: int, blocks: int, image_shape: Sequence[int], text_shape:
 
 def describe_part(parameters: plan.Parameters, inputs: dict) -> dict[str, ArraySpec]:
     """The arrays of the part that a seal's `parameters` and `inputs` describe."""
-    blocks = plan.list_blocks(parameters["model"])
-    return list_specs(len(parameters["points"]), len(blocks), inputs["image_shape"], inputs["text_shape"])
+    conditions, blocks = plan.count_conditions(parameters["model"]), len(plan.list_blocks(parameters["model"]))
+    return list_specs(len(parameters["points"]), conditions, blocks, inputs["image_shape"], inputs["text_shape"])
 
 
 def count_bytes(specs: dict[str, ArraySpec]) -> int:
@@ -51,15 +61,15 @@ def count_bytes(specs: dict[str, ArraySpec]) -> int:
     return sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs.values())
 
 
-def list_batches(points: int) -> list[slice]:
-    """The batches that `points` points are captured in."""
-    return [slice(start, min(start + BATCH, points)) for start in range(0, points, BATCH)]
+def list_batches(points: int, size: int) -> list[slice]:
+    """The batches of at most `size` that `points` points are captured in."""
+    return [slice(start, min(start + size, points)) for start in range(0, points, size)]
 
 
-def order_rows(points: int) -> tuple[np.ndarray, np.ndarray]:
-    """The point that each row belongs to, and 1 where it is of the negative prompt: (2 points,) int64 both."""
-    places = [np.tile(np.arange(batch.start, batch.stop), 2) for batch in list_batches(points)]
-    negative = [np.repeat([0, 1], batch.stop - batch.start) for batch in list_batches(points)]
+def order_rows(batches: Sequence[slice], conditions: int) -> tuple[np.ndarray, np.ndarray]:
+    """The point that each row of `batches` belongs to, and 1 where it is of the negative prompt: (rows,) int64 both."""
+    places = [np.tile(np.arange(batch.start, batch.stop), conditions) for batch in batches]
+    negative = [np.repeat(np.arange(conditions), batch.stop - batch.start) for batch in batches]
     return np.concatenate(places), np.concatenate(negative)
 
 
@@ -88,7 +98,20 @@ class Part:
         """The chunks of an array whose index begins with `first`, in the order of rows. Raises UserError."""
         for index in self.specs[name].list_chunks():
             if index[: len(first)] == first:
-                yield read_sealed(self.path, self.specs[name], index, self.seal["sha256"])
+                values = read_sealed(self.path, self.specs[name], index, self.seal["sha256"])
+                if values.dtype.kind == "f" and not np.isfinite(values).all():
+                    self._refuse(name, index, values)
+                yield values
+
+    def _refuse(self, name: str, index: Index, values: np.ndarray) -> None:
+        """Raise UserError, naming file and calibration point, for values of a chunk that are not finite."""
+        spec, axis = self.specs[name], 0 if name in SMALL_ARRAYS else 1  # the axis of the rows
+        row = int(np.argwhere(~np.isfinite(values))[0, axis]) + index[axis] * spec.chunks[axis]
+        point = read_chunk(self.path, self.specs["points"])[row]
+        raise UserError(
+            f"{self.path / spec.name_file(index)}: what is read at calibration point {point} is not finite;"
+            f" check the model's weights, delete {self.path} and run capture_blocks again"
+        )
 
     def verify(self) -> None:
         """Read everything. Raises UserError naming the first file that is not what was sealed."""
@@ -101,8 +124,9 @@ def open_part(path: Path) -> Part:
     """The part in the folder `path`, its seal and the description of its arrays checked. Raises UserError."""
     seal = read_group_seal(path)
     check_origin(seal, path, {"stage": "capture_blocks"}, {})
-    specs = describe_part(seal["parameters"], seal["inputs"])
-    check_group(path, list(specs.values()))
+    with blame(path):
+        specs = describe_part(seal["parameters"], seal["inputs"])
+        check_group(path, list(specs.values()))
     return Part(path, seal, specs)
 
 
@@ -146,8 +170,10 @@ def open_block_inputs(paths: Sequence[Path]) -> BlockInputs:
 
     Raises UserError, naming the file, if a part is missing, unfinished or damaged, or does not belong with the others.
     """
-    parts = sorted(map(open_part, paths), key=lambda part: part.seal["parameters"]["shard"])
-    check_parts(parts)
+    parts = list(map(open_part, paths))
+    with blame(paths[0].parent):
+        parts.sort(key=lambda part: part.seal["parameters"]["shard"])
+        check_parts(parts)
     small = {name: [chunk for part in parts for chunk in part.iterate_chunks(name)] for name in SMALL_ARRAYS}
     return BlockInputs(parts, **{name: np.concatenate(chunks) for name, chunks in small.items()})
 

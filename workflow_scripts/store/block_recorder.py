@@ -14,6 +14,7 @@ import numpy as np
 
 from workflow_scripts import plan
 from workflow_scripts.store.block_inputs import (
+    choose_batch,
     count_bytes,
     describe_part,
     digest_values,
@@ -39,7 +40,9 @@ class BlockRecorder:
         self.scratch, self.parameters, self.inputs = scratch, parameters, inputs
         self.path, self.checkpoint_path = scratch / "group", scratch / "checkpoint.json"
         self.specs = describe_part(parameters, inputs)
-        self.batches = list_batches(len(parameters["points"]))
+        conditions = plan.count_conditions(parameters["model"])
+        size = choose_batch(conditions, inputs["image_shape"], inputs["text_shape"])
+        self.batches = list_batches(len(parameters["points"]), size)
         self.digests: dict[str, str] = {}
 
     @property
@@ -78,7 +81,7 @@ class BlockRecorder:
     def start(self, by_point: dict[str, np.ndarray]) -> None:
         """Begin with an empty group; by_point: `sigmas`, `steps` and `prompt_indices` (n,) of the points."""
         create_group(self.path, list(self.specs.values()))
-        places, negative = order_rows(len(self.parameters["points"]))
+        places, negative = order_rows(self.batches, plan.count_conditions(self.parameters["model"]))
         by_point = by_point | {"points": np.array(self.parameters["points"], dtype=np.int64)}
         rows = {name: values[places] for name, values in by_point.items()} | {"negative": negative}
         self._store([(name, (0,), values) for name, values in rows.items()])
@@ -88,7 +91,7 @@ class BlockRecorder:
         """Store the next batch and the checkpoint after it.
 
         modulation (B, D) and, one after the other, images (B, N, D) and texts (B, T, D) between the blocks, float32;
-        B = 2 b rows of b points. Raises UserError, naming block, stream and point, for what float16 cannot hold.
+        B rows of b points. Raises UserError, naming block, stream and point, for what float16 cannot hold.
         """
         batch = self.done
         for block, (image, text) in enumerate(states):

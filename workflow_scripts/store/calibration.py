@@ -7,19 +7,25 @@ Arrays over the points: xs (points, h, w, c) float16; ts and sigmas (points,) fl
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from workflow_scripts.store.errors import UserError
+from workflow_scripts import plan
+from workflow_scripts.store.errors import UserError, blame
+from workflow_scripts.store.files import read_plain_json
 from workflow_scripts.store.seal import Seal, read_group_seal
 from workflow_scripts.store.zarr_arrays import ArraySpec, check_group, read_chunk
 
 PART_BYTES = 1 << 20  # of xs in a chunk, about; also what readers hold at a time
+KEPT_BYTES = 1 << 28  # of the prompts' encodings
 POINT_ARRAYS = ("xs", "ts", "sigmas", "steps", "prompt_indices")
 PROMPT_ARRAYS = ("cs", "cs_pooled")
+FLAT_ARRAYS = ("xs", "ts", "prompt_indices", *PROMPT_ARRAYS)  # of the set in the original flat format
 
 
 def list_specs(
@@ -53,6 +59,23 @@ class Calibration:
         """The whole array `name`. Raises UserError naming a damaged file."""
         return np.concatenate(list(self.iterate_parts(name)))
 
+    def bind_conditions(self) -> Callable[[np.ndarray], list[np.ndarray]]:
+        """`read(prompts (n,))` gives cs (n, 2, T, D) and cs_pooled (n, 2, W) of these prompts.
+
+        The prompts read last are kept, in KEPT_BYTES. Raises UserError naming a damaged file.
+        """
+        specs = [self.specs[name] for name in PROMPT_ARRAYS]
+        size = sum(math.prod(spec.shape[1:]) * np.dtype(spec.dtype).itemsize for spec in specs)
+
+        @lru_cache(maxsize=max(1, KEPT_BYTES // size))
+        def read_prompt(prompt: int) -> list[np.ndarray]:
+            return [read_chunk(self.path, spec, (prompt,))[0] for spec in specs]
+
+        def read(prompts: np.ndarray) -> list[np.ndarray]:
+            return [np.stack(parts) for parts in zip(*map(read_prompt, prompts.tolist()), strict=True)]
+
+        return read
+
     def read_rows(self, name: str, indices: np.ndarray) -> np.ndarray:
         """The rows at `indices` (n,) of the array `name`, which need not fit in memory. Raises as `read`."""
         spec = self.specs[name]
@@ -80,8 +103,24 @@ def open_calibration(path: Path) -> Calibration:
     Raises UserError if it is missing, unfinished or damaged.
     """
     seal = read_group_seal(path)
-    shapes = (seal["inputs"][name] for name in ("latent_shape", "cs_shape", "cs_pooled_shape"))
-    count = seal["parameters"]["trajectories"] * seal["parameters"]["selected_steps"]
-    specs = list_specs(count, *shapes)
-    check_group(path, list(specs.values()))
+    with blame(path):
+        shapes = (seal["inputs"][name] for name in ("latent_shape", "cs_shape", "cs_pooled_shape"))
+        count = seal["parameters"]["trajectories"] * seal["parameters"]["selected_steps"]
+        specs = list_specs(count, *shapes)
+        check_group(path, list(specs.values()))
+        if lacking := specs.keys() - seal["sha256"].keys():
+            raise UserError(f"{path}: its seal vouches for no {min(lacking)}; delete it and run again")
+        if difference := plan.describe_difference(read_attributes(path), list_attributes(seal["parameters"])):
+            raise UserError(f"{path / 'zarr.json'} is not as sealed ({difference}); delete {path} and run again")
     return Calibration(path, seal, specs)
+
+
+def list_attributes(parameters: plan.Parameters) -> dict[str, Any]:
+    """What the group says beside its seal, for readers that know no seals."""
+    return {key: parameters[key] for key in ("prompts", "cfg_scale") if key in parameters}
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """What the group in `path` says beside its seal."""
+    attributes = read_plain_json(path / "zarr.json", whole=path)["attributes"]
+    return {key: value for key, value in attributes.items() if key != "seal"}

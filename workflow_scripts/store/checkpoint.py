@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from workflow_scripts.store.errors import UserError
+from workflow_scripts.plain_files import parse_json, read_plain
+from workflow_scripts.store.errors import UserError, blame
 from workflow_scripts.store.files import write_atomically
 
 
@@ -40,15 +41,18 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def read_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in `path`. Raises UserError if it is missing or damaged."""
     try:
-        digest, _, content = path.read_bytes().partition(b"\n")
+        digest, _, content = read_plain(path).partition(b"\n")
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
     if digest != _digest(content):
         raise UserError(f"{path} is damaged")
     header, _, body = content.partition(b"\n")
-    values = json.loads(header)
-    values["latents"] = np.frombuffer(body, dtype="<f4").reshape(values["latents"])
-    return Checkpoint(**values)
+    with blame(path):
+        values = parse_json(header)
+        values["latents"] = np.frombuffer(body, dtype="<f4").reshape(values["latents"])
+        return Checkpoint(**values)
 
 
 def _digest(content: bytes) -> bytes:

@@ -4,22 +4,24 @@
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from workflow_scripts import plan
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, write_atomically, write_json
+from workflow_scripts.store.errors import UserError, blame
+from workflow_scripts.store.files import hash_file, write_json
+from workflow_scripts.store.room import check_disk
 from workflow_scripts.store.seal import Seal, check_origin, make_seal, read_file_seal
+from workflow_scripts.store.tensors import open_tensors, refuse_broken, stream_tensors
 
 NAMES = ("cs", "cs_pooled")
+Encoding = tuple[np.ndarray, np.ndarray]  # of one prompt: (2, tokens, width) and (2, width), float32
 
 
 def digest_prompt(cs: np.ndarray, cs_pooled: np.ndarray) -> str:
@@ -30,17 +32,28 @@ def digest_prompt(cs: np.ndarray, cs_pooled: np.ndarray) -> str:
 
 
 def write_conditioning(
-    path: Path,
-    seal_path: Path,
-    parameters: plan.Parameters,
-    weights: dict[str, str],
-    cs: np.ndarray,
-    cs_pooled: np.ndarray,
+    path: Path, seal_path: Path, parameters: plan.Parameters, weights: dict[str, str], encodings: Iterable[Encoding]
 ) -> Seal:
-    """Write the encodings of `parameters["prompts"]`, then their seal; `weights` are digests of the model's files."""
-    write_atomically(path, lambda partial: save_file(dict(zip(NAMES, (cs, cs_pooled), strict=True)), partial))
-    digests = {path.name: hash_file(path), "prompts": list(map(digest_prompt, cs, cs_pooled))}
-    seal = make_seal(parameters, {"model": weights}, digests)
+    """Write the encodings of `parameters["prompts"]`, then their seal; `weights` are digests of the model's files.
+
+    One prompt's `cs` is in memory at a time, and `cs_pooled` of all.
+    """
+    encodings = iter(encodings)
+    first = next(encodings)
+    shapes = {name: (len(parameters["prompts"]), *part.shape) for name, part in zip(NAMES, first, strict=True)}
+    prompts, pooled = [], []
+
+    def order_parts() -> Iterator[np.ndarray]:
+        for cs, cs_pooled in chain([first], encodings):
+            prompts.append(digest_prompt(cs, cs_pooled))
+            pooled.append(cs_pooled)
+            yield cs
+        yield from pooled
+
+    size = sum(4 * math.prod(shape) for shape in shapes.values())
+    check_disk(path.parent, size, "choose a results_dir elsewhere")
+    stream_tensors(path, shapes, np.float32, order_parts())
+    seal = make_seal(parameters, {"model": weights}, {path.name: hash_file(path), "prompts": prompts})
     write_json(seal_path, seal)
     return seal
 
@@ -55,35 +68,34 @@ class Conditioning:
     @property
     def weights(self) -> dict[str, str]:
         """sha256 of each file of the model that made them."""
-        return self.seal["inputs"]["model"]
+        with blame(self.path):
+            return self.seal["inputs"]["model"]
 
     def list_digests(self, indices: Sequence[int]) -> list[str]:
         """sha256 of the encodings of the prompts at `indices`."""
-        return [self.seal["sha256"]["prompts"][index] for index in indices]
+        with blame(self.path):
+            return [self.seal["sha256"]["prompts"][index] for index in indices]
 
     def read_shapes(self) -> dict[str, list[int]]:
         """`cs_shape` and `cs_pooled_shape`."""
-        with self._open() as file:
+        with open_tensors(self.path) as file:
             return {f"{name}_shape": file.get_slice(name).get_shape() for name in NAMES}
 
     def read(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """`cs` and `cs_pooled` of the prompts at `indices`, verified. Raises UserError if the file is damaged."""
-        with self._open() as file:
+        """`cs` and `cs_pooled` of the prompts at `indices`, verified.
+
+        Raises UserError if the file is damaged, or they are not finite.
+        """
+        with open_tensors(self.path) as file:
             slices = [file.get_slice(name) for name in NAMES]
-            cs, cs_pooled = (np.stack([part[index] for index in indices]) for part in slices)
+            with blame(self.path):
+                cs, cs_pooled = (np.stack([part[index] for index in indices]) for part in slices)
         if list(map(digest_prompt, cs, cs_pooled)) != self.list_digests(indices):
             raise UserError(
                 f"{self.path} is not what {self.path.with_suffix('.json')} seals; delete both and run again"
             )
+        refuse_broken(self.path, dict(zip(NAMES, (cs, cs_pooled), strict=True)), f"delete {self.path} and run again")
         return cs, cs_pooled
-
-    @contextmanager
-    def _open(self) -> Iterator[Any]:
-        try:
-            with safe_open(self.path, framework="numpy") as file:
-                yield file
-        except (OSError, SafetensorError, IndexError) as error:
-            raise UserError(f"{self.path} is missing or damaged ({error}); delete it and run again") from error
 
 
 def list_inputs(conditioning: Conditioning, parameters: plan.Parameters) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from workflow_scripts.numerics.calibration_points import invert_permutation
 from workflow_scripts.store.calibration import POINT_ARRAYS, PROMPT_ARRAYS
 from workflow_scripts.store.conditioning import Conditioning
 from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import name_file
 from workflow_scripts.store.trajectories import Trajectory
 from workflow_scripts.store.zarr_arrays import ArraySpec, write_chunks
 
@@ -95,6 +96,6 @@ def gather_points(
     specs: dict[str, ArraySpec],
 ) -> dict[str, str]:
     """Fill the arrays of points of the group in `path` by way of the scratch file `flat`; returns their sha256."""
-    with flat.open("w+b", buffering=0) as file:
+    with name_file(flat), flat.open("w+b", buffering=0) as file:
         prompts = scatter_states(file, trajectories, selection)
         return write_points(file, prompts, selection, path, specs)

@@ -10,7 +10,7 @@ from workflow_scripts import plan
 from workflow_scripts.numerics.knots import find_nearest_knot
 from workflow_scripts.numerics.layer_rules import find_rule
 from workflow_scripts.store.block_file import BlockFile, LayerInput, read_block
-from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.errors import UserError, blame
 
 TOLERANCE = 1e-6  # relative, of noise levels that went through float32
 
@@ -24,10 +24,11 @@ def read_blocks(paths: Sequence[Path]) -> Blocks:
     blocks = {}
     for path in paths:
         block = read_block(path)
-        name = block.seal["parameters"]["block"]
-        if name in blocks:
-            raise UserError(f"{blocks[name][0]} and {path} are both of the block {name}; name one of them")
-        blocks[name] = path, block
+        with blame(path):
+            name = block.seal["parameters"]["block"]
+            if name in blocks:
+                raise UserError(f"{blocks[name][0]} and {path} are both of the block {name}; name one of them")
+            blocks[name] = path, block
     return blocks
 
 
@@ -42,8 +43,9 @@ def check_blocks(
     if wrong := set(checkpoint["origin"]["blocks"]) ^ set(blocks):
         raise UserError(f"blocks: {', '.join(sorted(wrong))}: named and packed ones differ; name what pack_weights had")
     for path, block in blocks.values():
-        check_rules(path, block, rules)
-        check_weights(path, block, checkpoint, layer_paths)
+        with blame(path):
+            check_rules(path, block, rules)
+            check_weights(path, block, checkpoint, layer_paths)
 
 
 def check_rules(path: Path, block: BlockFile, rules: Sequence[dict[str, Any]]) -> None:
@@ -77,10 +79,11 @@ def pick_inputs(blocks: Blocks, sigmas: Sequence[float]) -> dict[str, LayerInput
     """
     picked = {}
     for path, block in blocks.values():
-        places = find_sigmas(sigmas, block.sigmas, path)
-        for name, given in block.inputs.items():
-            steps = given.steps if len(given.steps) == 1 else given.steps[places]
-            picked[name] = LayerInput(steps, given.shift, given.migration if is_migrated(given) else None)
+        with blame(path):
+            places = find_sigmas(sigmas, block.sigmas, path)
+            for name, given in block.inputs.items():
+                steps = given.steps if len(given.steps) == 1 else given.steps[places]
+                picked[name] = LayerInput(steps, given.shift, given.migration if is_migrated(given) else None)
     return picked
 
 

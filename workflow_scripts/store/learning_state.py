@@ -1,18 +1,17 @@
 """The checkpoint of a block's learning: one safetensors file that is replaced atomically."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.tensors import read_metadata, read_tensors, write_tensors
+from workflow_scripts.store.tensors import read_sealed_tensors, write_sealed_tensors
 
 
 def write_learning(path: Path, fingerprint: str, numbers: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Replace the checkpoint in `path`: `numbers`, plain values, and `arrays` by name; on disk when this returns."""
-    write_tensors(path, arrays, {"fingerprint": fingerprint, "numbers": json.dumps(numbers)})
+    write_sealed_tensors(path, arrays, {"fingerprint": fingerprint, "numbers": numbers})
 
 
 def read_learning(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
@@ -22,7 +21,7 @@ def read_learning(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[st
     """
     if not path.exists():
         return None
-    arrays, metadata = read_tensors(path), read_metadata(path)
-    if metadata.get("fingerprint") != fingerprint:
+    arrays, about = read_sealed_tensors(path)
+    if about.get("fingerprint") != fingerprint:
         raise UserError(f"{path} was made with other parameters or inputs")
-    return json.loads(metadata["numbers"]), arrays
+    return about["numbers"], arrays

@@ -10,19 +10,22 @@ from typing import Any
 
 from workflow_scripts import plan
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json
+from workflow_scripts.store.files import read_plain_json, refuse_changed
 from workflow_scripts.store.original_layout import name_image, name_latents
+from workflow_scripts.store.places import Place
 from workflow_scripts.store.seal import Seal, check_origin, read_group_seal
 
 Manifest = dict[str, Any]
 
+SAVED = {"images": "images/*.png", "latents": "latents/*.npy"}  # the files of each kind beside a manifest of exports
 PROMPT_FILE = "conditioning.json"  # beside the manifest of results; its parameters list the prompts in order
 # What an import needs of a manifest, and of each of its images.
+LONGEST_NAME = 80  # characters of one that is shown
 NEEDED = {"num_steps": int, "cfg_scale": (int, float), "images": list}
 NEEDED_OF_IMAGE = {"image_id": int, "prompt": str, "seed": int}
 
 
-def read_seals(store: Path, stage: plan.Parameters) -> dict[str, Seal]:
+def read_seals(store: Place, stage: plan.Parameters) -> dict[str, Seal]:
     """The seals of the finished shards in `store`, by shard; `stage` are the parameters of `collect_shard`.
 
     Raises UserError for a seal that is damaged or of other parameters.
@@ -60,6 +63,11 @@ def build_manifest(stage: plan.Parameters, seals: dict[str, Seal], saved: dict[s
     }
 
 
+def count_saved(folder: Path) -> dict[str, int]:
+    """How many files of each kind a folder of the original layout has."""
+    return {kind: len(list(folder.glob(pattern))) for kind, pattern in SAVED.items()}
+
+
 def list_images(seal: Seal) -> Iterator[dict[str, Any]]:
     """The entry of every trajectory of a shard."""
     parameters = seal["parameters"]
@@ -78,26 +86,28 @@ def list_images(seal: Seal) -> Iterator[dict[str, Any]]:
 
 def find_staleness(found: Manifest, wanted: Manifest) -> Iterator[str]:
     """Where the manifest `found` is not `wanted`, the one that the seals give."""
-    if not isinstance(found, dict):
+    images = found.get("images", []) if isinstance(found, dict) else None
+    if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
         yield "it is not a manifest"
         return
     for key in wanted.keys() - {"images"}:
         if found.get(key) != wanted[key]:
             yield f"{key} is {plan.shorten(found.get(key))}, the seals say {plan.shorten(wanted[key])}"
-    given = {image.get("image_id"): image for image in found.get("images", [])}
+    given = {str(image.get("image_id")): image for image in images}
     for image in wanted["images"]:
         number = image["image_id"]
-        if difference := plan.describe_difference(given.pop(number, {}), image):
+        if difference := plan.describe_difference(given.pop(str(number), {}), image):
             yield f"image {number:04d}: {difference.replace('in the configuration', 'by its seal')}"
     for number in given:
-        yield f"image {number} is in no sealed shard"
+        yield f"image {number[:LONGEST_NAME]} is in no sealed shard"
 
 
 def read_manifest(path: Path) -> Manifest:
     """A manifest of the original layout. Raises UserError, naming the key, if it lacks what an import needs."""
-    manifest = read_json(path)
+    manifest = read_plain_json(path)
     if not isinstance(manifest, dict):
         raise UserError(f"{path} is not a manifest")
+    manifest = refuse_changed(path, manifest, "the program that wrote it")
     check_keys(path, manifest, NEEDED)
     for place, image in enumerate(manifest["images"]):
         check_keys(f"{path}: images[{place}]", image, NEEDED_OF_IMAGE)
@@ -109,3 +119,5 @@ def check_keys(place: Path | str, found: Any, needed: dict[str, Any]) -> None:
     for key, kinds in needed.items():
         if not isinstance(found, dict) or not isinstance(found.get(key), kinds):
             raise UserError(f"{place}: {key} is missing or not readable; restore the manifest")
+        if isinstance(found[key], bool):
+            raise UserError(f"{place}: {key} is true or false, and no number; restore the manifest")

@@ -5,23 +5,23 @@ fp16, and its `.bias` as it was. A layer with `<path>.migration` int32 (in,) hol
 to be divided first: no module of MLX has such a parameter, so a strict load refuses it. All else is fp16.
 """
 
-import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, read_json
-from workflow_scripts.store.tensors import read_tensors
+from workflow_scripts.store.files import find_named, hash_file, read_plain_json, refuse_changed
+from workflow_scripts.store.schemas import check_schema, load_schema
+from workflow_scripts.store.tensors import read_tensors, refuse_broken
 
-SCHEMA = json.loads(Path(__file__).with_name("packed_checkpoint.schema.json").read_text(encoding="utf-8"))
+SCHEMA = load_schema("packed_checkpoint.schema.json")
 FORMAT, VERSION = (SCHEMA["properties"][key]["const"] for key in ("format", "version"))
+LONGEST_NAME = 80  # characters of one that is shown
 PARTS = ("weight", "scales", "biases", "migration")
 
 
@@ -36,31 +36,69 @@ class PackedCheckpoint:
 
 def read_packed(folder: Path) -> PackedCheckpoint:
     """The checkpoint in `folder`. Raises UserError if it is missing, damaged, changed, or of another format."""
-    config = read_packed_config(folder)
-    path = folder / config["model"]["file"]
-    tensors = read_packed_tensors(path, config["prefix"])
+    checkpoint = open_packed(folder)
+    config, path = checkpoint.config, checkpoint.path
     if hash_file(path) != config["model"]["sha256"]:
-        raise UserError(f"{path} is not the file that {folder / 'config.json'} was made with; run pack_weights again")
-    return PackedCheckpoint(config, tensors, path)
+        made = folder / "config.json"
+        raise UserError(f"{path} is not the file that {made} was made with; delete both and run pack_weights again")
+    for name in config["quantization"]:
+        for fault in find_misfits(checkpoint, name):
+            raise UserError(f"{path}: {name}: {fault}; run pack_weights again")
+    refuse_broken(path, checkpoint.tensors, f"delete {folder} and run pack_weights again")
+    return checkpoint
+
+
+def open_packed(folder: Path) -> PackedCheckpoint:
+    """The checkpoint in `folder`, as it is. Raises UserError if its config or its tensors cannot be read."""
+    config = read_packed_config(folder)
+    path = find_named(folder / "config.json", config["model"]["file"])
+    return PackedCheckpoint(config, read_packed_tensors(path, config["prefix"]), path)
 
 
 def read_packed_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a packed checkpoint. Raises UserError if it is missing, damaged or of another format."""
     path = folder / "config.json"
-    config = read_json(path)
+    config = read_plain_json(path)
     found = (config.get("format"), config.get("version")) if isinstance(config, dict) else (None, None)
     if found != (FORMAT, VERSION):
+        shown = [str(value)[:LONGEST_NAME] for value in found]
         raise UserError(
-            f"{path} is of format {found[0]}, version {found[1]}, not {FORMAT}, {VERSION}; run pack_weights again"
+            f"{path} is of format {shown[0]}, version {shown[1]}, not {FORMAT}, {VERSION}; run pack_weights again"
         )
-    if error := best_match(Draft202012Validator(SCHEMA).iter_errors(config)):
-        raise UserError(f"{path}: {'.'.join(map(str, error.absolute_path)) or 'the file'}: {error.message}")
+    config = refuse_changed(path, config, "pack_weights")
+    check_schema(config, SCHEMA, path)
     return config
 
 
 def read_packed_tensors(path: Path, prefix: str) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file, without `prefix`. Raises UserError if it is missing or damaged."""
     return {key.removeprefix(prefix): array for key, array in read_tensors(path).items()}
+
+
+def find_misfits(checkpoint: PackedCheckpoint, path: str) -> Iterator[str]:
+    """What is wrong with the types, shapes and grids of one quantized layer's tensors."""
+    tensors, how = checkpoint.tensors, checkpoint.config["quantization"][path]
+    missing = [part for part in ("weight", "scales", "biases") if f"{path}.{part}" not in tensors]
+    if missing:
+        yield f"no {' and no '.join(missing)}"
+        return
+    weight, scales, biases = (tensors[f"{path}.{part}"] for part in ("weight", "scales", "biases"))
+    if (weight.dtype, scales.dtype, biases.dtype) != (np.uint32, np.float16, np.float16):
+        yield f"weight {weight.dtype}, scales {scales.dtype}, biases {biases.dtype}; uint32 and twice float16 are right"
+    if scales.ndim != 2:
+        yield f"scales {scales.shape} are no matrix"
+        return
+    width = scales.shape[1] * how["group_size"]
+    if weight.shape != (len(scales), width * how["bits"] // 32) or biases.shape != scales.shape or not weight.size:
+        yield (
+            f"weight {weight.shape}, scales {scales.shape} and biases {biases.shape}"
+            f" are not those of {how['bits']} bits in groups of {how['group_size']}"
+        )
+    if (path in checkpoint.config["migrated"]) != (f"{path}.migration" in tensors):
+        yield "only one of config.json and the file has a migration"
+    migration = tensors.get(f"{path}.migration", np.ones(width, np.int32))
+    if migration.shape != (width,) or migration.dtype != np.int32 or np.any(migration < 1):
+        yield f"its migration is not {width} integers of at least 1"
 
 
 def measure_tensors(tensors: dict[str, np.ndarray], quantization: dict[str, dict[str, Any]]) -> dict[str, Any]:

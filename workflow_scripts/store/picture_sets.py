@@ -1,6 +1,5 @@
 """All pictures of one variant: their features, and on demand themselves, shard after shard."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,20 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.errors import UserError, blame
+from workflow_scripts.store.files import hash_file
 from workflow_scripts.store.pictures import name_picture, read_latents, read_picture
-from workflow_scripts.store.seal import read_file_seal
-from workflow_scripts.store.tensors import read_metadata, read_tensors
+from workflow_scripts.store.seal import Seal, read_file_seal
+from workflow_scripts.store.tensors import read_sealed_tensors
 
 
 @dataclass(frozen=True)
 class Features:
-    """arrays: (n, d) by name; about: what they were read with; pictures and resized: how many there are and were."""
+    """arrays: (n, d) by name; about: what they were read with; pictures and resized: how many there are and were.
+
+    origins: of each shard, the checksum of the seal of its pictures, or None where they have none.
+    """
 
     arrays: dict[str, np.ndarray]
     about: dict[str, Any]
     pictures: int
     resized: int
+    origins: list[str | None]
 
 
 @dataclass(frozen=True)
@@ -46,24 +50,33 @@ class PictureSet:
         return np.stack(pictures)
 
     def read_latents(self) -> np.ndarray:
-        """Final latents (n, h, w, c)."""
-        return np.stack([read_latents(path) for path in self.paths])
+        """Final latents (n, h, w, c). Raises UserError for some that cannot be read, or of another shape."""
+        found = [read_latents(path) for path in self.paths]
+        for path, latents in zip(self.paths, found, strict=True):
+            if latents.shape != found[0].shape:
+                raise UserError(f"{path} has latents of another shape than {self.paths[0]}; delete it and run again")
+        return np.stack(found)
 
 
 def read_features(paths: Sequence[Path]) -> Features:
     """The features of all shards. Raises UserError if shards were read with different weights."""
     parts, abouts = [], []
     for path in paths:
-        parts.append(read_tensors(path))
-        abouts.append(json.loads(read_metadata(path)["about"]))
-        if abouts[-1]["features"] != abouts[0]["features"]:
-            raise UserError(f"{path} and {paths[0]} are features of different networks; delete both and run again")
+        arrays, about = read_sealed_tensors(path)
+        parts.append(arrays)
+        abouts.append(about)
+        with blame(path):
+            if about["shard"] != path.stem:
+                raise UserError(f"{path} has the features of shard {about['shard']}; delete it and run again")
+            if about["features"] != abouts[0]["features"]:
+                raise UserError(f"{path} and {paths[0]} are features of different networks; delete both and run again")
     filled = [part for part in parts if part]
     if not filled:
         raise UserError(f"{paths[0].parent} has features of no picture")
-    arrays = {name: np.concatenate([part[name] for part in filled]) for name in filled[0]}
-    sums = [sum(about[key] for about in abouts) for key in ("pictures", "resized")]
-    return Features(arrays, abouts[0]["features"], *sums)
+    with blame(paths[0].parent):
+        arrays = {name: np.concatenate([part[name] for part in filled]) for name in filled[0]}
+        sums = [sum(about[key] for about in abouts) for key in ("pictures", "resized")]
+        return Features(arrays, abouts[0]["features"], *sums, [about["origin"] for about in abouts])
 
 
 def choose_features(arrays: Mapping[str, np.ndarray]) -> str:
@@ -71,16 +84,41 @@ def choose_features(arrays: Mapping[str, np.ndarray]) -> str:
     return "inception" if "inception" in arrays else "classifier"
 
 
-def read_set(seals: Sequence[Path], features: Sequence[Path]) -> PictureSet:
-    """A variant's pictures by its shards' seals, and their features. Raises UserError if their numbers differ."""
-    rows, paths = [], []
+def list_sealed(path: Path) -> tuple[Seal, list[Path]]:
+    """The seal in `path` of the pictures in the folder of its name, and those pictures, in its order.
+
+    Raises UserError if it is damaged, or a file it vouches for is missing or another.
+    """
+    seal = read_file_seal(path)
+    with blame(path):
+        paths = [name_picture(path.with_suffix(""), seed) for _, seed in seal["parameters"]["pictures"]]
+        for picture in paths:
+            files, digests = (picture, picture.with_suffix(".safetensors")), seal["sha256"].get(picture.name, [None])
+            for file, digest in zip(files, digests, strict=False):  # real pictures have no latents
+                if not file.is_file() or hash_file(file) != digest:
+                    raise UserError(f"{file} is missing or not what was drawn; delete {path} and run again")
+    return seal, paths
+
+
+def read_set(seals: Sequence[Path], features: Sequence[Path], variant: str) -> PictureSet:
+    """The pictures of `variant` by its shards' seals, and their features.
+
+    Raises UserError if they are damaged, of another variant, or do not belong together.
+    """
+    rows, paths, origins = [], [], []
     for path in seals:
-        for prompt, seed in read_file_seal(path)["parameters"]["pictures"]:
-            rows.append((prompt, seed))
-            paths.append(name_picture(path.with_suffix(""), seed))
+        seal, pictures = list_sealed(path)
+        with blame(path):
+            if seal["parameters"]["variant"] != variant:
+                raise UserError(f"{path} is of {seal['parameters']['variant']}, not {variant}; delete it and run again")
+            rows += [(prompt, seed) for prompt, seed in seal["parameters"]["pictures"]]
+        paths += pictures
+        origins.append(seal["checksum"])
     found = read_features(features)
-    if found.pictures != len(rows):
-        raise UserError(f"{features[0].parent} has features of {found.pictures} pictures, not {len(rows)}; delete it")
+    if found.origins != origins:
+        raise UserError(
+            f"{features[0].parent} has features of other pictures than {seals[0].parent}; delete it and run again"
+        )
     return PictureSet(found, rows, paths)
 
 

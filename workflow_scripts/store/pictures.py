@@ -1,18 +1,22 @@
 """Pictures as PNG files that say in their text chunks what they are, with their final latents beside them."""
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
-from workflow_scripts.store.errors import UserError
+from workflow_scripts.plain_files import read_plain
+from workflow_scripts.store.errors import UserError, blame
 from workflow_scripts.store.files import write_atomically
-from workflow_scripts.store.tensors import read_tensors, write_tensors
+from workflow_scripts.store.tensors import read_sealed_tensors, write_sealed_tensors
 
 READABLE = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("PNG", "JPEG", "WEBP")  # no other is tried, whatever a file is called: some run programs
+LARGEST_PICTURE = 1 << 26  # pixels
 
 
 def name_picture(folder: Path, seed: int) -> Path:
@@ -22,8 +26,7 @@ def name_picture(folder: Path, seed: int) -> Path:
 
 def write_picture(path: Path, picture: np.ndarray, latents: np.ndarray, about: dict[str, Any]) -> None:
     """Write latents (h, w, c) beside `path`, then the picture (h, w, 3) uint8 with `about` in text chunks."""
-    # One entry: safetensors writes several in any order.
-    write_tensors(path.with_suffix(".safetensors"), {"latents": latents}, {"about": json.dumps(about)})
+    write_sealed_tensors(path.with_suffix(".safetensors"), {"latents": latents}, about)
     chunks = PngImagePlugin.PngInfo()
     for key, value in encode_text(about).items():
         chunks.add_itxt(key, value)
@@ -38,29 +41,43 @@ def encode_text(about: dict[str, Any]) -> dict[str, str]:
 def is_drawn(path: Path, about: dict[str, Any]) -> bool:
     """Whether `path` and the latents beside it are whole and say they are what `about` says."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            found = dict(image.text)
-        read_latents(path)
-    except (OSError, SyntaxError, ValueError, AttributeError, UserError):
+        found = dict(getattr(open_picture(path), "text", {}))
+        _, latents_about = read_sealed_tensors(path.with_suffix(".safetensors"))
+    except UserError:
         return False
-    return found == encode_text(about)
+    return found == encode_text(about) and latents_about == about
 
 
 def read_latents(path: Path) -> np.ndarray:
     """The final latents (h, w, c) of the picture at `path`. Raises UserError if they are missing or damaged."""
-    return read_tensors(path.with_suffix(".safetensors"))["latents"]
+    place = path.with_suffix(".safetensors")
+    with blame(place):
+        return read_sealed_tensors(place)[0]["latents"]
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The picture, loaded, its checksums too: Pillow skips those of the pixels of a PNG file.
+
+    Raises UserError, naming the file, if it is missing, damaged or too large.
+    """
+    try:
+        content = io.BytesIO(read_plain(path))
+        with Image.open(content, formats=FORMATS) as image:
+            if image.width * image.height > LARGEST_PICTURE:
+                raise ValueError(f"{image.width} x {image.height} pixels, and at most {LARGEST_PICTURE} are read")
+            image.verify()
+        with Image.open(content, formats=FORMATS) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; delete what was made with it and run again") from None
+    except Exception as error:  # of whatever kind: Pillow's readers of formats raise many
+        raise UserError(f"{path} is not a readable picture ({str(error)[:200]}); delete it and run again") from None
 
 
 def read_picture(path: Path) -> Image.Image:
-    """The picture in RGB. Raises UserError, naming the file, if it is missing or cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; delete the shard's seal beside its folder and run again") from None
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise UserError(f"{path} is not a readable picture ({error}); delete it and run again") from None
+    """The picture in RGB. Raises UserError, naming the file, if it is missing or damaged."""
+    return open_picture(path).convert("RGB")
 
 
 def list_pictures(folder: Path) -> list[Path]:

@@ -1,22 +1,21 @@
 """Reading the quantization config: validated, whole, and looked up by layer and noise level."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 
 from workflow_scripts.numerics.activation import look_up_step
 from workflow_scripts.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, read_json
-from workflow_scripts.store.tensors import read_tensors
+from workflow_scripts.store.files import find_named, hash_file, read_plain_json, refuse_changed
+from workflow_scripts.store.schemas import check_schema, load_schema
+from workflow_scripts.store.tensors import read_tensors, refuse_broken
 
 FORMAT, VERSION = "time-aware-quant-config", 2
-SCHEMA = json.loads(Path(__file__).with_name("quant_config.schema.json").read_text(encoding="utf-8"))
+SCHEMA = load_schema("quant_config.schema.json")
+LONGEST_NAME = 80  # characters of one that is shown
 _RANGES = "its `scale` is the largest magnitude, not a step size"
 OTHER_FORMATS = {
     "per_timestep_quant_config_v3": _RANGES,
@@ -86,27 +85,38 @@ def read_quant_config(path: Path) -> QuantConfig:
     Raises UserError if it is of another format or version, does not fit the schema, or names a file that is missing or
     changed.
     """
-    content = read_json(path)
-    refuse_other_formats(content, path)
-    if error := best_match(Draft202012Validator(SCHEMA).iter_errors(content)):
-        raise UserError(f"{path}: {'.'.join(map(str, error.absolute_path)) or 'the file'}: {error.message}")
-    files = {part: path.parent / content[part]["file"] for part in ("weights", "arrays")}
+    content = read_content(path)
+    place = path.resolve() if path.is_symlink() else path  # names in it are relative to itself
+    find_named(place, content["weights"]["config"])
+    files = {part: find_named(place, content[part]["file"]) for part in ("weights", "arrays")}
     for part, file in files.items():
         check_file(file, content[part]["sha256"], path)
     arrays = read_tensors(files["arrays"])
     check_arrays(content, arrays, path)
+    refuse_broken(files["arrays"], arrays, f"delete {path} and make both again")
     return QuantConfig(content, arrays, files["weights"])
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """The JSON of a config alone. Raises UserError if it is damaged, of another format, or does not fit the schema."""
+    content = read_plain_json(path)
+    refuse_other_formats(content, path)
+    content = refuse_changed(path, content, "write_quant_config")
+    check_schema(content, SCHEMA, path)
+    return content
 
 
 def refuse_other_formats(content: Any, path: Path) -> None:
     """Raise UserError unless `content` says that it is of this format and version."""
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
+        found = str(found)[:LONGEST_NAME]
         reason = OTHER_FORMATS.get(found, "its numbers may mean something else")
         raise UserError(f"{path} is of format {found}, not {FORMAT}: {reason}; make it again with write_quant_config")
     if content.get("version") != VERSION:
         raise UserError(
-            f"{path} is of version {content.get('version')}, and this program reads {VERSION}; make it again"
+            f"{path} is of version {str(content.get('version'))[:LONGEST_NAME]}, and this program reads {VERSION};"
+            " make it again"
         )
 
 
@@ -115,14 +125,14 @@ def check_file(file: Path, sha256: str, config: Path) -> None:
     if not file.is_file():
         raise UserError(f"{file}, named in {config}, is missing; move both together, or make it again")
     if hash_file(file) != sha256:
-        raise UserError(f"{file} is not the file that {config} was made with; make both again")
+        raise UserError(f"{file} is not the file that {config} was made with; delete it and make both again")
 
 
 def check_arrays(content: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> None:
     """Raise UserError unless every named array is there and can be used.
 
-    There has to be a step size above zero for each of `sigmas`, and bits for each where they differ; a migration
-    divides by integers of at least 1.
+    There has to be a step size above zero for each of `sigmas`, and bits for each where they differ; a shift takes
+    numbers away, and a migration divides by integers of at least 1.
     """
     count = len(content["sigmas"])
     for name, layer in content["layers"].items():
@@ -133,14 +143,30 @@ def check_arrays(content: dict[str, Any], arrays: dict[str, np.ndarray], path: P
                 raise UserError(f"{path}: {name}: the array {key} is not in {content['arrays']['file']}; make it again")
         if "steps" in activation:
             steps = arrays[activation["steps"]]
-            if steps.shape != (count,) or not np.all((steps > 0) & np.isfinite(steps)):
+            if steps.shape != (count,) or not is_step(steps):
                 raise UserError(f"{path}: {name}: needs a step size above zero for each of the {count} sigmas")
+        if "step" in activation and not is_step(np.array([activation["step"]])):
+            raise UserError(f"{path}: {name}: needs a step size that float32 holds above zero")
         if isinstance(activation["bits"], list) and len(activation["bits"]) != count:
             raise UserError(f"{path}: {name}: needs one number of bits, or one for each of the {count} sigmas")
+        if activation.get("shift") and not is_shift(arrays[activation["shift"]]):
+            raise UserError(f"{path}: {name}: the shift needs a finite number for each channel")
         if activation.get("migration") and not is_divisor(arrays[activation["migration"]]):
             raise UserError(f"{path}: {name}: the migration needs integers of at least 1")
 
 
+def is_step(steps: np.ndarray) -> bool:
+    """Whether all `steps` are floating-point numbers that stay above zero, and finite, in float32."""
+    with np.errstate(over="ignore"):
+        rounded = steps.astype(np.float32) if np.issubdtype(steps.dtype, np.number) else np.zeros(1)
+    return not np.iscomplexobj(steps) and bool(np.all((rounded > 0) & np.isfinite(rounded)))
+
+
+def is_shift(shift: np.ndarray) -> bool:
+    """Whether `shift` is a row of finite floating-point numbers."""
+    return shift.ndim == 1 and np.issubdtype(shift.dtype, np.floating) and bool(np.all(np.isfinite(shift)))
+
+
 def is_divisor(migration: np.ndarray) -> bool:
-    """Whether `migration` holds integers of at least 1."""
-    return np.issubdtype(migration.dtype, np.integer) and bool(np.all(migration >= 1))
+    """Whether `migration` is a row of integers of at least 1."""
+    return migration.ndim == 1 and np.issubdtype(migration.dtype, np.integer) and bool(np.all(migration >= 1))

@@ -13,7 +13,9 @@ import numpy as np
 
 from workflow_scripts import plan
 from workflow_scripts.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.errors import UserError, blame
+from workflow_scripts.store.places import Place
+from workflow_scripts.store.publishing import publish_group
 from workflow_scripts.store.seal import (
     Seal,
     fingerprint_origin,
@@ -65,11 +67,14 @@ class Recorder:
             raise UserError(f"{self.scratch} was made with other parameters or inputs")
         check_group(self.path, list(self.specs.values()))
         self.digests = []
-        for row, wanted in enumerate(checkpoint.digests):
-            digest = self._hash_row(row, self.layout.steps if row < checkpoint.row else checkpoint.step)
-            if digest.hexdigest() != wanted:
-                raise UserError(f"{self.path}/xs/c.{row}.* or {self.path}/latents/c.{row}.* is not what was written")
-            self.digests.append(digest)
+        with blame(self.checkpoint_path):
+            for row, wanted in enumerate(checkpoint.digests):
+                digest = self._hash_row(row, self.layout.steps if row < checkpoint.row else checkpoint.step)
+                if digest.hexdigest() != wanted:
+                    raise UserError(
+                        f"{self.path}/xs/c.{row}.* or {self.path}/latents/c.{row}.* is not what was written"
+                    )
+                self.digests.append(digest)
         return checkpoint
 
     def start(self) -> None:
@@ -113,10 +118,10 @@ class Recorder:
         written = [digest.hexdigest() for digest in self.digests]
         write_checkpoint(self.checkpoint_path, Checkpoint(self.fingerprint, row, end, written, latents))
 
-    def publish(self, out: Path) -> Seal:
-        """Seal the complete group, read it back and verify everything, and rename it to `out`.
+    def publish(self, out: Place) -> Seal:
+        """Seal the complete group, read it back and verify everything, and move it to `out`.
 
-        Raises UserError, naming the file, if what is read back is not what was written.
+        Raises UserError, naming the file, if what is read back is not what was written, or if `out` is taken.
         """
         for leftover in self.path.rglob("*.partial*"):
             leftover.unlink()
@@ -127,8 +132,7 @@ class Recorder:
         write_group_seal(self.path, seal)
         for fault in find_faults(self.path, self.parameters, self.inputs):
             raise UserError(fault)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        self.path.replace(out)
+        publish_group(self.path, out)
         shutil.rmtree(self.scratch)
         return seal
 

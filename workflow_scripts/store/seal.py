@@ -10,11 +10,13 @@ from typing import Any
 
 from workflow_scripts import plan
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
+from workflow_scripts.store.files import is_unchanged, read_plain_json, write_plain_json
+from workflow_scripts.store.places import Place
 
 Seal = dict[str, Any]
 
 FORMAT = 1
+GROUP = {"zarr_format": 3, "node_type": "group"}  # what makes a folder a Zarr group
 
 
 def make_seal(parameters: plan.Parameters, inputs: dict[str, Any], digests: dict[str, Any]) -> Seal:
@@ -34,19 +36,22 @@ def fingerprint_origin(parameters: plan.Parameters, inputs: dict[str, Any]) -> s
     return plan.fingerprint({"parameters": parameters, "inputs": inputs})
 
 
-def check_seal(seal: Any, place: Path) -> Seal:
+def check_seal(seal: Any, place: Place) -> Seal:
     """`seal`, found at `place`, if it is whole. Raises UserError otherwise."""
     if not isinstance(seal, dict) or "checksum" not in seal:
         raise UserError(f"{place} has no seal: it was not finished; delete it and run again")
-    content = {key: value for key, value in seal.items() if key != "checksum"}
-    if plan.fingerprint(content) != seal["checksum"]:
+    if not is_unchanged(seal):
         raise UserError(f"{place} has a damaged seal; delete it and run again")
     if seal.get("format") != FORMAT:
-        raise UserError(f"{place} has a seal of format {seal.get('format')}, not {FORMAT}; delete it and run again")
+        found = plan.shorten(seal.get("format"))
+        raise UserError(f"{place} has a seal of format {found}, not {FORMAT}; delete it and run again")
+    parts = [seal.get(key) for key in ("parameters", "inputs", "sha256")]
+    if not all(isinstance(part, dict) for part in parts) or seal.get("fingerprint") != fingerprint_origin(*parts[:2]):
+        raise UserError(f"{place} has a seal that no writer makes; delete it and run again")
     return seal
 
 
-def check_origin(seal: Seal, place: Path, parameters: plan.Parameters, inputs: dict[str, Any]) -> None:
+def check_origin(seal: Seal, place: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> None:
     """Raise UserError, naming a difference, unless `seal` was made with `parameters` and `inputs`.
 
     Only the keys given are compared, so a reader may ask for the part it knows.
@@ -60,36 +65,37 @@ def check_origin(seal: Seal, place: Path, parameters: plan.Parameters, inputs: d
             )
 
 
-def read_group_seal(group: Path) -> Seal:
+def read_group_seal(group: Place) -> Seal:
     """The checked seal of a Zarr group. Raises UserError if the group or its seal is absent or damaged."""
-    try:
-        attributes = read_json(group / "zarr.json")["attributes"]
-    except (KeyError, TypeError):
-        raise UserError(f"{group / 'zarr.json'} is damaged; delete {group} and run again") from None
-    return check_seal(attributes.get("seal") if isinstance(attributes, dict) else None, group)
+    metadata = read_plain_json(group / "zarr.json", whole=group)
+    attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
+    if not isinstance(attributes, dict) or metadata | GROUP != metadata:
+        raise UserError(f"{group / 'zarr.json'} is damaged; delete {group} and run again")
+    return check_seal(attributes.get("seal"), group)
 
 
 def read_file_seal(path: Path) -> Seal:
     """The checked seal in a JSON file. Raises UserError if it is absent or damaged."""
-    return check_seal(read_json(path), path)
+    return check_seal(read_plain_json(path), path)
 
 
-def is_finished(path: Path, parameters: plan.Parameters, inputs: dict[str, Any]) -> bool:
+def is_finished(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> bool:
     """Whether `path` holds a group sealed with these parameters and inputs.
 
-    Raises UserError if anything else is there: finished work is never overwritten.
+    Raises UserError if anything else is there: finished work is never overwritten. At a URL, objects without a seal are
+    an upload that was interrupted and goes on.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return False
-    if not (path / "zarr.json").is_file():
+    if (path / "zarr.json").is_file():
+        check_origin(read_group_seal(path), path, parameters, inputs)
+        return True
+    if isinstance(path, Path) and path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(f"{path} is in the way: it holds no finished work; delete it and run again")
-    check_origin(read_group_seal(path), path, parameters, inputs)
-    return True
+    return False
 
 
 def write_group_seal(group: Path, seal: Seal) -> None:
     """Make `seal` an attribute of the Zarr group in the folder `group`."""
     path = group / "zarr.json"
-    metadata = read_json(path)
+    metadata = read_plain_json(path)
     metadata["attributes"] = metadata.get("attributes", {}) | {"seal": seal}
-    write_json(path, metadata)
+    write_plain_json(path, metadata)

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from workflow_scripts import plan
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, read_json, write_json
-from workflow_scripts.store.tensors import read_tensors, write_tensors
+from workflow_scripts.store.errors import UserError, blame
+from workflow_scripts.store.files import find_named, hash_file, read_json, write_json
+from workflow_scripts.store.tensors import read_tensors, refuse_broken, write_tensors
 
 FORMAT = {"format": "sensitivity", "version": 1}
 
@@ -33,25 +33,30 @@ def write_sensitivity(path: Path, content: dict[str, Any], arrays: dict[str, np.
     place = path.with_suffix(".safetensors")
     write_tensors(place, arrays)
     whole = FORMAT | content | {"arrays": {"file": place.name, "sha256": hash_file(place)}}
-    write_json(path, whole | {"checksum": plan.fingerprint(whole)})
+    write_json(path, whole)
 
 
 def read_sensitivity(path: Path) -> dict[str, Any]:
     """The content of `path`. Raises UserError if it is missing, damaged, or of another format or version."""
     content = read_json(path)
-    if not isinstance(content, dict) or {key: content.get(key) for key in FORMAT} != FORMAT:
+    if {key: content.get(key) for key in FORMAT} != FORMAT:
         raise UserError(f"{path} is no sensitivity file of version {FORMAT['version']}; run measure_sensitivity again")
-    if plan.fingerprint({key: content[key] for key in content if key != "checksum"}) != content.get("checksum"):
-        raise UserError(f"{path} is damaged; delete it and run measure_sensitivity again")
+    if content["block"] != path.stem:
+        raise UserError(f"{path} is of the block {content['block']}; delete it and run measure_sensitivity again")
     return content
 
 
 def read_sensitivity_arrays(path: Path, content: dict[str, Any]) -> dict[str, np.ndarray]:
     """The arrays that the `content` of `path` names. Raises UserError if they are missing or changed."""
-    place = path.parent / content["arrays"]["file"]
-    if not place.is_file() or hash_file(place) != content["arrays"]["sha256"]:
-        raise UserError(f"{place} is missing or not what {path} was made with; run measure_sensitivity again")
-    return read_tensors(place)
+    with blame(path):
+        place = find_named(path, content["arrays"]["file"])
+        if not place.is_file() or hash_file(place) != content["arrays"]["sha256"]:
+            raise UserError(
+                f"{place} is missing or not what {path} was made with; delete both and run measure_sensitivity again"
+            )
+    arrays = read_tensors(place)
+    refuse_broken(place, arrays, f"delete {place} and run measure_sensitivity again")
+    return arrays
 
 
 def read_sensitivities(paths: Sequence[Path], model: str) -> dict[str, dict[str, Any]]:
@@ -63,14 +68,17 @@ def read_sensitivities(paths: Sequence[Path], model: str) -> dict[str, dict[str,
     read: dict[str, dict[str, Any]] = {}
     for path in paths:
         content = read_sensitivity(path)
-        block, first = content["block"], next(iter(read.values()), content)
-        if content["model"] != model:
-            raise UserError(f"{path} is of the model {content['model']}, not {model}; run measure_sensitivity again")
-        if block in read:
-            raise UserError(f"{path} is of {block}, as another file; name each block once")
-        if difference := plan.describe_difference(content["origin"], first["origin"]):
-            raise UserError(f"{path} and {paths[0]} were made from different files ({difference}); make both again")
-        read[block] = content
+        with blame(path):
+            block, first = content["block"], next(iter(read.values()), content)
+            if content["model"] != model:
+                raise UserError(
+                    f"{path} is of the model {content['model']}, not {model}; run measure_sensitivity again"
+                )
+            if block in read:
+                raise UserError(f"{path} is of {block}, as another file; name each block once")
+            if difference := plan.describe_difference(content["origin"], first["origin"]):
+                raise UserError(f"{path} and {paths[0]} were made from different files ({difference}); make both again")
+            read[block] = content
     if missing := [block for block in plan.list_blocks(model) if block not in read]:
         raise UserError(f"the sensitivity of {', '.join(missing)} is missing; run measure_sensitivity for all blocks")
     return {block: read[block] for block in plan.list_blocks(model)}

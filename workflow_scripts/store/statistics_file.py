@@ -1,4 +1,4 @@
-"""Reading the activation statistics."""
+"""Reading the activation statistics: numbers as JSON, and arrays beside them."""
 
 from pathlib import Path
 from typing import Any
@@ -6,13 +6,33 @@ from typing import Any
 import numpy as np
 
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file
-from workflow_scripts.store.tensors import read_tensors
+from workflow_scripts.store.files import find_named, hash_file, read_json
+from workflow_scripts.store.schemas import check_schema, load_schema
+from workflow_scripts.store.tensors import read_tensors, refuse_broken
+
+FORMAT = {"format": "activation-statistics", "version": 2}
+SCHEMA = load_schema("statistics.schema.json")
+
+
+def read_statistics(path: Path) -> dict[str, Any]:
+    """The statistics in `path`. Raises UserError if they are missing, damaged or of another format."""
+    statistics = read_json(path)
+    check_schema(statistics, SCHEMA, path)
+    count = len(statistics["steps"])
+    for name, described in statistics["inputs"].items():
+        lengths = {len(statistics["sigmas"]), *map(len, described["per_step"].values())}
+        if lengths != {count}:
+            raise UserError(f"{path}: {name}: needs a value for each of {count} steps; run merge_activations again")
+    return statistics
 
 
 def read_statistics_arrays(path: Path, statistics: dict[str, Any]) -> dict[str, np.ndarray]:
     """The arrays that the `statistics` in `path` name, `<input>/<what>`. Raises UserError if they are not those."""
-    file = path.parent / statistics["arrays"]["file"]
+    file = find_named(path, statistics["arrays"]["file"])
     if not file.is_file() or hash_file(file) != statistics["arrays"]["sha256"]:
-        raise UserError(f"{file} is missing or not what {path} was made with; run merge_activations again")
-    return read_tensors(file)
+        raise UserError(
+            f"{file} is missing or not what {path} was made with; delete both and run merge_activations again"
+        )
+    arrays = read_tensors(file)
+    refuse_broken(file, arrays, f"delete {file} and run merge_activations again")
+    return arrays

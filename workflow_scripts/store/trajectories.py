@@ -9,16 +9,25 @@ int64. A chunk of xs is one trajectory x `checkpoint_every` steps.
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from workflow_scripts import plan
-from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.errors import UnreachableError, UserError, blame
+from workflow_scripts.store.files import read_plain_json
+from workflow_scripts.store.places import Place
 from workflow_scripts.store.seal import Seal, check_origin, read_group_seal
-from workflow_scripts.store.zarr_arrays import ArraySpec, check_group, find_missing, find_strays, read_chunk
+from workflow_scripts.store.zarr_arrays import (
+    ArraySpec,
+    check_group,
+    find_missing,
+    find_strays,
+    read_chunk,
+    read_chunks,
+)
 
+ROOT = {"attributes": {}, "node_type": "group", "zarr_format": 3}  # of the store whose members are the shards
 IDENTITIES = ("trajectories", "prompt_indices", "seeds")
 SMALL_ARRAYS = ("ts", "sigmas", *IDENTITIES)
 
@@ -45,12 +54,12 @@ class Layout:
         ]
         return {spec.name: spec for spec in specs}
 
-    def read_states(self, path: Path, row: int, end: int) -> np.ndarray:
+    def read_states(self, path: Place, row: int, end: int) -> np.ndarray:
         """The states (end, h, w, c) of a row before step `end`, from the group in `path`. Raises UserError."""
-        blocks = [read_chunk(path, self.specs["xs"], (row, k))[0] for k in range(-(-end // self.block))]
-        return np.concatenate(blocks)[:end]
+        spec, blocks = self.specs["xs"], range(-(-end // self.block))
+        return np.concatenate([chunk[0] for chunk in read_chunks(path, [(spec, (row, k)) for k in blocks])])[:end]
 
-    def read_latents(self, path: Path, row: int) -> np.ndarray:
+    def read_latents(self, path: Place, row: int) -> np.ndarray:
         """The final latents (h, w, c) of a row, from the group in `path`. Raises UserError."""
         return read_chunk(path, self.specs["latents"], (row,))[0]
 
@@ -92,20 +101,22 @@ class Trajectory:
 class Shard:
     """A sealed shard, opened: its place, seal, layout and small arrays."""
 
-    path: Path
+    path: Place
     seal: Seal
     layout: Layout
     small: dict[str, np.ndarray]
 
     def read_trajectory(self, row: int) -> Trajectory:
         """The trajectory in `row`, verified. Raises UserError naming the damaged, missing or misplaced files."""
-        number, prompt_index = self.seal["parameters"]["rows"][row]
+        with blame(self.path):
+            number, prompt_index = self.seal["parameters"]["rows"][row]
+            sealed = self.seal["sha256"]["trajectories"][str(number)]
         states = self.layout.read_states(self.path, row, self.layout.steps)
         latents = self.layout.read_latents(self.path, row)
         digest = begin_digest(number, prompt_index)
         digest.update(states.data)
         digest.update(latents.data)
-        if digest.hexdigest() != self.seal["sha256"]["trajectories"][str(number)]:
+        if digest.hexdigest() != sealed:
             raise UserError(
                 f"{self.path}/xs/c.{row}.* or {self.path}/latents/c.{row}.*: trajectory {number} is not what was"
                 f" sealed, its chunks were changed or swapped; delete {self.path} and run again"
@@ -113,33 +124,48 @@ class Shard:
         return Trajectory(number, prompt_index, states, latents)
 
 
-def open_shard(path: Path, parameters: plan.Parameters, inputs: dict[str, Any]) -> Shard:
+def open_shard(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> Shard:
     """The shard in the folder `path`, its seal, arrays and small arrays checked; trajectories are when they are read.
 
     Only the parameters and inputs given are compared with the seal's. Raises UserError naming what is wrong.
     """
     seal = read_group_seal(path)
     check_origin(seal, path, parameters, inputs)
-    layout = plan_layout(seal["parameters"], seal["inputs"]["latent_shape"])
-    specs = layout.specs
-    check_group(path, list(specs.values()))
-    small = {name: read_chunk(path, specs[name]) for name in SMALL_ARRAYS}
-    for name, digest in digest_arrays(small).items():
-        if digest != seal["sha256"]["arrays"][name]:
-            raise UserError(f"{path / name} is not what was sealed; delete {path} and run again")
+    with blame(path):
+        layout = plan_layout(seal["parameters"], seal["inputs"]["latent_shape"])
+        specs = layout.specs
+        check_group(path, list(specs.values()))
+        chunks = read_chunks(path, [(specs[name], (0,)) for name in SMALL_ARRAYS])
+        small = dict(zip(SMALL_ARRAYS, chunks, strict=True))
+        for name, digest in digest_arrays(small).items():
+            if digest != seal["sha256"]["arrays"][name]:
+                raise UserError(f"{path / name} is not what was sealed; delete {path} and run again")
     return Shard(path, seal, layout, small)
 
 
-def open_shards(store: Path, stage: plan.Parameters) -> Iterator[Shard]:
+def check_root(store: Place) -> None:
+    """Raise UserError unless what makes the folder `store` a store is whole; no other program opens it otherwise."""
+    path = store / "zarr.json"
+    if read_plain_json(path) != ROOT:
+        raise UserError(f"{path} is damaged; delete it and run create_store again")
+
+
+def open_shards(store: Place, stage: plan.Parameters) -> Iterator[Shard]:
     """Every shard that `stage`, the parameters of `collect_shard`, asks for. Raises UserError as `open_shard`."""
+    check_root(store)
     for name in plan.list_shards(stage):
         yield open_shard(store / name, plan.select_shard(stage, name), {})
 
 
-def find_faults(path: Path, parameters: plan.Parameters, inputs: dict[str, Any]) -> Iterator[str]:
-    """A line for each fault of the shard in `path`; none if it is whole and was made with `parameters` and `inputs`."""
+def find_faults(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> Iterator[str]:
+    """A line for each fault of the shard in `path`; none if it is whole and was made with `parameters` and `inputs`.
+
+    Raises UnreachableError.
+    """
     try:
         shard = open_shard(path, parameters, inputs)
+    except UnreachableError:
+        raise
     except UserError as error:
         yield str(error)
         return
@@ -150,6 +176,8 @@ def find_faults(path: Path, parameters: plan.Parameters, inputs: dict[str, Any])
     for row in range(shard.layout.rows):
         try:
             shard.read_trajectory(row)
+        except UnreachableError:
+            raise
         except UserError as error:
             if str(error) not in missing:
                 yield str(error)

@@ -24,14 +24,20 @@ import google_crc32c
 import numpy as np
 from numcodecs import blosc
 
+from workflow_scripts.plain_files import LARGEST_JSON
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import SNAKEMAKE_MARKS, encode_json, read_json
+from workflow_scripts.store.files import SNAKEMAKE_MARKS, decode_json, encode_json, name_file
+from workflow_scripts.store.places import Place, list_files, read_files
 
 blosc.use_threads = False  # as Zarr sets it: chunks are worked on side by side instead
 
 BLOSC = {"cname": "zstd", "clevel": 1, "shuffle": "bitshuffle", "blocksize": 0}
 CHECKSUM_BYTES = 4
 FILES_AT_ONCE = 16
+# What a chunk may hold: of small ones any content, of large ones no more than so many times the bytes of its file.
+SMALL_CHUNK, LARGEST_RATIO = 1 << 20, 1000
+MOST_CHUNKS = 10_000_000
+LONGEST_VALUE = 200  # characters of one that is shown
 
 Index = tuple[int, ...]
 
@@ -96,6 +102,10 @@ class ArraySpec:
         body, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
         if not body or google_crc32c.value(body).to_bytes(CHECKSUM_BYTES, "little") != checksum:
             raise ValueError("wrong checksum")
+        # Blosc reserves what the header says, so that is looked at first.
+        size = math.prod(self.chunks) * np.dtype(self.dtype).itemsize
+        if int.from_bytes(body[4:8], "little") != size or size > max(SMALL_CHUNK, LARGEST_RATIO * len(body)):
+            raise ValueError("wrong size")
         chunk = np.frombuffer(blosc.decompress(body), dtype=np.dtype(self.dtype).newbyteorder("<")).reshape(self.chunks)
         starts = (i * chunk for i, chunk in zip(index, self.chunks, strict=False))
         ends = [size - start for size, start in zip(self.shape, starts, strict=False)]
@@ -111,15 +121,19 @@ def create_group(path: Path, specs: Sequence[ArraySpec], attributes: dict[str, A
     write_files((path / name, lambda value=value: encode_json(value).encode()) for name, value in described.items())
 
 
-def check_group(path: Path, specs: Sequence[ArraySpec]) -> None:
-    """Raise UserError unless the arrays of the group in `path` are as `specs` say."""
+def check_group(path: Place, specs: Sequence[ArraySpec]) -> None:
+    """Raise UserError unless the arrays of the group in `path` are as `specs` say, and could have been written."""
     for spec in specs:
-        place = path / spec.name / "zarr.json"
-        found, wanted = read_json(place), json.loads(json.dumps(spec.describe()))
+        if min(spec.shape) < 1 or math.prod(spec.file_count) > MOST_CHUNKS:
+            raise UserError(f"{path / spec.name} cannot be of shape {list(spec.shape)}; delete {path} and run again")
+    places = [path / spec.name / "zarr.json" for spec in specs]
+    for spec, place, content in zip(specs, places, read_files(places, LARGEST_JSON), strict=True):
+        found, wanted = decode_json(content, place, path), json.loads(json.dumps(spec.describe()))
         for key in wanted:
             if not isinstance(found, dict) or found.get(key) != wanted[key]:
                 value = found.get(key) if isinstance(found, dict) else found
-                raise UserError(f"{place}: {key} is {value} instead of {wanted[key]}; delete {path} and run again")
+                shown = str(value)[:LONGEST_VALUE]
+                raise UserError(f"{place}: {key} is {shown} instead of {wanted[key]}; delete {path} and run again")
 
 
 def write_chunks(path: Path, chunks: Iterable[tuple[ArraySpec, Index, np.ndarray]]) -> None:
@@ -139,43 +153,54 @@ def write_files(files: Iterable[tuple[Path, Any]]) -> None:
 def _write_file(file: tuple[Path, Any]) -> None:
     path, make = file
     partial = path.with_name(f"{path.name}.{threading.get_ident()}.partial")
-    with partial.open("wb") as handle:
-        handle.write(make())
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(path)
+    with name_file(path):
+        with partial.open("wb") as handle:
+            handle.write(make())
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(path)
 
 
-def read_chunk(path: Path, spec: ArraySpec, index: Index = (0,)) -> np.ndarray:
+def read_chunk(path: Place, spec: ArraySpec, index: Index = (0,)) -> np.ndarray:
     """The values of a chunk of the group in `path`; missing last indices are 0.
 
     Raises UserError naming the file if it is missing or damaged.
     """
-    file = path / spec.name_file(index)
-    try:
-        return spec.decode(file.read_bytes(), index)
-    except FileNotFoundError:
-        raise UserError(describe_missing(path, file)) from None
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{file} is damaged; delete {path} and run again") from error
+    return read_chunks(path, [(spec, index)])[0]
 
 
-def describe_missing(path: Path, file: Path) -> str:
+def read_chunks(path: Place, wanted: Sequence[tuple[ArraySpec, Index]]) -> list[np.ndarray]:
+    """The values of several chunks of the group in `path`. Raises as `read_chunk`."""
+    files, chunks = [path / spec.name_file(index) for spec, index in wanted], []
+    for (spec, index), file, content in zip(wanted, files, read_files(files), strict=True):
+        try:
+            if isinstance(content, Exception):
+                raise content
+            chunks.append(spec.decode(content, index))
+        except FileNotFoundError:
+            raise UserError(describe_missing(path, file)) from None
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+            raise UserError(f"{file} is damaged; delete {path} and run again") from error
+    return chunks
+
+
+def describe_missing(path: Place, file: Place) -> str:
     """What is said of a missing chunk file of the group in `path`."""
     return f"{file} is missing; delete {path} and run again"
 
 
-def find_missing(path: Path, specs: Sequence[ArraySpec]) -> Iterator[str]:
+def find_missing(path: Place, specs: Sequence[ArraySpec]) -> Iterator[str]:
     """A line for each chunk file that the group in `path` lacks."""
-    for file in (path / spec.name_file(index) for spec in specs for index in spec.list_chunks()):
-        if not file.is_file():
-            yield describe_missing(path, file)
+    present = list_files(path)
+    for name in (spec.name_file(index) for spec in specs for index in spec.list_chunks()):
+        if name not in present:
+            yield describe_missing(path, path / name)
 
 
-def find_strays(path: Path, specs: Sequence[ArraySpec]) -> Iterator[str]:
+def find_strays(path: Place, specs: Sequence[ArraySpec]) -> Iterator[str]:
     """A line for each file of the group in `path` that does not belong to it."""
     expected = {"zarr.json", *(f"{spec.name}/zarr.json" for spec in specs)}
     expected.update(spec.name_file(index) for spec in specs for index in spec.list_chunks())
-    for file in sorted(path.rglob("*")):
-        if file.is_file() and file.name not in SNAKEMAKE_MARKS and str(file.relative_to(path)) not in expected:
-            yield f"{file} does not belong to the store; delete it"
+    for name in sorted(list_files(path) - expected):
+        if name.rpartition("/")[2] not in SNAKEMAKE_MARKS:
+            yield f"{path / name} does not belong to the store; delete it"

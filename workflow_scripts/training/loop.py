@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from workflow_scripts.entry import Progress
+from workflow_scripts.entry import Progress, log
 from workflow_scripts.store.files import write_atomically
+from workflow_scripts.store.lock import hold_lock
 from workflow_scripts.training.muon import Muon
 from workflow_scripts.training.recipe import THREADS, Stage
 
@@ -27,7 +28,13 @@ def optimise(model: nn.Module, loss_of: LossFunction, stage: Stage, out: Path, l
 
     `loss_of(generator)` draws a batch with `generator` and returns the scalar loss; it runs under bf16 autocast.
     """
-    checkpoint = out.with_suffix(".checkpoint.safetensors")  # not a declared output: Snakemake deletes those
+    with hold_lock(out.with_suffix(".lock"), log.info):
+        # The checkpoint is not a declared output: Snakemake deletes those.
+        write_tensors(learn(model, loss_of, stage, out.with_suffix(".checkpoint.safetensors"), label), out)
+
+
+def learn(model: nn.Module, loss_of: LossFunction, stage: Stage, checkpoint: Path, label: str) -> dict[str, Tensor]:
+    """Trains `model` in place, from `checkpoint` if it is there; returns the averaged weights."""
     torch.set_num_threads(THREADS)
     optimizers = build_optimizers(model, stage)
     average = {name: value.clone() for name, value in model.state_dict().items()}
@@ -40,7 +47,7 @@ def optimise(model: nn.Module, loss_of: LossFunction, stage: Stage, out: Path, l
         progress.advance(note=f"loss {loss:.4f}")
         if (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
             save_checkpoint(model, optimizers, average, step + 1, checkpoint)
-    write_tensors(average, out)
+    return average
 
 
 def build_optimizers(model: nn.Module, stage: Stage) -> list[torch.optim.Optimizer]:

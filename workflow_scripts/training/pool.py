@@ -29,7 +29,8 @@ def create_pool(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def open_pool(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """The scenes, in memory, and the pictures, mapped read-only."""
-    return np.load(folder / SCENES), np.load(folder / PICTURES, mmap_mode="r")
+    scenes = np.load(folder / SCENES, allow_pickle=False)
+    return scenes, np.load(folder / PICTURES, mmap_mode="r", allow_pickle=False)
 
 
 def sample_pictures(pictures: np.ndarray, batch: int, generator: torch.Generator) -> tuple[Tensor, np.ndarray]:

@@ -1,0 +1,71 @@
+"""The header of a safetensors file is believed only if every tensor has just the bytes it needs."""
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.safetensors_header import read_header
+from workflow_scripts.store.tensors import write_tensors
+
+
+def write(path, tensors, size, length=None):
+    header = json.dumps(
+        {name: dict(zip(("dtype", "shape", "data_offsets"), about, strict=True)) for name, about in tensors.items()}
+    )
+    path.write_bytes((length or len(header)).to_bytes(8, "little") + header.encode() + bytes(size))
+    return path
+
+
+def test_names_and_shapes_of_what_safetensors_and_mlx_write(tmp_path):
+    arrays = {
+        "a": np.zeros((2, 3), np.float32),
+        "b": np.zeros(5, np.float16),
+        "empty": np.zeros((0, 4), np.uint8),
+        "one": np.ones((), np.int64),
+    }
+    write_tensors(tmp_path / "x.safetensors", arrays, {"about": "x"})
+    assert read_header(tmp_path / "x.safetensors")["a"] == [2, 3]
+    types = [mx.bool_, mx.int8, mx.uint16, mx.bfloat16, mx.float16, mx.uint32, mx.int64, mx.complex64]
+    mx.save_safetensors(str(tmp_path / "y.safetensors"), {str(kind): mx.zeros((3, 5), dtype=kind) for kind in types})
+    assert list(read_header(tmp_path / "y.safetensors").values()) == [[3, 5]] * len(types)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "size"),
+    [
+        ({"a": ("F32", [2, 2], [0, 8])}, 8),
+        ({"a": ("F32", [2**40, 2**40], [0, 16])}, 16),
+        ({"a": ("F32", [-2, -2], [0, 16])}, 16),
+        ({"a": ("F99", [2], [0, 8])}, 8),
+        ({"a": ("F32", ["2"], [0, 8])}, 8),
+        ({"a": ("F32", [2], [8, 16])}, 16),
+        ({"a": ("F32", [2], [0, 8]), "b": ("F32", [2], [4, 12])}, 12),
+        ({"a": ("F32", [2], [0, 8]), "b": ("F32", [2], [0, 8])}, 8),
+        ({"a": ("F32", [2], [0])}, 8),
+        ({"a": ("F32", [2], "08")}, 8),
+    ],
+)
+def test_lies_about_sizes_and_places_are_refused(tmp_path, tensors, size):
+    with pytest.raises(UserError, match=r"x.safetensors \(\d+ bytes\) is no whole safetensors file"):
+        read_header(write(tmp_path / "x.safetensors", tensors, size))
+
+
+@pytest.mark.parametrize("length", [1, 2**31, 2**63 - 1, 2**64 - 1])
+def test_lies_about_its_length_are_refused(tmp_path, length):
+    with pytest.raises(UserError, match="is no whole safetensors file"):
+        read_header(write(tmp_path / "x.safetensors", {"a": ("U8", [1], [0, 1])}, 1, length))
+
+
+def test_a_header_of_nothing_but_depth_is_refused(tmp_path):
+    text = b"[" * 100_000
+    (tmp_path / "x").write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(UserError, match="is no whole safetensors file"):
+        read_header(tmp_path / "x")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"x.safetensors cannot be read"):
+        read_header(tmp_path / "x.safetensors")

@@ -1,0 +1,49 @@
+"""Trajectories are not made again for a date alone."""
+
+import os
+import shlex
+import subprocess
+
+import pytest
+
+from workflow_scripts.dates import COMPARED, MARK, find_outdated_shards
+
+NOW = 1_700_000_000
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Parameters, encodings and two shards, each a second younger than what it was made from."""
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "encode_prompts.json").touch()
+    (tmp_path / "conditioning.safetensors").write_bytes(bytes(COMPARED + 1))
+    for number, name in enumerate(("params/encode_prompts.json", "conditioning.safetensors")):
+        os.utime(tmp_path / name, (NOW + number, NOW + number))
+    for shard in ("000", "001"):
+        mark = tmp_path / "trajectories.zarr" / shard / MARK
+        mark.parent.mkdir(parents=True)
+        mark.touch()
+        os.utime(mark, (NOW + 2, NOW + 2))
+    return tmp_path
+
+
+def test_shards_younger_than_the_encodings_are_fine(results):
+    assert list(find_outdated_shards(results)) == []
+
+
+def test_nothing_finished_is_fine(tmp_path):
+    assert list(find_outdated_shards(tmp_path)) == []
+
+
+def test_an_older_shard_is_named_with_what_keeps_it(results):
+    os.utime(results / "trajectories.zarr" / "001" / MARK, (NOW - 9, NOW - 9))
+    (line,) = find_outdated_shards(results)
+    assert f"is younger than {results / 'trajectories.zarr' / '001'}, which was made from it" in line
+    _, _, command = line.partition("or keep them: ")
+    subprocess.run(shlex.split(command), check=True)
+    assert [name for name in find_outdated_shards(results) if "000" in name] == []
+
+
+def test_what_snakemake_compares_by_content_needs_no_date(results):
+    (results / "conditioning.safetensors").write_bytes(bytes(COMPARED))
+    assert list(find_outdated_shards(results)) == []

@@ -1,0 +1,180 @@
+"""Every command in the documents is run, in a clone with small settings, unless another test runs it.
+
+A new command needs nothing here if it can run on the clone's finished run. One that another test runs already is named
+in a table; the section of one whose model needs real weights says so: see `tests/documents.py`. Commands that only name
+targets of the default configuration are run together, all targets at once.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.documents import DOCUMENTS, parse_snakemake, read_commands
+
+COMMANDS = list({c.line: c for path in DOCUMENTS for c in read_commands(path) if not c.needs_weights}.values())
+IGNORED = (".git", ".venv", "results", ".snakemake", "__pycache__", ".*_cache", "*.egg-info")
+
+# The clone's config/config.yaml and config/quick.yaml have these values: the commands stay as they are written.
+SMALL = {
+    "trajectories": 8,  # the documents name shard 007
+    "steps": 4,
+    "selected_steps": 2,
+    "statistics_shards": 1,
+    "capture_points": 4,
+    "capture_shards": 1,
+    "engine": "rtn",
+    "adaround_iterations": 2,
+    "ladder_pictures": 4,
+    "ladder_steps": 2,
+    "evaluation_variants": ["fp", "w4a8"],
+    "evaluation_pictures": 4,
+    "evaluation_steps": 2,
+    "evaluation_shards": 1,
+    "snapshot_steps": [0],
+}
+# What a command says itself and is too long.
+SHORTER = {"adaround_iterations=20000": "adaround_iterations=2"}
+# What another test, or a step of the checks, runs.
+TABLE = "tests/src/test_translation.py::test_the_documents_table_says_what_a_command_runs"
+URLS = "tests/workflow/test_trajectories_url.py::test_the_calibration_set_is_that_of_a_local_store"
+ELSEWHERE = {
+    r"make test": ".ci/run::make test",
+    r"make lint": ".ci/run::make lint",
+    r"python -m src\..*": "tests/src/test_chain.py::test_from_trajectories_to_a_picture",
+    r"snakemake .* (calibration_data|dry_run_cali)/config.yaml.*": TABLE,
+    r"python -m workflow_scripts\.(?!write_import)\w+ --.*(calibration_data\b|quantized_weights).*": TABLE,
+    r"(make slurm|snakemake --profile .*)": "tests/slurm/test_slurm.py::"
+    "test_a_cancelled_job_and_a_dead_node_change_nothing",
+    r"(squeue|scancel) --me": "tests/slurm/test_slurm.py::"
+    "test_jobs_that_outlive_snakemake_and_their_successors_end_alike",
+    r"rsync .*": "tests/workflow/test_two_machines.py::"
+    "test_what_arrives_is_taken_as_it_is_and_the_result_is_that_of_one_machine",
+    r"snakemake .* --resources mlx=1": "tests/workflow/test_profiles.py::"
+    "test_with_one_token_jobs_of_mlx_run_in_turn_and_others_beside_them",
+    r"snakemake .* --batch .*": "tests/workflow/test_many_prompts.py::test_shards_can_be_made_in_batches",
+    r"python .*s3://.*": "tests/test_object_storage.py::test_shards_are_copied_to_a_url_and_back",
+    r"(snakemake .*s3://|rm -r results/run1/).*": URLS,
+    r"make scale": "tests/test_scale.py::test_reading_every_shard_grows_linearly_and_its_memory_hardly",
+    r"python -m tests\.benchmarks\.real_size .*": "tests/benchmarks/real_size.py::run_stages",
+}
+# Minutes however small: the test of the documents plans them, and the tests named run their jobs one by one.
+PLANNED = {
+    "ablation": "tests/test_evaluation.py::test_rungs_of_the_ladder_can_be_evaluated",
+    "results/weights_ladder.json": "tests/test_write_ladder.py::"
+    "test_the_table_has_a_line_for_each_rung_but_the_reference",
+    "train_embedded_model": "tests/training/test_loop.py::test_a_stopped_run_ends_as_an_unbroken_one",
+}
+PLANS = "tests/test_docs.py::test_every_target_can_be_planned"
+BENCHMARKS = "Makefile::tests.benchmarks"  # ten minutes, and of no use on a busy machine: `make bench` is parsed only
+AFTER_LOSS = "snakemake --cores 1 trajectories quant_config"  # what a shard was deleted for
+
+pytestmark = pytest.mark.slow
+
+
+def list_plain_targets(line):
+    """The targets of a command that has nothing else, and that are made here; none for another command."""
+    words = shlex.split(line)
+    if words[0] == "make":
+        found = words[1:2] if re.fullmatch(r"results/(?!quick/).*", words[1]) else []
+    elif words[0] == "snakemake" and line != AFTER_LOSS:
+        given = parse_snakemake(words)
+        others = (given.config, given.configfile, given.dryrun, given.unlock, given.report, find_elsewhere(line))
+        found = [] if any(others) else given.targets
+    else:
+        found = []
+    return [target for target in found if target not in PLANNED]
+
+
+def find_elsewhere(line):
+    """Which test runs a command, if none of those below does."""
+    for pattern, test in ELSEWHERE.items():
+        if re.fullmatch(pattern, line):
+            return test
+    if line == "make bench":
+        return BENCHMARKS
+    if " -n" in line:
+        return PLANS
+    return next((test for target, test in PLANNED.items() if line.endswith(f" {target}")), None)
+
+
+PLAIN = [c.line for c in COMMANDS if list_plain_targets(c.line)]
+OWN = [c for c in COMMANDS if c.line not in PLAIN and not find_elsewhere(c.line)]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A copy of the project with small settings, a finished main job, and what a user of the documents would have."""
+    folder = tmp_path_factory.mktemp("clone") / "project"
+    shutil.copytree(".", folder, ignore=shutil.ignore_patterns(*IGNORED), symlinks=True)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    for name, own in (("config", {}), ("quick", {"results_dir": "results/quick"})):
+        path = folder / "config" / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | SMALL | own))
+    (folder / "my_prompts.txt").write_text("a red circle\n")
+    (folder / "my_config.yaml").write_text("results_dir: results/my\nprompts: my_prompts.txt\n")
+    run(
+        folder,
+        shlex.join(
+            ["snakemake", "--cores", "2", "exports", *sorted({t for c in PLAIN for t in list_plain_targets(c)})]
+        ),
+    )
+    shutil.copytree(folder / "results" / "exports", folder / "calibration_data")
+    return folder
+
+
+def run(folder, line):
+    """Run a command in the clone as a user with the environment active would; what it says."""
+    for given, shorter in SHORTER.items():
+        line = line.replace(given, shorter)
+    if line.startswith("make "):
+        line += " --assume-old .venv/installed"  # the environment is there
+    environment = os.environ | {"PATH": f"{folder}/.venv/bin:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1800,
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}"
+    return done.stdout
+
+
+def test_all_targets_that_commands_name_alone_are_made(clone):
+    made = {target for line in PLAIN for target in list_plain_targets(line)}
+    assert {"quant_config", "report", "fid", "verify_dataset", "analysis", "results/report.html"} <= made
+    assert all((clone / target).exists() for target in made if target.startswith("results/"))
+
+
+@pytest.mark.parametrize("command", OWN, ids=str)
+def test_the_command_ends_well(command, clone):
+    run(clone, command.line)
+
+
+@pytest.mark.parametrize("test", sorted({*ELSEWHERE.values(), *PLANNED.values(), PLANS, BENCHMARKS}))
+def test_the_test_that_runs_a_command_exists(test):
+    path, _, name = test.partition("::")
+    text = Path(path).read_text(encoding="utf-8")
+    assert re.search(rf"^ *def {name}\(", text, re.M) if path.endswith(".py") else name in text
+
+
+def test_a_command_of_a_table_that_no_document_has_any_more_is_taken_out():
+    lines = [c.line for c in COMMANDS]
+    assert all(any(re.fullmatch(pattern, line) for line in lines) for pattern in ELSEWHERE)
+    assert all(any(word in line for line in lines) for word in [*SHORTER, *PLANNED, AFTER_LOSS])
+
+
+def test_the_original_names_of_plots_and_tiers_show_what_the_report_has(clone):
+    stats = "--stats results/activations/layer_statistics.json --configfile config/config.yaml"
+    assert "results/activations/plots -> results/plots" in run(clone, f"python -m src.visualize_activations {stats}")
+    run(clone, f"python -m src.analyze_activations_multitier {stats} --output multitier.json")
+    assert (clone / "multitier.json").resolve() == (clone / "results" / "quant_config_multitier.json").resolve()

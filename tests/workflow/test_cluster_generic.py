@@ -1,0 +1,42 @@
+"""The profile for other schedulers, with three scripts that start jobs on this machine in the scheduler's place."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.working_copy import WorkingCopy
+
+pytestmark = pytest.mark.slow
+
+SMALL = {"trajectories": 4, "steps": 6, "selected_steps": 3, "checkpoint_every": 2, "prompts": "three.txt"}
+PROFILE = ("--profile", "profiles/cluster-generic", "--seconds-between-status-checks", "1")
+
+
+def make_copy(folder) -> WorkingCopy:
+    copy = WorkingCopy(folder, **SMALL)
+    (copy.folder / "three.txt").write_text("a red circle\na blue square\n")
+    shutil.copytree("tests/local_scheduler", copy.folder / "profiles" / "cluster-generic", dirs_exist_ok=True)
+    return copy
+
+
+def test_jobs_go_through_the_scheduler_with_what_they_need_and_end_alike(tmp_path):
+    copy, local = make_copy(tmp_path / "cluster"), make_copy(tmp_path / "local")
+    assert local.run("calibration", "--cores", "1").returncode == 0
+    run = copy.start("calibration", *PROFILE)
+    copy.find_worker("collect_shard").kill()
+    assert run.wait(300) == 0, copy.read_said()
+    submitted = [line.split() for line in (copy.folder / "submitted.log").read_text().splitlines()]
+    rules = [words[3] for words in submitted]
+    assert set(rules) == {"encode_prompts", "collect_shard", "gather_calibration", "export_npz"}
+    assert rules.count("collect_shard") == 3, "two shards, one of them twice"
+    first, *_, again = (int(words[1]) for words in submitted if words[3] == "collect_shard")
+    assert again == 2 * first, "more memory at the second attempt"
+    assert copy.read_results() == local.read_results()
+
+
+def test_the_scripts_of_the_profile_are_those_the_test_stands_in_for():
+    names = {path.name for path in Path("tests/local_scheduler").iterdir()}
+    assert {path.name for path in Path("profiles/cluster-generic").iterdir()} == {*names, "config.yaml"}
+    assert all(os.access(Path("profiles/cluster-generic") / name, os.X_OK) for name in names)

@@ -1,0 +1,89 @@
+"""From prompts to pictures of the quantized model, on FLUX.1-schnell in miniature with no network and no guidance.
+
+Snakemake runs every job; DiffusionKit's own loaders read files of the real names and layout.
+"""
+
+import numpy as np
+import pytest
+import zarr
+from PIL import Image
+
+from tests.miniature import cache
+from tests.miniature.run import FLUX, PROMPTS, Run, call
+from workflow_scripts import generate, plan
+from workflow_scripts.mmdit.layers import list_linears
+from workflow_scripts.models.weight_files import FLUX_REPO
+from workflow_scripts.store.block_inputs import open_block_inputs
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json, write_json
+from workflow_scripts.store.sensitivity_file import read_sensitivity
+
+pytestmark = pytest.mark.slow
+LEARNED = ("mm_18", "uni_07")  # the last multimodal block, and a unified one
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Every job run once, and the same files at hand for this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        hub = tmp_path_factory.mktemp("hub")
+        cache.install(hub, cache.make_files(repo=FLUX_REPO), patch)
+        run = Run(tmp_path_factory.mktemp("miniature"), hub, **FLUX)
+        run.make("quant_config", "verify_dataset")
+        yield run
+
+
+def test_every_prompt_has_one_condition_and_every_point_one_row(run):
+    group = zarr.open_group(run.results / "calibration.zarr", mode="r")
+    inputs = open_block_inputs([run.results / "block_inputs.zarr" / "00"])
+    assert group["xs"].shape == (4, 4, 6, 16)
+    assert (group["cs"].shape, group["cs_pooled"].shape) == ((2, 1, 256, 4096), (2, 1, 24))
+    assert inputs.negative.tolist() == [0] * 4
+    assert sorted(inputs.points.tolist()) == list(range(4))
+    image, text = inputs.read_block(0)
+    assert (image.shape, text.shape) == ((4, 6, 64), (4, 256, 64))
+
+
+def test_a_unified_block_is_a_target_like_the_others(run):
+    blocks = sorted(path.stem for path in (run.results / "adaround").glob("*.safetensors"))
+    assert blocks == plan.list_blocks("flux-schnell")
+    for name in LEARNED:
+        assert {"rtn", "gptq", "adaround"} == set(read_json(run.learn(name))["errors"])
+    config = read_json(run.results / "quant_config.json")
+    assert set(config["layers"]) == {layer.name for layer in list_linears(19, 38)}
+    for part in ("attn.q_proj", "attn.o_proj", "mlp.fc1", "mlp.fc2"):
+        layer = config["layers"][f"uni_07.unified.{part}"]
+        assert (layer["weight"]["bits"], layer["activation"]["bits"]) == (4, 8)
+    call("verify_weights", folder=run.results / "quantized", blocks=run.results / "adaround")
+
+
+def test_what_rounding_costs_is_measured_in_a_unified_block_too(run, tmp_path):
+    out, params = tmp_path / "uni_36.json", tmp_path / "params.json"
+    write_json(params, plan.select_parameters("measure_sensitivity", run.config, PROMPTS))
+    rows = [run.results / "block_inputs.zarr" / "00"]
+    call("measure_sensitivity", params=params, block="uni_36", inputs=rows, out=out)
+    content = read_sensitivity(out)
+    assert set(content["gains"]) == {"image", "text"}
+    assert len(content["weights"]) == 7  # with the modulation
+    assert sorted(len(reader["layers"]) for reader in content["inputs"].values()) == [1, 1, 4]
+
+
+def test_every_recorded_step_can_be_taken_again(run):
+    log = (run.results / "logs" / "verify_dataset.log").read_text()
+    assert "everything that is there holds" in log
+
+
+def test_the_quantized_model_draws_nearly_the_same_picture(run, tmp_path):
+    def draw(*options):
+        out = tmp_path / "picture.png"
+        common = ["--model", "flux-schnell", "--size", 32, "--steps", 2, "--prompt", PROMPTS[0], "--out", out]
+        generate.main(generate.build_arguments().parse_args([str(option) for option in (*common, *options)]))
+        return np.array(Image.open(out)).astype(int)
+
+    exact, quantized = draw(), draw("--quant-config", run.results / "quant_config.json")
+    assert exact.shape == quantized.shape == (32, 32, 3)
+    assert 0 < np.abs(exact - quantized).mean() < 0.5 * exact.std()
+    with pytest.raises(UserError, match="draws without guidance"):
+        draw("--cfg", 3)
+    with pytest.raises(UserError, match="draws without guidance"):
+        draw("--negative-prompt", "blur")

@@ -1,0 +1,93 @@
+"""Shards and blocks made by hand on two machines, here two copies of the project, and brought together."""
+
+import shutil
+
+import pytest
+
+from tests.working_copy import WorkingCopy
+
+pytestmark = pytest.mark.slow
+
+SMALL = {"trajectories": 4, "steps": 6, "selected_steps": 3, "checkpoint_every": 2, "prompts": "two.txt"}
+SMALL |= {"engine": "rtn", "capture_points": 12, "capture_shards": 1}
+FIRST = ("results/conditioning.safetensors", "results/trajectories.zarr/zarr.json", "results/params/collect_shard.json")
+MINE, OTHERS = "results/trajectories.zarr/000", "results/trajectories.zarr/001"
+
+
+def make_copy(folder) -> WorkingCopy:
+    copy = WorkingCopy(folder, **SMALL)
+    (copy.folder / "two.txt").write_text("a red circle\na blue square\n")
+    return copy
+
+
+def run(copy, *words):
+    done = copy.run(*words, "--cores", "1")
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def bring(source, target, *names):
+    """Copy what is named as `rsync -r` and `scp -r` do: what arrives is new."""
+    for name in names:
+        (target.folder / name).parent.mkdir(exist_ok=True)
+        if (source.folder / name).is_dir():
+            shutil.copytree(source.folder / name, target.folder / name, copy_function=shutil.copy)
+        else:
+            shutil.copy(source.folder / name, target.folder / name)
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    """Two machines: one made the conditioning and its own shard, the other took the former and made the rest."""
+    here, there = (make_copy(tmp_path_factory.mktemp(name) / "copy") for name in ("here", "there"))
+    run(here, *FIRST)
+    bring(here, there, "results")
+    assert there.list_planned(OTHERS) == ["collect_shard"]
+    run(there, OTHERS)
+    run(here, MINE)
+    return here, there
+
+
+@pytest.fixture
+def here(machines, tmp_path):
+    """A copy of the first machine, as it is before the other's shard arrives."""
+    copy = make_copy(tmp_path / "here")
+    for name in ("results", ".snakemake"):
+        shutil.copytree(machines[0].folder / name, copy.folder / name)
+    return copy
+
+
+def test_what_arrives_is_taken_as_it_is_and_the_result_is_that_of_one_machine(machines, here, tmp_path):
+    there = machines[1]
+    bring(there, here, OTHERS)
+    assert "collect_shard" not in here.list_planned("quant_config")
+    run(here, "verify_trajectories", "results/calibration.zarr")
+    # The blocks likewise: each machine captures what they read from the same calibration set.
+    bring(here, there, "results/calibration.zarr")
+    run(there, "results/adaround/mm_03.safetensors")
+    bring(there, here, *(f"results/adaround/mm_03{end}" for end in (".safetensors", ".json", ".report.json")))
+    assert "adaround/mm_03.safetensors is finished already" in run(here, "adaround")
+    alone = make_copy(tmp_path / "alone")
+    run(alone, "adaround")
+    assert here.read_results() == alone.read_results()
+
+
+def test_a_shard_that_was_damaged_on_the_way_is_named_and_not_used(machines, here):
+    bring(machines[1], here, OTHERS)
+    chunk = min((here.folder / OTHERS / "xs").glob("c.*"))
+    chunk.write_bytes(chunk.read_bytes()[:-7])
+    done = here.run("results/calibration.zarr", "--cores", "1")
+    assert done.returncode == 1
+    assert f"{OTHERS}/xs" in done.stdout
+    assert not (here.results / "calibration.zarr").exists()
+
+
+def test_a_shard_of_other_parameters_is_refused_before_any_job(machines, here, tmp_path):
+    other = make_copy(tmp_path / "other")
+    other.configure(**SMALL | {"cfg_scale": 2.0})
+    run(other, OTHERS)
+    bring(other, here, OTHERS)
+    done = here.run("quant_config", "--cores", "1")
+    assert done.returncode == 1
+    assert f"{OTHERS} was made with other parameters (cfg_scale: 2.0 there, 1.5 in the" in done.stdout
+    assert not (here.results / "calibration.zarr").exists()

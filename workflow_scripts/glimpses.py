@@ -1,0 +1,38 @@
+"""Whether large files are other ones, at a glance: by their size and both ends. Standard library only.
+
+No proof, for which the whole file is hashed, but enough to stop a run that was pointed to other weights by mistake.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+END = 1 << 20  # bytes
+
+
+def glimpse(path: Path) -> str:
+    """sha256 (hex) of a file's size and of its first and last mebibyte."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(END))
+        file.seek(-min(size, END), os.SEEK_END)
+        digest.update(file.read())
+    return digest.hexdigest()
+
+
+def find_other_weights(record: Path, weights_from: str) -> Iterator[str]:
+    """A line for each file in the folder or file `weights_from` that is not what `record`, `weights.json`, has."""
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))["glimpses"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    source = Path(weights_from).expanduser()
+    for name, wanted in known.items():
+        path = source / name
+        if path.is_file() and glimpse(path) != wanted:
+            yield f"{path} is not the file that {record.parent} was made with"
+    if source.is_file() and glimpse(source) not in known.values():
+        yield f"{source} is not the file that {record.parent} was made with"

@@ -1,0 +1,37 @@
+"""What a forward of a given transformer takes: how many latents go together, and whether the machine has the memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlx.utils import tree_flatten
+
+from workflow_scripts.mmdit.forward import measure_shapes
+from workflow_scripts.numerics.footprint import estimate_forward, limit_batch
+from workflow_scripts.store.room import check_memory
+
+# What helps a job whose batch follows the model's size already.
+SMALLER = "lower height and width, leave T5 out (use_t5: false), or take a machine with more"
+
+
+def choose_batch(transformer: Any, latent_shape: Sequence[int], cs_shape: Sequence[int], most: int) -> int:
+    """How many latents (h, w, c), each under the conditions of a prompt in cs (n, C, T, D), go together, to `most`."""
+    tokens = count_tokens(transformer, latent_shape, cs_shape[2])
+    return limit_batch(most, tokens, transformer.config.hidden_size, rows=cs_shape[1])
+
+
+def count_tokens(transformer: Any, latent_shape: Sequence[int], tokens: int) -> int:
+    """What a row's attention sees: the latent's (h, w, c) patches and the text's `tokens`."""
+    return measure_shapes(transformer.config, latent_shape, tokens)["image_shape"][0] + tokens
+
+
+def check_forward(
+    transformer: Any, latent_shape: Sequence[int], tokens: int, rows: int, job: str, advice: str = SMALLER
+) -> None:
+    """Raise UserError if this machine has not the memory to run `transformer` on `rows` rows at a time.
+
+    A row is a latent (h, w, c) with a text of `tokens` tokens. No weight is read for this.
+    """
+    weights = [value for _, value in tree_flatten(transformer.parameters())]
+    size, itemsize = sum(value.nbytes for value in weights), weights[0].itemsize
+    seen = count_tokens(transformer, latent_shape, tokens)
+    check_memory(estimate_forward(rows, seen, transformer.config.hidden_size, size, itemsize), job, advice)
