@@ -1,0 +1,1 @@
+"""The original package of the flat calibration set."""
