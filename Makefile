@@ -9,7 +9,7 @@ READY := .venv/installed
 SNAKEMAKE := $(BIN)/python -m snakemake --cores $(CORES)
 
 .DEFAULT_GOAL := results/quant_config.json
-.PHONY: venv test lint format bench faults FORCE
+.PHONY: venv test lint format bench scale faults slurm FORCE
 # Else an interrupted make deletes its target, finished or not.
 .PRECIOUS: results/quick/% results/%
 
@@ -36,9 +36,17 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks
 
+# An hour and 3 GB of disk: 1,000, 3,000 and 10,000 prompts with a denoiser that costs nothing
+scale: $(READY)
+	$(BIN)/python -m tests.benchmarks.scale
+
 # Hours: every campaign whole. One, shorter: .venv/bin/python -m tests.faults kills --count 40
 faults: $(READY)
 	$(BIN)/python -m tests.faults
+
+# A quarter of an hour: a Slurm of one node is started from Debian's packages, which takes root, and ended again.
+slurm: $(READY)
+	SLURM_TESTS=1 $(BIN)/python -m pytest tests/slurm -rs
 
 venv: $(READY)
 

@@ -12,8 +12,8 @@ import numpy as np
 from tests.benchmarks.gather_memory import read_peak
 from workflow_scripts.mmdit.block_assembly import group_readers
 from workflow_scripts.mmdit.block_problem import BlockProblem, Rows, measure_powers, run_rows, take_rows
+from workflow_scripts.mmdit.blocks import Block
 from workflow_scripts.mmdit.flat_weights import start_at_weights
-from workflow_scripts.mmdit.forward import Block
 from workflow_scripts.mmdit.input_quantizers import calibrate
 from workflow_scripts.mmdit.layers import list_block_linears
 from workflow_scripts.mmdit.reconstruction import PHASES, bind_iteration, start_state
@@ -57,9 +57,9 @@ def make_problem() -> BlockProblem:
     rng = np.random.default_rng(0)
     weights, biases, readers = make_weights(rng)
     streams = [draw(rng, PAIR, length, WIDTH).astype(np.float16) for length in (IMAGE, TEXT)]
-    modulations = [0.3 * draw(rng, PAIR, 1, 6 * WIDTH) for _ in range(2)]
-    rows = Rows(*streams, *modulations, *streams, np.zeros(PAIR, np.int64))
-    both, block = np.arange(PAIR), Block("mm_00", HEADS, 1e-6, True)
+    modulations = {name: 0.3 * draw(rng, PAIR, 1, 6 * WIDTH) for name in ("image", "text")}
+    rows = Rows(*streams, modulations, *streams, np.zeros(PAIR, np.int64))
+    both, block = np.arange(PAIR), Block("mm_00", HEADS, 1e-6, ("image", "text"), True)
     problem = BlockProblem(block, weights, biases, readers, rows, np.ones(1, np.float32), both, both, {})
     outputs = run_rows(problem, weights, lambda key, x: x, take_rows(rows, both))
     targets = [np.array(outputs[name]).astype(np.float16) for name in ("image", "text")]

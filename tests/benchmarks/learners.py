@@ -29,7 +29,8 @@ def build_task(params: Path, rows: list[Path]) -> tuple[Any, dict[str, Any]]:
     from workflow_scripts.store.files import read_json
 
     settings = read_json(params) | START
-    return prepare(settings, open_block_inputs(rows), [], find_model(settings["model"]).load_transformer()), settings
+    model, inputs = find_model(settings["model"]), open_block_inputs(rows)
+    return prepare(settings, inputs, [], model.load_transformer(), model.LATENT_SHAPE), settings
 
 
 def bind_measure(task: Any, flat: Any, read: Callable[[], Any]) -> Measure:

@@ -12,7 +12,7 @@ from workflow_scripts import plan
 from workflow_scripts.mmdit.sampling import sample
 from workflow_scripts.mmdit.variant_linears import bind_source
 from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics.schedule import compute_sigmas, draw_noise
+from workflow_scripts.numerics.schedule import draw_noise
 from workflow_scripts.variants import BATCH, VARIANTS, list_sources
 
 MODEL, STEPS, CFG, ROUNDS = "embedded", 28, 3.0, 7
@@ -26,7 +26,7 @@ def bind_drawing(results: Path, variant: str) -> Callable[[], object]:
     files = list_sources(variant, str(results), plan.list_blocks(MODEL))
     linear_at = bind_source(transformer, VARIANTS[variant].source, [Path(file) for file in files])
     encodings = model.encode_prompts(["a red circle left of a blue square"] * BATCH, "")
-    noise, sigmas = draw_noise(range(BATCH), *model.LATENT_SHAPE), compute_sigmas(STEPS, model.SAMPLER_SHIFT)
+    noise, sigmas = draw_noise(range(BATCH), *model.LATENT_SHAPE), model.compute_sigmas(STEPS)
     mx.eval(*encodings, noise)
 
     def draw() -> object:

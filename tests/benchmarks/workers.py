@@ -78,7 +78,7 @@ def measure_resumability(folder: Path) -> Row:
     parameters = plan.select_shard(stage, "000")
     conditioning = open_conditioning(bench.results / "conditioning.safetensors", stage)
     model = find_model(parameters["model"])
-    sigmas = schedule.compute_sigmas(parameters["steps"], model.SAMPLER_SHIFT)
+    sigmas = model.compute_sigmas(parameters["steps"])
     begin = collect_shard.bind_beginning(model, conditioning, parameters, sigmas)
     inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}
     levels = {"ts": np.array(schedule.compute_timesteps(sigmas[:-1])), "sigmas": np.array(sigmas)}
