@@ -16,7 +16,16 @@ from tests.faults.outcomes import append_outcome, read_outcomes
 from tests.faults.table import write_document
 
 # module: how many faults a whole campaign plants, at least
-CAMPAIGNS: dict[str, int] = {}
+CAMPAIGNS: dict[str, int] = {
+    "kills": 500,
+    "locks": 120,
+    "circumstances": 150,
+    "writes": 600,
+    "real_obstacles": 80,
+    "corruptions": 500,
+    "nans": 60,
+    "fuzzing": 3800,
+}
 OUTCOMES = Path("results/faults")
 DOCUMENT = Path("docs/reliability.md")
 

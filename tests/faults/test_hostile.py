@@ -1,0 +1,36 @@
+"""The measure of readers finds what it is there to find."""
+
+import time
+
+import numpy as np
+import pytest
+
+from tests.faults import hostile
+from workflow_scripts.store.errors import UserError
+
+
+def wait(_):
+    time.sleep(60)
+
+
+def refuse(words):
+    def read(_):
+        raise UserError(words)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("read", "words"),
+    [
+        (lambda _: {}["rows"], "KeyError: 'rows'"),
+        (lambda _: np.ones(40 << 20), "takes 320 MiB for 0 bytes"),
+        (wait, "TimeoutError: it takes more than 3 s"),
+        (refuse("x is damaged;\n  get it again"), ""),
+        (lambda _: None, ""),
+    ],
+)
+def test_what_a_reader_may_not_do_is_found(read, words, monkeypatch, tmp_path):
+    monkeypatch.setattr(hostile, "SECONDS", 8)
+    assert hostile.find_failure(read, tmp_path).startswith(words)
+    assert bool(hostile.find_failure(read, tmp_path)) == bool(words)
