@@ -4,8 +4,10 @@ from dataclasses import replace
 from functools import partial
 
 from workflow_scripts.models.diffusionkit import config, load_model_io
-from workflow_scripts.models.weight_files import CHECKPOINT_REPO, FLUX_REPO, LARGE_REPO
 
+# By name, as what has these names is not to be imported before the sizes are the miniature's.
+CHECKPOINT_REPO, LARGE_REPO = (f"argmaxinc/mlx-stable-diffusion-3{version}" for version in ("-medium", ".5-large"))
+FLUX_REPO = "argmaxinc/mlx-FLUX.1-schnell"
 WIDTH, LATENT_SIDE, CHANNELS = 64, 16, 16
 POOLED = {"clip_l": 24, "clip_g": 40}
 POOLED_WIDTH = sum(POOLED.values())
