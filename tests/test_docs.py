@@ -21,7 +21,7 @@ from tests.documents import (
 
 BY_ROLE = (
     *("quickstart", "checklist", "how_it_works", "formats", "troubleshooting", "memory", "lessons", "mac", "cluster"),
-    *("differences", "object_storage", "scale"),
+    *("differences", "object_storage", "scale", "reliability"),
 )
 COMMANDS = [command for path in DOCUMENTS for command in read_commands(path)]
 PRESETS = ("quick", "sd3-medium", "sd3.5-large", "flux-schnell")

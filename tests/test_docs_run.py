@@ -61,6 +61,7 @@ ELSEWHERE = {
     r"snakemake .* --batch .*": "tests/workflow/test_many_prompts.py::test_shards_can_be_made_in_batches",
     r"python .*s3://.*": "tests/test_object_storage.py::test_shards_are_copied_to_a_url_and_back",
     r"(snakemake .*s3://|rm -r results/run1/).*": URLS,
+    r"make faults": "tests/faults/test_kills.py::test_killed_workers_end_with_the_same_bytes",
     r"make scale": "tests/test_scale.py::test_reading_every_shard_grows_linearly_and_its_memory_hardly",
     r"python -m tests\.benchmarks\.real_size .*": "tests/benchmarks/real_size.py::run_stages",
 }
