@@ -17,6 +17,7 @@ from workflow_scripts import (
     versions,
 )
 from workflow_scripts.budgeting import jobs, sizes, work
+from workflow_scripts.store.errors import UserError
 from workflow_scripts.summary import describe_results
 
 
@@ -75,8 +76,11 @@ if plan.MODEL_KEYS[config["model"]] and config["weights_from"]:
 if workflow.is_main_process:
     for line in dates.find_outdated_shards(RESULTS) if not config["overwrite"] else []:
         stop(line)
-    for line in versions.find_changes(RESULTS):
-        print(f"warning: {line}", file=sys.stderr)
+    try:
+        for line in versions.find_changes(RESULTS):
+            print(f"warning: {line}", file=sys.stderr)
+    except UserError as error:
+        stop(error)
 
 
 pathvars:

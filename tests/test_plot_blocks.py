@@ -40,10 +40,10 @@ def test_every_figure_is_there_in_both_formats(tmp_path):
 
 
 def test_the_warm_up_is_known_of_adaround_alone(tmp_path):
-    write_json(tmp_path / "a.json", {"stage": "optimise_block", "block": "mm_00", "engine": "adaround"} | ADAROUND)
-    write_json(tmp_path / "b.json", {"stage": "optimise_block", "block": "mm_01", "engine": "gptq"})
-    assert plot_blocks.find_warm_up(tmp_path / "a.json") == ("mm_00", 40)
-    assert plot_blocks.find_warm_up(tmp_path / "b.json") == ("mm_01", None)
+    write_json(tmp_path / "mm_00.json", {"stage": "optimise_block", "block": "mm_00", "engine": "adaround"} | ADAROUND)
+    write_json(tmp_path / "mm_01.json", {"stage": "optimise_block", "block": "mm_01", "engine": "gptq"})
+    assert plot_blocks.find_warm_up(tmp_path / "mm_00.json") == ("mm_00", 40)
+    assert plot_blocks.find_warm_up(tmp_path / "mm_01.json") == ("mm_01", None)
 
 
 def test_histograms_of_another_run_are_refused(tmp_path):

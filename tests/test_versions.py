@@ -1,10 +1,10 @@
 """Which versions results were made with is recorded once each, and a change is warned about."""
 
-import json
-
 import pytest
 
 from workflow_scripts import versions
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import write_json
 
 
 def test_what_is_installed_is_recorded_once(tmp_path):
@@ -17,7 +17,7 @@ def test_what_is_installed_is_recorded_once(tmp_path):
 
 def test_another_version_is_warned_about_in_one_line_even_when_both_are_recorded(tmp_path):
     earlier = versions.list_installed() | {"mlx": "0.0.1"}
-    (tmp_path / versions.FILE).write_text(json.dumps({"made_with": [earlier]}))
+    write_json(tmp_path / versions.FILE, {"made_with": [earlier]})
     versions.record(tmp_path)
     assert versions.read_recorded(tmp_path) == [earlier, versions.list_installed()]
     (line,) = versions.find_changes(tmp_path)
@@ -25,13 +25,23 @@ def test_another_version_is_warned_about_in_one_line_even_when_both_are_recorded
     assert f"{versions.list_installed()['mlx']} is installed" in line
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "3", "[]", '{"made_with": 3}', '{"made_with": [3]}'])
-def test_a_record_that_says_nothing_warns_of_nothing_and_is_made_anew(tmp_path, content):
-    if content is not None:
-        (tmp_path / versions.FILE).write_text(content)
+@pytest.mark.parametrize("made_with", [3, [3], [{"mlx": 3}], [{"mlx": ["0.0.1"]}], {}])
+def test_a_record_of_another_form_is_refused_with_its_cure(tmp_path, made_with):
+    write_json(tmp_path / versions.FILE, {"made_with": made_with})
+    for read in (versions.record, lambda results: list(versions.find_changes(results))):
+        with pytest.raises(UserError, match=r"versions\.json is no record of versions; delete it and run again"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "3", "[]", '{"made_with": []}'])
+def test_a_damaged_record_is_refused_with_its_cure(tmp_path, content):
+    (tmp_path / versions.FILE).write_text(content)
+    with pytest.raises(UserError, match=r"versions\.json is damaged.*delete it and run again"):
+        list(versions.find_changes(tmp_path))
+
+
+def test_without_a_record_nothing_is_warned_of(tmp_path):
     assert list(versions.find_changes(tmp_path)) == []
-    versions.record(tmp_path)
-    assert versions.read_recorded(tmp_path) == [versions.list_installed()]
 
 
 def test_a_package_that_is_not_there_has_no_version():

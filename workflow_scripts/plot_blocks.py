@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def find_warm_up(path: Path) -> tuple[str, float | None]:
     """A block, and the iteration its warm-up ended at, where its engine has one."""
-    parameters = read_json(path, stage="optimise_block")
+    parameters = read_json(path, stage="optimise_block", block=path.stem)
     if parameters["engine"] != "adaround":
         return parameters["block"], None
     return parameters["block"], parameters["adaround_warm_up"] * parameters["adaround_iterations"]

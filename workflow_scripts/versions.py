@@ -7,9 +7,10 @@ finished when a package is updated, and who runs on is warned.
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from workflow_scripts.plain_files import read_plain_json
-from workflow_scripts.store.files import write_json
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json, write_json
 
 PACKAGES = ("mlx", "diffusionkit", "numpy", "scipy-openblas32", "torch")
 FILE = "versions.json"
@@ -31,16 +32,27 @@ def list_installed() -> Versions:
 
 
 def read_recorded(results: Path) -> list[Versions]:
-    """The combinations that results were made with, the first one first; none if that was not recorded."""
-    try:
-        recorded = read_plain_json(results / FILE)["made_with"]
-        return [dict(versions) for versions in recorded]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    """The combinations that results were made with, the first one first; none if there is no record.
+
+    Raises UserError naming the record if it is damaged.
+    """
+    path = results / FILE
+    recorded = read_json(path).get("made_with") if path.exists() else []
+    if not isinstance(recorded, list) or not all(map(is_combination, recorded)):
+        raise UserError(f"{path} is no record of versions; delete it and run again")
+    return recorded
+
+
+def is_combination(value: Any) -> bool:
+    """Whether `value`, read from a file, has names of versions by names of packages."""
+    return isinstance(value, dict) and all(isinstance(version, str) for version in value.values())
 
 
 def find_changes(results: Path) -> Iterator[str]:
-    """A line for each package that some of the results were made with in another version than the installed one."""
+    """A line for each package that some of the results were made with in another version than the installed one.
+
+    Raises UserError as `read_recorded`.
+    """
     installed, recorded = list_installed(), read_recorded(results)
     for package, version in installed.items():
         others = dict.fromkeys(entry[package] for entry in recorded if entry.get(package, version) != version)
@@ -52,7 +64,7 @@ def find_changes(results: Path) -> Iterator[str]:
 
 
 def record(results: Path) -> None:
-    """Add the installed versions to the results' record, unless it has them."""
+    """Add the installed versions to the results' record, unless it has them. Raises UserError as `read_recorded`."""
     recorded, installed = read_recorded(results), list_installed()
     if installed not in recorded:
         write_json(results / FILE, {"made_with": [*recorded, installed]})

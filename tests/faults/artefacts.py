@@ -34,6 +34,7 @@ READERS = {
     "evaluation/images/*": "compare_variant",
     "evaluation/features/*": "compare_variant",
     "evaluation/compared/*": "score",
+    "evaluation/sizes/multitier.json": NOBODY,  # it is made so that the arrays of the config have a reader
     "evaluation/sizes/*": "score",
     "evaluation/growth/*": "score",
     "fid.json": "plot_evaluation",

@@ -1,6 +1,5 @@
 """What surrounds the results changes between runs: their folder, the clock, the configuration, the packages."""
 
-import json
 import random
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -11,6 +10,7 @@ from tests.faults.config_changes import go_and_return, plan_changes, replace_res
 from tests.faults.outcomes import Outcome
 from tests.faults.relocations import CAMPAIGN, copy_copy, copy_without_times, find_paths, move_copy, move_results
 from tests.faults.working_copy import WorkingCopy, compare_runs, open_reference
+from workflow_scripts.store.files import write_json
 from workflow_scripts.versions import FILE, PACKAGES, read_recorded
 
 Change = Callable[[WorkingCopy, dict[str, str], random.Random], Iterator[Outcome]]
@@ -22,7 +22,7 @@ def update_packages(copy: WorkingCopy, wanted: dict[str, str], rng: random.Rando
     text = record.read_text(encoding="utf-8")
     for package in PACKAGES:
         other = here | {package: "0.0.1"}
-        record.write_text(json.dumps({"made_with": [other]}), encoding="utf-8")
+        write_json(record, {"made_with": [other]})
         planned = copy.run("report", "-n")
         lines = [line for line in planned.stdout.splitlines() if line.startswith("warning: ")]
         note = "" if len(lines) == 1 and f"{package} 0.0.1" in lines[0] else f"not warned: {lines}"

@@ -1,6 +1,6 @@
 """The document of what was planted, survived and lost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.faults.outcomes import Outcome
@@ -16,22 +16,50 @@ again) the bytes of an undisturbed run.
 
 def write_document(path: Path, outcomes: Sequence[Outcome]) -> None:
     """Write the page for these outcomes."""
-    parts = [HEAD]
+    parts = [HEAD, format_total(outcomes), format_faults(outcomes)]
     for campaign in sorted({outcome.campaign for outcome in outcomes}):
         part = [outcome for outcome in outcomes if outcome.campaign == campaign]
-        parts.append(f"## {campaign.replace('_', ' ').capitalize()}\n\n{format_rows(part)}\n")
-    parts.append(format_total(outcomes))
+        parts.append(f"## {name_campaign(campaign)}\n\n{format_places(part)}\n")
     path.write_text("\n".join(parts), encoding="utf-8")
 
 
-def format_rows(outcomes: Sequence[Outcome]) -> str:
-    """A table with a line for each kind of fault at each place."""
-    lines = ["| fault | place | tried | survived | lost |", "|---|---|---:|---:|---:|"]
-    for fault, place in dict.fromkeys((outcome.fault, outcome.place) for outcome in outcomes):
-        kind = [outcome for outcome in outcomes if (outcome.fault, outcome.place) == (fault, place)]
-        survived = sum(outcome.survived for outcome in kind)
-        lines.append(f"| {fault} | `{place}` | {len(kind)} | {survived} | {len(kind) - survived} |")
+def name_campaign(module: str) -> str:
+    """A campaign's name in a heading."""
+    return module.replace("_", " ").capitalize()
+
+
+def format_faults(outcomes: Sequence[Outcome]) -> str:
+    """A table with a line for each kind of fault."""
+    lines = ["| campaign | fault | places | tried | survived | lost |", "|---|---|---:|---:|---:|---:|"]
+    kinds = group(outcomes, lambda outcome: (name_campaign(outcome.campaign), outcome.fault))
+    for (campaign, fault), kind in kinds.items():
+        places = len({outcome.place for outcome in kind})
+        lines.append(f"| {campaign} | {fault} | {places} | {count(kind)} |")
+    return "\n".join(lines) + "\n"
+
+
+def format_places(outcomes: Sequence[Outcome]) -> str:
+    """A table with a line for each place, and each kind of fault there."""
+    lines = ["| place | fault | tried | survived | lost |", "|---|---|---:|---:|---:|"]
+    for (place, fault), kind in group(outcomes, lambda outcome: (outcome.place, outcome.fault)).items():
+        lines.append(f"| `{place}` | {fault} | {count(kind)} |")
     return "\n".join(lines)
+
+
+def group(
+    outcomes: Sequence[Outcome], name: Callable[[Outcome], tuple[str, str]]
+) -> dict[tuple[str, str], list[Outcome]]:
+    """The outcomes by their `name`, in its order."""
+    found: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in sorted(outcomes, key=name):
+        found.setdefault(name(outcome), []).append(outcome)
+    return found
+
+
+def count(outcomes: Sequence[Outcome]) -> str:
+    """How many were tried, survived, and lost, as cells of a table."""
+    survived = sum(outcome.survived for outcome in outcomes)
+    return f"{len(outcomes)} | {survived} | {len(outcomes) - survived}"
 
 
 def format_total(outcomes: Sequence[Outcome]) -> str:

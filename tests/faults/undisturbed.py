@@ -16,8 +16,8 @@ SNAKEMAKE = (sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snake
 TARGETS = ("quant_config", "calibration", "activations", "manifest", "exports", "analysis", "fid", "plots", "report")
 # What reads the arrays of the multi-tier config.
 MORE = "evaluation/sizes/multitier.json"
-# What is no result: times, messages, and what Snakemake and the locks leave.
-NO_RESULTS = {"logs", "benchmarks", "scratch"}
+# What is no result: times, messages, what no job writes, and what Snakemake and the locks leave.
+NO_RESULTS = {"logs", "benchmarks", "scratch", "versions.json"}
 MARK = ".snakemake_timestamp"
 
 

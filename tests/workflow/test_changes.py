@@ -1,11 +1,10 @@
 """What a run says when something around its results has changed since they were made."""
 
-import json
-
 import pytest
 
 from tests.workflow_run import read_tree
 from workflow_scripts import versions
+from workflow_scripts.store.files import write_json
 
 pytestmark = pytest.mark.slow
 
@@ -22,11 +21,20 @@ def test_the_versions_of_what_computed_are_recorded(finished):
 
 def test_results_of_another_mlx_are_warned_about_and_stay_finished(copy):
     record = copy.results / versions.FILE
-    record.write_text(json.dumps({"made_with": [versions.list_installed() | {"mlx": "0.0.1"}]}))
+    write_json(record, {"made_with": [versions.list_installed() | {"mlx": "0.0.1"}]})
     planned = copy.run("quant_config", "-n")
     (line,) = list_lines(planned.stdout, "warning")
     assert "results of mlx 0.0.1" in line
     assert "Nothing to be done" in planned.stdout
+
+
+def test_a_damaged_record_of_versions_stops_before_any_job(copy):
+    (copy.results / versions.FILE).write_text("{")
+    refused = copy.run("quant_config")
+    assert refused.returncode == 1
+    (line,) = list_lines(refused.stdout, "error")
+    assert "versions.json is damaged" in line
+    assert line.endswith("delete it and run again")
 
 
 @pytest.mark.parametrize(
