@@ -5,11 +5,19 @@ import shutil
 from argparse import Namespace
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from tests.evaluation_study import Evaluation
-from workflow_scripts import configuration, draw_reference, extract_features, plan, write_evaluation_prompts
+from workflow_scripts import (
+    configuration,
+    draw_reference,
+    extract_features,
+    measure_growth,
+    plan,
+    write_evaluation_prompts,
+)
 from workflow_scripts.evaluation.distances import compute_fid
 from workflow_scripts.numerics.quality import measure_psnr, measure_snr
 from workflow_scripts.store.errors import UserError
@@ -154,6 +162,23 @@ class TestGrowth:
     def test_full_precision_has_no_error(self, finished):
         growth = finished[0].follow("fp")["latent_snr"]
         assert growth == {"free_running": [[None] * 6] * 2, "teacher_forced": [[None] * 6] * 2}
+
+    def test_is_the_same_where_memory_takes_one_picture_at_a_time(self, finished, monkeypatch):
+        together = finished[0].follow("w4a8")["latent_snr"]["free_running"]
+        monkeypatch.setattr(measure_growth, "choose_batch", lambda *sizes: 1)
+        alone = finished[0].follow("w4a8")["latent_snr"]["free_running"]
+        assert np.allclose(alone, together, atol=0.05)
+
+
+class TestMemory:
+    def test_that_does_not_suffice_is_said_before_anything_is_drawn(self, copy, monkeypatch):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: Namespace(total=10**6, available=10**6))
+        shutil.rmtree(copy.folder / "images" / "fp")
+        words = r"takes about .* GB of memory, of 0\.0 GB; lower height and width"
+        with pytest.raises(UserError, match=f"drawing {words}"):
+            copy.generate("fp", "00")
+        with pytest.raises(UserError, match=f"measuring growth {words}"):
+            copy.follow("w4a8")
 
 
 class TestScores:

@@ -5,6 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.quantization import conftest as small
@@ -144,3 +145,9 @@ def test_the_velocitys_error_is_measured_on_at_most_its_rows(finished):
     content = read_sensitivity(finished)
     assert content["velocity_points"] == min(64, content["points"])
     assert np.isfinite(list(content["gains"].values())).all()
+
+
+def test_memory_that_does_not_suffice_is_said_before_anything_is_measured(folder, parts, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Namespace(total=10**6, available=10**6))
+    with pytest.raises(UserError, match=r"measuring sensitivity takes about .* GB of memory, of 0\.0 GB; lower height"):
+        measure(folder, parts, "mm_00")

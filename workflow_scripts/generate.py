@@ -18,7 +18,6 @@ from PIL import Image
 
 from workflow_scripts import plan
 from workflow_scripts.entry import Progress, build_parser, log, run
-from workflow_scripts.mmdit.footprint import check_forward, choose_batch
 from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.packed import bind_packed, list_packed, name_bits, restore_weight
@@ -208,8 +207,6 @@ def sample_variants(
 
     def draw(bind: Bind) -> mx.array:
         transformer = model.load_transformer()
-        rows = cs.shape[1] * choose_batch(transformer, model.LATENT_SHAPE, cs.shape, len(prompts))
-        check_forward(transformer, model.LATENT_SHAPE, cs.shape[2], rows, "drawing")
         return sample(transformer, bind(transformer), cs, cs_pooled, noise, sigmas, arguments.cfg, progress.advance)
 
     return {name: draw(bind) for name, bind in variants.items()}

@@ -13,6 +13,7 @@ import numpy as np
 
 from workflow_scripts import plan
 from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.mmdit.footprint import check_forward, choose_batch
 from workflow_scripts.mmdit.sampling import bind_step, refuse_broken
 from workflow_scripts.mmdit.variant_linears import bind_source
 from workflow_scripts.models.catalogue import find_model
@@ -22,6 +23,9 @@ from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.variants import ALL
 
 PICTURES = 32
+FREE, FORCED = "free_running", "teacher_forced"
+
+Growth = dict[str, np.ndarray]
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -31,41 +35,47 @@ def main(arguments: argparse.Namespace) -> None:
     )
     pictures = evaluation["pictures"][:PICTURES]
     model = find_model(parameters["model"], parameters)
-    transformer = model.load_transformer()
     prompts = [evaluation["prompts"][row["prompt"]]["text"] for row in pictures]
-    encodings = model.encode_prompts(prompts, parameters["negative_prompt"])
+    cs, cs_pooled = model.encode_prompts(prompts, parameters["negative_prompt"])
+    transformer = model.load_transformer()
     sigmas = model.compute_sigmas(parameters["evaluation_steps"])
-    order = mx.arange(len(pictures))
-    exact, quantized = (
-        bind_step(transformer, linear_at, *encodings, order, sigmas, parameters["evaluation_cfg"])
-        for linear_at in (
-            bind_source(transformer, "none", []),
-            bind_source(transformer, ALL[arguments.variant].source, arguments.source),
-        )
-    )
+    exact = bind_source(transformer, "none", [])
+    quantized = bind_source(transformer, ALL[arguments.variant].source, arguments.source)
     noise = draw_noise([row["seed"] for row in pictures], *model.LATENT_SHAPE)
-    found = follow(exact, quantized, start_latents(noise, sigmas[0]), len(sigmas) - 1, arguments.variant)
+    size = choose_batch(transformer, model.LATENT_SHAPE, cs.shape, PICTURES)
+    check_forward(transformer, model.LATENT_SHAPE, cs.shape[2], cs.shape[1] * size, "measuring growth")
+    steps = len(sigmas) - 1
+    progress, parts = Progress(arguments.variant, len(pictures) * steps, "trajectory-steps"), []
+    for first in range(0, len(pictures), size):
+        rows = slice(first, first + size)
+        start = start_latents(noise[rows], sigmas[0])
+        own = cs[rows], cs_pooled[rows], mx.arange(len(start)), sigmas, parameters["evaluation_cfg"]
+        both = (bind_step(transformer, linear_at, *own) for linear_at in (exact, quantized))
+        parts.append(follow(*both, start, steps, first, progress))
+    found = {name: np.concatenate([part[name] for part in parts], axis=1) for name in (FREE, FORCED)}
     write_json(arguments.out, describe(arguments.variant, pictures, sigmas.tolist(), found))
-    log.info(f"{len(pictures)} pictures over {len(sigmas) - 1} steps: {arguments.out}")
+    log.info(f"{len(pictures)} pictures over {steps} steps: {arguments.out}")
 
 
-def follow(exact: Any, quantized: Any, start: mx.array, steps: int, label: str) -> dict[str, np.ndarray]:
-    """Latent SNR in dB after each step, (steps, pictures) float64, `free_running` and `teacher_forced`."""
-    rows: dict[str, list[list[float]]] = {"free_running": [], "teacher_forced": []}
+def follow(exact: Any, quantized: Any, start: mx.array, count: int, first: int, progress: Progress) -> Growth:
+    """Latent SNR in dB after each of `count` steps, (steps, pictures) float64, by FREE and FORCED.
+
+    start: latents (pictures, h, w, c); first: the place of the first picture among all of them.
+    """
+    rows: dict[str, list[list[float]]] = {FREE: [], FORCED: []}
     reference, free = start, start
-    progress = Progress(label, steps, "steps")
-    for step in range(steps):
+    for step in range(count):
         forced, free, reference = quantized(reference, step), quantized(free, step), exact(reference, step)
         mx.eval(forced, free, reference)
         for latents in (reference, forced, free):
-            refuse_broken(latents, 0, step)
-        for name, latents in (("free_running", free), ("teacher_forced", forced)):
+            refuse_broken(latents, first, step)
+        for name, latents in ((FREE, free), (FORCED, forced)):
             rows[name].append([measure_snr(*pair) for pair in zip(np.array(latents), np.array(reference), strict=True)])
-        progress.advance()
+        progress.advance(len(start))
     return {name: np.array(values) for name, values in rows.items()}
 
 
-def describe(variant: str, pictures: list[dict], sigmas: list[float], found: dict[str, np.ndarray]) -> plan.Parameters:
+def describe(variant: str, pictures: list[dict], sigmas: list[float], found: Growth) -> plan.Parameters:
     """The pictures' values of each step, an infinite one, of equal latents, as null."""
     values = {
         name: [[value if np.isfinite(value) else None for value in step] for step in table.tolist()]

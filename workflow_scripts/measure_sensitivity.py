@@ -11,9 +11,11 @@ from workflow_scripts.block_plan import select_block
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.mmdit.block_assembly import assemble_problem, list_own_linears, read_weights
 from workflow_scripts.mmdit.blocks import find_block
+from workflow_scripts.mmdit.footprint import check_forward
 from workflow_scripts.mmdit.input_histograms import measure_distributions
 from workflow_scripts.mmdit.input_quantizers import observe_inputs
 from workflow_scripts.mmdit.input_sensitivity import measure_inputs
+from workflow_scripts.mmdit.sensitivity import count_together
 from workflow_scripts.mmdit.velocity import POINTS, bind_tail, compare_velocities, measure_gains, spread_points
 from workflow_scripts.mmdit.weight_sensitivity import measure_weights, round_block
 from workflow_scripts.models.catalogue import find_model
@@ -66,9 +68,11 @@ def measure(
         inputs.sigmas,
         (every, every),
     )
-    conditions = plan.count_conditions(parameters["model"])
+    conditions, shape = plan.count_conditions(parameters["model"]), model.LATENT_SHAPE
     few = spread_points(inputs.sigmas, inputs.points, inputs.negative, conditions, POINTS)
-    tail = bind_tail(transformer, index, model.LATENT_SHAPE)
+    tokens = problem.rows.text.shape[1]
+    check_forward(transformer, shape, tokens, count_together(problem), "measuring sensitivity")
+    tail = bind_tail(transformer, index, shape)
     finish = compare_velocities(tail, inputs.modulation, conditions, parameters["evaluation_cfg"])
     whole = round_block(transformer, problem, layers, rules, inputs.modulation)
     observed = observe_inputs(problem, every)

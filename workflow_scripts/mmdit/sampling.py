@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 
 from workflow_scripts.mmdit.blocks import Linear
-from workflow_scripts.mmdit.footprint import choose_batch
+from workflow_scripts.mmdit.footprint import check_forward, choose_batch
 from workflow_scripts.mmdit.forward import predict_velocity
 from workflow_scripts.numerics.schedule import compute_timesteps, euler_step, start_latents
 from workflow_scripts.store.errors import UserError
@@ -79,10 +79,11 @@ def sample(
     """The final latents (N, h, w, c) fp32 from `noise` of that shape, row i under prompt i of cs and cs_pooled.
 
     `together` rows advance together or, where memory does not allow BATCH, as much fewer; `report` is told after each
-    step how many. Raises NotFiniteError.
+    step how many. Raises NotFiniteError, and UserError if this machine has not the memory.
     """
     finished = []
     size = max(1, choose_batch(model, noise.shape[1:], cs.shape, BATCH) * together // BATCH)
+    check_forward(model, noise.shape[1:], cs.shape[2], cs.shape[1] * min(size, len(noise)), "drawing")
     for start in range(0, len(noise), size):
         rows = slice(start, start + size)
         latents = start_latents(noise[rows], sigmas[0])

@@ -55,9 +55,14 @@ class RowErrors(NamedTuple):
         return {name: self.errors[name][:, where].sum(axis=1) / self.powers[name][where].sum() for name in self.errors}
 
 
+def count_together(problem: BlockProblem) -> int:
+    """How many rows are measured together: at most PAIRS pairs, as many as memory allows."""
+    return 2 * limit_batch(PAIRS, *count_tokens(problem), rows=2, kept=KEPT)
+
+
 def list_pairs(problem: BlockProblem, where: np.ndarray) -> Iterator[np.ndarray]:
-    """The indices of rows `where` in runs of at most PAIRS pairs, as many as memory allows."""
-    size = 2 * limit_batch(PAIRS, *count_tokens(problem), rows=2, kept=KEPT)
+    """The indices of rows `where` in runs of those that are measured together."""
+    size = count_together(problem)
     for start in range(0, len(where), size):
         yield where[start : start + size]
 
