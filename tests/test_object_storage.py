@@ -19,7 +19,7 @@ from workflow_scripts.entry import report_failure
 from workflow_scripts.store.errors import UnreachableError, UserError
 from workflow_scripts.store.files import read_json
 from workflow_scripts.store.places import open_place
-from workflow_scripts.store.seal import read_group_seal
+from workflow_scripts.store.seal import read_file_seal, read_group_seal
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -55,7 +55,7 @@ def test_a_shard_at_a_url_has_the_bytes_of_one_in_a_folder_and_a_receipt_here(tm
     store = open_place(url)
     collect(folder, store)
     assert read_objects(store / "000") == read_folder(build_finished() / "trajectories.zarr" / "000")
-    assert read_json(folder / "trajectories.zarr/000" / plan.RECEIPT) == read_group_seal(store / "000")
+    assert read_file_seal(folder / "trajectories.zarr/000" / plan.RECEIPT) == read_group_seal(store / "000")
     assert not (folder / "scratch/000").exists()
 
 

@@ -20,10 +20,12 @@ def draw_example():
 
 
 def test_a_rerun_gives_the_same_bytes(tmp_path):
-    for name in ("first", "second"):
-        save_figure(draw_example(), tmp_path / name)
-    for suffix in (".png", ".svg"):
-        assert (tmp_path / f"first{suffix}").read_bytes() == (tmp_path / f"second{suffix}").read_bytes()
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        save_figure(draw_example(), folder / "figure")
+    for name in ("figure.png", "figure.svg"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
 def test_files_say_neither_when_nor_by_which_version_they_were_written(tmp_path):

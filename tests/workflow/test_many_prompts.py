@@ -13,7 +13,8 @@ def write_prompts(workflow, lines):
 
 def test_a_prompt_file_of_megabytes_that_was_only_touched_runs_nothing_again(workflow):
     """Snakemake compares what is larger than its limit by date alone, and deletes what it makes again beforehand."""
-    prompts = write_prompts(workflow, [f"a red circle, {i}, {'and ' * 100_000}" for i in range(3)])
+    prompts = write_prompts(workflow, [f"a red circle, {i}, {'and ' * 2_000}" for i in range(150)])
+    assert prompts.stat().st_size > 2**20
     workflow.configure(trajectories=3, steps=3, prompts_per_shard=3)
     done = workflow.run("trajectories")
     assert done.returncode == 0, done.stdout[-2000:]
