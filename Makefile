@@ -20,7 +20,7 @@ results/%: $(READY) FORCE
 	$(SNAKEMAKE) "$@"
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/python -m ruff format --check .

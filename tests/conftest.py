@@ -7,6 +7,12 @@ from tests.quantization.conftest import Study, write_calibration
 from tests.workflow_run import Workflow
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests go first, so that two processes end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def quantized_study(tmp_path_factory) -> Study:
     """Weights rounded to nearest and activations observed at three noise levels; not to be changed."""

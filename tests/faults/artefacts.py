@@ -12,7 +12,8 @@ NOBODY = "nobody"
 # The first pattern that fits a file's name below the results says which rule's job reads all of it.
 READERS = {
     "params/*": "*",  # whichever has it among its inputs
-    "conditioning.*": "collect_shard",
+    "conditioning.safetensors": "gather_calibration",  # a shard reads its own prompts' alone
+    "conditioning.json": "collect_shard",
     "trajectories.zarr/*": "gather_calibration",
     "calibration.zarr/*": "capture_blocks",
     "DiT_cali_data.npz": VERIFY,

@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ from tests.faults.undisturbed import (
     run_quick,
 )
 
+CORES = 2
 SHARE = 25
 MOST_CURES = 5  # for one damage; each is a run of the reader and what it asks for
 FLIP, TRUNCATE, REMOVE, SWAP = "a flipped bit", "a truncated file", "a missing file", "swapped files"
@@ -44,19 +46,24 @@ class Damage(NamedTuple):
 
 
 def plant(count: int, seed: int, folder: Path) -> Iterator[Outcome]:
-    """Do `count` kinds of harm, one at a time: each kind to a file of each sort, then to others by chance."""
+    """Do `count` kinds of harm, one to each copy: each kind to a file of each sort, then to others by chance."""
     run = run_quick(folder / "undisturbed")
     repair = Repair(run)
-    for index, damage in enumerate(choose_damages(run, random.Random(seed))[:count]):
-        results = folder / "copy" / "results"
-        delete(results.parent)
+
+    def judge(index: int, damage: Damage) -> Outcome:
+        copy = folder / f"copy {index}"
         if index % SHARE == SHARE - 1:
-            note, kind = judge_through_snakemake(run, folder / "undisturbed", damage, results.parent), "by Snakemake"
+            note = judge_through_snakemake(run, folder / "undisturbed", damage, copy)
+            label = f"{damage.kind} (by Snakemake)"
         else:
-            note, kind = judge_directly(run, repair, damage, results), ""
-        place = find_pattern(damage.names[0])
-        label = f"{damage.kind} ({kind})" if kind else damage.kind
-        yield Outcome("corruptions", label, place, not note, note and f"{' and '.join(damage.names)}: {note}")
+            note, label = judge_directly(run, repair, damage, copy / "results"), damage.kind
+        delete(copy)
+        note = note and f"{' and '.join(damage.names)}: {note}"
+        return Outcome("corruptions", label, find_pattern(damage.names[0]), not note, note)
+
+    damages = choose_damages(run, random.Random(seed))[:count]
+    with ThreadPoolExecutor(CORES) as pool:
+        yield from pool.map(judge, range(len(damages)), damages)
 
 
 def choose_damages(run: Run, rng: random.Random) -> list[Damage]:
