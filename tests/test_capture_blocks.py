@@ -308,7 +308,7 @@ def test_scratch_of_other_parameters_is_discarded(folder, monkeypatch, caplog):
     assert read_group_seal(out)["parameters"]["seed"] == 1
 
 
-@pytest.mark.parametrize("moments", [6, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", [6, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_worker_killed_at_any_moment_ends_bit_identical(folder, moments):
     command = [sys.executable, "-m", "tests.kill_capture", str(folder), str(moments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)

@@ -187,9 +187,12 @@ def judge_directly(run: Run, repair: Repair, damage: Damage, results: Path) -> s
 
 def follow_reader(run: Run, repair: Repair, damage: Damage, reader: Job, results: Path) -> str:
     """Call the reader until it is content, doing each time what it says; what did not hold, or an empty string."""
-    for _ in range(MOST_CURES):
-        for place in reader.outputs:
+    for turn in range(MOST_CURES):
+        for place in reader.written:
             delete(results / place)
+        if turn and is_whole(run, reader, results):
+            link_again(run, reader, results)
+            return ""
         done = run_command(reader.fill_in(results))
         if done.returncode == 0:
             return ""
@@ -202,6 +205,11 @@ def follow_reader(run: Run, repair: Repair, damage: Damage, reader: Job, results
         if note := repair(results, gone | missing, damage):
             return note
     return f"{reader.rule} still refuses: {done.stderr[-300:]!r}"
+
+
+def is_whole(run: Run, reader: Job, results: Path) -> bool:
+    """Whether all but what the reader makes is as it was: then it makes what it made."""
+    return all(lies_in_any(name, reader.written) for name in find_differences(results, run.results, ["."]))
 
 
 def read_cure(said: str, results: Path, run: Run, damage: Damage) -> tuple[str, set[str]]:
@@ -232,32 +240,34 @@ def judge_through_snakemake(run: Run, folder: Path, damage: Damage, copy: Path) 
     shutil.copytree(folder, copy, copy_function=shutil.copy2)
     results = copy / "results"
     do_harm(results, damage)
-    reader = random.Random(damage.seed).choice(list_readers(run, damage.names[0]))
-    targets = [f"results/{place}" for place in reader.outputs] or [reader.rule]
-    gone = {name for name in damage.names if not (results / name).exists()}
+    readers = [random.Random(damage.seed).choice(list_readers(run, name)) for name in damage.names]
+    outputs = [place for reader in readers for place in reader.outputs]
+    targets = [f"results/{place}" for place in outputs] + [reader.rule for reader in readers if not reader.outputs]
+    gone, said = {name for name in damage.names if not (results / name).exists()}, ""
     for _ in range(MOST_CURES):
-        for place in reader.outputs:
+        for place in (place for reader in readers for place in reader.written):
             delete(results / place)
         makers = {job for name in gone if (job := run.find_producer(name))}
         done = call_snakemake(copy, *targets, *sorted({f"results/{job.outputs[0]}" for job in makers}))
+        said += done.stdout
         if done.returncode == 0:
             break
         note, told = read_cure(done.stdout.replace("results/", f"{results}/"), results, run, damage)
         if note:
-            return f"{reader.rule}: {note}"
+            return f"{readers[0].rule}: {note}"
         gone |= told
         for name in told:
             delete(results / name)
     else:
-        return f"{reader.rule} still refuses: {done.stdout[-300:]!r}"
+        return f"{readers[0].rule} still refuses: {done.stdout[-300:]!r}"
     # The report shows how long the jobs took.
-    return judge_jobs(run, done.stdout, makers, reader) or judge_bytes(run, damage, results, {"report.html"})
+    return judge_jobs(run, said, makers, set(readers)) or judge_bytes(run, damage, results, {"report.html"})
 
 
-def judge_jobs(run: Run, said: str, makers: set[Job], reader: Job) -> str:
-    """Whether Snakemake ran other jobs than those that make what was gone, the reader, and those between them."""
-    affected = {reader, *makers}
-    for job in run.list_ancestors(reader):
+def judge_jobs(run: Run, said: str, makers: set[Job], readers: set[Job]) -> str:
+    """Whether Snakemake ran other jobs than those that make what was gone, the readers, and those between them."""
+    affected = readers | makers
+    for job in {job for reader in readers for job in run.list_ancestors(reader)}:
         if makers & set(run.list_ancestors(job)):
             affected.add(job)
     wanted = {name for job in affected for name in job.outputs}

@@ -77,7 +77,7 @@ def test_a_damaged_checkpoint_is_not_used_and_that_is_said(folder, finished, mon
     assert hash_tree(path.parent) == hash_tree(finished["adaround"].parent)
 
 
-@pytest.mark.parametrize("moments", [4, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", [4, pytest.param(15, marks=pytest.mark.slow)])
 def test_a_worker_killed_at_any_moment_ends_bit_identical(folder, moments):
     configure(folder)
     command = [sys.executable, "-m", "tests.kill_block", str(folder), str(moments)]
