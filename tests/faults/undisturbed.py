@@ -82,7 +82,7 @@ def list_results(folder: Path) -> Iterator[str]:
     """The names of all files of results in `folder`, without what is none."""
     for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
-        if path.is_file() and path.name != MARK and not NO_RESULTS & set(parts):
+        if path.is_file() and path.name != MARK and path.suffix != ".lock" and not NO_RESULTS & set(parts):
             yield "/".join(parts)
 
 
