@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from pathlib import Path
 
 from workflow_scripts import (
@@ -74,6 +75,8 @@ if plan.MODEL_KEYS[config["model"]] and config["weights_from"]:
         stop(f"weights_from: {other}; choose another results_dir for these weights")
 
 if workflow.is_main_process:
+    for line in dates.find_future(RESULTS, time.time()):
+        stop(line)
     for line in dates.find_outdated_shards(RESULTS) if not config["overwrite"] else []:
         stop(line)
     try:

@@ -1,12 +1,13 @@
-"""Trajectories are not made again for a date alone."""
+"""Finished work is neither made again nor deleted for a date alone."""
 
 import os
 import shlex
 import subprocess
+import time
 
 import pytest
 
-from workflow_scripts.dates import COMPARED, MARK, find_outdated_shards
+from workflow_scripts.dates import COMPARED, MARK, SLACK, find_future, find_outdated_shards
 
 NOW = 1_700_000_000
 
@@ -47,3 +48,29 @@ def test_an_older_shard_is_named_with_what_keeps_it(results):
 def test_what_snakemake_compares_by_content_needs_no_date(results):
     (results / "conditioning.safetensors").write_bytes(bytes(COMPARED))
     assert list(find_outdated_shards(results)) == []
+
+
+def test_results_of_the_past_are_fine(results):
+    assert list(find_future(results, NOW + 3)) == []
+    assert list(find_future(results / "missing", NOW)) == []
+
+
+def test_clocks_that_differ_by_seconds_are_fine(results):
+    assert list(find_future(results, NOW + 2 - SLACK)) == []
+
+
+@pytest.mark.parametrize("name", ["conditioning.safetensors", f"trajectories.zarr/001/{MARK}"])
+def test_a_result_of_tomorrow_is_named_with_what_dates_it_anew(results, name):
+    now, tomorrow = time.time(), time.time() + 86_400
+    os.utime(results / name, (tomorrow, tomorrow))
+    (line,) = find_future(results, now)
+    assert line.startswith(f"{results / name.removesuffix(f'/{MARK}')} is of ")
+    _, _, command = line.partition("anew: ")
+    subprocess.run(shlex.split(command), check=True)
+    assert list(find_future(results, now)) == []
+    assert (results / name).stat().st_mtime == NOW
+
+
+def test_a_link_that_leads_nowhere_has_no_date(results):
+    (results / "link").symlink_to("nowhere")
+    assert list(find_future(results, NOW + 3)) == []

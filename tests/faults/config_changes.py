@@ -78,6 +78,10 @@ ALSO = {
     "extract_features": {"extract_reference_features"},
     "collect_shard": {"write_manifest", "export_manifest", "export_samples", "export_latents", "decode_latents"},
 }
+# Rules whose inputs a key decides.
+CHOSEN = {"evaluation_variants": {"plot_pictures"}, "reference_pictures": {"extract_reference_features"}}
+# The ablation is the evaluation with another number of pictures.
+SAME = {"ablation_pictures": "evaluation_pictures"}
 ALWAYS = {
     "write_parameters",
     "write_study_parameters",
@@ -102,10 +106,10 @@ def plan_changes(copy: WorkingCopy, wanted: dict[str, str], rng: random.Random) 
 
 def list_readers(key: str, config: dict[str, Any]) -> set[str]:
     """The rules that read a key."""
-    stages = {stage for stage in plan.STAGES if key in plan.list_keys(stage, config)}
+    stages = {stage for stage in plan.STAGES if SAME.get(key, key) in plan.list_keys(stage, config)}
     # How many trajectories there are decides which prompts take part.
     stages |= plan.READS_PROMPTS if key in ("prompts", "trajectories") else set()
-    readers = stages.union(*(ALSO.get(stage, set()) for stage in stages))
+    readers = stages.union(CHOSEN.get(key, set()), *(ALSO.get(stage, set()) for stage in stages))
     return readers | ({"optimise_rung_block"} if is_read_by_a_rung(key, config) else set())
 
 
