@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults.artefacts import NOBODY, READERS, find_pattern, list_readers
+from tests.faults.artefacts import NOBODY, READERS, VERIFY, find_pattern, list_readers
 from tests.faults.contents import has_same_content
 from tests.faults.outcomes import Outcome
 from tests.faults.undisturbed import (
@@ -179,6 +179,9 @@ def judge_directly(run: Run, repair: Repair, damage: Damage, results: Path) -> s
         readers = list_readers(run, name)
         if not readers:
             return "no job reads it"
+        # What no job reads may be missing, as if it had not been asked for; who asks for it has it made.
+        if damage.kind == REMOVE and readers[0].rule == VERIFY and name in run.find_producer(name).outputs:
+            return repair(results, {name}, damage) or judge_bytes(run, damage, results)
         reader = random.Random(damage.seed).choice(readers)
         if note := follow_reader(run, repair, damage, reader, results):
             return note
