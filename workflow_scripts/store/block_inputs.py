@@ -181,13 +181,17 @@ def open_block_inputs(paths: Sequence[Path]) -> BlockInputs:
 def check_parts(parts: Sequence[Part]) -> None:
     """Raise UserError unless the parts are all there, of one making, and have no point in common."""
     shared = {key: value for key, value in parts[0].seal["parameters"].items() if key not in OWN}
-    seen: set[int] = set()
+    seen: dict[int, Path] = {}
     for part in parts:
         check_origin(part.seal, part.path, shared, parts[0].seal["inputs"])
         points = part.seal["parameters"]["points"]
-        if common := seen.intersection(points):
-            raise UserError(f"{part.path} has calibration point {min(common)}, as another part; name each part once")
-        seen.update(points)
+        if common := seen.keys() & set(points):
+            other = seen[min(common)]
+            raise UserError(
+                f"{part.path} and {other} have calibration point {min(common)}; name each part once, or delete both and"
+                " run capture_blocks again"
+            )
+        seen |= dict.fromkeys(points, part.path)
     expected, found = plan.list_parts(shared["capture_shards"]), [part.seal["parameters"]["shard"] for part in parts]
     if found != expected:
         raise UserError(
