@@ -164,6 +164,12 @@ def test_finished_shards_of_other_parameters_are_named_with_the_difference(tmp_p
     assert words in conflict
 
 
+def test_a_seal_of_another_shard_is_named(tmp_path):
+    write_seal(tmp_path, "001", plan.select_shard(shard_parameters(), "000"))
+    (conflict,) = plan.find_conflicts(tmp_path, shard_parameters())
+    assert conflict.endswith("trajectories.zarr/001 is the shard 000; delete it and run again")
+
+
 def test_a_damaged_seal_is_named(tmp_path):
     write_seal(tmp_path, "000", None)
     (tmp_path / "trajectories.zarr" / "000" / "zarr.json").write_text("{")

@@ -183,7 +183,9 @@ def test_parts_of_other_parameters_or_inputs_are_refused(parts, tmp_path):
 
 def test_parts_that_share_a_point_are_refused(parts, tmp_path):
     other = record(tmp_path / "overlap", "01", points=[1, 3, 6])
-    with pytest.raises(UserError, match=r"overlap/01 and .*/\d\d have calibration point 6; name each part once, or delete both"):
+    with pytest.raises(
+        UserError, match=r"overlap/01 and .*/\d\d have calibration point 6; name each part once, or delete both"
+    ):
         open_block_inputs([parts[0], other])
 
 
