@@ -164,6 +164,7 @@ def link_again(run: Run, job: Job, results: Path) -> None:
     """Put what a job makes into a copy."""
     for place in job.written:
         delete(results / place)
+        (results / place).parent.mkdir(parents=True, exist_ok=True)
         source = run.results / place
         if source.is_dir():
             shutil.copytree(source, results / place, copy_function=os.link)
