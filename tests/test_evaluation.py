@@ -23,7 +23,7 @@ from workflow_scripts.numerics.quality import measure_psnr, measure_snr
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.pictures import read_latents
-from workflow_scripts.store.tensors import read_tensors
+from workflow_scripts.store.tensors import read_sealed_tensors, read_tensors, write_sealed_tensors
 
 VARIANTS = ["fp", "w4a16", "w4a8"]
 
@@ -251,12 +251,21 @@ class TestScores:
         with pytest.raises(UserError, match=r"w4a8/01/\d+.png is missing or not what was drawn; delete .*w4a8/01.json"):
             copy.score()
 
-    def test_refuse_features_of_other_pictures(self, copy):
+    @pytest.mark.parametrize(("others", "own"), [("real", "w4a8"), ("fp", "real"), ("w4a16", "w4a8")])
+    def test_refuse_features_of_other_pictures(self, copy, others, own):
         for part in copy.parts:
             shutil.copy(
-                copy.folder / "features" / "real" / f"{part}.safetensors",
-                copy.folder / "features" / "w4a8" / f"{part}.safetensors",
+                copy.folder / "features" / others / f"{part}.safetensors",
+                copy.folder / "features" / own / f"{part}.safetensors",
             )
+        words = rf"features/{own}/00\.safetensors has features of {others}, not {own}; delete it and run again"
+        with pytest.raises(UserError, match=words):
+            copy.score()
+
+    def test_refuse_features_of_the_same_variant_drawn_otherwise(self, copy):
+        path = copy.folder / "features" / "w4a8" / "00.safetensors"
+        arrays, about = read_sealed_tensors(path)
+        write_sealed_tensors(path, arrays, about | {"origin": "0" * 64})
         with pytest.raises(UserError, match=r"features/w4a8 has features of other pictures than .*images/w4a8"):
             copy.score()
 

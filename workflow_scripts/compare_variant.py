@@ -14,10 +14,9 @@ from workflow_scripts.models.classifier import compare_attributes
 from workflow_scripts.numerics.distribution import draw_counts
 from workflow_scripts.places import find_place
 from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.picture_sets import PictureSet, check_pairs, choose_features, read_features, read_set
+from workflow_scripts.store.picture_sets import REAL, PictureSet, check_pairs, choose_features, read_features, read_set
 from workflow_scripts.variants import ALL, FULL_PRECISION
 
-REAL = "real"
 KINDS = {0: "one_object", 1: "two_objects"}
 
 
@@ -28,7 +27,7 @@ def main(arguments: argparse.Namespace) -> None:
         read_json(arguments.prompts, format="evaluation-prompts"),
     )
     parts = plan.list_parts(parameters["evaluation_shards"])
-    real = read_features([arguments.features / REAL / f"{part}.safetensors" for part in parts])
+    real = read_features([arguments.features / REAL / f"{part}.safetensors" for part in parts], REAL)
     exact, found = (
         read_set(
             [arguments.images / name / f"{part}.json" for part in parts],

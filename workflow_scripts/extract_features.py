@@ -19,7 +19,7 @@ from workflow_scripts.models.embedded import FOLDER, PICTURE_SIZE
 from workflow_scripts.places import find_place
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, read_json
-from workflow_scripts.store.picture_sets import list_sealed
+from workflow_scripts.store.picture_sets import REAL, list_sealed
 from workflow_scripts.store.pictures import list_pictures, read_picture, stack_pictures
 from workflow_scripts.store.tensors import refuse_broken, write_sealed_tensors
 
@@ -32,7 +32,7 @@ def main(arguments: argparse.Namespace) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     parameters = read_json(arguments.params, stage="extract_features")
     extractors, about = open_extractors(parameters)
-    paths, origin = find_pictures(arguments, parameters)
+    paths, source = find_pictures(arguments, parameters)
     parts, resized = [], 0
     progress = Progress(f"features of {arguments.pictures.name}", len(paths), "pictures")
     for start in range(0, len(paths), BATCH):
@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
         refuse_broken(arguments.pictures, parts[-1], "check the weights of the network that reads them")
         progress.advance(len(images))
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
-    about |= {"pictures": len(paths), "resized": resized, "shard": arguments.shard, "origin": origin}
+    about |= {"pictures": len(paths), "resized": resized, "shard": arguments.shard} | source
     write_sealed_tensors(arguments.out, arrays, about)
     log.info(f"{len(paths)} pictures, {', '.join(about['features'])}: {arguments.out}")
 
@@ -85,16 +85,20 @@ def open_extractors(parameters: plan.Parameters) -> tuple[list[Extractor], dict[
     return extractors, {"features": about}
 
 
-def find_pictures(arguments: argparse.Namespace, parameters: plan.Parameters) -> tuple[list[Path], str | None]:
-    """The pictures to read, and the checksum of their seal: all of a variant's shard, a share of real ones.
+def find_pictures(
+    arguments: argparse.Namespace, parameters: plan.Parameters
+) -> tuple[list[Path], dict[str, str | None]]:
+    """The pictures to read, all of a variant's shard or a share of real ones, and what they are of.
 
+    That is `set`, a variant's name or REAL, and `origin`, the checksum of their seal, None for a folder without one.
     Raises UserError for pictures that are missing or not what their seal vouches for.
     """
     if arguments.pictures.suffix != ".json":
-        return take_share(list_pictures(arguments.pictures), arguments, parameters), None
+        return take_share(list_pictures(arguments.pictures), arguments, parameters), {"set": REAL, "origin": None}
     seal, paths = list_sealed(arguments.pictures)
-    is_real = "variant" not in seal["parameters"]
-    return take_share(paths, arguments, parameters) if is_real else paths, seal["checksum"]
+    name = seal["parameters"].get("variant", REAL)
+    shown = take_share(paths, arguments, parameters) if name == REAL else paths
+    return shown, {"set": name, "origin": seal["checksum"]}
 
 
 def take_share(paths: list[Path], arguments: argparse.Namespace, parameters: plan.Parameters) -> list[Path]:

@@ -75,7 +75,7 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
         1,
         ("model", "negative_prompt", "evaluation_steps", "evaluation_cfg", "evaluation_shards"),
     ),
-    "extract_features": (1, ("model", "inception", "clip", "evaluation_shards")),
+    "extract_features": (2, ("model", "inception", "clip", "evaluation_shards")),
     "measure_growth": (1, ("model", "negative_prompt", "evaluation_steps", "evaluation_cfg")),
     "compare_variant": (1, ("model", "evaluation_seed", "evaluation_shards", "lpips")),
     "measure_size": (1, ("model",)),

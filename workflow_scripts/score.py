@@ -11,7 +11,7 @@ from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.evaluation.measures import describe_growth
 from workflow_scripts.numerics.distribution import RESAMPLES, draw_counts
 from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.picture_sets import Features, choose_features, read_features
+from workflow_scripts.store.picture_sets import REAL, Features, choose_features, read_features
 from workflow_scripts.variants import FULL_PRECISION, NOISE_FLOOR
 
 FORMAT = {"format": "evaluation", "version": 1}
@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
         read_json(arguments.prompts, format="evaluation-prompts"),
     )
     parts = plan.list_parts(parameters["evaluation_shards"])
-    real = read_features([arguments.folder / "features" / "real" / f"{part}.safetensors" for part in parts])
+    real = read_features([arguments.folder / "features" / REAL / f"{part}.safetensors" for part in parts], REAL)
     variants = {
         name: read_part(arguments.folder, "compared", name)
         | {"error_growth": None, "size": read_part(arguments.folder, "sizes", name)}

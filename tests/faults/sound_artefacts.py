@@ -112,7 +112,7 @@ def write_pictures(folder: Path) -> None:
     digests = {path.name: [hash_file(path), hash_file(latents)] for path, latents in pairs}
     seal = make_seal({"variant": VARIANT, "pictures": [[0, 5], [1, 6]]}, {}, digests)
     write_json(folder / "images" / "00.json", seal)
-    about = {"features": {"classifier": {"network": "n"}}, "pictures": 2, "resized": 0, "shard": "00"}
+    about = {"features": {"classifier": {"network": "n"}}, "pictures": 2, "resized": 0, "shard": "00", "set": VARIANT}
     features = {"classifier": np.ones((2, 8), np.float32), "values": np.ones((2, 3), np.int32)}
     write_sealed_tensors(folder / "features" / "00.safetensors", features, about | {"origin": seal["checksum"]})
 

@@ -13,6 +13,8 @@ from workflow_scripts.store.pictures import name_picture, read_latents, read_pic
 from workflow_scripts.store.seal import Seal, read_file_seal
 from workflow_scripts.store.tensors import read_sealed_tensors
 
+REAL = "real"  # the name of the set of real pictures, beside those of variants
+
 
 @dataclass(frozen=True)
 class Features:
@@ -58,8 +60,11 @@ class PictureSet:
         return np.stack(found)
 
 
-def read_features(paths: Sequence[Path]) -> Features:
-    """The features of all shards. Raises UserError if shards were read with different weights."""
+def read_features(paths: Sequence[Path], name: str) -> Features:
+    """The features of all shards of the variant `name`, or of REAL pictures.
+
+    Raises UserError if they are of others, or shards were read with different weights.
+    """
     parts, abouts = [], []
     for path in paths:
         arrays, about = read_sealed_tensors(path)
@@ -68,6 +73,8 @@ def read_features(paths: Sequence[Path]) -> Features:
         with blame(path):
             if about["shard"] != path.stem:
                 raise UserError(f"{path} has the features of shard {about['shard']}; delete it and run again")
+            if about["set"] != name:
+                raise UserError(f"{path} has features of {about['set']}, not {name}; delete it and run again")
             if about["features"] != abouts[0]["features"]:
                 raise UserError(f"{path} and {paths[0]} are features of different networks; delete both and run again")
     filled = [part for part in parts if part]
@@ -114,7 +121,7 @@ def read_set(seals: Sequence[Path], features: Sequence[Path], variant: str) -> P
             rows += [(prompt, seed) for prompt, seed in seal["parameters"]["pictures"]]
         paths += pictures
         origins.append(seal["checksum"])
-    found = read_features(features)
+    found = read_features(features, variant)
     if found.origins != origins:
         raise UserError(
             f"{features[0].parent} has features of other pictures than {seals[0].parent}; delete it and run again"
