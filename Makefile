@@ -20,7 +20,7 @@ results/%: $(READY) FORCE
 	$(SNAKEMAKE) "$@"
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder -m "not whole"
 
 lint: $(READY)
 	$(BIN)/python -m ruff format --check .

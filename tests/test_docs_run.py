@@ -65,11 +65,11 @@ ELSEWHERE = {
     r"make scale": "tests/test_scale.py::test_reading_every_shard_grows_linearly_and_its_memory_hardly",
     r"python -m tests\.benchmarks\.real_size .*": "tests/benchmarks/real_size.py::run_stages",
 }
-# Minutes however small: the test of the documents plans them, and the tests named run their jobs one by one.
+# Minutes however small: with `pytest -m whole`, which .ci/run does and `make test` does not.
+LONG = ("ablation", "results/weights_ladder.json")
+WHOLE = "tests/test_docs_run.py::test_the_long_command_ends_well"
+# Hours however small: the test of the documents plans it, and the test named runs what it is made of.
 PLANNED = {
-    "ablation": "tests/test_evaluation.py::test_rungs_of_the_ladder_can_be_evaluated",
-    "results/weights_ladder.json": "tests/test_write_ladder.py::"
-    "test_the_table_has_a_line_for_each_rung_but_the_reference",
     "train_embedded_model": "tests/training/test_loop.py::test_a_stopped_run_ends_as_an_unbroken_one",
 }
 PLANS = "tests/test_docs.py::test_every_target_can_be_planned"
@@ -90,7 +90,7 @@ def list_plain_targets(line):
         found = [] if any(others) else given.targets
     else:
         found = []
-    return [target for target in found if target not in PLANNED]
+    return [target for target in found if target not in (*PLANNED, *LONG)]
 
 
 def find_elsewhere(line):
@@ -102,6 +102,8 @@ def find_elsewhere(line):
         return BENCHMARKS
     if " -n" in line:
         return PLANS
+    if line.endswith(LONG):
+        return WHOLE
     return next((test for target, test in PLANNED.items() if line.endswith(f" {target}")), None)
 
 
@@ -161,7 +163,13 @@ def test_the_command_ends_well(command, clone):
     run(clone, command.line)
 
 
-@pytest.mark.parametrize("test", sorted({*ELSEWHERE.values(), *PLANNED.values(), PLANS, BENCHMARKS}))
+@pytest.mark.whole
+@pytest.mark.parametrize("command", [c for c in COMMANDS if find_elsewhere(c.line) == WHOLE], ids=str)
+def test_the_long_command_ends_well(command, clone):
+    run(clone, command.line)
+
+
+@pytest.mark.parametrize("test", sorted({*ELSEWHERE.values(), *PLANNED.values(), PLANS, BENCHMARKS, WHOLE}))
 def test_the_test_that_runs_a_command_exists(test):
     path, _, name = test.partition("::")
     text = Path(path).read_text(encoding="utf-8")
@@ -171,7 +179,7 @@ def test_the_test_that_runs_a_command_exists(test):
 def test_a_command_of_a_table_that_no_document_has_any_more_is_taken_out():
     lines = [c.line for c in COMMANDS]
     assert all(any(re.fullmatch(pattern, line) for line in lines) for pattern in ELSEWHERE)
-    assert all(any(word in line for line in lines) for word in [*SHORTER, *PLANNED, AFTER_LOSS])
+    assert all(any(word in line for line in lines) for word in [*SHORTER, *PLANNED, *LONG, AFTER_LOSS])
 
 
 def test_the_original_names_of_plots_and_tiers_show_what_the_report_has(clone):
