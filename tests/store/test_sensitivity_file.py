@@ -80,6 +80,13 @@ def test_something_else_is_refused(folder):
         read_sensitivity(folder / "mm_00.json")
 
 
+def test_a_file_of_no_block_is_refused(folder):
+    content = read_json(folder / "mm_00.json")
+    write_json(folder / "mm_00.json", {key: content[key] for key in content if key != "block"})
+    with pytest.raises(UserError, match=r"mm_00\.json is of the block None; delete it"):
+        read_sensitivity(folder / "mm_00.json")
+
+
 def test_another_blocks_file_is_refused(folder):
     (folder / "mm_00.json").rename(folder / "mm_01.json")
     with pytest.raises(UserError, match=r"mm_01\.json is of the block mm_00; delete it"):
