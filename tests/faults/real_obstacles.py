@@ -91,7 +91,7 @@ def fill_disk(run: Run, job: Job, folder: Path) -> Iterator[tuple[str, str]]:
     for room in ROOMS:
         with mount_memory(folder / "memory") as mounted:
             results = mounted / "results"
-            link_results(run.results, results, job.written)
+            copy_over(run.results, results, job.written)
             fill(mounted / "filler", room)
             failed = run_command(job.fill_in(results))
             (mounted / "filler").unlink()
@@ -103,7 +103,7 @@ def forbid_writing(run: Run, job: Job, folder: Path) -> Iterator[tuple[str, str]
     """The file system of the results is mounted to be read only."""
     with mount_memory(folder / "memory") as mounted:
         results = mounted / "results"
-        link_results(run.results, results, job.written)
+        copy_over(run.results, results, job.written)
         subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
         failed = run_command(job.fill_in(results))
         subprocess.run(["mount", "-o", "remount,rw", str(mounted)], check=True)
@@ -127,17 +127,16 @@ def become_another(run: Run, job: Job, folder: Path) -> Iterator[tuple[str, str]
 def mount_memory(place: Path) -> Iterator[Path]:
     """A small file system in memory, mounted at `place` for as long as it is needed."""
     place.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(place)], check=True, capture_output=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "none", str(place)], check=True, capture_output=True)
     try:
         yield place
     finally:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def link_results(results: Path, target: Path, without: list[str]) -> None:
-    """Results that take no room: folders with symbolic links to the files."""
-    ignored = shutil.ignore_patterns("logs", "benchmarks", "scratch", MARK)
-    shutil.copytree(results, target, copy_function=os.symlink, ignore=ignored, symlinks=True)
+def copy_over(results: Path, target: Path, without: list[str]) -> None:
+    """Copy results to another file system, where no link reaches; logs are left out."""
+    shutil.copytree(results, target, ignore=shutil.ignore_patterns("logs", "benchmarks", "scratch", MARK))
     for name in without:
         delete(target / name)
 
