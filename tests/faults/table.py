@@ -10,7 +10,7 @@ HEAD = """# Reliability
 What `make faults` did to the workflow on the embedded model at the scale of `config/quick.yaml`, and what came of it.
 The command writes this page. *Survived* means that everything demanded held: one or two clear lines instead of a
 traceback, nothing half-written under a final name, and after the cure that the message names (or the same command
-again) the bytes of an undisturbed run.
+again) the bytes of an undisturbed run. What earlier runs lost, and what became of it: [lessons](lessons.md).
 """
 
 
