@@ -35,6 +35,7 @@ SMALL = {
     "ladder_steps": 2,
     "evaluation_variants": ["fp", "w4a8"],
     "evaluation_pictures": 4,
+    "ablation_pictures": 4,
     "evaluation_steps": 2,
     "evaluation_shards": 1,
     "snapshot_steps": [0],
