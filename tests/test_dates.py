@@ -25,6 +25,8 @@ def results(tmp_path):
         mark.parent.mkdir(parents=True)
         mark.touch()
         os.utime(mark, (NOW + 2, NOW + 2))
+    for folder in (path for path in tmp_path.rglob("*") if path.is_dir()):
+        os.utime(folder, (NOW, NOW))
     return tmp_path
 
 

@@ -241,8 +241,8 @@ def find_conflicts(results: Path, parameters: Parameters) -> Iterator[str]:
             yield f"{folder} has a damaged seal; delete that folder and run again"
             continue
         wanted = select_shard(parameters, folder.name) if folder.name in planned else None
-        if isinstance(sealed, dict) and sealed.get("shard") != folder.name:
-            yield f"{folder} is the shard {sealed.get('shard')}; delete it and run again"
+        if isinstance(sealed, dict) and sealed.get("shard", folder.name) != folder.name:
+            yield f"{folder} is the shard {sealed['shard']}; delete it and run again"
         elif difference := describe_difference(sealed, wanted):
             yield f"{folder} was made with other parameters ({difference})"
 

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count as count_from
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -77,9 +78,9 @@ def kill_workflows(
     reference: WorkingCopy, count: int, seed: int, folder: Path, targets: Sequence[str]
 ) -> Iterator[Outcome]:
     """Run everything from nothing, and kill it again and again, until there were `count` kills and it is through."""
-    wanted, rng, hits = reference.read_tree(), random.Random(seed), 0
+    wanted, rng, hits, runs = reference.read_tree(), random.Random(seed), 0, count_from(0)
     while hits < count:
-        copy = reference.duplicate_program(folder / str(hits))
+        copy = reference.duplicate_program(folder / str(next(runs)))
         outcomes = attack_workflow(copy, wanted, targets, count - hits, rng)
         hits += len(outcomes)
         yield from outcomes
