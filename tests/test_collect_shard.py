@@ -334,7 +334,7 @@ def test_final_latents_that_are_not_finite_are_named(tmp_path):
         record(make_recorder(tmp_path / "scratch"), begin)
 
 
-@pytest.mark.parametrize("moments", [8, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", [8, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.whole])])
 def test_a_worker_killed_at_any_moment_ends_bit_identical(tmp_path, moments):
     command = [sys.executable, "-m", "tests.kill_worker", str(prepare(tmp_path)), str(moments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)

@@ -18,7 +18,7 @@ from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.sensitivity_file import read_sensitivity
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.whole]
 LEARNED = ("mm_18", "uni_07")  # the last multimodal block, and a unified one
 
 
