@@ -12,8 +12,8 @@ from workflow_scripts import (
     dates,
     glimpses,
     ladder,
-    places,
     plan,
+    user_files,
     variants,
     versions,
 )
@@ -106,7 +106,7 @@ wildcard_constraints:
 # Workers run with the Python that runs Snakemake, whether or not its environment is activated.
 PLACES = "".join(
     f"export {name}={shlex.quote(place)}; "
-    for name, place in places.list_places(config).items()
+    for name, place in user_files.list_places(config).items()
 )
 shell.prefix(
     f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; {PLACES}'

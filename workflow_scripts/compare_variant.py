@@ -12,9 +12,9 @@ from workflow_scripts.evaluation import measures
 from workflow_scripts.evaluation.lpips import Lpips
 from workflow_scripts.models.classifier import compare_attributes
 from workflow_scripts.numerics.distribution import draw_counts
-from workflow_scripts.places import find_place
 from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.picture_sets import REAL, PictureSet, check_pairs, choose_features, read_features, read_set
+from workflow_scripts.user_files import find_place
 from workflow_scripts.variants import ALL, FULL_PRECISION
 
 KINDS = {0: "one_object", 1: "two_objects"}

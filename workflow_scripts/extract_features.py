@@ -16,12 +16,12 @@ from workflow_scripts import plan
 from workflow_scripts.entry import Progress, build_parser, choose_part, log, run
 from workflow_scripts.models.classifier import judge_pictures, load_classifier
 from workflow_scripts.models.embedded import FOLDER, PICTURE_SIZE
-from workflow_scripts.places import find_place
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, read_json
 from workflow_scripts.store.picture_sets import REAL, list_sealed
 from workflow_scripts.store.pictures import list_pictures, read_picture, stack_pictures
 from workflow_scripts.store.tensors import refuse_broken, write_sealed_tensors
+from workflow_scripts.user_files import find_place
 
 BATCH = 128
 SCALE = 9.0  # the classifier's features are divided by it, so that of real pictures they have a mean square of 1

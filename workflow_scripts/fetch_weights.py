@@ -8,8 +8,8 @@ from workflow_scripts.glimpses import glimpse
 from workflow_scripts.models.releases import RELEASES
 from workflow_scripts.models.sd3 import choose_source, fetch_files, list_files
 from workflow_scripts.models.weight_files import locate_files
-from workflow_scripts.places import find_place
 from workflow_scripts.store.files import read_json, write_json
+from workflow_scripts.user_files import find_place
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ NO_GUIDANCE = 1.0  # the weight at which the negative prompt has no part in the 
 # What the rows that blocks are learned on have in common with the model that learns them.
 ROW_KEYS = ("model", "height", "width")
 
-# The keys that say where files of the user's are: a parameter is at most the file's name. `places.py` has the rest.
+# The keys that say where files of the user's are: a parameter is at most the file's name. `user_files.py` has the rest.
 WEIGHTS_FROM = "weights_from"
 PLACES = (WEIGHTS_FROM, "evaluation_prompts", "reference_pictures", "inception", "clip", "lpips")
 

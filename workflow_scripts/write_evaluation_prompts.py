@@ -5,12 +5,12 @@ from pathlib import Path
 
 from workflow_scripts import configuration, plan
 from workflow_scripts.entry import build_parser, log, run
-from workflow_scripts.places import find_place
 from workflow_scripts.prompts import read_prompts
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.training.captions import Caption
 from workflow_scripts.training.scoring import write_captions
+from workflow_scripts.user_files import find_place
 
 
 def main(arguments: argparse.Namespace) -> None:

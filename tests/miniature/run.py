@@ -7,9 +7,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import yaml
+from PIL import Image
 
-from workflow_scripts import configuration, plan
+from workflow_scripts import configuration, generate, plan
 from workflow_scripts.block_plan import select_block
 from workflow_scripts.store.files import write_json
 
@@ -50,6 +52,13 @@ FLUX = {
 def call(name: str, **arguments) -> None:
     """Run an entry in this process."""
     importlib.import_module(f"workflow_scripts.{name}").main(Namespace(**arguments))
+
+
+def draw(model: str, out: Path, *options: object) -> np.ndarray:
+    """The picture (32, 32, 3) of the first prompt that `generate` draws in two steps."""
+    common = ["--model", model, "--size", 32, "--steps", 2, "--prompt", PROMPTS[0], "--out", out]
+    generate.main(generate.build_arguments().parse_args([str(option) for option in (*common, *options)]))
+    return np.array(Image.open(out)).astype(int)
 
 
 class Run:

@@ -6,11 +6,10 @@ Snakemake runs every job; DiffusionKit's own loaders read files of the real name
 import numpy as np
 import pytest
 import zarr
-from PIL import Image
 
 from tests.miniature import cache
-from tests.miniature.run import FLUX, PROMPTS, Run, call
-from workflow_scripts import generate, plan
+from tests.miniature.run import FLUX, PROMPTS, Run, call, draw
+from workflow_scripts import plan
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.models.weight_files import FLUX_REPO
 from workflow_scripts.store.block_inputs import open_block_inputs
@@ -74,16 +73,14 @@ def test_every_recorded_step_can_be_taken_again(run):
 
 
 def test_the_quantized_model_draws_nearly_the_same_picture(run, tmp_path):
-    def draw(*options):
-        out = tmp_path / "picture.png"
-        common = ["--model", "flux-schnell", "--size", 32, "--steps", 2, "--prompt", PROMPTS[0], "--out", out]
-        generate.main(generate.build_arguments().parse_args([str(option) for option in (*common, *options)]))
-        return np.array(Image.open(out)).astype(int)
-
-    exact, quantized = draw(), draw("--quant-config", run.results / "quant_config.json")
+    out = tmp_path / "picture.png"
+    exact, quantized = (
+        draw("flux-schnell", out),
+        draw("flux-schnell", out, "--quant-config", run.results / "quant_config.json"),
+    )
     assert exact.shape == quantized.shape == (32, 32, 3)
     assert 0 < np.abs(exact - quantized).mean() < 0.5 * exact.std()
     with pytest.raises(UserError, match="draws without guidance"):
-        draw("--cfg", 3)
+        draw("flux-schnell", out, "--cfg", 3)
     with pytest.raises(UserError, match="draws without guidance"):
-        draw("--negative-prompt", "blur")
+        draw("flux-schnell", out, "--negative-prompt", "blur")

@@ -10,9 +10,8 @@ import zarr
 from PIL import Image
 
 from tests.miniature import cache
-from tests.miniature.run import CONFIG, PROMPTS, Run, call
+from tests.miniature.run import CONFIG, PROMPTS, Run, call, draw
 from tests.models.test_sd3 import TOLERANCE, measure_error
-from workflow_scripts import generate
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.models.diffusionkit import load_pipeline_module
 from workflow_scripts.store.files import read_json
@@ -78,13 +77,11 @@ def test_the_dataset_is_exported_and_everything_is_verified(run):
 
 
 def test_the_quantized_model_draws_nearly_the_same_picture(run, tmp_path):
-    def draw(*options):
-        out = tmp_path / "picture.png"
-        common = ["--model", "sd3-medium", "--size", 32, "--steps", 2, "--prompt", PROMPTS[0], "--out", out]
-        generate.main(generate.build_arguments().parse_args([str(option) for option in (*common, *options)]))
-        return np.array(Image.open(out)).astype(int)
-
-    exact, quantized = draw(), draw("--quant-config", run.results / "quant_config.json")
+    out = tmp_path / "picture.png"
+    exact, quantized = (
+        draw("sd3-medium", out),
+        draw("sd3-medium", out, "--quant-config", run.results / "quant_config.json"),
+    )
     assert exact.shape == quantized.shape == (32, 32, 3)
     assert 0 < np.abs(exact - quantized).mean() < 0.5 * exact.std()
 

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from workflow_scripts import plan
-from workflow_scripts.places import find_place
 from workflow_scripts.store.errors import UserError
+from workflow_scripts.user_files import find_place
 
 
 def find_model(name: str, parameters: Mapping[str, Any] = MappingProxyType({})) -> Any:

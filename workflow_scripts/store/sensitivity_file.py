@@ -22,8 +22,8 @@ import numpy as np
 
 from workflow_scripts import plan
 from workflow_scripts.store.errors import UserError, blame
-from workflow_scripts.store.files import find_named, hash_file, read_json, write_json
-from workflow_scripts.store.tensors import read_tensors, refuse_broken, write_tensors
+from workflow_scripts.store.files import hash_file, read_json, write_json
+from workflow_scripts.store.tensors import read_named_tensors, write_tensors
 
 FORMAT = {"format": "sensitivity", "version": 1}
 
@@ -49,14 +49,8 @@ def read_sensitivity(path: Path) -> dict[str, Any]:
 def read_sensitivity_arrays(path: Path, content: dict[str, Any]) -> dict[str, np.ndarray]:
     """The arrays that the `content` of `path` names. Raises UserError if they are missing or changed."""
     with blame(path):
-        place = find_named(path, content["arrays"]["file"])
-        if not place.is_file() or hash_file(place) != content["arrays"]["sha256"]:
-            raise UserError(
-                f"{place} is missing or not what {path} was made with; delete both and run measure_sensitivity again"
-            )
-    arrays = read_tensors(place)
-    refuse_broken(place, arrays, f"delete {place} and run measure_sensitivity again")
-    return arrays
+        named = content["arrays"]
+    return read_named_tensors(path, named, "measure_sensitivity")
 
 
 def read_sensitivities(paths: Sequence[Path], model: str) -> dict[str, dict[str, Any]]:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import find_named, hash_file, read_json
+from workflow_scripts.store.files import read_json
 from workflow_scripts.store.schemas import check_schema, load_schema
-from workflow_scripts.store.tensors import read_tensors, refuse_broken
+from workflow_scripts.store.tensors import read_named_tensors
 
 FORMAT = {"format": "activation-statistics", "version": 2}
 SCHEMA = load_schema("statistics.schema.json")
@@ -28,11 +28,4 @@ def read_statistics(path: Path) -> dict[str, Any]:
 
 def read_statistics_arrays(path: Path, statistics: dict[str, Any]) -> dict[str, np.ndarray]:
     """The arrays that the `statistics` in `path` name, `<input>/<what>`. Raises UserError if they are not those."""
-    file = find_named(path, statistics["arrays"]["file"])
-    if not file.is_file() or hash_file(file) != statistics["arrays"]["sha256"]:
-        raise UserError(
-            f"{file} is missing or not what {path} was made with; delete both and run merge_activations again"
-        )
-    arrays = read_tensors(file)
-    refuse_broken(file, arrays, f"delete {file} and run merge_activations again")
-    return arrays
+    return read_named_tensors(path, statistics["arrays"], "merge_activations")

@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 
 from workflow_scripts.plain_files import open_plain, parse_json, read_plain
 from workflow_scripts.store.errors import UserError, blame
-from workflow_scripts.store.files import write_atomically
+from workflow_scripts.store.files import find_named, hash_file, write_atomically
 from workflow_scripts.store.safetensors_header import LENGTH_BYTES
 
 ALIGNMENT = 8  # of the tensors' bytes, as the format has it
@@ -134,3 +134,17 @@ def digest_tensors(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
     for name in sorted(arrays):
         digest.update(arrays[name].data)
     return digest.hexdigest()
+
+
+def read_named_tensors(path: Path, named: Mapping[str, str], rule: str) -> dict[str, np.ndarray]:
+    """The arrays in the file that the JSON file `path` names: `named` has its name as `file` and its `sha256`.
+
+    Raises UserError, naming the `rule` that makes both, if it is missing, another, or has values that are not finite.
+    """
+    with blame(path):
+        file = find_named(path, named["file"])
+        if not file.is_file() or hash_file(file) != named["sha256"]:
+            raise UserError(f"{file} is missing or not what {path} was made with; delete both and run {rule} again")
+    arrays = read_tensors(file)
+    refuse_broken(file, arrays, f"delete {file} and run {rule} again")
+    return arrays
