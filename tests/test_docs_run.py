@@ -40,6 +40,24 @@ SMALL = {
     "evaluation_shards": 1,
     "snapshot_steps": [0],
 }
+# What is no configuration, and has these values in the clone too.
+SMALLER = {
+    "workflow_scripts/training/recipe.py": {
+        "POOL_SIZE = 200_000": "POOL_SIZE = 256",
+        "LATENT_POOL = 100_000": "LATENT_POOL = 128",
+        "steps=3_000": "steps=4",
+        "steps=4_000": "steps=4",
+        "steps=1_500": "steps=4",
+        "SCORED_CAPTIONS = 5, 512": "SCORED_CAPTIONS = 5, 32",
+        "6, 96, (1.5, 2.0, 3.0, 4.0)": "6, 32, (1.5, 3.0)",
+        "SCORED_STEPS = 50": "SCORED_STEPS = 4",
+        "REAL_PICTURES = 2_048": "REAL_PICTURES = 64",
+    },
+    "tests/benchmarks/speed.py": {"ROUNDS = 7": "ROUNDS = 1"},
+    "tests/benchmarks/blocks.py": {"ITERATIONS = 300": "ITERATIONS = 20"},
+    "tests/benchmarks/pictures.py": {"3.0, 7": "3.0, 1"},
+    "tests/benchmarks/scale.py": {"10_000, 50": "200, 10"},
+}
 # What a command says itself and is too long.
 SHORTER = {"adaround_iterations=20000": "adaround_iterations=2"}
 # What another test, or a step of the checks, runs.
@@ -63,18 +81,13 @@ ELSEWHERE = {
     r"python .*s3://.*": "tests/test_object_storage.py::test_shards_are_copied_to_a_url_and_back",
     r"(snakemake .*s3://|rm -r results/run1/).*": URLS,
     r"make faults": "tests/faults/test_kills.py::test_killed_workers_end_with_the_same_bytes",
-    r"make scale": "tests/test_scale.py::test_reading_every_shard_grows_linearly_and_its_memory_hardly",
-    r"python -m tests\.benchmarks\.real_size .*": "tests/benchmarks/real_size.py::run_stages",
+    r"python -m tests\.benchmarks\.real_size .*": "tests/test_real_size.py::"
+    "test_every_stage_and_block_is_measured_once",
 }
 # Minutes however small: with `pytest -m whole`, which .ci/run does and `make test` does not.
-LONG = ("ablation", "results/weights_ladder.json")
+LONG = ("ablation", "results/weights_ladder.json", "train_embedded_model", "bench", "scale")
 WHOLE = "tests/test_docs_run.py::test_the_long_command_ends_well"
-# Hours however small: the test of the documents plans it, and the test named runs what it is made of.
-PLANNED = {
-    "train_embedded_model": "tests/training/test_loop.py::test_a_stopped_run_ends_as_an_unbroken_one",
-}
 PLANS = "tests/test_docs.py::test_every_target_can_be_planned"
-BENCHMARKS = "Makefile::tests.benchmarks"  # ten minutes, and of no use on a busy machine: `make bench` is parsed only
 AFTER_LOSS = "snakemake --cores 1 trajectories quant_config"  # what a shard was deleted for
 
 pytestmark = pytest.mark.slow
@@ -91,7 +104,7 @@ def list_plain_targets(line):
         found = [] if any(others) else given.targets
     else:
         found = []
-    return [target for target in found if target not in (*PLANNED, *LONG)]
+    return [target for target in found if target not in LONG]
 
 
 def find_elsewhere(line):
@@ -99,13 +112,9 @@ def find_elsewhere(line):
     for pattern, test in ELSEWHERE.items():
         if re.fullmatch(pattern, line):
             return test
-    if line == "make bench":
-        return BENCHMARKS
     if " -n" in line:
         return PLANS
-    if line.endswith(LONG):
-        return WHOLE
-    return next((test for target, test in PLANNED.items() if line.endswith(f" {target}")), None)
+    return WHOLE if line.endswith(LONG) else None
 
 
 PLAIN = [c.line for c in COMMANDS if list_plain_targets(c.line)]
@@ -121,6 +130,12 @@ def clone(tmp_path_factory):
     for name, own in (("config", {}), ("quick", {"results_dir": "results/quick"})):
         path = folder / "config" / f"{name}.yaml"
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | SMALL | own))
+    for name, values in SMALLER.items():
+        text = (folder / name).read_text()
+        for given, smaller in values.items():
+            assert given in text
+            text = text.replace(given, smaller)
+        (folder / name).write_text(text)
     (folder / "my_prompts.txt").write_text("a red circle\n")
     (folder / "my_config.yaml").write_text("results_dir: results/my\nprompts: my_prompts.txt\n")
     run(
@@ -170,7 +185,7 @@ def test_the_long_command_ends_well(command, clone):
     run(clone, command.line)
 
 
-@pytest.mark.parametrize("test", sorted({*ELSEWHERE.values(), *PLANNED.values(), PLANS, BENCHMARKS, WHOLE}))
+@pytest.mark.parametrize("test", sorted({*ELSEWHERE.values(), PLANS, WHOLE}))
 def test_the_test_that_runs_a_command_exists(test):
     path, _, name = test.partition("::")
     text = Path(path).read_text(encoding="utf-8")
@@ -180,7 +195,7 @@ def test_the_test_that_runs_a_command_exists(test):
 def test_a_command_of_a_table_that_no_document_has_any_more_is_taken_out():
     lines = [c.line for c in COMMANDS]
     assert all(any(re.fullmatch(pattern, line) for line in lines) for pattern in ELSEWHERE)
-    assert all(any(word in line for line in lines) for word in [*SHORTER, *PLANNED, *LONG, AFTER_LOSS])
+    assert all(any(word in line for line in lines) for word in [*SHORTER, *LONG, AFTER_LOSS])
 
 
 def test_the_original_names_of_plots_and_tiers_show_what_the_report_has(clone):

@@ -23,7 +23,7 @@ LARGE_DEPTH, LARGE_ITERATIONS, LARGE_ROWS, PAIR = 24, 20_000, 16, 2
 
 def make_rows(folder: Path) -> tuple[Path, Path]:
     """The parameters of BLOCK's job, and the captured rows."""
-    config = write_config(folder, **DATA, adaround_iterations=ITERATIONS)
+    config = write_config(folder, **DATA, engine="adaround", adaround_iterations=ITERATIONS)
     results = folder / "results"
     params, rows = results / "params/optimise_block" / f"{BLOCK}.json", results / "block_inputs.zarr/00"
     run_snakemake(config, "--notemp", str(params), str(rows), cores=2)

@@ -16,13 +16,13 @@ from workflow_scripts.store.conditioning import Encoding, open_conditioning, wri
 from workflow_scripts.store.gather import write_conditions
 from workflow_scripts.store.zarr_arrays import create_group
 
-CS_SHAPE, POOLED_SHAPE = (2, 589, 4096), (2, 2048)
+CS_SHAPE, POOLED = (2, 589, 4096), 2048
 
 
-def make_encodings(count: int) -> Iterator[Encoding]:
-    """Noise that differs from one prompt to the next, quickly made."""
+def make_encodings(count: int, pooled: int) -> Iterator[Encoding]:
+    """Noise that differs from one prompt to the next, quickly made; `pooled` is the width of a text's pooled one."""
     rng = np.random.default_rng(0)
-    first = [rng.standard_normal(shape, np.float32) for shape in (CS_SHAPE, POOLED_SHAPE)]
+    first = [rng.standard_normal(shape, np.float32) for shape in (CS_SHAPE, (2, pooled))]
     for index in range(count):
         yield tuple(part + np.float32(index) for part in first)
 
@@ -30,9 +30,9 @@ def make_encodings(count: int) -> Iterator[Encoding]:
 def main(arguments: argparse.Namespace) -> None:
     count, folder = arguments.prompts, arguments.folder
     path, parameters = folder / "conditioning.safetensors", {"prompts": [str(index) for index in range(count)]}
-    write_conditioning(path, path.with_suffix(".json"), parameters, {}, make_encodings(count))
+    write_conditioning(path, path.with_suffix(".json"), parameters, {}, make_encodings(count, POOLED))
     print("written", round(read_peak()), flush=True)
-    specs = list_specs(1, (32, 32, 16), (count, *CS_SHAPE), (count, *POOLED_SHAPE))
+    specs = list_specs(1, (32, 32, 16), (count, *CS_SHAPE), (count, 2, POOLED))
     group, specs = folder / "calibration.zarr", {name: specs[name] for name in PROMPT_ARRAYS}
     create_group(group, list(specs.values()))
     write_conditions(open_conditioning(path, {}), count, group, specs)

@@ -14,12 +14,13 @@ import numpy as np  # isort: skip
 
 from tests.miniature import layout
 from tests.miniature.cache import COMMIT, draw_weight, make_files, write_cache
-from workflow_scripts.models.diffusionkit import config
+from workflow_scripts.models.diffusionkit import load_model_io
 from workflow_scripts.models.weight_files import CHECKPOINT
 from workflow_scripts.store.files import hash_file
 from workflow_scripts.store.tensors import stream_tensors
 
-SIZES, AUTOENCODER = config.SD3_2b, config.VAEDecoderConfig().block_out_channels
+LOADERS = load_model_io()  # with the sizes that it loads the files by
+SIZES, AUTOENCODER = LOADERS._CONFIG[CHECKPOINT.repo], LOADERS.VAEDecoderConfig().block_out_channels
 
 
 def list_shapes() -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,7 @@ from huggingface_hub import constants
 import workflow_scripts  # noqa: F401  before MLX, for its BLAS
 from tests.benchmarks.encoding_memory import make_encodings
 from tests.benchmarks.entry_run import LEARNED, Run
-from tests.benchmarks.real_checkpoint import write_checkpoint
+from tests.benchmarks.real_checkpoint import SIZES, write_checkpoint
 from workflow_scripts.entry import build_parser, run
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.store.conditioning import write_conditioning
@@ -126,7 +126,7 @@ def main(arguments: argparse.Namespace) -> None:
     job = Run(results, CONFIG | own, PROMPTS, measurer.call)
     digests = find_model(job.config["model"], job.config).file_digests()
     parameters = read_json(job.params("encode_prompts"))
-    encodings = make_encodings(len(PROMPTS))
+    encodings = make_encodings(len(PROMPTS), SIZES.pooled_text_embed_dim)
     write_conditioning(job.conditioning, job.conditioning.with_suffix(".json"), parameters, digests, encodings)
     run_stages(job)
 

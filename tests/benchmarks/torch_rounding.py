@@ -144,7 +144,8 @@ def bind_torch_iteration(
     adam = torch.optim.Adam(groups, fused=True)
 
     def iterate(indices: np.ndarray, pressure: tuple[float, float] | None, step_rate: float) -> float:
-        rows = [convert(part[indices]) for part in problem.rows[:4]]
+        given = (problem.rows.image, problem.rows.text, *problem.rows.modulations.values())
+        rows = [convert(part[indices]) for part in given]
         targets = {name: convert(part[indices]) for name, part in pair_targets(problem.rows).items()}
         outputs, rounding = block(rows, torch.from_numpy(problem.rows.knots[indices]))
         loss = measure_loss(problem, outputs, targets)

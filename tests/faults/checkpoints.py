@@ -29,7 +29,7 @@ def plant(count: int, seed: int, folder: Path) -> Iterator[Outcome]:
         return
     run = run_quick(folder / "undisturbed")
     jobs = [rng.choice([job for job in run.jobs if job.rule == rule]) for rule in RULES]
-    changes = {job: len(list_changes(run, library, job, folder)) for job in jobs}
+    changes = {job: len(list_changes(run, library, folder, job)) for job in jobs}
     results, planted = folder / "copy", 0
     while planted < count:
         job = jobs[planted % len(jobs)]

@@ -18,6 +18,7 @@ from tests.faults.artefacts import NOBODY, READERS, VERIFY, find_pattern, list_r
 from tests.faults.contents import has_same_content
 from tests.faults.outcomes import Outcome
 from tests.faults.undisturbed import (
+    CORES,
     Job,
     Run,
     call_snakemake,
@@ -30,7 +31,6 @@ from tests.faults.undisturbed import (
     run_quick,
 )
 
-CORES = 2
 SHARE = 25
 MOST_CURES = 5  # for one damage; each is a run of the reader and what it asks for
 FLIP, TRUNCATE, REMOVE, SWAP = "a flipped bit", "a truncated file", "a missing file", "swapped files"

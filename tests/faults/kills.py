@@ -14,11 +14,11 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from tests.faults.outcomes import Outcome
+from tests.faults.undisturbed import CORES
 from tests.faults.worker_kills import attack_worker, measure_job
 from tests.faults.workflow_kills import attack_workflow
 from tests.faults.working_copy import EVERYTHING, Job, WorkingCopy, open_reference
 
-CORES = 2
 # Of all kills, those that hit a run of the workflow.
 WORKFLOW_SHARE = 1 / 8
 # Those that go on from a checkpoint, which is where being killed matters most, are attacked so many times as often.

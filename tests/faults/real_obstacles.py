@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.faults.outcomes import Outcome
 from tests.faults.undisturbed import MARK, Job, Run, copy_results, delete, run_command, run_quick
-from tests.faults.writes import judge_failure, judge_rerun
+from tests.faults.writes import judge
 
 # One job of each of these: they write in all the ways there are.
 RULES = (
@@ -82,7 +82,7 @@ def limit_sizes(run: Run, job: Job, folder: Path) -> Iterator[tuple[str, str]]:
         failed = run_command(
             job.fill_in(results), preexec_fn=lambda limits=limits: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         )
-        note = judge_failure(run, job, results, failed) or judge_rerun(run, job, results)
+        note = judge(run, job, results, failed)
         yield "a limit on file sizes", note and f"{limit} bytes: {note}"
 
 
@@ -95,7 +95,7 @@ def fill_disk(run: Run, job: Job, folder: Path) -> Iterator[tuple[str, str]]:
             fill(mounted / "filler", room)
             failed = run_command(job.fill_in(results))
             (mounted / "filler").unlink()
-            note = judge_failure(run, job, results, failed) or judge_rerun(run, job, results)
+            note = judge(run, job, results, failed)
             yield "a full disk, mounted", note and f"{room} bytes left: {note}"
 
 
@@ -107,7 +107,7 @@ def forbid_writing(run: Run, job: Job, folder: Path) -> Iterator[tuple[str, str]
         subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
         failed = run_command(job.fill_in(results))
         subprocess.run(["mount", "-o", "remount,rw", str(mounted)], check=True)
-        yield "a read-only disk, mounted", judge_failure(run, job, results, failed) or judge_rerun(run, job, results)
+        yield "a read-only disk, mounted", judge(run, job, results, failed)
 
 
 def become_another(run: Run, job: Job, folder: Path) -> Iterator[tuple[str, str]]:
@@ -120,7 +120,7 @@ def become_another(run: Run, job: Job, folder: Path) -> Iterator[tuple[str, str]
             place.chmod(place.stat().st_mode | 0o055)
     other = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     failed = run_command([*other, *job.fill_in(results)])
-    yield "another user's folder", judge_failure(run, job, results, failed) or judge_rerun(run, job, results)
+    yield "another user's folder", judge(run, job, results, failed)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ MORE = "evaluation/sizes/multitier.json"
 # What is no result: times, messages, what no job writes, and what Snakemake and the locks leave.
 NO_RESULTS = {"logs", "benchmarks", "scratch", "versions.json"}
 MARK = ".snakemake_timestamp"
+CORES = 2  # jobs that a campaign runs at a time
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.faults.outcomes import Outcome
 from tests.faults.undisturbed import (
+    CORES,
     Job,
     Run,
     copy_results,
@@ -88,15 +90,21 @@ def build_library(folder: Path) -> Path | None:
 def fail_changes(run: Run, library: Path, changes: list[Change], folder: Path) -> Iterator[Outcome]:
     """Let each of `changes` fail, by all obstacles in turn."""
     names = list(OBSTACLES)
-    for index, change in enumerate(changes):
-        name = names[index % len(names)]
-        note = fail_change(run, library, change, OBSTACLES[name], folder / "copy")
-        yield Outcome("writes", name, change.job.rule, not note, note and f"{change.what} {change.name}: {note}")
+
+    def judge(index: int, change: Change) -> Outcome:
+        name, copy = names[index % len(names)], folder / f"copy {index}"
+        note = fail_change(run, library, change, OBSTACLES[name], copy)
+        delete(copy)
+        return Outcome("writes", name, change.job.rule, not note, note and f"{change.what} {change.name}: {note}")
+
+    with ThreadPoolExecutor(CORES) as pool:
+        yield from pool.map(judge, range(len(changes)), changes)
 
 
 def choose_changes(run: Run, jobs: list[Job], library: Path, folder: Path, rng: random.Random) -> list[Change]:
     """Every change of the jobs in an order by chance, but for those first that are of a kind of their own."""
-    changes = [change for job in jobs for change in list_changes(run, library, job, folder)]
+    with ThreadPoolExecutor(CORES) as pool:
+        changes = [change for found in pool.map(partial(list_changes, run, library, folder), jobs) for change in found]
     rng.shuffle(changes)
     seen: set[tuple] = set()
     first, others = [], []
@@ -107,9 +115,9 @@ def choose_changes(run: Run, jobs: list[Job], library: Path, folder: Path, rng: 
     return first + others
 
 
-def list_changes(run: Run, library: Path, job: Job, folder: Path) -> list[Change]:
+def list_changes(run: Run, library: Path, folder: Path, job: Job) -> list[Change]:
     """All changes that a job makes, in order."""
-    results, record = folder / "counted", folder / "changes"
+    results, record = folder / f"counted {job.rule}", folder / f"changes {job.rule}"
     delete(results), delete(record)
     copy_results(run.results, results, job.written)
     done = run_command(job.fill_in(results), prepare(library, results, 0, Obstacle(0, "once"), record))
@@ -137,7 +145,13 @@ def fail_change(run: Run, library: Path, change: Change, obstacle: Obstacle, res
     delete(results)
     copy_results(run.results, results, change.job.written)
     failed = run_command(change.job.fill_in(results), prepare(library, results, change.number, obstacle))
-    return judge_failure(run, change.job, results, failed) or judge_rerun(run, change.job, results)
+    return judge(run, change.job, results, failed)
+
+
+def judge(run: Run, job: Job, results: Path, failed: subprocess.CompletedProcess) -> str:
+    """What is wrong with how a job failed, and with the same command again; a job that ended well is not run again."""
+    note = judge_failure(run, job, results, failed)
+    return note if note or failed.returncode == 0 else judge_rerun(run, job, results)
 
 
 def judge_failure(run: Run, job: Job, results: Path, failed: subprocess.CompletedProcess) -> str:
