@@ -37,9 +37,9 @@ def format_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def as_records(rows: Sequence[Row]) -> list[dict]:
-    """The rows as JSON records."""
-    return [asdict(row) | {"verdict": row.verdict} for row in rows]
+def as_records(rows: Sequence[Row]) -> dict[str, dict]:
+    """The rows as JSON records by name."""
+    return {row.name: asdict(row) | {"verdict": row.verdict} for row in rows}
 
 
 def time_interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
