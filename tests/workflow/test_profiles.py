@@ -71,6 +71,11 @@ def test_the_profiles_of_clusters_leave_the_default_one_in_force():
         assert not set(read_profile(name)) & set(read_profile("default")), name
 
 
+def test_snakemake_weighs_as_many_ready_jobs_as_a_cluster_may_have_at_once():
+    weighed = int(read_profile("default")["scheduler-subsample"])
+    assert all(weighed >= int(read_profile(name)["jobs"]) for name in ("slurm", "cluster-generic"))
+
+
 def test_where_there_are_gpus_every_stage_that_runs_the_model_asks_for_one(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(Path("profiles/slurm/config.yaml").read_text().replace("gpus: 0", "gpus: 2"))
