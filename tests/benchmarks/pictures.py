@@ -40,8 +40,10 @@ def measure() -> list[Row]:
     """All rows of this file, on a quick run of its own in a temporary folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config, results = write_config(folder, QUICK, evaluation_variants=list(NAMES)), folder / "results"
-        run_snakemake(config, "quant_config", str(results / "quant_config_multitier.json"), cores=2)
+        config, results = write_config(folder, QUICK), folder / "results"
+        blocks = plan.list_blocks(MODEL)
+        files = [file for variant in NAMES for file in list_sources(variant, str(results), blocks)]
+        run_snakemake(config, "quant_config", *dict.fromkeys(files), cores=2)
         seconds = run_snakemake(config, "evaluation", cores=2)
         runs = {variant: bind_drawing(results, variant) for variant in NAMES}
         for draw in runs.values():
