@@ -12,6 +12,7 @@ from workflow_scripts.budgeting.stages import count_held, list_stages
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 def test_every_stage_writes_within_ten_percent_of_its_budget(tmp_path):
     values = [f"results_dir={tmp_path / 'results'}", "trajectories=20", "steps=20", "selected_steps=10"]
     values += ["engine=rtn", "statistics_shards=2"]

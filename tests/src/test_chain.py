@@ -10,7 +10,7 @@ from PIL import Image
 
 from workflow_scripts.store.files import read_json, read_plain_json
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.whole]
 
 
 def call(line):

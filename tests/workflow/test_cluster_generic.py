@@ -21,6 +21,7 @@ def make_copy(folder) -> WorkingCopy:
     return copy
 
 
+@pytest.mark.whole
 def test_jobs_go_through_the_scheduler_with_what_they_need_and_end_alike(tmp_path):
     copy, local = make_copy(tmp_path / "cluster"), make_copy(tmp_path / "local")
     assert local.run("calibration", "--cores", "1").returncode == 0

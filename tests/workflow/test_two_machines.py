@@ -6,7 +6,7 @@ import pytest
 
 from tests.working_copy import WorkingCopy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.whole]
 
 SMALL = {"trajectories": 4, "steps": 6, "selected_steps": 3, "checkpoint_every": 2, "prompts": "two.txt"}
 SMALL |= {"engine": "rtn", "capture_points": 12, "capture_shards": 1}
