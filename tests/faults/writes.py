@@ -91,14 +91,14 @@ def fail_changes(run: Run, library: Path, changes: list[Change], folder: Path) -
     """Let each of `changes` fail, by all obstacles in turn."""
     names = list(OBSTACLES)
 
-    def judge(index: int, change: Change) -> Outcome:
+    def attempt(index: int, change: Change) -> Outcome:
         name, copy = names[index % len(names)], folder / f"copy {index}"
         note = fail_change(run, library, change, OBSTACLES[name], copy)
         delete(copy)
         return Outcome("writes", name, change.job.rule, not note, note and f"{change.what} {change.name}: {note}")
 
     with ThreadPoolExecutor(CORES) as pool:
-        yield from pool.map(judge, range(len(changes)), changes)
+        yield from pool.map(attempt, range(len(changes)), changes)
 
 
 def choose_changes(run: Run, jobs: list[Job], library: Path, folder: Path, rng: random.Random) -> list[Change]:
