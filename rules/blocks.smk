@@ -1,7 +1,8 @@
-"""The blocks, one job each: what they read, and their quantization.
+"""The bits of every layer, and the blocks, one job each: what they read, and their quantization.
 
 INPUTS: <results>/calibration.zarr
-OUTPUTS: <results>/adaround/{block}.safetensors, its seal {block}.json and {block}.report.json
+OUTPUTS: <results>/mixed_bits.json; <results>/adaround/{block}.safetensors, its seal {block}.json and {block}.report.json;
+<results>/adaround/shared.safetensors, the layers of no block
 """
 
 
@@ -33,6 +34,26 @@ rule capture_blocks:
         " --log {log:q}"
 
 
+rule search_bits:
+    """Choose the bits of every layer within the size."""
+    input:
+        params="<results>/params/search_bits.json",
+        calibration="<results>/calibration.zarr",
+    output:
+        "<results>/mixed_bits.json",
+    log:
+        "<logs>/search_bits.log",
+    benchmark:
+        "<benchmarks>/search_bits.tsv"
+    resources:
+        mlx=1,
+        mem_mb=ask_memory("search_bits"),
+        runtime=ask_minutes("search_bits"),
+    shell:
+        "python -m workflow_scripts.search_bits --params {input.params:q} --calibration {input.calibration:q}"
+        " --out {output:q} --log {log:q}"
+
+
 rule write_block_parameters:
     """Write the values block {wildcards.block} is made with."""
     output:
@@ -52,6 +73,7 @@ rule optimise_block:
         params="<results>/params/optimise_block/{block}.json",
         rows=expand("<results>/block_inputs.zarr/{part}", part=CAPTURE_SHARDS),
         before=get_blocks_before,
+        mixed=get_mixed_bits,
     output:
         # Not deleted before the job: where the rows were captured again for another block, this one is finished already.
         weights=update("<results>/adaround/{block}.safetensors"),
@@ -67,7 +89,32 @@ rule optimise_block:
         runtime=ask_minutes("optimise_block"),
     params:
         scratch=subpath(output.weights, ancestor=2),
+        mixed=lambda wildcards, input: name_option("--mixed", input.get("mixed")),
     shell:
         "python -m workflow_scripts.optimise_block --params {input.params:q} --inputs {input.rows:q}"
-        " --before {input.before:q} --scratch {params.scratch:q}/scratch/adaround/{wildcards.block}"
+        " --before {input.before:q} {params.mixed} --scratch {params.scratch:q}/scratch/adaround/{wildcards.block}"
         " --out {output.weights:q} --replace --log {log:q}"
+
+
+rule round_shared:
+    """Quantize the layers of no block."""
+    input:
+        params="<results>/params/round_shared.json",
+        calibration="<results>/calibration.zarr",
+        mixed=get_mixed_bits,
+    output:
+        weights="<results>/adaround/shared.safetensors",
+        seal="<results>/adaround/shared.json",
+    log:
+        "<logs>/round_shared.log",
+    benchmark:
+        "<benchmarks>/round_shared.tsv"
+    resources:
+        mlx=1,
+        mem_mb=ask_memory("round_shared"),
+        runtime=ask_minutes("round_shared"),
+    params:
+        mixed=lambda wildcards, input: name_option("--mixed", input.get("mixed")),
+    shell:
+        "python -m workflow_scripts.round_shared --params {input.params:q} --calibration {input.calibration:q}"
+        " {params.mixed} --out {output.weights:q} --log {log:q}"

@@ -46,6 +46,7 @@ SHARDS = plan.list_shards(TRAJECTORIES)
 STORE = shlex.quote(plan.place_store(config)).replace("{", "{{").replace("}", "}}")
 BLOCK_PARAMETERS = plan.select_parameters("optimise_block", config, PROMPTS)
 BLOCKS = plan.list_blocks(config["model"])
+UNITS = plan.list_units(config["model"])
 CAPTURE_SHARDS = plan.list_parts(config["capture_shards"])
 STATISTICS_SHARDS = plan.list_parts(config["statistics_shards"])
 EVALUATION_SHARDS = plan.list_parts(config["evaluation_shards"])
@@ -151,6 +152,27 @@ def list_blocks_before(block, values, folder):
         BLOCKS[: BLOCKS.index(block)] if values["block_inputs"] == "quantized" else []
     )
     return [f"{config['results_dir']}/{folder}/{name}.safetensors" for name in before]
+
+
+def get_mixed_bits(wildcards):
+    """The bits that a search chose, where the configuration asks for one."""
+    searched = config["bits_per_weight"] is not None
+    return [f"{config['results_dir']}/mixed_bits.json"] if searched else []
+
+
+def name_option(option, files):
+    """An option of a command with its file, or nothing where there is no such file."""
+    return f"{option} {shlex.quote(str(files))}" if files else ""
+
+
+def list_quantized(suffix):
+    """The files the packed weights are made of: the distilled model, or the blocks and the layers of none."""
+    names = (
+        [f"adaround/{unit}" for unit in UNITS]
+        if config["distil"] == "none"
+        else [plan.WHOLE]
+    )
+    return [f"{config['results_dir']}/{name}.{suffix}" for name in names]
 
 
 def get_blocks_before(wildcards):

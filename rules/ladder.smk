@@ -23,6 +23,7 @@ use rule optimise_block as optimise_rung_block with:
         params="<results>/params/ladder/{rung}/{block}.json",
         rows=expand("<results>/block_inputs.zarr/{part}", part=CAPTURE_SHARDS),
         before=get_rung_blocks_before,
+        mixed=[],
     output:
         weights=update("<results>/ladder/{rung}/{block}.safetensors"),
         seal=update("<results>/ladder/{rung}/{block}.json"),
@@ -33,6 +34,7 @@ use rule optimise_block as optimise_rung_block with:
         "<benchmarks>/optimise_rung_block/{rung}/{block}.tsv"
     params:
         scratch=subpath(output.weights, parent=True),
+        mixed="",
 
 
 rule sample_rung:

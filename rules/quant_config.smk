@@ -13,7 +13,7 @@ rule write_quant_config:
         arrays="<results>/activations/statistics.safetensors",
         weights="<results>/quantized/config.json",
         model="<results>/quantized/model.safetensors",
-        blocks=expand("<results>/adaround/{block}.safetensors", block=BLOCKS),
+        blocks=list_quantized("safetensors"),
         calibration="<results>/calibration.zarr",
     output:
         config="<results>/quant_config.json",

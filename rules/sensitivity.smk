@@ -1,7 +1,7 @@
-"""What rounding costs every layer, and the bits that cost least within a size.
+"""What rounding costs every layer.
 
-INPUTS: <results>/block_inputs.zarr, <results>/conditioning.safetensors
-OUTPUTS: <results>/sensitivity/{block}.json and .safetensors, <results>/mixed_bits.json
+INPUTS: <results>/block_inputs.zarr
+OUTPUTS: <results>/sensitivity/{block}.json and .safetensors
 """
 
 
@@ -22,23 +22,3 @@ rule measure_sensitivity:
     shell:
         "python -m workflow_scripts.measure_sensitivity --params {input.params:q} --block {wildcards.block}"
         " --inputs {input.rows:q} --out {output.sensitivity:q} --log {log:q}"
-
-
-rule search_bits:
-    """Search the layers' bits within a size, and measure them against uniform ones."""
-    input:
-        params="<results>/params/search_bits.json",
-        sensitivity=expand("<results>/sensitivity/{block}.json", block=BLOCKS),
-        conditioning="<results>/conditioning.safetensors",
-        seal="<results>/conditioning.json",
-    output:
-        "<results>/mixed_bits.json",
-    log:
-        "<logs>/search_bits.log",
-    benchmark:
-        "<benchmarks>/search_bits.tsv"
-    resources:
-        mlx=1,
-    shell:
-        "python -m workflow_scripts.search_bits --params {input.params:q} --sensitivity {input.sensitivity:q}"
-        " --conditioning {input.conditioning:q} --out {output:q} --log {log:q}"

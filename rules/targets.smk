@@ -38,7 +38,7 @@ rule activations:
 
 rule adaround:
     input:
-        expand("<results>/adaround/{block}.safetensors", block=BLOCKS),
+        expand("<results>/adaround/{unit}.safetensors", unit=UNITS),
 
 
 rule quantized:

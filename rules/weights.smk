@@ -1,16 +1,45 @@
 """Quantized weights.
 
-INPUTS: <results>/adaround/{block}.safetensors
-OUTPUTS: <results>/quantized/model.safetensors and config.json
+INPUTS: <results>/adaround/{block}.safetensors, <results>/calibration.zarr
+OUTPUTS: <results>/distilled.safetensors, its seal .json and .report.json; <results>/quantized/model.safetensors and config.json
 """
 
 
+rule distil:
+    """Learn the whole quantized model from the velocity."""
+    input:
+        params="<results>/params/distil.json",
+        calibration="<results>/calibration.zarr",
+        blocks=expand("<results>/adaround/{unit}.safetensors", unit=UNITS),
+        seals=expand("<results>/adaround/{unit}.json", unit=UNITS),
+    output:
+        weights="<results>/distilled.safetensors",
+        seal="<results>/distilled.json",
+        report="<results>/distilled.report.json",
+    log:
+        "<logs>/distil.log",
+    benchmark:
+        "<benchmarks>/distil.tsv"
+    resources:
+        mlx=1,
+        mem_mb=ask_memory("distil"),
+        runtime=ask_minutes("distil"),
+    params:
+        # Undeclared on purpose, as for the trajectories.
+        scratch=subpath(output.weights, parent=True),
+    shell:
+        "python -m workflow_scripts.distil --params {input.params:q} --calibration {input.calibration:q}"
+        " --blocks {input.blocks:q} --scratch {params.scratch:q}/scratch/distil"
+        " --out {output.weights:q} --log {log:q}"
+
+
 rule pack_weights:
-    """Pack the blocks' codes into one checkpoint."""
+    """Pack the learned codes into one checkpoint."""
     input:
         params="<results>/params/pack_weights.json",
-        blocks=expand("<results>/adaround/{block}.safetensors", block=BLOCKS),
-        seals=expand("<results>/adaround/{block}.json", block=BLOCKS),
+        blocks=list_quantized("safetensors"),
+        seals=list_quantized("json"),
+        mixed=get_mixed_bits,
     output:
         model="<results>/quantized/model.safetensors",
         config="<results>/quantized/config.json",
@@ -24,6 +53,7 @@ rule pack_weights:
         runtime=ask_minutes("pack_weights"),
     params:
         folder=subpath(output.model, parent=True),
+        mixed=lambda wildcards, input: name_option("--mixed", input.get("mixed")),
     shell:
-        "python -m workflow_scripts.pack_weights --params {input.params:q} --blocks {input.blocks:q}"
+        "python -m workflow_scripts.pack_weights --params {input.params:q} --blocks {input.blocks:q} {params.mixed}"
         " --out-dir {params.folder:q} --log {log:q}"

@@ -15,25 +15,37 @@ from workflow_scripts.plain_files import read_plain_json
 
 
 def select_block(parameters: plan.Parameters, block: str) -> plan.Parameters:
-    """The parameters of `block` from those of the stage `optimise_block`.
+    """The parameters of `block` from those of the stage `optimise_block`, or of `shared` from those of `round_shared`.
 
     `layers` has each linear's rules, `{"weight": ..., "activation": ...}`, by name, in place of the lists of patterns.
+    `block` may be `shared`: the layers of none.
     """
+    resolved, names = resolve_layers(parameters), list_names(parameters["model"], block)
+    return resolved | {"block": block, "layers": {name: resolved["layers"][name] for name in names}}
+
+
+def resolve_layers(parameters: plan.Parameters) -> plan.Parameters:
+    """`parameters` with each linear's rules, `layers`, in place of the lists of patterns."""
     layers = {
         layer.name: {
             "weight": find_rule(parameters["weights"], layer.name),
             "activation": find_rule(parameters["activations"], layer.name),
         }
         for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
-        if layer.block == block
     }
-    shared = {key: value for key, value in parameters.items() if key not in ("weights", "activations")}
-    return shared | {"block": block, "layers": layers}
+    kept = {key: value for key, value in parameters.items() if key not in ("weights", "activations")}
+    return kept | {"layers": layers}
+
+
+def list_names(model: str, block: str) -> list[str]:
+    """The linears of a block, or of none."""
+    layers = list_linears(*plan.MODEL_BLOCKS[model])
+    return [layer.name for layer in layers if (layer.block or plan.SHARED) == block]
 
 
 def encode_block(config: plan.Parameters, block: str) -> str:
     """The configuration values the job of `block` reads, as JSON for a command line; of the rules, those that match."""
-    names = [layer.name for layer in list_linears(*plan.MODEL_BLOCKS[config["model"]]) if layer.block == block]
+    names = list_names(config["model"], block)
     own = {
         key: [rule for rule in config[key] if any(fnmatchcase(name, rule["layers"]) for name in names)]
         for key in ("weights", "activations")

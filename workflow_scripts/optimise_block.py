@@ -21,6 +21,7 @@ from workflow_scripts.mmdit.reconstruction import PHASES
 from workflow_scripts.mmdit.state_arrays import pack_state, unpack_state
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.footprint import estimate_learning
+from workflow_scripts.numerics.loss_curve import shorten_losses
 from workflow_scripts.store.block_file import BlockFile, LayerWeight, read_block, write_block
 from workflow_scripts.store.block_inputs import BlockInputs, open_block_inputs
 from workflow_scripts.store.block_report import name_report, read_report, write_report
@@ -28,26 +29,28 @@ from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
 from workflow_scripts.store.learning_state import read_learning, write_learning
 from workflow_scripts.store.lock import hold_lock
+from workflow_scripts.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
 from workflow_scripts.store.room import check_memory
 from workflow_scripts.store.seal import check_origin, fingerprint_origin, read_file_seal
 
 LINEAR_WIDTHS = 24  # a block's linears together, as squares of its width: 12 a stream
-LOSSES_REPORTED = 200  # at most; each the mean of a run of iterations
 
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params, stage="optimise_block", block=arguments.out.stem)
     inputs = open_block_inputs(arguments.inputs)
     before = [read_block(path) for path in arguments.before]
+    mixed = read_mixed_bits(arguments.mixed) if arguments.mixed else None
     model = find_model(parameters["model"], parameters)
-    origin = list_origin(parameters, inputs, before, model)
+    origin = list_origin(parameters, inputs, before, model) | identify_bits(parameters, mixed)
     with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
         if is_finished(arguments.out, parameters, origin, arguments.replace):
             log.info(f"{arguments.out} is finished already")
         else:
             check_room(parameters, inputs)
             try:
-                task = prepare(parameters, inputs, before, model.load_transformer(), model.LATENT_SHAPE)
+                rules = overlay_bits(parameters["layers"], mixed)
+                task = prepare(parameters, rules, inputs, before, model.load_transformer(), model.LATENT_SHAPE)
                 quantize_block(arguments, parameters, origin, task)
             except ValueError as error:  # what numerics say of weights and inputs
                 raise UserError(f"{parameters['block']}: {error}") from error
@@ -172,12 +175,6 @@ def count_migrated(quantizer: InputQuantizer) -> int:
     return 0 if quantizer.migration is None else int((np.array(quantizer.migration) > 1).sum())
 
 
-def shorten_losses(losses: list[float]) -> dict[str, Any]:
-    """The training losses as means over runs of `every` iterations."""
-    every = max(1, math.ceil(len(losses) / LOSSES_REPORTED))
-    return {"every": every, "values": [float(np.mean(losses[i : i + every])) for i in range(0, len(losses), every)]}
-
-
 def describe_errors(error: dict[str, float]) -> str:
     """Signal-to-noise ratios of the streams in words."""
     return ", ".join(f"{name} {-10 * math.log10(max(value, 1e-30)):.2f} dB" for name, value in error.items())
@@ -187,5 +184,6 @@ if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "scratch", "out")
     parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="the parts of block_inputs.zarr")
     parser.add_argument("--before", type=Path, nargs="*", default=[], help="the quantized blocks before this one")
+    parser.add_argument("--mixed", type=Path, help="mixed_bits.json, with bits_per_weight: the widths of the layers")
     parser.add_argument("--replace", action="store_true", help="make a block again that other parameters made")
     run(main, parser)

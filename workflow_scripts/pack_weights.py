@@ -16,9 +16,10 @@ from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics import weight_grid
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED, find_rule
-from workflow_scripts.store.block_file import digest_codes, read_block
+from workflow_scripts.store.block_file import BlockFile, digest_codes, read_block
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, read_json, write_json
+from workflow_scripts.store.mixed_bits import read_mixed_bits
 from workflow_scripts.store.packed_checkpoint import FORMAT, VERSION, measure_tensors, read_packed_tensors
 from workflow_scripts.store.seal import Seal, check_origin, read_file_seal
 from workflow_scripts.store.tensors import write_tensors
@@ -56,8 +57,11 @@ def main(arguments: argparse.Namespace) -> None:
     blocks, seals = check_blocks(arguments.blocks, parameters, layers, origin)
     weights = dict(tree_flatten(model.load_transformer().parameters()))
     prefix, rules = (UNIFORM_PREFIX, UNIFORM_RULES) if arguments.uniform_g64 else ("", parameters["weights"])
-    packed = pack_layers(layers, weights, blocks, rules)
+    mixed = read_mixed_bits(arguments.mixed) if arguments.mixed and not arguments.uniform_g64 else None
+    chosen = {layer.name: choose_rule(rules, mixed, layer.name) for layer in layers}
+    packed = pack_layers(layers, weights, blocks, chosen)
     if arguments.uniform_g64:
+        refuse_unlearned(layers, packed)
         refuse_migrated(layers, packed)
     path = arguments.out_dir / "model.safetensors"
     tensors = {f"{prefix}{key}": value for key, value in collect_tensors(weights, packed).items()}
@@ -72,33 +76,37 @@ def main(arguments: argparse.Namespace) -> None:
 def check_blocks(
     paths: list[Path], parameters: plan.Parameters, layers: list[Layer], origin: dict[str, Any]
 ) -> tuple[dict[str, Path], dict[str, Seal]]:
-    """The file and the seal of every block.
+    """The file and the seal of every block and of the layers of none, or of the distilled model alone.
 
     Raises UserError, naming file and difference, unless each block is there once, made from this model by these rules.
     """
     found, seals = {}, {}
     for path in paths:
         seal = read_file_seal(path.with_suffix(".json"))
-        check_origin(seal, path, {"stage": "optimise_block", "model": parameters["model"]}, origin)
-        block = seal["parameters"]["block"]
+        block = seal["parameters"].get("block")
+        check_origin(seal, path, {"stage": plan.name_stage(block), "model": parameters["model"]}, origin)
         if block in found:
             raise UserError(f"{path} and {found[block]} are both the block {block}; name one of them")
         check_layers(path, seal, find_block_rules(parameters["weights"], layers, block))
         found[block], seals[block] = path, seal
-    if missing := [block for block in plan.list_blocks(parameters["model"]) if block not in found]:
+    if plan.WHOLE in found and len(found) > 1:
+        raise UserError(f"blocks: {found[plan.WHOLE]} has all layers; name it alone")
+    wanted = [] if plan.WHOLE in found else plan.list_units(parameters["model"])
+    if missing := [block for block in wanted if block not in found]:
         raise UserError(f"blocks: no file of {', '.join(missing)} is named; run optimise_block for each and name it")
     return found, seals
 
 
 def find_block_rules(rules: Rules, layers: list[Layer], block: str) -> dict[str, dict[str, Any]]:
-    """The weight rules of a block's quantized layers by name."""
-    found = {layer.name: find_rule(rules, layer.name) for layer in layers if layer.block == block}
+    """The weight rules by name of the quantized layers of a block, of no block, or of all."""
+    own = [layer.name for layer in layers if block in (plan.WHOLE, layer.block or plan.SHARED)]
+    found = {name: find_rule(rules, name) for name in own}
     return {name: rule for name, rule in found.items() if rule["bits"] != UNQUANTIZED}
 
 
 def check_layers(path: Path, seal: Seal, wanted: dict[str, dict[str, Any]]) -> None:
     """Raise UserError unless the sealed file holds exactly the layers `wanted`, made by these rules."""
-    again = "delete it and run optimise_block again"
+    again = f"delete it and run {seal['parameters']['stage']} again"
     if wrong := set(wanted) ^ set(seal["sha256"]["codes"]):
         name = min(wrong)
         state = "lacks" if name in wanted else "has, against the rules,"
@@ -109,19 +117,22 @@ def check_layers(path: Path, seal: Seal, wanted: dict[str, dict[str, Any]]) -> N
 
 
 def pack_layers(
-    layers: list[Layer], weights: dict[str, mx.array], blocks: dict[str, Path], rules: Rules
+    layers: list[Layer], weights: dict[str, mx.array], blocks: dict[str, Path], rules: dict[str, dict[str, Any]]
 ) -> dict[str, PackedLayer]:
-    """Every layer the rules quantize, by module path; one block's file is in memory at a time.
+    """Every layer that its rule quantizes, by module path; one file of `blocks` is in memory at a time.
 
-    What is packed is taken out of `weights`.
+    What is packed is taken out of `weights`, where learned biases take the place of the model's.
     """
     check_widths(layers, weights, rules)
     packed = {}
     progress = Progress("weights", len(layers), "layers")
-    for block, members in groupby(layers, lambda layer: layer.block):
-        learned = read_codes(blocks[block]) if block else {}
+    for path, members in groupby(layers, lambda layer: blocks.get(plan.WHOLE) or blocks[layer.block or plan.SHARED]):
+        block = read_block(path)
+        learned = list_codes(block)
         for layer in members:
-            rule = find_rule(rules, layer.name)
+            if layer.name in block.biases:
+                weights[f"{layer.path}.bias"] = mx.array(block.biases[layer.name])
+            rule = rules[layer.name]
             if rule["bits"] != UNQUANTIZED:
                 weight = weights.pop(f"{layer.path}.weight")
                 packed[layer.path] = pack_layer(layer, weight, learned.get(layer.name), rule)
@@ -129,11 +140,16 @@ def pack_layers(
     return packed
 
 
-def check_widths(layers: list[Layer], weights: dict[str, mx.array], rules: Rules) -> None:
+def choose_rule(rules: Rules, mixed: dict[str, Any] | None, name: str) -> dict[str, Any]:
+    """The rule of a layer, with the bits and the group size of a search if there was one."""
+    return find_rule(rules, name) | (mixed["mixed"]["layers"].get(name, {}) if mixed else {})
+
+
+def check_widths(layers: list[Layer], weights: dict[str, mx.array], rules: dict[str, dict[str, Any]]) -> None:
     """Raise UserError naming all layers whose width is no multiple of their group size."""
     unfit = []
     for layer in layers:
-        rule, width = find_rule(rules, layer.name), weights[f"{layer.path}.weight"].shape[1]
+        rule, width = rules[layer.name], weights[f"{layer.path}.weight"].shape[1]
         try:
             if rule["bits"] != UNQUANTIZED:
                 weight_grid.fit_group_size(width, rule["group_size"])
@@ -143,9 +159,8 @@ def check_widths(layers: list[Layer], weights: dict[str, mx.array], rules: Rules
         raise UserError(f"weights: no multiple of the group size: {', '.join(unfit)}; give them another, or 16 bits")
 
 
-def read_codes(path: Path) -> dict[str, Codes]:
+def list_codes(block: BlockFile) -> dict[str, Codes]:
     """The layers of a block's file by name."""
-    block = read_block(path)
     migrations = {name: read.migration for name, read in block.inputs.items() if is_migrated(read.migration)}
     return {name: Codes(layer.grid, layer.codes, migrations.get(name)) for name, layer in block.weights.items()}
 
@@ -177,6 +192,16 @@ def round_to_nearest(name: str, weight: mx.array, rule: dict[str, Any]) -> Codes
     except ValueError as error:
         raise UserError(f"{name}: {error}; check the model's weights") from None
     return Codes(grid, weight_grid.round_to_grid(np.array(weight.astype(mx.float32)), grid))
+
+
+def refuse_unlearned(layers: list[Layer], packed: dict[str, PackedLayer]) -> None:
+    """Raise UserError unless the codes of every layer were learned for this layout."""
+    others = [layer.name for layer in layers if not packed[layer.path].is_learned]
+    if others:
+        raise UserError(
+            f"--uniform-g64 writes learned codes only, and {len(others)} of {len(layers)} layers have none of 4 bits in"
+            f" groups of 64, {others[0]} among them; use the results of config/uniform.yaml"
+        )
 
 
 def refuse_migrated(layers: list[Layer], packed: dict[str, PackedLayer]) -> None:
@@ -230,7 +255,14 @@ def summarise(layers: list[Layer], packed: dict[str, PackedLayer], config: dict[
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params")
-    parser.add_argument("--blocks", type=Path, nargs="+", required=True, help="the file of every block")
+    parser.add_argument(
+        "--blocks",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="the distilled model, or the file of every block and `shared`",
+    )
+    parser.add_argument("--mixed", type=Path, help="mixed_bits.json, with bits_per_weight")
     parser.add_argument("--out-dir", type=Path, required=True, help="the folder of model.safetensors and config.json")
     parser.add_argument(
         "--uniform-g64",

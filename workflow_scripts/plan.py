@@ -14,6 +14,8 @@ from workflow_scripts.plain_files import read_plain_json
 
 Parameters = dict[str, Any]
 RECEIPT = "receipt.json"  # in a shard's folder, where the shard itself lies at a URL: its seal
+SHARED = "shared"  # in the place of a block: the layers of none, which are the embedders and the final layer
+WHOLE = "distilled"  # in the place of a block: all layers
 EMBEDDED = "embedded"  # the only model whose captions and real pictures can be drawn, and judged by a classifier
 
 # What each model is made of: its multimodal and unified blocks.
@@ -37,6 +39,12 @@ PLACES = (WEIGHTS_FROM, "evaluation_prompts", "reference_pictures", "inception",
 
 _TRAJECTORIES = ("trajectories", "steps", "seed", "cfg_scale", "prompts_per_shard")
 
+_SEARCH = ("bits_per_weight", "search_points", "search_probes", "gptq_damping")
+_DISTIL = tuple(
+    f"distil_{key}"
+    for key in ("iterations", "batch", "rate", "code_rate", "conditions", "sigma_power", "unroll", "checkpoint_every")
+)
+
 # stage: (version, configuration keys it reads). Raise the version when a change of code changes the stage's results.
 STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
     "fetch_weights": (2, ("model", "use_t5")),
@@ -45,28 +53,23 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
     "gather_calibration": (1, ("model", *_TRAJECTORIES, "selected_steps")),
     "collect_activations": (2, ("model", "seed", "statistics_steps", "statistics_points", "statistics_shards")),
     "capture_blocks": (1, ("model", "seed", "capture_points", "capture_shards")),
-    "optimise_block": (1, ("model", "seed", "weights", "activations", "engine", "block_inputs", "held_out")),
-    "pack_weights": (1, ("model", "weights")),
+    "search_bits": (2, ("model", "seed", "weights", *_SEARCH)),
+    "optimise_block": (
+        2,
+        ("model", "seed", "weights", "activations", "engine", "block_inputs", "held_out", "bits_per_weight"),
+    ),
+    "round_shared": (
+        1,
+        ("model", "seed", "weights", "activations", "engine", "held_out", "bits_per_weight", "search_points"),
+    ),
+    "distil": (1, ("model", "seed", "weights", "activations", "held_out", "distil", *_DISTIL)),
+    "pack_weights": (2, ("model", "weights", "bits_per_weight")),
     "sample_rung": (
         1,
         ("model", "negative_prompt", "seed", "cfg_scale", "trajectories", "ladder_pictures", "ladder_steps"),
     ),
     "write_quant_config": (2, ("model", "activations")),
     "measure_sensitivity": (1, ("model", "seed", "weights", "activations", "evaluation_cfg")),
-    "search_bits": (
-        1,
-        (
-            "model",
-            "negative_prompt",
-            "seed",
-            "cfg_scale",
-            "trajectories",
-            "weights",
-            "mixed_bits_budget",
-            "ladder_pictures",
-            "ladder_steps",
-        ),
-    ),
     "write_multitier": (1, ("model", "multitier_rule", "multitier_budget", "multitier_thresholds", "weight_budget")),
     "plot_activations": (1, ("model", "snapshot_steps")),
     "write_evaluation_prompts": (1, ("model", "seed", "evaluation_prompts", "evaluation_pictures", "evaluation_seed")),
@@ -121,6 +124,8 @@ LOADS_MODEL = {
     "collect_activations",
     "capture_blocks",
     "optimise_block",
+    "round_shared",
+    "distil",
     "pack_weights",
     "sample_rung",
     "measure_sensitivity",
@@ -136,7 +141,6 @@ READS_PROMPTS = {
     "collect_shard",
     "gather_calibration",
     "sample_rung",
-    "search_bits",
     "write_evaluation_prompts",
 }
 
@@ -208,6 +212,16 @@ def list_blocks(model: str) -> list[str]:
     """The block names of a model: `mm_00`, `mm_01`, ..., then `uni_00`, ..."""
     multimodal, unified = MODEL_BLOCKS[model]
     return [f"mm_{i:02d}" for i in range(multimodal)] + [f"uni_{i:02d}" for i in range(unified)]
+
+
+def list_units(model: str) -> list[str]:
+    """What is quantized by a job of its own: the blocks of a model, and the layers of none."""
+    return [*list_blocks(model), SHARED]
+
+
+def name_stage(unit: str) -> str:
+    """The stage that quantizes a block, the layers of none, or the whole model."""
+    return {SHARED: "round_shared", WHOLE: "distil"}.get(unit, "optimise_block")
 
 
 def select_row_keys(parameters: Parameters) -> Parameters:

@@ -1,152 +1,144 @@
-"""Search the bits of every layer's weight for the least error within a size, and measure it against uniform bits.
+"""Choose the bits and the group size of every layer's weight: the least error of the guided velocity within a size.
 
-What is predicted is the relative squared error of the guided velocity, added up over layers; what is measured is how
-near the ladder's pictures are to those of full precision, with weights rounded to nearest and nothing else.
+Errors are those of GPTQ's codes, estimated from gradients (`mmdit/weight_costs.py`) and added up over layers. The size
+is that of all linear layers, scales and zero points included: `bits_per_weight`, or without one that of the rules.
 """
 
 import argparse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from workflow_scripts import plan
 from workflow_scripts.entry import Progress, build_parser, log, run
-from workflow_scripts.ladder_pictures import start_pictures
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.mmdit.sampling import sample
-from workflow_scripts.mmdit.weight_sensitivity import bind_rounded
+from workflow_scripts.mmdit.block_assembly import read_weights
+from workflow_scripts.mmdit.calibration_points import CalibrationPoints, read_points, split_runs
+from workflow_scripts.mmdit.footprint import check_forward
+from workflow_scripts.mmdit.layer_hessians import accumulate_hessians, measure_rank
+from workflow_scripts.mmdit.layers import Layer, list_linears
+from workflow_scripts.mmdit.weight_costs import group_layers, measure_costs, round_choices
 from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics.bit_search import WIDTHS, choose_bits, choose_uniform, write_rules
-from workflow_scripts.numerics.layer_rules import find_rule
-from workflow_scripts.numerics.quality import measure_snr
-from workflow_scripts.store.conditioning import open_conditioning
+from workflow_scripts.numerics.bit_choices import PROBE_POINTS, Choice
+from workflow_scripts.numerics.bit_search import Option, count_stored_bits, search_sizes, write_rules
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, find_rule
+from workflow_scripts.numerics.selection import choose_spread_points
+from workflow_scripts.numerics.weight_grid import fit_group_size
+from workflow_scripts.store.calibration import open_calibration
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.sensitivity_file import read_sensitivities
+from workflow_scripts.store.mixed_bits import FORMAT
 
-FORMAT = {"format": "mixed-bits", "version": 1}
-
-
-class Choices(NamedTuple):
-    """By layer and width: the guided velocity's error, float64 (L, W), and the bits as stored, float64 (L, W).
-
-    names: of the layers, L; elements (L,): of each weight.
-    """
-
-    names: list[str]
-    elements: np.ndarray
-    costs: np.ndarray
-    sizes: np.ndarray
-
-    def describe(self, chosen: np.ndarray) -> dict[str, float]:
-        """`bits_per_weight` and the error `predicted` of the widths at `chosen` (L,)."""
-        layers = np.arange(len(self.names))
-        return {
-            "bits_per_weight": float(self.sizes[layers, chosen].sum() / self.elements.sum()),
-            "predicted": float(self.costs[layers, chosen].sum()),
-        }
-
-    def name_bits(self, chosen: np.ndarray) -> dict[str, int]:
-        """The bits at `chosen` (L,), by layer."""
-        return {name: WIDTHS[index] for name, index in zip(self.names, chosen, strict=True)}
+TOGETHER = 32  # points of a forward, at most
+Costs = dict[str, dict[Choice, float]]
 
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params, stage="search_bits")
-    sensitivities = read_sensitivities(arguments.sensitivity, parameters["model"])
-    choices = list_choices(sensitivities, parameters["weights"])
-    uniform, mixed = search(choices, parameters["mixed_bits_budget"])
-    bits = {"uniform": choices.name_bits(uniform), "mixed": choices.name_bits(mixed)}
-    measured = measure_pictures(parameters, arguments.conditioning, bits)
-    described = {
-        name: choices.describe(chosen) | {"latent_snr_db": measured[name]}
-        for name, chosen in (("uniform", uniform), ("mixed", mixed))
-    }
-    layers = [layer.name for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]])]
-    content = {
-        "model": parameters["model"],
-        "budget": parameters["mixed_bits_budget"],
-        "bits_per_weight": described["mixed"]["bits_per_weight"],
-        "pictures": parameters["ladder_pictures"],
-        "uniform": described["uniform"] | {"bits": WIDTHS[uniform[0]]},
-        "mixed": described["mixed"] | {"layers": bits["mixed"]},
-        "rules": write_rules(parameters["weights"], layers, bits["mixed"]),
-        "origin": {block: plan.fingerprint(content) for block, content in sensitivities.items()},
+    calibration = open_calibration(arguments.calibration)
+    calibration.verify()
+    model = find_model(parameters["model"], parameters)
+    transformer, points = model.load_transformer(), read_points(calibration)
+    layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
+    weights, _ = read_weights(transformer, layers)
+    rules = {layer.name: find_rule(parameters["weights"], layer.name) for layer in layers}
+    searched = [layer for layer in layers if rules[layer.name]["bits"] != UNQUANTIZED]
+    refuse_unfit(searched, weights, rules)
+    conditions, tokens = calibration.specs["cs"].shape[1:3]
+    check_forward(transformer, model.LATENT_SHAPE, tokens, conditions * TOGETHER, "searching bits")
+    cfg_scale = calibration.seal["parameters"]["cfg_scale"]
+    costs, ranks = measure(parameters, transformer, points, searched, weights, rules, cfg_scale)
+    elements = {name: weight.size for name, weight in weights.items()}
+    content = search(parameters, rules, costs, elements) | {
+        "ranks": ranks,
+        "origin": {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]},
     }
     write_json(arguments.out, FORMAT | content)
     report(content, arguments.out)
 
 
-def list_choices(sensitivities: dict[str, dict[str, Any]], rules: list[dict[str, Any]]) -> Choices:
-    """What there is to choose from, by the blocks' sensitivities.
-
-    Raises UserError if a layer was measured under another rule than that of `rules`, or if there is no layer.
-    """
-    layers = {}
-    for block, content in sensitivities.items():
-        for name, sealed in content["parameters"]["layers"].items():
-            if difference := plan.describe_difference(sealed["weight"], find_rule(rules, name)):
-                raise UserError(
-                    f"the sensitivity of {block} was measured by other rules: {name}: {difference};"
-                    " run measure_sensitivity again"
-                )
-        layers |= content["weights"]
+def refuse_unfit(layers: list[Layer], weights: dict[str, mx.array], rules: dict[str, dict[str, Any]]) -> None:
+    """Raise UserError if there is no layer to search, or one whose width no group size fits."""
     if not layers:
-        raise UserError("weights: all layers of the blocks have 16 bits, so there are none to choose; lower some")
-    elements = np.array([layer["elements"] for layer in layers.values()], np.float64)
-    costs, widths = (
-        np.array([[layer["errors"][str(bits)][key] for bits in WIDTHS] for layer in layers.values()], np.float64)
-        for key in ("velocity", "bits_per_weight")
-    )
-    return Choices(list(layers), elements, costs, widths * elements[:, None])
+        raise UserError("weights: all layers have 16 bits, so there are none to choose; lower some")
+    for layer in layers:
+        try:
+            fit_group_size(weights[layer.name].shape[1], rules[layer.name]["group_size"])
+        except ValueError as error:
+            raise UserError(f"weights: {layer.name}: {error}; give it another, or 16 bits") from None
 
 
-def search(choices: Choices, budget: float) -> tuple[np.ndarray, np.ndarray]:
-    """The widths of the largest uniform choice of `budget` bits per weight at most, and of the best mixed one, (L,).
+def measure(
+    parameters: plan.Parameters,
+    transformer: Any,
+    points: CalibrationPoints,
+    layers: list[Layer],
+    weights: dict[str, mx.array],
+    rules: dict[str, dict[str, Any]],
+    cfg_scale: float,
+) -> tuple[Costs, dict[str, int]]:
+    """The costs of every choice by layer, and the effective rank of every input by its name."""
+    steps = np.unique(points.sigmas, return_inverse=True)[1]
+    chosen = choose_spread_points(steps, points.prompts, parameters["search_points"], parameters["seed"])
+    rng = np.random.default_rng(parameters["seed"])
+    probes = [rng.choice(chosen, min(PROBE_POINTS, len(chosen)), replace=False)]
+    probes += [rng.choice(chosen, len(probes[0]), replace=False) for _ in range(parameters["search_probes"] - 1)]
+    progress = Progress("search_bits", len(layers), "layers")
+    costs: Costs = {}
+    ranks: dict[str, int] = {}
+    for group in group_layers(layers, weights):
+        batches = (points.take(run) for run in split_runs(chosen, TOGETHER))
+        hessians = accumulate_hessians(transformer, group, batches)
+        ranks |= {name: measure_rank(hessian) for name, hessian in hessians.items()}
+        changes = {}
+        for layer in group:
+            name = layer.name
+            try:
+                changes[name] = round_choices(
+                    weights[name], rules[name], hessians[layer.input], parameters["gptq_damping"]
+                )
+            except ValueError as error:
+                raise UserError(f"{name}: {error}") from error
+            progress.advance()
+        costs |= measure_costs(transformer, points, probes, changes, cfg_scale, parameters["seed"])
+    return costs, ranks
 
-    Raises UserError if not even the smallest widths fit.
-    """
-    total = choices.elements.sum()
-    least = choices.sizes.min(axis=1).sum() / total
-    if least > budget:
+
+def search(
+    parameters: plan.Parameters, rules: dict[str, dict[str, Any]], costs: Costs, elements: dict[str, int]
+) -> dict[str, Any]:
+    """What the file has: the best choices within the size, and beside them the best single one. Raises UserError."""
+    total = sum(elements.values())
+    plain = UNQUANTIZED * sum(count for name, count in elements.items() if name not in costs)
+    budget = (parameters["bits_per_weight"] or count_stored_bits(rules, elements)) * total - plain
+    options = {
+        name: [Option(choice, cost, choice.bits_per_weight * elements[name]) for choice, cost in own.items()]
+        for name, own in costs.items()
+    }
+    try:
+        found = search_sizes(options, budget)
+    except ValueError:
+        least = (plain + sum(min(option.size for option in own) for own in options.values())) / total
         raise UserError(
-            f"mixed_bits_budget: {budget:g} bits per weight are too few, with scales and zero points {least:.3g} is the"
-            f" least possible; raise it to {np.ceil(least * 100) / 100:g} or more"
-        )
-    uniform = np.full(len(choices.names), choose_uniform(choices.sizes, budget * total))
-    return uniform, choose_bits(choices.costs, choices.sizes, budget * total)
-
-
-def measure_pictures(
-    parameters: plan.Parameters, conditioning_path: Path, bits: dict[str, dict[str, int]]
-) -> dict[str, dict[str, float]]:
-    """The signal-to-noise ratios in dB of the pictures drawn with weights rounded to `bits` (by layer), by name."""
-    model, rules = find_model(parameters["model"], parameters), parameters["weights"]
-    transformer = model.load_transformer()
-    start = start_pictures(parameters, model, open_conditioning(conditioning_path, parameters))
-    count, steps = parameters["ladder_pictures"], parameters["ladder_steps"]
-    progress = Progress("search_bits", (1 + len(bits)) * count * steps, "trajectory-steps")
-
-    def draw(chosen: dict[str, int]) -> np.ndarray:
-        linear_at = bind_rounded(
-            transformer, {name: find_rule(rules, name) | {"bits": chosen[name]} for name in chosen}
-        )
-        return np.array(sample(transformer, linear_at, *start, parameters["cfg_scale"], progress.advance))
-
-    reference = draw({})
-    return {name: compare(draw(chosen), reference) for name, chosen in bits.items()}
-
-
-def compare(latents: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """The signal-to-noise ratios in dB: the pictures' median, mean, 5 % quantile `p5`, and the worst."""
-    ratios = [measure_snr(*pair) for pair in zip(latents, reference, strict=True)]
-    low = np.quantile(ratios, 0.05, method="lower")
+            f"bits_per_weight: {parameters['bits_per_weight']:g} bits are too few, with scales and zero points"
+            f" {least:.3g} is the least possible; raise it to {np.ceil(least * 100) / 100:g} or more"
+        ) from None
+    described = {
+        name: {
+            "bits_per_weight": float((plain + sum(option.size for option in own.values())) / total),
+            "predicted": float(sum(option.cost for option in own.values())),
+            "layers": {layer: option.choice._asdict() for layer, option in own.items()},
+        }
+        for name, own in found.items()
+    }
+    chosen = {name: rules[name] | own for name, own in described["mixed"]["layers"].items()}
     return {
-        "median": float(np.median(ratios)),
-        "mean": float(np.mean(ratios)),
-        "p5": float(low),
-        "worst": min(ratios),
+        "model": parameters["model"],
+        "budget": (budget + plain) / total,
+        "parameters": parameters,
+        **described,
+        "rules": write_rules(parameters["weights"], list(rules), chosen),
     }
 
 
@@ -154,15 +146,13 @@ def report(content: dict[str, Any], path: Path) -> None:
     """Say what was found."""
     for name in ("uniform", "mixed"):
         found = content[name]
-        log.info(
-            f"{name:<7} {found['bits_per_weight']:.3f} bits per weight, velocity error predicted"
-            f" {found['predicted']:.4g}, latents measured {found['latent_snr_db']['median']:.2f} dB,"
-            f" worst picture {found['latent_snr_db']['worst']:.2f} dB"
-        )
+        if found["layers"]:
+            log.info(
+                f"{name:<7} {found['bits_per_weight']:.3f} bits per weight, velocity predicted"
+                f" {-10 * np.log10(found['predicted']):.2f} dB"
+            )
     log.info(f"{len(content['mixed']['layers'])} layers in {len(content['rules'])} rules: {path}")
 
 
 if __name__ == "__main__":
-    parser = build_parser(__doc__, "params", "conditioning", "out")
-    parser.add_argument("--sensitivity", type=Path, nargs="+", required=True, help="the sensitivity of every block")
-    run(main, parser)
+    run(main, build_parser(__doc__, "params", "calibration", "out"))

@@ -45,7 +45,7 @@ ALL = VARIANTS | NOISE_FLOOR
 
 def change(config: dict[str, Any], rung: str) -> dict[str, Any]:
     """The configuration of a rung; its rules are still without their defaults."""
-    return config | RUNGS[rung][1]
+    return config | {"bits_per_weight": None} | RUNGS[rung][1]
 
 
 def list_sources(variant: str, results: str, blocks: list[str]) -> list[str]:

@@ -129,7 +129,7 @@ def describe_activation(
         )
     entry = {"policy": rule["policy"], "bits": rule["bits"]}
     if rule["policy"] == "dynamic":
-        return entry, {}
+        return entry | {"group_size": rule["group_size"]}, {}
     given, entry["range"] = (learned, LEARNED) if learned else choose_from_statistics(layer, rule, observed)
     arrays = {kind: array for kind in ("shift", "migration") if (array := getattr(given, kind)) is not None}
     entry |= {kind: f"{layer.name}/{kind}" if kind in arrays else None for kind in ("shift", "migration")}

@@ -44,9 +44,14 @@ def count_captured(points: int, blocks: int, shapes: ModelShapes) -> int:
     )
 
 
-def count_weight(shape: tuple[int, int], rule: dict[str, Any]) -> int:
-    """A weight (out, in) by its rule: codes with a scale and a bias in fp16 for each group, or fp16 as it is."""
+def count_weight(shape: tuple[int, int], rule: dict[str, Any], bits_per_weight: float | None) -> int:
+    """A weight (out, in) by its rule: codes with a scale and a bias in fp16 for each group, or fp16 as it is.
+
+    Where a search chooses the widths, a quantized weight counts its share of the size.
+    """
     out, columns = shape
+    if bits_per_weight and rule["bits"] != UNQUANTIZED:
+        return round(out * columns * bits_per_weight / 8)
     if rule["bits"] == UNQUANTIZED:
         return out * columns * FP16
     by_row = next((size for size in ROW_GROUPS if columns % size == 0), columns)
@@ -57,15 +62,15 @@ def count_weight(shape: tuple[int, int], rule: dict[str, Any]) -> int:
 def count_blocks(config: plan.Parameters, shapes: ModelShapes) -> int:
     """The blocks' files: codes, grids and, for activations with grids of their own, step sizes and shifts."""
     total = 0
-    for layer in (layer for layer in shapes.layers if layer.block):
+    for layer in shapes.layers:
         rule, read = (find_rule(config[kind], layer.name) for kind in ("weights", "activations"))
         if rule["bits"] == UNQUANTIZED:
             continue
-        total += count_weight(shapes.weights[layer.name], rule)
+        total += count_weight(shapes.weights[layer.name], rule, config["bits_per_weight"])
         if read["bits"] != UNQUANTIZED:
             total += config["selected_steps"] * FP32
             total += shapes.weights[layer.name][1] * FP32 * (layer.role == "fc2" and read["shift"])
-    return total + 2 * RECORD_BYTES * len(plan.list_blocks(config["model"]))
+    return total + 2 * RECORD_BYTES * len(plan.list_units(config["model"]))
 
 
 def count_packed(config: plan.Parameters, shapes: ModelShapes) -> int:
@@ -73,7 +78,9 @@ def count_packed(config: plan.Parameters, shapes: ModelShapes) -> int:
     rules = {name: find_rule(config["weights"], name) for name in shapes.weights}
     linears = sum(math.prod(shape) for shape in shapes.weights.values())
     others = (shapes.parameters - linears) * FP16
-    return others + sum(count_weight(shapes.weights[name], rule) for name, rule in rules.items())
+    return others + sum(
+        count_weight(shapes.weights[name], rule, config["bits_per_weight"]) for name, rule in rules.items()
+    )
 
 
 def count_exports(config: plan.Parameters, shapes: ModelShapes) -> dict[str, int]:

@@ -31,11 +31,20 @@ class Jobs(NamedTuple):
 
 def list_jobs(config: plan.Parameters, prompts: int, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:
     """The jobs of each rule, for `prompts` prompts in the file."""
-    return (
+    jobs = (
         list_data_jobs(config, prompts, sizes, rates)
         | list_observing_jobs(config, sizes, rates)
         | list_weight_jobs(config, sizes, rates)
     )
+    return {name: own if is_run(name, config) else own._replace(count=0) for name, own in jobs.items()}
+
+
+def is_run(rule: str, config: plan.Parameters) -> bool:
+    """Whether the configuration has the rule run."""
+    return {
+        "search_bits": config["bits_per_weight"] is not None,
+        "distil": config["distil"] != "none",
+    }.get(rule, True)
 
 
 def list_data_jobs(config: plan.Parameters, prompts: int, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:
@@ -85,10 +94,19 @@ def list_weight_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -
     iterations = config["adaround_iterations"] * rounds * (config["engine"] == "adaround")
     block = rates.start + work.PASSES * config["capture_points"] * rates.block + iterations * rates.iteration
     checkpoint = PROCESS_BYTES + sizes.parameters * (sizes.itemsize + 2)
+    searching = work.count_searching(config, sizes) * rates.step + work.GPTQ_SECONDS * sizes.parameters
+    distilling = config["distil_iterations"] * config["distil_batch"] * config["distil_unroll"] * work.LEARNED_FORWARDS
     return {
+        "search_bits": Jobs(1, rates.start + searching, work.estimate_searching_memory(sizes)),
         "optimise_block": Jobs(
             len(plan.list_blocks(config["model"])), block, work.estimate_learning_memory(config, sizes)
         ),
+        "round_shared": Jobs(
+            1,
+            rates.start + config["search_points"] * rates.step,
+            work.estimate_forward_memory(sizes.conditions * CAPTURED_TOGETHER, sizes),
+        ),
+        "distil": Jobs(1, rates.start + distilling * rates.step, work.estimate_distilling_memory(config, sizes)),
         "pack_weights": Jobs(1, rates.start, checkpoint),
         "write_quant_config": Jobs(1, MERGE_SECONDS, PROCESS_BYTES),
     }

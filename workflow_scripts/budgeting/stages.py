@@ -31,7 +31,10 @@ PLACES = {
     "gather_calibration": ("calibration.zarr",),
     "collect_activations": ("activations",),
     "capture_blocks": ("block_inputs.zarr",),
+    "search_bits": ("mixed_bits.json",),
     "optimise_block": ("adaround",),
+    "round_shared": (),
+    "distil": ("distilled.safetensors",),
     "pack_weights": ("quantized",),
     "write_quant_config": ("quant_config.json", "quant_config.safetensors"),
 }
@@ -43,6 +46,7 @@ def list_stages(config: plan.Parameters, prompts: Sequence[str], shapes: ModelSh
     return [
         Stage(name, jobs.count, jobs.count * jobs.seconds, jobs.memory, written[name], PLACES[name])
         for name, jobs in list_jobs(config, len(prompts), shapes.sizes, rates).items()
+        if jobs.count
     ]
 
 
@@ -59,7 +63,10 @@ def count_written(config: plan.Parameters, prompts: Sequence[str], shapes: Model
         "gather_calibration": disk.count_calibration(points, used, shapes) * stored["calibration"],
         "collect_activations": disk.count_statistics(steps, config["statistics_shards"], shapes),
         "capture_blocks": disk.count_captured(captured, blocks, shapes) * stored["block_inputs"],
+        "search_bits": CONFIG_BYTES,
         "optimise_block": disk.count_blocks(config, shapes),
+        "round_shared": 0,
+        "distil": disk.count_blocks(config, shapes),
         "pack_weights": disk.count_packed(config, shapes),
         "write_quant_config": CONFIG_BYTES,
     }

@@ -8,10 +8,21 @@ from typing import NamedTuple
 
 from workflow_scripts import plan
 from workflow_scripts.budgeting.sizes import Sizes
-from workflow_scripts.numerics.footprint import PROCESS_BYTES, estimate_forward, estimate_learning, limit_batch
+from workflow_scripts.numerics.bit_choices import CHOICES, GROUP_BYTES, PROBE_POINTS
+from workflow_scripts.numerics.footprint import (
+    BATCH_BYTES,
+    PROCESS_BYTES,
+    count_learning_bytes,
+    estimate_distillation,
+    estimate_forward,
+    estimate_learning,
+    limit_batch,
+)
 
 COSTS = json.loads(Path(__file__).with_name("costs.json").read_text(encoding="utf-8"))
 FP32 = 4
+LEARNED_FORWARDS = 4  # forwards that an iteration of learning takes: the teacher's, the student's and its gradients
+GPTQ_SECONDS = 7e-6  # of a weight, rounded in every width and group size that the search tries
 PASSES = 4  # forwards over the captured rows that rounding to nearest, GPTQ and measuring take together, about
 
 
@@ -90,3 +101,25 @@ def estimate_learning_memory(config: plan.Parameters, sizes: Sizes) -> int:
     rows = config["adaround_batch"] if config["engine"] == "adaround" else 0
     captured = sizes.conditions * config["capture_points"]
     return estimate_learning(sizes.block_parameters, rows, captured, sizes.tokens, sizes.width)
+
+
+def count_searching(config: plan.Parameters, sizes: Sizes) -> float:
+    """The points that the search for bits runs forward, or as much of a backward pass."""
+    groups = max(1, round(sizes.parameters * CHOICES * FP32 / GROUP_BYTES))
+    return groups * (config["search_points"] / 2 + 3 * PROBE_POINTS * config["search_probes"])
+
+
+def estimate_searching_memory(sizes: Sizes) -> int:
+    """Bytes of the worker that searches bits: the model in single precision, and the changes of a group of layers."""
+    return (
+        estimate_forward(sizes.conditions * PROBE_POINTS, sizes.tokens, sizes.width, sizes.parameters * FP32)
+        + GROUP_BYTES
+    )
+
+
+def estimate_distilling_memory(config: plan.Parameters, sizes: Sizes) -> int:
+    """Bytes of the worker that distils, with what the gradients of one block need at a time."""
+    rows = sizes.conditions * config["distil_batch"] * count_learning_bytes(sizes.tokens, sizes.width)
+    return estimate_distillation(
+        sizes.parameters, min(rows * len(plan.list_blocks(config["model"])), max(rows, BATCH_BYTES))
+    )

@@ -10,6 +10,7 @@ from workflow_scripts.mmdit.block_problem import BlockProblem, Rows, measure_pow
 from workflow_scripts.mmdit.blocks import Block, resolve_module
 from workflow_scripts.mmdit.forward import resolve_bias
 from workflow_scripts.mmdit.layers import Layer, list_linears
+from workflow_scripts.numerics.selection import hold_out_groups
 from workflow_scripts.store.errors import UserError
 
 # By layer name: {"weight": rule, "activation": rule}
@@ -39,19 +40,15 @@ def group_readers(layers: list[Layer], rules: LayerRules) -> dict[str, str]:
     return readers
 
 
-def split_points(points: np.ndarray, sigmas: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows (R,) to learn from and those that only measure, as indices; a point's rows stay together.
+def split_points(points: np.ndarray, prompts: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows (R,) to learn from and those that only measure, as indices: whole prompts are held out.
 
-    The held-out points are evenly spread over the noise levels. Raises UserError if there is but one point.
+    points and prompts (R,): what a row belongs to. With one prompt its points are held out, rows of a point together.
+    Raises UserError if there is but one point.
     """
-    unique, first = np.unique(points, return_index=True)
-    if len(unique) < 2:
+    if len(np.unique(points)) < 2:
         raise UserError("capture_points: a block needs 2 points at least, one of them held out; raise it")
-    ordered = unique[np.argsort(-sigmas[first], kind="stable")]
-    count = min(max(1, round(share * len(unique))), len(unique) - 1)
-    offset = np.random.default_rng(seed).random()
-    chosen = ordered[((np.arange(count) + offset) * len(unique) / count).astype(int)]
-    held_out = np.isin(points, chosen)
+    held_out = hold_out_groups(prompts if len(np.unique(prompts)) > 1 else points, share, seed)
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 

@@ -32,7 +32,7 @@ def describe_input(rule: dict[str, Any], file: BlockFile, name: str) -> InputGri
     if rule["bits"] == UNQUANTIZED:
         return InputGrid(UNQUANTIZED, "none")
     if rule["policy"] == "dynamic":
-        return InputGrid(rule["bits"], "dynamic")
+        return InputGrid(rule["bits"], "dynamic", group_size=rule["group_size"])
     if name not in file.inputs:
         raise UserError(f"{name}: its block's file has no step sizes for its input; run optimise_block again")
     grid = file.inputs[name]

@@ -7,14 +7,22 @@ import mlx.core as mx
 import numpy as np
 
 from workflow_scripts import plan
-from workflow_scripts.mmdit.block_assembly import assemble_problem, list_own_linears, read_weights, split_points
+from workflow_scripts.mmdit.block_assembly import (
+    LayerRules,
+    assemble_problem,
+    list_own_linears,
+    read_weights,
+    split_points,
+)
 from workflow_scripts.mmdit.block_problem import BlockProblem
 from workflow_scripts.mmdit.blocks import Block, list_blocks
 from workflow_scripts.mmdit.input_quantizers import InputQuantizer, calibrate
+from workflow_scripts.mmdit.layer_rounding import round_layer
 from workflow_scripts.mmdit.migration import migrate, migrate_weights
 from workflow_scripts.mmdit.propagation import Streams, propagate
+from workflow_scripts.numerics.gptq import accumulate_hessian
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
-from workflow_scripts.numerics.weight_grid import Grid, choose_grid, dequantize, round_to_grid
+from workflow_scripts.numerics.weight_grid import Grid, choose_grid, dequantize
 from workflow_scripts.store.block_file import BlockFile, LayerInput, LayerWeight
 from workflow_scripts.store.block_inputs import BlockInputs
 
@@ -31,6 +39,7 @@ class Task:
 
 def prepare(
     parameters: plan.Parameters,
+    rules: LayerRules,
     inputs: BlockInputs,
     before: list[BlockFile],
     transformer: Any,
@@ -38,12 +47,14 @@ def prepare(
 ) -> Task:
     """The block's problem with everything that is chosen before any rounding, in the order that matters.
 
-    Shift, then migration, then the weights' grids. latent_shape (h, w, c) is that of the captured points.
+    Shift, then migration, then the weights' grids. rules: `parameters["layers"]`, with the bits of a search if there
+    was one; latent_shape (h, w, c) is that of the captured points.
     """
-    block, rules = parameters["block"], parameters["layers"]
+    block = parameters["block"]
     index = plan.list_blocks(parameters["model"]).index(block)
     blocks = list_blocks(transformer, latent_shape)[: index + 1]
-    modulation = round_modulation(transformer, block, rules)
+    split = split_points(inputs.points, inputs.prompt_indices, parameters["held_out"], parameters["seed"])
+    modulation = round_modulation(transformer, rules, parameters, inputs.modulation, split)
     weights, _ = read_weights(transformer, list_own_linears(transformer, block))
     problem = assemble_problem(
         transformer,
@@ -54,7 +65,7 @@ def prepare(
         inputs.read_targets(index),
         inputs.modulation,
         inputs.sigmas,
-        split_points(inputs.points, inputs.sigmas, parameters["held_out"], parameters["seed"]),
+        split,
     )
     activation_rules = {name: rule["activation"] for name, rule in rules.items()}
     quantizers, observed = calibrate(problem, activation_rules, parameters["seed"])
@@ -71,16 +82,25 @@ def prepare(
     return Task(problem, grids, quantizers, modulation)
 
 
-def round_modulation(transformer: Any, block: str, rules: dict[str, Any]) -> dict[str, LayerWeight]:
-    """The quantized adaLN weights: to nearest, as nothing but a table by time step and prompt comes of them."""
-    layers = [layer for layer in list_own_linears(transformer, block) if layer.role == "adaLN"]
-    weights, _ = read_weights(transformer, layers)
-    rounded = {}
-    for name, weight in weights.items():
-        if rules[name]["weight"]["bits"] != UNQUANTIZED:
-            grid = choose_grid(weight, rules[name]["weight"])
-            rounded[name] = LayerWeight(grid, round_to_grid(np.array(weight), grid))
-    return rounded
+def round_modulation(
+    transformer: Any,
+    rules: LayerRules,
+    parameters: plan.Parameters,
+    modulation: np.ndarray,
+    split: tuple[np.ndarray, np.ndarray],
+) -> dict[str, LayerWeight]:
+    """The block's quantized adaLN weights, from what they read, `modulation` (R, D).
+
+    By the engine `rtn` to nearest, else as `round_layer` finds better on the held-out rows.
+    """
+    layers = [layer for layer in list_own_linears(transformer, parameters["block"]) if layer.role == "adaLN"]
+    training, held_out = (modulation[where] for where in split)
+    hessian = accumulate_hessian(np.zeros((modulation.shape[1],) * 2), training)
+    return {
+        name: round_layer(weight, rules[name]["weight"], hessian, held_out, parameters)
+        for name, weight in read_weights(transformer, layers)[0].items()
+        if rules[name]["weight"]["bits"] != UNQUANTIZED
+    }
 
 
 def read_streams(transformer: Any, inputs: BlockInputs, before: list[BlockFile], blocks: list[Block]) -> Streams:

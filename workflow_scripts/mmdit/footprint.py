@@ -6,7 +6,13 @@ from typing import Any
 from mlx.utils import tree_flatten
 
 from workflow_scripts.mmdit.forward import measure_shapes
-from workflow_scripts.numerics.footprint import estimate_forward, limit_batch
+from workflow_scripts.numerics.footprint import (
+    BATCH_BYTES,
+    count_learning_bytes,
+    estimate_distillation,
+    estimate_forward,
+    limit_batch,
+)
 from workflow_scripts.store.room import check_memory
 
 # What helps a job whose batch follows the model's size already.
@@ -35,3 +41,27 @@ def check_forward(
     size, itemsize = sum(value.nbytes for value in weights), weights[0].itemsize
     seen = count_tokens(transformer, latent_shape, tokens)
     check_memory(estimate_forward(rows, seen, transformer.config.hidden_size, size, itemsize), job, advice)
+
+
+def needs_recomputing(transformer: Any, latent_shape: Sequence[int], tokens: int, rows: int) -> bool:
+    """Whether what the gradients of all blocks need is too much to be kept, of `rows` rows."""
+    return rows * count_blocks(transformer) * count_learned_row(transformer, latent_shape, tokens) > BATCH_BYTES
+
+
+def check_distillation(transformer: Any, latent_shape: Sequence[int], tokens: int, rows: int) -> None:
+    """Raise UserError if this machine has not the memory to learn the whole `transformer` on `rows` rows at a time."""
+    weights = sum(value.size for _, value in tree_flatten(transformer.parameters()))
+    blocks = 1 if needs_recomputing(transformer, latent_shape, tokens, rows) else count_blocks(transformer)
+    row = count_learned_row(transformer, latent_shape, tokens)
+    needed = estimate_distillation(weights, rows * blocks * row)
+    check_memory(needed, "distillation", f"lower distil_batch, or {SMALLER}")
+
+
+def count_blocks(transformer: Any) -> int:
+    """The blocks of a transformer."""
+    return transformer.config.depth_multimodal + transformer.config.depth_unified
+
+
+def count_learned_row(transformer: Any, latent_shape: Sequence[int], tokens: int) -> int:
+    """Bytes that a block's gradients need of a row."""
+    return count_learning_bytes(count_tokens(transformer, latent_shape, tokens), transformer.config.hidden_size)

@@ -4,7 +4,7 @@ Every linear layer goes through a function `linear(name, x)`, so that a stage re
 handing in another function; the model's modules and weights are only read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -27,7 +27,16 @@ def bind_linears(model: Any) -> Linear:
     """`linear(name, x)` in full precision over the weights of `model`, x (..., in) -> (..., out)."""
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     weights = {layer.name: resolve_module(model, layer.path)["weight"].T for layer in layers}
-    biases = {layer.name: resolve_bias(model, layer) for layer in layers}
+    return bind_transposed(weights, {layer.name: resolve_bias(model, layer) for layer in layers})
+
+
+def bind_weights(weights: Mapping[str, mx.array], biases: Mapping[str, mx.array | None]) -> Linear:
+    """`linear(name, x)` over weights (out, in) and biases (out,) or None, differentiable in all of them."""
+    return bind_transposed({name: weight.T for name, weight in weights.items()}, biases)
+
+
+def bind_transposed(weights: Mapping[str, mx.array], biases: Mapping[str, mx.array | None]) -> Linear:
+    """`linear(name, x)` over weights (in, out) and biases (out,) or None."""
 
     def linear(name: str, x: mx.array) -> mx.array:
         y, bias = x @ weights[name], biases[name]

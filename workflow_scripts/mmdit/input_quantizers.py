@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from workflow_scripts.mmdit.block_problem import BlockProblem, Quantize, Rows, list_batches, run_rows, take_rows
-from workflow_scripts.numerics.activation import compute_ranges, compute_step, compute_token_step
+from workflow_scripts.numerics.activation import PER_TOKEN, compute_ranges, compute_step, compute_token_step
 from workflow_scripts.numerics.knots import find_nearest_knot
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.learned_step import quantize_learned
@@ -25,7 +25,7 @@ AFTER_GELU = ".mlp.fc2"
 class InputQuantizer(NamedTuple):
     """How one input (B, T, D) is quantized: (x - shift) / migration on a grid of `bits`.
 
-    policy `none`, `dynamic` (a step per token), `static` (steps (1,)) or `lut` (steps (K,), one for each noise level);
+    policy `none`, `dynamic` (a step per token, or per `group_size` channels of it), `static` (steps (1,)) or `lut` (steps (K,), one for each noise level);
     shift and migration (D,) or None.
     """
 
@@ -34,6 +34,7 @@ class InputQuantizer(NamedTuple):
     steps: mx.array | None = None
     shift: mx.array | None = None
     migration: mx.array | None = None
+    group_size: int | str = PER_TOKEN
 
 
 class Extremes(NamedTuple):
@@ -77,7 +78,7 @@ def choose_quantizer(
     if rule["bits"] == UNQUANTIZED:
         return InputQuantizer("none", UNQUANTIZED)
     if rule["policy"] == "dynamic":
-        return InputQuantizer("dynamic", rule["bits"])
+        return InputQuantizer("dynamic", rule["bits"], group_size=rule["group_size"])
     shift = None
     if rule["shift"] and key.endswith(AFTER_GELU):
         shift = compute_momentum_shift(seen.minimum, seen.maximum, np.random.default_rng(seed))
@@ -128,12 +129,12 @@ def quantize_input(quantizer: InputQuantizer, x: mx.array, step: mx.array | None
 
 
 def find_step(quantizer: InputQuantizer, steps: mx.array | None, x: mx.array, knots: mx.array) -> mx.array | None:
-    """The step of each value of `x` (B, T, D) by the policy: (1, 1, 1), (B, 1, 1), (B, T, 1) or None."""
+    """The step of each value of `x` (B, T, D) by the policy: (1, 1, 1), (B, 1, 1), (B, T, 1), (B, T, D) or None."""
     finders = {
         "none": lambda: None,
         "static": lambda: steps.reshape(1, 1, 1),
         "lut": lambda: steps[knots].reshape(-1, 1, 1),  # (K,) -> (B, 1, 1)
-        "dynamic": lambda: compute_token_step(mx.stop_gradient(x), quantizer.bits),
+        "dynamic": lambda: compute_token_step(mx.stop_gradient(x), quantizer.bits, quantizer.group_size),
     }
     return finders[quantizer.policy]()
 

@@ -77,7 +77,14 @@ def describe_input(checkpoint: PackedCheckpoint, config: QuantConfig | None, lay
         return InputGrid(UNQUANTIZED, "none", migration=migration)
     name = layer.name
     policy, bits = config.layers[name]["activation"]["policy"], config.activation_bits(name)
-    return InputGrid(bits, policy, config.activation_steps(name), config.activation_shift(name), migration)
+    return InputGrid(
+        bits,
+        policy,
+        config.activation_steps(name),
+        config.activation_shift(name),
+        migration,
+        config.activation_group_size(name),
+    )
 
 
 def restore_weight(checkpoint: PackedCheckpoint, path: str) -> np.ndarray:

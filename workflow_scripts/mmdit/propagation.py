@@ -33,7 +33,7 @@ def restore_quantizer(rule: Mapping[str, Any], grid: LayerInput | None) -> Input
     if rule["bits"] == UNQUANTIZED:
         return InputQuantizer("none", UNQUANTIZED)
     if rule["policy"] == "dynamic":
-        return InputQuantizer("dynamic", rule["bits"])
+        return InputQuantizer("dynamic", rule["bits"], group_size=rule["group_size"])
     if grid is None:
         raise UserError(f"a block's file has no step sizes for a {rule['policy']} policy; run optimise_block again")
     shift, migration = (

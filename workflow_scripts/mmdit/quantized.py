@@ -16,7 +16,7 @@ import numpy as np
 
 from workflow_scripts.mmdit.blocks import Linear
 from workflow_scripts.mmdit.layers import Layer
-from workflow_scripts.numerics.activation import compute_token_step, look_up_step, quantize_dequantize
+from workflow_scripts.numerics.activation import PER_TOKEN, compute_token_step, look_up_step, quantize_dequantize
 from workflow_scripts.numerics.knots import LOOKUPS
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 
@@ -29,7 +29,8 @@ class InputGrid:
     """How what a layer reads is rounded.
 
     policy: `lut` with steps float32 (K,), `static` with steps (1,), `dynamic`, a step for each token, or `none`, not
-    rounded at all; shift float32 (in,) and migration int32 (in,), or None. bits: one number, or of a table K.
+    rounded at all; shift float32 (in,) and migration int32 (in,), or None. bits: one number, or of a table K;
+    group_size: of a dynamic policy, the channels of a token that share a step, or PER_TOKEN.
     """
 
     bits: int | tuple[int, ...]
@@ -37,12 +38,18 @@ class InputGrid:
     steps: np.ndarray | None = None
     shift: np.ndarray | None = None
     migration: np.ndarray | None = None
+    group_size: int | str = PER_TOKEN
 
     @property
     def identity(self) -> tuple:
         """Equal for grids that read alike."""
         arrays = (self.steps, self.shift, self.migration)
-        return self.bits, self.policy, *(None if array is None else array.tobytes() for array in arrays)
+        return (
+            self.bits,
+            self.policy,
+            self.group_size,
+            *(None if array is None else array.tobytes() for array in arrays),
+        )
 
 
 class PackedWeight(NamedTuple):
@@ -100,7 +107,7 @@ class Reader:
             x = x / self.migration
         if self.grid.policy == "none":
             return x
-        return quantize_dequantize(x, compute_token_step(x, bits) if step is None else step, bits)
+        return quantize_dequantize(x, compute_token_step(x, bits, self.grid.group_size) if step is None else step, bits)
 
     def fold(self, product: Product, bias: mx.array | None) -> mx.array | None:
         """b' = b + W' (z / m), (out,), evaluated; without a shift b as it is."""

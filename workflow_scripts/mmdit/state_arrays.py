@@ -26,16 +26,26 @@ def flatten_tree(tree: dict[str, Any], path: str = "") -> list[tuple[str, mx.arr
     return pairs
 
 
-def unpack_state(saved: tuple[dict[str, Any], dict[str, np.ndarray]] | None) -> State | None:
-    """The state of `pack_state`."""
-    if saved is None:
-        return None
-    numbers, arrays = saved
-    trees: dict[str, Any] = {"log_steps": {}, "adam": {}}
+def pack_tree(tree: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of nested dictionaries by path."""
+    return {path: np.array(value) for path, value in flatten_tree(tree)}
+
+
+def unpack_tree(arrays: dict[str, np.ndarray], trees: dict[str, Any]) -> dict[str, Any]:
+    """`trees` with the arrays of `pack_tree` in their places."""
     for key, value in arrays.items():
         *path, last = key.split(" ")
         place = trees
         for part in path:
             place = place.setdefault(part, {})
         place[last] = mx.array(value)
+    return trees
+
+
+def unpack_state(saved: tuple[dict[str, Any], dict[str, np.ndarray]] | None) -> State | None:
+    """The state of `pack_state`."""
+    if saved is None:
+        return None
+    numbers, arrays = saved
+    trees = unpack_tree(arrays, {"log_steps": {}, "adam": {}})
     return State(numbers["phase"], numbers["iteration"], **trees, losses=numbers["losses"])

@@ -8,9 +8,7 @@ import numpy as np
 
 from workflow_scripts.mmdit.block_assembly import LayerRules, modulate_rows, read_weights
 from workflow_scripts.mmdit.block_problem import BlockProblem, Rows
-from workflow_scripts.mmdit.layers import Layer, list_linears
-from workflow_scripts.mmdit.quantized import QuantizedLinears
-from workflow_scripts.mmdit.sampling import LinearAt
+from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.mmdit.sensitivity import (
     Change,
     Finish,
@@ -19,8 +17,7 @@ from workflow_scripts.mmdit.sensitivity import (
     list_kept,
     measure_changes,
 )
-from workflow_scripts.numerics.bit_search import WIDTHS, count_stored_bits
-from workflow_scripts.numerics.knots import DEFAULT_LOOKUP
+from workflow_scripts.numerics.bit_choices import WIDTHS, Choice
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.weight_grid import Grid, choose_grid, dequantize, round_to_grid
 
@@ -58,7 +55,7 @@ def measure_weights(
             "elements": weights[0].size,
             "config_bits": rule["bits"],
             "errors": {
-                str(grid.bits): {"bits_per_weight": count_stored_bits(grid)}
+                str(grid.bits): {"bits_per_weight": Choice(grid.bits, grid.group_size).bits_per_weight}
                 | {name: float(values[index]) for name, values in errors.items()}
                 for index, grid in enumerate(grids)
             },
@@ -124,11 +121,3 @@ def round_block(
         if layer.role == "adaLN"
     }
     return replace_parts(problem, {name: rounded[name] for name in problem.weights}, modulations)
-
-
-def bind_rounded(model: Any, rules: Mapping[str, dict[str, Any]]) -> LinearAt:
-    """The linears of `model` with the layers of `rules` rounded to nearest, the others and all inputs unrounded."""
-    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
-    weights, biases = read_weights(model, layers)
-    weights |= {name: round_weight(weights[name], rule)[0] for name, rule in rules.items()}
-    return QuantizedLinears(layers, weights, biases, {}, np.ones(1), DEFAULT_LOOKUP).at

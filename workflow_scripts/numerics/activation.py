@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 RANGE_COLUMNS = {"absmax": ["absmax"], "p999": ["p0.1", "p99.9"]}
+PER_TOKEN = "token"  # the group size of a step size for all channels of a token
 SMALLEST_STEP = float(np.finfo(np.float32).tiny)
 
 
@@ -48,9 +49,20 @@ def quantize_dequantize(x: mx.array, step: mx.array | float, bits: int, shift: m
     return (rounded if shift is None else rounded + shift).astype(x.dtype)
 
 
-def compute_token_step(x: mx.array, bits: int) -> mx.array:
-    """The dynamic step size of each token of `x` (..., D), float32 (..., 1)."""
-    absmax = mx.abs(x.astype(mx.float32)).max(axis=-1, keepdims=True)
+def compute_token_step(x: mx.array, bits: int, group_size: int | str = PER_TOKEN) -> mx.array:
+    """The dynamic step size of each token of `x` (..., D), float32 (..., 1), or of its groups of channels, (..., D).
+
+    Groups are those of GGUF's Q8_0 and of MX formats (Rouhani et al. 2023, arXiv 2310.10537): `group_size` neighbouring
+    channels share a step size. Raises ValueError unless `group_size` divides D.
+    """
+    absmax = mx.abs(x.astype(mx.float32))
+    if group_size == PER_TOKEN:
+        absmax = absmax.max(axis=-1, keepdims=True)
+    else:
+        if x.shape[-1] % group_size:
+            raise ValueError(f"{x.shape[-1]} channels are no multiple of the group size {group_size}")
+        groups = absmax.reshape(*x.shape[:-1], -1, group_size).max(axis=-1)  # (..., D) -> (..., D / group_size)
+        absmax = mx.repeat(groups, group_size, axis=-1)
     return mx.maximum(absmax / find_largest_code(bits), SMALLEST_STEP)
 
 

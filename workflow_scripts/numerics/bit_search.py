@@ -9,27 +9,78 @@ measured and not modelled.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, eye_array, kron, vstack
 
+from workflow_scripts.numerics.bit_choices import GROUP_BITS
 from workflow_scripts.numerics.layer_rules import find_rule
-from workflow_scripts.numerics.weight_grid import Grid, stored_bits
+from workflow_scripts.numerics.weight_grid import stored_bits
 
-WIDTHS = (2, 3, 4, 5, 6, 8)  # bits that are tried
-_GROUP_BITS = 32  # a group's scale and bias, fp16 both
-_IN_BLOCK = re.compile(r"[a-z]+_\d+\.")
 # mm_03.image.attn.q_proj as mm_*, as mm_*.image.attn.q_proj, and as it is.
 _PATTERNS = ((r"_\d+\..*", "_*"), (r"_\d+\.", "_*."), (r"^", ""))
 # The sum of the largest costs as the solver sees it: its tolerances are absolute, about 1e-6.
 _SCALE = 1e6
 
 
-def count_stored_bits(grid: Grid) -> float:
-    """Bits a weight on `grid` takes as stored, its share of scales and biases included."""
-    return stored_bits(grid.bits) + _GROUP_BITS / grid.group_size
+class Option(NamedTuple):
+    """One choice for a layer: what it stands for, what it costs, and its size in bits."""
+
+    choice: Any
+    cost: float
+    size: float
+
+
+def count_stored_bits(rules: Mapping[str, dict[str, Any]], elements: Mapping[str, int]) -> float:
+    """Bits per weight that layers of so many `elements` take as stored by their rules, scales and biases included.
+
+    A rule of 16 bits has neither; a rule per row counts as groups of 128.
+    """
+    sizes = {name: rule.get("group_size", 0) for name, rule in rules.items()}
+    stored = {
+        name: stored_bits(rule["bits"])
+        + (GROUP_BITS / (128 if sizes[name] == "row" else sizes[name]) if sizes[name] else 0)
+        for name, rule in rules.items()
+    }
+    return sum(stored[name] * count for name, count in elements.items()) / sum(elements.values())
+
+
+def search_sizes(options: Mapping[str, Sequence[Option]], budget: float) -> dict[str, dict[str, Option]]:
+    """By layer the choice of `mixed`, of least total cost whose sizes are `budget` bits at most together, and of
+    `uniform`, the one choice for all layers of least total cost that fits; without such a choice `uniform` is empty.
+
+    Raises ValueError if no choices are that small.
+    """
+    names = list(options)
+    widest = max(map(len, options.values()))
+    costs, sizes = np.full((2, len(names), widest), np.inf)
+    for row, name in enumerate(names):
+        costs[row, : len(options[name])] = [option.cost for option in options[name]]
+        sizes[row, : len(options[name])] = [option.size for option in options[name]]
+    # A layer with fewer choices repeats its last one.
+    for row, name in enumerate(names):
+        costs[row, len(options[name]) :] = costs[row, len(options[name]) - 1]
+        sizes[row, len(options[name]) :] = sizes[row, len(options[name]) - 1]
+    chosen = choose_bits(costs, sizes, budget)
+    return {
+        "uniform": find_uniform(options, budget),
+        "mixed": {
+            name: options[name][min(index, len(options[name]) - 1)] for name, index in zip(names, chosen, strict=True)
+        },
+    }
+
+
+def find_uniform(options: Mapping[str, Sequence[Option]], budget: float) -> dict[str, Option]:
+    """The choice all layers have, of least total cost within `budget` bits; empty if none fits."""
+    by_choice = [{option.choice: option for option in own} for own in options.values()]
+    shared = set.intersection(*(set(own) for own in by_choice))
+    fitting = [choice for choice in shared if sum(own[choice].size for own in by_choice) <= budget]
+    if not fitting:
+        return {}
+    best = min(fitting, key=lambda choice: (sum(own[choice].cost for own in by_choice), choice))
+    return {name: own[best] for name, own in zip(options, by_choice, strict=True)}
 
 
 def choose_bits(costs: np.ndarray, sizes: np.ndarray, budget: float) -> np.ndarray:
@@ -57,25 +108,15 @@ def choose_bits(costs: np.ndarray, sizes: np.ndarray, budget: float) -> np.ndarr
     return found.x.reshape(layers, widths).argmax(axis=1)
 
 
-def choose_uniform(sizes: np.ndarray, budget: float) -> int:
-    """The last of the choices W, the same for all layers, whose total size is `budget` at most.
-
-    sizes (L, W), ascending in W. Raises ValueError if none is that small.
-    """
-    fitting = np.flatnonzero(sizes.sum(axis=0) <= budget)
-    if not len(fitting):
-        raise ValueError(f"the least possible size is {sizes.sum(axis=0).min():g}, above {budget:g}")
-    return int(fitting[-1])
-
-
-def write_rules(rules: Sequence[dict[str, Any]], names: Sequence[str], bits: Mapping[str, int]) -> list[dict[str, Any]]:
-    """A short list of rules that gives the layers in `bits` these, and leaves all others of `names` as by `rules`.
+def write_rules(
+    rules: Sequence[dict[str, Any]], names: Sequence[str], chosen: Mapping[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """A short list of rules that gives the layers in `chosen` these, and leaves all others of `names` as by `rules`.
 
     From the general to the special, as the last that matches a layer holds: all blocks, a kind of layer in all blocks,
     single layers; of each what most of its layers have, where that leaves fewer exceptions.
     """
-    wanted = {name: find_rule(rules, name) for name in names}
-    wanted |= {name: wanted[name] | {"bits": width} for name, width in bits.items()}
+    wanted = {name: find_rule(rules, name) for name in names} | dict(chosen)
     written = [dict(rule) for rule in rules]
     for generalise in _PATTERNS:
         for pattern, group in group_layers(names, generalise).items():
@@ -87,9 +128,9 @@ def write_rules(rules: Sequence[dict[str, Any]], names: Sequence[str], bits: Map
 
 
 def group_layers(names: Sequence[str], pattern: tuple[str, str]) -> dict[str, list[str]]:
-    """The layers among `names` that are of a block by what a `pattern` (of re.sub) makes of their names."""
+    """The layers `names` by what a `pattern` (of re.sub) makes of their names."""
     groups: dict[str, list[str]] = {}
-    for name in filter(_IN_BLOCK.match, names):
+    for name in names:
         groups.setdefault(re.sub(*pattern, name), []).append(name)
     return groups
 

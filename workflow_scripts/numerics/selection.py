@@ -50,3 +50,16 @@ def take_evenly(groups: np.ndarray, limit: int, order: np.ndarray) -> np.ndarray
     turns = np.empty(len(groups), dtype=np.int64)
     turns[by_group] = np.arange(len(groups)) - np.searchsorted(groups[by_group], groups[by_group])
     return np.lexsort((order, turns))[:limit]
+
+
+def hold_out_groups(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Whether each entry is held out, bool (n,): `share` of the distinct `groups` (n,) are, whole, one at least.
+
+    Points of prompts that took part flatter what was learned: on the embedded model by up to 2 dB. Raises ValueError if
+    there is one group only.
+    """
+    unique = np.unique(groups)
+    if len(unique) < 2:
+        raise ValueError("one group cannot be learned from and held out")
+    count = min(max(1, round(share * len(unique))), len(unique) - 1)
+    return np.isin(groups, np.random.default_rng(seed).permutation(unique)[:count])

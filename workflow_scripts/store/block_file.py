@@ -1,16 +1,19 @@
 """One block's quantization: `<results>/adaround/mm_03.safetensors` and its seal beside it.
 
 Tensors, by layer name: `<layer>.weight` uint32, `.scales` and `.biases` fp16, as MLX packs an affine weight; where the
-activations have a grid of their own `<layer>.steps` float32 (K,), or (1,) for all noise levels, `.shift` float32 (in,)
+inputs have a grid of their own `<layer>.steps` float32 (K,), or (1,) for all noise levels, `.shift` float32 (in,)
 and `.migration` int32 (in,); and `sigmas` float32 (K,), the noise levels of the steps. A migrated layer's weight is
-W diag(migration). The metadata `layers` says bits and group size. The seal's `sha256` has the file's digest and, under
+W diag(migration). Of the distilled model, `<results>/distilled.safetensors`, all layers lie in one file, with
+`<layer>.bias` fp16 (out,). The metadata `layers` says bits and group size. The seal's `sha256` has the file's digest and, under
 `codes`, one of each packed weight.
 """
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,12 +45,14 @@ class LayerInput:
 
 @dataclass(frozen=True)
 class BlockFile:
-    """What one block's job made: weights and inputs by layer name, and the noise levels (K,) of the steps."""
+    """What one block's job made: weights and inputs by layer name, the noise levels (K,) of the steps, and biases fp16
+    (out,) where they were learned too."""
 
     weights: dict[str, LayerWeight]
     inputs: dict[str, LayerInput]
     sigmas: np.ndarray
     seal: Seal
+    biases: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def digest_codes(packed: np.ndarray) -> str:
@@ -62,6 +67,7 @@ def write_block(
     sigmas: np.ndarray,
     parameters: plan.Parameters,
     origin: dict[str, Any],
+    biases: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> None:
     """Write a block's file and, after it, its seal. `origin` are the digests of what was read."""
     tensors = {"sigmas": sigmas}
@@ -70,6 +76,7 @@ def write_block(
         tensors |= {f"{name}.scales": layer.grid.scales, f"{name}.biases": layer.grid.biases}
     for name, grid in inputs.items():
         tensors |= {f"{name}.{key}": value for key, value in asdict(grid).items() if value is not None}
+    tensors |= {f"{name}.bias": bias for name, bias in biases.items()}
     layers = {name: {"bits": w.grid.bits, "group_size": w.grid.group_size} for name, w in weights.items()}
     write_tensors(path, tensors, {"layers": json.dumps(layers, sort_keys=True)})
     codes = {name: digest_codes(tensors[f"{name}.weight"]) for name in weights}
@@ -82,8 +89,8 @@ def read_block(path: Path) -> BlockFile:
     tensors = read_tensors(path)
     if seal["sha256"].get(path.name) != hash_file(path):
         seal_path = path.with_suffix(".json")
-        raise UserError(f"{path} is not what {seal_path} vouches for; delete both and run optimise_block again")
-    refuse_broken(path, tensors, f"delete {path} and run optimise_block again")
+        raise UserError(f"{path} is not what {seal_path} vouches for; delete both and run {name_stage(seal)} again")
+    refuse_broken(path, tensors, f"delete {path} and run {name_stage(seal)} again")
     with blame(path):
         layers = read_note(path, "layers").items()
         weights = {name: read_weight(tensors, name, sizes) for name, sizes in layers}
@@ -92,7 +99,13 @@ def read_block(path: Path) -> BlockFile:
             name: LayerInput(tensors[f"{name}.steps"], tensors.get(f"{name}.shift"), tensors.get(f"{name}.migration"))
             for name in names
         }
-        return BlockFile(weights, inputs, tensors["sigmas"], seal)
+        biases = {key.removesuffix(".bias"): tensors[key] for key in tensors if key.endswith(".bias")}
+        return BlockFile(weights, inputs, tensors["sigmas"], seal, biases)
+
+
+def name_stage(seal: Seal) -> str:
+    """The stage whose job made a file: `optimise_block` or `distil`."""
+    return seal["parameters"]["stage"]
 
 
 def read_weight(tensors: dict[str, np.ndarray], name: str, sizes: dict[str, Any]) -> LayerWeight:

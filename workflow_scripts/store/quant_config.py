@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from workflow_scripts.numerics.activation import look_up_step
+from workflow_scripts.numerics.activation import PER_TOKEN, look_up_step
 from workflow_scripts.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import find_named, hash_file, read_plain_json, refuse_changed
@@ -62,6 +62,10 @@ class QuantConfig:
             weights = LOOKUPS[lookup](sigma, np.array(self.content["sigmas"]))
             return look_up_step(weights, self.arrays[activation["steps"]], activation["bits"])[0]
         return activation.get("step")
+
+    def activation_group_size(self, layer: str) -> int | str:
+        """The channels of a token that share a dynamic step size, or PER_TOKEN."""
+        return self.layers[layer]["activation"].get("group_size", PER_TOKEN)
 
     def activation_shift(self, layer: str) -> np.ndarray | None:
         """What is subtracted from the channels of the layer's input before rounding, float32 (in,), or None."""

@@ -1,0 +1,160 @@
+"""Distil the whole quantized model: learn scales, zero points, biases, step sizes and codes from the velocity.
+
+Goes on where an earlier run of the same work was interrupted. What is written is never worse than the blocks it starts
+from, on points of prompts that took no part; the report beside it has both errors.
+"""
+
+import argparse
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflow_scripts import block_plan, plan
+from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.mmdit.block_assembly import split_points
+from workflow_scripts.mmdit.calibration_points import read_points
+from workflow_scripts.mmdit.distillation import KINDS, Settings, State, Task, learn, measure_held_out
+from workflow_scripts.mmdit.footprint import check_distillation, needs_recomputing
+from workflow_scripts.mmdit.state_arrays import pack_tree, unpack_tree
+from workflow_scripts.mmdit.student import assemble_student
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics.loss_curve import shorten_losses
+from workflow_scripts.numerics.quality import to_decibels
+from workflow_scripts.store.block_file import BlockFile, read_block, write_block
+from workflow_scripts.store.block_report import name_report, read_report, write_report
+from workflow_scripts.store.calibration import Calibration, open_calibration
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json
+from workflow_scripts.store.learning_state import read_learning, write_learning
+from workflow_scripts.store.lock import hold_lock
+from workflow_scripts.store.seal import check_origin, fingerprint_origin, read_file_seal
+
+START, LEARNED = "blocks", "distilled"
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = block_plan.resolve_layers(read_json(arguments.params, stage="distil")) | {"block": plan.WHOLE}
+    calibration = open_calibration(arguments.calibration)
+    model = find_model(parameters["model"], parameters)
+    files = read_files(arguments.blocks, parameters, model)
+    origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
+    origin |= {"blocks": {file.seal["parameters"]["block"]: file.seal["checksum"] for file in files}}
+    with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
+        if is_finished(arguments.out, parameters, origin):
+            log.info(f"{arguments.out} is finished already")
+        else:
+            calibration.verify()
+            distil(arguments, parameters, origin, assemble_task(parameters, calibration, model, files))
+        shutil.rmtree(arguments.scratch, ignore_errors=True)
+
+
+def read_files(paths: list[Path], parameters: plan.Parameters, model: Any) -> list[BlockFile]:
+    """The quantized blocks, and the layers of none. Raises UserError unless all are there, of this model and rules."""
+    files, digests = [read_block(path) for path in paths], model.file_digests()
+    for path, file in zip(paths, files, strict=True):
+        check_origin(file.seal, path, {"model": parameters["model"]}, {"model": digests})
+        for name, rule in file.seal["parameters"]["layers"].items():
+            if difference := plan.describe_difference(rule, parameters["layers"][name]):
+                stage = file.seal["parameters"]["stage"]
+                raise UserError(f"{path} was made by other rules: {name}: {difference}; run {stage} again")
+    found, wanted = [file.seal["parameters"]["block"] for file in files], plan.list_units(parameters["model"])
+    if found != wanted:
+        raise UserError(f"--blocks: the files of {wanted} are needed in this order, and {found} are named")
+    return files
+
+
+def is_finished(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> bool:
+    """Whether `path` holds the result of this; if it holds anything else, that is said."""
+    if not all(place.exists() for place in (path, path.with_suffix(".json"), name_report(path))):
+        return False
+    try:
+        check_origin(read_file_seal(path.with_suffix(".json")), path, parameters, origin)
+        read_block(path)
+        read_report(name_report(path))
+    except UserError as error:
+        log.info(f"{str(error).partition(';')[0]}; it is made again")
+        return False
+    return True
+
+
+def assemble_task(parameters: plan.Parameters, calibration: Calibration, model: Any, files: list[BlockFile]) -> Task:
+    """What is distilled. Raises UserError if this machine has not the memory."""
+    transformer, points = model.load_transformer(), read_points(calibration)
+    student, _ = assemble_student(transformer, files)
+    conditions = plan.count_conditions(parameters["model"])
+    rows = conditions * min(parameters["distil_batch"], len(points.xs))
+    sizes = transformer, model.LATENT_SHAPE, calibration.specs["cs"].shape[2], rows
+    check_distillation(*sizes)
+    training, held_out = split_points(
+        np.arange(len(points.xs)), points.prompts, parameters["held_out"], parameters["seed"]
+    )
+    levels = np.append(np.unique(points.sigmas)[::-1], np.float32(0))
+    return Task(transformer, student, points, levels, training, held_out, conditions, needs_recomputing(*sizes))
+
+
+def distil(arguments: argparse.Namespace, parameters: plan.Parameters, origin: dict[str, Any], task: Task) -> None:
+    """Learn, keep the better of start and result on held-out points, and write report, file and seal."""
+    guidance = read_guidance(arguments.calibration)
+    settings = Settings.read(parameters, guidance)
+    _, codes = assemble_student(task.model, [read_block(path) for path in arguments.blocks])
+    first = task.student.start(task.model, codes)
+    state = open_learning(arguments.scratch / "learning.safetensors", parameters, origin) or State(
+        0, dict(first), {}, []
+    )
+    if state.iteration:
+        log.info(f"resuming after {state.iteration} iterations")
+    progress = Progress("distil", settings.iterations, "iterations", state.iteration)
+    fingerprint = fingerprint_origin(parameters, origin)
+
+    def save(state: State) -> None:
+        numbers = {"iteration": state.iteration, "losses": state.losses}
+        arrays = pack_tree({"learned": state.learned, "adam": state.adam})
+        write_learning(arguments.scratch / "learning.safetensors", fingerprint, numbers, arrays)
+
+    state = learn(task, settings, state, save, lambda loss: progress.advance(note=f"loss {loss:.4g}"))
+    errors = {
+        name: measure_held_out(task, settings, learned) for name, learned in ((START, first), (LEARNED, state.learned))
+    }
+    if not math.isfinite(errors[START]):
+        raise UserError("the velocities by the blocks on held-out points are not finite; check the model's weights")
+    chosen = LEARNED if errors[LEARNED] < errors[START] else START
+    weights, inputs, biases = task.student.export(state.learned if chosen == LEARNED else first)
+    described = {
+        "chosen": chosen,
+        "points": {"training": len(task.training), "held_out": len(task.held_out)},
+        "errors": errors,
+        "moved_codes": {name: float(np.mean(layer.codes != codes[name])) for name, layer in weights.items()},
+        "loss": shorten_losses(state.losses),
+    }
+    write_report(name_report(arguments.out), plan.WHOLE, described)
+    write_block(arguments.out, weights, inputs, task.student.sigmas, parameters, origin, biases)
+    words = ", ".join(f"{name} {-to_decibels(error, 1):.2f} dB" for name, error in errors.items())
+    log.info(f"guided velocity held out: {words}; {chosen} is written to {arguments.out}")
+
+
+def read_guidance(path: Path) -> float:
+    """The weight of guidance the calibration set's trajectories were drawn with."""
+    return open_calibration(path).seal["parameters"]["cfg_scale"]
+
+
+def open_learning(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> State | None:
+    """The state of an interrupted run, or None; a checkpoint that is no use is named and not used."""
+    try:
+        saved = read_learning(path, fingerprint_origin(parameters, origin))
+    except UserError as error:
+        log.info(f"{str(error).partition(';')[0]}; it is not used, and distillation starts over")
+        return None
+    if saved is None:
+        return None
+    numbers, arrays = saved
+    trees = unpack_tree(arrays, {"learned": {kind: {} for kind in KINDS["codes"]}, "adam": {}})
+    return State(numbers["iteration"], trees["learned"], trees["adam"], numbers["losses"])
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "calibration", "scratch", "out")
+    parser.add_argument("--blocks", type=Path, nargs="+", required=True, help="the file of every block, then `shared`")
+    run(main, parser)

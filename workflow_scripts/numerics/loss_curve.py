@@ -1,0 +1,15 @@
+"""A learning's losses, short enough to be reported."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+LOSSES_REPORTED = 200  # at most; each the mean of a run of iterations
+
+
+def shorten_losses(losses: Sequence[float]) -> dict[str, Any]:
+    """The losses as means over runs of `every` iterations."""
+    every = max(1, math.ceil(len(losses) / LOSSES_REPORTED))
+    return {"every": every, "values": [float(np.mean(losses[i : i + every])) for i in range(0, len(losses), every)]}

@@ -1,0 +1,94 @@
+"""Quantize the layers of no block: the embedders and the final layer. Their file is one like a block's, called shared."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflow_scripts import block_plan, plan
+from workflow_scripts.entry import build_parser, log, run
+from workflow_scripts.mmdit.block_assembly import read_weights, split_points
+from workflow_scripts.mmdit.calibration_points import CalibrationPoints, read_points, split_runs
+from workflow_scripts.mmdit.footprint import check_forward
+from workflow_scripts.mmdit.layer_hessians import accumulate_hessians, observe_layers
+from workflow_scripts.mmdit.layer_rounding import round_layer
+from workflow_scripts.mmdit.layers import Layer, list_linears
+from workflow_scripts.mmdit.observe import Batch
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.selection import choose_spread_points
+from workflow_scripts.store.block_file import LayerWeight, write_block
+from workflow_scripts.store.calibration import open_calibration
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json
+from workflow_scripts.store.mixed_bits import LayerRules, identify_bits, overlay_bits, read_mixed_bits
+
+TOGETHER = 32  # points of a forward, at most
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = block_plan.select_block(read_json(arguments.params, stage="round_shared"), plan.SHARED)
+    calibration = open_calibration(arguments.calibration)
+    calibration.verify()
+    mixed = read_mixed_bits(arguments.mixed) if arguments.mixed else None
+    model = find_model(parameters["model"], parameters)
+    origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
+    origin |= identify_bits(parameters, mixed)
+    transformer, points = model.load_transformer(), read_points(calibration)
+    conditions = plan.count_conditions(parameters["model"])
+    check_forward(
+        transformer, model.LATENT_SHAPE, calibration.specs["cs"].shape[2], conditions * TOGETHER, "rounding layers"
+    )
+    rules = overlay_bits(parameters["layers"], mixed)
+    try:
+        rounded = round_layers(transformer, points, rules, parameters)
+    except ValueError as error:  # what numerics say of weights and inputs
+        raise UserError(f"{plan.SHARED}: {error}") from error
+    write_block(arguments.out, rounded, {}, np.unique(points.sigmas)[::-1], parameters, origin)
+    log.info(f"{len(rounded)} layers of no block: {arguments.out}")
+
+
+def round_layers(
+    transformer: Any, points: CalibrationPoints, rules: LayerRules, parameters: plan.Parameters
+) -> dict[str, LayerWeight]:
+    """The quantized layers of no block, by name. Raises ValueError as `round_layer`."""
+    layers = [layer for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]]) if not layer.block]
+    layers = [layer for layer in layers if rules[layer.name]["weight"]["bits"] != UNQUANTIZED]
+    if not layers:
+        return {}
+    steps = np.unique(points.sigmas, return_inverse=True)[1]
+    chosen = choose_spread_points(steps, points.prompts, parameters["search_points"], parameters["seed"])
+    training, held_out = split_points(chosen, points.prompts[chosen], parameters["held_out"], parameters["seed"])
+    weights, _ = read_weights(transformer, layers)
+    hessians = accumulate_hessians(transformer, layers, take_batches(points, chosen[training]))
+    read = collect_inputs(transformer, layers, points, chosen[held_out])
+    return {
+        layer.name: round_layer(
+            weights[layer.name], rules[layer.name]["weight"], hessians[layer.input], read[layer.input], parameters
+        )
+        for layer in layers
+    }
+
+
+def take_batches(points: CalibrationPoints, indices: np.ndarray) -> Iterator[Batch]:
+    """The points at `indices` in batches of at most TOGETHER."""
+    return (points.take(run) for run in split_runs(indices, TOGETHER))
+
+
+def collect_inputs(
+    transformer: Any, layers: list[Layer], points: CalibrationPoints, indices: np.ndarray
+) -> dict[str, np.ndarray]:
+    """By input name what `layers` read at the points `indices`, (tokens, in)."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for batch in take_batches(points, indices):
+        for key, x in observe_layers(transformer, layers, batch).items():
+            parts.setdefault(key, []).append(np.array(x).reshape(-1, x.shape[-1]))
+    return {key: np.concatenate(own) for key, own in parts.items()}
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "calibration", "out")
+    parser.add_argument("--mixed", type=Path, help="mixed_bits.json, with bits_per_weight")
+    run(main, parser)
