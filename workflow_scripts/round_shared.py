@@ -1,4 +1,4 @@
-"""Quantize the layers of no block: the embedders and the final layer. Their file is one like a block's, called shared."""
+"""Quantize the layers of no block, the embedders and the final layer, into a file like a block's, called shared."""
 
 import argparse
 from collections.abc import Iterator

@@ -111,15 +111,12 @@ def count_searching(config: plan.Parameters, sizes: Sizes) -> float:
 
 def estimate_searching_memory(sizes: Sizes) -> int:
     """Bytes of the worker that searches bits: the model in single precision, and the changes of a group of layers."""
-    return (
-        estimate_forward(sizes.conditions * PROBE_POINTS, sizes.tokens, sizes.width, sizes.parameters * FP32)
-        + GROUP_BYTES
-    )
+    rows = sizes.conditions * PROBE_POINTS
+    return estimate_forward(rows, sizes.tokens, sizes.width, sizes.parameters * FP32) + GROUP_BYTES
 
 
 def estimate_distilling_memory(config: plan.Parameters, sizes: Sizes) -> int:
     """Bytes of the worker that distils, with what the gradients of one block need at a time."""
     rows = sizes.conditions * config["distil_batch"] * count_learning_bytes(sizes.tokens, sizes.width)
-    return estimate_distillation(
-        sizes.parameters, min(rows * len(plan.list_blocks(config["model"])), max(rows, BATCH_BYTES))
-    )
+    every = rows * len(plan.list_blocks(config["model"]))
+    return estimate_distillation(sizes.parameters, every if every <= BATCH_BYTES else rows)

@@ -25,8 +25,8 @@ AFTER_GELU = ".mlp.fc2"
 class InputQuantizer(NamedTuple):
     """How one input (B, T, D) is quantized: (x - shift) / migration on a grid of `bits`.
 
-    policy `none`, `dynamic` (a step per token, or per `group_size` channels of it), `static` (steps (1,)) or `lut` (steps (K,), one for each noise level);
-    shift and migration (D,) or None.
+    policy `none`, `dynamic` (a step per token, or per `group_size` channels of it), `static` (steps (1,)) or `lut`
+    (steps (K,), one for each noise level); shift and migration (D,) or None.
     """
 
     policy: str

@@ -4,8 +4,8 @@ Tensors, by layer name: `<layer>.weight` uint32, `.scales` and `.biases` fp16, a
 inputs have a grid of their own `<layer>.steps` float32 (K,), or (1,) for all noise levels, `.shift` float32 (in,)
 and `.migration` int32 (in,); and `sigmas` float32 (K,), the noise levels of the steps. A migrated layer's weight is
 W diag(migration). Of the distilled model, `<results>/distilled.safetensors`, all layers lie in one file, with
-`<layer>.bias` fp16 (out,). The metadata `layers` says bits and group size. The seal's `sha256` has the file's digest and, under
-`codes`, one of each packed weight.
+`<layer>.bias` fp16 (out,). The metadata `layers` says bits and group size. The seal's `sha256` has the file's digest
+and, under `codes`, one of each packed weight.
 """
 
 import hashlib
