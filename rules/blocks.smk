@@ -1,7 +1,7 @@
 """The bits of every layer, and the blocks, one job each: what they read, and their quantization.
 
 INPUTS: <results>/calibration.zarr
-OUTPUTS: <results>/mixed_bits.json; <results>/adaround/{block}.safetensors, its seal {block}.json and {block}.report.json;
+OUTPUTS: <results>/weight_costs.json, <results>/mixed_bits.json; <results>/adaround/{block}.safetensors, its seal {block}.json and {block}.report.json;
 <results>/adaround/shared.safetensors, the layers of no block
 """
 
@@ -34,24 +34,38 @@ rule capture_blocks:
         " --log {log:q}"
 
 
+rule measure_costs:
+    """Measure what rounding costs every layer, in every width."""
+    input:
+        params="<results>/params/measure_costs.json",
+        calibration="<results>/calibration.zarr",
+    output:
+        "<results>/weight_costs.json",
+    log:
+        "<logs>/measure_costs.log",
+    benchmark:
+        "<benchmarks>/measure_costs.tsv"
+    resources:
+        mlx=1,
+        mem_mb=ask_memory("measure_costs"),
+        runtime=ask_minutes("measure_costs"),
+    shell:
+        "python -m workflow_scripts.measure_costs --params {input.params:q} --calibration {input.calibration:q}"
+        " --out {output:q} --log {log:q}"
+
+
 rule search_bits:
     """Choose the bits of every layer within the size."""
     input:
         params="<results>/params/search_bits.json",
-        calibration="<results>/calibration.zarr",
+        costs="<results>/weight_costs.json",
     output:
         "<results>/mixed_bits.json",
     log:
         "<logs>/search_bits.log",
-    benchmark:
-        "<benchmarks>/search_bits.tsv"
-    resources:
-        mlx=1,
-        mem_mb=ask_memory("search_bits"),
-        runtime=ask_minutes("search_bits"),
     shell:
-        "python -m workflow_scripts.search_bits --params {input.params:q} --calibration {input.calibration:q}"
-        " --out {output:q} --log {log:q}"
+        "python -m workflow_scripts.search_bits --params {input.params:q} --costs {input.costs:q} --out {output:q}"
+        " --log {log:q}"
 
 
 rule write_block_parameters:

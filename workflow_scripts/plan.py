@@ -39,7 +39,6 @@ PLACES = (WEIGHTS_FROM, "evaluation_prompts", "reference_pictures", "inception",
 
 _TRAJECTORIES = ("trajectories", "steps", "seed", "cfg_scale", "prompts_per_shard")
 
-_SEARCH = ("bits_per_weight", "search_points", "search_probes", "gptq_damping")
 _DISTIL = tuple(
     f"distil_{key}"
     for key in ("iterations", "batch", "rate", "code_rate", "conditions", "sigma_power", "unroll", "checkpoint_every")
@@ -53,7 +52,8 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
     "gather_calibration": (1, ("model", *_TRAJECTORIES, "selected_steps")),
     "collect_activations": (2, ("model", "seed", "statistics_steps", "statistics_points", "statistics_shards")),
     "capture_blocks": (1, ("model", "seed", "capture_points", "capture_shards")),
-    "search_bits": (2, ("model", "seed", "weights", *_SEARCH)),
+    "measure_costs": (1, ("model", "seed", "weights", "search_points", "search_probes", "gptq_damping")),
+    "search_bits": (2, ("model", "weights", "bits_per_weight")),
     "optimise_block": (
         2,
         ("model", "seed", "weights", "activations", "engine", "block_inputs", "held_out", "bits_per_weight"),
@@ -129,7 +129,7 @@ LOADS_MODEL = {
     "pack_weights",
     "sample_rung",
     "measure_sensitivity",
-    "search_bits",
+    "measure_costs",
     "generate_images",
     "measure_growth",
     "measure_size",

@@ -42,7 +42,7 @@ def list_jobs(config: plan.Parameters, prompts: int, sizes: Sizes, rates: work.R
 def is_run(rule: str, config: plan.Parameters) -> bool:
     """Whether the configuration has the rule run."""
     return {
-        "search_bits": config["bits_per_weight"] is not None,
+        "measure_costs": config["bits_per_weight"] is not None,
         "distil": config["distil"] != "none",
     }.get(rule, True)
 
@@ -97,7 +97,7 @@ def list_weight_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -
     searching = work.count_searching(config, sizes) * rates.step + work.GPTQ_SECONDS * sizes.parameters
     distilling = config["distil_iterations"] * config["distil_batch"] * config["distil_unroll"] * work.LEARNED_FORWARDS
     return {
-        "search_bits": Jobs(1, rates.start + searching, work.estimate_searching_memory(sizes)),
+        "measure_costs": Jobs(1, rates.start + searching, work.estimate_searching_memory(sizes)),
         "optimise_block": Jobs(
             len(plan.list_blocks(config["model"])), block, work.estimate_learning_memory(config, sizes)
         ),

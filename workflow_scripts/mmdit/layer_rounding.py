@@ -6,6 +6,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.numerics.gptq import round_with_gptq
 from workflow_scripts.numerics.weight_grid import choose_grid, dequantize, round_to_grid
 from workflow_scripts.store.block_file import LayerWeight
@@ -13,6 +14,11 @@ from workflow_scripts.store.block_file import LayerWeight
 # Of the Hessian's mean diagonal. Their inputs lie in few directions (adaLN: 15 of 128 hold 99.9 % of the energy on the
 # embedded model), which more damping would blur.
 DAMPING = 0.001
+
+
+def choose_damping(layer: Layer, of_blocks: float) -> float:
+    """GPTQ's damping for a layer: `of_blocks` for what a block's rows hold, else DAMPING."""
+    return of_blocks if layer.block and layer.role != "adaLN" else DAMPING
 
 
 def round_layer(

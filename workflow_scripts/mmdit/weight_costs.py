@@ -49,7 +49,7 @@ def round_choices(
     return changes
 
 
-def measure_costs(
+def estimate_costs(
     model: Any,
     points: CalibrationPoints,
     probes: Sequence[np.ndarray],

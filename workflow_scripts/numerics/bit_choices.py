@@ -22,6 +22,10 @@ class Choice(NamedTuple):
         return self.bits + GROUP_BITS / self.group_size
 
 
+# By layer, the error of each choice
+Costs = dict[str, dict[Choice, float]]
+
+
 def list_choices(width: int) -> list[Choice]:
     """The choices for a weight of `width` inputs; none if no group fits."""
     return [Choice(bits, size) for bits in WIDTHS for size in GROUP_SIZES if width % size == 0]

@@ -1,0 +1,102 @@
+"""Measure what rounding each layer's weight costs the guided velocity, in every width and group size.
+
+Errors are those of GPTQ's codes, estimated from gradients (`mmdit/weight_costs.py`).
+"""
+
+import argparse
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from workflow_scripts import plan
+from workflow_scripts.entry import Progress, build_parser, log, run
+from workflow_scripts.mmdit.block_assembly import read_weights
+from workflow_scripts.mmdit.calibration_points import CalibrationPoints, read_points, split_runs
+from workflow_scripts.mmdit.footprint import check_forward
+from workflow_scripts.mmdit.layer_hessians import accumulate_hessians, measure_rank
+from workflow_scripts.mmdit.layer_rounding import choose_damping
+from workflow_scripts.mmdit.layers import Layer, list_linears
+from workflow_scripts.mmdit.weight_costs import estimate_costs, group_layers, round_choices
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.numerics.bit_choices import PROBE_POINTS, Costs
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, find_rule
+from workflow_scripts.numerics.selection import choose_spread_points
+from workflow_scripts.numerics.weight_grid import fit_group_size
+from workflow_scripts.store.calibration import open_calibration
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json
+from workflow_scripts.store.weight_costs import write_costs
+
+TOGETHER = 32  # points of a forward, at most
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="measure_costs")
+    calibration = open_calibration(arguments.calibration)
+    calibration.verify()
+    model = find_model(parameters["model"], parameters)
+    transformer, points = model.load_transformer(), read_points(calibration)
+    layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
+    weights, _ = read_weights(transformer, layers)
+    rules = {layer.name: find_rule(parameters["weights"], layer.name) for layer in layers}
+    rounded = [layer for layer in layers if rules[layer.name]["bits"] != UNQUANTIZED]
+    refuse_unfit(rounded, weights, rules)
+    conditions, tokens = calibration.specs["cs"].shape[1:3]
+    check_forward(transformer, model.LATENT_SHAPE, tokens, conditions * TOGETHER, "measuring what rounding costs")
+    cfg_scale = calibration.seal["parameters"]["cfg_scale"]
+    costs, ranks = measure(parameters, transformer, points, rounded, weights, rules, cfg_scale)
+    origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
+    elements = {name: weight.size for name, weight in weights.items()}
+    write_costs(arguments.out, parameters, costs, elements, ranks, origin)
+    log.info(f"{len(costs)} layers, {parameters['search_probes']} gradients: {arguments.out}")
+
+
+def refuse_unfit(layers: list[Layer], weights: dict[str, mx.array], rules: dict[str, dict[str, Any]]) -> None:
+    """Raise UserError if there is no layer to search, or one whose width no group size fits."""
+    if not layers:
+        raise UserError("weights: all layers have 16 bits, so there are none to choose; lower some")
+    for layer in layers:
+        try:
+            fit_group_size(weights[layer.name].shape[1], rules[layer.name]["group_size"])
+        except ValueError as error:
+            raise UserError(f"weights: {layer.name}: {error}; give it another, or 16 bits") from None
+
+
+def measure(
+    parameters: plan.Parameters,
+    transformer: Any,
+    points: CalibrationPoints,
+    layers: list[Layer],
+    weights: dict[str, mx.array],
+    rules: dict[str, dict[str, Any]],
+    cfg_scale: float,
+) -> tuple[Costs, dict[str, int]]:
+    """The costs of every choice by layer, and the effective rank of every input by its name."""
+    steps = np.unique(points.sigmas, return_inverse=True)[1]
+    chosen = choose_spread_points(steps, points.prompts, parameters["search_points"], parameters["seed"])
+    rng = np.random.default_rng(parameters["seed"])
+    probes = [rng.choice(chosen, min(PROBE_POINTS, len(chosen)), replace=False)]
+    probes += [rng.choice(chosen, len(probes[0]), replace=False) for _ in range(parameters["search_probes"] - 1)]
+    progress = Progress("measure_costs", len(layers), "layers")
+    costs: Costs = {}
+    ranks: dict[str, int] = {}
+    for group in group_layers(layers, weights):
+        batches = (points.take(run) for run in split_runs(chosen, TOGETHER))
+        hessians = accumulate_hessians(transformer, group, batches)
+        ranks |= {name: measure_rank(hessian) for name, hessian in hessians.items()}
+        changes = {}
+        for layer in group:
+            name = layer.name
+            try:
+                damping = choose_damping(layer, parameters["gptq_damping"])
+                changes[name] = round_choices(weights[name], rules[name], hessians[layer.input], damping)
+            except ValueError as error:
+                raise UserError(f"{name}: {error}") from error
+            progress.advance()
+        costs |= estimate_costs(transformer, points, probes, changes, cfg_scale, parameters["seed"])
+    return costs, ranks
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__, "params", "calibration", "out"))
