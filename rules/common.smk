@@ -18,6 +18,7 @@ from workflow_scripts import (
     versions,
 )
 from workflow_scripts.budgeting import jobs, sizes, work
+from workflow_scripts.numerics import plain_ways
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.summary import describe_results
 
@@ -50,6 +51,7 @@ UNITS = plan.list_units(config["model"])
 CAPTURE_SHARDS = plan.list_parts(config["capture_shards"])
 STATISTICS_SHARDS = plan.list_parts(config["statistics_shards"])
 EVALUATION_SHARDS = plan.list_parts(config["evaluation_shards"])
+FRONTIER_SIZES = [f"{size:g}" for size in config["frontier_sizes"]]
 SIZES = sizes.read_sizes(config)
 JOBS = jobs.list_jobs(config, len(PROMPTS), SIZES, work.estimate_rates(config, SIZES))
 # What is evaluated, each study in a folder of its own, and where its scores are.
@@ -102,6 +104,8 @@ wildcard_constraints:
     variant="|".join(variants.ALL),
     study="|".join(STUDIES),
     scores="|".join(SCORES),
+    size=r"\d+(\.\d+)?",
+    family="|".join(plain_ways.FAMILIES),
 
 
 # Workers run with the Python that runs Snakemake, whether or not its environment is activated.
@@ -173,6 +177,49 @@ def list_quantized(suffix):
         else [plan.WHOLE]
     )
     return [f"{config['results_dir']}/{name}.{suffix}" for name in names]
+
+
+def change_size(size):
+    """The configuration at another size."""
+    return config | {"bits_per_weight": float(size)}
+
+
+def get_size_values(wildcards):
+    """The values of a size of the frontier that a stage reads."""
+    return plan.encode_values(wildcards.stage, change_size(wildcards.size))
+
+
+def get_size_block_values(wildcards):
+    """The configuration values a block of a size is made with."""
+    return block_plan.encode_block(change_size(wildcards.size), wildcards.block)
+
+
+def get_size_blocks_before(wildcards):
+    """The quantized blocks of the same size before one, where the configuration chains them."""
+    return list_blocks_before(
+        wildcards.block, config, f"frontier/{wildcards.size}/adaround"
+    )
+
+
+def list_size_quantized(suffix):
+    """The files the packed weights of a size are made of, as `list_quantized`."""
+    main = f"{config['results_dir']}/"
+    return [
+        f"{main}frontier/{{size}}/{path.removeprefix(main)}"
+        for path in list_quantized(suffix)
+    ]
+
+
+def get_size_source(wildcards):
+    """The quantization config of a size and its weights; the configuration's own where that is its size."""
+    own = config["bits_per_weight"] == float(wildcards.size)
+    folder = "" if own else f"frontier/{wildcards.size}/"
+    names = (
+        "quant_config.json",
+        "quantized/model.safetensors",
+        "quantized/config.json",
+    )
+    return [f"{config['results_dir']}/{folder}{name}" for name in names]
 
 
 def get_blocks_before(wildcards):

@@ -10,6 +10,7 @@ localrules:
     quant_config,
     evaluation,
     fid,
+    frontier,
     ablation,
     analysis,
     multitier,
@@ -59,6 +60,11 @@ rule evaluation:
 rule fid:
     input:
         "<results>/fid.json",
+
+
+rule frontier:
+    input:
+        "<results>/frontier.json",
 
 
 rule ablation:

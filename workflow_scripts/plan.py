@@ -82,6 +82,7 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
     "measure_growth": (1, ("model", "negative_prompt", "evaluation_steps", "evaluation_cfg")),
     "compare_variant": (1, ("model", "evaluation_seed", "evaluation_shards", "lpips")),
     "measure_size": (1, ("model",)),
+    "measure_frontier": (1, ("model", "negative_prompt", "evaluation_steps", "evaluation_cfg", "frontier_pictures")),
     "score": (
         1,
         (
@@ -133,6 +134,7 @@ LOADS_MODEL = {
     "generate_images",
     "measure_growth",
     "measure_size",
+    "measure_frontier",
 }
 
 # The stages whose work belongs to the prompts.
