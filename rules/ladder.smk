@@ -81,12 +81,26 @@ rule sample_packed:
         " --quant-config {input.config:q} --out {output:q} --log {log:q}"
 
 
+use rule sample_rung as sample_own with:
+    input:
+        params="<results>/params/sample_rung.json",
+        conditioning="<results>/conditioning.safetensors",
+        seal="<results>/conditioning.json",
+        blocks=expand("<results>/adaround/{unit}.safetensors", unit=UNITS),
+    output:
+        f"<results>/ladder/{ladder.OWN}/latents.safetensors",
+    log:
+        "<logs>/sample_own.log",
+    benchmark:
+        "<benchmarks>/sample_own.tsv"
+
+
 rule write_ladder:
     """Compare the rungs."""
     input:
         latents=expand(
             "<results>/ladder/{rung}/latents.safetensors",
-            rung=[*ladder.RUNGS, ladder.PACKED],
+            rung=[*ladder.RUNGS, ladder.OWN, ladder.PACKED],
         ),
         reports=expand(
             "<results>/ladder/{rung}/{block}.report.json",

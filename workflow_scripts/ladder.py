@@ -6,19 +6,20 @@ From plain rounding to the whole method, one thing at a time; every rung is meas
 from typing import Any
 
 BLOCKS = ("mm_*", "uni_*")  # of every model, those without unified blocks too
-MODULATION = {"layers": "*adaLN_modulation", "bits": 8}
+MODULATION = "*adaLN_modulation"
 UNROUNDED = [{"layers": "*", "bits": 16}]
 
 
-def choose_weights(bits: int = 4, **changes: Any) -> list[dict[str, Any]]:
-    """The rules of weights of so many bits everywhere, those of the adaLN layers apart."""
-    return [*({"layers": layers, "bits": bits} | changes for layers in BLOCKS), MODULATION]
+def choose_weights(bits: int = 4, modulation_bits: int = 8, **changes: Any) -> list[dict[str, Any]]:
+    """The rules of weights of so many bits everywhere in the blocks, those of the adaLN layers apart."""
+    blocks = ({"layers": layers, "bits": bits} | changes for layers in BLOCKS)
+    return [*blocks, {"layers": MODULATION, "bits": modulation_bits}]
 
 
 def choose_activations(policy: str = "lut", activation_bits: int = 8, **changes: Any) -> list[dict[str, Any]]:
     """The rules of inputs of so many bits everywhere, those of the adaLN layers apart."""
     plain = {"bits": activation_bits, "policy": policy, "shift": False, "migration": False} | changes
-    return [*({"layers": layers} | plain for layers in BLOCKS), {"layers": "*adaLN_modulation", "bits": 16}]
+    return [*({"layers": layers} | plain for layers in BLOCKS), {"layers": MODULATION, "bits": 16}]
 
 
 RTN, _GPTQ = {"engine": "rtn"}, {"engine": "gptq"}
@@ -54,6 +55,19 @@ RUNGS: dict[str, tuple[str, dict[str, Any]]] = {
     "w4a8_rtn_static": ("W4A8, to nearest, static", RTN | _W4A8 | {"activations": choose_activations("static")}),
     "w4a8_rtn_sigma": ("W4A8, to nearest, per sigma", RTN | _W4A8),
     "w4a8_rtn_dynamic": ("W4A8, to nearest, per token", RTN | _W4A8 | {"activations": choose_activations("dynamic")}),
+    "w4a8_rtn_groups": (
+        "W4A8, to nearest, per token and 32 channels",
+        RTN | _W4A8 | {"activations": choose_activations("dynamic", group_size=32)},
+    ),
+    "w4a16_adaln4_rtn": (
+        "W4A16, to nearest, adaLN layers 4 bits",
+        RTN | {"weights": choose_weights(modulation_bits=4), "activations": UNROUNDED},
+    ),
+    "w4a16_adaln4_gptq": (
+        "W4A16, GPTQ, adaLN layers 4 bits",
+        _GPTQ | {"weights": choose_weights(modulation_bits=4), "activations": UNROUNDED},
+    ),
+    "w4a16_gptq": ("W4A16, GPTQ", _GPTQ | {"weights": choose_weights(), "activations": UNROUNDED}),
     "w4a8_gptq": ("W4A8, GPTQ", _GPTQ | _W4A8),
     "w4a8_separate": ("W4A8, AdaRound, separate", PAPER | _W4A8 | {"reconstruction": "separate"}),
     "w4a8_joint": ("W4A8, AdaRound, joint", PAPER | _W4A8 | {"reconstruction": "joint"}),
@@ -77,4 +91,5 @@ RUNGS: dict[str, tuple[str, dict[str, Any]]] = {
     "w4a4_separate": ("W4A4, AdaRound, separate", PAPER | _W4A4 | {"reconstruction": "separate"}),
     "w4a4_joint": ("W4A4, AdaRound, joint", PAPER | _W4A4 | {"reconstruction": "joint"}),
 }
+OWN, OWN_TITLE = "own", "the configuration's own blocks, before distillation"
 PACKED, PACKED_TITLE = "packed", "the configuration's own, from the packed files"

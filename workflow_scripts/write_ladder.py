@@ -31,8 +31,9 @@ def main(arguments: argparse.Namespace) -> None:
         for name, (title, _) in ladder.RUNGS.items()
         if name != ladder.FULL_PRECISION
     ]
-    packed = read_latents(arguments.ladder, ladder.PACKED)
-    rungs.append(describe_rung(ladder.PACKED, ladder.PACKED_TITLE, packed, reference, arguments.adaround))
+    for name, title in ((ladder.OWN, ladder.OWN_TITLE), (ladder.PACKED, ladder.PACKED_TITLE)):
+        latents = read_latents(arguments.ladder, name)
+        rungs.append(describe_rung(name, title, latents, reference, arguments.adaround))
     write_json(arguments.out, FORMAT | {"pictures": len(reference), "rungs": rungs})
     text = "\n".join(tabulate(rungs))
     write_atomically(arguments.out.with_suffix(".md"), lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 from mlx.optimizers import Adam
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
 from workflow_scripts.mmdit.block_assembly import list_own_linears
 from workflow_scripts.mmdit.blocks import Block, Linear, Tokens, list_blocks
@@ -32,6 +32,7 @@ from workflow_scripts.store.errors import UserError
 BETAS = [0.9, 0.99]  # of Adam: some hundred iterations are few for 0.999
 MEASURED = 256  # held-out points, at most
 TOGETHER = 32  # of them, at most
+PARTS = 2  # of a batch, computed at a time where there are cores; the same parts on every machine, for equal bytes
 # What is learned by each kind of distillation.
 KINDS = {"scales": ("scales", "zeros", "biases", "steps"), "codes": ("codes", "scales", "zeros", "biases", "steps")}
 
@@ -120,11 +121,22 @@ def bind_iteration(task: Task, settings: Settings, state: State) -> Callable[[in
         return compare(task, settings, state.learned | moving, exact, indices)
 
     differentiate = mx.value_and_grad(measure)
+    streams = [mx.new_stream(mx.default_device()) for _ in range(PARTS)]
+
+    def differentiate_parts(moving: Learned, indices: np.ndarray) -> tuple[mx.array, Learned]:
+        parts = np.array_split(indices, min(PARTS, len(indices)))
+        found = []
+        for stream, part in zip(streams, parts, strict=False):
+            with mx.stream(stream):
+                found.append(differentiate(moving, part))
+        mx.eval(found)
+        shares = [len(part) / len(indices) for part in parts]
+        return tree_map(lambda *values: sum(s * v for s, v in zip(shares, values, strict=True)), *found)
 
     def iterate(iteration: int) -> float:
         indices = draw_points(task.training, settings, iteration)
         moving = {kind: state.learned[kind] for kind in kinds}
-        loss, gradients = differentiate(moving, indices)
+        loss, gradients = differentiate_parts(moving, indices)
         for kind in kinds:
             adams[kind].learning_rate = settings.choose_rate(kind, iteration)
             state.learned[kind] = adams[kind].apply_gradients(gradients[kind], moving[kind])
