@@ -19,7 +19,7 @@ from workflow_scripts.mmdit.calibration_points import read_points
 from workflow_scripts.mmdit.distillation import KINDS, Settings, State, Task, learn, measure_held_out
 from workflow_scripts.mmdit.footprint import check_distillation, needs_recomputing
 from workflow_scripts.mmdit.state_arrays import pack_tree, unpack_tree
-from workflow_scripts.mmdit.student import assemble_student
+from workflow_scripts.mmdit.student import Learned, assemble_student
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.loss_curve import shorten_losses
 from workflow_scripts.numerics.quality import to_decibels
@@ -47,7 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
             log.info(f"{arguments.out} is finished already")
         else:
             calibration.verify()
-            distil(arguments, parameters, origin, assemble_task(parameters, calibration, model, files))
+            distil(arguments, parameters, origin, *assemble_task(parameters, calibration, model, files))
         shutil.rmtree(arguments.scratch, ignore_errors=True)
 
 
@@ -80,10 +80,12 @@ def is_finished(path: Path, parameters: plan.Parameters, origin: dict[str, Any])
     return True
 
 
-def assemble_task(parameters: plan.Parameters, calibration: Calibration, model: Any, files: list[BlockFile]) -> Task:
-    """What is distilled. Raises UserError if this machine has not the memory."""
+def assemble_task(
+    parameters: plan.Parameters, calibration: Calibration, model: Any, files: list[BlockFile]
+) -> tuple[Task, dict[str, np.ndarray]]:
+    """What is distilled, and the blocks' codes. Raises UserError if this machine has not the memory."""
     transformer, points = model.load_transformer(), read_points(calibration)
-    student, _ = assemble_student(transformer, files)
+    student, codes = assemble_student(transformer, files)
     conditions = plan.count_conditions(parameters["model"])
     rows = conditions * min(parameters["distil_batch"], len(points.xs))
     sizes = transformer, model.LATENT_SHAPE, calibration.specs["cs"].shape[2], rows
@@ -92,36 +94,27 @@ def assemble_task(parameters: plan.Parameters, calibration: Calibration, model: 
         np.arange(len(points.xs)), points.prompts, parameters["held_out"], parameters["seed"]
     )
     levels = np.append(np.unique(points.sigmas)[::-1], np.float32(0))
-    return Task(transformer, student, points, levels, training, held_out, conditions, needs_recomputing(*sizes))
+    recompute = needs_recomputing(*sizes)
+    return Task(transformer, student, points, levels, training, held_out, conditions, recompute), codes
 
 
-def distil(arguments: argparse.Namespace, parameters: plan.Parameters, origin: dict[str, Any], task: Task) -> None:
+def distil(
+    arguments: argparse.Namespace,
+    parameters: plan.Parameters,
+    origin: dict[str, Any],
+    task: Task,
+    codes: dict[str, np.ndarray],
+) -> None:
     """Learn, keep the better of start and result on held-out points, and write report, file and seal."""
-    guidance = read_guidance(arguments.calibration)
-    settings = Settings.read(parameters, guidance)
-    _, codes = assemble_student(task.model, [read_block(path) for path in arguments.blocks])
-    first = task.student.start(task.model, codes)
-    state = open_learning(arguments.scratch / "learning.safetensors", parameters, origin) or State(
-        0, dict(first), {}, []
-    )
-    if state.iteration:
-        log.info(f"resuming after {state.iteration} iterations")
-    progress = Progress("distil", settings.iterations, "iterations", state.iteration)
-    fingerprint = fingerprint_origin(parameters, origin)
-
-    def save(state: State) -> None:
-        numbers = {"iteration": state.iteration, "losses": state.losses}
-        arrays = pack_tree({"learned": state.learned, "adam": state.adam})
-        write_learning(arguments.scratch / "learning.safetensors", fingerprint, numbers, arrays)
-
-    state = learn(task, settings, state, save, lambda loss: progress.advance(note=f"loss {loss:.4g}"))
-    errors = {
-        name: measure_held_out(task, settings, learned) for name, learned in ((START, first), (LEARNED, state.learned))
-    }
+    settings = Settings.read(parameters, read_guidance(arguments.calibration))
+    first = task.student.start(task.model, codes, "codes" in KINDS[settings.kind])
+    state = continue_learning(arguments.scratch / "learning.safetensors", parameters, origin, task, settings, first)
+    results = {START: first, LEARNED: state.learned}
+    errors = {name: measure_held_out(task, settings, learned) for name, learned in results.items()}
     if not math.isfinite(errors[START]):
         raise UserError("the velocities by the blocks on held-out points are not finite; check the model's weights")
     chosen = LEARNED if errors[LEARNED] < errors[START] else START
-    weights, inputs, biases = task.student.export(state.learned if chosen == LEARNED else first)
+    weights, inputs, biases = task.student.export(results[chosen])
     described = {
         "chosen": chosen,
         "points": {"training": len(task.training), "held_out": len(task.held_out)},
@@ -135,23 +128,40 @@ def distil(arguments: argparse.Namespace, parameters: plan.Parameters, origin: d
     log.info(f"guided velocity held out: {words}; {chosen} is written to {arguments.out}")
 
 
+def continue_learning(
+    path: Path, parameters: plan.Parameters, origin: dict[str, Any], task: Task, settings: Settings, first: Learned
+) -> State:
+    """Learn from the checkpoint in `path`, or from `first` where there is none, to the end."""
+    fingerprint = fingerprint_origin(parameters, origin)
+    state = open_learning(path, fingerprint, first)
+    progress = Progress("distil", settings.iterations, "iterations", state.iteration)
+
+    def save(state: State) -> None:
+        numbers = {"iteration": state.iteration, "losses": state.losses}
+        moving = {kind: state.learned[kind] for kind in KINDS[settings.kind]}
+        write_learning(path, fingerprint, numbers, pack_tree({"learned": moving, "adam": state.adam}))
+
+    return learn(task, settings, state, save, lambda loss: progress.advance(note=f"loss {loss:.4g}"))
+
+
 def read_guidance(path: Path) -> float:
     """The weight of guidance the calibration set's trajectories were drawn with."""
     return open_calibration(path).seal["parameters"]["cfg_scale"]
 
 
-def open_learning(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> State | None:
-    """The state of an interrupted run, or None; a checkpoint that is no use is named and not used."""
+def open_learning(path: Path, fingerprint: str, first: Learned) -> State:
+    """The state of an interrupted run, or the one at `first`; a checkpoint that is no use is named and not used."""
     try:
-        saved = read_learning(path, fingerprint_origin(parameters, origin))
+        saved = read_learning(path, fingerprint)
     except UserError as error:
         log.info(f"{str(error).partition(';')[0]}; it is not used, and distillation starts over")
-        return None
+        saved = None
     if saved is None:
-        return None
+        return State(0, dict(first), {}, [])
     numbers, arrays = saved
-    trees = unpack_tree(arrays, {"learned": {kind: {} for kind in KINDS["codes"]}, "adam": {}})
-    return State(numbers["iteration"], trees["learned"], trees["adam"], numbers["losses"])
+    trees = unpack_tree(arrays, {"learned": {}, "adam": {}})
+    log.info(f"resuming distillation after {numbers['iteration']} iterations")
+    return State(numbers["iteration"], first | trees["learned"], trees["adam"], numbers["losses"])
 
 
 if __name__ == "__main__":

@@ -107,18 +107,26 @@ class Student:
             readers=readers,
         )
 
-    def start(self, model: Any, codes: Mapping[str, np.ndarray]) -> Learned:
-        """What is learned before the first iteration: soft codes (out, in) near `codes`, towards the weights."""
-        weights = read_all_weights(model)
-        weights |= migrate_weights({name: weights[name] for name in self.readers}, self.readers, self.quantizers)
-        soft = {name: soften_codes(codes[name], grid, np.array(weights[name])) for name, grid in self.grids.items()}
+    def start(self, model: Any, codes: Mapping[str, np.ndarray], learns_codes: bool) -> Learned:
+        """What is learned, before the first iteration.
+
+        The codes (out, in) are soft ones where they are learned too, else as they are, in a byte each.
+        """
         return {
-            "codes": soft,
+            "codes": self.soften(model, codes)
+            if learns_codes
+            else {name: mx.array(own) for name, own in codes.items()},
             "scales": {name: mx.zeros(grid.scales.shape) for name, grid in self.grids.items()},
             "zeros": {name: mx.zeros(grid.scales.shape) for name, grid in self.grids.items()},
             "biases": {name: mx.zeros(bias.shape) for name, bias in self.biases.items() if bias is not None},
             "steps": {key: mx.zeros(steps.shape) for key, steps in list_steps(self.quantizers).items()},
         }
+
+    def soften(self, model: Any, codes: Mapping[str, np.ndarray]) -> dict[str, mx.array]:
+        """Soft codes (out, in) near `codes`, towards the weights of `model`."""
+        weights = read_all_weights(model)
+        weights |= migrate_weights({name: weights[name] for name in self.readers}, self.readers, self.quantizers)
+        return {name: soften_codes(codes[name], grid, np.array(weights[name])) for name, grid in self.grids.items()}
 
     def export(self, learned: Learned) -> tuple[dict[str, LayerWeight], dict[str, LayerInput], dict[str, np.ndarray]]:
         """What is stored: weights and inputs by layer, and biases fp16 (out,)."""
