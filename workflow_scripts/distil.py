@@ -89,7 +89,7 @@ def assemble_task(
     conditions = plan.count_conditions(parameters["model"])
     rows = conditions * min(parameters["distil_batch"], len(points.xs))
     sizes = transformer, model.LATENT_SHAPE, calibration.specs["cs"].shape[2], rows
-    check_distillation(*sizes)
+    check_distillation(*sizes, parameters["distil"])
     training, held_out = split_points(
         np.arange(len(points.xs)), points.prompts, parameters["held_out"], parameters["seed"]
     )

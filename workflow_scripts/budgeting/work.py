@@ -119,4 +119,5 @@ def estimate_distilling_memory(config: plan.Parameters, sizes: Sizes) -> int:
     """Bytes of the worker that distils, with what the gradients of one block need at a time."""
     rows = sizes.conditions * config["distil_batch"] * count_learning_bytes(sizes.tokens, sizes.width)
     every = rows * len(plan.list_blocks(config["model"]))
-    return estimate_distillation(sizes.parameters, every if every <= BATCH_BYTES else rows)
+    kind = "codes" if config["distil"] == "none" else config["distil"]
+    return estimate_distillation(sizes.parameters, kind, every if every <= BATCH_BYTES else rows)

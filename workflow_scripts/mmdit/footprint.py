@@ -48,13 +48,16 @@ def needs_recomputing(transformer: Any, latent_shape: Sequence[int], tokens: int
     return rows * count_blocks(transformer) * count_learned_row(transformer, latent_shape, tokens) > BATCH_BYTES
 
 
-def check_distillation(transformer: Any, latent_shape: Sequence[int], tokens: int, rows: int) -> None:
-    """Raise UserError if this machine has not the memory to learn the whole `transformer` on `rows` rows at a time."""
+def check_distillation(transformer: Any, latent_shape: Sequence[int], tokens: int, rows: int, kind: str) -> None:
+    """Raise UserError if this machine has not the memory to learn the whole `transformer` on `rows` rows at a time.
+
+    kind: `codes` or `scales`.
+    """
     weights = sum(value.size for _, value in tree_flatten(transformer.parameters()))
     blocks = 1 if needs_recomputing(transformer, latent_shape, tokens, rows) else count_blocks(transformer)
     row = count_learned_row(transformer, latent_shape, tokens)
-    needed = estimate_distillation(weights, rows * blocks * row)
-    check_memory(needed, "distillation", f"lower distil_batch, or {SMALLER}")
+    needed = estimate_distillation(weights, kind, rows * blocks * row)
+    check_memory(needed, "distillation", f"lower distil_batch, set distil to scales, or {SMALLER}")
 
 
 def count_blocks(transformer: Any) -> int:

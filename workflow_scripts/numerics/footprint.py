@@ -11,7 +11,9 @@ HEAD = 64  # channels
 SCORES, STREAMS = 4, 10
 LEARNING_SCORES, LEARNING_STREAMS = 4, 16  # of a row whose gradients are taken, from 6 and 10 rows of 845 tokens
 HELD_WEIGHT, MOVED_WEIGHT = 46, 70  # bytes of a weight while gradients are taken, and while Adam moves it
-DISTILLED_WEIGHT = 48  # bytes of a weight while the whole model is learned: itself, its code, gradients, Adam's states
+# Bytes of a weight while the whole model is learned: itself, its code and the quantized weight; and where codes are
+# learned, their gradients and Adam's states.
+DISTILLED_WEIGHT = {"codes": 48, "scales": 10}
 # What the rows of a batch take together, beside the weights. The same on every machine, as captured rows are stored in
 # the batches they were captured in; a batch of another size changes nothing else than the order of sums.
 BATCH_BYTES = 2_000_000_000
@@ -55,6 +57,9 @@ def estimate_learning(weights: int, rows: int, captured: int, tokens: int, width
     return PROCESS_BYTES + stored + round(OVERHEAD * max(iterating, weights * MOVED_WEIGHT))
 
 
-def estimate_distillation(weights: int, rows_bytes: int) -> int:
-    """Bytes of a worker that learns a model of `weights` weights, with `rows_bytes` for what its gradients need."""
-    return PROCESS_BYTES + round(OVERHEAD * (weights * DISTILLED_WEIGHT + rows_bytes))
+def estimate_distillation(weights: int, kind: str, rows_bytes: int) -> int:
+    """Bytes of a worker that learns a model of `weights` weights, with `rows_bytes` for what its gradients need.
+
+    kind: `codes` or `scales`.
+    """
+    return PROCESS_BYTES + round(OVERHEAD * (weights * DISTILLED_WEIGHT[kind] + rows_bytes))
