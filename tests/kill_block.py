@@ -20,6 +20,7 @@ def list_arguments(folder: Path, block: str = "mm_00", **changes) -> Namespace:
         "params": folder / "params.json",
         "inputs": sorted((folder / "block_inputs.zarr").iterdir()),
         "before": [],
+        "mixed": None,
         "scratch": folder / "scratch" / block,
         "out": folder / "adaround" / f"{block}.safetensors",
         "replace": False,

@@ -5,14 +5,15 @@ import json
 import pytest
 
 from workflow_scripts import block_plan, configuration, plan
+from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.store.seal import make_seal
 
 BLOCKS = plan.list_blocks("embedded")
 
 
-def stage_parameters(**changes):
+def stage_parameters(stage="optimise_block", **changes):
     config = configuration.complete({"engine": "rtn"} | changes, configuration.load_schema())
-    return plan.select_parameters("optimise_block", config, [])
+    return plan.select_parameters(stage, config, [])
 
 
 def select(block, **changes):
@@ -23,12 +24,27 @@ def test_a_block_has_the_rules_of_its_own_linears():
     layers = select("mm_00")["layers"]
     assert len(layers) == 14
     assert all(name.startswith("mm_00.") for name in layers)
-    assert layers["mm_00.text.mlp.fc1"]["weight"]["bits"] == 4
-    assert layers["mm_00.text.mlp.fc1"]["activation"]["policy"] == "lut"
-    assert layers["mm_00.image.adaLN_modulation"] == {
-        "weight": layers["mm_00.text.mlp.fc1"]["weight"] | {"bits": 8},
-        "activation": {"bits": 16},
-    }
+    weight, activation = layers["mm_00.text.mlp.fc1"]["weight"], layers["mm_00.text.mlp.fc1"]["activation"]
+    assert (weight["bits"], weight["group_size"]) == (4, 64)
+    assert (activation["policy"], activation["bits"], activation["group_size"]) == ("dynamic", 8, 32)
+    assert layers["mm_00.image.adaLN_modulation"] == {"weight": weight, "activation": {"bits": 16}}
+
+
+def test_shared_has_the_rules_of_the_layers_of_no_block():
+    parameters = block_plan.select_block(stage_parameters("round_shared"), "shared")
+    assert parameters["block"] == "shared"
+    assert set(parameters["layers"]) == {name for name in all_names() if not name.startswith("mm_")}
+    assert {rules["weight"]["bits"] for rules in parameters["layers"].values()} == {4}
+
+
+def all_names():
+    return [layer.name for layer in list_linears(*plan.MODEL_BLOCKS["embedded"])]
+
+
+def test_every_linear_belongs_to_a_block_or_to_shared():
+    names = [name for unit in plan.list_units("embedded") for name in block_plan.list_names("embedded", unit)]
+    assert sorted(names) == sorted(all_names())
+    assert set(block_plan.resolve_layers(stage_parameters())["layers"]) == set(names)
 
 
 def test_the_last_block_has_fewer():
@@ -80,7 +96,9 @@ def test_nothing_finished_does_not_conflict(tmp_path):
         ({"engine": "gptq"}, 'engine: "rtn" there, "gptq" in the configuration'),
         ({"held_out": 0.25}, "held_out: 0.125 there, 0.25 in"),
         ({"seed": 3}, "seed: 0 there, 3 in"),
-        ({"weights": [{"layers": "*", "bits": 5}]}, "layers.mm_03.image.adaLN_modulation.weight.bits: 8 there, 5 in"),
+        ({"weights": [{"layers": "*", "bits": 5}]}, "layers.mm_03.image.adaLN_modulation.weight.bits: 4 there, 5 in"),
+        ({"bits_per_weight": 3.5}, "bits_per_weight: 4.5 there, 3.5 in"),
+        ({"bits_per_weight": None}, "bits_per_weight: 4.5 there, null in"),
     ],
 )
 def test_blocks_of_other_parameters_are_named_with_the_difference(tmp_path, changes, words):

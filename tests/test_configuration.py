@@ -36,9 +36,32 @@ def test_each_preset_but_the_default_writes_to_a_folder_of_its_own():
     assert len(set(folders)) == len(folders)
 
 
-def test_the_default_prompts_are_twenty_different_ones():
-    prompts = configuration.read_prompts(Path(SCHEMA["properties"]["prompts"]["default"]))
-    assert len(prompts) == len(set(prompts)) == 20
+@pytest.mark.parametrize(
+    ("place", "count"),
+    [(SCHEMA["properties"]["prompts"]["default"], 256), ("config/prompts/paper.txt", 20)],
+)
+def test_the_prompts_of_the_embedded_model_are_different_ones(place, count):
+    prompts = configuration.read_prompts(Path(place))
+    assert len(prompts) == len(set(prompts)) == count
+
+
+def test_the_papers_setting_is_what_the_paper_has():
+    """20 prompts in turn, a block alone after the other, inputs by noise level, and nothing searched or distilled."""
+    paper = configuration.complete(read_with_default("paper"), SCHEMA)
+    assert [paper[key] for key in ("trajectories", "steps", "selected_steps", "cfg_scale")] == [256, 100, 25, 1.5]
+    assert (paper["bits_per_weight"], paper["distil"], paper["prompts_per_shard"]) == (None, "none", 1)
+    assert [(rule["layers"], rule["bits"]) for rule in paper["weights"]] == [("mm_*", 4), ("*adaLN_modulation", 8)]
+    assert {rule.get("policy") for rule in paper["activations"]} == {"lut", None}
+    assert len(configuration.read_prompts(Path(paper["prompts"]))) == 20
+
+
+def read_with_default(preset: str) -> dict:
+    """A preset as `--configfile` has it: over config.yaml, which the Snakefile names."""
+    return {
+        key: value
+        for name in ("config", preset)
+        for key, value in yaml.safe_load(Path(f"config/{name}.yaml").read_text()).items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -81,6 +104,17 @@ def test_the_default_prompts_are_twenty_different_ones():
         ({"statistics_points": 3, "statistics_steps": 8}, "statistics_points: 3 is too few for the 4 steps"),
         ({"step": 3}, "step: unknown key; did you mean steps?"),
         ({"cfg": 3}, "cfg: unknown key; did you mean cfg_scale?"),
+        ({"bits_per_weight": 2}, "bits_per_weight: 2 is not valid"),
+        ({"bits_per_weight": 17}, "bits_per_weight: 17 is not valid"),
+        ({"bits_per_weight": "few"}, "bits_per_weight: 'few' is not valid"),
+        ({"search_probes": 0}, "search_probes: 0"),
+        ({"search_points": 0}, "search_points: 0"),
+        ({"distil": "everything"}, "distil: 'everything' is not one of ['codes', 'scales', 'none']"),
+        ({"distil_unroll": 9}, "distil_unroll: 9"),
+        ({"distil_rate": -1}, "distil_rate: -1"),
+        ({"activations": [{"layers": "*", "bits": 8, "group_size": 48}]}, "activations.0.group_size: 48"),
+        ({"activations": [{"layers": "*", "bits": 8, "group_size": "row"}]}, "activations.0.group_size: 'row'"),
+        ({"mixed_bits_budget": 4}, "mixed_bits_budget: unknown key"),
     ],
 )
 def test_bad_values_are_refused_in_one_line_that_names_the_key(changes, words):

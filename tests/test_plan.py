@@ -48,7 +48,7 @@ def test_prompts_beyond_the_trajectories_take_no_part():
 
 
 def test_a_stage_reads_its_own_keys_only():
-    config = CONFIG | {"weights": [], "activations": []}
+    config = CONFIG | {"weights": [], "activations": [], "bits_per_weight": None}
     assert "steps" not in plan.select_parameters("pack_weights", config, PROMPTS)
     assert plan.select_parameters("encode_prompts", config, PROMPTS)["prompts"] == PROMPTS
 
@@ -125,7 +125,8 @@ def test_where_the_weights_are_is_no_parameter():
 
 def test_the_values_on_a_command_line_do_not_depend_on_the_order_of_keys():
     rules = [{"layers": "mm_*", "bits": 4}], [{"bits": 4, "layers": "mm_*"}]
-    one, other = (plan.encode_values("pack_weights", {"model": "embedded", "weights": rule}) for rule in rules)
+    config = {"model": "embedded", "bits_per_weight": None}
+    one, other = (plan.encode_values("pack_weights", config | {"weights": rule}) for rule in rules)
     assert one == other
 
 
@@ -179,6 +180,12 @@ def test_a_damaged_seal_is_named(tmp_path):
 
 def test_blocks_are_numbered_by_kind():
     assert plan.list_blocks("embedded") == ["mm_00", "mm_01", "mm_02", "mm_03", "mm_04"]
+
+
+def test_the_layers_of_no_block_are_quantized_by_a_job_of_their_own():
+    assert plan.list_units("embedded") == [*plan.list_blocks("embedded"), "shared"]
+    stages = [plan.name_stage(unit) for unit in ("mm_00", "uni_00", "shared", "distilled")]
+    assert stages == ["optimise_block", "optimise_block", "round_shared", "distil"]
 
 
 def test_planning_imports_neither_mlx_nor_zarr_nor_numpy():

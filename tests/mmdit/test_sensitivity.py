@@ -8,7 +8,6 @@ from tests.blocks import ACTIVATION, quantize_nothing
 from workflow_scripts.mmdit import sensitivity
 from workflow_scripts.mmdit.block_assembly import list_own_linears, modulate_rows, read_weights
 from workflow_scripts.mmdit.block_problem import run_rows, take_rows
-from workflow_scripts.mmdit.forward import predict_velocity
 from workflow_scripts.mmdit.input_histograms import BINS, measure_distributions
 from workflow_scripts.mmdit.input_quantizers import observe_inputs
 from workflow_scripts.mmdit.input_sensitivity import CLIPS, measure_inputs
@@ -16,7 +15,6 @@ from workflow_scripts.mmdit.sensitivity import compare_streams, list_kept, measu
 from workflow_scripts.mmdit.velocity import bind_tail, compare_velocities, measure_gains, spread_points
 from workflow_scripts.mmdit.weight_sensitivity import (
     bind_changes,
-    bind_rounded,
     measure_weights,
     replace_parts,
     round_block,
@@ -247,20 +245,6 @@ def test_the_whole_block_is_led_astray_even_where_nothing_is_quantized(posed, ca
     change = round_block(captured.model, problem, layers, unquantized, captured.modulation)
     gains = measure_gains(problem, PAIRS[:2].ravel(), change, finish)
     assert all(gain > 0 for gain in gains.values())
-
-
-def test_rounded_linears_draw_what_the_rounded_weights_say(captured, conditions, latents):
-    name = "mm_01.image.mlp.fc1"
-    told, rows = mx.array([900.0] * 4), mx.array([0, 1, 2, 3, 0, 1])
-
-    def predict(rules):
-        return predict_velocity(
-            captured.model, bind_rounded(captured.model, rules)(0.9), latents, *conditions, told, rows
-        )
-
-    exact, *rounded = (predict(rules) for rules in ({}, {name: WEIGHT | {"bits": 8}}, {name: WEIGHT | {"bits": 2}}))
-    errors = [relate(velocity, exact) for velocity in rounded]
-    assert 0 < errors[0] < 0.01 * errors[1] < 0.01
 
 
 # Inputs

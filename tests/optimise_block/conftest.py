@@ -9,6 +9,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from tests.kill_block import list_arguments
+from tests.presets import PAPER
 from tests.quantization import conftest as small
 from workflow_scripts import capture_blocks, configuration, optimise_block, plan
 from workflow_scripts.block_plan import select_block
@@ -16,7 +17,7 @@ from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.store.files import read_json, write_json
 
-# 12 points captured at 3 steps, two of them held out: 20 rows to learn from and 4 that measure.
+# 12 points captured at 3 steps, the 4 of one of three prompts held out: 16 rows to learn from and 8 that measure.
 SETTINGS = {
     "selected_steps": 3,
     "capture_points": 12,
@@ -30,7 +31,7 @@ TRIED = {"rtn": ["rtn"], "gptq": ["rtn", "gptq"], "adaround": ["rtn", "gptq", "a
 
 
 def select(stage: str, **changes) -> plan.Parameters:
-    config = configuration.complete(SETTINGS | changes, configuration.load_schema())
+    config = configuration.complete(PAPER | SETTINGS | changes, configuration.load_schema())
     return plan.select_parameters(stage, config, [])
 
 
@@ -41,12 +42,17 @@ def configure(folder: Path, block: str = "mm_00", **changes) -> plan.Parameters:
 
 
 def quantize(
-    folder: Path, block: str = "mm_00", before: tuple[str, ...] = (), replace: bool = False, **changes
+    folder: Path,
+    block: str = "mm_00",
+    before: tuple[str, ...] = (),
+    replace: bool = False,
+    mixed: Path | None = None,
+    **changes,
 ) -> Path:
     """Run the entry; the block's file."""
     configure(folder, block, **changes)
     paths = [folder / "adaround" / f"{name}.safetensors" for name in before]
-    arguments = list_arguments(folder, block, before=paths, replace=replace)
+    arguments = list_arguments(folder, block, before=paths, replace=replace, mixed=mixed)
     optimise_block.main(arguments)
     return arguments.out
 

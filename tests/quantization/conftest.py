@@ -11,6 +11,7 @@ import pytest
 import zarr
 from mlx.utils import tree_flatten
 
+from tests.presets import PAPER
 from tests.quantization.multitier import Chooser
 from workflow_scripts import (
     collect_activations,
@@ -47,8 +48,9 @@ class Study:
         self.configure(**({"statistics_shards": 2} | values))
 
     def configure(self, **values):
-        """Write the parameters of every stage from the default configuration with these values."""
-        config = configuration.complete({"selected_steps": len(STEPS)} | values, configuration.load_schema())
+        """Write the parameters of every stage from the paper's rules with these values."""
+        values = PAPER | {"selected_steps": len(STEPS)} | values
+        config = configuration.complete(values, configuration.load_schema())
         for stage in ("collect_activations", "optimise_block", "pack_weights", "write_quant_config"):
             write_json(self.folder / "params" / f"{stage}.json", plan.select_parameters(stage, config, []))
 
@@ -71,9 +73,11 @@ class Study:
     def quantize(self):
         self.pack(write_rounded_blocks(self.folder / "adaround", read_json(self.params("optimise_block"))))
 
-    def pack(self, blocks, out_dir=None, uniform_g64=False):
+    def pack(self, blocks, out_dir=None, uniform_g64=False, mixed=None):
         params, out_dir = self.params("pack_weights"), out_dir or self.quantized
-        pack_weights.main(Namespace(params=params, blocks=blocks, out_dir=out_dir, uniform_g64=uniform_g64))
+        pack_weights.main(
+            Namespace(params=params, blocks=blocks, mixed=mixed, out_dir=out_dir, uniform_g64=uniform_g64)
+        )
 
     def write_config(self):
         write_quant_config.main(
@@ -102,7 +106,7 @@ def write_rounded_blocks(
     inputs: dict[str, LayerInput] | None = None,
     sigmas: Sequence[float] = tuple(SIGMAS),
 ) -> list[Path]:
-    """The files of every block, as `optimise_block` writes them, by the rules in `parameters`.
+    """The files of every block and of the layers of none, as their jobs write them, by the rules in `parameters`.
 
     `choose_codes(weight, grid)` rounds a weight (out, in) to codes; `inputs` are grids of activations by layer name.
     """
@@ -111,8 +115,9 @@ def write_rounded_blocks(
     paths = {layer.name: layer.path for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]])}
     origin = {"model": model.file_digests(), "block_inputs": {"00": "0" * 64}}
     files = []
-    for block in plan.list_blocks(parameters["model"]):
-        named = select_block(parameters, block) | {"engine": "rtn"}
+    for block in plan.list_units(parameters["model"]):
+        stage = plan.name_stage(block)
+        named = select_block(parameters, block) | {"stage": stage, "version": plan.STAGES[stage][0], "engine": "rtn"}
         rounded = {}
         for name, rules in named["layers"].items():
             if rules["weight"]["bits"] != UNQUANTIZED:

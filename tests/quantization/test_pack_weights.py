@@ -97,7 +97,8 @@ def test_codes_come_through_as_they_are_and_plain_mlx_loads_them(scrambled, orig
     learned, packed = read_learned(scrambled), read_packed(scrambled.quantized)
     modules = assert_holds_blocks(load_plainly(scrambled.quantized), learned, packed.config["rounded"], original)
     assert modules.keys() == packed.config["quantization"].keys()
-    assert packed.config["rounded"] == ["final_layer.adaLN_modulation.layers.1"]
+    assert packed.config["rounded"] == []
+    assert "final_layer.adaLN_modulation.layers.1" in modules  # of the layers of no block
     sealed = {}
     for path in list_blocks(scrambled):
         sealed |= read_file_seal(path.with_suffix(".json"))["sha256"]["codes"]
