@@ -13,7 +13,7 @@ from workflow_scripts import plan
 from workflow_scripts.entry import Progress, build_parser, log, run
 from workflow_scripts.mmdit.block_assembly import read_weights
 from workflow_scripts.mmdit.calibration_points import CalibrationPoints, read_points, split_runs
-from workflow_scripts.mmdit.footprint import check_forward
+from workflow_scripts.mmdit.footprint import check_forward, choose_batch
 from workflow_scripts.mmdit.layer_hessians import accumulate_hessians, measure_rank
 from workflow_scripts.mmdit.layer_rounding import choose_damping
 from workflow_scripts.mmdit.layers import Layer, list_linears
@@ -43,9 +43,10 @@ def main(arguments: argparse.Namespace) -> None:
     rounded = [layer for layer in layers if rules[layer.name]["bits"] != UNQUANTIZED]
     refuse_unfit(rounded, weights, rules)
     conditions, tokens = calibration.specs["cs"].shape[1:3]
-    check_forward(transformer, model.LATENT_SHAPE, tokens, conditions * TOGETHER, "measuring what rounding costs")
+    together = choose_batch(transformer, model.LATENT_SHAPE, calibration.specs["cs"].shape, TOGETHER)
+    check_forward(transformer, model.LATENT_SHAPE, tokens, conditions * together, "measuring what rounding costs")
     cfg_scale = calibration.seal["parameters"]["cfg_scale"]
-    costs, ranks = measure(parameters, transformer, points, rounded, weights, rules, cfg_scale)
+    costs, ranks = measure(parameters, transformer, points, rounded, weights, rules, cfg_scale, together)
     origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
     elements = {name: weight.size for name, weight in weights.items()}
     write_costs(arguments.out, parameters, costs, elements, ranks, origin)
@@ -71,8 +72,12 @@ def measure(
     weights: dict[str, mx.array],
     rules: dict[str, dict[str, Any]],
     cfg_scale: float,
+    together: int,
 ) -> tuple[Costs, dict[str, int]]:
-    """The costs of every choice by layer, and the effective rank of every input by its name."""
+    """The costs of every choice by layer, and the effective rank of every input by its name.
+
+    Hessians take `together` points at a time.
+    """
     steps = np.unique(points.sigmas, return_inverse=True)[1]
     chosen = choose_spread_points(steps, points.prompts, parameters["search_points"], parameters["seed"])
     rng = np.random.default_rng(parameters["seed"])
@@ -82,7 +87,7 @@ def measure(
     costs: Costs = {}
     ranks: dict[str, int] = {}
     for group in group_layers(layers, weights):
-        batches = (points.take(run) for run in split_runs(chosen, TOGETHER))
+        batches = (points.take(run) for run in split_runs(chosen, together))
         hessians = accumulate_hessians(transformer, group, batches)
         ranks |= {name: measure_rank(hessian) for name, hessian in hessians.items()}
         changes = {}

@@ -1,7 +1,7 @@
 """Quantize the layers of no block, the embedders and the final layer, into a file like a block's, called shared."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from workflow_scripts import block_plan, plan
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.mmdit.block_assembly import read_weights, split_points
 from workflow_scripts.mmdit.calibration_points import CalibrationPoints, read_points, split_runs
-from workflow_scripts.mmdit.footprint import check_forward
+from workflow_scripts.mmdit.footprint import check_forward, choose_batch
 from workflow_scripts.mmdit.layer_hessians import accumulate_hessians, observe_layers
 from workflow_scripts.mmdit.layer_rounding import round_layer
 from workflow_scripts.mmdit.layers import Layer, list_linears
@@ -37,13 +37,12 @@ def main(arguments: argparse.Namespace) -> None:
     origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
     origin |= identify_bits(parameters, mixed)
     transformer, points = model.load_transformer(), read_points(calibration)
-    conditions = plan.count_conditions(parameters["model"])
-    check_forward(
-        transformer, model.LATENT_SHAPE, calibration.specs["cs"].shape[2], conditions * TOGETHER, "rounding layers"
-    )
+    shape = calibration.specs["cs"].shape
+    together = choose_batch(transformer, model.LATENT_SHAPE, shape, TOGETHER)
+    check_forward(transformer, model.LATENT_SHAPE, shape[2], shape[1] * together, "rounding layers")
     rules = overlay_bits(parameters["layers"], mixed)
     try:
-        rounded = round_layers(transformer, points, rules, parameters)
+        rounded = round_layers(transformer, points, rules, parameters, together)
     except ValueError as error:  # what numerics say of weights and inputs
         raise UserError(f"{plan.SHARED}: {error}") from error
     write_block(arguments.out, rounded, {}, np.unique(points.sigmas)[::-1], parameters, origin)
@@ -51,9 +50,9 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def round_layers(
-    transformer: Any, points: CalibrationPoints, rules: LayerRules, parameters: plan.Parameters
+    transformer: Any, points: CalibrationPoints, rules: LayerRules, parameters: plan.Parameters, together: int
 ) -> dict[str, LayerWeight]:
-    """The quantized layers of no block, by name. Raises ValueError as `round_layer`."""
+    """The quantized layers of no block; `together` points run at a time. Raises ValueError as `round_layer`."""
     layers = [layer for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]]) if not layer.block]
     layers = [layer for layer in layers if rules[layer.name]["weight"]["bits"] != UNQUANTIZED]
     if not layers:
@@ -62,8 +61,8 @@ def round_layers(
     chosen = choose_spread_points(steps, points.prompts, parameters["search_points"], parameters["seed"])
     training, held_out = split_points(chosen, points.prompts[chosen], parameters["held_out"], parameters["seed"])
     weights, _ = read_weights(transformer, layers)
-    hessians = accumulate_hessians(transformer, layers, take_batches(points, chosen[training]))
-    read = collect_inputs(transformer, layers, points, chosen[held_out])
+    hessians = accumulate_hessians(transformer, layers, take_batches(points, chosen[training], together))
+    read = collect_inputs(transformer, layers, take_batches(points, chosen[held_out], together))
     return {
         layer.name: round_layer(
             weights[layer.name], rules[layer.name]["weight"], hessians[layer.input], read[layer.input], parameters
@@ -72,17 +71,15 @@ def round_layers(
     }
 
 
-def take_batches(points: CalibrationPoints, indices: np.ndarray) -> Iterator[Batch]:
-    """The points at `indices` in batches of at most TOGETHER."""
-    return (points.take(run) for run in split_runs(indices, TOGETHER))
+def take_batches(points: CalibrationPoints, indices: np.ndarray, together: int) -> Iterator[Batch]:
+    """The points at `indices` in batches of at most `together`."""
+    return (points.take(run) for run in split_runs(indices, together))
 
 
-def collect_inputs(
-    transformer: Any, layers: list[Layer], points: CalibrationPoints, indices: np.ndarray
-) -> dict[str, np.ndarray]:
-    """By input name what `layers` read at the points `indices`, (tokens, in)."""
+def collect_inputs(transformer: Any, layers: list[Layer], batches: Iterable[Batch]) -> dict[str, np.ndarray]:
+    """By input name what `layers` read on `batches`, (tokens, in)."""
     parts: dict[str, list[np.ndarray]] = {}
-    for batch in take_batches(points, indices):
+    for batch in batches:
         for key, x in observe_layers(transformer, layers, batch).items():
             parts.setdefault(key, []).append(np.array(x).reshape(-1, x.shape[-1]))
     return {key: np.concatenate(own) for key, own in parts.items()}

@@ -103,7 +103,7 @@ def search_widths(model: Any, points: CalibrationPoints) -> dict[str, Any]:
     parameters = plan.select_parameters("measure_costs", settings, [])
     weights, _ = read_weights(model, LAYERS)
     rules = {layer.name: RULE | {"bits": 4, "group_size": 64} for layer in LAYERS}
-    costs, _ = measure(parameters, model, points, LAYERS, weights, rules, 3.0)
+    costs, _ = measure(parameters, model, points, LAYERS, weights, rules, 3.0, TOGETHER)
     options = {
         name: [Option(choice, cost, choice.bits_per_weight * weights[name].size) for choice, cost in own.items()]
         for name, own in costs.items()

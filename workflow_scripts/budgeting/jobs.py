@@ -104,7 +104,7 @@ def list_weight_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -
         "round_shared": Jobs(
             1,
             rates.start + config["search_points"] * rates.step,
-            work.estimate_forward_memory(sizes.conditions * CAPTURED_TOGETHER, sizes),
+            work.estimate_forward_memory(work.count_together(CAPTURED_TOGETHER, config["search_points"], sizes), sizes),
         ),
         "distil": Jobs(1, rates.start + distilling * rates.step, work.estimate_distilling_memory(config, sizes)),
         "pack_weights": Jobs(1, rates.start, checkpoint),

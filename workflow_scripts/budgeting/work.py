@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from workflow_scripts import plan
 from workflow_scripts.budgeting.sizes import Sizes
-from workflow_scripts.numerics.bit_choices import CHOICES, GROUP_BYTES, PROBE_POINTS
+from workflow_scripts.numerics.bit_choices import CHANGE_BYTES, CHOICES, GROUP_BYTES, PROBE_POINTS
 from workflow_scripts.numerics.footprint import (
     BATCH_BYTES,
     PROCESS_BYTES,
@@ -105,7 +105,7 @@ def estimate_learning_memory(config: plan.Parameters, sizes: Sizes) -> int:
 
 def count_searching(config: plan.Parameters, sizes: Sizes) -> float:
     """The points that the search for bits runs forward, or as much of a backward pass."""
-    groups = max(1, round(sizes.parameters * CHOICES * FP32 / GROUP_BYTES))
+    groups = max(1, round(sizes.parameters * CHOICES * CHANGE_BYTES / GROUP_BYTES))
     return groups * (config["search_points"] / 2 + 3 * PROBE_POINTS * config["search_probes"])
 
 

@@ -31,7 +31,6 @@ from workflow_scripts.store.errors import UserError
 
 BETAS = [0.9, 0.99]  # of Adam: some hundred iterations are few for 0.999
 MEASURED = 256  # held-out points, at most
-TOGETHER = 32  # of them, at most
 PARTS = 2  # of a batch, computed at a time where there are cores; the same parts on every machine, for equal bytes
 # What is learned by each kind of distillation.
 KINDS = {"scales": ("scales", "zeros", "biases", "steps"), "codes": ("codes", "scales", "zeros", "biases", "steps")}
@@ -234,7 +233,7 @@ def measure_held_out(task: Task, settings: Settings, learned: Learned) -> float:
     """The guided velocity's squared error over its square, at held-out points spread over all of them."""
     exact, sums = bind_linears(task.model), np.zeros(2)
     places = np.linspace(0, len(task.held_out) - 1, min(MEASURED, len(task.held_out))).round().astype(int)
-    for indices in split_runs(task.held_out[places], TOGETHER):
+    for indices in split_runs(task.held_out[places], settings.batch):
         batch = task.points.take(indices)
         pair = (predict_student(task, learned, batch), predict_conditions(task.model, exact, batch, task.conditions))
         found, wanted = (guide_conditions(part, settings.guidance) for part in pair)

@@ -17,7 +17,7 @@ from workflow_scripts.mmdit.calibration_points import CalibrationPoints, guide_c
 from workflow_scripts.mmdit.forward import bind_weights
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.observe import Batch
-from workflow_scripts.numerics.bit_choices import GROUP_BYTES, Choice, list_choices
+from workflow_scripts.numerics.bit_choices import CHANGE_BYTES, GROUP_BYTES, Choice, list_choices
 from workflow_scripts.numerics.gptq import round_with_gptq
 from workflow_scripts.numerics.weight_grid import choose_grid, dequantize
 
@@ -27,7 +27,7 @@ def group_layers(layers: Sequence[Layer], weights: Mapping[str, mx.array]) -> It
     group: list[Layer] = []
     size = 0
     for layer in layers:
-        own = weights[layer.name].size * len(list_choices(weights[layer.name].shape[1])) * 4
+        own = weights[layer.name].size * len(list_choices(weights[layer.name].shape[1])) * CHANGE_BYTES
         if group and size + own > GROUP_BYTES:
             yield group
             group, size = [], 0
@@ -40,12 +40,13 @@ def group_layers(layers: Sequence[Layer], weights: Mapping[str, mx.array]) -> It
 def round_choices(
     weight: mx.array, rule: Mapping[str, Any], hessian: np.ndarray, damping: float
 ) -> dict[Choice, np.ndarray]:
-    """The change float32 (out, in) that GPTQ makes of a weight (out, in), by choice. Raises ValueError as `choose_grid`
+    """The change float16 (out, in) that GPTQ makes of a weight (out, in), by choice. Raises ValueError as `choose_grid`
     and `round_with_gptq`."""
     exact, changes = np.array(weight), {}
     for choice in list_choices(exact.shape[1]):
         grid = choose_grid(weight, {**rule, **choice._asdict()})
-        changes[choice] = dequantize(round_with_gptq(exact, grid, hessian, damping), grid) - exact
+        rounded = dequantize(round_with_gptq(exact, grid, hessian, damping), grid)
+        changes[choice] = (rounded - exact).astype(np.float16)
     return changes
 
 
@@ -81,5 +82,5 @@ def estimate_costs(
         for name, choices in changes.items():
             gradient = np.array(gradients[name]).ravel()
             for choice, change in choices.items():
-                sums[name][choice] += float(gradient @ change.ravel()) ** 2
+                sums[name][choice] += float(gradient @ change.ravel().astype(np.float32)) ** 2
     return {name: {choice: value / power for choice, value in by_choice.items()} for name, by_choice in sums.items()}

@@ -7,7 +7,8 @@ GROUP_SIZES = (64, 128)  # groups of 32 were tried on the embedded model and nev
 CHOICES = len(WIDTHS) * len(GROUP_SIZES)
 GROUP_BITS = 32  # of a group's scale and bias, fp16 both
 PROBE_POINTS = 8  # calibration points of a gradient that errors are estimated from
-GROUP_BYTES = 2_000_000_000  # of the changes of layers that share a gradient
+CHANGE_BYTES = 2  # of a weight, in each choice: half precision
+GROUP_BYTES = 4_000_000_000  # of the changes of layers that share a gradient
 
 
 class Choice(NamedTuple):
