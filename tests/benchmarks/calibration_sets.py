@@ -1,7 +1,8 @@
 """What the rounding is calibrated on: prompts, guidance and captured points against held-out pictures.
 
-    python -m tests.benchmarks.calibration_sets results/bench_calibration
+    python -m tests.benchmarks.calibration_sets results/bench_calibration [--full]
 
+One thing is changed at a time about 256 prompts at guidance 3 and 1,024 captured points, with --full all of them together.
 Every set has 6,400 points: 256 trajectories of 25 kept steps, or of 1,024 prompts as many trajectories of 6 steps. A
 cell rounds all layers at the bits of one search (4.5 per weight) by GPTQ, on the Hessians of its captured points, then
 distils on all points. Pictures are of captions kept out of the model's training, at guidance 3. Goes on where it was.
@@ -41,6 +42,7 @@ from workflow_scripts.training.captions import sample_scene, write_caption
 from workflow_scripts.training.scoring import write_captions
 
 PROMPTS, GUIDANCE, CAPTURED = (20, 64, 256, 1024), ("1.5", "3", "mixed"), (256, 1024, 4096)
+CENTRE = (256, "3", 1024)
 STEPS, POINTS = 100, 6400
 PICTURES, PICTURE_SEED, CAPTION_SEED = 128, 5_000_000, 777
 ITERATIONS, BATCH = 150, 16
@@ -184,25 +186,36 @@ def format_table(cells: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where each cell is written as it is done")
-    folder = parser.parse_args().folder
-    folder.mkdir(parents=True, exist_ok=True)
-    model = embedded.load_transformer()
-    pictures, widths, cells = draw_pictures(model), None, []
-    for prompts, guidance in sorted(product(PROMPTS, GUIDANCE), key=lambda pair: pair != (256, "3")):
-        places = [folder / f"{prompts}_{guidance}_{captured}.json" for captured in CAPTURED]
-        if widths is not None and all(place.exists() for place in places):
+    parser.add_argument("--full", action="store_true", help="every combination")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    model, wanted = embedded.load_transformer(), list_cells(arguments.full)
+    pictures, widths = draw_pictures(model), None
+    for prompts, guidance in dict.fromkeys([CENTRE[:2], *(cell[:2] for cell in wanted)]):
+        places = {
+            captured: arguments.folder / f"{prompts}_{guidance}_{captured}.json"
+            for own in wanted
+            for captured in own[2:]
+            if own[:2] == (prompts, guidance)
+        }
+        if widths is not None and all(place.exists() for place in places.values()):
             continue
         points = record_points(model, prompts, guidance)
         widths = widths or search_widths(model, points)
-        for captured, place in zip(CAPTURED, places, strict=True):
+        for captured, place in places.items():
             if not place.exists():
                 about = {"prompts": prompts, "guidance": guidance, "captured": captured}
                 write_json(place, about | run_cell(model, points, captured, widths, pictures))
                 print(place.stem, flush=True)
-    for place in (folder / f"{p}_{g}_{c}.json" for p, g, c in product(PROMPTS, GUIDANCE, CAPTURED)):
-        cells.append(read_json(place))
-    (folder / "table.md").write_text(format_table(cells))
+    cells = [read_json(arguments.folder / f"{p}_{g}_{c}.json") for p, g, c in wanted]
+    (arguments.folder / "table.md").write_text(format_table(cells))
     print(format_table(cells))
+
+
+def list_cells(full: bool) -> list[tuple[int, str, int]]:
+    """Prompts, guidance and captured points of each cell."""
+    cells = product(PROMPTS, GUIDANCE, CAPTURED)
+    return [cell for cell in cells if full or sum(own != centre for own, centre in zip(cell, CENTRE, strict=True)) < 2]
 
 
 if __name__ == "__main__":
