@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.calibration_sets results/bench_calibration [--full]
 
-One thing is changed at a time about 256 prompts at guidance 3 and 1,024 captured points, with --full all of them together.
+One thing is changed at a time about 256 prompts, guidance 3 and 1,024 captured points; with --full all are combined.
 Every set has 6,400 points: 256 trajectories of 25 kept steps, or of 1,024 prompts as many trajectories of 6 steps. A
 cell rounds all layers at the bits of one search (4.5 per weight) by GPTQ, on the Hessians of its captured points, then
 distils on all points. Pictures are of captions kept out of the model's training, at guidance 3. Goes on where it was.
