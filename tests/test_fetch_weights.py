@@ -118,8 +118,8 @@ def test_a_flipped_bit(fetch, hub, files):
 
 def test_a_file_of_another_model(fetch, hub, files, tmp_path):
     (tmp_path / "mine.safetensors").write_bytes(files[CLIP])
-    lines = refuse(fetch, "is not the sd3_medium.safetensors", tmp_path / "mine.safetensors")
-    assert lines[1].strip() == f"hf download {CHECKPOINT_REPO} {CHECKPOINT.name}"
+    lines = refuse(fetch, "is a CLIP text encoder; take the file of the model", tmp_path / "mine.safetensors")
+    assert lines[1].strip() == f"hf download {CHECKPOINT_REPO} {CHECKPOINT.name}  # and weights_from: {CHECKPOINT_REPO}"
 
 
 def test_a_checkpoint_with_a_tensor_too_few(hub, files, tmp_path):
@@ -127,7 +127,9 @@ def test_a_checkpoint_with_a_tensor_too_few(hub, files, tmp_path):
     tensors.pop("model.diffusion_model.joint_blocks.3.x_block.attn.qkv.weight")
     save_file(tensors, tmp_path / "mine.safetensors")
     model = create(str(tmp_path / "mine.safetensors"), False)
-    with pytest.raises(UserError, match=r"cannot use sd3_medium.safetensors of .*Missing 3 parameters") as caught:
+    with pytest.raises(
+        UserError, match=r"is not the sd3_medium.safetensors of .*: it lacks 3 of DiffusionKit's tensors \(.*k_proj"
+    ) as caught:
         model.load_transformer()
     assert len(str(caught.value).splitlines()) == 2
 

@@ -58,14 +58,20 @@ def read_tensors(located: Located, prefix: str = "", unread: str = "") -> Tensor
     if not chosen:
         raise explain(located, f"it has no tensors {prefix}*")
     if coded := find_coded(chosen):
-        first, *rest = coded
-        more = f" and {len(rest)} more tensors" if rest else ""
-        raise explain(located, f"it stores {first}{more} as {coded[first]}, and {', '.join(WEIGHT_TYPES)} are read")
+        raise explain(located, describe_coded(coded))
     try:
         parts = [mx.load(str(path), format="safetensors") for path in located.list_parts().values()]
-    except RuntimeError as error:  # a type that MLX has not, of a tensor that is not read
-        raise explain(located, f"MLX cannot open it: {str(error).splitlines()[0]}") from None
+    except RuntimeError as error:  # MLX opens no file with certain types in it, be they read or not
+        coded = {name: kind for name, kind in find_coded(stored).items() if kind in str(error)}
+        raise explain(located, describe_coded(coded) if coded else f"MLX cannot open it: {error}") from None
     return {name: part[name] for part in parts for name in part if name in chosen}
+
+
+def describe_coded(coded: dict[str, str]) -> str:
+    """Which tensors are of which type, and what is read."""
+    first, *rest = coded
+    more = f" and {len(rest)} more tensors" if rest else ""
+    return f"it stores {first}{more} as {coded[first]}, and {', '.join(WEIGHT_TYPES)} are read"
 
 
 def fill_module(
@@ -81,24 +87,31 @@ def fill_module(
         raise explain(located, f"it lacks {error.args[0]}") from None
     except UNFIT as error:
         raise explain(located, f"DiffusionKit cannot take it apart: {error}") from None
-    wanted = dict(tree_flatten(module.parameters()))
-    if difference := describe_difference(wanted, weights):
-        raise explain(located, f"it {difference}, in DiffusionKit's names")
+    sources = {id(value): name for name, value in tensors.items()}  # most are only renamed
+    stored = {name: sources.get(id(value), name) for name, value in weights.items()}
+    if difference := describe_difference(dict(tree_flatten(module.parameters())), weights, stored):
+        raise explain(located, f"it {difference}")
     module.load_weights([(name, value.astype(dtype)) for name, value in weights.items()])
     module.eval()
     return module
 
 
-def describe_difference(wanted: Tensors, found: Tensors) -> str:
-    """What `found` lacks, has besides, and has of another shape than `wanted`, each with a count; or nothing."""
-    lacking, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+def describe_difference(wanted: Tensors, found: Tensors, stored: dict[str, str]) -> str:
+    """What `found` lacks, has besides, and has of another shape than `wanted`, each with a count; or nothing.
+
+    `stored` has the names in the file, which a tensor that is lacking has not.
+    """
+    lacking, surplus = (
+        sorted(wanted.keys() - found.keys()),
+        sorted(stored[name] for name in found.keys() - wanted.keys()),
+    )
     misshapen = [
-        f"{name} of shape {found[name].shape} instead of {value.shape}"
+        f"{stored[name]} of shape {found[name].shape} instead of {value.shape}"
         for name, value in wanted.items()
         if name in found and found[name].shape != value.shape
     ]
     parts = {
-        f"lacks {len(lacking)} tensors": lacking,
+        f"lacks {len(lacking)} of DiffusionKit's tensors": lacking,
         f"has {len(surplus)} surplus ones": surplus,
         f"has {len(misshapen)} of other shapes": misshapen,
     }

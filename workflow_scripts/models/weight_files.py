@@ -76,7 +76,9 @@ class Located:
     @property
     def download(self) -> str:
         """The command that gets the published file, to where `weights_from` looks for it unless that is a file."""
-        return format_download(self.weights_from, self.file.repo, self.file.name)
+        command = format_download(self.weights_from, self.file.repo, self.file.name)
+        named = f"  # and weights_from: {self.file.repo}" if is_own_file(self.weights_from, self.file) else ""
+        return command + named
 
     def explain_renewal(self, path: Path) -> str:
         """What to do if `path`, one of its files, is damaged: the file a link leads to has to go, and the link."""
