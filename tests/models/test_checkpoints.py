@@ -61,7 +61,7 @@ def test_a_type_that_needs_decoding_is_refused_by_name(install, miniature_files,
         assert line.partition("it stores ")[2].split()[0] in changed_names
         assert f" as {kind}, and F16, BF16, F32 are read" in line
         assert file.name in line
-        assert command.strip() == f"hf download {file.repo} {file.name}"
+        assert command.strip() == f"hf download {file.repo} {file.name} --force-download"
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -140,8 +140,11 @@ def serve_tokenizers(files: Iterable[Located]) -> Iterator[None]:
         with serve_files(served):
             yield
     except (ValueError, KeyError) as error:
-        names = ", ".join(str(located.place) for located in served)
-        raise UserError(f"DiffusionKit cannot use one of {names} ({shorten(error)})") from error
+        names = ", ".join(located.file.name for located in served)
+        where = served[0].weights_from
+        raise UserError(
+            f"DiffusionKit cannot use one of {names} of {where} ({shorten(error)}); get them again"
+        ) from error
 
 
 def choose_source(release: Release, weights_from: str | None) -> str:

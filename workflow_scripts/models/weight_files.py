@@ -75,17 +75,19 @@ class Located:
 
     @property
     def download(self) -> str:
-        """The command that gets the published file, to where `weights_from` looks for it unless that is a file."""
-        command = format_download(self.weights_from, self.file.repo, self.file.name)
-        named = f"  # and weights_from: {self.file.repo}" if is_own_file(self.weights_from, self.file) else ""
-        return command + named
+        """The command that puts the published file in the place of this one; a local file is left, and not named."""
+        if is_own_file(self.weights_from, self.file):
+            return f"hf download {self.file.repo} {self.file.name}  # and weights_from: {self.file.repo}"
+        # Without the option a Hub that does not answer leaves what is there, and the command succeeds.
+        return f"{format_download(self.weights_from, self.file.repo, self.file.name)} --force-download"
 
     def explain_renewal(self, path: Path) -> str:
         """What to do if `path`, one of its files, is damaged: the file a link leads to has to go, and the link."""
         remove = " ".join(["rm", *(shlex.quote(str(each)) for each in dict.fromkeys([path.resolve(), path]))])
         if is_own_file(self.weights_from, self.file) or path != self.place:
             return f"delete it and put a whole copy at {path}:\n  {remove}"
-        return f"delete it and get it again:\n  {remove} && {self.download}"
+        again = format_download(self.weights_from, self.file.repo, self.file.name)
+        return f"delete it and get it again:\n  {remove} && {again}"
 
 
 def list_text_files(use_t5: bool, clip_models: Iterable[str] = ("clip_l", "clip_g")) -> list[WeightFile]:
