@@ -1,12 +1,19 @@
 """The model's files are downloaded if need be, by one job, and checked; what is wrong is said with its cure."""
 
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+import torch
+from huggingface_hub import constants, hf_hub_download
 from safetensors.numpy import load, save_file
 
-from tests.miniature import cache, server
+from tests.miniature import cache, forms, server
 from workflow_scripts import fetch_weights
 from workflow_scripts.models import hub_download
 from workflow_scripts.models.sd3 import MODELS
@@ -113,13 +120,13 @@ def test_a_flipped_bit(fetch, hub, files):
     content = bytearray(files[CHECKPOINT])
     content[-9] ^= 1
     find_in_cache(hub, CHECKPOINT).resolve().write_bytes(content)
-    refuse(fetch, "is damaged; delete .*/blobs/")
+    refuse(fetch, r"is damaged; delete it and get it again:\n  rm .*/blobs/\w+ .*/snapshots/.* && hf download")
 
 
 def test_a_file_of_another_model(fetch, hub, files, tmp_path):
     (tmp_path / "mine.safetensors").write_bytes(files[CLIP])
-    lines = refuse(fetch, "is not the sd3_medium.safetensors", tmp_path / "mine.safetensors")
-    assert lines[1].strip() == f"hf download {CHECKPOINT_REPO} {CHECKPOINT.name}"
+    lines = refuse(fetch, "is a CLIP text encoder; take the file of the model", tmp_path / "mine.safetensors")
+    assert lines[1].strip() == f"hf download {CHECKPOINT_REPO} {CHECKPOINT.name}  # and weights_from: {CHECKPOINT_REPO}"
 
 
 def test_a_checkpoint_with_a_tensor_too_few(hub, files, tmp_path):
@@ -127,7 +134,9 @@ def test_a_checkpoint_with_a_tensor_too_few(hub, files, tmp_path):
     tensors.pop("model.diffusion_model.joint_blocks.3.x_block.attn.qkv.weight")
     save_file(tensors, tmp_path / "mine.safetensors")
     model = create(str(tmp_path / "mine.safetensors"), False)
-    with pytest.raises(UserError, match=r"cannot use sd3_medium.safetensors of .*Missing 3 parameters") as caught:
+    with pytest.raises(
+        UserError, match=r"is not the sd3_medium.safetensors of .*: it lacks 3 of DiffusionKit's tensors \(.*k_proj"
+    ) as caught:
         model.load_transformer()
     assert len(str(caught.value).splitlines()) == 2
 
@@ -151,3 +160,109 @@ def test_a_prompt_clip_has_no_token_for(hub):
 def test_a_size_that_cannot_be_drawn(size):
     with pytest.raises(UserError, match="multiple of 16"):
         create(size=size)
+
+
+def follow(message, **environment):
+    """Run the commands of a refusal's second line as they stand."""
+    commands = message.splitlines()[1].split(" && ")
+    paths = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    quiet = {"HF_HUB_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_ETAG_TIMEOUT": "120"}
+    for command in commands:
+        done = subprocess.run(
+            shlex.split(command, comments=True),
+            env=os.environ | paths | quiet | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_the_cure_of_a_damaged_file_in_the_cache_cures_it(tmp_path, files, fetch, monkeypatch, damage):
+    """Whoever deletes the link alone gets the same damaged file linked again."""
+    hub = tmp_path / "a hub"
+    cache.install(hub, files, monkeypatch)
+    whole, link = fetch(), find_in_cache(hub, CLIP)
+    blob, content = link.resolve(), files[CLIP]
+    blob.write_bytes(content[:-1] if damage == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError) as caught:
+        fetch()
+    assert shlex.quote(str(blob)) in str(caught.value)
+    with server.serve(files, monkeypatch) as asked:
+        link.unlink()  # deleting the link is no cure
+        hf_hub_download(CLIP.repo, CLIP.name)
+        assert blob.read_bytes() != content
+        assert asked == []
+        with pytest.raises(UserError) as caught:
+            fetch()
+        follow(str(caught.value), HF_HUB_CACHE=str(hub), HF_ENDPOINT=constants.ENDPOINT)
+        assert asked == [f"/{CLIP.repo}/resolve/main/{CLIP.name}"]
+    assert fetch() == whole
+
+
+def test_a_damaged_small_file_in_the_cache_is_found(hub, files, fetch):
+    """Those have the name that git gives them."""
+    file = WeightFile(TEXT_REPO, TEXT_NAMES["tokenizer_l_vocab"])
+    link, content = find_in_cache(hub, file), files[file]
+    blob = link.resolve().with_name(hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
+    blob.write_bytes(content)
+    link.unlink()
+    link.symlink_to(blob)
+    fetch()
+    blob.write_bytes(content[:-1] + b"\n")
+    assert shlex.quote(str(blob)) in refuse(fetch, "is damaged; delete it and get it again")[1]
+
+
+def test_the_cure_of_a_damaged_file_in_a_folder_of_links_cures_it(hub, tmp_path, files, fetch, monkeypatch):
+    store, folder = tmp_path / "a store", tmp_path / "a folder"
+    cache.write_folder(store, files)
+    for path in store.rglob("*.*"):
+        place = folder / path.relative_to(store)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(path)
+    whole = fetch(folder)
+    (store / CLIP.local_name).write_bytes(files[CLIP][:-1])
+    message = "\n".join(refuse(lambda: fetch(folder), "delete it and get it again"))
+    with server.serve(files, monkeypatch):
+        follow(message, HF_HUB_CACHE=str(tmp_path / "unused"), HF_ENDPOINT=constants.ENDPOINT)
+    assert not (store / CLIP.local_name).exists()
+    assert fetch(folder) == whole
+
+
+def test_the_cure_of_a_damaged_file_of_ones_own_cures_it(hub, tmp_path, files, fetch):
+    target, link = tmp_path / "my target", tmp_path / "mine.safetensors"
+    target.write_bytes(files[CHECKPOINT][:-1])
+    link.symlink_to(target)
+    line, command = refuse(lambda: fetch(link), "bytes; delete it and put a whole copy at")
+    follow(f"{line}\n{command}")
+    assert not target.exists()
+    assert not link.is_symlink()
+    Path(line.partition("whole copy at ")[2].rstrip(":")).write_bytes(files[CHECKPOINT])
+    assert fetch(link) == fetch()
+
+
+def test_the_cure_of_coded_weights_in_a_folder_cures_it(hub, tmp_path, files, fetch, monkeypatch):
+    """The command downloads to where the file is looked for, over what is there."""
+    folder = tmp_path / "folder"
+    cache.write_folder(folder, files)
+    whole = fetch(folder)
+    (folder / CLIP.local_name).write_bytes(forms.convert(files[CLIP], torch.float8_e4m3fn))
+    message = "\n".join(refuse(lambda: fetch(folder), "as F8_E4M3"))
+    with server.serve(files, monkeypatch):
+        follow(message, HF_HUB_CACHE=str(tmp_path / "unused"), HF_ENDPOINT=constants.ENDPOINT)
+    assert fetch(folder) == whole
+
+
+def test_text_encoders_inside_a_file_are_said_not_to_be_read(hub, tmp_path, files, fetch, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "all.safetensors").write_bytes(forms.join(files[CHECKPOINT], clip_l=files[CLIP]))
+    fetch(tmp_path / "all.safetensors")
+    assert f"all.safetensors: its clip_l are not read; those of {TEXT_REPO} are" in caplog.text
+
+
+def test_shards_are_digested_one_by_one(hub, tmp_path, files, fetch):
+    shards = forms.write_shards(files[CHECKPOINT], tmp_path / "mine.safetensors")
+    digests = fetch(tmp_path / "mine.safetensors.index.json")
+    assert {shard.name for shard in shards} | {f"{CHECKPOINT.name}.index.json"} < set(digests)
+    assert digests == create(str(tmp_path / "mine.safetensors.index.json")).file_digests()

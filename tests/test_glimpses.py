@@ -32,6 +32,17 @@ def test_other_weights_are_named(record, tmp_path, change, name):
     assert line == f"{path} is not the file that {tmp_path / 'results'} was made with"
 
 
+def test_other_shards_are_named(record, tmp_path):
+    folder = tmp_path / "weights"
+    (folder / "mine.safetensors.index.json").write_text("{}")
+    parts = {name: folder / name for name in ("a.safetensors", "mine.safetensors.index.json")}
+    write_json(record, {"glimpses": {name: glimpse(path) for name, path in parts.items()}})
+    assert list(find_other_weights(record, str(parts["mine.safetensors.index.json"]))) == []
+    parts["a.safetensors"].write_bytes(CONTENT[1:])
+    (line,) = find_other_weights(record, str(parts["mine.safetensors.index.json"]))
+    assert line.startswith(f"{parts['a.safetensors']} is not the file that")
+
+
 def test_a_small_file_is_read_whole(tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_bytes(b"ab")

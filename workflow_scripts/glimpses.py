@@ -24,14 +24,18 @@ def glimpse(path: Path) -> str:
 
 
 def find_other_weights(record: Path, weights_from: str) -> Iterator[str]:
-    """A line for each file in the folder or file `weights_from` that is not what `record`, `weights.json`, has."""
+    """A line for each file in `weights_from` that is not what `record`, `weights.json`, has.
+
+    It is a folder, a file, or the index of a file's shards.
+    """
     try:
         known = json.loads(record.read_text(encoding="utf-8"))["glimpses"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     source = Path(weights_from).expanduser()
+    folder = source.parent if source.name.endswith(".index.json") else source  # that of the shards
     for name, wanted in known.items():
-        path = source / name
+        path = folder / name
         if path.is_file() and glimpse(path) != wanted:
             yield f"{path} is not the file that {record.parent} was made with"
     if source.is_file() and glimpse(source) not in known.values():

@@ -46,6 +46,13 @@ class TestInception:
         with pytest.raises(UserError, match="inception: the file has not the weights"):
             InceptionFeatures(save(tmp_path / "alexnet.pth", AlexNet()))
 
+    @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+    def test_refuses_weights_that_need_decoding(self, tmp_path, dtype):
+        name = "Mixed_7b.branch1x1.conv.weight"
+        coded = {name: Inception().state_dict()[name].to(dtype)}
+        with pytest.raises(UserError, match=f"^inception: the file stores {name} as {dtype}"):
+            InceptionFeatures(save(tmp_path / "inception.pth", Inception(), **coded))
+
     def test_resizes_from_corners(self):
         picture = draw_pictures(1, 5)[0]
         found = resize_as_tensorflow(picture, 12)[0].permute(1, 2, 0).numpy()
@@ -133,6 +140,16 @@ class TestClip:
         kept = {name: tensor for name, tensor in tensors.items() if ".layers.2." not in name}
         save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
         with pytest.raises(UserError, match=words):
+            ClipFeatures(str(tmp_path))
+
+    def test_refuses_weights_that_need_decoding(self, tmp_path):
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        network = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, image_size=32, patch_size=16))
+        network.save_pretrained(tmp_path)
+        tensors = load_file(tmp_path / "model.safetensors")
+        tensors["visual_projection.weight"] = tensors["visual_projection.weight"].to(torch.float8_e4m3fn)
+        save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UserError, match=r"^clip: .* stores visual_projection\.weight as F8_E4M3"):
             ClipFeatures(str(tmp_path))
 
     def test_reads_no_pickle_beside_a_safetensors_file(self, tmp_path):

@@ -81,3 +81,12 @@ def test_digests_name_the_files_the_pictures_depend_on():
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"transformer\.safetensors is missing"):
         embedded.load_transformer(folder=tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [mx.uint8, mx.int32])
+def test_weights_that_need_decoding_are_refused(tmp_path, dtype):
+    weights = mx.load(str(embedded.FOLDER / "transformer.safetensors"))
+    weights["x_embedder.proj.bias"] = weights["x_embedder.proj.bias"].astype(dtype)
+    mx.save_safetensors(str(tmp_path / "transformer.safetensors"), weights)
+    with pytest.raises(UserError, match=r"x_embedder\.proj\.bias is stored as (U8|I32), and F16, BF16, F32 are read"):
+        embedded.load_transformer(folder=tmp_path)

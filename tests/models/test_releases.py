@@ -122,7 +122,9 @@ def test_a_checkpoint_with_a_tensor_too_few_is_refused(name, files, tmp_path):
     tensors = load(files[RELEASES[name].transformer])
     tensors.pop(next(key for key in tensors if "blocks.3" in key and key.endswith("weight")))
     save_file(tensors, tmp_path / "mine.safetensors")
-    with pytest.raises(UserError, match=r"cannot use .* of .*Missing \d parameters") as caught:
+    with pytest.raises(
+        UserError, match=r"is not the .*: it lacks \d of DiffusionKit's tensors \(multimodal_"
+    ) as caught:
         create(name, weights_from=str(tmp_path / "mine.safetensors")).load_transformer()
     assert len(str(caught.value).splitlines()) == 2
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.safetensors_header import read_header
+from workflow_scripts.store.safetensors_header import describe_names, find_coded, read_header
 from workflow_scripts.store.tensors import write_tensors
 
 
@@ -27,10 +27,12 @@ def test_names_and_shapes_of_what_safetensors_and_mlx_write(tmp_path):
         "one": np.ones((), np.int64),
     }
     write_tensors(tmp_path / "x.safetensors", arrays, {"about": "x"})
-    assert read_header(tmp_path / "x.safetensors")["a"] == [2, 3]
+    assert read_header(tmp_path / "x.safetensors")["a"] == ("F32", [2, 3])
     types = [mx.bool_, mx.int8, mx.uint16, mx.bfloat16, mx.float16, mx.uint32, mx.int64, mx.complex64]
     mx.save_safetensors(str(tmp_path / "y.safetensors"), {str(kind): mx.zeros((3, 5), dtype=kind) for kind in types})
-    assert list(read_header(tmp_path / "y.safetensors").values()) == [[3, 5]] * len(types)
+    found = read_header(tmp_path / "y.safetensors")
+    assert [about.shape for about in found.values()] == [[3, 5]] * len(types)
+    assert set(find_coded(found).values()) == {"BOOL", "I8", "U16", "U32", "I64", "C64"}
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,18 @@ def test_a_header_of_nothing_but_depth_is_refused(tmp_path):
     (tmp_path / "x").write_bytes(len(text).to_bytes(8, "little") + text)
     with pytest.raises(UserError, match="is no whole safetensors file"):
         read_header(tmp_path / "x")
+
+
+@pytest.mark.parametrize(("kind", "size"), [("F4", 2), ("F6_E2M3", 3), ("F8_E8M0", 4), ("F8_E5M2", 4)])
+def test_types_of_few_bits_are_known(tmp_path, kind, size):
+    found = read_header(write(tmp_path / "x.safetensors", {"a": (kind, [4], [0, size])}, size))
+    assert find_coded(found) == {"a": kind}
+
+
+def test_names_are_told_with_a_count():
+    assert describe_names(["a"]) == "a"
+    assert describe_names(["a", "b", "c"]) == "a, b, c"
+    assert describe_names(list("abcdefg")) == "a, b, c and 4 more"
 
 
 def test_a_missing_file_is_named(tmp_path):

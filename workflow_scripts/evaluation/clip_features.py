@@ -11,6 +11,7 @@ from PIL import Image
 from workflow_scripts import plan
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file
+from workflow_scripts.store.safetensors_header import find_coded, read_header
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BATCH, LARGEST_SIZE = 32, 1024
@@ -26,6 +27,10 @@ class ClipFeatures:
         files = sorted(Path(folder).glob("*.safetensors"))
         if not files or not (Path(folder) / "config.json").is_file():
             raise UserError(f"clip: {folder} has no config.json and *.safetensors of a CLIP vision model; name one")
+        for file in files:
+            coded = find_coded(read_header(file))
+            if name := next((name for name in coded if not name.endswith("position_ids")), None):
+                raise UserError(f"clip: {file} stores {name} as {coded[name]}; take its weights in fp16 or fp32")
         try:
             network, loading = CLIPVisionModelWithProjection.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, output_loading_info=True

@@ -9,6 +9,8 @@ import torch
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file
 
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 def read_state(what: str, source: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors of the file `source["path"]`. Raises UserError, naming `what`, unless it has that sha256."""
@@ -33,7 +35,11 @@ def refuse_compressed(path: Path) -> None:
 
 
 def fill(what: str, module: torch.nn.Module, state: dict[str, torch.Tensor]) -> torch.nn.Module:
-    """`module` with these weights, for inference. Raises UserError unless every weight it has is there and fits."""
+    """`module` with these weights, for inference.
+
+    Raises UserError unless every weight it has is there, fits, and is of the type of a number: codes would be taken for
+    numbers.
+    """
     try:
         missing, _ = module.load_state_dict(state, strict=False)
     except (RuntimeError, TypeError, AttributeError):
@@ -42,4 +48,7 @@ def fill(what: str, module: torch.nn.Module, state: dict[str, torch.Tensor]) -> 
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing:
         raise UserError(f"{what}: the file has not the weights of the network it is for ({missing[0]})")
+    for name, value in module.state_dict().items():
+        if value.is_floating_point() and state[name].dtype not in NUMBERS:
+            raise UserError(f"{what}: the file stores {name} as {state[name].dtype}; take its weights in fp16 or fp32")
     return module.eval().requires_grad_(False)

@@ -18,7 +18,7 @@ from workflow_scripts.models.tokenizer import Tokenizer
 from workflow_scripts.numerics import schedule
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, read_plain_json
-from workflow_scripts.store.safetensors_header import read_header
+from workflow_scripts.store.safetensors_header import WEIGHT_TYPES, find_coded, read_header
 
 FOLDER = Path(__file__).parent / "embedded_model"
 CONFIG = read_plain_json(FOLDER / "config.json")
@@ -37,11 +37,15 @@ ENCODE_BATCH = 256  # prompts encoded at a time, for the same reason
 def read_weights(path: Path, prefix: str = "") -> list[tuple[str, mx.array]]:
     """The fp32 weights of one file whose names start with `prefix`, without it.
 
-    Raises UserError if it is absent, or, naming the tensor, if a weight is not finite.
+    Raises UserError if it is absent, or, naming the tensor, if a weight is of no type of weights or not finite.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing; restore it, or train it: snakemake --cores 2 train_embedded_model")
-    read_header(path)
+    coded = find_coded(read_header(path))
+    if name := next(iter(coded), None):
+        raise UserError(
+            f"{path}: {name} is stored as {coded[name]}, and {', '.join(WEIGHT_TYPES)} are read; restore it"
+        )
     weights = {key: value for key, value in mx.load(str(path)).items() if key.startswith(prefix)}
     flags = {key: mx.isfinite(value).all() for key, value in weights.items()}
     mx.eval(flags)

@@ -54,6 +54,5 @@ def explain_failure(file: WeightFile, error: OSError) -> str:
         return f"{constants.HF_HUB_CACHE} lacks {file.name}, and the Hub is out of reach; when it is not:\n{again}"
     if error.errno == errno.ENOSPC:
         return f"the disk of {constants.HF_HUB_CACHE} is full; make room, then\n{again}"
-    return (
-        f"{file.name} cannot be downloaded ({type(error).__name__}: {str(error).splitlines()[0][:120]}); try\n{again}"
-    )
+    reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+    return f"{file.name} cannot be downloaded ({reason}); try\n{again}"

@@ -1,32 +1,29 @@
-"""Chosen files as DiffusionKit's loaders look for them: a Hub cache of links, and nothing else, offline."""
+"""Chosen files as DiffusionKit's tokenizers look for them: a Hub cache of links, and nothing else, offline."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from huggingface_hub import constants
 
-from workflow_scripts.models.weight_files import TITLES, WeightFile
+from workflow_scripts.models.weight_files import Located
 
 REVISION = "0" * 40
 
 
 @contextmanager
-def serve_files(places: Mapping[WeightFile, Path]) -> Iterator[None]:
+def serve_files(files: Iterable[Located]) -> Iterator[None]:
     """While it lasts the Hub's client finds these files, without a network, and no others.
 
     So a job reads what was located and checked, and downloads nothing.
     """
     before = constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE
     with TemporaryDirectory(prefix="weights-") as folder:
-        for file, place in places.items():
-            link = find_snapshot(Path(folder), file.repo) / file.name
+        for located in files:
+            link = find_snapshot(Path(folder), located.file.repo) / located.file.name
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(place.resolve())
-        # DiffusionKit asks for this file of the transformer's repository, and reads nothing in it.
-        for repo in {file.repo for file in places} & set(TITLES):
-            (find_snapshot(Path(folder), repo) / "config.json").write_text("{}")
+            link.symlink_to(located.place.resolve())
         constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = folder, True
         try:
             yield

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from workflow_scripts.models.diffusionkit import load_model_io
+from workflow_scripts.models.loaders import T5_FILE, Files, load_clip, load_t5
 from workflow_scripts.models.releases import Release
 from workflow_scripts.store.errors import UserError
 
@@ -35,9 +36,9 @@ def tokenize(tokenizer: object, text: str) -> mx.array:
     return mx.array([tokens + [filler] * (tokenizer.max_length - len(tokens))])
 
 
-def encode_clip(name: str, texts: Iterable[str], float16: bool) -> Iterator[tuple[mx.array, mx.array]]:
+def encode_clip(name: str, texts: Iterable[str], files: Files, dtype: mx.Dtype) -> Iterator[tuple[mx.array, mx.array]]:
     """The embeddings of each text by one CLIP model: of tokens (77, d), by its last layer but one, and pooled (p,)."""
-    model = model_io.load_text_encoder(model_io._DEFAULT_MODEL, float16=float16, model_key=name)
+    model = load_clip(name, files, dtype)
     tokenizer = model_io.load_tokenizer(
         model_io._DEFAULT_MODEL,
         merges_key=f"tokenizer_{name[-1]}_merges",
@@ -49,9 +50,9 @@ def encode_clip(name: str, texts: Iterable[str], float16: bool) -> Iterator[tupl
         yield output.hidden_states[-2][0], output.pooled_output[0]
 
 
-def bind_t5(tokens: int, float16: bool) -> Callable[[str], mx.array]:
+def bind_t5(tokens: int, files: Files, dtype: mx.Dtype) -> Callable[[str], mx.array]:
     """T5: a text's embedding (tokens, 4096)."""
-    model = model_io.load_t5_encoder(float16=float16, low_memory_mode=False)
+    model = load_t5(files, dtype)
     tokenizer = model_io.load_t5_tokenizer(max_context_length=tokens)
     return lambda text: model(tokenize(tokenizer, text))[0]
 
@@ -69,23 +70,24 @@ def convert(part: mx.array) -> np.ndarray:
 class TextEncoder:
     """The embeddings of given texts, one after the other: the CLIP models are done with, T5 is loaded.
 
-    What CLIP makes of the texts waits in a file in `scratch` while T5 works, in memory if it is little.
+    What CLIP makes of the texts waits in a file in `scratch` while T5 works, in memory if it is little. The Hub's
+    client has to find the tokenizers' files.
     """
 
     def __init__(
-        self, release: Release, texts: Sequence[str], use_t5: bool, float16: bool, scratch: Path | None = None
+        self, release: Release, texts: Sequence[str], files: Files, dtype: mx.Dtype, scratch: Path | None = None
     ):
         self.release, self.texts, self.spills = release, texts, []
         for name in release.clip_models:
             spill = SpooledTemporaryFile(max_size=SPILLED_FROM, dir=scratch)  # noqa: SIM115  goes with its encoder
-            for parts in encode_clip(name, texts, float16):
+            for parts in encode_clip(name, texts, files, dtype):
                 shapes = [part.shape for part in parts]
                 for part in parts:
                     spill.write(convert(part).data)
             spill.seek(0)
             self.spills.append((spill, shapes))
             mx.clear_cache()
-        self.encode_rest = bind_t5(release.t5_tokens, float16) if use_t5 else give_zeros
+        self.encode_rest = bind_t5(release.t5_tokens, files, dtype) if T5_FILE in files else give_zeros
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Of each text float32: of tokens (T, 4096) and pooled (W,).

@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from workflow_scripts.plain_files import open_plain, parse_json
 from workflow_scripts.store.errors import UNFIT, UserError
@@ -11,16 +11,25 @@ from workflow_scripts.store.errors import UNFIT, UserError
 LENGTH_BYTES = 8
 LARGEST_HEADER = 100_000_000  # bytes, as the format has it
 BITS = {
-    **{"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16},
+    **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16},
+    **{"F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8},
     **{"U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64},
 }
+WEIGHT_TYPES = ("F16", "BF16", "F32")  # numbers as they are; every other type is refused where weights are read
 
 
-def read_header(path: Path) -> dict[str, list[int]]:
-    """The tensors' names and shapes.
+class StoredTensor(NamedTuple):
+    """A tensor's type, as the format names it (F16, F8_E4M3, ...), and its shape."""
 
-    Raises UserError if the file is cut short, or none in which every tensor has the bytes its type and shape need, and
-    no other's: what loads tensors without asking may rely on that.
+    dtype: str
+    shape: list[int]
+
+
+def read_header(path: Path, cure: str = "delete it and get it again") -> dict[str, StoredTensor]:
+    """The tensors by name.
+
+    Raises UserError, ending with `cure`, if the file is cut short, or none in which every tensor has the bytes its type
+    and shape need, and no other's: what loads tensors without asking may rely on that.
     """
     try:
         opened = open_plain(path)
@@ -36,10 +45,10 @@ def read_header(path: Path) -> dict[str, list[int]]:
             tensors = {name: about for name, about in header.items() if name != "__metadata__"}
             end = LENGTH_BYTES + length + measure_tensors(tensors)
         except UNFIT:
-            raise UserError(f"{path} ({size} bytes) is no whole safetensors file; delete it and get it again") from None
+            raise UserError(f"{path} ({size} bytes) is no whole safetensors file; {cure}") from None
     if size != end:
-        raise UserError(f"{path} has {size} of {end} bytes; delete it and get it again")
-    return {name: about["shape"] for name, about in tensors.items()}
+        raise UserError(f"{path} has {size} of {end} bytes; {cure}")
+    return {name: StoredTensor(about["dtype"], about["shape"]) for name, about in tensors.items()}
 
 
 def measure_tensors(tensors: dict[str, dict[str, Any]]) -> int:
@@ -52,3 +61,14 @@ def measure_tensors(tensors: dict[str, dict[str, Any]]) -> int:
         if about["data_offsets"] != [start, end]:
             raise ValueError("tensors that overlap, or with gaps between them")
     return end
+
+
+def find_coded(tensors: dict[str, StoredTensor]) -> dict[str, str]:
+    """The types of the tensors that are no plain numbers, by name: fp8 and the like, integers, booleans."""
+    return {name: about.dtype for name, about in tensors.items() if about.dtype not in WEIGHT_TYPES}
+
+
+def describe_names(names: list[str], shown: int = 3) -> str:
+    """`a`, or `a, b, c and 17 more`."""
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
