@@ -1,8 +1,8 @@
 """Generate pictures for prompts, in full precision or quantized.
 
 Picture i starts from the noise of `--seed` + i. One picture is written as it is; several, or pairs with --compare, as
-a grid with captions. With --weights the weights are quantized (W4A16); with --quant-config the activations too (W4A8),
-simulated: rounded to their grids and computed with in floating point.
+a grid with captions. With --weights the weights are quantized; with --quant-config the activations too, simulated:
+rounded to their grids and computed with in floating point.
 """
 
 import argparse
