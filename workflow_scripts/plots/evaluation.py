@@ -22,7 +22,6 @@ APART = 4  # points between variants of one size
 SAME_SIZE = 0.01  # relative difference of sizes that are drawn side by side
 MARKERS = {16: ("o", "inputs unrounded"), 8: ("s", "8-bit inputs"), 6: ("D", "6-bit inputs"), 4: ("^", "4-bit inputs")}
 MIXED = ("P", "inputs of several widths")
-OTHER = "v"  # of a single width that has no mark of its own
 MEGABYTE = 1e6
 
 
@@ -181,7 +180,7 @@ def draw_floor(axes: Axes, found: Mapping[str, Any] | None) -> None:
 def choose_marker(size: Mapping[str, Any]) -> tuple[str, str]:
     """The mark of the widths of a variant's inputs, and what it means."""
     widths = [bits for bits in size["activation_bits"] if bits != 16] or [16]
-    return MARKERS.get(widths[0], (OTHER, f"{widths[0]}-bit inputs")) if len(widths) == 1 else MIXED
+    return MARKERS.get(widths[0], (MIXED[0], f"{widths[0]}-bit inputs")) if len(widths) == 1 else MIXED
 
 
 def choose_fill(style: Mapping[str, str]) -> str:
