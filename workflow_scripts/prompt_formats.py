@@ -97,7 +97,7 @@ def refuse_ragged(row: list[str], width: int, line: int, delimiter: str) -> None
     """Raise ValueError for a row of more or fewer cells than the first one."""
     if len(row) != width:
         cure = f"put a cell with a {delimiter} in it in quotes" if len(row) > width else "add the missing ones"
-        raise ValueError(f"line {line} has {len(row)} cells and the first row {width}; {cure}")
+        raise ValueError(f"line {line} has {len(row)} cell{'s' * (len(row) != 1)} and the first row {width}; {cure}")
 
 
 def refuse_swallowed(cells: list[int], width: int, line: int) -> None:
