@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.plain_files import PICTURES
 from workflow_scripts.plan import MODEL_KEYS, WEIGHTS_FROM
 
 FEWEST_PICTURES = 4  # two halves of which can still be compared
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 # Repositories on the Hub, by model.
 REPOSITORIES = {
     "sd3-medium": "argmaxinc/mlx-stable-diffusion-3-medium",
