@@ -122,6 +122,7 @@ def test_what_is_no_plain_file_is_refused_at_once(make, name, tmp_path):
         ("a red circle\n".encode("utf-16-le"), "control characters"),
         (b"\x1b]0;x\x07\n", "control characters"),
         (b"x" * 10_001, "more than 10000 characters"),
+        (b"red " * 250_000, "more than 10000 characters"),
     ],
 )
 def test_what_is_no_prompt_is_refused_by_name(content, words, tmp_path):
