@@ -186,6 +186,9 @@ class TestWeights:
         assert "which cannot be reached" in self.refuse(tmp_path / "link")
         assert "which cannot be reached" in self.refuse(tmp_path / "link" / "sd3")
 
+    def test_the_home_of_an_unknown_user_is_nowhere(self):
+        assert "there is no ~nobody-of-this-name/sd3" in self.refuse("~nobody-of-this-name/sd3")
+
     def test_another_models_repository_is_refused_with_the_right_one(self):
         own, other = path_checks.REPOSITORIES["sd3-medium"], path_checks.REPOSITORIES["flux-schnell"]
         assert self.refuse(other).endswith(f"set it to {own}")

@@ -94,7 +94,8 @@ def refuse_few_pictures(folder: str | None) -> None:
 
 def refuse_weights(weights_from: str, model: str) -> None:
     """Raise ValueError for weights that are not here, unless `weights_from` is the model's repository on the Hub."""
-    repo, path = REPOSITORIES[model], Path(weights_from).expanduser()
+    repo = REPOSITORIES[model]
+    path = Path(os.path.expanduser(weights_from))  # noqa: PTH111  Path.expanduser raises for an unknown user
     if weights_from == repo:
         return
     if weights_from in REPOSITORIES.values():

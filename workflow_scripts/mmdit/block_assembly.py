@@ -46,7 +46,7 @@ def split_points(points: np.ndarray, sigmas: np.ndarray, share: float, seed: int
     """
     unique, first = np.unique(points, return_index=True)
     if len(unique) < 2:
-        raise UserError("capture_points: a block needs 2 points at least, one of them held out; raise it")
+        raise UserError("a block needs 2 points at least, one of them held out; raise capture_points, or trajectories")
     ordered = unique[np.argsort(-sigmas[first], kind="stable")]
     count = min(max(1, round(share * len(unique))), len(unique) - 1)
     offset = np.random.default_rng(seed).random()
