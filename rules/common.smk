@@ -8,6 +8,7 @@ from pathlib import Path
 from workflow_scripts import (
     ablation,
     block_plan,
+    config_relations,
     configuration,
     dates,
     glimpses,
@@ -141,7 +142,11 @@ def get_study_values(wildcards):
 
 
 def get_prompt_file(wildcards):
-    """The prompt file, for the stages that read it."""
+    """The prompt file, for the stages that read it. Ends the planning for a stage that the configuration rules out."""
+    try:
+        config_relations.refuse_stage(wildcards.stage, config)
+    except ValueError as error:
+        stop(error)
     return config["prompts"] if wildcards.stage in plan.READS_PROMPTS else []
 
 

@@ -53,6 +53,16 @@ def name_pictures(evaluation, variant, part="00"):
     return sorted((evaluation.folder / "images" / variant / part).glob("*.png"))
 
 
+def test_titles_have_the_widths_of_what_was_measured(finished):
+    titles = {name: about["title"] for name, about in finished[1]["variants"].items()}
+    assert titles == {
+        "fp": "full precision",
+        "w4a16": "W4A16, packed weights",
+        "w4a8": "W4A8, packed weights and the quantization config",
+    }
+    assert "8-bit" not in finished[1]["notes"]["simulated"]
+
+
 class TestPrompts:
     def test_are_of_one_object_and_of_two_and_say_what_they_ask(self, finished):
         prompts = read_json(finished[0].folder / "prompts.json")["prompts"]

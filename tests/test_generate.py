@@ -80,6 +80,10 @@ class TestFullPrecision:
         main(build_arguments().parse_args(list(map(str, arguments))))
         np.testing.assert_array_equal(np.array(Image.open(tmp_path / "other.png")), generate(prompts=PROMPTS)[0])
 
+    def test_text_that_is_not_read_is_said(self, generate):
+        _, log = generate(prompts=["a red dragon", "a red circle"])
+        assert "text that is not read: unknown words in 1 of 2 prompts (dragon)" in log
+
     def test_guidance_and_negative_prompt_matter(self, generate):
         pictures = [generate(*options)[0] for options in ((), ("--cfg", 1.5), ("--negative-prompt", "a red circle"))]
         assert len({picture.tobytes() for picture in pictures}) == 3

@@ -11,11 +11,11 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from workflow_scripts.config_limits import refuse_long, refuse_paths, refuse_unwieldy
+from workflow_scripts.config_relations import refuse_contradictions
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
-from workflow_scripts.numerics.step_choice import choose_steps
-from workflow_scripts.plan import MODEL_KEYS, NO_GUIDANCE, UNGUIDED
+from workflow_scripts.path_checks import refuse_places
+from workflow_scripts.plan import MODEL_KEYS
 from workflow_scripts.prompts import read_prompts
-from workflow_scripts.variants import VARIANTS
 
 # Snakemake hands these words of a command line over as text, and YAML takes 1e-3 for text.
 _WORDS = {"boolean": lambda word: {"true": True, "false": False}[word], "number": float}
@@ -28,7 +28,6 @@ _Validator = jsonschema.validators.extend(
     ),
 )
 LONGEST_MESSAGE = 200  # characters
-LARGEST_SEED = 2**31 - 1
 SCHEMA = Path(__file__).parent.parent / "config" / "config.schema.yaml"
 
 
@@ -55,11 +54,7 @@ def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     full |= {"results_dir": Path(full["results_dir"]).as_posix()} | complete_rules(full, schema)
     refuse_long(full)
     refuse_url(full)
-    refuse_too_few(full)
-    refuse_migration(full)
-    refuse_thresholds(full)
-    refuse_guidance(full)
-    refuse_evaluation(full)
+    refuse_contradictions(full)
     return full
 
 
@@ -90,89 +85,6 @@ def refuse_url(config: dict[str, Any]) -> None:
             "trajectories_url: what is given is no URL such as s3://bucket/run/trajectories.zarr, or holds credentials,"
             " which belong in the environment; change it, or leave it out to keep trajectories in results_dir"
         )
-
-
-def refuse_too_few(config: dict[str, Any]) -> None:
-    """Raise ValueError for more steps than there are, or fewer points than steps that need one each."""
-    steps, selected = config["steps"], config["selected_steps"]
-    observed = len(choose_steps(config["statistics_steps"], range(selected)))
-    if selected > steps:
-        raise ValueError(
-            f"selected_steps: {selected} of {steps} steps cannot be selected;"
-            f" set selected_steps to {steps} or less, or raise steps"
-        )
-    if config["capture_points"] < selected:
-        raise ValueError(
-            f"capture_points: {config['capture_points']} is too few for {selected} selected steps;"
-            f" set it to {selected} or more, or lower selected_steps"
-        )
-    if 0 < config["statistics_points"] < observed:
-        raise ValueError(
-            f"statistics_points: {config['statistics_points']} is too few for the {observed} steps that"
-            f" statistics_steps takes; set it to {observed} or more, or to 0 for all"
-        )
-
-
-def refuse_migration(config: dict[str, Any]) -> None:
-    """Raise ValueError for a migration that could not be learned."""
-    for rule in config["activations"]:
-        if not rule.get("migration"):
-            continue
-        if config["engine"] != "adaround":
-            raise ValueError(
-                f"activations: the migration of {rule['layers']} is learned, which the engine {config['engine']} does"
-                " not do; set migration to false, or engine to adaround"
-            )
-        if rule["policy"] == "dynamic":
-            raise ValueError(
-                f"activations: the migration of {rule['layers']} needs a step size, and the policy dynamic keeps none;"
-                " set migration to false, or policy to static or lut"
-            )
-
-
-def refuse_thresholds(config: dict[str, Any]) -> None:
-    """Raise ValueError for thresholds of which the one for 4 bits is the higher."""
-    for kind, (four, six) in config["multitier_thresholds"].items():
-        if four > six:
-            raise ValueError(
-                f"multitier_thresholds.{kind}: {four:g} is above {six:g}; the first is where 4 bits end, the second"
-                " where 6 end"
-            )
-
-
-def refuse_guidance(config: dict[str, Any]) -> None:
-    """Raise ValueError for guidance, or a negative prompt, asked of a model that knows none."""
-    if config["model"] not in UNGUIDED:
-        return
-    for key in ("cfg_scale", "evaluation_cfg"):
-        if config[key] != NO_GUIDANCE:
-            raise ValueError(
-                f"{key}: {config['model']} draws without guidance, so {config[key]:g} has no meaning; set it to"
-                f" {NO_GUIDANCE:g}"
-            )
-    if config["negative_prompt"]:
-        raise ValueError(
-            f"negative_prompt: {config['model']} draws without guidance and reads no negative prompt; leave it empty"
-        )
-
-
-def refuse_evaluation(config: dict[str, Any]) -> None:
-    """Raise ValueError for an unknown variant, or for pictures whose noise a trajectory starts from."""
-    for name in config["evaluation_variants"]:
-        if name not in VARIANTS:
-            near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.0)[0]
-            raise ValueError(f"evaluation_variants: {name} is unknown; did you mean {near}?")
-    first = config["evaluation_seed"]
-    # Other seeds for the noise floor follow those of the pictures.
-    used = 2 * max(config["evaluation_pictures"], config["ablation_pictures"])
-    start, end = config["seed"], config["seed"] + config["trajectories"]
-    if first < end and start < first + used:
-        raise ValueError(
-            f"evaluation_seed: the pictures use the seeds {first} to {first + used - 1}, some of which trajectories"
-            f" start from ({start} to {end - 1}); set evaluation_seed to {end} or more"
-        )
-    if first + used > LARGEST_SEED + 1:
-        raise ValueError(f"evaluation_seed: {first} leaves too few seeds; set it to {LARGEST_SEED + 1 - used} or less")
 
 
 def refuse_shared_prompts(prompts: list[str], calibration: list[str]) -> None:
@@ -220,6 +132,7 @@ def load(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The completed configuration and its prompts. Raises ValueError with one line."""
     full = complete(config, load_schema())
     refuse_unread(config, full["model"])
+    refuse_places(full)
     prompts = read_prompts(Path(full["prompts"]))
     if full["evaluation_prompts"] is not None:
         try:

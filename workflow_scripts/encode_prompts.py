@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from workflow_scripts.entry import Progress, build_parser, log, run
-from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.models.catalogue import find_model, warn_of_dropped_text
 from workflow_scripts.store.conditioning import NAMES, Encoding, write_conditioning
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
@@ -17,6 +17,7 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(f"--seal: {arguments.seal} must be {arguments.out.with_suffix('.json')}, beside --out")
     parameters = read_json(arguments.params, stage="encode_prompts")
     model = find_model(parameters["model"], parameters)
+    warn_of_dropped_text(model, list(filter(None, [*parameters["prompts"], parameters["negative_prompt"]])))
     encodings = model.iterate_encodings(parameters["prompts"], parameters["negative_prompt"], arguments.out.parent)
     checked = check_encodings(encodings, parameters["prompts"])
     write_conditioning(arguments.out, arguments.seal, parameters, model.file_digests(), checked)

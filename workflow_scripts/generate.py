@@ -1,8 +1,8 @@
 """Generate pictures for prompts, in full precision or quantized.
 
 Picture i starts from the noise of `--seed` + i. One picture is written as it is; several, or pairs with --compare, as
-a grid with captions. With --weights the weights are quantized (W4A16); with --quant-config the activations too (W4A8),
-simulated: rounded to their grids and computed with in floating point.
+a grid with captions. With --weights the weights are quantized; with --quant-config the activations too, simulated:
+rounded to their grids and computed with in floating point.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.packed import bind_packed, list_packed, name_bits, restore_weight
 from workflow_scripts.mmdit.sampling import LinearAt, sample
 from workflow_scripts.model_options import add_model_options, choose_settings
-from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.models.catalogue import find_model, warn_of_dropped_text
 from workflow_scripts.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
 from workflow_scripts.numerics.quality import compare_weights, measure_psnr, measure_snr
 from workflow_scripts.numerics.schedule import draw_noise
@@ -57,6 +57,7 @@ def main(arguments: argparse.Namespace) -> None:
     arguments.cfg = choose_guidance(arguments)
     prompts = list_prompts(arguments)
     check_arguments(arguments, model)
+    warn_of_dropped_text(model, list(filter(None, [*prompts, arguments.negative_prompt])))
     layers = list_linears(*plan.MODEL_BLOCKS[arguments.model])
     source = open_source(arguments, model, layers)
     variants: dict[str, Bind] = {FULL_PRECISION: bind_exact}

@@ -15,13 +15,13 @@ from workflow_scripts import plan
 from workflow_scripts.entry import Progress, build_parser, choose_part, log, run
 from workflow_scripts.mmdit.sampling import LinearAt, NotFiniteError, sample
 from workflow_scripts.mmdit.variant_linears import bind_source
-from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.models.catalogue import find_model, warn_of_dropped_text
 from workflow_scripts.numerics.schedule import draw_noise
 from workflow_scripts.store.files import hash_file, read_json, write_json
 from workflow_scripts.store.lock import hold_lock
 from workflow_scripts.store.pictures import is_drawn, name_picture, write_picture
 from workflow_scripts.store.seal import make_seal
-from workflow_scripts.variants import ALL
+from workflow_scripts.variants import ALL, FULL_PRECISION
 
 
 class Picture(NamedTuple):
@@ -37,6 +37,8 @@ def main(arguments: argparse.Namespace) -> None:
     model = find_model(parameters["model"], parameters)
     inputs = {"model": model.file_digests(), "source": {path.name: hash_file(path) for path in arguments.source}}
     pictures = list_pictures(arguments, parameters, plan.fingerprint(inputs))
+    if arguments.variant == FULL_PRECISION:  # said once, of the others the prompts are the same
+        warn_of_dropped_text(model, list(dict.fromkeys(picture.about["prompt"] for picture in pictures)))
     with hold_lock(arguments.out.with_suffix(".lock"), log.info):
         drawn = draw_missing(arguments, parameters, model, pictures)
         digests = {

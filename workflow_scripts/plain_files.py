@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # suffixes of those that are read
 LARGEST_JSON = 1 << 26  # bytes; Python needs some twenty times as much for what is in them
 DEEPEST_JSON = 50  # levels
 LARGEST_NUMBER = 2**63  # an integer stays below

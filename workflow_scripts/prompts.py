@@ -1,39 +1,60 @@
 """The prompts of a file. Standard library only, as planning a run reads them too."""
 
-import csv
-import io
 import re
 from pathlib import Path
 
+from workflow_scripts.path_checks import find_obstacle
 from workflow_scripts.plain_files import read_plain
+from workflow_scripts.prompt_formats import READERS, find_format
 
 LARGEST_FILE = 1 << 26  # bytes, a million long prompts
 LONGEST_PROMPT = 10_000  # characters
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-COLUMNS = ("prompt", "caption")  # of a CSV file, the first that is there
+# Suffixes of formats whose lines are no prompts.
+FOREIGN = {".yaml", ".yml", ".md", ".rst", ".html", ".xml", ".xlsx", ".xls", ".ods", ".parquet", ".arrow"}
+READABLE = "one prompt a line (.txt), a table (.csv, .tsv) or JSON (.json, .jsonl)"
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a UTF-8 text file, one a line, or of a `.csv` file, one a row; blank ones skipped, repeated kept.
+    """The prompts of a UTF-8 file by its suffix; blank ones skipped, repeated kept.
 
-    Raises ValueError, in one line, if the file is missing, too large, not UTF-8 or empty, a CSV file without a prompt
-    column, or if a prompt has control characters or is too long to be one.
+    `.csv`, `.tsv` and `.tab` are tables with a column, `.json`, `.jsonl` and `.ndjson` texts or objects with a key,
+    of `prompt_formats.NAMES`; any other file has one prompt a line. Raises ValueError, in one line, if the file is
+    missing, too large, not UTF-8, empty or can be read in more than one way, or if a prompt has control characters or
+    is too long.
     """
+    suffix = path.suffix.lower()
+    if suffix in FOREIGN:
+        raise ValueError(f"prompts: {path} is of a format that is not read; save it as {READABLE}")
     try:
         text = read_plain(path, LARGEST_FILE).decode("utf-8-sig")
-    except OSError:
-        raise ValueError(f"prompts: cannot read {path}; name a text file with one prompt a line") from None
+    except OSError as error:
+        reason = find_obstacle(path) or error.strerror
+        raise ValueError(f"prompts: cannot read {path} ({reason}); name a file with {READABLE}") from None
     except UnicodeDecodeError:
         raise ValueError(f"prompts: {path} is not UTF-8; save it as UTF-8") from None
     except ValueError as error:
         raise ValueError(f"prompts: {path} is no file of prompts: {error}") from None
-    lines = read_column(text, path) if path.suffix.lower() == ".csv" else text.split("\n")
-    prompts = [line.strip() for line in lines if line.strip()]
+    prompts = split_prompts(text, suffix, path)
     if not prompts:
         raise ValueError(f"prompts: {path} has no prompt; write one a line")
     for prompt in prompts:
         refuse_unreadable(prompt, path)
     return prompts
+
+
+def split_prompts(text: str, suffix: str, path: Path) -> list[str]:
+    """The prompts in `text`, none of them blank. Raises ValueError, in one line."""
+    if suffix not in READERS and (better := find_format(text)):
+        raise ValueError(
+            f"prompts: {path} has lines of text by its name and {better} by its content; rename it to"
+            f" {path.with_suffix(better).name}, or remove line 1 if it is no prompt"
+        )
+    try:
+        lines = READERS[suffix](text) if suffix in READERS else text.split("\n")
+    except ValueError as error:
+        raise ValueError(f"prompts: {path}: {error}") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def refuse_unreadable(prompt: str, path: Path) -> None:
@@ -42,20 +63,3 @@ def refuse_unreadable(prompt: str, path: Path) -> None:
         raise ValueError(f"prompts: {path} has control characters in {prompt[:40]!r}; save it as plain text in UTF-8")
     if len(prompt) > LONGEST_PROMPT:
         raise ValueError(f"prompts: {path}: {prompt[:40]!r}... has more than {LONGEST_PROMPT} characters; shorten it")
-
-
-def read_column(text: str, path: Path) -> list[str]:
-    """The column of a CSV file that its first row calls `prompt` or `caption`; a prompt is one line of text.
-
-    Raises ValueError, in one line, if there is no such column.
-    """
-    try:
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        names = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
-        table = list(rows)
-    except csv.Error as error:
-        raise ValueError(f"prompts: {path} is no readable CSV file ({error}); save it again as CSV in UTF-8") from None
-    column = next((names[name] for name in COLUMNS if name in names), None)
-    if column is None:
-        raise ValueError(f"prompts: {path} has no column prompt or caption; name one so in its first row")
-    return [" ".join((row[column] or "").split()) for row in table]

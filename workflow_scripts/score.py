@@ -12,7 +12,7 @@ from workflow_scripts.evaluation.measures import describe_growth
 from workflow_scripts.numerics.distribution import RESAMPLES, draw_counts
 from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.picture_sets import REAL, Features, choose_features, read_features
-from workflow_scripts.variants import FULL_PRECISION, NOISE_FLOOR
+from workflow_scripts.variants import ALL, BY_CONFIGURATION, FULL_PRECISION, NOISE_FLOOR
 
 FORMAT = {"format": "evaluation", "version": 1}
 HEADLINE = 10_000
@@ -21,7 +21,7 @@ NOTES = {
     "to_real": "the reference is real pictures, and stays as it is when prompts are drawn again",
     "to_full_precision": "the reference is the pictures of full precision from the same prompts and seeds; KID leaves"
     " out each picture's pair with its own partner, so that equal sets are at 0",
-    "simulated": "8-bit activations are simulated: rounded to their grid and computed with in floating point",
+    "simulated": "quantized activations are simulated: rounded to their grid and computed with in floating point",
     "size": "of all linear layers, as the quantized ones are stored, scales and zero points included; the others count"
     " 16 bits a weight",
     "null": "a ratio in dB that is infinite, since nothing differs",
@@ -40,6 +40,9 @@ def main(arguments: argparse.Namespace) -> None:
         | {"error_growth": None, "size": read_part(arguments.folder, "sizes", name)}
         for name in parameters["evaluation_variants"]
     }
+    for name, described in variants.items():
+        if ALL[name].source in BY_CONFIGURATION:
+            described["title"] = f"{described['size']['precision']}, {described['title']}"
     for name in variants.keys() - {FULL_PRECISION}:
         growth = read_part(arguments.folder, "growth", name)
         variants[name]["error_growth"] = summarise_growth(growth, parameters["evaluation_seed"])

@@ -1,7 +1,9 @@
 """What a run left behind, in a few lines. Standard library only."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.plain_files import read_plain_json
 
 # what, where it is, relative to the results
@@ -39,7 +41,7 @@ def format_bytes(count: int) -> str:
 
 
 def describe_results(results: Path) -> list[str]:
-    """One line per deliverable that exists in `results`, and what is real and what simulated."""
+    """One line per deliverable that exists in `results`, and how weights and activations are quantized."""
     lines = [
         f"  {what:<22} {format_bytes(measure(results / place)):>9}  {results / place}"
         for what, place in _DELIVERABLES
@@ -47,15 +49,31 @@ def describe_results(results: Path) -> list[str]:
     ]
     config = results / "quant_config.json"
     if config.exists():
-        lines.append(f"  weights are packed ({describe_widths(config)}); 8-bit activations are simulated")
+        lines.append(f"  {describe_widths(config)}")
     return ["Made so far:", *lines] if lines else []
 
 
 def describe_widths(config: Path) -> str:
-    """The widths below 16 bits of a quantization config's weights, in words."""
+    """How the layers of a quantization config are quantized, weights and activations, in words."""
     try:
         layers = read_plain_json(config)["layers"].values()
-        widths = sorted({layer["weight"]["bits"] for layer in layers if layer["weight"]["bits"] < 16})
+        weights = find_widths(layer["weight"]["bits"] for layer in layers)
+        inputs = find_widths(layer["activation"]["bits"] for layer in layers)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{config} is damaged"
-    return f"{', '.join(map(str, widths))} bits"
+    packed = f"weights are packed ({show_widths(weights)})" if weights else "weights are not quantized"
+    return packed + (
+        f"; {show_widths(inputs)} activations are simulated" if inputs else "; activations are not quantized"
+    )
+
+
+def find_widths(found: Iterable[int | list[int]]) -> list[int]:
+    """The widths below 16 bits among those of layers; a layer may have one for each noise level."""
+    every = {bits for widths in found for bits in (widths if isinstance(widths, list) else [widths])}
+    return sorted(bits for bits in every if bits < UNQUANTIZED)
+
+
+def show_widths(widths: list[int]) -> str:
+    """`4-bit` or `4- and 8-bit`."""
+    *others, last = map(str, widths)
+    return f"{', '.join(f'{bits}-' for bits in others)} and {last}-bit" if others else f"{last}-bit"

@@ -25,8 +25,8 @@ RUNGS = ladder.RUNGS | ablation.ROWS
 VARIANTS: dict[str, Variant] = {
     FULL_PRECISION: Variant("full precision", "none"),
     "rtn_w4a8": Variant("W4A8, to nearest, per sigma", "blocks", rung="w4a8_rtn_sigma"),
-    "w4a16": Variant("W4A16, packed weights", "weights"),
-    "w4a8": Variant("W4A8, packed weights and the quantization config", "quant_config"),
+    "w4a16": Variant("packed weights", "weights"),
+    "w4a8": Variant("packed weights and the quantization config", "quant_config"),
     "multitier": Variant("packed weights, inputs of 4, 6 and 8 bits", "multitier"),
 } | {
     name: Variant(title.strip(), "blocks", rung=name)
@@ -41,6 +41,8 @@ NOISE_FLOOR: dict[str, Variant] = {
     RERUN: Variant(f"full precision again, {RERUN_BATCH} pictures at a time", "none", batch=RERUN_BATCH),
 }
 ALL = VARIANTS | NOISE_FLOOR
+# The sources whose widths the configuration decides, and no title can know.
+BY_CONFIGURATION = ("weights", "quant_config")
 
 
 def change(config: dict[str, Any], rung: str) -> dict[str, Any]:

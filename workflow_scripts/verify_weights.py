@@ -26,6 +26,7 @@ from workflow_scripts.store.seal import read_file_seal
 
 MODELS = {model: list_linears(*depths) for model, depths in plan.MODEL_BLOCKS.items()}
 ROLES = {layer.path: layer.role for layers in MODELS.values() for layer in layers}
+NAMES = {layer.path: layer.name for layers in MODELS.values() for layer in layers}
 Quantization = dict[str, dict[str, Any]]  # by path, bits, group size and mode
 
 MEASURED = ("bits_per_weight", "quantized_weights", "parameters")
@@ -158,6 +159,8 @@ def format_report(checkpoint: PackedCheckpoint, intact: Quantization) -> str:
         f"{config['bits_per_weight']:.3f} bits per quantized weight. Layers rounded to nearest by the packing:"
         f" {len(config['rounded'])}; migrated: {len(config['migrated'])}. {checkpoint.path.stat().st_size:,} bytes.",
     ]
+    if config["rounded"]:
+        lines.append(f"Never learned by a block: {', '.join(NAMES.get(path, path) for path in config['rounded'])}.")
     return "\n".join(lines)
 
 

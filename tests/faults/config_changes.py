@@ -94,6 +94,9 @@ ALWAYS = {
 def plan_changes(copy: WorkingCopy, wanted: dict[str, str], rng: random.Random) -> Iterator[Outcome]:
     """Plan a run for every key: what is finished and costly is protected; of the rest the right jobs are planned."""
     after = list_followers(copy)
+    (copy.folder / "clip").mkdir()
+    for name in ("inception.pth", "alexnet.pth"):
+        (copy.folder / name).touch()
     (copy.folder / "config/prompts/other.txt").write_text("\n".join(f"a blue square {n}" for n in range(8)) + "\n")
     text = copy.config.read_text(encoding="utf-8")
     before = yaml.safe_load((copy.folder / "config" / "config.yaml").read_text(encoding="utf-8")) | yaml.safe_load(text)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import tracemalloc
 from pathlib import Path
@@ -14,6 +15,8 @@ from tests.faults.hostile import limit_time
 from tests.faults.test_fuzz_configurations import QUIETLY
 from workflow_scripts import prompts
 
+SUFFIXES = (".txt", ".csv", ".CSV", ".tsv", ".json", ".jsonl")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252")
 pieces = st.one_of(
     st.text(max_size=30),
@@ -44,7 +47,7 @@ def read(path: Path) -> list[str] | None:
 @given(
     text=st.lists(pieces, max_size=8).map("".join),
     encoding=st.sampled_from(ENCODINGS),
-    suffix=st.sampled_from([".txt", ".csv", ".CSV"]),
+    suffix=st.sampled_from(SUFFIXES),
 )
 def test_any_text_in_any_encoding_is_read_or_refused(tmp_path_factory, text, encoding, suffix):
     path = tmp_path_factory.getbasetemp() / f"prompts{suffix}"
@@ -53,7 +56,7 @@ def test_any_text_in_any_encoding_is_read_or_refused(tmp_path_factory, text, enc
 
 
 @settings(max_examples=100, **QUIETLY)
-@given(content=st.binary(max_size=200), suffix=st.sampled_from([".txt", ".csv"]))
+@given(content=st.binary(max_size=200), suffix=st.sampled_from(SUFFIXES))
 def test_any_bytes_are_read_or_refused(tmp_path_factory, content, suffix):
     path = tmp_path_factory.getbasetemp() / f"prompts{suffix}"
     path.write_bytes(content)
@@ -64,19 +67,48 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, content, suffix):
 @given(
     header=st.lists(st.sampled_from(["prompt", "Prompt ", "caption", "id", "", "prompt", '"']), max_size=4),
     rows=st.lists(st.lists(pieces, max_size=5), max_size=4),
+    suffix=st.sampled_from([".csv", ".tsv"]),
 )
-def test_any_table_is_read_or_refused(tmp_path_factory, header, rows):
+def test_any_table_is_read_or_refused(tmp_path_factory, header, rows, suffix):
+    path = tmp_path_factory.getbasetemp() / f"prompts{suffix}"
+    table = io.StringIO(newline="")
+    csv.writer(table, delimiter=DELIMITERS[suffix]).writerows([header, *rows])
+    path.write_bytes(table.getvalue().encode("utf-8", "replace"))
+    read(path)
+
+
+@settings(max_examples=200, **QUIETLY)
+@given(
+    rows=st.lists(st.tuples(pieces, pieces).filter(lambda row: row[1].strip()), min_size=1, max_size=6),
+    dialect=st.sampled_from(["excel", "unix"]),
+)
+def test_of_a_table_as_csv_writes_it_every_prompt_is_read_or_the_table_is_refused(tmp_path_factory, rows, dialect):
     path = tmp_path_factory.getbasetemp() / "prompts.csv"
     table = io.StringIO(newline="")
-    csv.writer(table).writerows([header, *rows])
+    csv.writer(table, dialect).writerows([["id", "prompt"], *rows])
     path.write_bytes(table.getvalue().encode("utf-8", "replace"))
+    found = read(path)
+    assert found in (None, [" ".join(prompt.split()) for _, prompt in rows])
+
+
+@settings(max_examples=200, **QUIETLY)
+@given(
+    value=st.recursive(
+        pieces | st.integers() | st.none(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(pieces | st.just("prompt"), inner, max_size=3),
+        max_leaves=8,
+    )
+)
+def test_any_json_is_read_or_refused(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "prompts.json"
+    path.write_text(json.dumps(value))
     read(path)
 
 
 @pytest.mark.parametrize(
     "make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path)]
 )
-@pytest.mark.parametrize("name", ["x.txt", "x.csv"])
+@pytest.mark.parametrize("name", ["x.txt", "x.csv", "x.json"])
 def test_what_is_no_plain_file_is_refused_at_once(make, name, tmp_path):
     make(tmp_path / name)
     assert read(tmp_path / name) is None
@@ -90,6 +122,7 @@ def test_what_is_no_plain_file_is_refused_at_once(make, name, tmp_path):
         ("a red circle\n".encode("utf-16-le"), "control characters"),
         (b"\x1b]0;x\x07\n", "control characters"),
         (b"x" * 10_001, "more than 10000 characters"),
+        (b"red " * 250_000, "more than 10000 characters"),
     ],
 )
 def test_what_is_no_prompt_is_refused_by_name(content, words, tmp_path):

@@ -24,6 +24,7 @@ def test_full_precision_counts_sixteen_bits_a_weight(transformer):
         "bits_per_weight": 16.0,
         "quantized_layers": 0,
         "activation_bits": [16],
+        "precision": "W16A16",
     }
 
 
@@ -50,7 +51,10 @@ def test_packed_weights_count_as_they_lie_in_the_file(transformer, quantized_stu
 def test_a_config_adds_what_layers_read(transformer, quantized_study):
     weights = measure_variant(transformer, "weights", [quantized_study.quantized / "model.safetensors"])
     config = measure_variant(transformer, "quant_config", [quantized_study.quant_config])
-    assert config == weights | {"activation_bits": [8, 16]}  # adaLN layers read what is not rounded
+    assert config == weights | {
+        "activation_bits": [8, 16],
+        "precision": "W4A8",
+    }  # adaLN layers read what is not rounded
 
 
 def test_blocks_take_what_they_take_when_packed(transformer, quantized_study):

@@ -56,6 +56,13 @@ def create_pipeline(name):
     return module.DiffusionPipeline(shift=3.0, model_version=repo, low_memory_mode=False)
 
 
+def test_text_that_is_cut_off_is_counted_by_encoder(name):
+    limit = RELEASES[name].t5_tokens
+    clip, t5 = create(name).describe_dropped(["a red circle", "red " * 720])
+    assert clip == "beyond the 77 tokens of CLIP in 1 of 2 prompts (up to 722)"
+    assert t5.startswith(f"beyond the {limit} tokens of T5 in 1 of 2 prompts")
+
+
 def test_the_noise_levels_are_the_pipelines(name):
     pipeline = create_pipeline(name)
     for steps in (1, 4, 28):

@@ -1,5 +1,6 @@
 """Stable Diffusion 3 Medium in miniature, through DiffusionKit's own loaders, is what its own pipeline makes of it."""
 
+import re
 import shutil
 
 import mlx.core as mx
@@ -55,6 +56,27 @@ def test_prompts_are_encoded_as_by_the_pipeline(miniature, use_t5):
         wanted, wanted_pooled = pipeline.encode_text(prompt, CFG_WEIGHT, NEGATIVE)
         assert measure_error(found, wanted) <= 1e-6
         assert measure_error(found_pooled, wanted_pooled) <= 1e-6
+
+
+@pytest.mark.parametrize("use_t5", [True, False])
+def test_text_that_is_cut_off_is_counted_by_encoder(miniature, caplog, use_t5):
+    model = create(use_t5=use_t5)
+    long = ["red " * count for count in (75, 76, 510, 720)]  # besides start and end, or T5's end alone
+    found = model.describe_dropped(["a red circle", *long])
+    clip, *t5 = found
+    assert clip == "beyond the 77 tokens of CLIP in 3 of 5 prompts (up to 722)"
+    assert bool(t5) == use_t5
+    if use_t5:
+        assert re.match(r"beyond the 512 tokens of T5 in [12] of 5 prompts \(up to \d+\)$", t5[0])
+    assert model.describe_dropped(PROMPTS[:1]) == []  # the miniature T5 knows no digits
+    model.encode_prompts(long[-1:])
+    assert "Truncating" not in caplog.text  # DiffusionKit's own line, one for each encoder and prompt
+
+
+def test_characters_that_t5_does_not_know_are_counted(miniature):
+    assert create().describe_dropped(["a red circle", "a ~ circle"]) == [
+        "characters that T5 does not know in 1 of 2 prompts"
+    ]
 
 
 def test_every_part_of_the_encoding_says_which_prompt_it_is(miniature):

@@ -34,6 +34,25 @@ def test_a_long_sentence_is_cut_before_its_end():
     assert encode("red " * 50) == [BOS] + 6 * [5] + [6]
 
 
+def test_dropped_text_is_counted_by_prompt():
+    tokenizer = Tokenizer(WORDS, 8)
+    assert tokenizer.describe_dropped(["a red circle", "RED, circle!", ""]) == []
+    assert tokenizer.describe_dropped(["red " * 720, "a zebra and a zebra", "a red circle"]) == [
+        "beyond the 6 words of the text encoder in 1 of 3 prompts (up to 720)",
+        "unknown words in 1 of 3 prompts (and, zebra)",
+    ]
+
+
+def test_a_word_that_is_cut_off_is_not_unknown_too():
+    (phrase,) = Tokenizer(WORDS, 8).describe_dropped(["red " * 6 + "zebra"])
+    assert phrase == "beyond the 6 words of the text encoder in 1 of 1 prompts (up to 7)"
+
+
+def test_of_many_unknown_words_some_are_shown():
+    (phrase,) = Tokenizer(WORDS, 20).describe_dropped(["f e d c b g h"])
+    assert phrase == "unknown words in 1 of 1 prompts (b, c, d, e, f, ...)"
+
+
 @pytest.mark.parametrize("text", ["", "ein roter Kreis über Grün", "红色的圆", "\x00\n\t", "a" * 10_000, "red " * 1000])
 def test_the_end_token_is_the_highest_of_every_row(text):
     tokenizer = load_tokenizer()

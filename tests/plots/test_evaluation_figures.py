@@ -51,6 +51,10 @@ def test_marks_say_how_inputs_are_rounded(widths, expected):
     assert evaluation.choose_marker({"activation_bits": list(widths)})[0] == expected
 
 
+def test_a_width_without_a_mark_of_its_own_is_named():
+    assert evaluation.choose_marker({"activation_bits": [3, 16]})[1] == "3-bit inputs"
+
+
 @pytest.mark.parametrize("floor", [None, {"value": 0.1}, {"value": 30.0}])
 def test_the_noise_floor_never_squeezes_the_variants(floor):
     found = {"fid_to_full_precision": floor}

@@ -327,6 +327,7 @@ def test_another_model_comes_with_its_configuration(clone):
         "trajectories": 10,
         "adaround_rate": 0.001,
     }
+    Path("my.safetensors").touch()
     flat = call("calibration_sample_generation.sample_cali_data --local-ckpt my.safetensors --latent-size 32 32")
     assert {key: flat.settings[key] for key in ("model", "weights_from", "height", "width")} == {
         "model": "sd3-medium",

@@ -8,12 +8,17 @@ from functools import partial
 from typing import NamedTuple
 
 from workflow_scripts import plan
+from workflow_scripts.mmdit.layers import list_linears, list_streams
 
 CLIP_TOKENS, T5_TOKENS = 154, 435  # Stable Diffusion 3: both CLIP models' 77, then T5's
 FLUX_TOKENS, FP32 = 256, 4
 SD3_MEDIUM = {"width": 1536, "heads": 24, "parameters": 2_084_877_376, "block_parameters": 56_623_104}
 SD3_LARGE = {"width": 2432, "heads": 38, "parameters": 8_146_095_936, "block_parameters": 141_950_976}
 FLUX = {"width": 3072, "heads": 24, "parameters": 11_891_061_824, "block_parameters": 226_492_416}
+# Of a linear's weight by role, as squares of the width: and of an adaLN linear's by stream, and whether that stream has
+# an MLP.
+ELEMENTS = {"qkv": 1, "o": 1, "fc1": 4, "fc2": 4}
+MODULATIONS = {("image", True): 6, ("text", True): 6, ("text", False): 2, ("unified", True): 3}
 PIXELS = 16  # of a side of an image token: 8 of a latent, 2 latents
 
 
@@ -70,3 +75,15 @@ _SIZES: dict[str, Callable[[plan.Parameters], Sizes]] = {
 def read_sizes(config: plan.Parameters) -> Sizes:
     """The sizes of the model that `config` names, as on a CPU: in single precision, which takes the most memory."""
     return _SIZES[config["model"]](config)
+
+
+def count_elements(model: str) -> dict[str, int]:
+    """The elements of the weight of each linear of the blocks by name, as squares of the transformer's width."""
+    reaching = {(s.block, s.name) for s in list_streams(*plan.MODEL_BLOCKS[model]) if s.reaches_output}
+    return {
+        layer.name: ELEMENTS[layer.role]
+        if layer.role != "adaLN"
+        else MODULATIONS[layer.stream, (layer.block, layer.stream) in reaching]
+        for layer in list_linears(*plan.MODEL_BLOCKS[model])
+        if layer.block
+    }

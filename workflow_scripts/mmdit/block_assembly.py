@@ -47,7 +47,7 @@ def split_points(points: np.ndarray, prompts: np.ndarray, share: float, seed: in
     Raises UserError if there is but one point.
     """
     if len(np.unique(points)) < 2:
-        raise UserError("capture_points: a block needs 2 points at least, one of them held out; raise it")
+        raise UserError("a block needs 2 points at least, one of them held out; raise capture_points, or trajectories")
     held_out = hold_out_groups(prompts if len(np.unique(prompts)) > 1 else points, share, seed)
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from workflow_scripts.mmdit.blocks import resolve_module
 from workflow_scripts.mmdit.layers import Layer, list_linears
+from workflow_scripts.mmdit.packed import name_bits
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.weight_grid import stored_bits
 from workflow_scripts.store.block_file import LayerWeight, read_block
@@ -14,15 +15,17 @@ from workflow_scripts.store.quant_config import read_quant_config
 
 
 class Sizes(NamedTuple):
-    """stored: bytes of each quantized layer as stored; inputs: the widths of what layers read; both by layer name."""
+    """By layer name. stored: bytes of each quantized layer; widths: bits of its weight; inputs: those of its input."""
 
     stored: dict[str, int]
+    widths: dict[str, int]
     inputs: dict[str, list[int]]
 
 
 def measure_variant(model: Any, source: str, files: Sequence[Path]) -> dict[str, Any]:
     """The weights of all linears of `model` by a source's files: `weights`, `bytes`, `bits_per_weight`,
-    `quantized_layers`, and `activation_bits`, the widths of what the quantized layers read.
+    `quantized_layers`, `activation_bits`, the widths of what the quantized layers read, and `precision`, the most
+    frequent widths as in W4A8.
 
     A layer that is not quantized counts UNQUANTIZED bits a weight. Raises UserError for missing or damaged files.
     """
@@ -30,19 +33,26 @@ def measure_variant(model: Any, source: str, files: Sequence[Path]) -> dict[str,
     counts = {layer.name: resolve_module(model, layer.path)["weight"].size for layer in layers}
     sizes = READERS[source](layers, files)
     total = sum(sizes.stored.get(name, count * UNQUANTIZED // 8) for name, count in counts.items())
-    widths = {bits for name in sizes.stored for bits in sizes.inputs.get(name, [UNQUANTIZED])}
+    inputs = [sizes.inputs.get(name, [UNQUANTIZED]) for name in sizes.stored]
     return {
         "weights": sum(counts.values()),
         "bytes": total,
         "bits_per_weight": 8 * total / sum(counts.values()),
         "quantized_layers": len(sizes.stored),
-        "activation_bits": sorted(widths) or [UNQUANTIZED],
+        "activation_bits": sorted({bits for widths in inputs for bits in widths}) or [UNQUANTIZED],
+        "precision": name_precision(list(sizes.widths.values()), inputs),
     }
+
+
+def name_precision(weights: Sequence[int], inputs: Sequence[Sequence[int]]) -> str:
+    """The most frequent widths of quantized layers' weights and inputs, as W4A8; inputs of several tiers, as W4A4-8."""
+    single = [bits[0] if len(bits) == 1 else tuple(bits) for bits in inputs]
+    return f"W{name_bits(weights)}A{name_bits(single)}"
 
 
 def read_none(layers: Iterable[Layer], files: Sequence[Path]) -> Sizes:
     """Nothing is quantized."""
-    return Sizes({}, {})
+    return Sizes({}, {}, {})
 
 
 def read_blocks(layers: Iterable[Layer], files: Sequence[Path]) -> Sizes:
@@ -50,7 +60,8 @@ def read_blocks(layers: Iterable[Layer], files: Sequence[Path]) -> Sizes:
     blocks = [read_block(path) for path in files]
     stored = {name: count_bytes(weight) for block in blocks for name, weight in block.weights.items()}
     rules = {name: rule for block in blocks for name, rule in block.seal["parameters"]["layers"].items()}
-    return Sizes(stored, {name: [rule["activation"]["bits"]] for name, rule in rules.items()})
+    widths = {name: weight.grid.bits for block in blocks for name, weight in block.weights.items()}
+    return Sizes(stored, widths, {name: [rule["activation"]["bits"]] for name, rule in rules.items()})
 
 
 def count_bytes(weight: LayerWeight) -> int:
@@ -70,7 +81,9 @@ def read_weights(layers: Iterable[Layer], files: Sequence[Path]) -> Sizes:
         )
         for path in checkpoint.config["quantization"]
     }
-    return Sizes(stored, {})
+    nominal = checkpoint.config["nominal_bits"]
+    widths = {names[path]: nominal.get(path, how["bits"]) for path, how in checkpoint.config["quantization"].items()}
+    return Sizes(stored, widths, {})
 
 
 def read_config(layers: Iterable[Layer], files: Sequence[Path]) -> Sizes:

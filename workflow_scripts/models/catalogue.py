@@ -1,19 +1,28 @@
 """The models a configuration can name.
 
 A model is a module or an object with `load_transformer()`, `encode_prompts(prompts, negative_prompt)`,
-`iterate_encodings(prompts, negative_prompt, scratch)`, `load_decoder()`, `decode_latents(decoder, latents)`,
-`process_out(latents)`, `decode_processed(decoder, latents)`, `file_digests()`, `compute_sigmas(steps)`, `PICTURE_SHAPE`
-and `LATENT_SHAPE`.
+`iterate_encodings(prompts, negative_prompt, scratch)`, `describe_dropped(texts)`, `load_decoder()`,
+`decode_latents(decoder, latents)`, `process_out(latents)`, `decode_processed(decoder, latents)`, `file_digests()`,
+`compute_sigmas(steps)`, `PICTURE_SHAPE` and `LATENT_SHAPE`.
 """
 
 import importlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from workflow_scripts import plan
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.user_files import find_place
+
+log = logging.getLogger("workflow_scripts")
+
+
+def warn_of_dropped_text(model: Any, texts: Sequence[str]) -> None:
+    """Say in one line, with counts, what of the texts the model's encoders do not read."""
+    if phrases := model.describe_dropped(texts):
+        log.warning(f"text that is not read: {'; '.join(phrases)}")
 
 
 def find_model(name: str, parameters: Mapping[str, Any] = MappingProxyType({})) -> Any:

@@ -111,6 +111,11 @@ def iterate_encodings(
         yield from zip(*map(np.array, encodings), strict=True)
 
 
+def describe_dropped(texts: Sequence[str]) -> list[str]:
+    """Phrases that say with counts what of the texts the text encoder does not read; none if it reads everything."""
+    return load_tokenizer().describe_dropped(list(texts))
+
+
 def _autoencoder_sizes() -> dict:
     return {key: AUTOENCODER[key] for key in ("block_out_channels", "layers_per_block", "resnet_groups")}
 

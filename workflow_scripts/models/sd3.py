@@ -20,7 +20,7 @@ from workflow_scripts.models.hub_download import download_files
 from workflow_scripts.models.hub_view import serve_files
 from workflow_scripts.models.latent_format import decode_pictures
 from workflow_scripts.models.releases import RELEASES, Release
-from workflow_scripts.models.sd3_text import TextEncoder
+from workflow_scripts.models.sd3_text import TextEncoder, describe_dropped
 from workflow_scripts.models.weight_files import (
     TITLES,
     Located,
@@ -120,6 +120,15 @@ class ReleasedModel:
         for positive in encodings:
             yield tuple(np.stack(parts) for parts in zip(positive, *negatives, strict=True))
         mx.clear_cache()
+
+    def describe_dropped(self, texts: Sequence[str]) -> list[str]:
+        """Phrases that say with counts what of the texts the text encoders do not read; none if they read everything.
+
+        Raises UserError for a character CLIP does not know.
+        """
+        files = self._locate(list_text_files(self.use_t5, self.release.clip_models))
+        with serve_tokenizers(files.values()):
+            return describe_dropped(self.release, texts, self.use_t5)
 
     def check_encoding_memory(self, files: Iterable[Located]) -> None:
         """Raise UserError if this machine has not the memory for the largest text encoder."""

@@ -3,11 +3,12 @@
 DiffusionKit's models over DiffusionKit's tokens, joined as the `encode_text` of its pipelines joins them.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import IO
+from typing import IO, Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,36 +16,67 @@ import numpy as np
 from workflow_scripts.models.diffusionkit import load_model_io
 from workflow_scripts.models.loaders import T5_FILE, Files, load_clip, load_t5
 from workflow_scripts.models.releases import Release
+from workflow_scripts.models.tokenizer import describe_cut
 from workflow_scripts.store.errors import UserError
 
 model_io = load_model_io()
+# It says of every text it cuts off that it does; `describe_dropped` says it once.
+logging.getLogger("diffusionkit.mlx.tokenizer").setLevel(logging.ERROR)
 
 WIDTH = 4096  # of a token's embedding: T5's; CLIP's is filled up with zeros
 CLIP_TOKENS = 77
+UNLIMITED = 1 << 30  # tokens
 SPILLED_FROM = 1 << 26  # bytes that CLIP's embeddings of all texts may take in memory
 # model: whether its tokens are filled up with the end token (else with 0)
 CLIP_MODELS = {"clip_l": True, "clip_g": False}
 
 
-def tokenize(tokenizer: object, text: str) -> mx.array:
-    """Token ids (1, max_length) int, filled up. Raises UserError for a character the vocabulary has not."""
+def list_tokens(tokenizer: Any, text: str) -> list[int]:
+    """Token ids, with start and end, cut off at `max_length`. Raises UserError for a character CLIP does not know."""
     try:
-        tokens = tokenizer.tokenize(text)
+        return tokenizer.tokenize(text)
     except KeyError as error:
         raise UserError(f"the prompt {text!r} has {error}, which CLIP's vocabulary has not; leave it out") from None
+
+
+def tokenize(tokenizer: Any, text: str) -> mx.array:
+    """Token ids (1, max_length) int, filled up. Raises UserError as `list_tokens`."""
+    tokens = list_tokens(tokenizer, text)
     filler = tokenizer.eos_token if tokenizer.pad_with_eos else 0
     return mx.array([tokens + [filler] * (tokenizer.max_length - len(tokens))])
 
 
-def encode_clip(name: str, texts: Iterable[str], files: Files, dtype: mx.Dtype) -> Iterator[tuple[mx.array, mx.array]]:
-    """The embeddings of each text by one CLIP model: of tokens (77, d), by its last layer but one, and pooled (p,)."""
-    model = load_clip(name, files, dtype)
-    tokenizer = model_io.load_tokenizer(
+def load_clip_tokenizer(name: str) -> Any:
+    """DiffusionKit's tokenizer of one CLIP model."""
+    return model_io.load_tokenizer(
         model_io._DEFAULT_MODEL,
         merges_key=f"tokenizer_{name[-1]}_merges",
         vocab_key=f"tokenizer_{name[-1]}_vocab",
         pad_with_eos=CLIP_MODELS[name],
     )
+
+
+def describe_dropped(release: Release, texts: Sequence[str], use_t5: bool) -> list[str]:
+    """Phrases that say with counts what of the texts no encoder reads in full; none if all read everything.
+
+    Raises UserError as `list_tokens`.
+    """
+    clip = load_clip_tokenizer(release.clip_models[0])  # all CLIP models have one vocabulary
+    clip.max_length = UNLIMITED
+    phrases = describe_cut([len(list_tokens(clip, text)) for text in texts], CLIP_TOKENS, "tokens of CLIP")
+    if use_t5:
+        t5 = model_io.load_t5_tokenizer(max_context_length=UNLIMITED)
+        found = [list_tokens(t5, text) for text in texts]
+        phrases += describe_cut([len(tokens) for tokens in found], release.t5_tokens, "tokens of T5")
+        if count := sum(t5._tokenizer.unk_token_id in tokens for tokens in found):
+            phrases.append(f"characters that T5 does not know in {count} of {len(texts)} prompts")
+    return phrases
+
+
+def encode_clip(name: str, texts: Iterable[str], files: Files, dtype: mx.Dtype) -> Iterator[tuple[mx.array, mx.array]]:
+    """The embeddings of each text by one CLIP model: of tokens (77, d), by its last layer but one, and pooled (p,)."""
+    model = load_clip(name, files, dtype)
+    tokenizer = load_clip_tokenizer(name)
     for text in texts:
         output = model(tokenize(tokenizer, text))
         yield output.hidden_states[-2][0], output.pooled_output[0]

@@ -6,6 +6,7 @@ import numpy as np
 
 PAD, BOS, UNKNOWN = 0, 1, 2  # the words follow, and the end token comes last: the text model finds it by argmax
 WORD = re.compile(r"\w+")
+SHOWN = 5  # unknown words
 
 
 class Tokenizer:
@@ -27,3 +28,21 @@ class Tokenizer:
             ids = [BOS, *(self.ids.get(word, UNKNOWN) for word in words), self.eos]
             row[: len(ids)] = ids
         return tokens
+
+    def describe_dropped(self, texts: list[str]) -> list[str]:
+        """Phrases with counts: texts with more words than are read, and texts with unknown words among those read."""
+        limit = self.max_length - 2
+        words = [WORD.findall(text.lower()) for text in texts]
+        unknown = [[word for word in found[:limit] if word not in self.ids] for found in words]
+        phrases = describe_cut([len(found) for found in words], limit, "words of the text encoder")
+        if count := sum(map(bool, unknown)):
+            several = sorted({word for found in unknown for word in found})
+            shown = ", ".join(several[:SHOWN]) + (", ..." if several[SHOWN:] else "")
+            phrases.append(f"unknown words in {count} of {len(texts)} prompts ({shown})")
+        return phrases
+
+
+def describe_cut(lengths: list[int], limit: int, unit: str) -> list[str]:
+    """A phrase with the count of texts longer than `limit`, if there are any; lengths: of each text."""
+    count = sum(length > limit for length in lengths)
+    return [f"beyond the {limit} {unit} in {count} of {len(lengths)} prompts (up to {max(lengths)})"] if count else []

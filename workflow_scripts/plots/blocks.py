@@ -93,7 +93,7 @@ def draw_block_errors(reports: Sequence[Mapping[str, Any]]) -> Figure:
     blocks = [report["block"] for report in reports]
     engines = [name for name in ENGINES if any(name in report["errors"] for report in reports)]
     streams = find_streams(errors for r in reports for engine in r["errors"].values() for errors in engine.values())
-    figure = create_figure("Error of each block's output with 4-bit weights, by engine", 1.4 + 2.6 * len(streams))
+    figure = create_figure("Error of each block's output with quantized weights, by engine", 1.4 + 2.6 * len(streams))
     panels = figure.subplots(len(streams), 1, squeeze=False)[:, 0]
     for axes, stream in zip(panels, streams, strict=True):
         for engine in engines:

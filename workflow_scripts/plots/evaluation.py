@@ -180,7 +180,7 @@ def draw_floor(axes: Axes, found: Mapping[str, Any] | None) -> None:
 def choose_marker(size: Mapping[str, Any]) -> tuple[str, str]:
     """The mark of the widths of a variant's inputs, and what it means."""
     widths = [bits for bits in size["activation_bits"] if bits != 16] or [16]
-    return MARKERS.get(widths[0], MIXED) if len(widths) == 1 else MIXED
+    return MARKERS.get(widths[0], (MIXED[0], f"{widths[0]}-bit inputs")) if len(widths) == 1 else MIXED
 
 
 def choose_fill(style: Mapping[str, str]) -> str:

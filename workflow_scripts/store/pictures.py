@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from workflow_scripts.plain_files import read_plain
+from workflow_scripts.plain_files import PICTURES, read_plain
 from workflow_scripts.store.errors import UserError, blame
 from workflow_scripts.store.files import write_atomically
 from workflow_scripts.store.tensors import read_sealed_tensors, write_sealed_tensors
 
-READABLE = (".png", ".jpg", ".jpeg", ".webp")
+READABLE = PICTURES
 FORMATS = ("PNG", "JPEG", "WEBP")  # no other is tried, whatever a file is called: some run programs
 LARGEST_PICTURE = 1 << 26  # pixels
 

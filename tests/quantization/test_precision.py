@@ -1,0 +1,25 @@
+"""What is said of widths follows from the files and not from what is usual."""
+
+from workflow_scripts.mmdit.variant_sizes import measure_variant
+from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.summary import describe_results
+
+
+def test_three_bits_are_called_so(study):
+    study.configure(
+        weights=[{"layers": "mm_*", "bits": 3}, {"layers": "*adaLN_modulation", "bits": 7}],
+        activations=[{"layers": "mm_*", "bits": 3, "policy": "dynamic"}],
+        statistics_shards=1,
+    )
+    study.finish()
+    transformer = find_model("embedded").load_transformer()
+    sizes = {
+        source: measure_variant(transformer, source, [path])
+        for source, path in (
+            ("weights", study.quantized / "model.safetensors"),
+            ("quant_config", study.quant_config),
+        )
+    }
+    assert {source: size["precision"] for source, size in sizes.items()} == {"weights": "W3A16", "quant_config": "W3A3"}
+    said = describe_results(study.folder)[-1].strip()
+    assert said == "weights are packed (3- and 8-bit); 3-bit activations are simulated"
