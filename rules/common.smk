@@ -259,5 +259,11 @@ onstart:
     versions.record(RESULTS)
 
 
+if (
+    workflow.remote_exec
+):  # a job on a node of a cluster, whose CPU may be of another kind
+    versions.record(RESULTS)
+
+
 onsuccess:
     print("\n".join(describe_results(Path(config["results_dir"]))), file=sys.stderr)
