@@ -259,9 +259,8 @@ onstart:
     versions.record(RESULTS)
 
 
-if (
-    workflow.remote_exec
-):  # a job on a node of a cluster, whose CPU may be of another kind
+# The CPU of a cluster's node may be of another kind than the one that plans.
+if workflow.remote_exec:
     versions.record(RESULTS)
 
 
