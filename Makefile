@@ -9,7 +9,7 @@ READY := .venv/installed
 SNAKEMAKE := $(BIN)/python -m snakemake --cores $(CORES)
 
 .DEFAULT_GOAL := results/quant_config.json
-.PHONY: venv test lint format bench scale faults slurm FORCE
+.PHONY: venv test kernels lint format bench scale faults slurm FORCE
 # Else an interrupted make deletes its target, finished or not.
 .PRECIOUS: results/quick/% results/%
 
@@ -21,6 +21,17 @@ results/%: $(READY) FORCE
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder -m "not whole"
+
+# Those tests of numbers that take seconds, under the BLAS kernels of other CPUs: OpenBLAS rounds otherwise on each family.
+OTHER_KERNELS := Haswell Nehalem
+NUMERIC_TESTS := mmdit models numerics optimise_block quantization test_capture_blocks.py test_collect_shard.py \
+    test_encode_prompts.py test_gather_calibration.py test_measure_sensitivity.py
+kernels: $(READY)
+	set -e; for kernels in $(OTHER_KERNELS); do \
+	    echo "BLAS kernels: $$kernels"; \
+	    OPENBLAS_CORETYPE=$$kernels $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile -m "not slow and not whole" \
+	        $(addprefix tests/,$(NUMERIC_TESTS)); \
+	done
 
 lint: $(READY)
 	$(BIN)/python -m ruff format --check .

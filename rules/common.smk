@@ -333,5 +333,10 @@ onstart:
     versions.record(RESULTS)
 
 
+# The CPU of a cluster's node may be of another kind than the one that plans.
+if workflow.remote_exec:
+    versions.record(RESULTS)
+
+
 onsuccess:
     print("\n".join(describe_results(Path(config["results_dir"]))), file=sys.stderr)

@@ -52,6 +52,20 @@ def collect(folder: Path, limit: int = sys.maxsize) -> None:
     (folder / "operations").write_text(str(total))
 
 
+def collect_until(folder: Path, checkpoints: int) -> None:
+    """Run the worker, and kill this process after so many checkpoints."""
+    count = [0]
+
+    def watch(event, arguments):
+        if event == "os.rename" and Path(arguments[1]).name == "checkpoint":
+            count[0] += 1
+            if count[0] > checkpoints:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    run_entry(folder, "collect_shard")
+
+
 def main(folder: Path, moments: int) -> None:
     out = folder / "trajectories.zarr" / "000"
     assert fork(lambda: collect(folder)) == 0

@@ -15,6 +15,7 @@ PRINT_LOADED = (
     "maps = [line for line in open('/proc/self/maps') if 'libblas' in line or 'openblas' in line];"
     "print([line.split(maxsplit=5)[-1].strip() for line in maps])"
 )
+PRINT_KERNELS = "import workflow_scripts; from workflow_scripts.blas import name_kernels; print(name_kernels())"
 
 
 def run_python(code, **environment):
@@ -83,3 +84,13 @@ def make_source(folder):
     source = folder / "libscipy_openblas.so"
     source.write_bytes(blas.find_openblas().read_bytes())
     return source
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [({"OPENBLAS_CORETYPE": "Nehalem"}, "Nehalem"), ({"MLX_REFERENCE_BLAS": "1"}, "reference")],
+)
+def test_the_kernels_in_use_are_named(environment, name):
+    out, err = run_python(PRINT_KERNELS, **environment)
+    assert out.strip() == name
+    assert err == ""

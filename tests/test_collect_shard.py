@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -27,6 +28,7 @@ from tests.shards import (
     write_parameters,
 )
 from workflow_scripts import collect_shard, plan
+from workflow_scripts.blas import name_kernels
 from workflow_scripts.collect_shard import record_shard, take_up
 from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
 from workflow_scripts.mmdit.sampling import bind_step
@@ -332,6 +334,34 @@ def test_final_latents_that_are_not_finite_are_named(tmp_path):
 
     with pytest.raises(UserError, match="trajectory 0, step 5: the latent nan is not finite"):
         record(make_recorder(tmp_path / "scratch"), begin)
+
+
+def run_by_other_kernels(folder: Path, checkpoints: int = sys.maxsize) -> int:
+    """Run the worker with kernels that every x86-64 CPU has, killed after so many checkpoints; its exit status."""
+    code = f"from pathlib import Path; from tests import kill_worker; kill_worker.collect_until(Path({str(folder)!r}), "
+    environment = os.environ | {"OPENBLAS_CORETYPE": "Nehalem"}
+    return subprocess.run([sys.executable, "-c", f"{code}{checkpoints})"], env=environment).returncode
+
+
+@pytest.mark.skipif(name_kernels() in ("reference", "of the system", "Nehalem"), reason="no other kernels")
+def test_a_shard_begun_on_another_kind_of_cpu_is_finished_and_whole(tmp_path, caplog):
+    """What the other one stored stays as it is, and the rest differs by rounding."""
+    folder = shutil.copytree(build_finished(), tmp_path / "results")
+    finished = zarr.open_group(folder / "trajectories.zarr" / "000", mode="r")["latents"][:]
+    shutil.rmtree(folder / "trajectories.zarr" / "000")
+    assert run_by_other_kernels(folder) == 0
+    other = zarr.open_group(folder / "trajectories.zarr" / "000", mode="r")["latents"][:]
+    assert not np.array_equal(other, finished)
+    shutil.rmtree(folder / "trajectories.zarr" / "000")
+    assert run_by_other_kernels(folder, checkpoints=4) == -signal.SIGKILL  # the second batch is under way
+    with caplog.at_level(logging.INFO, "workflow_scripts"):
+        run_entry(folder, "collect_shard")
+    assert "resuming" in caplog.text
+    run_entry(folder, "verify_trajectories")
+    found = zarr.open_group(folder / "trajectories.zarr" / "000", mode="r")["latents"][:]
+    assert np.array_equal(found[0], other[0])
+    assert not np.array_equal(found, other)
+    np.testing.assert_allclose(found, finished, atol=1e-4)
 
 
 @pytest.mark.parametrize("moments", [8, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.whole])])

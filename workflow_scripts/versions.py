@@ -1,7 +1,7 @@
-"""The packages whose versions decide the last bits of what is computed.
+"""What decides the last bits of what is computed: the versions of packages, and the BLAS kernels of the CPU.
 
 `<results>/versions.json` lists every combination that results were made with. No seal has them: finished work stays
-finished when a package is updated, and who runs on is warned.
+finished when a package is updated or another CPU goes on, and who runs on is warned.
 """
 
 from collections.abc import Iterator
@@ -9,10 +9,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.blas import name_kernels
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_json
 
 PACKAGES = ("mlx", "diffusionkit", "numpy", "scipy-openblas32", "torch")
+KERNELS = "BLAS kernels"
 FILE = "versions.json"
 
 Versions = dict[str, str]
@@ -28,7 +30,7 @@ def find_version(package: str) -> str:
 
 def list_installed() -> Versions:
     """What computes now."""
-    return {package: find_version(package) for package in PACKAGES}
+    return {package: find_version(package) for package in PACKAGES} | {KERNELS: name_kernels()}
 
 
 def read_recorded(results: Path) -> list[Versions]:
@@ -49,22 +51,25 @@ def is_combination(value: Any) -> bool:
 
 
 def find_changes(results: Path) -> Iterator[str]:
-    """A line for each package that some of the results were made with in another version than the installed one.
-
-    Raises UserError as `read_recorded`.
+    """A line for each package that some of the results were made with in another version than the installed one, and
+    one if they were made with other BLAS kernels than this CPU's. Raises UserError as `read_recorded`.
     """
     installed, recorded = list_installed(), read_recorded(results)
-    for package, version in installed.items():
-        others = dict.fromkeys(entry[package] for entry in recorded if entry.get(package, version) != version)
+    for name, version in installed.items():
+        others = dict.fromkeys(entry[name] for entry in recorded if entry.get(name, version) != version)
         if others:
+            now = f"{version} {'are used here' if name == KERNELS else 'is installed'}"
             yield (
-                f"{results} has results of {package} {', '.join(others)}, and {version} is installed: what is made now"
-                " may differ in its last bits"
+                f"{results} has results of {name} {', '.join(others)}, and {now}: what is made now may differ in its"
+                " last bits"
             )
 
 
 def record(results: Path) -> None:
-    """Add the installed versions to the results' record, unless it has them. Raises UserError as `read_recorded`."""
+    """Add what computes now to the results' record, unless it has it. Raises UserError as `read_recorded`.
+
+    Of two nodes that record at the same moment one may be lost until its next job.
+    """
     recorded, installed = read_recorded(results), list_installed()
     if installed not in recorded:
         write_json(results / FILE, {"made_with": [*recorded, installed]})

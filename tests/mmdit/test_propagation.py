@@ -124,11 +124,16 @@ def test_an_unquantized_block_gives_the_captured_inputs_of_the_next(captured):
 
 
 def test_a_rows_outputs_do_not_depend_on_the_rows_it_is_with(captured):
-    """Nor on how many noise levels these have, if the steps are the same at all."""
+    """Nor on how many noise levels these have, if the steps are the same at all; but for rounding.
+
+    Rounding can carry an input over the edge between two codes, which moves what its row gives by a part of a step.
+    """
     file = Predecessor(captured, **CASES["static"]).make_file()
     whole, part = propagate_from(captured, file), propagate_from(captured, file, slice(3, 20))
-    for all_rows, some in zip(whole, part, strict=True):
-        np.testing.assert_allclose(some, all_rows[3:20], atol=4e-3)
+    for all_rows, some, exact in zip(whole, part, captured.states[2], strict=True):
+        difference = np.abs(some.astype(np.float32) - all_rows[3:20])
+        assert np.quantile(difference, 0.99) <= 4e-3  # what fp16 rounds
+        assert difference.max() <= 0.1 * np.abs(all_rows[3:20] - exact[3:20].astype(np.float32)).max()
 
 
 def test_weights_that_are_not_in_the_file_are_the_models(captured):

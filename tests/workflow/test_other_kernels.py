@@ -1,0 +1,73 @@
+"""Results begun by one kind of CPU and finished by another: OpenBLAS computes with other kernels, nothing is refused.
+
+OpenBLAS is told which kernels to take; those of Nehalem run on every x86-64 CPU and are no newer one's.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.workflow_run import Workflow
+from workflow_scripts import versions
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.whole,
+    pytest.mark.skipif(versions.name_kernels() in ("reference", "of the system", "Nehalem"), reason="no other kernels"),
+]
+OTHER = "Nehalem"
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A finished main job, one shard and one block of it by other kernels, and what each of the three runs said."""
+    workflow, said = Workflow(tmp_path_factory.mktemp("mixed")), []
+    workflow.configure(block_inputs="quantized", prompts_per_shard=1)
+    results = workflow.results
+    targets = (results / "trajectories.zarr" / "000", results / "adaround" / "mm_01.safetensors", "quant_config")
+    with pytest.MonkeyPatch.context() as patch:
+        for target, kernels in zip(targets, (OTHER, None, OTHER), strict=True):
+            choose_kernels(patch, kernels)
+            done = workflow.run(str(target))
+            assert done.returncode == 0, done.stdout
+            said.append(done.stdout)
+    return workflow, said
+
+
+def choose_kernels(patch, kernels):
+    if kernels:
+        patch.setenv("OPENBLAS_CORETYPE", kernels)
+    else:
+        patch.delenv("OPENBLAS_CORETYPE", raising=False)
+
+
+def test_whoever_goes_on_is_told_of_the_other_kernels_once(mixed):
+    _, (first, second, third) = mixed
+    here = versions.name_kernels()
+    assert "warning: " not in first
+    assert second.count(f"results of BLAS kernels {OTHER}, and {here} are used here") == 1
+    assert third.count(f"results of BLAS kernels {here}, and {OTHER} are used here") == 1
+
+
+def test_both_are_recorded(mixed):
+    workflow, _ = mixed
+    recorded = [entry[versions.KERNELS] for entry in versions.read_recorded(workflow.results)]
+    assert recorded == [OTHER, versions.name_kernels()]
+
+
+@pytest.mark.parametrize("kernels", [OTHER, None])
+def test_either_finds_all_finished_and_whole(mixed, monkeypatch, kernels):
+    """Steps computed again and pictures decoded again are within the tolerances of `verify_dataset`."""
+    workflow, _ = mixed
+    choose_kernels(monkeypatch, kernels)
+    assert workflow.list_jobs("quant_config") == []
+    results = str(workflow.results)
+    for command in (
+        ("verify_dataset", "--results", results, "--replay", "42"),
+        ("verify_weights", f"{results}/quantized", "--blocks", f"{results}/adaround"),
+    ):
+        checked = subprocess.run(
+            [sys.executable, "-m", f"workflow_scripts.{command[0]}", *command[1:]], capture_output=True, text=True
+        )
+        assert checked.returncode == 0, checked.stdout + checked.stderr
