@@ -4,12 +4,11 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from itertools import chain
 from pathlib import Path
 
 from workflow_scripts import plan
 from workflow_scripts.checks.results import Report, Results
-from workflow_scripts.checks.vouchers import Claims, find_fault, list_claims
+from workflow_scripts.checks.vouchers import Claims, find_fault, list_claims, say_how
 from workflow_scripts.store.block_inputs import open_part
 from workflow_scripts.store.calibration import open_calibration
 from workflow_scripts.store.errors import UserError
@@ -79,27 +78,17 @@ def check_files(results: Results) -> Report:
     """Whether every file is what its own checksum, a seal or a file of digests says."""
     folder = results.folder
     names, groups = walk(folder)
-    unread = defaultdict(list)
-    for name in names:
-        unread[find_match(name, NO_RESULTS)].append(name)
-    plain = unread.pop(None, [])
-    claims, faults = collect_claims([folder / name for name in plain])
-    faults += find_missing(claims)
-    unvouched = []
-    for name in plain:
-        if fault := find_fault(folder / name, claims[folder / name]):
-            faults.append(fault)
-        elif fault is None and not name.endswith(SUMS):
-            unvouched.append(name)
+    kinds = {name: find_match(name, NO_RESULTS) for name in names}
+    plain = [folder / name for name in names if kinds[name] is None]
+    claims, faults = collect_claims(plain)
+    found = {path: find_fault(path, claims[path]) for path in plain}
+    faults += [*filter(None, found.values()), *find_missing(claims)]
     read_by_others = {results.store / shard for shard in results.folders} | {folder / "calibration.zarr"}
-    faults += chain.from_iterable(map(read_group, set(groups) - read_by_others))
-    notes = [
-        f"{folder}/{pattern}: no checksum: {NO_RESULTS[pattern]} ({len(found)})" for pattern, found in unread.items()
-    ]
-    held = len(plain) - len(unvouched)
-    return Report(
-        f"{held} files and {len(groups)} sealed folders", faults, [*notes, *list_unvouched(folder, unvouched)]
-    )
+    for group in sorted(set(groups) - read_by_others):
+        faults += read_group(group)
+    unvouched = [path for path, fault in found.items() if fault is None and path.suffix != SUMS]
+    notes = [*list_no_results(folder, kinds.values()), *list_unvouched(folder, unvouched)]
+    return Report(f"{len(plain) - len(unvouched)} files and {len(groups)} sealed folders", faults, notes)
 
 
 def walk(folder: Path) -> tuple[list[str], list[Path]]:
@@ -158,22 +147,29 @@ def find_missing(claims: Claims) -> Iterator[str]:
 
     Not where all that a file of digests speaks of is missing: that is not made yet, or not wanted any more.
     """
-    by_voucher = defaultdict(list)
+    by_voucher = defaultdict(dict)
     for path, claim in ((path, claim) for path, own in claims.items() for claim in own):
-        by_voucher[claim.voucher].append((path, claim.target))
-    for voucher, named in by_voucher.items():
-        missing = [(path, target) for path, target in named if not path.is_file()]
-        if voucher.suffix != SUMS or len(missing) < len(named):
-            for path, target in missing:
-                yield f"{path} is missing, and {voucher} vouches for it; delete {voucher} and make {target} again"
+        by_voucher[claim.voucher][path] = claim.target
+    for voucher, targets in by_voucher.items():
+        there = [path for path in targets if path.is_file()]
+        if voucher.suffix != SUMS or there:
+            for path in targets.keys() - there:
+                # Its own name may be what is damaged: another one's target makes it too.
+                target = targets[there[0]] if there else targets[path]
+                yield f"{path} is missing, and {voucher} vouches for it; delete {target} and {say_how(target)}"
 
 
-def list_unvouched(folder: Path, names: Sequence[str]) -> Iterator[str]:
+def list_no_results(folder: Path, patterns: Iterable[str | None]) -> Iterator[str]:
+    """A line for each kind of files that carry no checksum, given the pattern of each file."""
+    for pattern, count in Counter(filter(None, patterns)).items():
+        yield f"{folder}/{pattern}: no checksum: {NO_RESULTS[pattern]} ({count})"
+
+
+def list_unvouched(folder: Path, paths: Sequence[Path]) -> Iterator[str]:
     """A line for each kind of files that nothing vouches for though earlier versions made them, and for each other."""
-    earlier = Counter(find_match(name, EARLIER) for name in names)
-    for pattern in filter(None, earlier):
+    kinds = {path: find_match(path.relative_to(folder).as_posix(), EARLIER) for path in paths}
+    for pattern, count in Counter(filter(None, kinds.values())).items():
         how = f"delete what is there and make {EARLIER[pattern] or folder / pattern} again"
-        yield f"{folder}/{pattern}: no checksum: made by an earlier version ({earlier[pattern]}); {how}"
-    for name in names:
-        if find_match(name, EARLIER) is None:
-            yield f"{folder / name}: no checksum: not of this workflow, not finished, or without the one it had"
+        yield f"{folder}/{pattern}: no checksum: made by an earlier version ({count}); {how}"
+    for path in (path for path, pattern in kinds.items() if pattern is None):
+        yield f"{path}: no checksum: not of this workflow, not finished, or without the one it had"
