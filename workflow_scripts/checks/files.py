@@ -154,7 +154,7 @@ def find_missing(claims: Claims) -> Iterator[str]:
         there = [path for path in targets if path.is_file()]
         if voucher.suffix != SUMS or there:
             for path in targets.keys() - there:
-                # Its own name may be what is damaged: another one's target makes it too.
+                # Snakemake makes again only what is not there, and all of one making with it.
                 target = targets[there[0]] if there else targets[path]
                 yield f"{path} is missing, and {voucher} vouches for it; delete {target} and {say_how(target)}"
 

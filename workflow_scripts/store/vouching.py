@@ -5,6 +5,7 @@
 `sha256sum --check report.html.sha256` reads it.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import SNAKEMAKE_MARKS, hash_file, name_file, write_atomically, write_folder
 
 SUMS = ".sha256"
+MARK = "# "  # of a comment, which sha256sum leaves out
 
 
 def name_sums(place: Path) -> Path:
@@ -41,9 +43,14 @@ def vouched(place: Path, *files: Path) -> Iterator[None]:
 
 
 def write_sums(sums: Path, digests: dict[str, str]) -> None:
-    """Write sha256 digests (hex) by name, relative to the folder of `sums`."""
-    text = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
-    write_atomically(sums, lambda partial: partial.write_text(text, encoding="utf-8"))
+    """Write sha256 digests (hex) by name, relative to the folder of `sums`; last, as a comment, one of these lines."""
+    lines = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+    write_atomically(sums, lambda partial: partial.write_text(f"{lines}{MARK}{digest(lines)}\n", encoding="utf-8"))
+
+
+def digest(lines: str) -> str:
+    """sha256 (hex) of text."""
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -73,12 +80,12 @@ def list_plain(folder: Path) -> list[Path]:
 
 def read_sums(sums: Path) -> dict[str, str]:
     """The digests in `sums` by name. Raises UserError, naming it, if it is damaged, or of other files than it says."""
-    wanted = re.compile(rf"([0-9a-f]{{64}})  ({re.escape(name_place(sums).name)}(?:[./].+)?)")
+    line = re.compile(rf"([0-9a-f]{{64}})  ({re.escape(name_place(sums).name)}(?:[./].+)?)")
     try:
-        lines = read_plain(sums).decode("utf-8").split("\n")
+        lines, _, last = read_plain(sums).decode("utf-8").rpartition(MARK)
     except (OSError, ValueError) as error:
         raise UserError(f"{sums} cannot be read ({error})") from None
-    found = [wanted.fullmatch(line) for line in lines[:-1]]
-    if lines[-1] or not found or not all(found):
+    found = [line.fullmatch(text) for text in lines.split("\n")[:-1]]
+    if last != f"{digest(lines)}\n" or not all(found):
         raise UserError(f"{sums} is damaged")
-    return {line[2]: line[1] for line in found}
+    return {match[2]: match[1] for match in found}
