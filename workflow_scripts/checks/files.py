@@ -118,7 +118,7 @@ def leads_inside(path: Path, root: Path) -> bool:
 
 def find_match(name: str, patterns: Iterable[str]) -> str | None:
     """The first pattern that fits `name`, below this folder of results or below one that lies in it."""
-    return next((p for p in patterns if fnmatchcase(name, p) or fnmatchcase(name, f"*/{p}")), None)
+    return next((pattern for pattern in patterns if fnmatchcase(f"/{name}", f"*/{pattern}")), None)
 
 
 def read_group(group: Path) -> list[str]:
