@@ -17,6 +17,9 @@ from workflow_scripts.verify_dataset import CHECKS, run_check
 READING = ("checksums", "calibration set", "every file")
 # What carries no checksum, by the pattern that the verification lists it under.
 NO_CHECKSUM = {"logs/*", "benchmarks/*", "scratch/*", "*.lock", ".*"}
+CURE = re.compile(
+    r"/.*; delete (?P<what>it|both|/\S+)(?: and (?P<more>/\S+))? and (?:make (?P<target>\S+)|run(?: \w+)?) again"
+)
 VARIANTS = {*ALL, *RUNGS, "packed", "real"}
 
 
@@ -90,14 +93,21 @@ def carries_none(kind: str) -> bool:
     return bool({"logs", "benchmarks", "scratch"} & set(parts)) or parts[-1].startswith(".") or kind.endswith(".lock")
 
 
-def read_target(fault: str, path: Path) -> Path | None:
-    """The target that a line about the damaged `path` says to make again, if it names `path` and one."""
-    made = re.search(
-        r"; delete (it|both|(?P<gone>/[^;]*?))( and .*)? and (make (?P<target>.*)|run( \w+)?) again$", fault
-    )
-    if made is None or not (str(path) in fault or fault.startswith(f"{path.parent} ")):
+def read_cure(fault: str) -> tuple[set[Path], Path] | None:
+    """What a line about a damaged file says to delete, and the target to make again; None if it says no such thing.
+
+    Where it says to run again, what is to be deleted is the target.
+    """
+    found = CURE.fullmatch(fault)
+    if found is None:
         return None
-    if made["target"]:
-        return Path(made["target"])
-    # Of older messages: what is to be deleted is the target.
-    return Path(made["gone"] or re.match(r"/.*?(?= (is|has|was)\b)", fault)[0])
+    paths = [Path(path) for path in re.findall(r"/[^\s;:,()]+", fault)]
+    what = {"it": paths[:1], "both": paths[:2]}.get(found["what"], [Path(found["what"])])
+    gone = [*what, *map(Path, filter(None, [found["more"]]))]
+    return set(gone), Path(found["target"] or gone[0])
+
+
+def read_target(fault: str, path: Path) -> Path | None:
+    """The target that a line says to make again, if it is about the damaged `path`, or the folder it is the seal of."""
+    cure = read_cure(fault)
+    return cure[1] if cure and (str(path) in fault or fault.startswith(f"{path.parent} ")) else None
