@@ -1,6 +1,7 @@
 """After a run of everything: whatever is on the disk is vouched for, and damage is found, named and mended."""
 
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,10 +66,24 @@ def list_jobs(copy: WorkingCopy) -> Run:
     return Run(copy.results, [Job(rule, (), outputs, "", ()) for rule, outputs in places])
 
 
+def list_rules(path: Path) -> list[str]:
+    """The rules of a file that have outputs."""
+    parts = re.split(r"^(?:use rule \w+ as|rule) (\w+)(?: with)?:\n", path.read_text(), flags=re.M)
+    return [name for name, text in zip(parts[1::2], parts[2::2], strict=True) if "    output:\n" in text]
+
+
 def verify(copy: WorkingCopy) -> subprocess.CompletedProcess:
     """The command that a user gives."""
     command = [sys.executable, "-m", "workflow_scripts.verify_dataset", "--replay", "1", "--results", str(copy.results)]
     return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_every_rule_that_makes_a_file_has_run(reference):
+    """A rule that `EVERYTHING` leaves out would not be looked at below."""
+    rules = [rule for path in Path("rules").glob("*.smk") if path.stem != "train" for rule in list_rules(path)]
+    assert set(rules) - {job.rule for job in reference.list_jobs()} == {
+        "fetch_weights"
+    }  # the model came with the program
 
 
 def test_everything_on_the_disk_is_vouched_for(reference):
