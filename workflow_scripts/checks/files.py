@@ -100,12 +100,17 @@ def walk(folder: Path) -> tuple[list[str], list[Path]]:
     for place, folders, files in os.walk(folder, followlinks=True):
         parent = Path(place)
         own = [name for name in folders if not leads_inside(parent / name, root)]
-        sealed = [name for name in own if find_match((parent / name).relative_to(folder).as_posix(), GROUPS)]
+        sealed = [name for name in own if is_group((parent / name).relative_to(folder).as_posix())]
         groups += [parent / name for name in sealed]
         folders[:] = [name for name in own if name not in sealed]
         paths = [parent / name for name in files]
         names += [path.relative_to(folder).as_posix() for path in paths if not leads_inside(path, root)]
     return sorted(names), sorted(groups)
+
+
+def is_group(name: str) -> bool:
+    """Whether the folder `name` is sealed as a whole once it is finished."""
+    return find_match(name, NO_RESULTS) is None and find_match(name, GROUPS) is not None
 
 
 def leads_inside(path: Path, root: Path) -> bool:
