@@ -39,7 +39,7 @@ def test_every_figure_is_there_in_both_formats_under_a_name_known_beforehand(arg
     plot_activations.main(arguments)
     names = {"absmax_step_000", "absmax_step_025", *plot_activations.NAMES}
     assert {path.name for path in arguments.out.iterdir()} == {
-        f"{name}{suffix}" for name in names for suffix in (".png", ".svg")
+        f"{name}{suffix}" for name in names for suffix in (".png", ".svg", ".sha256")
     }
 
 

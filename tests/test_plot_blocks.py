@@ -35,7 +35,7 @@ def test_every_figure_is_there_in_both_formats(tmp_path):
     arguments = write_files(tmp_path, ("rtn", "gptq", "adaround"), "adaround")
     plot_blocks.main(arguments)
     assert {path.name for path in arguments.out.iterdir()} == {
-        f"{name}{suffix}" for name in NAMES for suffix in (".png", ".svg")
+        f"{name}{suffix}" for name in NAMES for suffix in (".png", ".svg", ".sha256")
     }
 
 

@@ -19,7 +19,7 @@ VARIANTS = {"fp": build_full_precision(), "w4a8": build_variant("W4A8", 20.0)}
 
 
 def test_figures_of_two_files_of_scores_can_lie_side_by_side(tmp_path):
-    names = {f"{name}{suffix}" for name in ("error_growth", "size_quality") for suffix in (".png", ".svg")}
+    names = {f"{name}{suffix}" for name in ("error_growth", "size_quality") for suffix in (".png", ".svg", ".sha256")}
     assert run(tmp_path, {"variants": VARIANTS}) == names
     both = run(tmp_path, {"variants": VARIANTS}, "--prefix", "ablation_")
     assert both == names | {f"ablation_{name}" for name in names}

@@ -44,7 +44,7 @@ def test_the_grid_is_there_in_both_formats_and_a_rerun_gives_the_same_bytes(argu
     plot_pictures.main(arguments)
     first = {path.name: path.read_bytes() for path in arguments.out.iterdir()}
     plot_pictures.main(arguments)
-    assert first.keys() == {"picture_grid.png", "picture_grid.svg"}
+    assert first.keys() == {"picture_grid.png", "picture_grid.svg", "picture_grid.sha256"}
     assert first == {path.name: path.read_bytes() for path in arguments.out.iterdir()}
 
 

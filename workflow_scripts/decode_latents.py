@@ -14,8 +14,9 @@ from PIL import Image
 from workflow_scripts.entry import Progress, build_parser, log, run
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_folder
+from workflow_scripts.store.files import read_json
 from workflow_scripts.store.original_layout import read_latents
+from workflow_scripts.store.vouching import write_vouched_folder
 
 BATCH = 16
 
@@ -36,7 +37,7 @@ def main(arguments: argparse.Namespace) -> None:
                 Image.fromarray(picture).save(folder / f"{path.stem}.png")
             progress.advance(len(batch))
 
-    write_folder(arguments.out, fill)
+    write_vouched_folder(arguments.out, fill)
     log.info(f"decoded {len(paths)} pictures: {arguments.out}")
 
 

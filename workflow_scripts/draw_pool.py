@@ -1,14 +1,22 @@
 """Draws the pictures the embedded model is trained on."""
 
 import argparse
+from pathlib import Path
 
 from workflow_scripts.entry import Progress, build_parser, run
-from workflow_scripts.training.pool import create_pool, draw_example
+from workflow_scripts.store.vouching import vouched
+from workflow_scripts.training.pool import PICTURES, SCENES, create_pool, draw_example
 from workflow_scripts.training.recipe import POOL_SEED, POOL_SIZE
 
 
 def draw_pool(arguments: argparse.Namespace) -> None:
-    scenes, pictures = create_pool(arguments.out, POOL_SIZE)
+    with vouched(arguments.out / SCENES), vouched(arguments.out / PICTURES):
+        fill_pool(arguments.out)
+
+
+def fill_pool(folder: Path) -> None:
+    """Draw every scene of the pool."""
+    scenes, pictures = create_pool(folder, POOL_SIZE)
     progress = Progress("drawing", POOL_SIZE, "pictures")
     for index in range(POOL_SIZE):
         scene, pictures[index] = draw_example(POOL_SEED, index)

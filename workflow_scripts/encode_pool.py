@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from workflow_scripts.entry import Progress, build_parser, run
 from workflow_scripts.models.embedded import AUTOENCODER
 from workflow_scripts.store.files import write_atomically
+from workflow_scripts.store.vouching import vouched
 from workflow_scripts.training.autoencoder import Autoencoder
 from workflow_scripts.training.loop import split_batches
 from workflow_scripts.training.pool import open_pool, to_tensor
@@ -30,7 +31,8 @@ def encode_pool(arguments: argparse.Namespace) -> None:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             latents[rows] = model.encode(to_tensor(pictures[rows])).half().numpy()
         progress.advance(rows.stop - rows.start)
-    write_atomically(arguments.out, lambda partial: np.save(partial, latents))
+    with vouched(arguments.out):
+        write_atomically(arguments.out, lambda partial: np.save(partial, latents))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from workflow_scripts.numerics.phases import PHASES
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import write_plain_json
 from workflow_scripts.store.statistics_file import read_statistics, read_statistics_arrays
+from workflow_scripts.store.vouching import vouched
 
 TEMPORAL_FORMAT = "layer_temporal_analysis_v4"
 SCALE_IS = "the largest magnitude of what the layer reads at a step, before any shift; not a step size"
@@ -31,11 +32,15 @@ def main(arguments: argparse.Namespace) -> None:
     arrays = read_statistics_arrays(arguments.statistics, statistics)
     inputs = {layer: name for name, described in statistics["inputs"].items() for layer in described["layers"]}
     flat = {layer: flatten(name, statistics["inputs"][name], arguments) for layer, name in inputs.items()}
-    write_plain_json(arguments.temporal, describe_time(statistics, arrays, inputs))
-    write_plain_json(arguments.flat, flat)
-    write_plain_json(arguments.advice, describe_advice(flat))
-    outputs = ", ".join(path.name for path in (arguments.temporal, arguments.flat, arguments.advice))
-    log.info(f"{len(inputs)} layers in {outputs} in {arguments.flat.parent}")
+    contents = {
+        arguments.temporal: describe_time(statistics, arrays, inputs),
+        arguments.flat: flat,
+        arguments.advice: describe_advice(flat),
+    }
+    for path, content in contents.items():
+        with vouched(path):
+            write_plain_json(path, content)
+    log.info(f"{len(inputs)} layers in {', '.join(path.name for path in contents)} in {arguments.flat.parent}")
 
 
 def flatten(name: str, described: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import numpy as np
 
 from workflow_scripts.entry import Progress, add_place, build_parser, log, run
 from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.store.files import read_json, write_folder
+from workflow_scripts.store.files import read_json
 from workflow_scripts.store.original_layout import name_latents, write_latents
 from workflow_scripts.store.trajectories import open_shards
+from workflow_scripts.store.vouching import write_vouched_folder
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -24,7 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
                 write_latents(name_latents(folder, trajectory.number), np.array(process_out(trajectory.latents)))
                 progress.advance()
 
-    write_folder(arguments.out, fill)
+    write_vouched_folder(arguments.out, fill)
     log.info(f"exported {stage['trajectories']} latents: {arguments.out}")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.store.calibration import FLAT_ARRAYS, Calibration, open_calibration
 from workflow_scripts.store.files import write_atomically
+from workflow_scripts.store.vouching import vouched
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # equal sets give equal bytes
 
@@ -21,7 +22,8 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # equal sets give equal bytes
 def main(arguments: argparse.Namespace) -> None:
     calibration = open_calibration(arguments.calibration)
     calibration.verify()
-    write_atomically(arguments.out, lambda partial: write_npz(partial, calibration))
+    with vouched(arguments.out):
+        write_atomically(arguments.out, lambda partial: write_npz(partial, calibration))
     log.info(f"exported {calibration.specs['xs'].shape[0]} points: {arguments.out}")
 
 

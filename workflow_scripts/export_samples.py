@@ -8,9 +8,10 @@ import argparse
 from pathlib import Path
 
 from workflow_scripts.entry import Progress, add_place, build_parser, log, run
-from workflow_scripts.store.files import read_json, write_folder
+from workflow_scripts.store.files import read_json
 from workflow_scripts.store.original_layout import list_samples, name_sample, write_sample
 from workflow_scripts.store.trajectories import open_shards
+from workflow_scripts.store.vouching import write_vouched_folder
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -24,7 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
                     write_sample(name_sample(folder, sample.image_id, sample.step_index), sample)
                 progress.advance()
 
-    write_folder(arguments.out, fill)
+    write_vouched_folder(arguments.out, fill)
     log.info(f"exported {stage['trajectories'] * (stage['steps'] + 1)} samples: {arguments.out}")
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.numerics.ranges import measure_input
-from workflow_scripts.store.files import write_atomically
 from workflow_scripts.store.statistics_file import read_statistics, read_statistics_arrays
+from workflow_scripts.store.vouching import write_text
 
 HEADINGS = {
     "absmax_low": "smallest absmax",
@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
         for name, described in statistics["inputs"].items()
     }
     text = format_report(statistics, measured)
-    write_atomically(arguments.out, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(arguments.out, text)
     log.info(f"ranges of {len(measured)} inputs in {arguments.out}")
 
 

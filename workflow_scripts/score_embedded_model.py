@@ -11,6 +11,7 @@ from workflow_scripts.models.classifier import Classifier, judge_pictures, load_
 from workflow_scripts.numerics.quality import measure_psnr
 from workflow_scripts.picture_grid import draw_grid
 from workflow_scripts.store.files import write_atomically, write_json
+from workflow_scripts.store.vouching import vouched
 from workflow_scripts.training import recipe
 from workflow_scripts.training.pool import draw_example
 from workflow_scripts.training.scoring import generate_pictures, rate_pictures, write_captions
@@ -79,7 +80,8 @@ def draw_examples(folder: Path, cfg_weight: float, path: Path) -> None:
     prompts = [caption.text for objects in (1, 2) for caption in write_captions(recipe.GRID_SEED, half, objects)]
     pictures = generate_pictures(folder, prompts, recipe.SCORED_STEPS, cfg_weight, recipe.GRID_SEED)
     grid = draw_grid(pictures, prompts, recipe.GRID_COLUMNS)
-    write_atomically(path, lambda partial: grid.save(partial, optimize=True))
+    with vouched(path):
+        write_atomically(path, lambda partial: grid.save(partial, optimize=True))
 
 
 if __name__ == "__main__":

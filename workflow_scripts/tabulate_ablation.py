@@ -5,7 +5,8 @@ from typing import Any
 
 from workflow_scripts.ablation import PAPER_FID, VARIANTS
 from workflow_scripts.entry import build_parser, log, run
-from workflow_scripts.store.files import read_json, write_atomically
+from workflow_scripts.store.files import read_json
+from workflow_scripts.store.vouching import write_text
 from workflow_scripts.variants import OTHER_SEEDS
 
 HEAD = """\
@@ -24,7 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
     rows = [tabulate_row(scores["variants"][name], PAPER_FID.get(name)) for name in VARIANTS]
     rows.append(tabulate_row(scores["noise_floor"][OTHER_SEEDS], None))
     text = HEAD.format(**scores) + "\n".join(rows) + "\n"
-    write_atomically(arguments.out, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(arguments.out, text)
     log.info(f"{len(rows)} rows: {arguments.out}")
 
 

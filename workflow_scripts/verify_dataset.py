@@ -1,16 +1,16 @@
-"""Check a folder of results: the trajectories, what was made from them and what was exported. Prints a table.
+"""Check a folder of results: every file by its checksum or seal, and what the files say of one another. Prints a table.
 
 Some steps, chosen by `--seed`, are computed again by the model. What is not made yet is no fault. Ends with 1 if
-anything fails; every fault is listed below the table.
+anything fails; every fault is listed below the table, and so is what carries no checksum, such as logs.
 """
 
 import argparse
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from workflow_scripts.checks import exports, products, trajectories
+from workflow_scripts.checks import exports, files, products, trajectories
 from workflow_scripts.checks.results import Report, Results
 from workflow_scripts.entry import add_place, build_parser, log, run
 from workflow_scripts.store.errors import UnreachableError, UserError
@@ -34,17 +34,19 @@ CHECKS: dict[str, Callable[[Results], Report | None]] = {
     "exported latents": exports.check_latents,
     "exported pictures": exports.check_images,
     "exported manifest": products.check_export_manifest,
+    "every file": files.check_files,
 }
 OK, FAIL, ABSENT = "ok", "FAIL", "not made"
 
 
 class Line(NamedTuple):
-    """A row of the table, and the faults behind it."""
+    """A row of the table, the faults behind it, and what the check cannot judge."""
 
     check: str
     result: str
     detail: str
     faults: list[str]
+    notes: Sequence[str] = ()
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -56,6 +58,8 @@ def main(arguments: argparse.Namespace) -> None:
     table = format_table(lines)
     print(table)
     for line in lines:
+        for note in line.notes:
+            log.info(note)
         for fault in line.faults:
             log.error(f"{line.check}: {fault}")
     if failed := [line.check for line in lines if line.result == FAIL]:
@@ -79,8 +83,8 @@ def run_check(name: str, check: Callable[[Results], Report | None], results: Res
     if report.faults:
         count = len(report.faults)
         more = f" (and {count - 1} more)" if count > 1 else ""
-        return Line(name, FAIL, report.faults[0] + more, report.faults)
-    return Line(name, OK, report.detail, [])
+        return Line(name, FAIL, report.faults[0] + more, report.faults, report.notes)
+    return Line(name, OK, report.detail, [], report.notes)
 
 
 def format_table(lines: list[Line]) -> str:

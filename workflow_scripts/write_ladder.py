@@ -11,8 +11,9 @@ from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.numerics.quality import measure_snr, to_decibels
 from workflow_scripts.store.block_report import read_report
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import write_atomically, write_json
+from workflow_scripts.store.files import write_json
 from workflow_scripts.store.tensors import read_sealed_tensors
+from workflow_scripts.store.vouching import write_text
 
 FORMAT = {"format": "weights-ladder", "version": 1}
 EXACT = 150.0  # dB; nothing in fp32 is nearer without being equal, and JSON has no infinity
@@ -36,7 +37,7 @@ def main(arguments: argparse.Namespace) -> None:
         rungs.append(describe_rung(name, title, latents, reference, arguments.adaround))
     write_json(arguments.out, FORMAT | {"pictures": len(reference), "rungs": rungs})
     text = "\n".join(tabulate(rungs))
-    write_atomically(arguments.out.with_suffix(".md"), lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(arguments.out.with_suffix(".md"), text)
     log.info(f"{len(rungs)} rungs in {arguments.out}")
 
 

@@ -15,11 +15,12 @@ from workflow_scripts.report.figures import embed_plots
 from workflow_scripts.report.page import render_page
 from workflow_scripts.store.block_report import read_report
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_atomically
+from workflow_scripts.store.files import read_json
 from workflow_scripts.store.packed_checkpoint import read_packed_config
 from workflow_scripts.store.quant_config import QuantConfig, read_content, read_quant_config
 from workflow_scripts.store.sensitivity_file import read_sensitivity
 from workflow_scripts.store.statistics_file import read_statistics, read_statistics_arrays
+from workflow_scripts.store.vouching import write_text
 
 Facts = dict[str, Any]
 
@@ -40,7 +41,7 @@ def main(arguments: argparse.Namespace) -> None:
         | {"figures": embed_plots(arguments.plots), "infinity": math.inf}
     )
     text = render_page(content)
-    write_atomically(arguments.out, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(arguments.out, text)
     log.info(f"{len(described['weights'])} layers, {len(arguments.plots)} plots in {arguments.out}")
 
 

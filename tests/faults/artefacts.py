@@ -7,10 +7,10 @@ from pathlib import Path
 from tests.faults.undisturbed import Job, Run
 
 VERIFY = "verify_dataset"  # what no job reads any more is checked by this command
-NOBODY = "nobody"
 
 # The first pattern that fits a file's name below the results says which rule's job reads all of it.
 READERS = {
+    "*.sha256": VERIFY,
     "params/*": "*",  # whichever has it among its inputs
     "conditioning.safetensors": "gather_calibration",  # a shard reads its own prompts' alone
     "conditioning.json": "collect_shard",
@@ -35,22 +35,22 @@ READERS = {
     "evaluation/images/*": "compare_variant",
     "evaluation/features/*": "compare_variant",
     "evaluation/compared/*": "score",
-    "evaluation/sizes/multitier.json": NOBODY,  # it is made so that the arrays of the config have a reader
+    "evaluation/sizes/multitier.json": VERIFY,  # it is made so that the arrays of the config have a reader
     "evaluation/sizes/*": "score",
     "evaluation/growth/*": "score",
     "fid.json": "plot_evaluation",
     "plots/*.png": "write_report",
     "manifest.json": VERIFY,
     "exports/*": VERIFY,
-    "ladder/*.report.json": NOBODY,  # read by write_ladder, which is no part of the undisturbed run
+    "ladder/*.report.json": VERIFY,  # read by write_ladder, which is no part of the undisturbed run
     "ladder/*": "generate_images",
     # For people, and for programs that are not here.
-    "plots/*.svg": NOBODY,
-    "report.html": NOBODY,
-    "activations/ranges.md": NOBODY,
-    "activations/layer_temporal_analysis.json": NOBODY,
-    "activations/layer_statistics.json": NOBODY,
-    "activations/quantization_config.json": NOBODY,
+    "plots/*.svg": VERIFY,
+    "report.html": VERIFY,
+    "activations/ranges.md": VERIFY,
+    "activations/layer_temporal_analysis.json": VERIFY,
+    "activations/layer_statistics.json": VERIFY,
+    "activations/quantization_config.json": VERIFY,
 }
 
 

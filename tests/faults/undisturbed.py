@@ -37,8 +37,10 @@ class Job:
 
     @property
     def written(self) -> list[str]:
-        """Everything it leaves: its outputs and what lies beside them undeclared, so that a killed job can go on."""
-        return [*self.outputs, *(self.outputs[0].removesuffix(".json") for _ in range(self.rule == "generate_images"))]
+        """Everything it may leave: its outputs; undeclared, what a killed job goes on from, and their digests."""
+        pictures = [self.outputs[0].removesuffix(".json")] if self.rule == "generate_images" else []
+        sums = [f"{stem}.sha256" for name in self.outputs for stem in (name, name.rpartition(".")[0]) if stem]
+        return [*self.outputs, *pictures, *dict.fromkeys(sums)]
 
     def fill_in(self, results: Path) -> list[str]:
         """Its command for the results in a folder."""

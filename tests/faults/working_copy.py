@@ -41,7 +41,7 @@ EVERYTHING = (*MAIN, "report", "analysis", "exports", "manifest", "ablation", "r
 UNDISTURBED = Path("results/faults/undisturbed")
 TIMES = {"logs", "benchmarks"}
 # What has a table of the times that jobs took.
-TIMED = {"report.html"}
+TIMED = {"report.html", "report.html.sha256"}
 
 
 @dataclass(frozen=True)

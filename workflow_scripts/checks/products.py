@@ -18,6 +18,7 @@ from workflow_scripts.store.packed_checkpoint import open_packed
 from workflow_scripts.store.quant_config import read_quant_config
 from workflow_scripts.store.seal import read_group_seal
 from workflow_scripts.store.statistics_file import read_statistics, read_statistics_arrays
+from workflow_scripts.store.zarr_arrays import find_strays
 from workflow_scripts.verify_weights import find_problems
 
 ROUNDING = 1e-6  # what merging the same parts on another machine may change, relative or absolute
@@ -55,7 +56,8 @@ def check_calibration(results: Results) -> Report | None:
         return None
     calibration = open_calibration(path)
     calibration.verify()
-    sealed, present, faults = calibration.seal["inputs"]["shards"], set(results.shards), []
+    sealed, present = calibration.seal["inputs"]["shards"], set(results.shards)
+    faults = list(find_strays(path, list(calibration.specs.values())))
     for name in sorted(sealed.keys() | present):
         there = name in present and read_group_seal(results.store / name)["fingerprint"]
         if sealed.get(name) != there:

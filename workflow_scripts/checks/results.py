@@ -1,6 +1,6 @@
 """A folder of results as the checks see it: where things are, and what the configuration says they have to be."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +17,11 @@ from workflow_scripts.store.trajectories import Layout, plan_layout
 
 
 class Report(NamedTuple):
-    """What a check found: what it looked at, in words, and a line for each fault."""
+    """What a check found: what it looked at, in words, a line for each fault, and one for what it cannot judge."""
 
     detail: str
     faults: list[str]
+    notes: Sequence[str] = ()
 
 
 class Results:

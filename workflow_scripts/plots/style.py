@@ -17,6 +17,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
 from workflow_scripts.store.files import write_atomically
+from workflow_scripts.store.vouching import vouched
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = (
     "#0072B2",
@@ -80,14 +81,15 @@ def create_figure(title: str, height: float, width: float = WIDTH) -> Figure:
 @styled
 def save_figure(figure: Figure, path: Path) -> None:
     """Write `path`.png, which says its name, and `path`.svg, without date or version: equal bytes for equal figures."""
-    for suffix, metadata in (
-        (".png", {"Software": None, "Title": path.name}),
-        (".svg", {"Date": None, "Creator": None}),
-    ):
-        write_atomically(
-            path.with_name(path.name + suffix),
-            lambda partial, metadata=metadata: figure.savefig(partial, dpi=DPI, metadata=metadata),
-        )
+    files = {
+        path.with_name(f"{path.name}.png"): {"Software": None, "Title": path.name},
+        path.with_name(f"{path.name}.svg"): {"Date": None, "Creator": None},
+    }
+    with vouched(path, *files):
+        for file, metadata in files.items():
+            write_atomically(
+                file, lambda partial, metadata=metadata: figure.savefig(partial, dpi=DPI, metadata=metadata)
+            )
 
 
 def cycle_styles(count: int) -> list[dict[str, str]]:

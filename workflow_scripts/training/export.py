@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from workflow_scripts.store.vouching import vouched
 from workflow_scripts.training.loop import write_tensors
 
 
@@ -22,4 +23,5 @@ def export_weights(weights: dict[str, Tensor], path: Path) -> None:
     for name, value in converted.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"{name} is not finite in fp16")
-    write_tensors(converted, path)
+    with vouched(path):
+        write_tensors(converted, path)

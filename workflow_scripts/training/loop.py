@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from workflow_scripts.entry import Progress, log
 from workflow_scripts.store.files import write_atomically
 from workflow_scripts.store.lock import hold_lock
+from workflow_scripts.store.vouching import vouched
 from workflow_scripts.training.muon import Muon
 from workflow_scripts.training.recipe import THREADS, Stage
 
@@ -30,7 +31,9 @@ def optimise(model: nn.Module, loss_of: LossFunction, stage: Stage, out: Path, l
     """
     with hold_lock(out.with_suffix(".lock"), log.info):
         # The checkpoint is not a declared output: Snakemake deletes those.
-        write_tensors(learn(model, loss_of, stage, out.with_suffix(".checkpoint.safetensors"), label), out)
+        learned = learn(model, loss_of, stage, out.with_suffix(".checkpoint.safetensors"), label)
+        with vouched(out):
+            write_tensors(learned, out)
 
 
 def learn(model: nn.Module, loss_of: LossFunction, stage: Stage, checkpoint: Path, label: str) -> dict[str, Tensor]:

@@ -1,0 +1,178 @@
+"""Every file is read against what vouches for it, named with the target that makes it again, or listed as unvouched."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.damage import amend
+from tests.every_file import (
+    NO_CHECKSUM,
+    flip_every_kind,
+    flipped,
+    list_kinds,
+    list_unvouched,
+    read_everything,
+    read_target,
+)
+from workflow_scripts.checks.vouchers import find_own_fault
+from workflow_scripts.store.files import CHECKSUM, read_plain_json, write_json, write_plain_json
+from workflow_scripts.store.tensors import write_sealed_tensors
+from workflow_scripts.store.vouching import SUMS
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_in_any_kind_of_file_is_found_and_named(results):
+    def judge(path, faults):
+        targets = [target for fault in faults if (target := read_target(fault, path))]
+        return "" if any(target.is_relative_to(results) for target in targets) else f"not named: {faults}"
+
+    assert len(list_kinds(results)) > 60
+    assert flip_every_kind(results, 2, judge) == {}
+
+
+def test_nothing_that_was_made_is_without_a_voucher(complete):
+    assert read_everything(complete)[0] == []
+    assert list_unvouched(complete) == []
+
+
+# what is damaged: the words that name it and the target; R stands for the results
+CURES = {
+    "params/collect_shard.json": "R/params/collect_shard.json is damaged.*; delete it and make"
+    " R/params/collect_shard.json again",
+    "conditioning.safetensors": "R/conditioning.safetensors is not what R/conditioning.json vouches for; delete both"
+    " and make R/conditioning.json again",
+    "adaround/mm_03.safetensors": "R/adaround/mm_03.safetensors is not what R/adaround/mm_03.json vouches for; delete"
+    " both and make R/adaround/mm_03.json again",
+    "quantized/model.safetensors": "R/quantized/model.safetensors is not what R/quantized/config.json vouches for;"
+    " delete both and make R/quantized/config.json again",
+    "exports/latents/0003.npy": "R/exports/latents/0003.npy is not what R/exports/latents.sha256 vouches for; delete"
+    " R/exports/latents and make R/exports/latents again",
+    "exports/samples.sha256": "R/exports/samples.sha256 .*; delete it and R/exports/samples and make"
+    " R/exports/samples again",
+    "DiT_cali_data.npz": "R/DiT_cali_data.npz is not what R/DiT_cali_data.npz.sha256 vouches for; delete both and make"
+    " R/DiT_cali_data.npz again",
+    "trajectories.zarr/zarr.json": "R/trajectories.zarr/zarr.json is damaged.*; delete it and make"
+    " R/trajectories.zarr/zarr.json again",
+}
+
+
+@pytest.mark.parametrize("name", CURES)
+def test_a_damaged_file_is_named_with_its_target(results, name):
+    path = results / name
+    with flipped(path, 4 * path.stat().st_size + 3):
+        faults, _ = read_everything(results)
+    assert any(re.fullmatch(CURES[name].replace("R/", f"{re.escape(str(results))}/"), fault) for fault in faults), (
+        faults
+    )
+
+
+def test_a_shard_that_no_other_check_reads_is_read(results, tmp_path):
+    """As of results in a folder of these, or where the trajectories were copied to a URL."""
+    inner = results / "quick" / "trajectories.zarr" / "000"
+    shutil.copytree(results / "trajectories.zarr" / "000", inner)
+    assert read_everything(results)[0] == []
+    with flipped(inner / "xs" / "c.1.0.0.0.0", 999):
+        (fault,) = read_everything(results)[0]
+    assert fault == f"{inner / 'xs' / 'c.1.0.0.0.0'} is damaged; delete {inner} and run again"
+
+
+def test_results_of_an_earlier_version_hold_and_say_what_to_make_again(results, verify):
+    for sums in results.rglob(f"*{SUMS}"):
+        sums.unlink()
+    assert verify(results).error == ""
+    words = "made by an earlier version"
+    assert list_unvouched(results) == [
+        f"{results}/DiT_cali_data.npz: no checksum: {words} (1); delete what is there and make calibration again",
+        f"{results}/exports/*/*: no checksum: {words} (56); delete what is there and make exports again",
+    ]
+
+
+def test_files_of_nobody_and_those_that_carry_no_checksum_are_listed(results):
+    (results / "notes.txt").write_text("mine")
+    (results / "plots").mkdir()
+    write_plain_json(results / "mine.json", {"a": 1})
+    for name in (
+        "logs/score.log",
+        "benchmarks/score.tsv",
+        "scratch/x/checkpoint",
+        "evaluation/images/fp/00.lock",
+        ".x",
+    ):
+        (results / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / name).touch()
+    faults, notes = read_everything(results)
+    assert faults == []
+    nobody = "no checksum: not of this workflow, not finished, or without the one it had"
+    assert list_unvouched(results) == [f"{results / name}: {nobody}" for name in ("mine.json", "notes.txt")]
+    assert {note.partition(": ")[0].removeprefix(f"{results}/") for note in notes} >= NO_CHECKSUM
+
+
+def test_the_command_lists_them(results, verify, caplog):
+    (results / "notes.txt").write_text("mine")
+    caplog.set_level("INFO")
+    assert verify(results).error == ""
+    assert f"{results}/notes.txt: no checksum: not of this workflow" in caplog.text
+
+
+def test_a_file_that_is_gone_while_its_seal_is_there_is_missing(results):
+    path, seal = (results / "adaround" / f"mm_02.{end}" for end in ("safetensors", "json"))
+    path.unlink()
+    wanted = f"{path} is missing, and {seal} vouches for it; delete {seal} and make {seal} again"
+    assert read_everything(results)[0] == [wanted]
+
+
+def test_a_folder_that_was_deleted_is_not_missing(results):
+    shutil.rmtree(results / "exports" / "samples")
+    (results / "DiT_cali_data.npz").unlink()
+    assert read_everything(results)[0] == []
+
+
+def test_links_into_the_results_are_no_files_of_their_own(results):
+    (results / "activations" / "quant_config.json").symlink_to("../quant_config.json")
+    (results / "samples").symlink_to("exports/samples")
+    assert read_everything(results)[0] == []
+    assert list_unvouched(results) == []
+
+
+def test_a_configuration_of_ones_own_without_its_checksum_is_no_fault(results):
+    path = results / "quant_config.json"
+    content = read_plain_json(path)
+    del content[CHECKSUM]
+    write_plain_json(path, content)
+    assert read_everything(results)[0] == []
+
+
+def test_a_stale_voucher_is_named(results):
+    amend(results / "quant_config.json", lambda value: value["arrays"].update(sha256="0" * 64))
+    path = results / "quant_config.safetensors"
+    assert read_everything(results)[0] == [
+        f"{path} is not what {results / 'quant_config.json'} vouches for; delete both and make"
+        f" {results / 'quant_config.json'} again"
+    ]
+
+
+@pytest.mark.parametrize("name", ["own.json", "own.safetensors"])
+def test_flipped_bits_all_over_a_file_with_its_own_checksum_is_found(tmp_path, name):
+    path = tmp_path / name
+    if path.suffix == ".json":
+        write_json(path, {"format": "own", "values": [1, 0.5, "é", None], "about": {"a": True}})
+    else:
+        write_sealed_tensors(path, {"a": np.arange(3.0)}, {"set": "fp", "pictures": 3})
+    assert find_own_fault(path) == ""
+    for bit in range(0, 8 * path.stat().st_size, 3):  # each of a byte's bits in turn
+        with flipped(path, bit):
+            assert find_own_fault(path), bit
+
+
+@pytest.mark.parametrize(
+    ("name", "is_missing"), [("/etc/passwd", False), ("../secret.txt", False), ("a\0b", True), ("", True)]
+)
+def test_a_name_from_other_hands_leads_to_no_file_elsewhere(results, name, is_missing):
+    """What is not below the results is looked for and not read."""
+    (results.parent / "secret.txt").write_text("secret")
+    amend(results / "quant_config.json", lambda value: value["arrays"].update(file=name))
+    faults, _ = read_everything(results)
+    assert len(faults) == is_missing
+    assert all(" is missing, and " in fault for fault in faults)
