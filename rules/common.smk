@@ -326,7 +326,9 @@ def list_frontier(study, names):
     """The frontier, where a size is configured and the evaluation has variants of it."""
     is_sized = study == "evaluation" and config["bits_per_weight"] is not None
     is_quantized = any(variants.VARIANTS[name].source != "none" for name in names)
-    return [f"{config['results_dir']}/frontier.json"] if is_sized and is_quantized else []
+    return (
+        [f"{config['results_dir']}/frontier.json"] if is_sized and is_quantized else []
+    )
 
 
 def show_plot(name, category, caption=None):

@@ -47,7 +47,8 @@ rule plot_frontier:
         folder=subpath(output[0], parent=True),
         size=name_option("--size", config["bits_per_weight"]),
     shell:
-        "python -m workflow_scripts.plot_frontier --frontier {input:q} {params.size} --out {params.folder:q} --log {log:q}"
+        "python -m workflow_scripts.plot_frontier --frontier {input:q} {params.size}"
+        " --out {params.folder:q} --log {log:q}"
 
 
 rule plot_activations:

@@ -10,9 +10,9 @@ from workflow_scripts import plan
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.evaluation.measures import describe_growth
 from workflow_scripts.numerics.distribution import RESAMPLES, draw_counts
-from workflow_scripts.store.frontier_file import find_size, read_frontier
-from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json, write_json
+from workflow_scripts.store.frontier_file import find_size, read_frontier
 from workflow_scripts.store.picture_sets import REAL, Features, choose_features, read_features
 from workflow_scripts.variants import FULL_PRECISION, NOISE_FLOOR
 

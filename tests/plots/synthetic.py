@@ -117,8 +117,10 @@ def build_variant(title, snr, bits=4.5, widths=(8,), steps=12):
 
 def build_way(name, title, bits, quality, **more):
     """A way to quantize of the frontier, so many dB from full precision."""
-    interval = {key: {"value": value, "interval_95": [value - 1, value + 1.5]}
-                for key, value in (("median", quality), ("p5", 0.9 * quality - 9))}
+    interval = {
+        key: {"value": value, "interval_95": [value - 1, value + 1.5]}
+        for key, value in (("median", quality), ("p5", 0.9 * quality - 9))
+    }
     share = {"value": 0.25, "interval_95": [0.125, 0.5]}
     return interval | {"name": name, "title": title, "bits_per_weight": bits, "otherwise": share, "ratios": []} | more
 
@@ -133,10 +135,15 @@ def build_frontier(sizes=(3, 3.5, 4, 4.5, 5, 6)):
                                   6 * (size - 2.5) + off))  # fmt: skip
     for place in range(10):
         size = rng.uniform(2.8, 7)
-        ways.append(build_way(f"split_{place}", f"nn.quantize, split {place}", size, 6 * (size - 2.7) - rng.uniform(0, 6)))
+        ways.append(
+            build_way(f"split_{place}", f"nn.quantize, split {place}", size, 6 * (size - 2.7) - rng.uniform(0, 6))
+        )
     for size in sizes:
         gain = 6 * (size - 0.5) - 0.4 * size
-        for name, title, loss in (("w_a16", "learned, inputs unrounded", 0), ("w_a8", "learned, inputs of 8 bits", 0.4)):
+        for name, title, loss in (
+            ("w_a16", "learned, inputs unrounded", 0),
+            ("w_a8", "learned, inputs of 8 bits", 0.4),
+        ):
             saved = {"value": 1.75 - loss, "interval_95": [1.5, 2.25]}
             own = build_way(name, title, size - 0.005, gain - loss)
             ways.append(own | {"asked": size, "bits_saved": {"median": saved, "p5": saved}})

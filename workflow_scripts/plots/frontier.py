@@ -43,7 +43,9 @@ def draw_frontier(frontier: Mapping[str, Any], asked: float | None) -> Figure:
     titles = {way["name"]: way["title"] for way in ours}
     handles = [
         Line2D([], [], color=GREY, marker=".", label="nn.quantize: the best at each size"),
-        Line2D([], [], color=GREY, marker=".", alpha=0.4, linestyle="", label="nn.quantize: its other widths and groups"),
+        Line2D(
+            [], [], color=GREY, marker=".", alpha=0.4, linestyle="", label="nn.quantize: its other widths and groups"
+        ),
         *(
             Line2D([], [], color=colour, marker=mark, markersize=4, label=f"this project: {titles[name]}")
             for name, (colour, mark, _) in OURS.items()
@@ -86,9 +88,8 @@ def mark_saving(axes: Axes, way: Way, quality: str) -> None:
     low, high = saved["interval_95"]
     colour, *_ = OURS[way["name"]]
     axes.annotate("", end, place, arrowprops={"arrowstyle": "->", "color": colour, "shrinkB": 0}, zorder=5)
-    words = (
-        f"at {way['bits_per_weight']:.2f} bits per weight\n{saved['value']:.2f} bits saved\n95 %: {low:.2f} to {high:.2f}"
-    )
+    gain = f"{saved['value']:.2f} bits saved\n95 %: {low:.2f} to {high:.2f}"
+    words = f"at {way['bits_per_weight']:.2f} bits per weight\n{gain}"
     ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
     axes.text(
         0.98, 0.04, words, color=colour, transform=axes.transAxes, ha="right", va="bottom", bbox=ground, zorder=1.5

@@ -1,4 +1,4 @@
-"""Quality against size: the table of our sizes and of `nn.quantize`'s frontier, and the number that heads the report."""
+"""Quality against size: our sizes beside `nn.quantize`'s frontier, and the bits saved, which head the report."""
 
 from typing import Any
 
@@ -63,9 +63,9 @@ def describe_saving(saved: Facts | None) -> list[tuple[str, str, str]]:
     own, unrounded = saved["ways"][ROUNDED], saved["ways"][UNROUNDED]
     value, low = own["median"], own["p5"]
     note = (
-        f"saved against nn.quantize at equal median quality, at {format_fixed(own['bits_per_weight'], 2)} bits per weight"
-        f" over all linear layers [{format_interval(value, 2)}]; {format_fixed(low['value'], 2)} at equal lowest 5 %"
-        f" [{format_interval(low, 2)}]; with unrounded inputs {format_fixed(unrounded['median']['value'], 2)};"
-        f" {describe_setting(saved)}"
+        f"saved against nn.quantize at equal median quality, 95 %: {format_interval(value, 2)}; at equal lowest 5 %"
+        f" {format_fixed(low['value'], 1)}, 95 %: {format_interval(low, 2)}; with unrounded inputs"
+        f" {format_fixed(unrounded['median']['value'], 1)}. At {format_fixed(own['bits_per_weight'], 2)} bits per weight"
+        f" over all linear layers; {describe_setting(saved)}"
     )
     return [("Bits saved", f"{format_fixed(value['value'], 1)} bits per weight", note)]

@@ -173,6 +173,7 @@ def read_result(fid: Facts, subject: str | None) -> str:
         return "No quantized variant is compared with the noise floor here."
     described = fid["variants"][subject]
     ours, theirs = find(described, DISTANCE), find(floor, DISTANCE)
+    size = format_fixed(described["size"]["bits_per_weight"], 2)
     if ours["interval_95"][1] < theirs["interval_95"][0]:
         words, reading = "well below", "drawing other noise changes the set of pictures more than quantization does"
     elif ours["value"] < theirs["value"]:
@@ -185,9 +186,8 @@ def read_result(fid: Facts, subject: str | None) -> str:
     )
     return (
         f"The {name_short(described)} model's distance to full precision (FID {here}) is {words} that of full"
-        f" precision with other seeds ({there}): {reading}. It has"
-        f" {format_fixed(described['size']['bits_per_weight'], 2)} bits per weight over all linear layers, and was judged"
-        f" by {describe_setting(fid)}."
+        f" precision with other seeds ({there}): {reading}. It has {size} bits per weight over all linear layers, and was"
+        f" judged by {describe_setting(fid)}."
     )
 
 
@@ -220,7 +220,9 @@ def list_tiles(fid: Facts, subject: str | None) -> list[tuple[str, str, str]]:
 
 def describe_setting(fid: Facts) -> str:
     """Of which pictures the numbers are."""
-    return f"{fid['n']:,} pictures of {fid['prompts']:,} held-out prompts, {fid['steps']} steps, guidance {fid['cfg']:g}"
+    return (
+        f"{fid['n']:,} pictures of {fid['prompts']:,} held-out prompts, {fid['steps']} steps, guidance {fid['cfg']:g}"
+    )
 
 
 def describe_realization(fid: Facts, realization: Facts) -> str:
