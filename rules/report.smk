@@ -20,7 +20,9 @@ rule write_report:
         mixed="<results>/mixed_bits.json",
         statistics="<results>/activations/statistics.json",
         extremes="<results>/activations/statistics.safetensors",
-        distilled=[] if config["distil"] == "none" else "<results>/distilled.report.json",
+        distilled=(
+            [] if config["distil"] == "none" else "<results>/distilled.report.json"
+        ),
         reports=expand("<results>/adaround/{block}.report.json", block=BLOCKS),
         sensitivity=expand("<results>/sensitivity/{block}.json", block=BLOCKS),
         plots=expand("<results>/plots/{name}.png", name=PLOTS),
@@ -47,6 +49,7 @@ rule write_report:
         results=subpath(output[0], parent=True),
     shell:
         "python -m workflow_scripts.write_report --config {params.values:q} --fid {input.fid:q}"
-        " --frontier {input.frontier:q} {params.distilled} --quant-config {input.quant_config:q} --multitier {input.multitier:q} --mixed {input.mixed:q}"
+        " --frontier {input.frontier:q} {params.distilled} --quant-config {input.quant_config:q}"
+        " --multitier {input.multitier:q} --mixed {input.mixed:q}"
         " --statistics {input.statistics:q} --reports {input.reports:q} --sensitivity {input.sensitivity:q}"
         " --plots {input.plots:q} --benchmarks {params.results:q}/benchmarks --out {output:q} --log {log:q}"

@@ -65,7 +65,7 @@ def describe_saving(saved: Facts | None) -> list[tuple[str, str, str]]:
     note = (
         f"saved against nn.quantize at equal median quality, 95 %: {format_interval(value, 2)}; at equal lowest 5 %"
         f" {format_fixed(low['value'], 1)}, 95 %: {format_interval(low, 2)}; with unrounded inputs"
-        f" {format_fixed(unrounded['median']['value'], 1)}. At {format_fixed(own['bits_per_weight'], 2)} bits per weight"
-        f" over all linear layers; {describe_setting(saved)}"
+        f" {format_fixed(unrounded['median']['value'], 1)}. At {format_fixed(own['bits_per_weight'], 2)} bits per"
+        f" weight over all linear layers; {describe_setting(saved)}"
     )
     return [("Bits saved", f"{format_fixed(value['value'], 1)} bits per weight", note)]

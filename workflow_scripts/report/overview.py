@@ -186,8 +186,8 @@ def read_result(fid: Facts, subject: str | None) -> str:
     )
     return (
         f"The {name_short(described)} model's distance to full precision (FID {here}) is {words} that of full"
-        f" precision with other seeds ({there}): {reading}. It has {size} bits per weight over all linear layers, and was"
-        f" judged by {describe_setting(fid)}."
+        f" precision with other seeds ({there}): {reading}. It has {size} bits per weight over all linear layers, and"
+        f" was judged by {describe_setting(fid)}."
     )
 
 
