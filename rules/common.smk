@@ -52,7 +52,11 @@ UNITS = plan.list_units(config["model"])
 CAPTURE_SHARDS = plan.list_parts(config["capture_shards"])
 STATISTICS_SHARDS = plan.list_parts(config["statistics_shards"])
 EVALUATION_SHARDS = plan.list_parts(config["evaluation_shards"])
-FRONTIER_SIZES = [f"{size:g}" for size in config["frontier_sizes"]]
+# The configuration's own size is one of them: what it saves heads the scores and the report.
+FRONTIER_SIZES = [
+    f"{size:.10g}"
+    for size in sorted({*config["frontier_sizes"], config["bits_per_weight"]} - {None})
+]
 SIZES = sizes.read_sizes(config)
 JOBS = jobs.list_jobs(config, len(PROMPTS), SIZES, work.estimate_rates(config, SIZES))
 # What is evaluated, each study in a folder of its own, and where its scores are.
@@ -310,6 +314,7 @@ def get_score_files(wildcards):
         "real": expand(
             f"{folder}/features/real/{{part}}.safetensors", part=EVALUATION_SHARDS
         ),
+        "frontier": list_frontier(study, names),
         "compared": expand(
             f"{folder}/compared/{{variant}}.json",
             variant=[*names, *variants.NOISE_FLOOR],
@@ -320,6 +325,15 @@ def get_score_files(wildcards):
             variant=[name for name in names if name != variants.FULL_PRECISION],
         ),
     }
+
+
+def list_frontier(study, names):
+    """The frontier, where a size is configured and the evaluation has variants of it."""
+    is_sized = study == "evaluation" and config["bits_per_weight"] is not None
+    is_quantized = any(variants.VARIANTS[name].source != "none" for name in names)
+    return (
+        [f"{config['results_dir']}/frontier.json"] if is_sized and is_quantized else []
+    )
 
 
 def show_plot(name, category, caption=None):

@@ -175,9 +175,12 @@ rule score:
         "<logs>/score/{scores}.log",
     params:
         folder=subpath(input.prompts, parent=True),
+        frontier=lambda wildcards, input: name_option(
+            "--frontier", input.get("frontier")
+        ),
     shell:
         "python -m workflow_scripts.score --params {input.params:q} --prompts {input.prompts:q}"
-        " --folder {params.folder:q} --out {output:q} --log {log:q}"
+        " --folder {params.folder:q} {params.frontier} --out {output:q} --log {log:q}"
 
 
 rule tabulate_ablation:

@@ -1,10 +1,11 @@
 """Pictures of the numbers.
 
-INPUTS: <results>/activations/statistics.json, <results>/sensitivity/, <results>/adaround/, <results>/fid.json and
-    <results>/evaluation/images/
+INPUTS: <results>/frontier.json, <results>/activations/statistics.json, <results>/sensitivity/, <results>/adaround/,
+    <results>/fid.json and <results>/evaluation/images/
 OUTPUTS: <results>/plots/*.png and *.svg
 """
 
+FRONTIER_PLOTS = ["frontier"]
 ACTIVATION_PLOTS = [
     "most_variable_layers",
     "largest_layers",
@@ -22,12 +23,32 @@ EVALUATION_PLOTS = ["error_growth", "size_quality"]
 PICTURE_PLOTS = ["picture_grid"]
 ABLATION_PLOTS = [f"ablation_{name}" for name in EVALUATION_PLOTS]
 PLOTS = [
+    *FRONTIER_PLOTS,
     *SNAPSHOTS,
     *ACTIVATION_PLOTS,
     *BLOCK_PLOTS,
     *EVALUATION_PLOTS,
     *PICTURE_PLOTS,
 ]
+
+
+rule plot_frontier:
+    """Draw quality against size."""
+    input:
+        "<results>/frontier.json",
+    output:
+        [show_plot(name, "Frontier") for name in FRONTIER_PLOTS],
+        vectors=expand("<results>/plots/{name}.svg", name=FRONTIER_PLOTS),
+    log:
+        "<logs>/plot_frontier.log",
+    benchmark:
+        "<benchmarks>/plot_frontier.tsv"
+    params:
+        folder=subpath(output[0], parent=True),
+        size=name_option("--size", config["bits_per_weight"]),
+    shell:
+        "python -m workflow_scripts.plot_frontier --frontier {input:q} {params.size}"
+        " --out {params.folder:q} --log {log:q}"
 
 
 rule plot_activations:

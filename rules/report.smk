@@ -11,6 +11,7 @@ rule write_report:
     """Put the results on one page."""
     input:
         fid="<results>/fid.json",
+        frontier="<results>/frontier.json",
         quant_config="<results>/quant_config.json",
         arrays="<results>/quant_config.safetensors",
         weights="<results>/quantized/model.safetensors",
@@ -19,6 +20,9 @@ rule write_report:
         mixed="<results>/mixed_bits.json",
         statistics="<results>/activations/statistics.json",
         extremes="<results>/activations/statistics.safetensors",
+        distilled=(
+            [] if config["distil"] == "none" else "<results>/distilled.report.json"
+        ),
         reports=expand("<results>/adaround/{block}.report.json", block=BLOCKS),
         sensitivity=expand("<results>/sensitivity/{block}.json", block=BLOCKS),
         plots=expand("<results>/plots/{name}.png", name=PLOTS),
@@ -40,10 +44,12 @@ rule write_report:
             },
             ensure_ascii=False,
         ),
+        distilled=lambda wildcards, input: name_option("--distilled", input.distilled),
         # Its benchmarks are read as a folder, not as inputs: what is in there depends on which jobs were needed.
         results=subpath(output[0], parent=True),
     shell:
         "python -m workflow_scripts.write_report --config {params.values:q} --fid {input.fid:q}"
-        " --quant-config {input.quant_config:q} --multitier {input.multitier:q} --mixed {input.mixed:q}"
+        " --frontier {input.frontier:q} {params.distilled} --quant-config {input.quant_config:q}"
+        " --multitier {input.multitier:q} --mixed {input.mixed:q}"
         " --statistics {input.statistics:q} --reports {input.reports:q} --sensitivity {input.sensitivity:q}"
         " --plots {input.plots:q} --benchmarks {params.results:q}/benchmarks --out {output:q} --log {log:q}"

@@ -72,8 +72,9 @@ def compare_pairs(
     """Measures of pairs with full precision; LPIPS with the weights that `lpips` names."""
     chosen = measures.PICTURE_MEASURES | ({"lpips": (Lpips(lpips), np.max)} if lpips else {})
     pictures = measures.describe_pairs(chosen, found.read_pictures(), exact.read_pictures(), counts)
-    latents = measures.describe_pairs(measures.LATENT_MEASURES, found.read_latents(), exact.read_latents(), counts)
-    return pictures | latents
+    drawn = found.read_latents(), exact.read_latents(), counts
+    latents = measures.describe_pairs(measures.LATENT_MEASURES, *drawn)
+    return pictures | latents | {"turns_out_otherwise": measures.describe_otherwise(*drawn)}
 
 
 def rate(found: PictureSet, prompts: list[dict[str, Any]], counts: np.ndarray) -> dict[str, Any] | None:

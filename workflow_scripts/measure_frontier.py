@@ -9,11 +9,11 @@ import numpy as np
 from workflow_scripts import plan
 from workflow_scripts.draw_frontier import FORMAT as PICTURES
 from workflow_scripts.entry import build_parser, log, run
-from workflow_scripts.numerics.frontier import describe_quality, describe_saving, trace_frontier
+from workflow_scripts.numerics.frontier import describe_quality, describe_saving
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_atomically, write_json
+from workflow_scripts.store.frontier_file import FORMAT, find_best, list_ours
 
-FORMAT = {"format": "frontier", "version": 1}
 HEAD = ("", "bits per weight", "median, dB", "lowest 5 %, dB", "turn out otherwise", "bits saved, median", "lowest 5 %")
 NOTE = """\
 Latent signal-to-noise ratio to full precision in dB, of {n} pictures of held-out captions ({steps} steps, guidance
@@ -64,13 +64,8 @@ def describe_way(way: dict[str, Any], seed: int) -> dict[str, Any]:
 def format_table(content: dict[str, Any]) -> str:
     """The ways of ours, and those of nn.quantize on its frontier of the median, as a Markdown table."""
     lines = [f"| {' | '.join(HEAD)} |", "|---|" + "---:|" * (len(HEAD) - 1)]
-    ways = content["ways"]
-    ours = [way for way in ways if "bits_saved" in way]
-    plain = [way for way in ways if "bits_saved" not in way]
-    sizes, medians = np.array([[way["bits_per_weight"], way["median"]["value"]] for way in plain]).T
-    kept = trace_frontier(sizes, medians)
-    best = [way for way in plain if any(way["median"]["value"] == quality for quality in kept.quality)]
-    lines += [format_row(way) for way in sorted([*best, *ours], key=lambda way: (way["bits_per_weight"], way["title"]))]
+    shown = sorted([*find_best(content), *list_ours(content)], key=lambda way: (way["bits_per_weight"], way["title"]))
+    lines += [format_row(way) for way in shown]
     note = NOTE.format(n=content["n"], steps=content["steps"], cfg=content["cfg"])
     return "\n".join([*lines, "", note])
 

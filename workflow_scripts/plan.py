@@ -80,13 +80,14 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
     ),
     "extract_features": (2, ("model", "inception", "clip", "evaluation_shards")),
     "measure_growth": (1, ("model", "negative_prompt", "evaluation_steps", "evaluation_cfg")),
-    "compare_variant": (1, ("model", "evaluation_seed", "evaluation_shards", "lpips")),
+    "compare_variant": (2, ("model", "evaluation_seed", "evaluation_shards", "lpips")),
     "measure_size": (2, ("model",)),
     "measure_frontier": (1, ("model", "negative_prompt", "evaluation_steps", "evaluation_cfg", "frontier_pictures")),
     "score": (
         2,
         (
             "model",
+            "bits_per_weight",
             "evaluation_variants",
             "evaluation_steps",
             "evaluation_cfg",

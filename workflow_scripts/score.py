@@ -10,11 +10,13 @@ from workflow_scripts import plan
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.evaluation.measures import describe_growth
 from workflow_scripts.numerics.distribution import RESAMPLES, draw_counts
+from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_json
+from workflow_scripts.store.frontier_file import find_size, read_frontier
 from workflow_scripts.store.picture_sets import REAL, Features, choose_features, read_features
 from workflow_scripts.variants import ALL, BY_CONFIGURATION, FULL_PRECISION, NOISE_FLOOR
 
-FORMAT = {"format": "evaluation", "version": 1}
+FORMAT = {"format": "evaluation", "version": 2}
 HEADLINE = 10_000
 NOTES = {
     "intervals": f"95 %, by {RESAMPLES} bootstrap samples of the prompts; those of distances are centred on the value",
@@ -48,6 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
         variants[name]["error_growth"] = summarise_growth(growth, parameters["evaluation_seed"])
     floor = {name: read_part(arguments.folder, "compared", name) for name in NOISE_FLOOR}
     head = FORMAT | describe_run(parameters, evaluation, real)
+    head["bits_saved"] = describe_saving(arguments.frontier, parameters) if arguments.frontier else None
     write_json(arguments.out, head | {"variants": variants, "noise_floor": floor, "notes": NOTES})
     log.info(f"{len(variants)} variants, {len(evaluation['pictures'])} pictures each: {arguments.out}")
 
@@ -63,6 +66,22 @@ def summarise_growth(growth: dict[str, Any], seed: int) -> dict[str, Any]:
     counts = draw_counts(np.array(growth["prompts"]), seed)
     found = {name: describe_growth(values, counts) for name, values in growth["latent_snr"].items()}
     return {"sigmas": growth["sigmas"], "pictures": len(growth["prompts"]), "latent_snr_db": found}
+
+
+def describe_saving(path: Path, parameters: plan.Parameters) -> dict[str, Any]:
+    """The bits per weight saved against `nn.quantize` at the configured size, by each of our ways.
+
+    Raises UserError if the frontier was drawn with other steps or guidance than the evaluation, or has not that size.
+    """
+    frontier, asked = read_frontier(path), parameters["bits_per_weight"]
+    for key in ("steps", "cfg"):
+        if frontier[key] != parameters[f"evaluation_{key}"]:
+            raise UserError(f"{path} was drawn with {key} {frontier[key]:g}; delete it and run measure_frontier again")
+    ways = {
+        way["name"]: {key: way[key] for key in ("title", "bits_per_weight")} | way["bits_saved"]
+        for way in find_size(frontier, asked, path)
+    }
+    return {"asked": asked} | {key: frontier[key] for key in ("n", "steps", "cfg")} | {"ways": ways}
 
 
 def describe_run(parameters: plan.Parameters, evaluation: dict[str, Any], real: Features) -> dict[str, Any]:
@@ -89,7 +108,9 @@ def describe_run(parameters: plan.Parameters, evaluation: dict[str, Any], real: 
 
 def build_arguments() -> argparse.ArgumentParser:
     """The command line; `--folder` has the variants' features and what was found of them."""
-    return build_parser(__doc__, "params", "prompts", "folder", "out")
+    parser = build_parser(__doc__, "params", "prompts", "folder", "out")
+    parser.add_argument("--frontier", type=Path, help="frontier.json, for the bits saved")
+    return parser
 
 
 if __name__ == "__main__":

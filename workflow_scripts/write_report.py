@@ -10,12 +10,25 @@ from typing import Any
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.plan import MODEL_BLOCKS
-from workflow_scripts.report import blocks, checkpoint, layers, overview, runs, suggestions, trouble
+from workflow_scripts.report import (
+    blocks,
+    checkpoint,
+    distillation,
+    frontier,
+    kinds,
+    layers,
+    overview,
+    runs,
+    suggestions,
+    trouble,
+)
 from workflow_scripts.report.figures import embed_plots
 from workflow_scripts.report.page import render_page
 from workflow_scripts.store.block_report import read_report
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
+from workflow_scripts.store.frontier_file import read_frontier
+from workflow_scripts.store.mixed_bits import read_mixed_bits
 from workflow_scripts.store.packed_checkpoint import read_packed_config
 from workflow_scripts.store.quant_config import QuantConfig, read_content, read_quant_config
 from workflow_scripts.store.sensitivity_file import read_sensitivity
@@ -31,14 +44,22 @@ def main(arguments: argparse.Namespace) -> None:
     sensitivity = read_by_block(read_sensitivity, arguments.sensitivity)
     reports = read_by_block(read_report, arguments.reports)
     multitier = read_content(arguments.multitier)
-    mixed = read_json(arguments.mixed, format="mixed-bits")
+    mixed = read_mixed_bits(arguments.mixed)
+    distilled = read_report(arguments.distilled) if arguments.distilled else None
+    benchmarks = runs.read_benchmarks(arguments.benchmarks)
     described = describe_layers(arguments, quantization, sensitivity, reports, multitier, mixed)
     described["blocks"] = blocks.describe_blocks(reports, sensitivity)
     content = (
         summarise(config, fid, quantization.content, described)
         | suggestions.describe_suggestions(multitier, mixed)
-        | list_facts(config, quantization.content, multitier, fid, arguments.benchmarks)
-        | {"figures": embed_plots(arguments.plots), "infinity": math.inf}
+        | list_facts(config, quantization.content, multitier, fid, benchmarks)
+        | {
+            "frontier": frontier.tabulate_frontier(read_frontier(arguments.frontier), config["bits_per_weight"]),
+            "kinds": kinds.tabulate_kinds(list_linears(*MODEL_BLOCKS[quantization.content["model"]]), quantization),
+            "distillation": distillation.describe_distillation(distilled, benchmarks),
+            "figures": embed_plots(arguments.plots),
+            "infinity": math.inf,
+        }
     )
     text = render_page(content)
     write_text(arguments.out, text)
@@ -104,12 +125,12 @@ def summarise(config: Facts, fid: Facts, quantization: Facts, described: dict[st
     }
 
 
-def list_facts(config: Facts, quantization: Facts, multitier: Facts, fid: Facts, benchmarks: Path) -> Facts:
+def list_facts(config: Facts, quantization: Facts, multitier: Facts, fid: Facts, benchmarks: runs.Benchmarks) -> Facts:
     """What was run, with what, from what, and what it took."""
     values = runs.list_configuration(config)
     digests = runs.list_digests(quantization, multitier, fid)
     return {
-        "stages": runs.tabulate_benchmarks(runs.read_benchmarks(benchmarks)),
+        "stages": runs.tabulate_benchmarks(benchmarks),
         "versions": runs.list_versions(),
         "configuration": runs.tabulate_pairs("configuration", "The configuration", values, ("Key", "Value")),
         "digests": runs.tabulate_pairs("digests", "Digests", digests, ("Of", "Digest")),
@@ -118,7 +139,9 @@ def list_facts(config: Facts, quantization: Facts, multitier: Facts, fid: Facts,
 
 def build_arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = build_parser(__doc__, "fid", "quant-config", "multitier", "mixed", "statistics", "benchmarks", "out")
+    paths = ("fid", "frontier", "quant-config", "multitier", "mixed", "statistics", "benchmarks", "out")
+    parser = build_parser(__doc__, *paths)
+    parser.add_argument("--distilled", type=Path, help="the report of the distillation, if there was one")
     parser.add_argument("--config", required=True, help="the configuration as JSON")
     for name, words in (
         ("reports", "what each way of rounding costs, a file a block"),

@@ -115,6 +115,41 @@ def build_variant(title, snr, bits=4.5, widths=(8,), steps=12):
     }
 
 
+def build_way(name, title, bits, quality, **more):
+    """A way to quantize of the frontier, so many dB from full precision."""
+    interval = {
+        key: {"value": value, "interval_95": [value - 1, value + 1.5]}
+        for key, value in (("median", quality), ("p5", 0.9 * quality - 9))
+    }
+    share = {"value": 0.25, "interval_95": [0.125, 0.5]}
+    return interval | {"name": name, "title": title, "bits_per_weight": bits, "otherwise": share, "ratios": []} | more
+
+
+def build_frontier(sizes=(3, 3.5, 4, 4.5, 5, 6)):
+    """What nn.quantize gives, each width in three groups and ten splits, and ours 1.5 to 2 bits before it."""
+    rng, ways = np.random.default_rng(0), []
+    for bits in (2, 3, 4, 5, 6, 8):
+        for group, off in ((32, 0.8), (64, 0), (128, -1.5)):
+            size = bits + 32 / group
+            ways.append(build_way(f"plain_{bits}_g{group}", f"nn.quantize, {bits} bits, groups of {group}", size,
+                                  6 * (size - 2.5) + off))  # fmt: skip
+    for place in range(10):
+        size = rng.uniform(2.8, 7)
+        ways.append(
+            build_way(f"split_{place}", f"nn.quantize, split {place}", size, 6 * (size - 2.7) - rng.uniform(0, 6))
+        )
+    for size in sizes:
+        gain = 6 * (size - 0.5) - 0.4 * size
+        for name, title, loss in (
+            ("w_a16", "learned, inputs unrounded", 0),
+            ("w_a8", "learned, inputs of 8 bits", 0.4),
+        ):
+            saved = {"value": 1.75 - loss, "interval_95": [1.5, 2.25]}
+            own = build_way(name, title, size - 0.005, gain - loss)
+            ways.append(own | {"asked": size, "bits_saved": {"median": saved, "p5": saved}})
+    return {"format": "frontier", "version": 1, "n": 256, "steps": 28, "cfg": 3.0, "ways": ways}
+
+
 def build_full_precision():
     exact = build_variant("full precision", None, 32.0, (16,))
     del exact["paired"]

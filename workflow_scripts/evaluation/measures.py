@@ -24,6 +24,7 @@ from workflow_scripts.numerics.distribution import (
     measure_unbiased,
     repeat_median,
 )
+from workflow_scripts.numerics.frontier import OTHERWISE
 from workflow_scripts.numerics.quality import measure_psnr, measure_snr
 
 Measured = dict[str, Any]
@@ -118,6 +119,12 @@ def describe_share(right: np.ndarray, counts: np.ndarray) -> Measured:
     drawn = counts[counts.sum(axis=1) > 0]  # some have none of a small set
     drawn = drawn @ right / drawn.sum(axis=1)
     return {"value": float(right.mean()), "interval_95": find_interval(drawn), "n": len(right)}
+
+
+def describe_otherwise(found: np.ndarray, reference: np.ndarray, counts: np.ndarray) -> Measured:
+    """The share of latents (n, ...) whose ratio to their partners is below OTHERWISE dB, with its interval."""
+    measure, _ = LATENT_MEASURES["latent_snr_db"]
+    return describe_share(measure(found, reference) < OTHERWISE, counts)
 
 
 def describe_growth(values: list[list[float | None]], counts: np.ndarray) -> dict[str, list]:

@@ -9,6 +9,7 @@ from workflow_scripts.store.tensors import open_tensors
 
 BYTES = {"F16": 2, "BF16": 2, "F32": 4, "U32": 4, "I32": 4}
 WORD = 32  # bits of what codes are packed into
+KERNEL = 4  # dimensions of a convolution's weight: out, height, width, in
 
 
 def measure_layers(file: Path, prefix: str, layers: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
@@ -28,6 +29,14 @@ def measure_layers(file: Path, prefix: str, layers: dict[str, dict[str, Any]]) -
                 "bytes": sum(size for _, size in parts),
             }
     return measured
+
+
+def measure_convolutions(file: Path) -> list[dict[str, int]]:
+    """`weights` and `bytes` of every kernel of a convolution, the tensors of four dimensions."""
+    with blame(file), open_tensors(file) as tensors:
+        slices = [tensors.get_slice(key) for key in tensors.keys()]  # noqa: SIM118
+        measured = [measure_tensor(found) for found in slices if len(found.get_shape()) == KERNEL]
+    return [dict(zip(("weights", "bytes"), sizes, strict=True)) for sizes in measured]
 
 
 def measure_tensor(tensor: Any) -> tuple[int, int]:

@@ -10,6 +10,13 @@ from workflow_scripts.store.pictures import open_picture
 
 # A plot's name, or how the names of several begin: (section, title, caption).
 PLOTS = {
+    "frontier": (
+        "frontier",
+        "Quality against size",
+        "Bits per weight over all linear layers against latent SNR of the median picture and of the lowest 5 %, beside"
+        " everything nn.quantize gives. The title says how many pictures, steps and which guidance. The arrow leads to"
+        " where nn.quantize has the same quality: its length is the bits saved.",
+    ),
     "picture_grid": (
         "pictures",
         "The same prompts and seeds by every variant",

@@ -16,6 +16,7 @@ from workflow_scripts.report.tables import (
     Column,
     Getter,
     Table,
+    show_choice,
     show_count,
     show_decibels,
     show_magnitude,
@@ -146,8 +147,8 @@ WEIGHTS: tuple[tuple[Column, Getter], ...] = (
         lambda fact: show_count(fact["suggested"]),
     ),
     (
-        Column("Mixed", meaning="bits, by the search under mixed_bits_budget"),
-        lambda fact: show_count(fact["mixed"]),
+        Column("Mixed", meaning="bits and group size, by the search under bits_per_weight"),
+        lambda fact: show_choice(fact["mixed"]),
     ),
 )
 READ_SNR = "how far below the block's output the error is, of this input alone rounded, at the worst noise level, in dB"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from workflow_scripts.report.frontier import describe_saving
 from workflow_scripts.report.tables import (
     NOTHING,
     UNKNOWN,
@@ -46,6 +47,14 @@ MEASURES = (
         "of final latents, the median picture; higher is nearer",
         unit="dB",
     ),
+    Measure(
+        "Turn out otherwise",
+        ("paired", "turns_out_otherwise"),
+        1,
+        "pictures below 5 dB of latent SNR, which show something else",
+        100,
+        "%",
+    ),
     Measure("PSNR", ("paired", "psnr_db"), 1, "of pictures, the median one; higher is nearer", unit="dB"),
     Measure("SSIM", ("paired", "ssim"), 3, "of pictures, the median one; 1 is equal"),
     Measure("LPIPS", ("paired", "lpips"), 4, "of pictures, the median one; 0 is equal"),
@@ -54,7 +63,7 @@ MEASURES = (
     Measure("KID to real", ("kid_to_real",), 3, "the same by another distance", 1000, "×10³"),
     Measure("CMMD to real", ("cmmd_to_real",), 3, "the same by CLIP's features"),
 )
-DISTANCE, LATENTS, ACCURACY = MEASURES[0], MEASURES[3], MEASURES[7]
+DISTANCE, LATENTS, ACCURACY = MEASURES[0], MEASURES[3], MEASURES[8]
 
 
 def find(described: Facts, measure: Measure) -> Facts | None:
@@ -117,16 +126,18 @@ def tabulate_quality(fid: Facts, order: Sequence[str], subject: str | None) -> T
     ]
     columns = [
         Column("Variant", is_number=False),
+        Column("Bits per weight", meaning="over all linear layers, scales and zero points included"),
         *(Column(", ".join(filter(None, (m.title, m.unit))), meaning=m.meaning) for m in measures),
     ]
-    caption = f"Quality of the variants on {fid['n']:,} pictures each, with 95 % intervals"
+    caption = f"Quality of the variants on {describe_setting(fid)} each, with 95 % intervals"
     return Table("quality", caption, columns, bodies)
 
 
 def show_variant(name: str, described: Facts, measures: Sequence[Measure], is_subject: bool = False) -> list[Cell]:
     """A row: the variant's title and its measures."""
     head = Cell(described["title"], note=name, mark="subject" if is_subject else "")
-    return [head, *(show_measure(described, measure) for measure in measures)]
+    size = show_number(described.get("size", {}).get("bits_per_weight"))
+    return [head, size, *(show_measure(described, measure) for measure in measures)]
 
 
 def tabulate_sizes(fid: Facts, order: Sequence[str]) -> Table:
@@ -134,7 +145,7 @@ def tabulate_sizes(fid: Facts, order: Sequence[str]) -> Table:
     titles = ("Variant", "Stored", "Weights", "Bits a weight", "Of 32-bit size, %", "Of 16-bit size, %", "Inputs, bits")
     rows = [show_size(name, fid["variants"][name]) for name in order]
     columns = [Column(title, is_number=place > 0) for place, title in enumerate(titles)]
-    return Table("sizes", "Size of the linear layers, scales and zero points included", columns, [Body(rows)])
+    return Table("sizes", "Size of all linear layers, scales and zero points included", columns, [Body(rows)])
 
 
 def show_size(name: str, described: Facts) -> list[Cell]:
@@ -162,6 +173,7 @@ def read_result(fid: Facts, subject: str | None) -> str:
         return "No quantized variant is compared with the noise floor here."
     described = fid["variants"][subject]
     ours, theirs = find(described, DISTANCE), find(floor, DISTANCE)
+    size = format_fixed(described["size"]["bits_per_weight"], 2)
     if ours["interval_95"][1] < theirs["interval_95"][0]:
         words, reading = "well below", "drawing other noise changes the set of pictures more than quantization does"
     elif ours["value"] < theirs["value"]:
@@ -174,23 +186,26 @@ def read_result(fid: Facts, subject: str | None) -> str:
     )
     return (
         f"The {name_short(described)} model's distance to full precision (FID {here}) is {words} that of full"
-        f" precision with other seeds ({there}): {reading}."
+        f" precision with other seeds ({there}): {reading}. It has {size} bits per weight over all linear layers, and"
+        f" was judged by {describe_setting(fid)}."
     )
 
 
 def list_tiles(fid: Facts, subject: str | None) -> list[tuple[str, str, str]]:
-    """What is looked at first, of the subject: (what, value, beside what)."""
+    """What is looked at first: the bits saved, and of the subject size and quality, as (what, value, beside what)."""
     if subject is None:
         return []
+    setting = describe_setting(fid)
     described, exact = fid["variants"][subject], fid["variants"][FULL_PRECISION]
     size = described["size"]
     tiles = [
+        *describe_saving(fid["bits_saved"]),
         (
             "Weights",
             format_bytes(size["bytes"]),
-            f"{format_fixed(size['bits_per_weight'], 2)} bits a weight, scales included;"
+            f"{format_fixed(size['bits_per_weight'], 2)} bits per weight over all linear layers, scales included;"
             f" {format_bytes(size['weights'] * HALF)} in 16 bits",
-        )
+        ),
     ]
     floor = fid["noise_floor"].get(OTHER_SEEDS)
     for measure, beside in ((DISTANCE, floor), (LATENTS, floor), (ACCURACY, exact)):
@@ -199,8 +214,15 @@ def list_tiles(fid: Facts, subject: str | None) -> list[tuple[str, str, str]]:
             note = f"95 %: {format_interval(found, measure)}"
             if beside:
                 note += f"; {beside['title']}: {show_measure(beside, measure).text}"
-            tiles.append((measure.title, f"{cell.text} {measure.unit}".strip(), note))
+            tiles.append((measure.title, f"{cell.text} {measure.unit}".strip(), f"{note}; {setting}"))
     return tiles
+
+
+def describe_setting(fid: Facts) -> str:
+    """Of which pictures the numbers are."""
+    return (
+        f"{fid['n']:,} pictures of {fid['prompts']:,} held-out prompts, {fid['steps']} steps, guidance {fid['cfg']:g}"
+    )
 
 
 def describe_realization(fid: Facts, realization: Facts) -> str:

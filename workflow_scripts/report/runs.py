@@ -12,6 +12,7 @@ from workflow_scripts.report.tables import Body, Cell, Column, Table, show_count
 from workflow_scripts.versions import find_version
 
 Facts = dict[str, Any]
+Benchmarks = dict[str, list[Mapping[str, str]]]  # the rows of Snakemake's tables by stage
 PACKAGES = (
     "time-aware-mmdit-quantization",
     *("mlx", "diffusionkit", "numpy", "zarr", "snakemake", "torch", "torchmetrics", "matplotlib"),
@@ -66,9 +67,9 @@ def tabulate_pairs(name: str, caption: str, pairs: Iterable[tuple[str, str]], ti
     return Table(name, caption, [Column(title, is_number=False) for title in titles], [Body(rows)])
 
 
-def read_benchmarks(folder: Path) -> dict[str, list[Mapping[str, str]]]:
+def read_benchmarks(folder: Path) -> Benchmarks:
     """Every measurement of Snakemake's in `folder`, by stage: its file's name, or the first folder it is in."""
-    stages: dict[str, list[Mapping[str, str]]] = {}
+    stages: Benchmarks = {}
     for path in sorted(folder.rglob("*.tsv")):
         stage = path.relative_to(folder).with_suffix("").parts[0]
         with path.open(encoding="utf-8", newline="") as file:
@@ -76,7 +77,7 @@ def read_benchmarks(folder: Path) -> dict[str, list[Mapping[str, str]]]:
     return stages
 
 
-def tabulate_benchmarks(stages: dict[str, list[Mapping[str, str]]]) -> Table:
+def tabulate_benchmarks(stages: Benchmarks) -> Table:
     """What each stage took, the longest first."""
     facts = sorted((describe_stage(name, rows) for name, rows in stages.items()), key=lambda f: -f["total"])
     rows = [

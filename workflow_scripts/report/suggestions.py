@@ -1,8 +1,9 @@
 """Fewer bits where they suffice: what the search for mixed bits and the analysis by tiers suggest."""
 
-from collections.abc import Iterator
+from collections import Counter
 from typing import Any
 
+from workflow_scripts.numerics.quality import to_decibels
 from workflow_scripts.report.runs import format_value
 from workflow_scripts.report.tables import (
     Body,
@@ -10,8 +11,9 @@ from workflow_scripts.report.tables import (
     Column,
     Table,
     format_fixed,
+    name_choice,
     show_count,
-    show_magnitude,
+    show_decibels,
     show_number,
 )
 
@@ -28,28 +30,34 @@ def describe_suggestions(multitier: Facts, mixed: Facts) -> dict[str, Any]:
 
 
 def tabulate_mixed(mixed: Facts) -> Table:
-    """Uniform bits and mixed ones of at most the same size, with every latent SNR measured of them."""
-    kinds = sorted({key for row in ("uniform", "mixed") for key, _ in flatten(mixed[row]["latent_snr_db"])})
+    """The best single choice of bits and group size, if one fits, and mixed ones of at most the same size."""
+    rows = {title: row for title in ("uniform", "mixed") if (row := mixed[title])["layers"]}
+    kinds = sorted({name_choice(choice) for row in rows.values() for choice in row["layers"].values()}, key=read_bits)
     columns = [
         Column("Weights", is_number=False),
-        Column("Bits a weight", meaning="scales and zero points included"),
-        Column("Predicted", meaning="the velocity's relative error, from each layer's own; lower is better"),
-        *(Column(f"Latent SNR {kind}, dB") for kind in kinds),
+        Column("Bits per weight", meaning="over all linear layers, scales and zero points included"),
+        Column("Predicted, dB", meaning="the guided velocity over its error, from each layer's own; higher is better"),
+        *(Column(kind, meaning="layers with so many bits, in groups of so many weights") for kind in kinds),
     ]
-    titles = {"uniform": f"{mixed['uniform']['bits']} bits everywhere", "mixed": "mixed bits"}
-    rows = [show_mixed(title, mixed[row], kinds) for row, title in titles.items()]
-    return Table("mixed", f"Mixed weight bits, at most {mixed['budget']:g} bits a weight", columns, [Body(rows)])
+    body = Body([show_mixed(title, row, kinds) for title, row in rows.items()])
+    caption = f"Uniform and mixed weight bits, at most {format_fixed(mixed['budget'], 2)} bits per weight"
+    return Table("mixed", caption, columns, [body])
 
 
 def show_mixed(title: str, row: Facts, kinds: list[str]) -> list[Cell]:
-    """A row of the table of mixed bits."""
-    measured = dict(flatten(row["latent_snr_db"]))
+    """A row of the table of mixed bits: size, predicted error, and how many layers have each choice."""
+    counts = Counter(name_choice(choice) for choice in row["layers"].values())
     return [
         Cell(title),
         show_number(row["bits_per_weight"]),
-        show_magnitude(row["predicted"]),
-        *(show_number(measured.get(kind), 1) for kind in kinds),
+        show_decibels(to_decibels(1, row["predicted"])),
+        *(show_count(counts[kind] or None) for kind in kinds),
     ]
+
+
+def read_bits(kind: str) -> tuple[int, ...]:
+    """What `name_choice` named, to sort by."""
+    return tuple(int(part) for part in kind.split(" / "))
 
 
 def tabulate_tiers(summary: Facts) -> Table:
@@ -89,13 +97,3 @@ def list_tiers(analysis: Facts) -> list[tuple[str, str]]:
         changing = f"{len(summary['switching_layers'])} of {summary['total_layers']} layers"
         pairs += [("Mean bits", format_fixed(summary["mean_bits"], 2)), ("Bits change in time", changing)]
     return pairs
-
-
-def flatten(value: Facts, before: str = "") -> Iterator[tuple[str, float | None]]:
-    """The numbers of nested dictionaries, with their keys joined."""
-    for key, item in value.items():
-        name = f"{before} {key}".strip().replace("_", " ")
-        if isinstance(item, dict):
-            yield from flatten(item, name)
-        elif item is None or isinstance(item, int | float):
-            yield name, item

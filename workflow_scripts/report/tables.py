@@ -58,6 +58,13 @@ def tabulate(
     return Table(name, caption, heads, [Body(mark_worst(heads, rows))], is_sortable=True, unit=unit)
 
 
+def format_markdown(table: Table) -> str:
+    """The table's cells as Markdown, the bodies below each other."""
+    rows = [row for body in table.bodies for row in body.rows]
+    lines = [[column.title for column in table.columns], ["---:" if c.is_number else "---" for c in table.columns]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [*lines, *([cell.text for cell in row] for row in rows)])
+
+
 def mark_worst(columns: Sequence[Column], rows: list[list[Cell]], share: float = 0.1) -> list[list[Cell]]:
     """The rows with the worst `share` of every column that has a worst end marked."""
     limits = [find_limit([row[i].value for row in rows], column.worst, share) for i, column in enumerate(columns)]
@@ -95,6 +102,16 @@ def show_count(value: int | None) -> Cell:
 def show_number(value: float | None, digits: int = 2) -> Cell:
     """A number with a fixed number of decimals."""
     return NOTHING if value is None else Cell(format_fixed(value, digits), value)
+
+
+def name_choice(choice: dict[str, int]) -> str:
+    """Bits and group size of a weight."""
+    return f"{choice['bits']} / {choice['group_size']}"
+
+
+def show_choice(choice: dict[str, int] | None) -> Cell:
+    """Bits and group size of a weight; sorts by the bits, smaller groups after larger."""
+    return Cell(name_choice(choice), choice["bits"] + 1 / choice["group_size"]) if choice else NOTHING
 
 
 def show_magnitude(value: float | None) -> Cell:
