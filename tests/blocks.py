@@ -67,7 +67,8 @@ class Captured:
         rules = self.resolve(block, weight, activation, dict(others))
         index = [found.name for found in list_blocks(self.model, LATENT_SHAPE)].index(block)
         weights, _ = read_weights(self.model, list_own_linears(self.model, block))
-        split = split or split_points(self.points, self.sigmas, 0.25, 0)
+        # Each prompt has a point of every noise level.
+        split = split or split_points(self.points, self.points % POINTS_PER_SIGMA, 0.25, 0)
         problem = assemble_problem(
             self.model,
             find_block(self.model, block, LATENT_SHAPE),

@@ -16,7 +16,7 @@ from tests.faults.undisturbed import Job, Run, copy_results, delete, find_differ
 from tests.faults.writes import Obstacle, build_library, list_changes, prepare
 from workflow_scripts.store.tensors import read_sealed_tensors, write_sealed_tensors
 
-RULES = ("collect_shard", "capture_blocks", "optimise_block", "generate_images")
+RULES = ("collect_shard", "capture_blocks", "optimise_block", "distil", "generate_images")
 NOT_FINITE = "numbers that are not finite"
 KILLED = Obstacle(0, "once")
 

@@ -29,7 +29,19 @@ CHANGED: dict[str, Any] = {
     "capture_points": 40,
     "capture_shards": 1,
     "weights": [{"layers": "mm_*", "bits": 5}],
+    "bits_per_weight": 5,
+    "search_points": 20,
+    "search_probes": 4,
     "activations": [{"layers": "mm_*", "bits": 6}],
+    "distil": "scales",
+    "distil_iterations": 7,
+    "distil_batch": 4,
+    "distil_rate": 0.001,
+    "distil_code_rate": 0.001,
+    "distil_conditions": 0,
+    "distil_sigma_power": 1,
+    "distil_unroll": 2,
+    "distil_checkpoint_every": 4,
     "engine": "gptq",
     "block_inputs": "quantized",
     "held_out": 0.25,
@@ -63,11 +75,10 @@ CHANGED: dict[str, Any] = {
     "multitier_budget": 35,
     "multitier_thresholds": {"plain": [5, 9], "shifted": [5, 8]},
     "weight_budget": 30,
-    "mixed_bits_budget": 4,
     "snapshot_steps": [0, 10],
 }
 # Those whose new results are made, and the old ones again: each touches little.
-THERE_AND_BACK = ("snapshot_steps", "multitier_budget", "multitier_rule", "weight_budget", "mixed_bits_budget")
+THERE_AND_BACK = ("snapshot_steps", "multitier_budget", "multitier_rule", "weight_budget")
 # Those that are asked to replace finished work; what comes out is compared with a run from nothing.
 REPLACED = ("cfg_scale", "capture_points")
 DEFAULTS = configuration.complete({}, configuration.load_schema())
@@ -118,7 +129,7 @@ def list_readers(key: str, config: dict[str, Any]) -> set[str]:
 
 def is_read_by_a_rung(key: str, config: dict[str, Any]) -> bool:
     """Whether the blocks of some rung of the ladder or of the ablation have a key from the configuration."""
-    rungs = [changes for _, changes in variants.RUNGS.values()]
+    rungs = [variants.change({}, rung) for rung in variants.RUNGS]
     return any(key not in changes and key in plan.list_keys("optimise_block", config | changes) for changes in rungs)
 
 

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.blocks import ACTIVATION, POINTS_PER_SIGMA, SIGMAS
+from tests.blocks import ACTIVATION, SIGMAS
 from workflow_scripts.mmdit.block_assembly import (
     group_readers,
     list_own_linears,
@@ -73,37 +73,43 @@ def test_one_input_under_two_rules_has_two_readers(captured):
 
 
 class TestSplit:
-    POINTS, LEVELS = np.tile(np.arange(30), 2), np.tile(np.repeat(SIGMAS, POINTS_PER_SIGMA), 2)
+    """Of 30 points, a row for each of two conditions, with 10 prompts in turn."""
+
+    POINTS = np.tile(np.arange(30), 2)
+    PROMPTS = POINTS % 10
 
     @pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.99])
     @pytest.mark.parametrize("seed", range(5))
-    def test_every_row_is_on_one_side_with_the_other_row_of_its_point(self, share, seed):
-        training, held_out = split_points(self.POINTS, self.LEVELS, share, seed)
+    def test_every_row_is_on_one_side_with_the_other_rows_of_its_prompt(self, share, seed):
+        training, held_out = split_points(self.POINTS, self.PROMPTS, share, seed)
         assert sorted([*training, *held_out]) == list(range(60))
-        assert not set(self.POINTS[training]) & set(self.POINTS[held_out])
-        assert len(held_out) == 2 * min(max(round(share * 30), 1), 29)
-
-    @pytest.mark.parametrize("seed", range(10))
-    def test_the_held_out_points_are_spread_over_the_noise_levels(self, seed):
-        _, held_out = split_points(self.POINTS, self.LEVELS, 1 / 3, seed)
-        assert [np.sum(self.LEVELS[held_out] == sigma) for sigma in SIGMAS] == [4] * 5  # two points of each six
+        assert not set(self.PROMPTS[training]) & set(self.PROMPTS[held_out])
+        assert len(set(self.PROMPTS[held_out])) == min(max(round(share * 10), 1), 9)
 
     def test_it_does_not_matter_how_the_points_are_ordered(self):
         order = np.random.default_rng(0).permutation(60)
-        _, held_out = split_points(self.POINTS, self.LEVELS, 0.25, 3)
-        _, shuffled = split_points(self.POINTS[order], self.LEVELS[order], 0.25, 3)
+        _, held_out = split_points(self.POINTS, self.PROMPTS, 0.25, 3)
+        _, shuffled = split_points(self.POINTS[order], self.PROMPTS[order], 0.25, 3)
         assert set(self.POINTS[held_out]) == set(self.POINTS[order][shuffled])
 
     def test_the_seed_decides(self):
-        splits = [split_points(self.POINTS, self.LEVELS, 0.2, seed)[1].tolist() for seed in (0, 0, 1, 2, 3)]
+        splits = [split_points(self.POINTS, self.PROMPTS, 0.2, seed)[1].tolist() for seed in (0, 0, 1, 2, 3)]
         assert splits[0] == splits[1]
         assert len(set(map(tuple, splits))) > 2
 
     @pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
-    def test_two_points_are_one_each(self, share):
-        training, held_out = split_points(np.array([4, 9, 4, 9]), np.array([1, 0.5, 1, 0.5]), share, 0)
+    def test_two_prompts_are_one_each(self, share):
+        prompts = np.array([5, 5, 2, 5, 5, 2])
+        training, held_out = split_points(np.array([0, 1, 2] * 2), prompts, share, 0)
+        assert {len(set(prompts[side])) for side in (training, held_out)} == {1}
+
+    @pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
+    def test_of_one_prompt_points_are_held_out_with_both_rows(self, share):
+        points = np.array([4, 9, 4, 9])
+        training, held_out = split_points(points, np.zeros(4), share, 0)
         assert len(training) == len(held_out) == 2
+        assert {len(set(points[side])) for side in (training, held_out)} == {1}
 
     def test_one_point_is_refused(self):
         with pytest.raises(UserError, match="capture_points"):
-            split_points(np.array([3, 3]), np.array([1.0, 1.0]), 0.5, 0)
+            split_points(np.array([3, 3]), np.array([1, 1]), 0.5, 0)

@@ -41,7 +41,7 @@ def test_the_report_has_the_errors_of_every_way_tried_and_the_best_is_chosen(fin
 def test_an_engine_measures_the_simpler_ones_alike(finished, captured, tmp_path):
     reports = {engine: read_report(path)["errors"] for engine, path in finished.items()}
     assert reports["gptq"] == {name: reports["adaround"][name] for name in TRIED["gptq"]}
-    # The engine rtn rounds the adaLN layers to nearest too, on which all blocks' errors stand; without them it is alike.
+    # The engine rtn rounds adaLN layers to nearest, which every error of the block has in it; without them it is alike.
     unrounded = [{"layers": "mm_*", "bits": 4}, {"layers": "*adaLN_modulation", "bits": 16}]
     found = []
     for engine in ("rtn", "gptq"):

@@ -33,7 +33,7 @@ from workflow_scripts.store.seal import make_seal, write_group_seal
 from workflow_scripts.store.zarr_arrays import create_group
 
 STEPS, SIGMAS = [0, 3, 6], [1.0, 0.75, 0.25]
-PROMPTS, POINTS_PER_STEP = 3, 6
+PROMPTS, POINTS_PER_STEP, CFG_SCALE = 3, 6, 3.0
 
 
 class Study:
@@ -149,6 +149,7 @@ def write_calibration(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
     shapes = {"latent_shape": model.LATENT_SHAPE, "cs_shape": cs.shape, "cs_pooled_shape": cs_pooled.shape}
     create_group(path, list(list_specs(len(places), *shapes.values()).values()))
     group = zarr.open_group(path)
+    group.attrs["cfg_scale"] = CFG_SCALE
     for name, array in arrays.items():
         group[name][...] = array
     seal_calibration(path, shapes, seed)
@@ -157,7 +158,7 @@ def write_calibration(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
 
 def seal_calibration(path: Path, shapes: dict, seed: int = 0) -> None:
     """Seal the set in `path` as it is."""
-    parameters = {"trajectories": POINTS_PER_STEP, "selected_steps": len(STEPS), "seed": seed}
+    parameters = {"trajectories": POINTS_PER_STEP, "selected_steps": len(STEPS), "cfg_scale": CFG_SCALE, "seed": seed}
     digests = {name: hashlib.sha256(array[...].tobytes()).hexdigest() for name, array in zarr.open_group(path).arrays()}
     write_group_seal(path, make_seal(parameters, {key: list(shape) for key, shape in shapes.items()}, digests))
 

@@ -15,9 +15,10 @@ from workflow_scripts.models.diffusionkit import mmdit
 from workflow_scripts.numerics import weight_grid
 from workflow_scripts.store.block_file import LayerInput, digest_codes, read_block
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, read_json
+from workflow_scripts.store.files import hash_file, read_json, write_json
+from workflow_scripts.store.mixed_bits import FORMAT as MIXED
 from workflow_scripts.store.packed_checkpoint import read_packed
-from workflow_scripts.store.seal import read_file_seal
+from workflow_scripts.store.seal import make_seal, read_file_seal
 from workflow_scripts.store.tensors import read_tensors
 
 LAYERS = list_linears(*plan.MODEL_BLOCKS["embedded"])
@@ -183,10 +184,15 @@ def test_a_second_run_gives_the_same_bytes(finished, study):
 @pytest.fixture
 def migrated(study):
     """A study with one migrated and one shifted layer."""
+    migrate(study)
+    return study
+
+
+def migrate(study):
+    """Write the blocks of a study with one migrated and one shifted layer."""
     grids = {FC2: np.array([2] + [1] * 511, np.int32), "mm_00.image.mlp.fc2": np.ones(512, np.int32)}
     inputs = {name: LayerInput(np.ones(3, np.float32), np.ones(512, np.float32), m) for name, m in grids.items()}
     write_rounded_blocks(study.folder / "adaround", read_json(study.params("optimise_block")), inputs=inputs)
-    return study
 
 
 def test_stock_mlx_refuses_a_migrated_layer_by_name(migrated):
@@ -198,7 +204,12 @@ def test_stock_mlx_refuses_a_migrated_layer_by_name(migrated):
         load_plainly(migrated.quantized)
 
 
+UNIFORM = {"weights": [{"layers": "*", "bits": 4, "group_size": 64}]}
+
+
 def test_the_uniform_layout_refuses_migrated_layers(migrated, tmp_path):
+    migrated.configure(**UNIFORM)
+    migrate(migrated)
     with pytest.raises(UserError, match=f"uniform-g64 cannot hold migrated weights: {FC2}; "):
         migrated.pack(list_blocks(migrated), tmp_path / "uniform", uniform_g64=True)
     assert not (tmp_path / "uniform").exists()
@@ -221,18 +232,54 @@ def load_mmdit(monkeypatch):
     return load
 
 
+@pytest.fixture
+def uniform(study):
+    """A study whose blocks hold random codes of 4 bits in groups of 64 for every layer."""
+    study.configure(**UNIFORM)
+    write_rounded_blocks(study.folder / "adaround", read_json(study.params("optimise_block")), take_random_codes)
+    return study
+
+
 @pytest.mark.slow  # imports transformers
-def test_the_uniform_layout_is_that_of_diffusionkit(scrambled, load_mmdit, original, caplog):
+def test_the_uniform_layout_is_that_of_diffusionkit(uniform, load_mmdit, original, caplog):
     caplog.set_level("INFO")
-    folder = scrambled.folder / "uniform"
-    scrambled.pack(list_blocks(scrambled), folder, uniform_g64=True)
-    assert "57 with their blocks' codes and 17 rounded to nearest (embedder 5, adaLN 11, final 1)" in caplog.text
+    folder = uniform.folder / "uniform"
+    uniform.pack(list_blocks(uniform), folder, uniform_g64=True)
+    assert "74 layers quantized, 74 with their blocks' codes and 0 rounded to nearest;" in caplog.text
     raw, config = read_tensors(folder / "model.safetensors"), read_json(folder / "config.json")
     assert all(key.startswith("model.diffusion_model.") for key in raw)
     model = load_mmdit(folder / "model.safetensors")
-    modules = assert_holds_blocks(model, read_learned(scrambled), config["rounded"], original, "absmax")
+    assert config["rounded"] == []
+    modules = assert_holds_blocks(model, read_learned(uniform), [], original)
     assert modules.keys() == NAMES.keys()  # every Linear
     assert {(module.bits, module.group_size) for module in modules.values()} == {(4, 64)}
     # What it reads again after its modulation cache has dropped the adaLN layers.
     again = load_mmdit(folder / "model.safetensors", only_modulation_dict=True)
     assert {key for key, _ in again} == {key for key, _ in tree_flatten(model.parameters()) if "adaLN" in key}
+
+
+def test_the_uniform_layout_is_of_learned_codes_alone(scrambled, tmp_path):
+    """The paper's rules give the adaLN layers 8 bits, and leave the embedders as they are."""
+    with pytest.raises(UserError, match=r"learned codes only, and 17 of 74 layers have none of 4 bits in groups of 64"):
+        scrambled.pack(list_blocks(scrambled), tmp_path / "uniform", uniform_g64=True)
+    assert not (tmp_path / "uniform").exists()
+
+
+def test_searched_bits_are_packed_as_the_blocks_have_them(study, original, tmp_path):
+    """Where the rule of a layer and its block's codes differ, the search says which codes these are."""
+    chosen = {"bits": 3, "group_size": 128}
+    study.configure(weights=[{"layers": "*", "bits": 4}, {"layers": FC2, **chosen}])
+    files = write_rounded_blocks(study.folder / "adaround", read_json(study.params("optimise_block")))
+    for path in files:  # the blocks' seals have the rules, not what the search chose
+        seal = read_file_seal(path.with_suffix(".json"))
+        if FC2 in seal["parameters"]["layers"]:
+            seal["parameters"]["layers"][FC2]["weight"] |= {"bits": 4, "group_size": 64}
+            write_json(path.with_suffix(".json"), make_seal(seal["parameters"], seal["inputs"], seal["sha256"]))
+    study.configure(weights=[{"layers": "*", "bits": 4}], bits_per_weight=4.5)
+    mixed = tmp_path / "mixed_bits.json"
+    write_json(mixed, MIXED | {"mixed": {"layers": {FC2: chosen}}})
+    study.pack(files, mixed=mixed)
+    config = read_packed(study.quantized).config
+    assert config["rounded"] == []
+    assert config["quantization"][f"{BLOCK_1}.mlp.fc2"] == {"mode": "affine", **chosen}
+    assert_holds_blocks(load_plainly(study.quantized), read_learned(study), [], original)

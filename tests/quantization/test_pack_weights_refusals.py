@@ -69,7 +69,27 @@ def test_a_layer_the_rules_leave_alone_may_not_be_in_a_block(study, paths):
 
 def test_missing_blocks_are_named(study, paths):
     with pytest.raises(UserError, match="no file of mm_01, mm_03 is named"):
-        study.pack([paths[0], paths[2], paths[4]])
+        study.pack([paths[0], paths[2], paths[4], paths[5]])
+    with pytest.raises(UserError, match="no file of shared is named"):
+        study.pack(paths[:5])
+
+
+def test_the_distilled_model_is_named_alone(study, paths):
+    seal = read_file_seal(paths[5].with_suffix(".json"))
+    layers = {
+        name: rules for path in paths for name, rules in read_file_seal(path.with_suffix(".json"))["parameters"]["layers"].items()
+    }
+    codes = {
+        name: digest
+        for path in paths
+        for name, digest in read_file_seal(path.with_suffix(".json"))["sha256"]["codes"].items()
+    }
+    whole = study.folder / "distilled.safetensors"
+    shutil.copy(paths[5], whole)
+    parameters = seal["parameters"] | {"stage": "distil", "block": plan.WHOLE, "layers": layers}
+    write_json(whole.with_suffix(".json"), make_seal(parameters, seal["inputs"], {"codes": codes}))
+    with pytest.raises(UserError, match=r"distilled\.safetensors has all layers; name it alone"):
+        study.pack([*paths, whole])
 
 
 def test_a_damaged_block_is_named(study, paths):
@@ -80,9 +100,10 @@ def test_a_damaged_block_is_named(study, paths):
 
 def test_layers_whose_width_does_not_divide_are_named():
     weights = {f"{layer.path}.weight": mx.zeros((8, 96 if "fc2" in layer.name else 64)) for layer in LAYERS}
+    uniform, rows = ({layer.name: {"bits": 4, "group_size": size} for layer in LAYERS} for size in (64, "row"))
     with pytest.raises(UserError, match=r"mm_00.image.mlp.fc2 \(96 inputs, group size 64\), mm_00.text.mlp.fc2"):
-        pack_weights.check_widths(LAYERS, weights, pack_weights.UNIFORM_RULES)
-    pack_weights.check_widths(LAYERS, weights, [{"layers": "*", "bits": 4, "group_size": "row"}])
+        pack_weights.check_widths(LAYERS, weights, uniform)
+    pack_weights.check_widths(LAYERS, weights, rows)
 
 
 def test_weights_beyond_half_precision_are_named():

@@ -68,10 +68,12 @@ def test_sound_weights_are_described(folder, blocks, capsys, caplog):
     assert f"{folder}: everything holds, and the codes are the blocks'" in caplog.text
 
 
-def test_the_uniform_layout_is_described_too(finished, tmp_path, capsys):
-    paths = sorted((finished.folder / "adaround").glob("*.safetensors"))
-    finished.pack(paths, tmp_path, uniform_g64=True)
-    verify(tmp_path, finished.folder / "adaround")
+def test_the_uniform_layout_is_described_too(study, tmp_path, capsys):
+    study.configure(weights=[{"layers": "*", "bits": 4, "group_size": 64}])
+    study.quantize()
+    study.pack(sorted((study.folder / "adaround").glob("*.safetensors")), tmp_path / "uniform", uniform_g64=True)
+    capsys.readouterr()
+    verify(tmp_path / "uniform", study.folder / "adaround")
     assert "| 4 | 4 | 64 | 74 | 2,875,392 | 4.500 |" in capsys.readouterr().out
 
 

@@ -162,7 +162,7 @@ class TestBlocks:
         origin = read_json(learned.quant_config)["origin"]
         seals = {block: read_json(learned.folder / "adaround" / f"{block}.json") for block in origin["blocks"]}
         assert origin["blocks"] == {block: seal["fingerprint"] for block, seal in seals.items()}
-        assert list(seals) == plan.list_blocks("embedded")
+        assert list(seals) == plan.list_units("embedded")
         assert origin["model"] == seals["mm_00"]["inputs"]["model"]
 
     def test_a_static_policy_has_one_learned_step(self, copy):

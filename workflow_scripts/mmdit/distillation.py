@@ -100,8 +100,9 @@ def learn(
     """
     iterate = bind_iteration(task, settings, state)
     for iteration in range(state.iteration, settings.iterations):
+        before = dict(state.learned)  # afterwards all would be broken, not only what broke the loss
         loss = iterate(iteration)
-        refuse_broken(task, state, loss, iteration)
+        refuse_broken(task, before, loss, iteration)
         state.iteration = iteration + 1
         state.losses.append(loss)
         report(loss)
@@ -252,13 +253,22 @@ def restore_adams(state: State, kinds: list[str]) -> dict[str, Adam]:
     return adams
 
 
-def refuse_broken(task: Task, state: State, loss: float, iteration: int) -> None:
-    """Raise UserError, naming the iteration and the first value that is not finite, unless the loss is finite."""
+def refuse_broken(task: Task, learned: Learned, loss: float, iteration: int) -> None:
+    """Raise UserError, naming the iteration and the first value that is not finite, unless the loss at `learned` is."""
     if np.isfinite(loss):
         return
-    broken = (name for name, value in tree_flatten(state.learned) if not mx.isfinite(value).all().item())
+    values = tree_flatten(list_stored(task.student, learned))
+    broken = (name for name, value in values if not mx.isfinite(value).all().item())
     first = next(broken, "the velocity")
     raise UserError(
         f"distillation: iteration {iteration} gives a value that is not finite, first in {first};"
         " lower distil_rate and distil_code_rate, or check the model's weights (the last checkpoint is kept)"
     )
+
+
+def list_stored(student: Student, learned: Learned) -> Learned:
+    """What `learned` stands for, by kind and layer: fp16 may not hold what fp32 does."""
+    scales, zeros = student.restore_grids(learned)
+    biases = {name: bias for name, bias in student.restore_biases(learned).items() if bias is not None}
+    steps = student.restore_steps(learned)
+    return {"codes": learned["codes"], "scales": scales, "zeros": zeros, "biases": biases, "steps": steps}
