@@ -11,8 +11,9 @@ from workflow_scripts.draw_frontier import FORMAT as PICTURES
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.numerics.frontier import describe_quality, describe_saving
 from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_atomically, write_json
+from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.frontier_file import FORMAT, find_best, list_ours
+from workflow_scripts.store.vouching import write_text
 
 HEAD = ("", "bits per weight", "median, dB", "lowest 5 %, dB", "turn out otherwise", "bits saved, median", "lowest 5 %")
 NOTE = """\
@@ -51,7 +52,7 @@ def main(arguments: argparse.Namespace) -> None:
     }
     write_json(arguments.out, FORMAT | content)
     text = format_table(content)
-    write_atomically(arguments.out.with_suffix(".md"), lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(arguments.out.with_suffix(".md"), text)
     log.info(f"{len(plain)} ways of nn.quantize, {len(learned)} of ours: {arguments.out}")
 
 

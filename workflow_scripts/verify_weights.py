@@ -118,17 +118,18 @@ def check_numbers(tensors: dict[str, np.ndarray]) -> Iterator[str]:
 
 
 def check_seals(checkpoint: PackedCheckpoint, folder: Path) -> Iterator[str]:
-    """Where the checkpoint is not made of the blocks in `folder`."""
+    """Where the checkpoint is not made of the blocks in `folder`, or of the distilled model beside it."""
     config, sealed = checkpoint.config, {}
     paths = {layer.name: layer.path for layer in MODELS.get(config["architecture"], [])}
     for block, fingerprint in config["origin"]["blocks"].items():
+        path = folder.with_name(f"{block}.json") if block == plan.WHOLE else folder / f"{block}.json"
         try:
-            seal = read_file_seal(folder / f"{block}.json")
+            seal = read_file_seal(path)
         except UserError as error:
             yield str(error)
             continue
         if seal["fingerprint"] != fingerprint:
-            yield f"{block}: packed from other work than what {folder / block}.json seals"
+            yield f"{block}: packed from other work than what {path} seals"
         sealed |= {paths.get(name, name): digest for name, digest in seal["sha256"]["codes"].items()}
     for path in sorted((config["codes"].keys() | sealed.keys()) - set(config["rounded"])):
         if config["codes"].get(path) != sealed.get(path):
@@ -204,5 +205,9 @@ def guess_widths(weight: np.ndarray, scales: np.ndarray) -> str:
 if __name__ == "__main__":
     parser = build_parser(__doc__)
     parser.add_argument("folder", type=Path, help="the folder of model.safetensors and config.json")
-    parser.add_argument("--blocks", type=Path, help="the folder of the blocks' files: their seals have to agree")
+    parser.add_argument(
+        "--blocks",
+        type=Path,
+        help="the folder of the blocks' files: their seals, or that of the distilled model beside it, have to agree",
+    )
     run(main, parser)
