@@ -11,15 +11,13 @@ from typing import Any
 from workflow_scripts import plan
 from workflow_scripts.budgeting.sizes import count_elements
 from workflow_scripts.mmdit.layers import list_linears
+from workflow_scripts.numerics.bit_choices import GROUP_SIZES, WIDTHS, Choice
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED, find_rule
 from workflow_scripts.numerics.step_choice import choose_steps
 from workflow_scripts.variants import VARIANTS
 
 LARGEST_SEED = 2**31 - 1
 FEWEST_POINTS = 2  # of a block: one to learn from, one held out
-FEWEST_BITS = 2  # that the search for mixed bits gives a weight
-GROUP_BITS = 32  # of a group's scale and bias, fp16 both
-ROW_GROUP = 128  # a row's grid is stored for each of the largest groups
 
 Config = dict[str, Any]
 
@@ -146,25 +144,42 @@ def refuse_seeds(config: Config) -> None:
         raise ValueError(f"evaluation_seed: {first} leaves too few seeds; set it to {last} or less")
 
 
-def list_block_rules(config: Config) -> dict[str, Config]:
-    """The weight rules of the blocks' quantized layers by name."""
-    layers = list_linears(*plan.MODEL_BLOCKS[config["model"]])
-    rules = {layer.name: find_rule(config["weights"], layer.name) for layer in layers if layer.block}
-    return {name: rule for name, rule in rules.items() if rule["bits"] != UNQUANTIZED}
+def count_least_bits(config: Config) -> float:
+    """The fewest bits per weight that the search can give the layers of the blocks."""
+    elements = count_elements(config["model"])
+    bits = {name: find_rule(config["weights"], name)["bits"] for name in elements}
+    smallest = Choice(min(WIDTHS), max(GROUP_SIZES)).bits_per_weight
+    stored = sum(count * (UNQUANTIZED if bits[name] == UNQUANTIZED else smallest) for name, count in elements.items())
+    return stored / sum(elements.values())
 
 
-def refuse_mixed_bits(config: Config) -> None:
-    """Raise ValueError if there is no weight to search bits for, or not even the fewest fit the budget."""
-    elements, rules = count_elements(config["model"]), list_block_rules(config)
-    if not rules:
-        raise ValueError("weights: all layers of the blocks have 16 bits, so there are none to choose; lower some")
-    groups = {name: ROW_GROUP if rule["group_size"] == "row" else rule["group_size"] for name, rule in rules.items()}
-    stored = sum(elements[name] * (FEWEST_BITS + GROUP_BITS / groups[name]) for name in rules)
-    least, budget = stored / sum(elements[name] for name in rules), config["mixed_bits_budget"]
-    if least > budget:
+def refuse_size(key: str, size: float, config: Config) -> None:
+    """Raise ValueError for a size that not even the smallest choices fit."""
+    least = count_least_bits(config)
+    if size < least:
         raise ValueError(
-            f"mixed_bits_budget: {budget:g} bits per weight are too few, with scales and zero points {least:.3g} is the"
-            f" least possible; raise it to {math.ceil(least * 100) / 100:g} or more"
+            f"{key}: {size:g} bits per weight are too few, with scales and zero points {least:.3g} is the least"
+            f" possible; raise it to {math.ceil(least * 100) / 100:g} or more"
+        )
+
+
+def refuse_search(config: Config) -> None:
+    """Raise ValueError if there is no weight to search bits for, or not even the fewest fit the size."""
+    names = (layer.name for layer in list_linears(*plan.MODEL_BLOCKS[config["model"]]))
+    if all(find_rule(config["weights"], name)["bits"] == UNQUANTIZED for name in names):
+        raise ValueError("weights: all layers have 16 bits, so there are none to choose; lower some")
+    if config["bits_per_weight"] is not None:
+        refuse_size("bits_per_weight", config["bits_per_weight"], config)
+
+
+def refuse_frontier(config: Config) -> None:
+    """Raise ValueError for sizes or pictures that the frontier cannot have."""
+    for size in config["frontier_sizes"]:
+        refuse_size("frontier_sizes", size, config)
+    if config["frontier_pictures"] > config["evaluation_pictures"]:
+        raise ValueError(
+            f"frontier_pictures: {config['frontier_pictures']} are more than the {config['evaluation_pictures']} of"
+            " evaluation_pictures; lower it, or raise that"
         )
 
 
@@ -191,7 +206,8 @@ def refuse_no_judge(config: Config) -> None:
 
 # What single stages demand, asked only where they are part of what is to be made.
 STAGE_DEMANDS: dict[str, Callable[[Config], None]] = {
-    "search_bits": refuse_mixed_bits,
+    "search_bits": refuse_search,
+    "measure_frontier": refuse_frontier,
     "write_evaluation_prompts": refuse_no_captions,
     "draw_reference": refuse_no_reference,
     "extract_features": refuse_no_judge,

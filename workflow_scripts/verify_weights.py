@@ -208,6 +208,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--blocks",
         type=Path,
-        help="the folder of the blocks' files: their seals, or that of the distilled model beside it, have to agree",
+        help="the folder of the blocks' files, whose seals, or that beside it, have to agree",
     )
     run(main, parser)
