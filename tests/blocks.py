@@ -20,7 +20,14 @@ SIGMAS = np.array([1.0, 0.8, 0.55, 0.3, 0.05], np.float32)
 POINTS_PER_SIGMA = 6
 LATENT_SHAPE = (8, 8, 16)
 WEIGHT = {"bits": 3, "group_size": 64, "symmetric": False, "range": "absmax"}
-ACTIVATION = {"bits": 8, "policy": "lut", "range": "absmax", "shift": True, "migration": False}
+ACTIVATION = {
+    "bits": 8,
+    "policy": "lut",
+    "group_size": "token",
+    "range": "absmax",
+    "shift": True,
+    "migration": False,
+}
 UNQUANTIZED = {"bits": 16}
 SETTINGS = {
     "seed": 3,

@@ -15,9 +15,11 @@ from workflow_scripts.budgeting.shapes import read_shapes
 from workflow_scripts.budgeting.sizes import count_elements
 from workflow_scripts.config_relations import FEWEST_POINTS, LARGEST_SEED, refuse_stage
 from workflow_scripts.mmdit.block_assembly import split_points
+from workflow_scripts.numerics.bit_choices import list_choices
 from workflow_scripts.numerics.calibration_points import select_steps, shuffle_points
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, find_rule
 from workflow_scripts.numerics.weight_grid import fit_group_size
-from workflow_scripts.search_bits import Choices, search
+from workflow_scripts.search_bits import search
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import write_json
 
@@ -69,7 +71,7 @@ def run_choices(config, folder):
     ]
     assert all(shares)
     captured = np.sort(np.concatenate(shares))
-    training, held_out = split_points(captured, 1.0 / (1 + points.steps[captured]), config["held_out"], config["seed"])
+    training, held_out = split_points(captured, points.prompt_indices[captured], config["held_out"], config["seed"])
     assert len(training)
     assert len(held_out)
     observed = list(collect_activations.find_sigmas(points.steps, points.steps, config["statistics_steps"]))
@@ -153,44 +155,44 @@ def test_sizes_of_weights_are_those_of_the_models_and_every_group_size_fits_them
         assert fit_group_size(columns, "row") == 128
 
 
-GROUPS = [
-    [{"layers": "*", "bits": 4}],
-    [{"layers": "*", "bits": 4, "group_size": "row"}],
-    [{"layers": "mm_*", "bits": 4, "group_size": 32}, {"layers": "*adaLN*", "bits": 8, "group_size": 128}],
-]
+SEARCHED = {
+    "all": [{"layers": "*", "bits": 4}],
+    "blocks": [{"layers": "mm_*", "bits": 4}],
+    "without adaLN": [{"layers": "*", "bits": 4}, {"layers": "*adaLN*", "bits": 16}],
+}
 
 
-@pytest.mark.parametrize("rules", GROUPS, ids=["64", "row", "mixed"])
-def test_the_least_budget_of_mixed_bits_is_that_of_the_search(rules):
-    config = configuration.complete({"weights": rules, "mixed_bits_budget": 0.1}, SCHEMA)
-    with pytest.raises(ValueError, match=r"^mixed_bits_budget: 0.1 .* raise it to ([\d.]+) or more$") as caught:
-        refuse_stage("search_bits", config)
-    cured = config | {"mixed_bits_budget": float(re.search(r"([\d.]+) or more", str(caught.value)).group(1))}
-    refuse_stage("search_bits", cured)
-    search(list_choices(config), cured["mixed_bits_budget"])
-    with pytest.raises(UserError, match="mixed_bits_budget"):
-        search(list_choices(config), cured["mixed_bits_budget"] - 0.02)
-
-
-def list_choices(config):
-    """The choices of two widths, of no cost, for every layer of the blocks."""
-    rules = {name: rule for name, rule in configuration_rules(config).items() if rule["bits"] != 16}
-    elements = np.array([count_elements(config["model"])[name] for name in rules], np.float64)
-    groups = [128 if rule["group_size"] == "row" else rule["group_size"] for rule in rules.values()]
-    widths = np.array([[bits + 32 / group for bits in (2, 3)] for group in groups])
-    return Choices(list(rules), elements, np.zeros_like(widths), widths * elements[:, None])
-
-
-def configuration_rules(config):
-    from workflow_scripts.numerics.layer_rules import find_rule
-
-    return {name: find_rule(config["weights"], name) for name in count_elements(config["model"])}
+@pytest.mark.parametrize("rules", SEARCHED.values(), ids=SEARCHED)
+def test_the_least_size_is_that_of_the_search(rules):
+    """Of the embedded model: what planning takes is found, and what it refuses is not."""
+    config = configuration.complete({"weights": rules}, SCHEMA)
+    parameters = plan.select_parameters("search_bits", config, [])
+    shapes = read_shapes(config)
+    elements = {name: int(np.prod(shape)) for name, shape in shapes.weights.items()}
+    resolved = {name: find_rule(config["weights"], name) for name in elements}
+    costs = {
+        name: dict.fromkeys(list_choices(shapes.weights[name][1]), 0.1)
+        for name, rule in resolved.items()
+        if rule["bits"] != UNQUANTIZED
+    }
+    for size in np.arange(2.25, 7, 0.01).round(2).tolist():
+        try:
+            refuse_stage("search_bits", config | {"bits_per_weight": size})
+        except ValueError as error:
+            cure = float(re.search(r"^bits_per_weight: .* raise it to ([\d.]+) or more$", str(error)).group(1))
+            continue
+        break
+    if size > 2.25:
+        assert cure == size
+        with pytest.raises(UserError, match="bits_per_weight"):
+            search(parameters | {"bits_per_weight": size - 0.02}, resolved, costs, elements)
+    search(parameters | {"bits_per_weight": size}, resolved, costs, elements)
 
 
 @pytest.mark.parametrize(
     ("stage", "changes", "words"),
     [
-        ("search_bits", {"weights": [{"layers": "*", "bits": 16}]}, "weights: all layers of the blocks have 16 bits"),
+        ("search_bits", {"weights": [{"layers": "*", "bits": 16}]}, "weights: all layers have 16 bits"),
         ("write_evaluation_prompts", {"model": "sd3-medium"}, "evaluation_prompts: sd3-medium has no captions"),
         ("draw_reference", {"model": "sd3-medium"}, "reference_pictures: none can be drawn for sd3-medium"),
         ("extract_features", {"model": "sd3-medium"}, "inception: the embedded model's classifier cannot judge"),

@@ -1,5 +1,6 @@
-"""Mixed bits are nearer to full precision than uniform ones of their size, as measured; what cannot be is refused."""
+"""The bits of all layers are the best within the size, as trying everything finds; what cannot be is refused."""
 
+import itertools
 import logging
 from argparse import Namespace
 from pathlib import Path
@@ -7,127 +8,170 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.test_measure_sensitivity import capture, measure
 from workflow_scripts import configuration, plan, search_bits
-from workflow_scripts.mmdit import input_sensitivity
 from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.models import embedded
+from workflow_scripts.numerics.bit_choices import Choice, list_choices
 from workflow_scripts.numerics.layer_rules import find_rule
-from workflow_scripts.store.conditioning import write_conditioning
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_json
+from workflow_scripts.store.mixed_bits import overlay_bits, read_mixed_bits
+from workflow_scripts.store.weight_costs import write_costs
 
-PROMPTS = ["a red circle", "a large blue square on a black background"]
 NAMES = [layer.name for layer in list_linears(*plan.MODEL_BLOCKS["embedded"])]
-# Few layers, so that measuring them is quick: two of each block.
-RULES = [
-    {"layers": "*", "bits": 16},
-    {"layers": "mm_*.image.attn.o_proj", "bits": 4},
-    {"layers": "mm_*.image.mlp.fc2", "bits": 4, "group_size": 32},
-]
+# Few layers, so that everything can be tried: three, of which one is twice as wide.
+QUANTIZED = ("mm_00.image.attn.q_proj", "mm_02.text.adaLN_modulation", "final_layer.linear")
+RULES = [{"layers": "*", "bits": 16}, *({"layers": name, "bits": 4} for name in QUANTIZED)]
+ELEMENTS = {name: 1000 * (1 + (name == QUANTIZED[1])) if name in QUANTIZED else 10 for name in NAMES}
+PLAIN = 16 * sum(count for name, count in ELEMENTS.items() if name not in QUANTIZED)
+TOTAL = sum(ELEMENTS.values())
+ORIGIN = {"model": {"transformer.safetensors": "0" * 64}, "calibration": "1" * 64}
 
 
-def select(**changes) -> plan.Parameters:
-    settings = {"weights": RULES, "trajectories": 2, "ladder_pictures": 4, "ladder_steps": 4, "mixed_bits_budget": 4}
-    return plan.select_parameters(
-        "search_bits", configuration.complete(settings | changes, configuration.load_schema()), PROMPTS
-    )
+def select(stage="search_bits", **changes) -> plan.Parameters:
+    config = configuration.complete({"weights": RULES, "bits_per_weight": 6} | changes, configuration.load_schema())
+    return plan.select_parameters(stage, config, [])
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A folder with the sensitivity of every block and the prompts' encodings."""
-    folder = tmp_path_factory.mktemp("results")
-    parts = capture(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(input_sensitivity, "CLIPS", (1.0,))  # inputs are of no interest here
-        for block in plan.list_blocks("embedded"):
-            measure(folder, parts, block, weights=RULES)
-    cs, cs_pooled = (np.array(part) for part in embedded.encode_prompts(PROMPTS))
-    path = folder / "conditioning.safetensors"
-    write_conditioning(
-        path, path.with_suffix(".json"), select(), embedded.file_digests(), zip(cs, cs_pooled, strict=True)
-    )
-    return folder
+def draw_costs(seed: int = 0) -> dict[str, dict[Choice, float]]:
+    """Errors that fall with the bits, over some orders of magnitude."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: {
+            choice: float(10.0 ** rng.uniform(-4, -1) * 4.0**-choice.bits * (1 + choice.group_size / 256))
+            for choice in list_choices(128)
+        }
+        for name in QUANTIZED
+    }
 
 
-def search(folder: Path, out: Path, **changes) -> dict:
-    """Run the entry; what it wrote."""
-    write_json(out.with_name("params.json"), select(**changes))
-    search_bits.main(
-        Namespace(
-            params=out.with_name("params.json"),
-            sensitivity=sorted((folder / "sensitivity").glob("*.json")),
-            conditioning=folder / "conditioning.safetensors",
-            out=out,
-        )
-    )
+def search(folder: Path, costs=None, measured=(), **changes) -> dict:
+    """Run the entry on made-up costs, `measured` by the rules of these settings; what it wrote."""
+    write_json(folder / "params.json", select(**changes))
+    parameters = select("measure_costs", **(changes | dict(measured)))
+    write_costs(folder / "costs.json", parameters, costs or draw_costs(), ELEMENTS, {"final_layer.linear": 7}, ORIGIN)
+    out = folder / "mixed_bits.json"
+    search_bits.main(Namespace(params=folder / "params.json", costs=folder / "costs.json", out=out))
     return read_json(out)
 
 
-@pytest.fixture(scope="module")
-def found(folder, tmp_path_factory) -> dict:
-    return search(folder, tmp_path_factory.mktemp("found") / "mixed_bits.json")
+def count_bits(layers: dict[str, dict]) -> float:
+    """Bits per weight over all linear layers, of what was chosen for some."""
+    chosen = sum(Choice(**choice).bits_per_weight * ELEMENTS[name] for name, choice in layers.items())
+    return (PLAIN + chosen) / TOTAL
 
 
-def test_mixed_bits_beat_uniform_ones_that_take_no_less(found):
-    """As predicted, and as the pictures say. The uniform ones are 3 bits: 3.5 and 4 with scales and biases."""
-    uniform, mixed = found["uniform"], found["mixed"]
-    assert uniform["bits"] == 3
-    assert uniform["bits_per_weight"] == pytest.approx((3.5 * 1 + 4 * 4) / 5)  # fc2 has four times the weights
-    assert mixed["bits_per_weight"] <= found["budget"] == 4
-    assert found["bits_per_weight"] == mixed["bits_per_weight"]
-    assert mixed["predicted"] < uniform["predicted"]
-    assert mixed["latent_snr_db"]["median"] > uniform["latent_snr_db"]["median"]
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("bits_per_weight", [5, 6, 8])
+def test_the_choice_is_that_of_trying_everything(tmp_path, seed, bits_per_weight):
+    costs = draw_costs(seed)
+    found = search(tmp_path, costs, bits_per_weight=bits_per_weight)
+    best = min(
+        sum(costs[name][choice] for name, choice in zip(QUANTIZED, chosen, strict=True))
+        for chosen in itertools.product(list_choices(128), repeat=len(QUANTIZED))
+        if count_bits({n: c._asdict() for n, c in zip(QUANTIZED, chosen, strict=True)}) <= bits_per_weight
+    )
+    layers = found["mixed"]["layers"]
+    assert found["mixed"]["predicted"] == pytest.approx(best, rel=1e-9)
+    assert found["mixed"]["predicted"] == pytest.approx(
+        sum(costs[name][Choice(**choice)] for name, choice in layers.items())
+    )
+    assert found["mixed"]["bits_per_weight"] == pytest.approx(count_bits(layers))
+    assert found["mixed"]["bits_per_weight"] <= found["budget"] == bits_per_weight
 
 
-def test_more_bits_are_nearer(found, folder, tmp_path):
-    more = search(folder, tmp_path / "more.json", mixed_bits_budget=7)
-    assert more["mixed"]["predicted"] < 0.1 * found["mixed"]["predicted"]
-    assert more["mixed"]["latent_snr_db"]["median"] > found["mixed"]["latent_snr_db"]["median"] + 10
-    ratios = more["mixed"]["latent_snr_db"]
-    assert set(ratios) == {"median", "mean", "p5", "worst"}
-    assert ratios["worst"] <= ratios["p5"] <= ratios["median"]
+def test_beside_it_stands_the_best_single_choice(tmp_path):
+    costs = draw_costs()
+    found = search(tmp_path, costs, bits_per_weight=6)
+    sums = {
+        choice: sum(own[choice] for own in costs.values())
+        for choice in list_choices(128)
+        if count_bits(dict.fromkeys(QUANTIZED, choice._asdict())) <= 6
+    }
+    best = min(sums, key=sums.get)
+    assert found["uniform"]["layers"] == dict.fromkeys(QUANTIZED, best._asdict())
+    assert found["uniform"]["predicted"] == pytest.approx(sums[best])
+    assert found["mixed"]["predicted"] < found["uniform"]["predicted"]
 
 
-def test_the_rules_are_a_configuration_with_just_these_bits(found):
-    rules, bits = found["rules"], found["mixed"]["layers"]
+def test_a_larger_size_predicts_less(tmp_path):
+    predicted = [search(tmp_path, bits_per_weight=size)["mixed"]["predicted"] for size in (4.5, 5, 6, 8, 16)]
+    assert predicted == sorted(predicted, reverse=True)
+    assert predicted[-1] < 0.01 * predicted[0]
+
+
+def test_without_a_size_it_is_that_of_the_rules(tmp_path):
+    """4 bits in groups of 64 where the rules say so, 16 in all other layers."""
+    found = search(tmp_path, bits_per_weight=None)
+    assert found["budget"] == pytest.approx((PLAIN + 4.5 * (TOTAL - PLAIN / 16)) / TOTAL)
+    assert found["uniform"]["bits_per_weight"] <= found["budget"] + 1e-9
+    assert found["mixed"]["bits_per_weight"] <= found["budget"] + 1e-9
+    assert found["mixed"]["predicted"] <= found["uniform"]["predicted"]
+
+
+def test_the_rules_are_a_configuration_with_just_these_choices(tmp_path):
+    found = search(tmp_path)
+    rules, chosen = found["rules"], found["mixed"]["layers"]
     assert configuration.complete({"weights": rules}, configuration.load_schema())["weights"] == rules
-    own = select()["weights"]
-    wanted = {name: find_rule(own, name) for name in NAMES}
-    wanted |= {name: wanted[name] | {"bits": width} for name, width in bits.items()}
+    wanted = {name: find_rule(select()["weights"], name) for name in NAMES}
+    wanted = {name: rule | chosen.get(name, {}) for name, rule in wanted.items()}
     assert {name: find_rule(rules, name) for name in NAMES} == wanted
-    assert len(bits) == 10
+    assert set(chosen) == set(QUANTIZED)
 
 
-def test_what_was_found_is_logged(folder, tmp_path, caplog):
+def test_blocks_read_what_was_chosen_for_their_layers(tmp_path):
+    found = search(tmp_path)
+    rules = {name: {"weight": {"bits": 4, "group_size": 64, "range": "search"}, "activation": {}} for name in QUANTIZED}
+    overlaid = overlay_bits(rules, read_mixed_bits(tmp_path / "mixed_bits.json"))
+    assert {name: rule["weight"] for name, rule in overlaid.items()} == {
+        name: {"range": "search"} | choice for name, choice in found["mixed"]["layers"].items()
+    }
+
+
+def test_ranks_and_origin_of_the_costs_are_kept(tmp_path):
+    found = search(tmp_path)
+    assert (found["ranks"], found["origin"]) == ({"final_layer.linear": 7}, ORIGIN)
+    assert found["parameters"] == select()
+
+
+def test_what_was_found_is_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "workflow_scripts"):
-        found = search(folder, tmp_path / "logged.json", mixed_bits_budget=5)
+        found = search(tmp_path)
     for name in ("uniform", "mixed"):
         line = next(line for line in caplog.messages if line.startswith(name))
         assert f"{found[name]['bits_per_weight']:.3f} bits per weight" in line
-        assert f"measured {found[name]['latent_snr_db']['median']:.2f} dB" in line
+        assert f"predicted {-10 * np.log10(found[name]['predicted']):.2f} dB" in line
+    assert f"3 layers in {len(found['rules'])} rules" in caplog.messages[-1]
 
 
-def test_a_budget_below_the_least_possible_is_refused_with_it(folder, tmp_path):
-    """The least, all 2 bits, is 2.9 with scales and biases."""
-    with pytest.raises(UserError, match=r"mixed_bits_budget: 2\.5 bits per weight are too few, .* 2\.9 is the least"):
-        search(folder, tmp_path / "refused.json", mixed_bits_budget=2.5)
-    assert not (tmp_path / "refused.json").exists()
+def test_a_size_below_the_least_possible_is_refused_with_it_and_the_cure_works(tmp_path):
+    """The least, all 2 bits in groups of 128, is 2.25 with scales and zero points, beside what has 16 bits."""
+    least = (PLAIN + 2.25 * (TOTAL - PLAIN / 16)) / TOTAL
+    cure = np.ceil(least * 100) / 100
+    with pytest.raises(
+        UserError, match=rf"bits_per_weight: 2\.25 bits are too few, .* {least:.3g} is the least"
+    ) as said:
+        search(tmp_path, bits_per_weight=2.25)
+    assert f"raise it to {cure:g} or more" in str(said.value)
+    assert not (tmp_path / "mixed_bits.json").exists()
+    assert set(map(str, search(tmp_path, bits_per_weight=cure)["mixed"]["layers"])) == set(QUANTIZED)
 
 
-def test_rules_other_than_those_measured_are_refused(folder, tmp_path):
-    others = [*RULES, {"layers": "mm_02.image.mlp.fc2", "bits": 4, "group_size": 64}]
-    with pytest.raises(UserError, match=r"of mm_02 was measured by other rules: mm_02\.image\.mlp\.fc2: group_size"):
-        search(folder, tmp_path / "refused.json", weights=others)
+def test_costs_by_other_rules_are_refused(tmp_path):
+    """Whatever differs in them."""
+    others = [*RULES, {"layers": "final_layer.linear", "bits": 4, "range": "absmax"}]
+    with pytest.raises(UserError, match=r"costs\.json was measured by other rules \(weights.*run measure_costs again"):
+        search(tmp_path, measured={"weights": others})
+    with pytest.raises(UserError, match=r"measured by other rules \(model: \"sd3-medium\" there, \"embedded\" in"):
+        search(tmp_path, measured={"model": "sd3-medium"})
 
 
-def test_a_configuration_without_quantized_layers_is_refused(folder, tmp_path):
-    contents = {"mm_00": {"parameters": {"layers": {}}, "weights": {}}}
-    with pytest.raises(UserError, match="all layers of the blocks have 16 bits"):
-        search_bits.list_choices(contents, [])
-
-
-def test_encodings_of_other_prompts_are_refused(folder, tmp_path):
-    with pytest.raises(UserError, match="was made with other parameters"):
-        search(folder, tmp_path / "refused.json", negative_prompt="blurry")
+def test_costs_that_are_missing_or_of_another_version_are_named(tmp_path):
+    search(tmp_path)
+    content = read_json(tmp_path / "costs.json")
+    run = Namespace(params=tmp_path / "params.json", costs=tmp_path / "costs.json", out=tmp_path / "again.json")
+    write_json(tmp_path / "costs.json", content | {"version": 0})
+    with pytest.raises(UserError, match=r"costs\.json"):
+        search_bits.main(run)
+    (tmp_path / "costs.json").unlink()
+    with pytest.raises(UserError, match=r"costs\.json is missing"):
+        search_bits.main(run)

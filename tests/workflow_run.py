@@ -22,6 +22,7 @@ class Workflow:
         self.configure(
             results_dir=str(self.results),
             prompts=str(prompts),
+            prompts_per_shard=1,
             trajectories=7,
             steps=6,
             selected_steps=3,
@@ -32,6 +33,11 @@ class Workflow:
             adaround_iterations=6,
             adaround_batch=4,
             adaround_checkpoint_every=2,
+            search_points=12,
+            search_probes=2,
+            distil_iterations=4,
+            distil_batch=4,
+            distil_checkpoint_every=2,
         )
 
     def configure(self, **changes) -> None:

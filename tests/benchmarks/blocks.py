@@ -12,12 +12,13 @@ from tests.benchmarks.learners import CHUNK
 from tests.benchmarks.process import Process
 from tests.benchmarks.table import Row, call, format_table
 from tests.benchmarks.workflow import run_snakemake, write_config
+from tests.presets import PAPER
 
 BLOCK = "mm_01"
 ITERATIONS = 300
 LEARNERS = ("ours", "torch", "torch_two_threads")
 # 256 points of real trajectories, quickly made
-DATA = {"trajectories": 40, "steps": 25, "selected_steps": 25, "capture_points": 256, "capture_shards": 1}
+DATA = PAPER | {"trajectories": 40, "steps": 25, "selected_steps": 25, "capture_points": 256, "capture_shards": 1}
 LARGE_DEPTH, LARGE_ITERATIONS, LARGE_ROWS, PAIR = 24, 20_000, 16, 2
 
 

@@ -26,6 +26,7 @@ class Run:
         self.calibration, self.conditioning = folder / "calibration.zarr", folder / "conditioning.safetensors"
         self.store, self.rows = folder / "trajectories.zarr", folder / "block_inputs.zarr" / "00"
         self.blocks = [folder / "adaround" / f"{block}.safetensors" for block in plan.list_blocks(config["model"])]
+        self.shared = folder / "adaround" / "shared.safetensors"
         self.config = configuration.complete(dict(config), configuration.load_schema())
 
     def params(self, stage: str) -> Path:
@@ -62,7 +63,7 @@ class Run:
         self.call("capture_blocks", params=self.params("capture_blocks"), **places, **shared)
 
     def quantize(self) -> None:
-        """Every block, the packed checkpoint and the configuration of both."""
+        """Every block and the layers of none, the packed checkpoint and the configuration of both."""
         for path in self.blocks:
             engine = "adaround" if path.stem == LEARNED else "rtn"
             parameters = plan.select_parameters("optimise_block", self.config | {"engine": engine}, self.prompts)
@@ -74,15 +75,19 @@ class Run:
                 params=params,
                 inputs=[self.rows],
                 before=[],
+                mixed=None,
                 scratch=scratch,
                 out=path,
                 replace=False,
             )
-        quantized = self.folder / "quantized"
+        places = {"calibration": self.calibration, "mixed": None, "out": self.shared}
+        self.call("round_shared", params=self.params("round_shared"), **places)
+        quantized, blocks = self.folder / "quantized", [*self.blocks, self.shared]
         self.call(
             "pack_weights",
             params=self.params("pack_weights"),
-            blocks=self.blocks,
+            blocks=blocks,
+            mixed=None,
             out_dir=quantized,
             uniform_g64=False,
         )
@@ -92,6 +97,6 @@ class Run:
             statistics=self.folder / "activations" / "statistics.json",
             quantized=quantized,
             calibration=self.calibration,
-            blocks=self.blocks,
+            blocks=blocks,
             out=self.folder / "quant_config.json",
         )

@@ -30,7 +30,8 @@ def build_task(params: Path, rows: list[Path]) -> tuple[Any, dict[str, Any]]:
 
     settings = read_json(params) | START
     model, inputs = find_model(settings["model"]), open_block_inputs(rows)
-    return prepare(settings, inputs, [], model.load_transformer(), model.LATENT_SHAPE), settings
+    task = prepare(settings, settings["layers"], inputs, [], model.load_transformer(), model.LATENT_SHAPE)
+    return task, settings
 
 
 def bind_measure(task: Any, flat: Any, read: Callable[[], Any]) -> Measure:

@@ -41,6 +41,9 @@ CONFIG = {
     "capture_shards": 1,
     "held_out": 0.5,
     "adaround_batch": 2,
+    "search_points": 2,
+    "bits_per_weight": None,
+    "distil": "none",
     "ladder_pictures": 1,
     "ladder_steps": 2,
     # A search for the ranges of 85 million weights a block takes minutes, and no more memory.
@@ -85,11 +88,12 @@ def read_child_seconds() -> float:
 
 
 def list_words(arguments: dict[str, Any]) -> list[str]:
-    """An entry's arguments as words of a command line: `folder` is positional, a list several words, false nothing."""
+    """An entry's arguments as words of a command line: `folder` is positional, a list several words, false and None
+    nothing."""
     words = [str(arguments["folder"])] if "folder" in arguments else []
     for name, value in arguments.items():
         values = value if isinstance(value, list) else [value]
-        if name != "folder" and values and values != [False]:
+        if name != "folder" and values and values not in ([False], [None]):
             words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return words
 

@@ -11,7 +11,7 @@ import yaml
 from tests.benchmarks.table import Row, call, time_interleaved
 
 CONFIG, QUICK = Path("config/config.yaml"), Path("config/quick.yaml")
-WEIGHT_STAGES = ("capture_blocks", "optimise_block", "pack_weights")
+WEIGHT_STAGES = ("capture_blocks", "measure_costs", "optimise_block", "round_shared", "distil", "pack_weights")
 
 
 def write_config(folder: Path, preset: Path = CONFIG, **changes) -> Path:

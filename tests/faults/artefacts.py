@@ -22,7 +22,7 @@ READERS = {
     "block_inputs.zarr/*": "optimise_block",
     "adaround/*.report.json": "plot_blocks",
     "adaround/*": "distil",
-    "distilled.report.json": NOBODY,
+    "distilled.report.json": "write_report",
     "distilled.*": "pack_weights",
     "quantized/*": "write_quant_config",
     "quant_config.*": "write_multitier",

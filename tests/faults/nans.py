@@ -161,7 +161,11 @@ def poison_rows(results: Path, value: float, rng: random.Random) -> list[str]:
 
 def poison_block(results: Path, value: float, rng: random.Random) -> list[str]:
     """A block's scales, biases, step sizes or shifts."""
-    path = rng.choice(sorted((results / "adaround").glob("*.safetensors")))
+    return poison_file(rng.choice(sorted((results / "adaround").glob("*.safetensors"))), value, rng)
+
+
+def poison_file(path: Path, value: float, rng: random.Random) -> list[str]:
+    """A number in a file of quantized layers, and its seal made to vouch for it."""
     tensors, metadata = read_tensors(path), read_metadata(path)
     name = choose_tensor(tensors, rng)
     put(tensors[name], value, rng)
@@ -268,6 +272,17 @@ def poison_overflow(path: Path, value: float, rng: random.Random) -> list[str]:
     return [r"not finite|too large", r"step \d+|calibration point \d+"]
 
 
+def poison_distilled(results: Path, value: float, rng: random.Random) -> list[str]:
+    """The distilled model's scales, zero points, biases or step sizes."""
+    return poison_file(results / "distilled.safetensors", value, rng)
+
+
+def poison_distillation(results: Path, value: float, rng: random.Random) -> list[str]:
+    """A rate of distillation that no scale survives."""
+    amend(results / "params" / "distil.json", lambda content: content.update(distil_rate=1e38))
+    return [r"distillation: iteration \d+", r"first in \w+"]
+
+
 def poison_rate(results: Path, value: float, rng: random.Random) -> list[str]:
     """A learning rate that no weight survives."""
     for path in (results / "params" / "optimise_block").glob("*.json"):
@@ -294,16 +309,22 @@ CASES = [
     Case("activations", "capture_blocks", poison_overflow),
     Case("activations", "generate_images", poison_overflow, part="/fp/"),
     Case("activations", "measure_growth", poison_overflow),
-    Case("activations", "search_bits", poison_overflow),
+    Case("activations", "measure_costs", poison_overflow),
+    Case("activations", "round_shared", poison_overflow),
     Case("learning", "optimise_block", poison_rate),
+    Case("distillation", "distil", poison_distillation),
     Case("states", "gather_calibration", poison_states),
     Case("conditioning", "collect_shard", poison_conditioning),
     Case("calibration points", "collect_activations", poison_calibration),
     Case("calibration points", "capture_blocks", poison_calibration),
+    Case("calibration points", "measure_costs", poison_calibration),
+    Case("calibration points", "round_shared", poison_calibration),
+    Case("calibration points", "distil", poison_calibration),
     Case("captured rows", "optimise_block", poison_rows),
     Case("captured rows", "measure_sensitivity", poison_rows),
     Case("observed activations", "merge_activations", poison_observations),
-    Case("a quantized block", "pack_weights", poison_block),
+    Case("a quantized block", "distil", poison_block),
+    Case("the distilled model", "pack_weights", poison_distilled),
     Case("statistics", "write_quant_config", poison_named("activations/statistics.json")),
     Case("packed weights", "measure_size", poison_packed, part="/w4a8"),
     Case("the quantization config's arrays", "write_multitier", poison_named("quant_config.json")),

@@ -13,7 +13,8 @@ PLACES = {
     ("states", "gather_calibration"),
     ("calibration points", "collect_activations"),
     ("observed activations", "merge_activations"),
-    ("a quantized block", "pack_weights"),
+    ("a quantized block", "distil"),
+    ("the distilled model", "pack_weights"),
 }
 
 

@@ -35,6 +35,11 @@ CONFIG = {
     "engine": "rtn",
     "adaround_iterations": 4,
     "adaround_batch": 2,
+    "search_points": 4,
+    "search_probes": 2,
+    "distil": "scales",
+    "distil_iterations": 2,
+    "distil_batch": 2,
 }
 
 FLUX = {
@@ -44,7 +49,9 @@ FLUX = {
     "evaluation_cfg": 1,
     "trajectories": 2,
     "steps": 2,
-    # Grids are not searched for, as there are 57 blocks.
+    # Neither bits nor grids are searched for, as there are 57 blocks.
+    "bits_per_weight": None,
+    "distil": "none",
     "weights": [{"layers": "*_[0-9]*", "bits": 4, "range": "absmax"}],
 }
 
@@ -94,5 +101,6 @@ class Run:
         params, out = self.folder / f"{block}.params.json", self.folder / "learned" / f"{block}.safetensors"
         write_json(params, select_block(parameters, block))
         rows, places = [self.results / "block_inputs.zarr" / "00"], {"scratch": self.folder / "scratch", "out": out}
-        call("optimise_block", params=params, inputs=rows, before=[], replace=False, **places)
+        mixed = None if self.config["bits_per_weight"] is None else self.results / "mixed_bits.json"
+        call("optimise_block", params=params, inputs=rows, before=[], mixed=mixed, replace=False, **places)
         return out.with_suffix(".report.json")

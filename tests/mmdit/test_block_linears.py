@@ -4,6 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from tests.presets import PAPER
 from tests.quantization.conftest import write_rounded_blocks
 from workflow_scripts import configuration, plan
 from workflow_scripts.mmdit.block_linears import bind_blocks
@@ -17,8 +18,8 @@ SIGMAS = np.array([1.0, 0.5], np.float32)
 
 
 def write_files(folder, inputs=None, **values):
-    """Blocks rounded to nearest under the default rules with these values."""
-    config = configuration.complete({"engine": "rtn"} | values, configuration.load_schema())
+    """Blocks rounded to nearest under the paper's rules with these values."""
+    config = configuration.complete(PAPER | {"engine": "rtn"} | values, configuration.load_schema())
     parameters = plan.select_parameters("optimise_block", config, [])
     return [read_block(path) for path in write_rounded_blocks(folder, parameters, inputs=inputs, sigmas=SIGMAS)]
 

@@ -62,7 +62,7 @@ def test_blocks_take_what_they_take_when_packed(transformer, quantized_study):
     blocks = measure_variant(transformer, "blocks", files)
     packed = measure_variant(transformer, "weights", [quantized_study.quantized / "model.safetensors"])
     final = read_packed(quantized_study.quantized).tensors
-    path = "final_layer.adaLN_modulation.layers.1"  # in no block, packed with 8 bits
+    path = "final_layer.adaLN_modulation.layers.1"  # in the file of the layers of no block
     saved = 2 * resolve_module(transformer, path)["weight"].size
     saved -= sum(final[f"{path}.{part}"].nbytes for part in ("weight", "scales", "biases"))
     assert blocks["bytes"] - packed["bytes"] == saved

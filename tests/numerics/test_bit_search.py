@@ -219,17 +219,17 @@ def list_written(rules) -> list[tuple]:
 
 def test_uniform_bits_are_one_rule():
     """And one for each layer outside the blocks, which no pattern names together."""
-    written = write(RULES, dict.fromkeys(NAMES, {"bits": 3, "group_size": 128}))
+    written = write(RULES, {name: {"bits": 3, "group_size": 128} for name in NAMES})
     outside = [name for name in NAMES if name not in IN_BLOCKS]
     assert sorted(list_written(written)) == sorted((name, 3, 128) for name in ["mm_*", *outside])
 
 
 def test_bits_of_the_configuration_need_no_other_rules():
-    assert write(RULES, dict.fromkeys(NAMES, {"bits": 4, "group_size": 64})) == RULES
+    assert write(RULES, {name: {"bits": 4, "group_size": 64} for name in NAMES}) == RULES
 
 
 def test_layers_outside_the_blocks_keep_their_rule():
-    written = write(RULES, dict.fromkeys(IN_BLOCKS, {"bits": 3, "group_size": 64}))
+    written = write(RULES, {name: {"bits": 3, "group_size": 64} for name in IN_BLOCKS})
     assert list_written(written) == [("*", 4, 64), ("mm_*", 3, 64)]
 
 

@@ -77,7 +77,9 @@ def test_missing_blocks_are_named(study, paths):
 def test_the_distilled_model_is_named_alone(study, paths):
     seal = read_file_seal(paths[5].with_suffix(".json"))
     layers = {
-        name: rules for path in paths for name, rules in read_file_seal(path.with_suffix(".json"))["parameters"]["layers"].items()
+        name: rules
+        for path in paths
+        for name, rules in read_file_seal(path.with_suffix(".json"))["parameters"]["layers"].items()
     }
     codes = {
         name: digest

@@ -12,15 +12,22 @@ BEFORE_THE_BLOCKS = [
     "create_store",
     "encode_prompts",
     "gather_calibration",
-    *["write_parameters"] * 4,
+    "measure_costs",
+    "search_bits",
+    *["write_parameters"] * 6,
 ]
 # The rows are temporary: who needs one block again records them again, and then every block is asked for.
-BLOCKS_AGAIN = [*["capture_blocks"] * 2, *["optimise_block"] * 5, "pack_weights", "quant_config", "write_quant_config"]
-ONE_MORE_RULE = [
-    {"layers": "mm_*", "bits": 4},
-    {"layers": "*adaLN_modulation", "bits": 8},
-    {"layers": "mm_02.*", "bits": 6},
+BLOCKS_AGAIN = [
+    *["capture_blocks"] * 2,
+    *["optimise_block"] * 5,
+    "distil",
+    "pack_weights",
+    "quant_config",
+    "write_quant_config",
 ]
+ONE_MORE_RULE = [{"layers": "*", "bits": 4}, {"layers": "mm_02.*", "bits": 6}]
+# Every block by its own rules: with a search, the bits of one hang together with those of all.
+BY_RULES = {"bits_per_weight": None, "distil": "none"}
 
 
 def name_block(workflow: Workflow, block: str) -> str:
@@ -100,17 +107,24 @@ def test_a_setting_of_the_blocks_reruns_them_and_what_follows_if_asked(copy):
 
 
 def test_a_rule_for_one_block_makes_that_block_again_and_without_it_it_is_as_it_was(copy):
+    copy.configure(**BY_RULES, overwrite=True)
+    made = copy.run("quant_config")
+    assert made.returncode == 0, made.stdout
     before, block = read_blocks(copy), name_block(copy, "mm_02")
-    copy.configure(weights=ONE_MORE_RULE, overwrite=True)
+    copy.configure(weights=ONE_MORE_RULE)
     alone = [*["capture_blocks"] * 2, "optimise_block", "write_block_parameters"]
     assert copy.list_jobs(block) == alone
-    assert copy.list_jobs("quant_config") == sorted([*BLOCKS_AGAIN, "write_block_parameters", "write_parameters"])
+    # The layers of no block have no rule of their own, but the parameters of their stage have all rules.
+    again = [job for job in BLOCKS_AGAIN if job != "distil"]
+    assert copy.list_jobs("quant_config") == sorted(
+        [*again, "round_shared", "write_block_parameters", *["write_parameters"] * 2]
+    )
     assert copy.run(block).returncode == 0
     after = read_blocks(copy)
     assert {name for name in before if after[name] != before[name]} == {
         f"adaround/mm_02{end}" for end in (".json", ".report.json", ".safetensors")
     }
-    copy.configure(weights=ONE_MORE_RULE[:2])
+    copy.configure(weights=ONE_MORE_RULE[:1])
     done = copy.run(block)
     assert list_written(done.stdout) == ["mm_02"]
     assert read_blocks(copy) == before
@@ -119,7 +133,29 @@ def test_a_rule_for_one_block_makes_that_block_again_and_without_it_it_is_as_it_
 def test_a_setting_of_the_activations_alone_does_not_record_the_statistics_again(copy):
     copy.configure(activations=[{"layers": "mm_*", "bits": 6}], overwrite=True)
     jobs = copy.list_jobs("quant_config")
-    assert jobs == sorted([*BLOCKS_AGAIN, *["write_block_parameters"] * 5, "write_parameters"])
+    parameters = [*["write_block_parameters"] * 5, *["write_parameters"] * 3]
+    assert jobs == sorted([*BLOCKS_AGAIN, "round_shared", *parameters])
+
+
+def test_without_a_size_and_a_distillation_nothing_is_searched_or_distilled(workflow):
+    workflow.configure(**BY_RULES)
+    jobs = workflow.list_jobs("quant_config")
+    assert not {"measure_costs", "search_bits", "distil"} & set(jobs)
+    assert (jobs.count("optimise_block"), jobs.count("round_shared"), jobs.count("pack_weights")) == (5, 1, 1)
+
+
+def test_another_size_searches_again_and_measures_nothing_again(copy):
+    copy.configure(bits_per_weight=5, overwrite=True)
+    jobs = copy.list_jobs("quant_config")
+    parameters = [*["write_block_parameters"] * 5, *["write_parameters"] * 3]
+    assert jobs == sorted([*BLOCKS_AGAIN, "round_shared", "search_bits", *parameters])
+
+
+def test_a_setting_of_the_distillation_learns_no_block_again(copy):
+    copy.configure(distil="scales")
+    assert copy.list_jobs("quant_config") == [
+        *("distil", "pack_weights", "quant_config", "write_parameters", "write_quant_config")
+    ]
 
 
 def test_the_quick_configuration_plans_the_whole_job(tmp_path):

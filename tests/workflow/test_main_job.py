@@ -19,6 +19,9 @@ PROMISED = [
     "quantized/model.safetensors",
     "quantized/config.json",
     *(f"adaround/mm_{index:02d}{end}" for index in range(5) for end in (".safetensors", ".json", ".report.json")),
+    *("adaround/shared.safetensors", "adaround/shared.json"),
+    *("distilled.safetensors", "distilled.json", "distilled.report.json"),
+    *("weight_costs.json", "mixed_bits.json"),
     "activations/statistics.json",
     "activations/statistics.safetensors",
     "activations/ranges.md",
@@ -31,11 +34,15 @@ ONE_SHARD_AGAIN = [
     *["capture_blocks"] * 2,
     *["collect_activations"] * 2,
     "collect_shard",
+    "distil",
     "gather_calibration",
+    "measure_costs",
     "merge_activations",
     *["optimise_block"] * 5,
     "pack_weights",
     "quant_config",
+    "round_shared",
+    "search_bits",
     "write_quant_config",
 ]
 
@@ -87,13 +94,13 @@ def test_a_deleted_shard_runs_again_alone_and_gives_the_same_bytes(copy):
 
 def test_a_setting_that_would_recompute_shards_stops_before_any_job(copy):
     before = read_tree(copy.results)
-    refused = copy.run("quant_config", "--config", "cfg_scale=3")
+    refused = copy.run("quant_config", "--config", "cfg_scale=2")
     assert refused.returncode == 1
     (line,) = [line for line in refused.stdout.splitlines() if line.startswith("error:")]
-    assert "cfg_scale: 1.5 there, 3.0 in the configuration" in line
+    assert "cfg_scale: 3.0 there, 2.0 in the configuration" in line
     assert "overwrite=true" in line
     assert read_tree(copy.results) == before
-    assert copy.list_jobs("quant_config", "--config", "cfg_scale=3", "overwrite=true").count("collect_shard") == 3
+    assert copy.list_jobs("quant_config", "--config", "cfg_scale=2", "overwrite=true").count("collect_shard") == 3
 
 
 def test_a_damaged_shard_is_named_and_not_overwritten(copy):
@@ -141,6 +148,11 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(workflow, finis
 
 def test_the_quantization_config_names_its_parts(finished):
     workflow, _ = finished
-    config = json.loads((workflow.results / "quant_config.json").read_text())
-    assert config["layers"]["mm_00.image.mlp.fc2"]["weight"]["bits"] == 4
-    assert config["layers"]["mm_00.image.adaLN_modulation"]["weight"]["bits"] == 8
+    config, found = (
+        json.loads((workflow.results / f"{name}.json").read_text()) for name in ("quant_config", "mixed_bits")
+    )
+    chosen = found["mixed"]["layers"]
+    assert config["layers"].keys() == chosen.keys()  # every linear, those of no block too
+    for name, entry in config["layers"].items():
+        assert {key: entry["weight"][key] for key in ("bits", "group_size")} == chosen[name], name
+    assert 4.4 < found["mixed"]["bits_per_weight"] <= 4.5

@@ -20,6 +20,7 @@ SMALL = {
     "steps": 24,
     "selected_steps": 3,
     "prompts": "three.txt",
+    "prompts_per_shard": 1,
     "evaluation_pictures": 256,
     "ablation_pictures": 256,
 }

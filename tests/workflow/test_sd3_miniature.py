@@ -59,8 +59,21 @@ def test_every_layer_of_all_blocks_is_observed_and_quantized(run):
     config = read_json(run.results / "quant_config.json")
     assert set(config["layers"]) == {layer.name for layer in list_linears(24, 0)}
     blocks = sorted(path.stem for path in (run.results / "adaround").glob("*.safetensors"))
-    assert blocks == [f"mm_{i:02d}" for i in range(24)]
+    assert blocks == [*(f"mm_{i:02d}" for i in range(24)), "shared"]
     call("verify_weights", folder=run.results / "quantized", blocks=run.results / "adaround")
+
+
+def test_every_layer_has_the_bits_that_were_searched(run):
+    config, found = (read_json(run.results / f"{name}.json") for name in ("quant_config", "mixed_bits"))
+    assert set(found["mixed"]["layers"]) == set(config["layers"])
+    for name, choice in found["mixed"]["layers"].items():
+        assert {key: config["layers"][name]["weight"][key] for key in choice} == choice, name
+    assert found["mixed"]["bits_per_weight"] <= 4.5
+
+
+def test_distillation_loses_nothing_on_held_out_points(run):
+    report = read_json(run.results / "distilled.report.json")
+    assert report["errors"][report["chosen"]] == min(report["errors"].values())
 
 
 def test_a_blocks_rounding_is_learned(run):

@@ -9,7 +9,8 @@ from tests.working_copy import WorkingCopy
 pytestmark = [pytest.mark.slow, pytest.mark.whole]
 
 SMALL = {"trajectories": 4, "steps": 6, "selected_steps": 3, "checkpoint_every": 2, "prompts": "two.txt"}
-SMALL |= {"engine": "rtn", "capture_points": 12, "capture_shards": 1}
+SMALL |= {"engine": "rtn", "capture_points": 12, "capture_shards": 1, "prompts_per_shard": 1}
+SMALL |= {"bits_per_weight": None, "distil": "none"}
 FIRST = ("results/conditioning.safetensors", "results/trajectories.zarr/zarr.json", "results/params/collect_shard.json")
 MINE, OTHERS = "results/trajectories.zarr/000", "results/trajectories.zarr/001"
 
@@ -89,5 +90,5 @@ def test_a_shard_of_other_parameters_is_refused_before_any_job(machines, here, t
     bring(other, here, OTHERS)
     done = here.run("quant_config", "--cores", "1")
     assert done.returncode == 1
-    assert f"{OTHERS} was made with other parameters (cfg_scale: 2.0 there, 1.5 in the" in done.stdout
+    assert f"{OTHERS} was made with other parameters (cfg_scale: 2.0 there, 3.0 in the" in done.stdout
     assert not (here.results / "calibration.zarr").exists()
