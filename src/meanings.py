@@ -44,6 +44,8 @@ def choose_learning(arguments: Namespace, config: Settings) -> Change:
     bits = {"weights": arguments.bits_w, "activations": arguments.bits_a}
     rules = {key: change_rules(config[key], bits=count) for key, count in bits.items() if count}
     rules = {key: changed for key, changed in rules.items() if changed != config[key]}
+    # A search would give the weights other bits than these.
+    rules |= {"bits_per_weight": None} if arguments.bits_w else {}
     blocks = [f"{config['results_dir']}/adaround/{name}.safetensors" for name in list_blocks(arguments.blocks)]
     return Change({"engine": "adaround"} | rules, tuple(blocks) or ("quantized",), needs_blocks=True)
 

@@ -24,6 +24,7 @@ IGNORED = (".git", ".venv", "results", ".snakemake", "__pycache__", ".*_cache", 
 # The clone's config/config.yaml and config/quick.yaml have these values: the commands stay as they are written.
 SMALL = {
     "trajectories": 8,  # the documents name shard 007
+    "prompts_per_shard": 1,
     "steps": 4,
     "selected_steps": 2,
     "statistics_shards": 1,
@@ -31,6 +32,12 @@ SMALL = {
     "capture_shards": 1,
     "engine": "rtn",
     "adaround_iterations": 2,
+    "search_points": 4,
+    "search_probes": 2,
+    "distil_iterations": 2,
+    "distil_batch": 2,
+    "frontier_sizes": [4.5],
+    "frontier_pictures": 4,
     "ladder_pictures": 4,
     "ladder_steps": 2,
     "evaluation_variants": ["fp", "w4a8"],

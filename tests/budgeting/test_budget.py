@@ -1,5 +1,6 @@
 """The budget against what a small run really writes and what the rules plan, and its refusals."""
 
+import math
 import re
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from tests import shards
+from tests.presets import PAPER
 from workflow_scripts import budget, collect_activations, configuration, plan
 from workflow_scripts.budgeting import disk, jobs, work
 from workflow_scripts.budgeting.shapes import read_shapes
@@ -105,7 +107,7 @@ def test_the_recorded_data_of_a_small_run_is_within_ten_percent(tmp_path):
 
 
 def test_statistics_and_packed_weights_of_a_small_run_are_within_ten_percent(quantized_study, embedded):
-    config = complete(selected_steps=3, statistics_shards=1)
+    config = complete(**PAPER, selected_steps=3, statistics_shards=1)
     packed = quantized_study.quantized / "model.safetensors"
     assert disk.count_packed(config, embedded) == pytest.approx(packed.stat().st_size, rel=0.1)
     blocks = (quantized_study.folder / "adaround").glob("*.safetensors")
@@ -119,9 +121,20 @@ def test_the_merged_statistics_are_counted_to_the_channel(quantized_study, embed
 
 def test_a_weight_takes_what_its_rule_says():
     rule = {"bits": 4, "group_size": 64}
-    assert disk.count_weight((128, 256), rule) == 128 * 256 // 2 + 128 * 4 * 4
-    assert disk.count_weight((128, 256), rule | {"group_size": "row"}) == 128 * 256 // 2 + 128 * 2 * 4
-    assert disk.count_weight((128, 256), {"bits": 16}) == 128 * 256 * 2
+    assert disk.count_weight((128, 256), rule, None) == 128 * 256 // 2 + 128 * 4 * 4
+    assert disk.count_weight((128, 256), rule | {"group_size": "row"}, None) == 128 * 256 // 2 + 128 * 2 * 4
+    assert disk.count_weight((128, 256), {"bits": 16}, None) == 128 * 256 * 2
+
+
+def test_where_bits_are_searched_a_quantized_weight_takes_its_share_of_the_size():
+    assert disk.count_weight((128, 256), {"bits": 8, "group_size": 64}, 3.5) == 128 * 256 * 3.5 / 8
+    assert disk.count_weight((128, 256), {"bits": 16}, 3.5) == 128 * 256 * 2
+
+
+def test_packed_weights_follow_the_size_that_is_asked_for(embedded):
+    small, large = (disk.count_packed(complete(bits_per_weight=size), embedded) for size in (4, 6))
+    linears = sum(math.prod(shape) for shape in embedded.weights.values())
+    assert large - small == pytest.approx(linears * 2 / 8, rel=1e-4)
 
 
 def test_seconds_go_through_the_measured_points_and_grow_with_the_tokens():
@@ -143,6 +156,27 @@ def test_jobs_are_those_of_the_plan():
     assert found["collect_shard"].jobs == len(plan.list_shards(parameters)) == 63
     jobs = {name: found[name].jobs for name in ("optimise_block", "collect_activations", "capture_blocks")}
     assert jobs == {"optimise_block": 24, "collect_activations": 3, "capture_blocks": 2}
+    assert [found[name].jobs for name in ("measure_costs", "round_shared", "distil", "pack_weights")] == [1] * 4
+
+
+def test_what_a_configuration_leaves_out_has_no_stage():
+    stages = set(list_all(complete()))
+    assert set(list_all(complete(bits_per_weight=None))) == stages - {"measure_costs"}
+    assert set(list_all(complete(distil="none"))) == stages - {"distil"}
+
+
+@pytest.mark.parametrize(
+    ("key", "rule"),
+    [("search_points", "measure_costs"), ("search_probes", "measure_costs"), ("distil_iterations", "distil")],
+)
+def test_more_of_what_a_stage_computes_takes_it_longer(key, rule):
+    less, more = (list_all(complete(**SD3, **{key: value}))[rule].seconds for value in (40, 400))
+    assert 1.5 * less < more < 10.5 * less
+
+
+def test_codes_that_are_learned_take_memory():
+    scales, codes = (list_all(complete(**SD3, distil=kind))["distil"].memory for kind in ("scales", "codes"))
+    assert scales < 0.6 * codes
 
 
 def test_a_scheduler_is_asked_for_more_than_the_estimate_and_for_more_again_up_to_a_limit():

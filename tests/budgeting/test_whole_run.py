@@ -15,13 +15,15 @@ from workflow_scripts.budgeting.stages import count_held, list_stages
 @pytest.mark.whole
 def test_every_stage_writes_within_ten_percent_of_its_budget(tmp_path):
     values = [f"results_dir={tmp_path / 'results'}", "trajectories=20", "steps=20", "selected_steps=10"]
-    values += ["engine=rtn", "statistics_shards=2"]
+    values += ["engine=rtn", "statistics_shards=2", "search_points=20", "search_probes=2", "distil_iterations=2"]
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "quant_config", "--notemp", "--quiet", "all"]
     subprocess.run([*command, "--config", *values], check=True, capture_output=True, timeout=300)
     config, prompts = budget.read_configuration(budget.argparse.Namespace(configfile=[], config=values))
     shapes = read_shapes(config)
     written = {}
     for stage in list_stages(config, prompts, shapes, work.estimate_rates(config, shapes.sizes)):
+        if not stage.places:  # its file is counted with those of the blocks
+            continue
         held = sum(count_held(tmp_path / "results" / place) for place in stage.places)
         written[stage.name] = (stage.disk / held, held)
     total = sum(held for _, held in written.values())

@@ -41,6 +41,10 @@ READERS = {
     "evaluation/sizes/multitier.json": VERIFY,  # it is made so that the arrays of the config have a reader
     "evaluation/sizes/*": "score",
     "evaluation/growth/*": "score",
+    "frontier/reference.safetensors": "draw_plain",
+    "frontier/*": "measure_frontier",
+    "frontier.json": "write_report",
+    "frontier.md": VERIFY,  # for people
     "fid.json": "plot_evaluation",
     "plots/*.png": "write_report",
     "manifest.json": VERIFY,

@@ -62,6 +62,8 @@ CHANGED: dict[str, Any] = {
     "evaluation_variants": ["fp", "w4a8"],
     "evaluation_prompts": "config/prompts/other.txt",
     "evaluation_pictures": 9,
+    "frontier_sizes": [5],
+    "frontier_pictures": 5,
     "evaluation_steps": 4,
     "evaluation_cfg": 2,
     "evaluation_seed": 1000001,
@@ -86,11 +88,16 @@ PROTECTED = {"collect_shard", "gather_calibration", "capture_blocks", "optimise_
 # Rules that read the parameters of a stage of another name, and those that write parameters or read the whole.
 ALSO = {
     "sample_rung": {"sample_packed"},
+    "measure_frontier": {"draw_frontier_reference", "draw_plain", "draw_size"},
     "extract_features": {"extract_reference_features"},
     "collect_shard": {"write_manifest", "export_manifest", "export_samples", "export_latents", "decode_latents"},
 }
 # Rules whose inputs a key decides.
-CHOSEN = {"evaluation_variants": {"plot_pictures"}, "reference_pictures": {"extract_reference_features"}}
+CHOSEN = {
+    "evaluation_variants": {"plot_pictures"},
+    "frontier_sizes": {"measure_frontier"},
+    "reference_pictures": {"extract_reference_features"},
+}
 # The ablation is the evaluation with another number of pictures.
 SAME = {"ablation_pictures": "evaluation_pictures"}
 ALWAYS = {

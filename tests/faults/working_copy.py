@@ -37,6 +37,7 @@ CHANGES: dict[str, Any] = {
     "ladder_pictures": 4,
     "ladder_steps": 3,
     "evaluation_pictures": 8,
+    "frontier_pictures": 4,
     "ablation_pictures": 4,
     "evaluation_steps": 3,
     "evaluation_shards": 2,

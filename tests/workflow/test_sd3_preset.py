@@ -26,12 +26,13 @@ def count_jobs(results, *arguments, **values):
 def test_the_preset_fetches_once_and_has_a_job_for_each_prompt_and_block(tmp_path):
     jobs = count_jobs(tmp_path / "results", "--configfile", "config/sd3-medium.yaml")
     assert jobs["fetch_weights"] == jobs["encode_prompts"] == 1
-    assert (jobs["collect_shard"], jobs["optimise_block"]) == (20, 24)
+    assert (jobs["collect_shard"], jobs["optimise_block"]) == (64, 24)
+    assert [jobs[rule] for rule in ("measure_costs", "search_bits", "round_shared", "distil")] == [1] * 4
     assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("preset", "shards"), [("sd3-medium-512", 20), ("calibration-1000", 2)])
+@pytest.mark.parametrize(("preset", "shards"), [("sd3-medium-512", 64), ("calibration-1000", 16)])
 def test_the_presets_of_512_pixels_plan(preset, shards, tmp_path):
     jobs = count_jobs(tmp_path / "results", "exports", "--configfile", f"config/{preset}.yaml")
     assert (jobs["collect_shard"], jobs["optimise_block"], jobs["write_quant_config"]) == (shards, 24, 1)
