@@ -28,6 +28,7 @@ from workflow_scripts.store.errors import UserError
 
 EXACT_INPUTS, COARSE_INPUTS = {"bits": 16}, {"bits": 4, "policy": "lut"}
 GROUPED_INPUTS = {"bits": 8, "policy": "dynamic", "group_size": 32}
+SMALL = {"hidden_size_override": 64, "num_heads": 1, "token_level_text_embed_dim": 64, "pooled_text_embed_dim": 64}
 SINGLE = {"dtype": mx.float32, "float16_dtype": mx.float32}  # sums in bfloat16 depend on their order
 SETTINGS = Settings(
     kind="codes",
@@ -46,13 +47,12 @@ LEVELS = np.append(SIGMAS, np.float32(0))
 POINTS = np.array([0, 5, 2, 11])  # at every noise level
 
 
-def make_task(folder, activation=EXACT_INPUTS, recompute=False, bits=3, **changes):
-    """A task on a small model rounded to nearest, and where it starts by kind."""
-    model = create_model(**changes)
-    conditions = 2 if not changes else 1
+def make_task(folder, activation=EXACT_INPUTS, conditions=2, **changes):
+    """A task on a small model rounded to 3 bits, nearest, and where it starts by kind."""
+    model = create_model(**SMALL | changes)
     points = make_points(model, conditions=conditions)
-    student, codes = assemble_student(model, make_files(folder, model, points, activation, bits))
-    task = Task(model, student, points, LEVELS, np.arange(8), np.arange(8, 12), conditions, recompute)
+    student, codes = assemble_student(model, make_files(folder, model, points, activation, bits=3, sizes=(32, 64)))
+    task = Task(model, student, points, LEVELS, np.arange(8), np.arange(8, 12), conditions, recompute=False)
     return task, {kind: student.start(model, codes, "codes" in KINDS[kind]) for kind in KINDS}
 
 
@@ -71,7 +71,7 @@ def coarse(tmp_path_factory):
 @pytest.fixture(scope="module")
 def unguided(tmp_path_factory):
     """FLUX: one condition, unified blocks."""
-    return make_task(tmp_path_factory.mktemp("unguided"), GROUPED_INPUTS, **FLUX | SINGLE)
+    return make_task(tmp_path_factory.mktemp("unguided"), GROUPED_INPUTS, 1, **FLUX | SINGLE)
 
 
 @pytest.fixture(params=["plain", "coarse", "unguided"])
@@ -135,11 +135,9 @@ class TestLoss:
     @pytest.mark.parametrize(
         "changes",
         [
-            {},
             {"conditions": 0.0},
             {"sigma_power": 1.0},
             {"sigma_power": -0.5, "guidance": 1.5},
-            {"unroll": 2},
             {"unroll": 3},
         ],
         ids=str,
@@ -350,10 +348,10 @@ class TestLearning:
     @pytest.mark.parametrize(("name", "kind"), [("plain", "scales"), ("coarse", "codes"), ("unguided", "codes")])
     def test_the_loss_falls(self, name, kind, request):
         task, starts = request.getfixturevalue(name)
-        settings = SETTINGS._replace(kind=kind, iterations=10, batch=8, rate=5e-3, code_rate=0.03)
+        settings = SETTINGS._replace(kind=kind, iterations=6, batch=8, rate=5e-3, code_rate=0.03)
         state = learn_quietly(task, settings, start_state(starts[kind]))
-        assert len(state.losses) == state.iteration == 10
-        assert np.mean(state.losses[-3:]) < 0.7 * state.losses[0]
+        assert len(state.losses) == state.iteration == 6
+        assert state.losses[-1] < 0.8 * state.losses[0]
 
     def test_all_kinds_move_or_only_those_asked_for(self, coarse):
         task, starts = coarse
@@ -376,18 +374,16 @@ class TestLearning:
         losses = [compare_fast(task, settings, starts["codes"], part).item() for part in parts]
         assert found == pytest.approx([np.average(losses, weights=[len(part) for part in parts])], rel=1e-5)
 
-    @pytest.mark.parametrize("unroll", [1, 2])
-    def test_going_on_from_any_checkpoint_ends_with_equal_bits(self, coarse, unroll):
+    def test_going_on_from_a_checkpoint_ends_with_equal_bits(self, coarse):
         task, starts = coarse
-        settings, saved = SETTINGS._replace(unroll=unroll), []
+        settings, saved = SETTINGS._replace(unroll=2, iterations=5), []
         whole = learn_quietly(
             task, settings, start_state(starts["codes"]), lambda state: saved.append(copy_state(state))
         )
-        assert [state.iteration for state in saved] == [2, 4, 6]
-        for state in saved[:2]:
-            again = learn_quietly(task, settings, state)
-            assert again.losses == whole.losses
-            assert_equal(again.learned, whole.learned)
+        assert [state.iteration for state in saved] == [2, 4]
+        again = learn_quietly(task, settings, saved[0])
+        assert again.losses == whole.losses
+        assert_equal(again.learned, whole.learned)
 
     def test_without_a_rate_nothing_moves(self, plain):
         task, starts = plain

@@ -43,12 +43,12 @@ def create_model(**changes):
     return model
 
 
-def choose_rules(layers, activation, bits=None):
+def choose_rules(layers, activation, bits=None, sizes=(32, 64, 128)):
     """A rule for every layer; widths and group sizes in turn, one layer in nine in full precision."""
     rules = {}
     for place, layer in enumerate(layers):
         width = bits or (2, 3, 4, 5, 6, 7, 8)[place % 7]
-        weight = {"bits": width, "group_size": (32, 64, 128)[place % 3], "symmetric": False, "range": "absmax"}
+        weight = {"bits": width, "group_size": sizes[place % len(sizes)], "symmetric": False, "range": "absmax"}
         is_read = layer.block and layer.role != "adaLN"
         rules[layer.name] = {
             "weight": {"bits": UNQUANTIZED} if bits is None and place % 9 == 8 else weight,
@@ -85,10 +85,10 @@ def describe_inputs(model, points, rules) -> dict[str, LayerInput]:
     return found
 
 
-def make_files(folder, model, points, activation, bits=None, name="optimise_block"):
-    """The files of every block and of the layers of none, rounded to nearest, as read."""
+def make_files(folder, model, points, activation, **changes):
+    """The files of every block and of the layers of none, rounded to nearest, as read; changes: of the rules."""
     layers = list_layers(model)
-    rules = choose_rules(layers, activation, bits)
+    rules = choose_rules(layers, activation, **changes)
     inputs, files = describe_inputs(model, points, rules), []
     for unit in dict.fromkeys(layer.block or "shared" for layer in [*(x for x in layers if x.block), *layers]):
         own = [layer for layer in layers if (layer.block or "shared") == unit]
@@ -99,7 +99,11 @@ def make_files(folder, model, points, activation, bits=None, name="optimise_bloc
                 moved = np.array(weight) * (1 if given is None or given.migration is None else given.migration)
                 grid = choose_grid(moved, rules[key]["weight"])
                 rounded[key] = LayerWeight(grid, round_to_grid(moved, grid))
-        parameters = {"stage": name, "block": unit, "layers": {layer.name: rules[layer.name] for layer in own}}
+        parameters = {
+            "stage": "optimise_block",
+            "block": unit,
+            "layers": {layer.name: rules[layer.name] for layer in own},
+        }
         path = folder / f"{unit}.safetensors"
         write_block(
             path,
