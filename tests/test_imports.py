@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "numerics": {"plan"},
     "store": {"plain_files", "plan", "numerics"},
     "mmdit": {"plan", "numerics", "store"},
-    "models": {"plan", "user_files", "numerics", "store", "mmdit"},
+    "models": {"plain_files", "plan", "user_files", "numerics", "store", "mmdit"},
     "training": {"plan", "numerics", "store", "mmdit", "models", "entry"},
     "evaluation": {"plan", "numerics", "store"},
     "plots": {"plan", "numerics", "store"},

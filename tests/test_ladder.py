@@ -46,9 +46,32 @@ def test_activations_by_policy_on_the_same_weights(rung, policy):
     assert rules["weight"] == resolve("w4a16_rtn_g64", "mm_00.image.mlp.fc2")["weight"]
 
 
+def test_inputs_by_groups_of_channels():
+    groups, tokens = (
+        resolve(f"w4a8_rtn_{name}", "mm_00.image.mlp.fc2")["activation"] for name in ("groups", "dynamic")
+    )
+    assert groups == tokens | {"group_size": 32}
+    assert tokens["group_size"] == "token"
+
+
+def test_adaln_layers_of_four_bits():
+    for rung, bits in (("w4a16_rtn_g64", 8), ("w4a16_adaln4_rtn", 4), ("w4a16_adaln4_gptq", 4), ("w4a16_gptq", 8)):
+        assert resolve(rung, "mm_02.text.adaLN_modulation")["weight"]["bits"] == bits
+        assert resolve(rung, "mm_02.text.mlp.fc1")["weight"]["bits"] == 4
+
+
+@pytest.mark.parametrize("rung", ladder.RUNGS)
+def test_the_bits_of_a_rung_are_those_of_its_rules(rung):
+    assert complete(rung, bits_per_weight=4.5)["bits_per_weight"] is None
+
+
 @pytest.mark.parametrize(
     ("lower", "upper", "changed"),
     [
+        ("w4a8_rtn_dynamic", "w4a8_rtn_groups", {"activations"}),
+        ("w4a16_rtn_g64", "w4a16_adaln4_rtn", {"weights"}),
+        ("w4a16_adaln4_rtn", "w4a16_adaln4_gptq", {"engine"}),
+        ("w4a16_adaln4_gptq", "w4a16_gptq", {"weights"}),
         ("w4a8_rtn_sigma", "w4a8_gptq", {"engine"}),
         ("w4a8_gptq", "w4a8_separate", {"engine", "adaround_start", "reconstruction"}),
         ("w4a8_separate", "w4a8_joint", {"reconstruction"}),

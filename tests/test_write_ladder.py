@@ -32,7 +32,7 @@ def write_reports(folder, error):
 def results(tmp_path):
     """Rung i is 10 + i dB from the reference in its first picture, and 10 dB less near in the others."""
     reference = np.ones((3, 2, 2, 4))
-    for index, rung in enumerate([*ladder.RUNGS, ladder.PACKED]):
+    for index, rung in enumerate([*ladder.RUNGS, ladder.OWN, ladder.PACKED]):
         is_exact = rung == ladder.FULL_PRECISION
         scale = 1 + np.sqrt(10.0 ** -np.array([1 + index / 10, index / 10, index / 10]))[:, None, None, None]
         write_rung(tmp_path / "ladder" / rung, reference if is_exact else reference * scale)
@@ -58,18 +58,19 @@ def test_latents_are_compared_picture_by_picture(results):
 
 def test_blocks_are_those_that_were_chosen(results):
     written, _ = run(results)
-    first, packed = written["rungs"][0], written["rungs"][-1]
+    first, own, packed = written["rungs"][0], *written["rungs"][-2:]
     assert first["block_snr"]["blocks"]["mm_01"] == pytest.approx({"image": 20, "text": 30})
     assert (first["block_snr"]["typical"], first["block_snr"]["worst"]) == pytest.approx((25, 20))
-    assert packed["rung"] == ladder.PACKED
-    assert packed["block_snr"]["worst"] == pytest.approx(30)
-    assert packed["chosen"] == dict.fromkeys(BLOCKS, "adaround")
+    assert (own["rung"], packed["rung"]) == (ladder.OWN, ladder.PACKED)
+    for rung in (own, packed):  # of the same blocks: distilled, these have no reports of their own
+        assert rung["block_snr"]["worst"] == pytest.approx(30)
+        assert rung["chosen"] == dict.fromkeys(BLOCKS, "adaround")
 
 
 def test_the_table_has_a_line_for_each_rung_but_the_reference(results):
     written, text = run(results)
     lines = [line for line in text.splitlines() if line.startswith("|")][2:]
-    assert len(lines) == len(written["rungs"]) == len(ladder.RUNGS)
+    assert len(lines) == len(written["rungs"]) == len(ladder.RUNGS) - 1 + 2
     assert " 20.00 |" in lines[0]
     assert ladder.PACKED_TITLE in lines[-1]
 

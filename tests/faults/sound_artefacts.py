@@ -14,12 +14,21 @@ from tests.checks.conftest import export, quantize
 from tests.faults.hostile import Artefact
 from tests.sensitivity import write_sensitivities
 from tests.shards import build_finished, run_entry
-from workflow_scripts import budget, configuration, plan, verify_weights, write_import_config, write_quant_config
+from workflow_scripts import (
+    budget,
+    configuration,
+    plan,
+    search_bits,
+    verify_weights,
+    write_import_config,
+    write_quant_config,
+)
 from workflow_scripts.merge_activations import merge_shards
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.packed import bind_packed
 from workflow_scripts.models import embedded
 from workflow_scripts.numerics import schedule
+from workflow_scripts.numerics.bit_choices import Choice
 from workflow_scripts.prompts import read_prompts
 from workflow_scripts.store import block_inputs, pictures, statistics_file
 from workflow_scripts.store.block_file import read_block
@@ -31,6 +40,7 @@ from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, read_json, write_json, write_plain_json
 from workflow_scripts.store.learning_state import read_learning, write_learning
 from workflow_scripts.store.manifest import build_manifest, find_staleness, read_manifest, read_seals
+from workflow_scripts.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
 from workflow_scripts.store.packed_checkpoint import open_packed, read_packed
 from workflow_scripts.store.picture_sets import read_set
 from workflow_scripts.store.quant_config import read_quant_config
@@ -40,9 +50,11 @@ from workflow_scripts.store.seal import make_seal
 from workflow_scripts.store.sensitivity_file import read_sensitivities, read_sensitivity_arrays
 from workflow_scripts.store.tensors import write_sealed_tensors
 from workflow_scripts.store.trajectories import find_faults, open_shard
+from workflow_scripts.store.weight_costs import write_costs
 
 MODEL, LAYERS = "embedded", list_linears(*plan.MODEL_BLOCKS["embedded"])
 VARIANT = "w4a8"
+SEARCHED = [{"layers": "*", "bits": 16}, *({"layers": layer.name, "bits": 4} for layer in LAYERS[:2])]
 PART = {"stage": "capture_blocks", "version": 1, "model": MODEL, "seed": 0, "capture_shards": 1}
 SHAPES = {"calibration": "c", "model": {}, "image_shape": [2, 4], "text_shape": [3, 4]}
 
@@ -56,6 +68,7 @@ def build_artefacts(folder: Path) -> dict[str, Artefact]:
     record_part(folder / "block inputs" / "00")
     write_sensitivities(folder / "sensitivity", [1.0, 0.5], lambda *_: [0.1, 0.2], lambda *_: 0.3)
     write_states(folder / "states")
+    write_bits(folder / "bits")
     write_pictures(folder / "pictures")
     write_settings(folder / "settings")
     taken = {
@@ -99,6 +112,17 @@ def write_states(folder: Path) -> None:
     write_checkpoint(folder / "checkpoint", Checkpoint("f", 0, 4, ["0" * 64], np.ones((2, 8, 8, 16), np.float32)))
     arrays = {"alpha": np.ones(5, np.float32), "log_steps a": np.ones(1, np.float32)}
     write_learning(folder / "learning.safetensors", "f", {"phase": 1, "losses": [0.5]}, arrays)
+
+
+def write_bits(folder: Path) -> None:
+    """What two layers cost in two widths, and the widths chosen by it."""
+    config = configuration.complete({"weights": SEARCHED, "bits_per_weight": 12}, configuration.load_schema())
+    for stage in ("measure_costs", "search_bits"):
+        write_json(folder / f"{stage}.json", plan.select_parameters(stage, config, []))
+    costs = {rule["layers"]: {Choice(2, 64): 0.5, Choice(4, 64): 0.25} for rule in SEARCHED[1:]}
+    elements = {layer.name: 64 for layer in LAYERS}
+    write_costs(folder / "weight_costs.json", read_json(folder / "measure_costs.json"), costs, elements, {"a": 3}, {})
+    read_weight_costs(folder)
 
 
 def write_pictures(folder: Path) -> None:
@@ -233,6 +257,19 @@ def read_sensitivity(folder: Path) -> None:
         read_sensitivity_arrays(path, content)
 
 
+def read_weight_costs(folder: Path) -> None:
+    """Choose bits by them."""
+    named = {"params": folder / "search_bits.json", "costs": folder / "weight_costs.json"}
+    search_bits.main(Namespace(out=folder / "mixed_bits.json", **named))
+
+
+def read_chosen_bits(folder: Path) -> None:
+    """What a block does: its rules with the bits that were chosen."""
+    mixed = read_mixed_bits(folder / "mixed_bits.json")
+    identify_bits({"bits_per_weight": 12.0}, mixed)
+    overlay_bits({layer.name: {"weight": {"bits": 4, "group_size": 64}} for layer in LAYERS}, mixed)
+
+
 def read_pictures(folder: Path) -> None:
     found = read_set([folder / "images" / "00.json"], [folder / "features" / "00.safetensors"], VARIANT)
     found.read_pictures()
@@ -262,6 +299,8 @@ READERS: dict[str, tuple[str, tuple[str, ...], Callable[[Path], Any]]] = {
     "sensitivity": ("sensitivity", ("mm_00.*",), read_sensitivity),
     "shard's checkpoint": ("states", ("checkpoint",), lambda f: read_checkpoint(f / "checkpoint")),
     "block's checkpoint": ("states", ("learning.*",), lambda f: read_learning(f / "learning.safetensors", "f")),
+    "costs of weights": ("bits", ("weight_costs.json",), read_weight_costs),
+    "chosen bits": ("bits", ("mixed_bits.json",), read_chosen_bits),
     "pictures": ("pictures", ("**/*",), read_pictures),
     "file header": (
         "quantization config",

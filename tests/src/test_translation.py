@@ -289,7 +289,8 @@ def test_thresholds_choose_the_rule_that_has_them(recorded):
     assert settings["multitier_thresholds"] == {"plain": [4, 10], "shifted": [5, 8]}
 
 
-def test_percentiles_and_bits_become_rules_of_the_blocks_own_layers(recorded):
+def test_percentiles_and_bits_become_rules(recorded):
+    """Bits of weights are taken as they are, so that no search gives others."""
     rules = call(f"analyze_activations {STATS} --use-hist-p999").settings["activations"]
     assert [(rule["layers"], rule["bits"], rule.get("range")) for rule in rules] == [
         ("mm_*", 8, "p999"),
@@ -297,8 +298,9 @@ def test_percentiles_and_bits_become_rules_of_the_blocks_own_layers(recorded):
         ("*adaLN_modulation", 16, None),
     ]
     settings = call("adaround_optimize --adaround-cache calibration_data/adaround_cache --bits-w 3").settings
-    found = [(rule["layers"], rule["bits"]) for rule in settings["weights"]]
-    assert found == [("mm_*", 3), ("uni_*", 3), ("*adaLN_modulation", 8)]
+    assert [(rule["layers"], rule["bits"]) for rule in settings["weights"]] == [("*", 3)]
+    assert settings["bits_per_weight"] is None
+    assert "bits_per_weight" not in call("adaround_optimize --adaround-cache calibration_data/adaround_cache").settings
 
 
 def test_blocks_go_by_any_of_their_names(recorded):
