@@ -57,4 +57,4 @@ def read_costs(path: Path, model: str, rules: list[dict[str, Any]]) -> WeightCos
             if layer["costs"]
         }
         elements = {name: layer["elements"] for name, layer in content["layers"].items()}
-    return WeightCosts(costs, elements, content["ranks"], content["origin"])
+        return WeightCosts(costs, elements, content["ranks"], content["origin"])

@@ -1,0 +1,90 @@
+"""The bits that a search chose: laid over the rules, and part of what layers are made from."""
+
+import pytest
+
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import write_json
+from workflow_scripts.store.mixed_bits import FORMAT, identify_bits, overlay_bits, read_mixed_bits
+
+CHOSEN = {"mm_00.image.attn.q_proj": {"bits": 3, "group_size": 128}}
+MIXED = {"mixed": {"layers": CHOSEN, "bits_per_weight": 3.25, "predicted": 0.01}}
+RULES = {
+    name: {
+        "weight": {"bits": 4, "group_size": 64, "symmetric": False, "range": "search"},
+        "activation": {"bits": 8, "policy": "dynamic"},
+    }
+    for name in ("mm_00.image.attn.q_proj", "mm_00.image.attn.k_proj")
+}
+
+
+class TestOverlay:
+    def test_bits_and_group_size_are_the_searchs_and_the_rest_is_the_rules(self):
+        found = overlay_bits(RULES, MIXED)
+        assert found["mm_00.image.attn.q_proj"]["weight"] == {
+            "bits": 3,
+            "group_size": 128,
+            "symmetric": False,
+            "range": "search",
+        }
+        assert found["mm_00.image.attn.q_proj"]["activation"] == {"bits": 8, "policy": "dynamic"}
+
+    def test_layers_the_search_left_out_keep_their_rule(self):
+        assert overlay_bits(RULES, MIXED)["mm_00.image.attn.k_proj"] == RULES["mm_00.image.attn.k_proj"]
+
+    def test_without_a_search_the_rules_hold(self):
+        assert overlay_bits(RULES, None) == RULES
+
+    def test_the_rules_given_stay_as_they_are(self):
+        overlay_bits(RULES, MIXED)
+        assert RULES["mm_00.image.attn.q_proj"]["weight"]["bits"] == 4
+
+    def test_layers_of_other_units_are_not_added(self):
+        assert overlay_bits({}, MIXED) == {}
+
+
+class TestIdentity:
+    def test_it_follows_from_the_bits_alone(self):
+        identity = identify_bits({"bits_per_weight": 4.5}, MIXED)
+        again = {"mixed": MIXED["mixed"] | {"predicted": 0.02}, "budget": 5}
+        assert identify_bits({"bits_per_weight": 5.0}, again) == identity
+        other = {"mixed": {"layers": {"mm_00.image.attn.q_proj": {"bits": 4, "group_size": 128}}}}
+        assert identify_bits({"bits_per_weight": 4.5}, other) != identity
+
+    def test_without_a_search_there_is_none(self):
+        assert identify_bits({"bits_per_weight": None}, None) == {}
+
+    @pytest.mark.parametrize(("size", "mixed"), [(4.5, None), (None, MIXED)], ids=["lacking", "surplus"])
+    def test_a_search_has_to_be_there_where_one_is_asked_for_and_only_there(self, size, mixed):
+        with pytest.raises(
+            UserError, match=r"--mixed: mixed_bits\.json is needed where bits_per_weight is set, and only"
+        ):
+            identify_bits({"bits_per_weight": size}, mixed)
+
+
+class TestReading:
+    def test_what_is_written_is_read(self, tmp_path):
+        write_json(tmp_path / "mixed_bits.json", FORMAT | MIXED)
+        assert read_mixed_bits(tmp_path / "mixed_bits.json") == FORMAT | MIXED
+
+    def test_a_missing_file_is_named(self, tmp_path):
+        with pytest.raises(UserError, match=r"mixed_bits\.json is missing; run the rule that makes it"):
+            read_mixed_bits(tmp_path / "mixed_bits.json")
+
+    def test_one_that_was_changed_is_named(self, tmp_path):
+        path = tmp_path / "mixed_bits.json"
+        write_json(path, FORMAT | MIXED)
+        path.write_text(path.read_text().replace("0.01", "0.02"))
+        with pytest.raises(UserError, match=r"mixed_bits\.json is damaged or was changed: .*; delete it and run again"):
+            read_mixed_bits(path)
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"format": "weight-costs"}, "of the format weight-costs, not mixed-bits"),
+            ({"version": 1}, "the version 1, not 2"),
+        ],
+    )
+    def test_another_format_or_version_is_named(self, tmp_path, change, words):
+        write_json(tmp_path / "mixed_bits.json", FORMAT | MIXED | change)
+        with pytest.raises(UserError, match=rf"mixed_bits\.json is .*{words}; delete it and run again"):
+            read_mixed_bits(tmp_path / "mixed_bits.json")
