@@ -75,13 +75,15 @@ def test_one_that_was_changed_is_named(path):
         read_costs(path, "embedded", RULES)
 
 
-@pytest.mark.parametrize(
-    "broken", [{"layers": [1]}, {"layers": {"x": {"elements": 1}}}, {"parameters": {}}, {"ranks": 0}]
-)
-def test_one_that_no_writer_makes_is_named(path, broken):
-    content = read_json(path) | broken
-    if "ranks" in broken:
-        content.pop("ranks")
-    write_json(path, content)
+@pytest.mark.parametrize("changes", [{"layers": [1]}, {"layers": {"x": {"elements": 1}}}, {"parameters": {}}])
+def test_one_that_no_writer_makes_is_named(path, changes):
+    write_json(path, read_json(path) | changes)
     with pytest.raises(UserError, match=r"weight_costs\.json is damaged"):
+        read_costs(path, "embedded", RULES)
+
+
+@pytest.mark.parametrize("key", ["layers", "parameters", "ranks", "origin"])
+def test_so_is_one_that_lacks_a_part(path, key):
+    write_json(path, {name: part for name, part in read_json(path).items() if name != key})
+    with pytest.raises(UserError, match=r"weight_costs\.json is damaged \(KeyError"):
         read_costs(path, "embedded", RULES)
