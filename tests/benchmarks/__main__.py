@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.benchmarks import blocks, gather_memory, pictures, speed, workers, workflow
+from tests.benchmarks import blocks, distillation, gather_memory, pictures, speed, workers, workflow
 from tests.benchmarks.table import as_records, format_table
 from workflow_scripts.store.files import write_json
 
@@ -11,7 +11,7 @@ OUT = Path("results/bench.json")
 
 def main() -> None:
     rows = []
-    for module in (speed, blocks, workers, gather_memory, workflow, pictures):
+    for module in (speed, blocks, distillation, workers, gather_memory, workflow, pictures):
         print(f"{module.__doc__.splitlines()[0]}", flush=True)
         rows += module.measure()
         print(format_table(rows), flush=True)
