@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.working_copy import WorkingCopy
+from workflow_scripts import versions
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +36,18 @@ def test_jobs_go_through_the_scheduler_with_what_they_need_and_end_alike(tmp_pat
     first, *_, again = (int(words[1]) for words in submitted if words[3] == "collect_shard")
     assert again == 2 * first, "more memory at the second attempt"
     assert copy.read_results() == local.read_results()
+
+
+@pytest.mark.skipif(versions.name_kernels() in ("reference", "of the system", "Nehalem"), reason="no other kernels")
+def test_the_kernels_of_the_nodes_are_recorded(tmp_path):
+    """Nodes of another kind than the machine that plans: of one whose kernels every x86-64 CPU has."""
+    copy = make_copy(tmp_path / "cluster")
+    submit = copy.folder / "profiles" / "cluster-generic" / "submit"
+    submit.write_text(submit.read_text().replace("setsid", "OPENBLAS_CORETYPE=Nehalem setsid"))
+    done = copy.run("results/conditioning.safetensors", *PROFILE)
+    assert done.returncode == 0, done.stdout
+    recorded = [entry[versions.KERNELS] for entry in versions.read_recorded(copy.results)]
+    assert recorded == [versions.name_kernels(), "Nehalem"]
 
 
 def test_the_scripts_of_the_profile_are_those_the_test_stands_in_for():
