@@ -16,8 +16,12 @@ from tests.every_file import (
     read_everything,
     read_target,
 )
+from workflow_scripts import plan
+from workflow_scripts.checks.files import check_files
+from workflow_scripts.checks.results import Results
 from workflow_scripts.checks.vouchers import find_own_fault
 from workflow_scripts.store.files import CHECKSUM, read_plain_json, write_json, write_plain_json
+from workflow_scripts.store.seal import read_group_seal
 from workflow_scripts.store.tensors import write_sealed_tensors
 from workflow_scripts.store.vouching import SUMS
 
@@ -76,6 +80,16 @@ def test_a_shard_that_no_other_check_reads_is_read(results, tmp_path):
     with flipped(inner / "xs" / "c.1.0.0.0.0", 999):
         (fault,) = read_everything(results)[0]
     assert fault == f"{inner / 'xs' / 'c.1.0.0.0.0'} is damaged; delete {inner} and run again"
+
+
+def test_the_receipt_of_a_shard_at_a_url_is_read(results, tmp_path):
+    store = (results / "trajectories.zarr").rename(tmp_path / "elsewhere")
+    receipt = results / "trajectories.zarr" / "000" / plan.RECEIPT
+    write_json(receipt, read_group_seal(store / "000"))
+    assert check_files(Results(results, store, 0, 0)).faults == []
+    with flipped(receipt, 8 * receipt.stat().st_size // 2):
+        (fault,) = check_files(Results(results, store, 0, 0)).faults
+    assert read_target(fault, receipt) == receipt.parent
 
 
 def test_results_of_an_earlier_version_hold_and_say_what_to_make_again(results, verify):
