@@ -2,7 +2,8 @@
 
 There are two studies, the evaluation of the configuration's variants and the ablation of the paper, each in a folder.
 
-INPUTS: what the variants' layers come from: <results>/quant_config.json, <results>/quantized/, <results>/ladder/
+INPUTS: what the variants' layers come from: <results>/quant_config.json, <results>/quantized/, <results>/ladder/; and
+    <results>/frontier.json
 OUTPUTS: <results>/fid.json, <results>/ablation.json and .md, and in <results>/{study}/ pictures, latents and features
 """
 

@@ -116,11 +116,11 @@ class Evaluation:
             if variant != "fp":
                 self.follow(variant)
 
-    def score(self) -> dict:
-        """The comparisons, and what is written in the end."""
+    def score(self, *options: str) -> dict:
+        """The comparisons, and what is written in the end, with more options of the command."""
         for variant in self.drawn:
             self.compare(variant)
         arguments = ["--params", self.locate("score.json"), "--prompts", self.locate("prompts.json")]
-        arguments += ["--folder", str(self.folder), "--out", self.locate("fid.json")]
+        arguments += ["--folder", str(self.folder), "--out", self.locate("fid.json"), *options]
         score.main(score.build_arguments().parse_args(arguments))
         return json.loads((self.folder / "fid.json").read_text())

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
+from tests.plots.synthetic import build_frontier
 from workflow_scripts import configuration, write_report
 from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.plan import MODEL_BLOCKS, list_blocks
+from workflow_scripts.plan import MODEL_BLOCKS, WHOLE, list_blocks
 from workflow_scripts.store import block_report
 from workflow_scripts.store.files import read_json, write_json
 from workflow_scripts.store.sensitivity_file import FORMAT
@@ -23,6 +24,7 @@ SUMMARY = {
     **{f"always_a{a}": [] for a in (4, 6, 8)},
 }
 PLOTS = [
+    "frontier",
     *("absmax_step_000", "absmax_step_099", "most_variable_layers", "largest_layers", "image_fc1", "text_mlp"),
     *("fc2_shift", "heatmap_absmax", "heatmap_variability", "heatmap_negative_share", "channel_ranges"),
     *("distributions", "adaround_convergence", "block_errors", "layer_errors", "error_growth", "size_quality"),
@@ -30,6 +32,12 @@ PLOTS = [
 ]
 BENCHMARK = (
     "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n{}\t0:00:01\t{}" + "\t0" * 7
+)
+
+
+BENCHMARKS = (
+    *(("score", 2.5, "100.00"), ("sample/a/00", 0.5, "-"), ("sample/b/00", 60, "50.0")),
+    ("distil", 90, "100.0"),
 )
 
 
@@ -54,10 +62,12 @@ class Results:
             )
         write_json(self.folder / "quant_config_multitier.json", make_multitier(content))
         write_json(self.folder / "mixed_bits.json", make_mixed(content["layers"]))
+        write_json(self.folder / "frontier.json", build_frontier())
+        block_report.write_report(self.folder / "distilled.report.json", WHOLE, make_distillation(layers))
         for index, path in enumerate(self.plots):
             path.parent.mkdir(exist_ok=True)
             draw_plot(path, 400 + 10 * index, 300)
-        for name, seconds, memory in (("score", 2.5, "100.00"), ("sample/a/00", 0.5, "-"), ("sample/b/00", 60, "50.0")):
+        for name, seconds, memory in BENCHMARKS:
             path = self.folder / "benchmarks" / f"{name}.tsv"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(BENCHMARK.format(seconds, memory) + "\n")
@@ -73,6 +83,8 @@ class Results:
         named = {
             "config": json.dumps(self.config),
             "fid": self.folder / "fid.json",
+            "frontier": self.folder / "frontier.json",
+            "distilled": self.folder / "distilled.report.json",
             "quant_config": self.quant_config,
             "multitier": self.folder / "quant_config_multitier.json",
             "mixed": self.folder / "mixed_bits.json",
@@ -101,7 +113,8 @@ def make_variant(title: str, distance: float, snr: float, bits: float, widths: l
         "fid_to_real": give(2.1, 1.7, 2.6),
         "kid_to_full_precision": give(1e-5, -6e-5, 7e-5),
         "kid_to_real": give(0.006, -0.002, 0.017),
-        "paired": {"latent_snr_db": ratio, "psnr_db": ratio, "ssim": give(0.99, 0.98, 0.995, "median")},
+        "paired": {"latent_snr_db": ratio, "psnr_db": ratio, "ssim": give(0.99, 0.98, 0.995, "median")}
+        | {"turns_out_otherwise": give(0.0075, 0.0, 0.015)},
         "prompt_accuracy": {"all": give(0.99, 0.98, 1.0)},
         "error_growth": {
             "sigmas": [1.0, 0.5, 0.0],
@@ -119,7 +132,8 @@ def make_evaluation() -> dict:
     rerun = {key: value for key, value in exact.items() if key not in ("error_growth", "size")}
     return {
         "format": "evaluation",
-        "version": 1,
+        "version": 2,
+        "bits_saved": make_saving(),
         "n": 8,
         "prompts": 8,
         "steps": 2,
@@ -135,6 +149,27 @@ def make_evaluation() -> dict:
             "fp_rerun": rerun
             | {"title": "full precision again", "paired": {"latent_snr_db": equal, "psnr_db": equal, "ssim": equal}},
         },
+    }
+
+
+def make_saving() -> dict:
+    """What is saved at the default size, more by unrounded inputs."""
+    ways = {
+        name: {"title": name, "bits_per_weight": 4.49, "median": give(value, 2.06, 2.44), "p5": give(1.5, 1.25, 1.75)}
+        for name, value in (("w_a16", 2.5), ("w_a8", 2.25))
+    }
+    return {"asked": 4.5, "n": 256, "steps": 28, "cfg": 3.0, "ways": ways}
+
+
+def make_distillation(layers: list) -> dict:
+    """A distillation that halved the error and moved one code of a hundred, in the last layer two."""
+    moved = {layer.name: 0.01 * (1 + (layer is layers[-1])) for layer in layers}
+    return {
+        "chosen": "distilled",
+        "points": {"training": 900, "held_out": 100},
+        "errors": {"blocks": 0.01, "distilled": 0.005},
+        "moved_codes": moved,
+        "loss": {"every": 2, "values": [0.02, 0.0125]},
     }
 
 
@@ -215,15 +250,16 @@ def make_multitier(content: dict) -> dict:
 
 def make_mixed(layers: dict) -> dict:
     """Mixed bits that beat uniform ones."""
-    row = {"bits_per_weight": 3.5, "predicted": 0.02, "latent_snr_db": {"median": 12.0, "worst": -3.25}}
+    uniform = {name: {"bits": 3, "group_size": 64} for name in layers}
+    mixed = {name: {"bits": 2 + i % 5, "group_size": 128} for i, name in enumerate(layers)}
     return {
         "format": "mixed-bits",
-        "version": 1,
+        "version": 2,
         "budget": 3.5,
-        "bits_per_weight": 3.5,
-        "uniform": row | {"bits": 3},
-        "mixed": row | {"predicted": 0.01, "layers": {name: 2 + i % 5 for i, name in enumerate(layers)}},
+        "uniform": {"bits_per_weight": 3.5, "predicted": 0.02, "layers": uniform},
+        "mixed": {"bits_per_weight": 3.49, "predicted": 0.01, "layers": mixed},
         "rules": [],
+        "ranks": {},
     }
 
 

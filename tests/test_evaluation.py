@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.evaluation_study import Evaluation
+from tests.plots.synthetic import build_frontier
 from workflow_scripts import (
     configuration,
     draw_reference,
@@ -61,6 +62,13 @@ def test_titles_have_the_widths_of_what_was_measured(finished):
         "w4a8": "W4A8, packed weights and the quantization config",
     }
     assert "8-bit" not in finished[1]["notes"]["simulated"]
+
+
+def score_with_frontier(evaluation, frontier, **changes):
+    """The scores with a frontier of as many steps as the evaluation's pictures have."""
+    write_json(evaluation.folder / "score.json", read_json(evaluation.folder / "score.json") | changes)
+    write_json(evaluation.folder / "frontier.json", frontier | {"steps": 2})
+    return evaluation.score("--frontier", evaluation.locate("frontier.json"))
 
 
 class TestPrompts:
@@ -237,6 +245,21 @@ class TestScores:
         low, high = measured["interval_95"]
         assert low <= measured["median"] <= high
 
+    def test_pictures_that_turn_out_otherwise_are_those_whose_latents_are_below_5_db(self, finished):
+        evaluation, scores = finished
+        for name, described in (*scores["variants"].items(), *scores["noise_floor"].items()):
+            if name == "fp":
+                continue
+            ratios = [
+                measure_snr(*(read_latents(path) for path in pair))
+                for part in ("00", "01")
+                for pair in zip(*(name_pictures(evaluation, of, part) for of in (name, "fp")), strict=True)
+            ]
+            share = described["paired"]["turns_out_otherwise"]
+            assert share["value"] == pytest.approx(np.mean(np.array(ratios) < 5))
+            assert share["interval_95"][0] <= share["value"] <= share["interval_95"][1]
+        assert scores["noise_floor"]["fp_other_seeds"]["paired"]["turns_out_otherwise"]["value"] > 0
+
     def test_activations_cost_more_than_weights_alone(self, finished):
         variants = finished[1]["variants"]
         snr = [variants[name]["paired"]["latent_snr_db"]["median"] for name in ("w4a16", "w4a8")]
@@ -254,6 +277,19 @@ class TestScores:
         assert accuracy["all"]["value"] == pytest.approx(
             (accuracy["one_object"]["value"] + accuracy["two_objects"]["value"]) / 2
         )
+
+    def test_are_headed_by_the_bits_saved_at_the_configured_size(self, copy, finished):
+        assert finished[1]["bits_saved"] is None  # without a frontier
+        saved = score_with_frontier(copy, build_frontier(), bits_per_weight=4.5)["bits_saved"]
+        assert [saved[key] for key in ("asked", "n", "steps", "cfg")] == [4.5, 256, 2, 3]
+        assert {name: way["median"]["value"] for name, way in saved["ways"].items()} == {"w_a16": 1.75, "w_a8": 1.35}
+        assert saved["ways"]["w_a8"]["p5"]["interval_95"] == [1.5, 2.25]
+
+    def test_refuse_a_frontier_without_the_configured_size_or_of_another_guidance(self, copy):
+        with pytest.raises(UserError, match=r"frontier\.json has no size of 4\.25 bits per weight; delete it"):
+            score_with_frontier(copy, build_frontier(), bits_per_weight=4.25)
+        with pytest.raises(UserError, match=r"frontier\.json was drawn with cfg 1\.5; delete it"):
+            score_with_frontier(copy, build_frontier() | {"cfg": 1.5}, bits_per_weight=4.5)
 
     def test_refuse_unequal_pairs(self, copy):
         path = copy.folder / "images" / "w4a8" / "01.json"

@@ -14,7 +14,7 @@ from workflow_scripts.store.statistics_file import FORMAT, SCHEMA
 from workflow_scripts.store.tensors import write_tensors
 
 PER_STEP = SCHEMA["properties"]["inputs"]["additionalProperties"]["properties"]["per_step"]["required"]
-ENTRIES = ("plot_activations", "plot_blocks", "plot_evaluation", "plot_pictures")
+ENTRIES = ("plot_activations", "plot_blocks", "plot_evaluation", "plot_frontier", "plot_pictures")
 
 
 @pytest.fixture

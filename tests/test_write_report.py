@@ -72,10 +72,46 @@ def test_equal_results_give_equal_bytes_wherever_they_are(results, tmp_path):
     moved = Results(tmp_path / "moved", results.quant_config, results.statistics)
     for name in ("adaround", "sensitivity", "plots", "benchmarks"):
         shutil.copytree(results.folder / name, moved.folder / name)
-    for name in ("fid.json", "quant_config_multitier.json", "mixed_bits.json"):
+    for name in (
+        "fid.json",
+        "frontier.json",
+        "distilled.report.json",
+        "quant_config_multitier.json",
+        "mixed_bits.json",
+    ):
         shutil.copy(results.folder / name, moved.folder / name)
     assert moved.render() == text
     assert str(tmp_path) not in text
+
+
+def test_bits_saved_come_first_of_all_tables_figures_and_tiles(results):
+    text = results.render()
+    assert re.findall(r'<div class="table" id="(.*?)"', text)[:2] == ["frontier-table", "quality"]
+    assert re.search(r'<figure id="(.*?)"', text).group(1) == "frontier"
+    what, value, note = re.search(
+        r"<li><span>(.*?)</span><strong>(.*?)</strong><small>(.*?)</small></li>", text
+    ).groups()
+    assert (what, value) == ("Bits saved", "2.2 bits per weight")
+    assert "at equal median quality; 95 %: 2.06 to 2.44" in note
+    assert "4.49 bits per weight over all linear layers; 256 pictures of held-out captions" in note
+    rows = read_table(text, "frontier-table")
+    assert len([row for row in rows if row[0].startswith("learned")]) == 12
+    assert text.count('<tr class="subject">') == 3  # both of ours at the configured size, and the variant
+
+
+def test_the_default_report_names_mixed_bits_by_width_and_group(results):
+    text = results.render()
+    head, *rows = read_table(text, "weights")
+    assert [row[head.index("Mixed")] for row in rows if row[0] == "mm_00.text.attn.q_proj"] == ["6 / 128"]
+    head, uniform, mixed = read_table(text, "mixed")
+    assert (uniform[:3], mixed[:3]) == (["uniform", "3.50", "17.0"], ["mixed", "3.49", "20.0"])
+    assert head[3:] == ["2 / 128", "3 / 64", "3 / 128", "4 / 128", "5 / 128", "6 / 128"]
+
+
+def test_distillation_is_told_where_there_was_one(results):
+    text = results.render()
+    assert "20.00 dB by the blocks, 23.01 dB distilled, on 100 points of prompts held out" in text
+    assert "Distillation of the whole model" not in results.render(distilled=None)
 
 
 def test_only_full_precision_makes_a_report_too(results):
@@ -88,7 +124,9 @@ def test_the_caution_names_what_is_simulated_and_what_is_no_headline(results):
     assert "Weights are packed. 8-bit activations are simulated. FID of fewer than 10,000" in text
 
 
-@pytest.mark.parametrize("name", ["fid.json", "mixed_bits.json", "sensitivity/mm_02.json", "plots/error_growth.png"])
+@pytest.mark.parametrize(
+    "name", ["fid.json", "frontier.json", "mixed_bits.json", "sensitivity/mm_02.json", "plots/error_growth.png"]
+)
 def test_a_missing_part_is_named_in_one_line(results, name):
     sensitivity = sorted((results.folder / "sensitivity").glob("*.json"))
     (results.folder / name).unlink()

@@ -39,8 +39,8 @@ def main(arguments: argparse.Namespace) -> None:
     parameters = block_plan.resolve_layers(read_json(arguments.params, stage="distil")) | {"block": plan.WHOLE}
     calibration = open_calibration(arguments.calibration)
     model = find_model(parameters["model"], parameters)
-    files = read_files(arguments.blocks, parameters, model)
     origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
+    files = read_files(arguments.blocks, parameters, origin)
     origin |= {"blocks": {file.seal["parameters"]["block"]: file.seal["checksum"] for file in files}}
     with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
         if is_finished(arguments.out, parameters, origin):
@@ -51,11 +51,15 @@ def main(arguments: argparse.Namespace) -> None:
         shutil.rmtree(arguments.scratch, ignore_errors=True)
 
 
-def read_files(paths: list[Path], parameters: plan.Parameters, model: Any) -> list[BlockFile]:
-    """The quantized blocks, and the layers of none. Raises UserError unless all are there, of this model and rules."""
-    files, digests = [read_block(path) for path in paths], model.file_digests()
+def read_files(paths: list[Path], parameters: plan.Parameters, origin: dict[str, Any]) -> list[BlockFile]:
+    """The quantized blocks, and the layers of none.
+
+    Raises UserError unless all are there, by these rules and of this model and, as far as they say, calibration set.
+    """
+    files = [read_block(path) for path in paths]
     for path, file in zip(paths, files, strict=True):
-        check_origin(file.seal, path, {"model": parameters["model"]}, {"model": digests})
+        known = {key: value for key, value in origin.items() if key in file.seal["inputs"]}
+        check_origin(file.seal, path, {"model": parameters["model"]}, {"model": origin["model"]} | known)
         for name, rule in file.seal["parameters"]["layers"].items():
             if difference := plan.describe_difference(rule, parameters["layers"][name]):
                 stage = file.seal["parameters"]["stage"]

@@ -13,6 +13,7 @@ _DELIVERABLES = (
     ("quantized blocks", "adaround"),
     ("report", "report.html"),
     ("evaluation", "fid.json"),
+    ("quality against size", "frontier.md"),
     ("ablation", "ablation.md"),
     ("fewer activation bits", "quant_config_multitier.json"),
     ("mixed weight bits", "mixed_bits.json"),

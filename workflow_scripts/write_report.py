@@ -39,7 +39,7 @@ Facts = dict[str, Any]
 
 
 def main(arguments: argparse.Namespace) -> None:
-    config, fid = read_config(arguments.config), read_json(arguments.fid, format="evaluation")
+    config, fid = read_config(arguments.config), read_json(arguments.fid, format="evaluation", version=2)
     quantization = read_quant_config(arguments.quant_config)
     sensitivity = read_by_block(read_sensitivity, arguments.sensitivity)
     reports = read_by_block(read_report, arguments.reports)

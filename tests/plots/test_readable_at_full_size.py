@@ -7,6 +7,7 @@ from tests.plots.readable import check_readable, find_overlaps
 from tests.plots.synthetic import (
     SIGMAS,
     STEPS,
+    build_frontier,
     build_full_precision,
     build_reports,
     build_sensitivity,
@@ -20,6 +21,7 @@ from workflow_scripts.plots import (
     channels,
     distributions,
     evaluation,
+    frontier,
     heatmaps,
     over_sigma,
     pictures,
@@ -62,6 +64,7 @@ FIGURES = {
     "layer_errors": lambda: blocks.draw_layer_errors([content for content, _ in SENSITIVITIES]),
     "error_growth": lambda: evaluation.draw_error_growth(VARIANTS),
     "size_quality": lambda: evaluation.draw_size_quality(VARIANTS, {"fid_to_full_precision": {"value": 2.0}}),
+    "frontier": lambda: frontier.draw_frontier(build_frontier(), 4.5),
     "picture_grid": lambda: pictures.draw_picture_grid(
         PICTURES, [about["title"] for about in VARIANTS.values()][:5], [CAPTION] * 8
     ),

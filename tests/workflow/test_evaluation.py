@@ -4,14 +4,10 @@ import json
 
 import pytest
 
-from workflow_scripts.numerics.plain_ways import FAMILIES
-
 pytestmark = pytest.mark.slow
 
 SMALL = {"evaluation_pictures": 4, "evaluation_steps": 2, "evaluation_shards": 2, "evaluation_variants": ["fp", "w4a8"]}
 SMALL |= {"frontier_sizes": [4.5], "frontier_pictures": 4}
-# What the bits saved stand on, at the size of the main job.
-FRONTIER = [*["draw_plain"] * len(FAMILIES), "draw_frontier_reference", "draw_size", "measure_frontier"]
 DRAWN = 4  # full precision, w4a8, and the two of the noise floor
 
 
@@ -21,11 +17,13 @@ def test_the_evaluation_stands_on_the_main_job_and_is_not_drawn_twice(copy):
     expected = ["draw_reference", "measure_growth", "score", "write_evaluation_prompts"]
     expected += ["extract_features", "generate_images"] * 2 * DRAWN + ["compare_variant"] * DRAWN
     expected += ["extract_reference_features"] * 2 + ["measure_size"] * 2 + ["write_study_parameters"] * 8
-    assert copy.list_jobs(target) == sorted([*expected, *FRONTIER, "write_parameters"])
+    expected += ["draw_frontier_reference", "draw_size", "measure_frontier", "write_parameters"] + ["draw_plain"] * 4
+    assert copy.list_jobs(target) == sorted(expected)
     done = copy.run(target, cores=2)
     assert done.returncode == 0, done.stdout
     scores = json.loads((copy.results / "fid.json").read_text())
     assert list(scores["variants"]) == ["fp", "w4a8"]
+    assert list(scores["bits_saved"]["ways"]) == ["w_a16", "w_a8"]
     assert copy.list_jobs(target) == []
     copy.configure(evaluation_variants=["fp"])
     assert copy.list_jobs(target) == ["score", "write_study_parameters"]

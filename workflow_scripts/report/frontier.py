@@ -3,9 +3,13 @@
 from typing import Any
 
 from workflow_scripts.report.tables import NOTHING, Body, Cell, Column, Table, format_fixed, show_number
-from workflow_scripts.store.frontier_file import ROUNDED, UNROUNDED, find_best, list_ours
+from workflow_scripts.store.frontier_file import ROUNDED, find_best, list_ours
 
 Facts = dict[str, Any]
+SAVINGS = (
+    ("median", "Bits saved", "median quality"),
+    ("p5", "Bits saved, lowest 5 %", "quality of the lowest 5 %"),
+)
 COLUMNS = (
     Column("", is_number=False),
     Column("Bits per weight", meaning="over all linear layers, scales and zero points included"),
@@ -57,15 +61,17 @@ def format_interval(found: Facts, digits: int, scale: float = 1) -> str:
 
 
 def describe_saving(saved: Facts | None) -> list[tuple[str, str, str]]:
-    """The tile that heads the report, as (what, value, beside what); none where no size is configured."""
+    """The tiles that head the report, as (what, value, beside what); none where no size is configured."""
     if saved is None:
         return []
-    own, unrounded = saved["ways"][ROUNDED], saved["ways"][UNROUNDED]
-    value, low = own["median"], own["p5"]
-    note = (
-        f"saved against nn.quantize at equal median quality, 95 %: {format_interval(value, 2)}; at equal lowest 5 %"
-        f" {format_fixed(low['value'], 1)}, 95 %: {format_interval(low, 2)}; with unrounded inputs"
-        f" {format_fixed(unrounded['median']['value'], 1)}. At {format_fixed(own['bits_per_weight'], 2)} bits per"
-        f" weight over all linear layers; {describe_setting(saved)}"
-    )
-    return [("Bits saved", f"{format_fixed(value['value'], 1)} bits per weight", note)]
+    own = saved["ways"][ROUNDED]
+    size = f"{format_fixed(own['bits_per_weight'], 2)} bits per weight over all linear layers"
+    return [
+        (
+            title,
+            f"{format_fixed(own[key]['value'], 1)} bits per weight",
+            f"saved against nn.quantize at equal {quality}; 95 %: {format_interval(own[key], 2)}; {size};"
+            f" {describe_setting(saved)}",
+        )
+        for key, title, quality in SAVINGS
+    ]

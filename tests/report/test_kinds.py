@@ -1,0 +1,67 @@
+"""What is quantized is told from the files: by kind of layer, with what stays in full precision beside it."""
+
+import re
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+
+from workflow_scripts import describe_quantization
+from workflow_scripts.report.kinds import show_kind
+from workflow_scripts.store.errors import UserError
+from workflow_scripts.store.files import read_json
+
+
+@pytest.fixture
+def rows(quantized_study, capsys):
+    """The printed table's rows as lists of cells, by kind."""
+    describe_quantization.main(Namespace(config=quantized_study.quant_config))
+    head, rule, *lines = capsys.readouterr().out.splitlines()
+    assert set(rule) == set("| -:")
+    assert head.startswith("| Kind | Layers |")
+    return {cells[0]: cells[1:] for line in lines if (cells := line.strip("| ").split(" | "))}
+
+
+def test_every_layer_is_counted_under_its_kind(rows, quantized_study):
+    layers = read_json(quantized_study.quant_config)["layers"]
+    counts = {kind: int(cells[0]) for kind, cells in rows.items() if cells[0] != "–"}
+    total = counts.pop("All linear layers")
+    assert total == len(layers) == sum(counts.values()) - counts["Patch embedding, a convolution"]
+    assert counts["adaLN modulation"] == 11
+    assert counts["Query, key and value"] == 30
+
+
+def test_bits_are_those_of_the_configuration_and_of_the_file(rows):
+    assert rows["MLP, fc1"][1:5] == ["4.00", "4", "4.50", "8"]
+    assert rows["adaLN modulation"][1:3] == ["7.98", "8"] or rows["adaLN modulation"][2] in ("8", "8–16")
+    assert rows["Embedders of text, pooled text and time step"][1:5] == ["16.00", "16", "16.00", "not rounded"]
+
+
+def test_shares_add_up_and_products_have_no_weights(rows):
+    shares = {kind: float(cells[-1]) for kind, cells in rows.items() if cells[-1] != "–"}
+    total = shares.pop("All linear layers")
+    assert sum(shares.values()) == pytest.approx(100, abs=0.5)
+    assert total == pytest.approx(100 - shares["Patch embedding, a convolution"], abs=0.11)
+    assert rows["Attention products, of queries by keys and by values"] == ["–"] * 4 + ["not rounded", "–"]
+
+
+def test_widths_are_weighed_by_their_weights():
+    facts = [
+        {"bits": 2, "inputs": [8], "weights": 300, "bytes": 90},
+        {"bits": 6, "inputs": [4, 16], "weights": 100, "bytes": 80},
+    ]
+    texts = [cell.text for cell in show_kind("a kind", facts, 800)]
+    assert texts == ["a kind", "2", "3.00", "2–6", "3.40", "4, 8, not rounded", "50.0"]
+
+
+def test_the_command_prints_the_table_and_names_a_missing_file_in_one_line(quantized_study, tmp_path):
+    command = [sys.executable, "-m", "workflow_scripts.describe_quantization"]
+    done = subprocess.run([*command, quantized_study.quant_config], capture_output=True, text=True, check=True)
+    assert re.search(r"^\| All linear layers \| 68 \|", done.stdout, re.MULTILINE)
+    missing = subprocess.run([*command, tmp_path / "absent.json"], capture_output=True, text=True, check=False)
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("error: ")
+    assert missing.stderr.count("\n") == 1
+    with pytest.raises(UserError, match=r"absent\.json is missing"):
+        describe_quantization.main(Namespace(config=tmp_path / "absent.json"))
