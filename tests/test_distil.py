@@ -28,9 +28,9 @@ SETTINGS = {
     "bits_per_weight": None,
     "held_out": 0.34,
     "distil_iterations": 5,
-    "distil_batch": 4,
-    "distil_rate": 0.005,
-    "distil_code_rate": 0.03,
+    "distil_batch": 6,
+    "distil_rate": 0.0005,
+    "distil_code_rate": 0.017,  # five iterations take the undecided codes just over to the next one
     "distil_checkpoint_every": 2,
 }
 UNITS = plan.list_units("embedded")
@@ -167,6 +167,7 @@ def interrupt(sources: Path, folder: Path, monkeypatch, saves: int, **changes) -
     return list_arguments(sources, folder).scratch / "learning.safetensors"
 
 
+@pytest.mark.slow
 class TestInterruptions:
     """Equal bytes, or a line that says why it starts over."""
 
@@ -234,7 +235,7 @@ class TestFinished:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"distil_rate": 0.1}, r"other parameters \(distil_rate: 0.005 there, 0.1 in"),
+            ({"distil_rate": 0.1}, r"other parameters \(distil_rate: 0.0005 there, 0.1 in"),
             ({"calibration": "another"}, r"other inputs \(calibration: "),
             ({"blocks": {"mm_00": "another"}}, r"other inputs \(blocks\.mm_00: "),
         ],

@@ -344,6 +344,7 @@ def assert_equal(first, second):
         np.testing.assert_array_equal(np.array(value), np.array(other), err_msg=name)
 
 
+@pytest.mark.slow
 class TestLearning:
     @pytest.mark.parametrize(("name", "kind"), [("plain", "scales"), ("coarse", "codes"), ("unguided", "codes")])
     def test_the_loss_falls(self, name, kind, request):

@@ -82,7 +82,7 @@ def test_where_there_are_gpus_every_stage_that_runs_the_model_asks_for_one(tmp_p
     path.write_text(Path("profiles/slurm/config.yaml").read_text().replace("gpus: 0", "gpus: 2"))
     with path.open() as file:
         asked = {line.split(":")[0] for line in ProfileConfigFileParser().parse(file)["set-resources"]}
-    # The first two read a checkpoint and compute next to nothing; the frontier's pictures are drawn by rules of their own.
+    # The first two compute next to nothing; the frontier's pictures are drawn by rules of their own.
     stages = plan.LOADS_MODEL - {"pack_weights", "measure_size", "measure_frontier"}
     drawn = {"draw_frontier_reference", "draw_plain", "draw_size"}
     frontier = {"optimise_frontier_block", "round_frontier_shared", "distil_frontier"}
