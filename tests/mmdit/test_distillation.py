@@ -352,7 +352,7 @@ class TestLearning:
         settings = SETTINGS._replace(kind=kind, iterations=6, batch=8, rate=5e-3, code_rate=0.03)
         state = learn_quietly(task, settings, start_state(starts[kind]))
         assert len(state.losses) == state.iteration == 6
-        assert state.losses[-1] < 0.8 * state.losses[0]
+        assert state.losses[-1] < 0.9 * state.losses[0]
 
     def test_all_kinds_move_or_only_those_asked_for(self, coarse):
         task, starts = coarse
