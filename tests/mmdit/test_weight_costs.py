@@ -12,7 +12,7 @@ from workflow_scripts.mmdit.forward import bind_weights, predict_velocity
 from workflow_scripts.mmdit.layer_hessians import accumulate_hessians
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.weight_costs import estimate_costs, group_layers, round_choices
-from workflow_scripts.numerics.bit_choices import list_choices
+from workflow_scripts.numerics.bit_choices import CHANGE_BYTES, list_choices
 from workflow_scripts.numerics.gptq import round_with_gptq
 from workflow_scripts.numerics.weight_grid import choose_grid, dequantize
 
@@ -67,11 +67,14 @@ class TestChoices:
             for choice in list(found)[::5]:
                 grid = choose_grid(weight, RULE | choice._asdict())
                 codes = round_with_gptq(weight, grid, guided.hessians[layer.input], DAMPING)
-                np.testing.assert_array_equal(found[choice], dequantize(codes, grid) - weight)
+                expected = (dequantize(codes, grid) - weight).astype(np.float16)
+                np.testing.assert_array_equal(found[choice], expected)
 
     def test_more_bits_change_less(self, guided):
         for changes in guided.changes.values():
-            powers = [np.square(changes[choice]).sum() for choice in changes if choice.group_size == 64]
+            powers = [
+                np.square(changes[choice].astype(np.float64)).sum() for choice in changes if choice.group_size == 64
+            ]
             assert powers == sorted(powers, reverse=True)
 
 
@@ -119,7 +122,7 @@ def test_layers_apart_cost_what_they_cost_together(guided):
 
 
 def test_groups_hold_all_layers_in_order_within_their_size(guided, monkeypatch):
-    own = [4 * guided.weights[layer.name].size * 12 for layer in guided.layers]
+    own = [CHANGE_BYTES * guided.weights[layer.name].size * 12 for layer in guided.layers]
     for limit, count in ((1, 4), (max(own), None), (sum(own), 1)):
         monkeypatch.setattr(weight_costs, "GROUP_BYTES", limit)
         groups = list(group_layers(guided.layers, guided.weights))
