@@ -116,7 +116,7 @@ def write_states(folder: Path) -> None:
 
 def write_bits(folder: Path) -> None:
     """What two layers cost in two widths, and the widths chosen by it."""
-    config = configuration.complete({"weights": SEARCHED, "bits_per_weight": 12}, configuration.load_schema())
+    config = configuration.complete({"weights": SEARCHED, "bits_per_weight": 15.7}, configuration.load_schema())
     for stage in ("measure_costs", "search_bits"):
         write_json(folder / f"{stage}.json", plan.select_parameters(stage, config, []))
     costs = {rule["layers"]: {Choice(2, 64): 0.5, Choice(4, 64): 0.25} for rule in SEARCHED[1:]}
@@ -266,7 +266,7 @@ def read_weight_costs(folder: Path) -> None:
 def read_chosen_bits(folder: Path) -> None:
     """What a block does: its rules with the bits that were chosen."""
     mixed = read_mixed_bits(folder / "mixed_bits.json")
-    identify_bits({"bits_per_weight": 12.0}, mixed)
+    identify_bits({"bits_per_weight": 15.7}, mixed)
     overlay_bits({layer.name: {"weight": {"bits": 4, "group_size": 64}} for layer in LAYERS}, mixed)
 
 
