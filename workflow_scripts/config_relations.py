@@ -145,8 +145,8 @@ def refuse_seeds(config: Config) -> None:
 
 
 def count_least_bits(config: Config) -> float:
-    """The fewest bits per weight that the search can give the layers of the blocks."""
-    elements = count_elements(config["model"])
+    """The fewest bits per weight that the search can give all linear layers."""
+    elements = count_elements(config)
     bits = {name: find_rule(config["weights"], name)["bits"] for name in elements}
     smallest = Choice(min(WIDTHS), max(GROUP_SIZES)).bits_per_weight
     stored = sum(count * (UNQUANTIZED if bits[name] == UNQUANTIZED else smallest) for name, count in elements.items())

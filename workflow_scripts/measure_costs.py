@@ -19,10 +19,9 @@ from workflow_scripts.mmdit.layer_rounding import choose_damping
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.weight_costs import estimate_costs, group_layers, round_choices
 from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics.bit_choices import PROBE_POINTS, Costs
+from workflow_scripts.numerics.bit_choices import GROUP_SIZES, PROBE_POINTS, Costs, list_choices
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED, find_rule
 from workflow_scripts.numerics.selection import choose_spread_points
-from workflow_scripts.numerics.weight_grid import fit_group_size
 from workflow_scripts.store.calibration import open_calibration
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
@@ -41,7 +40,7 @@ def main(arguments: argparse.Namespace) -> None:
     weights, _ = read_weights(transformer, layers)
     rules = {layer.name: find_rule(parameters["weights"], layer.name) for layer in layers}
     rounded = [layer for layer in layers if rules[layer.name]["bits"] != UNQUANTIZED]
-    refuse_unfit(rounded, weights, rules)
+    refuse_unfit(rounded, weights)
     conditions, tokens = calibration.specs["cs"].shape[1:3]
     together = choose_batch(transformer, model.LATENT_SHAPE, calibration.specs["cs"].shape, TOGETHER)
     check_forward(transformer, model.LATENT_SHAPE, tokens, conditions * together, "measuring what rounding costs")
@@ -53,15 +52,17 @@ def main(arguments: argparse.Namespace) -> None:
     log.info(f"{len(costs)} layers, {parameters['search_probes']} gradients: {arguments.out}")
 
 
-def refuse_unfit(layers: list[Layer], weights: dict[str, mx.array], rules: dict[str, dict[str, Any]]) -> None:
+def refuse_unfit(layers: list[Layer], weights: dict[str, mx.array]) -> None:
     """Raise UserError if there is no layer to search, or one whose width no group size fits."""
     if not layers:
         raise UserError("weights: all layers have 16 bits, so there are none to choose; lower some")
     for layer in layers:
-        try:
-            fit_group_size(weights[layer.name].shape[1], rules[layer.name]["group_size"])
-        except ValueError as error:
-            raise UserError(f"weights: {layer.name}: {error}; give it another, or 16 bits") from None
+        width = weights[layer.name].shape[1]
+        if not list_choices(width):
+            raise UserError(
+                f"weights: {layer.name}: {width} inputs are no multiple of the group sizes {GROUP_SIZES[0]} and"
+                f" {GROUP_SIZES[1]}; give it 16 bits, or set bits_per_weight to null"
+            )
 
 
 def measure(

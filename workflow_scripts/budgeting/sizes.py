@@ -19,6 +19,8 @@ FLUX = {"width": 3072, "heads": 24, "parameters": 11_891_061_824, "block_paramet
 # an MLP.
 ELEMENTS = {"qkv": 1, "o": 1, "fc1": 4, "fc2": 4}
 MODULATIONS = {("image", True): 6, ("text", True): 6, ("text", False): 2, ("unified", True): 3}
+FREQUENCIES = 256  # of a time step's features
+PATCH_VALUES = 64  # that the final layer gives of each image token: 2 x 2 latents of 16 channels
 PIXELS = 16  # of a side of an image token: 8 of a latent, 2 latents
 
 
@@ -77,13 +79,26 @@ def read_sizes(config: plan.Parameters) -> Sizes:
     return _SIZES[config["model"]](config)
 
 
-def count_elements(model: str) -> dict[str, int]:
-    """The elements of the weight of each linear of the blocks by name, as squares of the transformer's width."""
+def count_elements(config: plan.Parameters) -> dict[str, int]:
+    """The elements of the weight of each linear of the model that `config` names, by name."""
+    model, sizes = config["model"], read_sizes(config)
     reaching = {(s.block, s.name) for s in list_streams(*plan.MODEL_BLOCKS[model]) if s.reaches_output}
+    elements = {}
+    for layer in list_linears(*plan.MODEL_BLOCKS[model]):
+        if layer.block and layer.role == "adaLN":
+            squares = MODULATIONS[layer.stream, (layer.block, layer.stream) in reaching]
+        else:
+            squares = ELEMENTS.get(layer.role) if layer.block else None
+        elements[layer.name] = squares * sizes.width**2 if squares else sizes.width * count_inputs(layer.name, sizes)
+    return elements
+
+
+def count_inputs(name: str, sizes: Sizes) -> int:
+    """The elements of a linear of no block, over the transformer's width."""
     return {
-        layer.name: ELEMENTS[layer.role]
-        if layer.role != "adaLN"
-        else MODULATIONS[layer.stream, (layer.block, layer.stream) in reaching]
-        for layer in list_linears(*plan.MODEL_BLOCKS[model])
-        if layer.block
-    }
+        "context_embedder": sizes.context[1],
+        "y_embedder.mlp.layers.0": sizes.pooled,
+        "t_embedder.mlp.layers.0": FREQUENCIES,
+        "final_layer.adaLN_modulation": 2 * sizes.width,
+        "final_layer.linear": PATCH_VALUES,
+    }.get(name, sizes.width)
