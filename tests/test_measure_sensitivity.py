@@ -8,6 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.presets import PAPER
 from tests.quantization import conftest as small
 from workflow_scripts import capture_blocks, configuration, measure_sensitivity, plan
 from workflow_scripts.models.catalogue import find_model
@@ -22,7 +23,8 @@ WIDTHS = ["2", "3", "4", "5", "6", "8"]
 
 
 def select(stage: str, **changes) -> plan.Parameters:
-    config = configuration.complete({"selected_steps": 3, "capture_points": 12} | changes, configuration.load_schema())
+    values = PAPER | {"selected_steps": 3, "capture_points": 12} | changes
+    config = configuration.complete(values, configuration.load_schema())
     return plan.select_parameters(stage, config, [])
 
 
