@@ -59,7 +59,7 @@ def list_blocks(names: str | None) -> list[str]:
 
 
 def change_rules(rules: list[Settings], **values) -> list[Settings]:
-    """The rules of the blocks' own layers with other values; those of adaLN stay."""
+    """The rules of weights with other values."""
     return [rule if rule["bits"] == UNQUANTIZED or "adaLN" in rule["layers"] else rule | values for rule in rules]
 
 

@@ -25,9 +25,9 @@ from workflow_scripts.numerics.quality import measure_snr
 from workflow_scripts.numerics.schedule import draw_noise
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file, read_json, write_json
+from workflow_scripts.store.frontier_file import PICTURES
 from workflow_scripts.store.tensors import read_sealed_tensors, write_sealed_tensors
 
-FORMAT = {"format": "frontier-pictures", "version": 1}
 EXACT = 150.0  # dB: nothing in fp32 is nearer without being equal, and JSON has no infinity
 
 
@@ -66,7 +66,7 @@ def main(arguments: argparse.Namespace) -> None:
         ways.append({"name": way.name, "title": way.title, "bits_per_weight": way.bits_per_weight, "ratios": ratios})
         log.info(f"{way.title}: {way.bits_per_weight:.2f} bits per weight, median {np.median(ratios):.2f} dB")
     source = {path.name: hash_file(path) for path in arguments.quant_config[:1]}
-    write_json(arguments.out, FORMAT | about | {"source": source, "ways": ways})
+    write_json(arguments.out, PICTURES | about | {"source": source, "ways": ways})
 
 
 def start_pictures(

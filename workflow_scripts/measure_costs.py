@@ -90,7 +90,7 @@ def measure(
     for group in group_layers(layers, weights):
         batches = (points.take(run) for run in split_runs(chosen, together))
         hessians = accumulate_hessians(transformer, group, batches)
-        ranks |= {name: measure_rank(hessian) for name, hessian in hessians.items()}
+        ranks |= measure_ranks(hessians)
         changes = {}
         for layer in group:
             name = layer.name
@@ -102,6 +102,17 @@ def measure(
             progress.advance()
         costs |= estimate_costs(transformer, points, probes, changes, cfg_scale, parameters["seed"])
     return costs, ranks
+
+
+def measure_ranks(hessians: dict[str, np.ndarray]) -> dict[str, int]:
+    """The effective rank of each input by its name. Raises UserError naming one that is not finite."""
+    ranks = {}
+    for name, hessian in hessians.items():
+        try:
+            ranks[name] = measure_rank(hessian)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}; check the model's weights") from error
+    return ranks
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from workflow_scripts import plan
-from workflow_scripts.draw_frontier import FORMAT as PICTURES
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.numerics.frontier import describe_quality, describe_saving
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.frontier_file import FORMAT, find_best, list_ours
+from workflow_scripts.store.frontier_file import FORMAT, PICTURES, find_best, list_ours
 from workflow_scripts.store.vouching import write_text
 
 HEAD = ("", "bits per weight", "median, dB", "lowest 5 %, dB", "turn out otherwise", "bits saved, median", "lowest 5 %")

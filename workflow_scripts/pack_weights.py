@@ -99,7 +99,7 @@ def check_blocks(
         raise UserError(f"blocks: {found[plan.WHOLE]} has all layers; name it alone")
     wanted = [] if plan.WHOLE in found else plan.list_units(parameters["model"])
     if missing := [block for block in wanted if block not in found]:
-        raise UserError(f"blocks: no file of {', '.join(missing)} is named; run optimise_block for each and name it")
+        raise UserError(f"blocks: no file of {', '.join(missing)} is named; run its rule and name it")
     return found, seals
 
 

@@ -48,8 +48,8 @@ def search(
     except ValueError:
         least = (plain + sum(min(option.size for option in own) for own in options.values())) / total
         raise UserError(
-            f"bits_per_weight: {parameters['bits_per_weight']:g} bits are too few, with scales and zero points"
-            f" {least:.3g} is the least possible; raise it to {np.ceil(least * 100) / 100:g} or more"
+            f"bits_per_weight: {(budget + plain) / total:g} bits are too few, with scales and zero points {least:.3g}"
+            f" is the least possible; raise it to {np.ceil(least * 100) / 100:g} or more"
         ) from None
     described = {
         name: {

@@ -11,7 +11,8 @@ import numpy as np
 from workflow_scripts import plan
 from workflow_scripts.entry import build_parser, log, run
 from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.numerics.weight_grid import stored_bits, unpack_codes
+from workflow_scripts.numerics.bit_choices import stored_bits
+from workflow_scripts.numerics.weight_grid import unpack_codes
 from workflow_scripts.store.block_file import digest_codes
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import hash_file

@@ -9,7 +9,8 @@ import pytest
 from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.packed import bind_packed, list_packed, name_bits, restore_weight
-from workflow_scripts.numerics.weight_grid import choose_grid, dequantize, pack_codes, round_to_grid, stored_bits
+from workflow_scripts.numerics.bit_choices import stored_bits
+from workflow_scripts.numerics.weight_grid import choose_grid, dequantize, pack_codes, round_to_grid
 from workflow_scripts.store.packed_checkpoint import PackedCheckpoint
 from workflow_scripts.store.quant_config import QuantConfig
 

@@ -34,12 +34,13 @@ def read_profile(name: str) -> dict:
 
 def split_rules():
     """The text of each rule by its name, with that of the rule it is made from."""
-    rules: dict[str, str] = {}
+    own: dict[str, str] = {}
+    base: dict[str, str] = {}
     for path in sorted(Path("rules").glob("*.smk")):
         for part in re.split(r"^(?=(?:use )?rule )", path.read_text(), flags=re.M):
             if named := re.match(r"(?:use rule (\w+) as|rule) (\w+)", part):
-                rules[named[2]] = part.partition("\n\n\n")[0] + rules.get(named[1] or "", "")
-    return rules
+                own[named[2]], base[named[2]] = part.partition("\n\n\n")[0], named[1] or ""
+    return {name: text + own.get(base[name], "") for name, text in own.items()}
 
 
 def reaches_mlx(module: str, seen: set[str]) -> bool:

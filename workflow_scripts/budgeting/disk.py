@@ -5,8 +5,8 @@ from typing import Any
 
 from workflow_scripts import plan
 from workflow_scripts.budgeting.shapes import ModelShapes
+from workflow_scripts.numerics.bit_choices import stored_bits
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED, find_rule
-from workflow_scripts.numerics.weight_grid import stored_bits
 from workflow_scripts.store import block_inputs, calibration, trajectories
 
 FP16, FP32 = 2, 4

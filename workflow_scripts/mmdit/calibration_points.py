@@ -12,6 +12,7 @@ from workflow_scripts.mmdit.forward import predict_velocity
 from workflow_scripts.mmdit.observe import Batch
 from workflow_scripts.numerics.schedule import guide
 from workflow_scripts.store.calibration import Calibration
+from workflow_scripts.store.errors import UserError
 
 
 class CalibrationPoints(NamedTuple):
@@ -32,8 +33,14 @@ class CalibrationPoints(NamedTuple):
 
 
 def read_points(calibration: Calibration) -> CalibrationPoints:
-    """The points of a calibration set. Raises UserError naming a damaged file."""
+    """The points of a calibration set. Raises UserError naming a damaged file, or a point that is not finite."""
     arrays = [calibration.read(name) for name in ("xs", "ts", "sigmas", "prompt_indices")]
+    broken = np.flatnonzero(~np.isfinite(arrays[0]).all(axis=(1, 2, 3)))
+    if len(broken):
+        raise UserError(
+            f"{calibration.path}: calibration point {broken[0]} is not finite; check the model's weights, delete it and"
+            " the trajectories, and run again"
+        )
     return CalibrationPoints(*arrays, calibration.bind_conditions())
 
 

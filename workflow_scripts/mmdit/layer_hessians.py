@@ -42,6 +42,8 @@ def accumulate_hessians(model: Any, layers: Sequence[Layer], batches: Iterable[B
 
 
 def measure_rank(hessian: np.ndarray) -> int:
-    """The directions of an input that together hold ENERGY of it."""
+    """The directions of an input that together hold ENERGY of it. Raises ValueError unless it is finite."""
+    if not np.isfinite(hessian).all():
+        raise ValueError("what it reads has values that are not finite, or too large to square")
     values = np.linalg.eigvalsh(hessian)[::-1]
     return int(np.searchsorted(np.cumsum(values), ENERGY * values.sum()) + 1)

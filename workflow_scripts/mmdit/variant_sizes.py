@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from workflow_scripts.mmdit.blocks import resolve_module
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.packed import name_bits
+from workflow_scripts.numerics.bit_choices import stored_bits
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
-from workflow_scripts.numerics.weight_grid import stored_bits
 from workflow_scripts.store.block_file import LayerWeight, read_block
 from workflow_scripts.store.packed_checkpoint import PARTS, read_packed
 from workflow_scripts.store.quant_config import read_quant_config

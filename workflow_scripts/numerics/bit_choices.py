@@ -30,3 +30,8 @@ Costs = dict[str, dict[Choice, float]]
 def list_choices(width: int) -> list[Choice]:
     """The choices for a weight of `width` inputs; none if no group fits."""
     return [Choice(bits, size) for bits in WIDTHS for size in GROUP_SIZES if width % size == 0]
+
+
+def stored_bits(bits: int) -> int:
+    """The bits a code of `bits` takes in MLX's format, which has no width of 7."""
+    return 8 if bits == 7 else bits

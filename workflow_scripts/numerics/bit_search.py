@@ -15,9 +15,8 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, eye_array, kron, vstack
 
-from workflow_scripts.numerics.bit_choices import GROUP_BITS
+from workflow_scripts.numerics.bit_choices import GROUP_BITS, stored_bits
 from workflow_scripts.numerics.layer_rules import find_rule
-from workflow_scripts.numerics.weight_grid import stored_bits
 
 # mm_03.image.attn.q_proj as mm_*, as mm_*.image.attn.q_proj, and as it is.
 _PATTERNS = ((r"_\d+\..*", "_*"), (r"_\d+\.", "_*."), (r"^", ""))

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from workflow_scripts.numerics.bit_choices import stored_bits
+
 # Weights at work at a time in a search: what it passes over again and again stays in the cache.
 _CHUNK = 2**16
 # The smallest scale fp16 holds, for groups of equal weights.
@@ -30,11 +32,6 @@ class Grid(NamedTuple):
     biases: np.ndarray
     bits: int
     group_size: int
-
-
-def stored_bits(bits: int) -> int:
-    """The bits a code of `bits` takes in MLX's format, which has no width of 7."""
-    return 8 if bits == 7 else bits
 
 
 def choose_grid(weight: np.ndarray | mx.array, rule: dict[str, Any]) -> Grid:

@@ -14,6 +14,7 @@ from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
 
 FORMAT = {"format": "frontier", "version": 1}
+PICTURES = {"format": "frontier-pictures", "version": 1}  # of one job, before they are set against each other
 UNROUNDED, ROUNDED = "w_a16", "w_a8"  # names of ours: inputs as they are, and as the quantization config rounds them
 
 
