@@ -102,7 +102,9 @@ def test_bits_saved_come_first_of_all_tables_figures_and_tiles(results):
 def test_the_default_report_names_mixed_bits_by_width_and_group(results):
     text = results.render()
     head, *rows = read_table(text, "weights")
-    assert [row[head.index("Mixed")] for row in rows if row[0] == "mm_00.text.attn.q_proj"] == ["6 / 128"]
+    chosen = read_json(results.folder / "mixed_bits.json")["mixed"]["layers"]
+    shown = {row[0]: row[head.index("Mixed")] for row in rows}
+    assert shown == {name: f"{choice['bits']} / 128" for name, choice in chosen.items()}
     head, uniform, mixed = read_table(text, "mixed")
     assert (uniform[:3], mixed[:3]) == (["uniform", "3.50", "17.0"], ["mixed", "3.49", "20.0"])
     assert head[3:] == ["2 / 128", "3 / 64", "3 / 128", "4 / 128", "5 / 128", "6 / 128"]
