@@ -59,7 +59,7 @@ def list_blocks(names: str | None) -> list[str]:
 
 
 def change_rules(rules: list[Settings], **values) -> list[Settings]:
-    """The rules of weights with other values."""
+    """Rules with other values; those that name adaLN layers stay."""
     return [rule if rule["bits"] == UNQUANTIZED or "adaLN" in rule["layers"] else rule | values for rule in rules]
 
 
