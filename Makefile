@@ -1,6 +1,6 @@
 # Sets up .venv on first use, then hands every target under results/ to Snakemake.
 #   make results/quant_config.json          the main job
-#   make results/quick/quant_config.json    the same in a minute, with config/quick.yaml
+#   make results/quick/quant_config.json    the same in a minute or two, with config/quick.yaml
 #   make results/ANY_TARGET CORES=2         wider
 PYTHON ?= python3
 CORES ?= 1
