@@ -9,7 +9,7 @@ READY := .venv/installed
 SNAKEMAKE := $(BIN)/python -m snakemake --cores $(CORES)
 
 .DEFAULT_GOAL := results/quant_config.json
-.PHONY: venv test kernels lint format bench scale faults slurm FORCE
+.PHONY: venv test kernels lint format bench scale faults slurm everything FORCE
 # Else an interrupted make deletes its target, finished or not.
 .PRECIOUS: results/quick/% results/%
 
@@ -24,8 +24,7 @@ test: $(READY)
 
 # Those tests of numbers that take seconds, under the BLAS kernels of other CPUs: OpenBLAS rounds otherwise on each family.
 OTHER_KERNELS := Haswell Nehalem
-NUMERIC_TESTS := mmdit models numerics optimise_block quantization test_capture_blocks.py test_collect_shard.py \
-    test_encode_prompts.py test_gather_calibration.py test_measure_sensitivity.py
+NUMERIC_TESTS := mmdit numerics quantization test_collect_shard.py test_encode_prompts.py test_gather_calibration.py
 kernels: $(READY)
 	set -e; for kernels in $(OTHER_KERNELS); do \
 	    echo "BLAS kernels: $$kernels"; \
@@ -58,6 +57,10 @@ faults: $(READY)
 # A quarter of an hour: a Slurm of one node is started from Debian's packages, which takes root, and ended again.
 slurm: $(READY)
 	SLURM_TESTS=1 $(BIN)/python -m pytest tests/slurm -rs
+
+# Half an hour: every target is made, small, and every kind of file that is then there is damaged.
+everything: $(READY)
+	EVERYTHING_TESTS=1 $(BIN)/python -m pytest tests/workflow/test_every_file.py -rs
 
 venv: $(READY)
 

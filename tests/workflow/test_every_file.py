@@ -1,5 +1,6 @@
 """After a run of everything: whatever is on the disk is vouched for, and damage is found, named and mended."""
 
+import os
 import random
 import re
 import subprocess
@@ -20,7 +21,8 @@ from tests.every_file import (
 from tests.faults.undisturbed import Job, Run, delete
 from tests.faults.working_copy import EVERYTHING, WorkingCopy, make_reference
 
-pytestmark = pytest.mark.whole  # some 520 jobs
+# Some 520 jobs: `make everything`
+pytestmark = pytest.mark.skipif(not os.environ.get("EVERYTHING_TESTS"), reason="a run of everything; make everything")
 
 SMALL = {
     "trajectories": 3,
@@ -32,6 +34,12 @@ SMALL = {
     "capture_shards": 1,
     "adaround_iterations": 2,
     "adaround_batch": 4,
+    "search_points": 6,
+    "search_probes": 2,
+    "distil_iterations": 2,
+    "distil_batch": 4,
+    "frontier_sizes": [4.5, 5],
+    "frontier_pictures": 4,
     "ladder_pictures": 2,
     "ladder_steps": 2,
     "evaluation_pictures": 4,
