@@ -25,7 +25,7 @@ BY_ROLE = (
 )
 COMMANDS = [command for path in DOCUMENTS for command in read_commands(path)]
 PRESETS = ("quick", "sd3-medium", "sd3.5-large", "flux-schnell")
-CONFIGURATIONS = [None, *(f"config/{name}.yaml" for name in PRESETS)]
+CONFIGURATIONS = [None, *(f"config/{name}.yaml" for name in ("paper", *PRESETS))]
 WIDEST = 128
 
 

@@ -62,6 +62,7 @@ SMALLER = {
     },
     "tests/benchmarks/speed.py": {"ROUNDS = 7": "ROUNDS = 1"},
     "tests/benchmarks/blocks.py": {"ITERATIONS = 300": "ITERATIONS = 20"},
+    "tests/benchmarks/distillation.py": {"ROUNDS = 6": "ROUNDS = 1"},
     "tests/benchmarks/pictures.py": {"3.0, 7": "3.0, 1"},
     "tests/benchmarks/scale.py": {"10_000, 50": "200, 10"},
 }
