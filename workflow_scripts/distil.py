@@ -129,7 +129,7 @@ def distil(
     write_report(name_report(arguments.out), plan.WHOLE, described)
     write_block(arguments.out, weights, inputs, task.student.sigmas, parameters, origin, biases)
     words = ", ".join(f"{name} {-to_decibels(error, 1):.2f} dB" for name, error in errors.items())
-    log.info(f"guided velocity held out: {words}; {chosen} is written to {arguments.out}")
+    log.info(f"distil: guided velocity held out {words}; kept: {chosen}, in {arguments.out}")
 
 
 def continue_learning(

@@ -71,12 +71,6 @@ def main(arguments: argparse.Namespace) -> None:
     config["origin"] = origin | {"blocks": {block: seal["fingerprint"] for block, seal in seals.items()}}
     write_json(arguments.out_dir / "config.json", config)
     log.info(summarise(layers, packed, config, path))
-    if arguments.uniform_g64:
-        log.warning(
-            f"--uniform-g64: {len(config['rounded'])} of {len(packed)} layers have 4 bits that no block learned, where"
-            " the configuration may give them more: pictures come out further from full precision than without it;"
-            f" verify_weights {arguments.out_dir} names them"
-        )
 
 
 def check_blocks(
