@@ -106,28 +106,28 @@ def test_a_setting_of_the_blocks_reruns_them_and_what_follows_if_asked(copy):
     assert copy.list_jobs("quant_config") == sorted([*BLOCKS_AGAIN, *["write_block_parameters"] * 5])
 
 
-def test_a_rule_for_one_block_makes_that_block_again_and_without_it_it_is_as_it_was(copy):
-    copy.configure(**BY_RULES, overwrite=True)
-    made = copy.run("quant_config")
+def test_a_rule_for_one_block_makes_that_block_again_and_without_it_it_is_as_it_was(workflow):
+    workflow.configure(**BY_RULES, overwrite=True)
+    made = workflow.run("quant_config")
     assert made.returncode == 0, made.stdout
-    before, block = read_blocks(copy), name_block(copy, "mm_02")
-    copy.configure(weights=ONE_MORE_RULE)
+    before, block = read_blocks(workflow), name_block(workflow, "mm_02")
+    workflow.configure(weights=ONE_MORE_RULE)
     alone = [*["capture_blocks"] * 2, "optimise_block", "write_block_parameters"]
-    assert copy.list_jobs(block) == alone
+    assert workflow.list_jobs(block) == alone
     # The layers of no block have no rule of their own, but the parameters of their stage have all rules.
     again = [job for job in BLOCKS_AGAIN if job != "distil"]
-    assert copy.list_jobs("quant_config") == sorted(
+    assert workflow.list_jobs("quant_config") == sorted(
         [*again, "round_shared", "write_block_parameters", *["write_parameters"] * 2]
     )
-    assert copy.run(block).returncode == 0
-    after = read_blocks(copy)
+    assert workflow.run(block).returncode == 0
+    after = read_blocks(workflow)
     assert {name for name in before if after[name] != before[name]} == {
         f"adaround/mm_02{end}" for end in (".json", ".report.json", ".safetensors")
     }
-    copy.configure(weights=ONE_MORE_RULE[:1])
-    done = copy.run(block)
+    workflow.configure(weights=ONE_MORE_RULE[:1])
+    done = workflow.run(block)
     assert list_written(done.stdout) == ["mm_02"]
-    assert read_blocks(copy) == before
+    assert read_blocks(workflow) == before
 
 
 def test_a_setting_of_the_activations_alone_does_not_record_the_statistics_again(copy):
