@@ -97,7 +97,7 @@ LATER = [
         "adaround_optimize --adaround-cache calibration_data/adaround_cache --output quantized_weights"
         " --iters 20000 --batch-size 16 --bits-w 4 --bits-a 8",
         "quantized",
-        LEARNED | {"adaround_iterations": 20000, "adaround_batch": 16},
+        LEARNED | {"adaround_iterations": 20000, "adaround_batch": 16, "bits_per_weight": None},
     ),
     (
         f"visualize_activations {STATS} --output-dir calibration_data/activations/plots"
