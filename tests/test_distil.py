@@ -125,7 +125,8 @@ class TestResult:
         """Scales alone: the codes are those of the blocks."""
         with caplog.at_level(logging.INFO, "workflow_scripts"):
             path = run_distil(sources, tmp_path, distil="scales")
-        assert re.search(r"guided velocity held out blocks [\d.]+ dB, distilled [\d.]+ dB; kept: distilled", caplog.text)
+        said = r"guided velocity held out blocks [\d.]+ dB, distilled [\d.]+ dB; kept: distilled"
+        assert re.search(said, caplog.text)
         assert not list_arguments(sources, tmp_path).scratch.exists()
         found, moved = read_block(path).weights, set()
         assert set(read_made(path)["moved_codes"].values()) == {0.0}
