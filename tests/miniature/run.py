@@ -23,6 +23,7 @@ CONFIG = {
     "width": 48,
     "negative_prompt": "blue square",
     "trajectories": 3,
+    "prompts_per_shard": 1,
     "seed": 3,
     "steps": 3,
     "selected_steps": 2,
