@@ -163,5 +163,5 @@ class TestClip:
     def test_refuses_a_folder_of_something_else(self, tmp_path):
         (tmp_path / "config.json").write_text("{}")
         (tmp_path / "model.safetensors").write_bytes(b"")
-        with pytest.raises(UserError, match="holds no CLIP vision model"):
+        with pytest.raises(UserError, match="is no whole safetensors file"):
             ClipFeatures(str(tmp_path))
