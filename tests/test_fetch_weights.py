@@ -166,7 +166,12 @@ def follow(message, **environment):
     """Run the commands of a refusal's second line as they stand."""
     commands = message.splitlines()[1].split(" && ")
     paths = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    quiet = {"HF_HUB_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_ETAG_TIMEOUT": "120"}
+    quiet = {
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_ETAG_TIMEOUT": "120",
+    }
     for command in commands:
         done = subprocess.run(
             shlex.split(command, comments=True),
