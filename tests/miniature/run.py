@@ -24,6 +24,7 @@ CONFIG = {
     "negative_prompt": "blue square",
     "trajectories": 3,
     "prompts_per_shard": 1,
+    "cfg_scale": 1.5,
     "seed": 3,
     "steps": 3,
     "selected_steps": 2,
