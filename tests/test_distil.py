@@ -148,8 +148,16 @@ class TestResult:
                 for part, expected in zip(found.weights[name].grid, layer.grid, strict=True):
                     np.testing.assert_array_equal(part, expected)
 
-    def test_guidance_is_that_of_the_calibration_set(self, sources):
-        assert distil.read_guidance(sources / "calibration.zarr") == GUIDANCE
+    def test_guidance_is_that_of_the_calibration_set(self, sources, tmp_path, monkeypatch):
+        found, learn = [], distil.learn
+
+        def note(task, settings, *others):
+            found.append(settings.guidance)
+            return learn(task, settings, *others)
+
+        monkeypatch.setattr(distil, "learn", note)
+        run_distil(sources, tmp_path)
+        assert found == [GUIDANCE]
 
 
 def interrupt(sources: Path, folder: Path, monkeypatch, saves: int, **changes) -> Path:

@@ -23,14 +23,14 @@ from workflow_scripts.mmdit.student import Learned, assemble_student
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.loss_curve import shorten_losses
 from workflow_scripts.numerics.quality import to_decibels
-from workflow_scripts.store.block_file import BlockFile, read_block, write_block
-from workflow_scripts.store.block_report import name_report, read_report, write_report
+from workflow_scripts.store.block_file import BlockFile, holds_work, read_block, write_block
+from workflow_scripts.store.block_report import name_report, write_report
 from workflow_scripts.store.calibration import Calibration, open_calibration
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
 from workflow_scripts.store.learning_state import read_learning, write_learning
 from workflow_scripts.store.lock import hold_lock
-from workflow_scripts.store.seal import check_origin, fingerprint_origin, read_file_seal
+from workflow_scripts.store.seal import check_origin, fingerprint_origin
 
 START, LEARNED = "blocks", "distilled"
 
@@ -47,7 +47,9 @@ def main(arguments: argparse.Namespace) -> None:
             log.info(f"{arguments.out} is finished already")
         else:
             calibration.verify()
-            distil(arguments, parameters, origin, *assemble_task(parameters, calibration, model, files))
+            guidance = calibration.seal["parameters"]["cfg_scale"]
+            task, codes = assemble_task(parameters, calibration, model, files)
+            distil(arguments, parameters, origin, task, codes, guidance)
         shutil.rmtree(arguments.scratch, ignore_errors=True)
 
 
@@ -72,16 +74,11 @@ def read_files(paths: list[Path], parameters: plan.Parameters, origin: dict[str,
 
 def is_finished(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> bool:
     """Whether `path` holds the result of this; if it holds anything else, that is said."""
-    if not all(place.exists() for place in (path, path.with_suffix(".json"), name_report(path))):
-        return False
     try:
-        check_origin(read_file_seal(path.with_suffix(".json")), path, parameters, origin)
-        read_block(path)
-        read_report(name_report(path))
+        return holds_work(path, parameters, origin)
     except UserError as error:
         log.info(f"{str(error).partition(';')[0]}; it is made again")
         return False
-    return True
 
 
 def assemble_task(
@@ -108,9 +105,13 @@ def distil(
     origin: dict[str, Any],
     task: Task,
     codes: dict[str, np.ndarray],
+    guidance: float,
 ) -> None:
-    """Learn, keep the better of start and result on held-out points, and write report, file and seal."""
-    settings = Settings.read(parameters, read_guidance(arguments.calibration))
+    """Learn, keep the better of start and result on held-out points, and write report, file and seal.
+
+    guidance: the weight that the calibration set's trajectories were drawn with.
+    """
+    settings = Settings.read(parameters, guidance)
     first = task.student.start(task.model, codes, "codes" in KINDS[settings.kind])
     state = continue_learning(arguments.scratch / "learning.safetensors", parameters, origin, task, settings, first)
     results = {START: first, LEARNED: state.learned}
@@ -146,11 +147,6 @@ def continue_learning(
         write_learning(path, fingerprint, numbers, pack_tree({"learned": moving, "adam": state.adam}))
 
     return learn(task, settings, state, save, lambda loss: progress.advance(note=f"loss {loss:.4g}"))
-
-
-def read_guidance(path: Path) -> float:
-    """The weight of guidance the calibration set's trajectories were drawn with."""
-    return open_calibration(path).seal["parameters"]["cfg_scale"]
 
 
 def open_learning(path: Path, fingerprint: str, first: Learned) -> State:

@@ -22,16 +22,16 @@ from workflow_scripts.mmdit.state_arrays import pack_state, unpack_state
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.footprint import estimate_learning
 from workflow_scripts.numerics.loss_curve import shorten_losses
-from workflow_scripts.store.block_file import BlockFile, LayerWeight, read_block, write_block
+from workflow_scripts.store.block_file import BlockFile, LayerWeight, holds_work, read_block, write_block
 from workflow_scripts.store.block_inputs import BlockInputs, open_block_inputs
-from workflow_scripts.store.block_report import name_report, read_report, write_report
+from workflow_scripts.store.block_report import name_report, write_report
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
 from workflow_scripts.store.learning_state import read_learning, write_learning
 from workflow_scripts.store.lock import hold_lock
 from workflow_scripts.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
 from workflow_scripts.store.room import check_memory
-from workflow_scripts.store.seal import check_origin, fingerprint_origin, read_file_seal
+from workflow_scripts.store.seal import check_origin, fingerprint_origin
 
 LINEAR_WIDTHS = 24  # a block's linears together, as squares of its width: 12 a stream
 
@@ -90,18 +90,13 @@ def is_finished(path: Path, parameters: plan.Parameters, origin: dict[str, Any],
 
     Raises UserError if it is there and damaged or made of something else, unless it may be replaced.
     """
-    if not all(place.exists() for place in (path, path.with_suffix(".json"), name_report(path))):
-        return False
     try:
-        check_origin(read_file_seal(path.with_suffix(".json")), path, parameters, origin)
-        read_block(path)
-        read_report(name_report(path))
+        return holds_work(path, parameters, origin)
     except UserError as error:
         if not replaceable:
             raise
         log.info(f"{str(error).partition(';')[0]}; it is made again")
         return False
-    return True
 
 
 def quantize_block(

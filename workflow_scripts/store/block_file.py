@@ -20,9 +20,10 @@ import numpy as np
 
 from workflow_scripts import plan
 from workflow_scripts.numerics.weight_grid import Grid, pack_codes, unpack_codes
+from workflow_scripts.store.block_report import name_report, read_report
 from workflow_scripts.store.errors import UserError, blame
 from workflow_scripts.store.files import hash_file, write_json
-from workflow_scripts.store.seal import Seal, make_seal, read_file_seal
+from workflow_scripts.store.seal import Seal, check_origin, make_seal, read_file_seal
 from workflow_scripts.store.tensors import read_note, read_tensors, refuse_broken, write_tensors
 
 
@@ -101,6 +102,19 @@ def read_block(path: Path) -> BlockFile:
         }
         biases = {key.removesuffix(".bias"): tensors[key] for key in tensors if key.endswith(".bias")}
         return BlockFile(weights, inputs, tensors["sigmas"], seal, biases)
+
+
+def holds_work(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> bool:
+    """Whether `path` holds a block, with seal and report, made with `parameters` from `origin`; False if one is absent.
+
+    Raises UserError if they are damaged or made of something else.
+    """
+    if not all(place.exists() for place in (path, path.with_suffix(".json"), name_report(path))):
+        return False
+    check_origin(read_file_seal(path.with_suffix(".json")), path, parameters, origin)
+    read_block(path)
+    read_report(name_report(path))
+    return True
 
 
 def name_stage(seal: Seal) -> str:
