@@ -29,6 +29,8 @@ Rules = list[dict[str, Any]]
 # DiffusionKit's own 4-bit checkpoints: `load_mmdit` calls nn.quantize with its defaults on every Linear, then strips
 # the prefix.
 UNIFORM_PREFIX = "model.diffusion_model."
+UNIFORM_CURE = "--uniform-g64 writes learned codes of 4 bits in groups of 64: use the results of config/uniform.yaml"
+CURE = "name the mixed_bits.json that the blocks were made with, or make them again"
 UNIFORM_RULES = [{"layers": "*", "bits": 4, "group_size": 64, "symmetric": False, "range": "absmax"}]
 
 
@@ -60,8 +62,8 @@ def main(arguments: argparse.Namespace) -> None:
     mixed = read_mixed_bits(arguments.mixed) if arguments.mixed and not arguments.uniform_g64 else None
     chosen = {layer.name: choose_rule(rules, mixed, layer.name) for layer in layers}
     packed = pack_layers(layers, weights, blocks, chosen)
+    refuse_unlearned(layers, packed, UNIFORM_CURE if arguments.uniform_g64 else CURE)
     if arguments.uniform_g64:
-        refuse_unlearned(layers, packed)
         refuse_migrated(layers, packed)
     path = arguments.out_dir / "model.safetensors"
     tensors = {f"{prefix}{key}": value for key, value in collect_tensors(weights, packed).items()}
@@ -194,13 +196,14 @@ def round_to_nearest(name: str, weight: mx.array, rule: dict[str, Any]) -> Codes
     return Codes(grid, weight_grid.round_to_grid(np.array(weight.astype(mx.float32)), grid))
 
 
-def refuse_unlearned(layers: list[Layer], packed: dict[str, PackedLayer]) -> None:
-    """Raise UserError unless the codes of every layer were learned for this layout."""
-    others = [layer.name for layer in layers if not packed[layer.path].is_learned]
+def refuse_unlearned(layers: list[Layer], packed: dict[str, PackedLayer], cure: str) -> None:
+    """Raise UserError, with the `cure`, unless the codes of every quantized layer are those of its file."""
+    wanted = [layer.name for layer in layers if layer.path in packed]
+    others = [layer.name for layer in layers if layer.path in packed and not packed[layer.path].is_learned]
     if others:
         raise UserError(
-            f"--uniform-g64 writes learned codes only, and {len(others)} of {len(layers)} layers have none of 4 bits in"
-            f" groups of 64, {others[0]} among them; use the results of config/uniform.yaml"
+            f"{len(others)} of {len(wanted)} layers have no codes of the bits and the group size that are asked for,"
+            f" {others[0]} among them; {cure}"
         )
 
 

@@ -260,7 +260,10 @@ def test_the_uniform_layout_is_that_of_diffusionkit(uniform, load_mmdit, origina
 
 def test_the_uniform_layout_is_of_learned_codes_alone(scrambled, tmp_path):
     """The paper's rules give the adaLN layers 8 bits, and leave the embedders as they are."""
-    with pytest.raises(UserError, match=r"learned codes only, and 17 of 74 layers have none of 4 bits in groups of 64"):
+    words = (
+        r"^17 of 74 layers have no codes .*; --uniform-g64 writes learned codes of 4 bits in groups of 64: use the res"
+    )
+    with pytest.raises(UserError, match=words):
         scrambled.pack(list_blocks(scrambled), tmp_path / "uniform", uniform_g64=True)
     assert not (tmp_path / "uniform").exists()
 
@@ -283,3 +286,14 @@ def test_searched_bits_are_packed_as_the_blocks_have_them(study, original, tmp_p
     assert config["rounded"] == []
     assert config["quantization"][f"{BLOCK_1}.mlp.fc2"] == {"mode": "affine", **chosen}
     assert_holds_blocks(load_plainly(study.quantized), read_learned(study), [], original)
+
+
+def test_another_search_than_the_blocks_is_refused(scrambled, tmp_path):
+    """Nothing is rounded to nearest in silence where codes of other widths are asked for."""
+    mixed = tmp_path / "mixed_bits.json"
+    write_json(mixed, MIXED | {"mixed": {"layers": {FC2: {"bits": 3, "group_size": 64}}}})
+    with pytest.raises(
+        UserError, match=rf"1 of \d+ layers have no codes .*, {FC2} among them; name the mixed_bits.json"
+    ):
+        scrambled.pack(list_blocks(scrambled), tmp_path / "packed", mixed=mixed)
+    assert not (tmp_path / "packed").exists()
