@@ -106,7 +106,7 @@ rule optimise_block:
         mixed=lambda wildcards, input: name_option("--mixed", input.get("mixed")),
     shell:
         "python -m workflow_scripts.optimise_block --params {input.params:q} --inputs {input.rows:q}"
-        " --before {input.before:q} {params.mixed} --scratch {params.scratch:q}/scratch/adaround/{wildcards.block}"
+        " --before {input.before:q} {params.mixed:q} --scratch {params.scratch:q}/scratch/adaround/{wildcards.block}"
         " --out {output.weights:q} --replace --log {log:q}"
 
 
@@ -131,4 +131,4 @@ rule round_shared:
         mixed=lambda wildcards, input: name_option("--mixed", input.get("mixed")),
     shell:
         "python -m workflow_scripts.round_shared --params {input.params:q} --calibration {input.calibration:q}"
-        " {params.mixed} --out {output.weights:q} --log {log:q}"
+        " {params.mixed:q} --out {output.weights:q} --log {log:q}"

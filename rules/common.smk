@@ -173,9 +173,9 @@ def get_mixed_bits(wildcards):
     return [f"{config['results_dir']}/mixed_bits.json"] if searched else []
 
 
-def name_option(option, files):
-    """An option of a command with its file, or nothing where there is no such file."""
-    return f"{option} {shlex.quote(str(files))}" if files else ""
+def name_option(option, value):
+    """The words of a command's option with its value, or none where there is no such value."""
+    return [option, str(value)] if value else []
 
 
 def list_quantized(suffix):

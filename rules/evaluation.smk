@@ -181,7 +181,7 @@ rule score:
         ),
     shell:
         "python -m workflow_scripts.score --params {input.params:q} --prompts {input.prompts:q}"
-        " --folder {params.folder:q} {params.frontier} --out {output:q} --log {log:q}"
+        " --folder {params.folder:q} {params.frontier:q} --out {output:q} --log {log:q}"
 
 
 rule tabulate_ablation:

@@ -201,4 +201,4 @@ rule measure_frontier:
         sizes=FRONTIER_SIZES,
     shell:
         "python -m workflow_scripts.measure_frontier --plain {input.plain:q} --learned {input.learned:q}"
-        " --sizes {params.sizes} --out {output.table:q} --log {log:q}"
+        " --sizes {params.sizes:q} --out {output.table:q} --log {log:q}"

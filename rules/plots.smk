@@ -47,7 +47,7 @@ rule plot_frontier:
         folder=subpath(output[0], parent=True),
         size=name_option("--size", config["bits_per_weight"]),
     shell:
-        "python -m workflow_scripts.plot_frontier --frontier {input:q} {params.size}"
+        "python -m workflow_scripts.plot_frontier --frontier {input:q} {params.size:q}"
         " --out {params.folder:q} --log {log:q}"
 
 

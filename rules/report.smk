@@ -49,7 +49,7 @@ rule write_report:
         results=subpath(output[0], parent=True),
     shell:
         "python -m workflow_scripts.write_report --config {params.values:q} --fid {input.fid:q}"
-        " --frontier {input.frontier:q} {params.distilled} --quant-config {input.quant_config:q}"
+        " --frontier {input.frontier:q} {params.distilled:q} --quant-config {input.quant_config:q}"
         " --multitier {input.multitier:q} --mixed {input.mixed:q}"
         " --statistics {input.statistics:q} --reports {input.reports:q} --sensitivity {input.sensitivity:q}"
         " --plots {input.plots:q} --benchmarks {params.results:q}/benchmarks --out {output:q} --log {log:q}"

@@ -55,5 +55,5 @@ rule pack_weights:
         folder=subpath(output.model, parent=True),
         mixed=lambda wildcards, input: name_option("--mixed", input.get("mixed")),
     shell:
-        "python -m workflow_scripts.pack_weights --params {input.params:q} --blocks {input.blocks:q} {params.mixed}"
+        "python -m workflow_scripts.pack_weights --params {input.params:q} --blocks {input.blocks:q} {params.mixed:q}"
         " --out-dir {params.folder:q} --log {log:q}"

@@ -61,7 +61,7 @@ def translate(name: str, words: list[str]) -> Translation:
         today = ["snakemake", "--cores", arguments.cores, *today[1:], *options]
     else:
         today, settings = today + passed, before
-    changed = {key: value for key, value in settings.items() if before.get(key) != value}
+    changed = {key: value for key, value in settings.items() if key not in before or before[key] != value}
     lines = [f"{option.flag}: {option.says}" for option in given if option.says]
     return Translation(today, config, settings, changed, dict(list_links(command, given, arguments, results)), lines)
 

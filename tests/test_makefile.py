@@ -1,5 +1,6 @@
 """The Makefile begins only with a Python that every pinned package has a wheel for."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -27,7 +28,8 @@ def make(tmp_path):
         shim.write_text(SHIM.format(python=sys.executable, version=(*version, 0)))
         shim.chmod(0o755)
         command = ["make", "--no-print-directory", "venv", f"PYTHON={shim}"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=outside)
         assert done.returncode == 2
         assert not (tmp_path / ".venv").exists()
         return done.stdout + done.stderr

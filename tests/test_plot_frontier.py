@@ -16,7 +16,9 @@ def run(folder, **changes):
 
 def test_the_figure_is_there_in_both_formats(tmp_path):
     run(tmp_path)
-    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"frontier.png", "frontier.svg"}
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
+        f"frontier{suffix}" for suffix in (".png", ".svg", ".sha256")
+    }
 
 
 def test_a_frontier_of_another_version_is_refused(tmp_path):

@@ -69,7 +69,7 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
         ("model", "negative_prompt", "seed", "cfg_scale", "trajectories", "ladder_pictures", "ladder_steps"),
     ),
     "write_quant_config": (2, ("model", "activations")),
-    "measure_sensitivity": (1, ("model", "seed", "weights", "activations", "evaluation_cfg")),
+    "measure_sensitivity": (2, ("model", "seed", "weights", "activations", "evaluation_cfg")),
     "write_multitier": (1, ("model", "multitier_rule", "multitier_budget", "multitier_thresholds", "weight_budget")),
     "plot_activations": (1, ("model", "snapshot_steps")),
     "write_evaluation_prompts": (1, ("model", "seed", "evaluation_prompts", "evaluation_pictures", "evaluation_seed")),
