@@ -1,7 +1,6 @@
-"""Pack the blocks' codes, and what else the rules name rounded to nearest, as a checkpoint MLX loads by itself."""
+"""Pack the codes of the distilled model, or of all blocks, as a checkpoint MLX loads by itself."""
 
 import argparse
-from collections import Counter
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,12 +42,11 @@ class Codes(NamedTuple):
 
 
 class PackedLayer(NamedTuple):
-    """A quantized layer: its tensors by part, nominal bits, group size, and whether the codes are its block's."""
+    """A quantized layer: its tensors by part, nominal bits and group size."""
 
     tensors: dict[str, np.ndarray]
     bits: int
     group_size: int
-    is_learned: bool
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -61,8 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
     prefix, rules = (UNIFORM_PREFIX, UNIFORM_RULES) if arguments.uniform_g64 else ("", parameters["weights"])
     mixed = read_mixed_bits(arguments.mixed) if arguments.mixed and not arguments.uniform_g64 else None
     chosen = {layer.name: choose_rule(rules, mixed, layer.name) for layer in layers}
-    packed = pack_layers(layers, weights, blocks, chosen)
-    refuse_unlearned(layers, packed, UNIFORM_CURE if arguments.uniform_g64 else CURE)
+    packed = pack_layers(layers, weights, blocks, chosen, UNIFORM_CURE if arguments.uniform_g64 else CURE)
     if arguments.uniform_g64:
         refuse_migrated(layers, packed)
     path = arguments.out_dir / "model.safetensors"
@@ -72,7 +69,8 @@ def main(arguments: argparse.Namespace) -> None:
     config |= describe_checkpoint(path, prefix, packed)
     config["origin"] = origin | {"blocks": {block: seal["fingerprint"] for block, seal in seals.items()}}
     write_json(arguments.out_dir / "config.json", config)
-    log.info(summarise(layers, packed, config, path))
+    size = f"{config['bits_per_weight']:.2f} bits per weight, {config['model']['bytes'] / 1e6:.1f} MB"
+    log.info(f"{len(packed)} layers quantized; {size} in {path}")
 
 
 def check_blocks(
@@ -119,14 +117,20 @@ def check_layers(path: Path, seal: Seal, wanted: dict[str, dict[str, Any]]) -> N
 
 
 def pack_layers(
-    layers: list[Layer], weights: dict[str, mx.array], blocks: dict[str, Path], rules: dict[str, dict[str, Any]]
+    layers: list[Layer],
+    weights: dict[str, mx.array],
+    blocks: dict[str, Path],
+    rules: dict[str, dict[str, Any]],
+    cure: str,
 ) -> dict[str, PackedLayer]:
     """Every layer that its rule quantizes, by module path; one file of `blocks` is in memory at a time.
 
-    What is packed is taken out of `weights`, where learned biases take the place of the model's.
+    What is packed is taken out of `weights`, where learned biases take the place of the model's. Raises UserError, with
+    the `cure`, if the codes of a layer are not of its rule's bits and group size.
     """
     check_widths(layers, weights, rules)
-    packed = {}
+    packed: dict[str, PackedLayer] = {}
+    unfit = []
     progress = Progress("weights", len(layers), "layers")
     for path, members in groupby(layers, lambda layer: blocks.get(plan.WHOLE) or blocks[layer.block or plan.SHARED]):
         block = read_block(path)
@@ -136,9 +140,18 @@ def pack_layers(
                 weights[f"{layer.path}.bias"] = mx.array(block.biases[layer.name])
             rule = rules[layer.name]
             if rule["bits"] != UNQUANTIZED:
-                weight = weights.pop(f"{layer.path}.weight")
-                packed[layer.path] = pack_layer(layer, weight, learned.get(layer.name), rule)
+                del weights[f"{layer.path}.weight"]
+                codes = learned.get(layer.name)
+                if codes is not None and fits_rule(codes.grid, rule):
+                    packed[layer.path] = pack_layer(codes)
+                else:
+                    unfit.append(layer.name)
             progress.advance()
+    if unfit:
+        raise UserError(
+            f"{len(unfit)} of {len(packed) + len(unfit)} layers have no codes of the bits and the group size that are"
+            f" asked for, {unfit[0]} among them; {cure}"
+        )
     return packed
 
 
@@ -172,39 +185,18 @@ def is_migrated(migration: np.ndarray | None) -> bool:
     return migration is not None and bool(np.any(migration != 1))
 
 
-def pack_layer(layer: Layer, weight: mx.array, learned: Codes | None, rule: dict[str, Any]) -> PackedLayer:
-    """One layer: the block's codes where their grid is the rule's, else `weight` (out, in) rounded to nearest."""
-    fits = learned is not None and fits_rule(learned.grid, rule)
-    grid, codes, migration = learned if fits else round_to_nearest(layer.name, weight, rule)
+def pack_layer(learned: Codes) -> PackedLayer:
+    """The tensors of one layer's codes."""
+    grid, codes, migration = learned
     tensors = {"weight": weight_grid.pack_codes(codes, grid.bits), "scales": grid.scales, "biases": grid.biases}
     if migration is not None:
         tensors["migration"] = migration
-    return PackedLayer(tensors, grid.bits, grid.group_size, fits)
+    return PackedLayer(tensors, grid.bits, grid.group_size)
 
 
 def fits_rule(grid: weight_grid.Grid, rule: dict[str, Any]) -> bool:
     """Whether a module made for `rule` can hold codes on `grid`."""
     return grid.bits == rule["bits"] and rule["group_size"] in (grid.group_size, "row")
-
-
-def round_to_nearest(name: str, weight: mx.array, rule: dict[str, Any]) -> Codes:
-    """The grid and the nearest codes of `weight`. Raises UserError naming the layer if fp16 cannot hold the grid."""
-    try:
-        grid = weight_grid.choose_grid(weight, rule)
-    except ValueError as error:
-        raise UserError(f"{name}: {error}; check the model's weights") from None
-    return Codes(grid, weight_grid.round_to_grid(np.array(weight.astype(mx.float32)), grid))
-
-
-def refuse_unlearned(layers: list[Layer], packed: dict[str, PackedLayer], cure: str) -> None:
-    """Raise UserError, with the `cure`, unless the codes of every quantized layer are those of its file."""
-    wanted = [layer.name for layer in layers if layer.path in packed]
-    others = [layer.name for layer in layers if layer.path in packed and not packed[layer.path].is_learned]
-    if others:
-        raise UserError(
-            f"{len(others)} of {len(wanted)} layers have no codes of the bits and the group size that are asked for,"
-            f" {others[0]} among them; {cure}"
-        )
 
 
 def refuse_migrated(layers: list[Layer], packed: dict[str, PackedLayer]) -> None:
@@ -239,21 +231,10 @@ def describe_checkpoint(path: Path, prefix: str, packed: dict[str, PackedLayer])
         "quantization": quantization,
         "nominal_bits": {p: layer.bits for p, layer in packed.items() if layer.bits != quantization[p]["bits"]},
         "codes": {place: digest_codes(tensors[f"{place}.weight"]) for place in packed},
-        "rounded": [place for place, layer in packed.items() if not layer.is_learned],
+        "rounded": [],  # to nearest by the packing, in folders of earlier versions
         "migrated": [place for place, layer in packed.items() if "migration" in layer.tensors],
         "model": {"file": path.name, "sha256": hash_file(path), "bytes": path.stat().st_size},
     }
-
-
-def summarise(layers: list[Layer], packed: dict[str, PackedLayer], config: dict[str, Any], path: Path) -> str:
-    """One line: how many layers keep their blocks' codes, which roles were rounded to nearest, and the size."""
-    rounded = Counter(layer.role for layer in layers if layer.path in config["rounded"])
-    roles = f" ({', '.join(f'{role} {count}' for role, count in rounded.items())})" if rounded else ""
-    return (
-        f"{len(packed)} layers quantized, {len(packed) - rounded.total()} with their blocks' codes and"
-        f" {rounded.total()} rounded to nearest{roles}; {config['bits_per_weight']:.2f} bits per weight,"
-        f" {config['model']['bytes'] / 1e6:.1f} MB in {path}"
-    )
 
 
 if __name__ == "__main__":
