@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "training": {"plan", "numerics", "store", "mmdit", "models", "entry"},
     "evaluation": {"plan", "numerics", "store"},
     "plots": {"plan", "numerics", "store"},
-    "checks": {"plan", "numerics", "store", "mmdit", "models", "merge_activations", "verify_weights"},
+    "checks": {"plan", "numerics", "store", "mmdit", "models"},
     "report": {"plan", "numerics", "store", "entry", "summary", "variants", "versions"},
 }
 

@@ -19,13 +19,13 @@ from workflow_scripts import (
     configuration,
     plan,
     search_bits,
-    verify_weights,
     write_import_config,
     write_quant_config,
 )
-from workflow_scripts.merge_activations import merge_shards
+from workflow_scripts.checks.packed import find_problems
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.packed import bind_packed
+from workflow_scripts.mmdit.statistics_merging import merge_shards
 from workflow_scripts.models import embedded
 from workflow_scripts.numerics import schedule
 from workflow_scripts.numerics.bit_choices import Choice
@@ -290,7 +290,7 @@ READERS: dict[str, tuple[str, tuple[str, ...], Callable[[Path], Any]]] = {
     "packed weights": (
         "packed weights",
         ("quantized/*",),
-        lambda f: verify_weights.find_problems(open_packed(f / "quantized"), None),
+        lambda f: find_problems(open_packed(f / "quantized"), None),
     ),
     "quantization config": ("quantization config", ("quant_config.*", "quantized/*"), read_packed_model),
     "its origins": ("origins", ("activations/statistics.*", "adaround/mm_00.*", "quantized/config.json"), read_origins),

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from workflow_scripts import plan
+from workflow_scripts.checks.packed import find_problems
 from workflow_scripts.checks.results import Report, Results
-from workflow_scripts.merge_activations import describe_statistics, merge_shards
+from workflow_scripts.mmdit.statistics_merging import describe_statistics, merge_shards
 from workflow_scripts.store.calibration import open_calibration
 from workflow_scripts.store.files import encode_json, read_json
 from workflow_scripts.store.manifest import Manifest, build_manifest, count_saved, find_staleness, read_seals
@@ -19,7 +20,6 @@ from workflow_scripts.store.quant_config import read_quant_config
 from workflow_scripts.store.seal import read_group_seal
 from workflow_scripts.store.statistics_file import read_statistics, read_statistics_arrays
 from workflow_scripts.store.zarr_arrays import find_strays
-from workflow_scripts.verify_weights import find_problems
 
 ROUNDING = 1e-6  # what merging the same parts on another machine may change, relative or absolute
 
