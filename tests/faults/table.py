@@ -28,7 +28,7 @@ faults that earlier runs lost, and their fixes.
 | campaign | what it does |
 |---|---|
 | Circumstances | The surroundings change between two runs: folder, clock, configuration, package versions. |
-| Corruptions | Files of every kind are bit-flipped, truncated, removed or swapped. The first reader must name the file. |
+| Corruptions | Files of every kind are bit-flipped, truncated, removed or swapped. The reader must name the file. |
 | Hostile files | Files of every kind are mutated at random. No code may run, and time and memory stay bounded. |
 | Kills | Workers and Snakemake are killed with SIGKILL at random times, often several times in one run. |
 | Locks | Two workers run the same job, or two Snakemake processes use one folder. |
