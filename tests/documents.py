@@ -23,7 +23,8 @@ from workflow_scripts import configuration, entry
 RULES = {name for path in Path("rules").glob("*.smk") for name in re.findall(r"^rule (\w+):", path.read_text(), re.M)}
 SCHEMA = configuration.load_schema()
 PROGRAMS = ("snakemake", "make", "python", "source", "rm", "hf", "rsync", "squeue", "scancel")
-DOCUMENTS = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
+PAGES = sorted(Path("docs").glob("*.md"))
+DOCUMENTS = [*map(Path, ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "config/README.md")), *PAGES]
 MARKER = "needs the real weights"
 REAL_MODELS = re.compile(r"sd3|flux|calibration-1000|\bhf auth|\bhf download")
 
@@ -60,7 +61,7 @@ def read_commands(path: Path) -> list[Command]:
     for section in split_sections(path.read_text(encoding="utf-8")):
         lines = "\n".join(list_code(section)).replace("\\\n", " ").splitlines() + list_inline(section)
         words = [shlex.split(line, comments=True) for line in lines]
-        commands += [Command(path.name, found, section) for found in words if found]
+        commands += [Command(path.as_posix(), found, section) for found in words if found]
     return commands
 
 
@@ -85,6 +86,11 @@ def list_code(section: str) -> list[str]:
             found.append(line.strip())
         before = line.strip() and line
     return found
+
+
+def list_python(text: str) -> list[str]:
+    """The code of ```python fences."""
+    return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
 
 
 def list_hidden_commands(text: str) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.documents import DOCUMENTS, parse_snakemake, read_commands
+from tests.documents import DOCUMENTS, list_python, parse_snakemake, read_commands
 
 COMMANDS = list({c.line: c for path in DOCUMENTS for c in read_commands(path) if not c.needs_weights}.values())
 IGNORED = (".git", ".venv", "results", ".snakemake", "__pycache__", ".*_cache", "*.egg-info")
@@ -74,6 +74,9 @@ URLS = "tests/workflow/test_trajectories_url.py::test_the_calibration_set_is_tha
 ELSEWHERE = {
     r"make test": ".ci/run::make test",
     r"make lint": ".ci/run::make lint",
+    r"make kernels": ".ci/run::make kernels",
+    r"make everything": "tests/workflow/test_every_file.py::"
+    "test_a_flipped_bit_in_any_kind_of_file_is_found_and_named_with_what_makes_it",
     r"python -m src\..*": "tests/src/test_chain.py::test_from_trajectories_to_a_picture",
     r"snakemake .* (calibration_data|dry_run_cali)/config.yaml.*": TABLE,
     r"python -m workflow_scripts\.(?!write_import)\w+ --.*(calibration_data\b|quantized_weights).*": TABLE,
@@ -185,6 +188,13 @@ def test_all_targets_that_commands_name_alone_are_made(clone):
 @pytest.mark.parametrize("command", OWN, ids=str)
 def test_the_command_ends_well(command, clone):
     run(clone, command.line)
+
+
+@pytest.mark.parametrize("code", [code for path in DOCUMENTS for code in list_python(path.read_text(encoding="utf-8"))])
+def test_the_python_of_a_document_loads_the_result(code, clone):
+    quantized = "print(sum(isinstance(module, nn.QuantizedLinear) for _, module in model.named_modules()))"
+    said = run(clone, shlex.join(["python", "-c", f"{code}\n{quantized}"]))
+    assert said.split()[-1] == "74", said
 
 
 @pytest.mark.whole

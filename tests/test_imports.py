@@ -1,6 +1,7 @@
 """Imports go one way: plain_files <- plan <- numerics, store <- mmdit <- models <- training, evaluation <- entries."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ def list_imports(path):
 def list_modules(layer):
     module = PACKAGE / f"{layer}.py"
     return [module] if module.is_file() else sorted((PACKAGE / layer).rglob("*.py"))
+
+
+def test_the_table_of_contributing_is_this_one():
+    rows = re.findall(r"^\| `(\w+)` \| [^|]* \|(.*)\|$", Path("CONTRIBUTING.md").read_text(encoding="utf-8"), re.M)
+    assert {layer: set(re.findall(r"`(\w+)`", below)) for layer, below in rows} == MAY_IMPORT
 
 
 @pytest.mark.parametrize("layer", MAY_IMPORT)

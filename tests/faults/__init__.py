@@ -1,5 +1,5 @@
 """Faults planted on purpose, over every stage of the embedded model at the scale of `config/quick.yaml`.
 
-`make faults` runs the campaigns whole and writes `docs/reliability.md` from what they found; the tests beside them run
-a short seeded part of each.
+`make faults` runs the full campaigns and writes `docs/reliability.md` and `docs/reliability.csv`; the tests beside them
+run a short seeded part of each.
 """

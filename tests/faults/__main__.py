@@ -1,8 +1,8 @@
-"""Run campaigns of faults and write what came of them to docs/reliability.md.
+"""Run campaigns of faults and write their outcomes to docs/reliability.md and docs/reliability.csv.
 
 python -m tests.faults                          all of them, whole
 python -m tests.faults kills --count 40         one, shorter
-python -m tests.faults --table-only             only the document, from the outcomes there are
+python -m tests.faults --table-only             only the page and its data, from the outcomes there are
 """
 
 import argparse
