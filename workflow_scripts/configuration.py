@@ -16,6 +16,7 @@ from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.path_checks import refuse_places
 from workflow_scripts.plan import MODEL_KEYS
 from workflow_scripts.prompts import read_prompts
+from workflow_scripts.workflow_files import FOLDER
 
 # Snakemake hands these words of a command line over as text, and YAML takes 1e-3 for text.
 _WORDS = {"boolean": lambda word: {"true": True, "false": False}[word], "number": float}
@@ -28,7 +29,7 @@ _Validator = jsonschema.validators.extend(
     ),
 )
 LONGEST_MESSAGE = 200  # characters
-SCHEMA = Path(__file__).parent.parent / "config" / "config.schema.yaml"
+SCHEMA = FOLDER / "config" / "config.schema.yaml"
 
 
 def load_schema(path: Path = SCHEMA) -> dict[str, Any]:

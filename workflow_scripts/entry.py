@@ -34,6 +34,14 @@ CURES = {
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
 
+_PACKAGE = "time-aware-mmdit-quantization"
+# How to get what the package's own dependencies leave out, by the name of the module.
+INSTALL = {
+    "diffusionkit": "pip install --no-deps diffusionkit==0.5.2",
+    **dict.fromkeys(("torch", "torchmetrics"), f"pip install '{_PACKAGE}[torch]'"),
+    **dict.fromkeys(("fsspec", "s3fs"), f"pip install '{_PACKAGE}[object-storage]'"),
+}
+
 
 def build_parser(description: str, *paths: str) -> argparse.ArgumentParser:
     """A parser with one required path option per name in `paths`, and an optional `--log FILE`."""
@@ -121,10 +129,18 @@ def describe_failure(error: Exception) -> str:
     """What is wrong, where, and what to do about it, as far as that is foreseen."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) and (text := describe_missing(error)):
+        return text
     if not isinstance(error, OSError) or error.errno not in CURES:
         return f"{type(error).__name__}: {error}"
     place = error.filename2 or error.filename or "a file"
     return f"{place} cannot be written or read ({error.strerror}); {CURES[error.errno]} and run again"
+
+
+def describe_missing(error: ModuleNotFoundError) -> str:
+    """Which package is not installed and how to get it; empty if it is one that should be there."""
+    name = (error.name or "").partition(".")[0]
+    return f"{name} is not installed; run: {INSTALL[name]}" if name in INSTALL else ""
 
 
 def append_traceback(path: Path) -> bool:

@@ -1,0 +1,210 @@
+"""The package says what it needs, and a wheel of it works where there is no clone."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.working_copy import copy_project
+from workflow_scripts import create_project, entry, workflow_files
+from workflow_scripts.store.errors import UserError
+
+PROJECT = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+NO_PACKAGE = {"workflow_scripts", "diffusionkit"}  # DiffusionKit is installed on its own
+
+
+def list_imports(path):
+    """The top-level packages that a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def name_packages(requirements):
+    return {canonicalize_name(Requirement(requirement).name) for requirement in requirements}
+
+
+def read_pins():
+    lines = Path("requirements.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(pin.name): str(next(iter(pin.specifier)).version) for pin in pins}
+
+
+def run_taqmlx(*words):
+    return subprocess.run([sys.executable, "-m", "workflow_scripts", *words], capture_output=True, text=True)
+
+
+def test_every_package_that_is_imported_is_declared():
+    named = packages_distributions()
+    declared = name_packages([*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)])
+    for path in Path("workflow_scripts").rglob("*.py"):
+        for module in set(list_imports(path)) - set(sys.stdlib_module_names) - NO_PACKAGE:
+            assert declared & set(map(canonicalize_name, named[module])), f"{path} imports {module}"
+
+
+@pytest.mark.parametrize(
+    "requirement", [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
+)
+def test_the_pinned_version_is_one_that_the_package_admits(requirement):
+    wanted = Requirement(requirement)
+    assert wanted.specifier.contains(read_pins()[canonicalize_name(wanted.name)])
+
+
+def test_what_only_scores_and_training_need_is_an_extra():
+    assert {"torch", "torchmetrics"} == name_packages(EXTRAS["torch"])
+    assert not name_packages(PROJECT["dependencies"]) & {"torch", "torchmetrics"}
+
+
+def test_the_fast_blas_is_asked_for_on_linux_alone():
+    markers = [Requirement(line).marker for line in EXTRAS["cpu"]]
+    for platform, wanted in (("linux", True), ("darwin", False)):
+        assert {marker.evaluate(default_environment() | {"sys_platform": platform}) for marker in markers} == {wanted}
+
+
+def test_the_version_is_said_in_one_place():
+    text = "".join(path.read_text(encoding="utf-8") for path in Path("workflow_scripts").rglob("*.py"))
+    assert not re.search(r"^__version__|^VERSION = [\"']", text, re.M)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", PROJECT["version"])
+
+
+def test_taqmlx_lists_every_module_that_can_be_run_with_what_it_does():
+    done = run_taqmlx("--help")
+    runnable = [
+        p.stem for p in Path("workflow_scripts").glob("[!_]*.py") if "__main__" in p.read_text(encoding="utf-8")
+    ]
+    _, _, *lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(runnable)
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_a_command_of_taqmlx_is_the_module_of_that_name():
+    by_hand = subprocess.run(
+        [sys.executable, "-m", "workflow_scripts.create_store", "--help"], capture_output=True, text=True
+    )
+    assert run_taqmlx("create_store", "--help").stdout == by_hand.stdout
+
+
+def test_what_is_no_command_is_said_in_one_line():
+    done = run_taqmlx("quantise")
+    assert done.stderr == "error: 'quantise' is no command; taqmlx --help lists them\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"), [("train_classifier", "torch"), ("generate --out x.png --prompt x", "diffusionkit")]
+)
+def test_a_package_that_was_left_out_is_said_with_its_cure(command, missing):
+    code = (
+        f"import sys; from workflow_scripts.__main__ import main; sys.modules['{missing}'] = None;"
+        f"sys.argv = ['taqmlx', *{command.split()}]; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = done.stderr.splitlines()[0]
+    assert said.startswith(f"error: {missing} is not installed; run: {entry.INSTALL[missing]}")
+    assert len(done.stderr.splitlines()) == done.returncode == 1
+
+
+def test_diffusionkit_is_the_one_that_make_installs():
+    assert entry.INSTALL["diffusionkit"].split()[-1] in Path("Makefile").read_text(encoding="utf-8").split()
+
+
+def test_a_new_project_has_all_that_snakemake_reads_and_keeps_what_may_be_executed(tmp_path):
+    parser = create_project.build_parser("", "out")
+    create_project.main(parser.parse_args(["--out", str(tmp_path / "new")]))
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(workflow_files.PARTS)
+    assert os.access(tmp_path / "new/profiles/cluster-generic/submit", os.X_OK)
+
+
+def test_a_new_project_overwrites_nothing(tmp_path):
+    (tmp_path / "notes").touch()
+    with pytest.raises(UserError, match="is no empty folder; choose another --out"):
+        create_project.main(create_project.build_parser("", "out").parse_args(["--out", str(tmp_path)]))
+
+
+class Installation:
+    """A wheel in an environment of its own, which borrows the packages it needs from the one that runs the tests.
+
+    Commands run in `folder`, outside the clone.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder / "elsewhere"
+        self.folder.mkdir()
+        copy_project(folder / "clone", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+        offline = ["--no-deps", "--no-index"]
+        self.call(*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", folder, folder / "clone")
+        (wheel,) = folder.glob("*.whl")
+        environment = folder / "environment"
+        self.call(sys.executable, "-m", "venv", "--without-pip", environment)
+        self.bin = environment / "bin"
+        self.call(*pip, "--python", self.bin / "python", "install", *offline, wheel)
+        # After the installation, so that pip does not take the clone's own package for one of this environment.
+        self.packages = Path(sysconfig.get_path("purelib", "venv", vars={"base": environment}))
+        (self.packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    def call(self, *words):
+        outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+        done = subprocess.run(
+            list(map(str, words)), cwd=self.folder, env=outside, capture_output=True, text=True, timeout=900
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def run_python(self, code):
+        return self.call(self.bin / "python", "-c", code).strip()
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory):
+    return Installation(tmp_path_factory.mktemp("installation"))
+
+
+@pytest.mark.whole
+def test_an_installed_wheel_is_what_runs_and_lists_its_commands(installation):
+    place = installation.run_python("import workflow_scripts; print(workflow_scripts.__file__)")
+    assert Path(place).is_relative_to(installation.packages)
+    assert "optimise_block" in installation.call(installation.bin / "taqmlx", "--help")
+
+
+@pytest.mark.whole
+def test_an_installed_wheel_loads_the_schema_from_within(installation):
+    code = "from workflow_scripts import configuration as c; print(c.SCHEMA, c.complete({}, c.load_schema())['steps'])"
+    place, steps = installation.run_python(code).split()
+    assert Path(place).is_relative_to(installation.packages)
+    assert Path(place).read_bytes() == Path("config/config.schema.yaml").read_bytes()
+    assert steps == "100"
+
+
+@pytest.mark.whole
+def test_an_installed_wheel_has_every_file_of_the_package_and_of_the_workflow(installation):
+    folders = {"workflow_scripts": "workflow_scripts"} | {
+        p: f"workflow_scripts/workflow/{p}" for p in workflow_files.PARTS
+    }
+    for part, place in folders.items():
+        files = [p for p in [Path(part), *Path(part).rglob("*")] if p.is_file() and p.suffix != ".pyc"]
+        for path in files:
+            assert (installation.packages / place / path.relative_to(part)).read_bytes() == path.read_bytes(), path
+
+
+@pytest.mark.whole
+def test_an_installed_wheel_quantizes_in_a_new_project(installation):
+    command = installation.bin / "taqmlx"
+    installation.call(command, "create_project", "--out", ".")
+    settings = ["--configfile", "config/quick.yaml", "--config", "engine=gptq"]
+    installation.call(installation.bin / "python", "-m", "snakemake", "--cores", "1", "quant_config", *settings)
+    table = installation.call(command, "describe_quantization", "results/quick/quant_config.json")
+    assert "|" in table
