@@ -45,4 +45,4 @@ def dequantize_soft(codes: mx.array, scales: mx.array, biases: mx.array, bits: i
         by_scale = (by_group * round_codes(codes, bits).reshape(groups)).sum(axis=-1)
         return (by_group * scales[..., None]).reshape(shape), by_scale, by_group.sum(axis=-1)
 
-    return dequantize(codes, scales, biases)
+    return dequantize(codes, scales, biases)  # type: ignore[return-value]  # MLX says object

@@ -5,7 +5,7 @@ were chosen for.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -77,7 +77,7 @@ def refuse_overflow(*arrays: np.ndarray) -> None:
         raise ValueError("weights are not finite, or beyond the range of fp16, which holds their scales and biases")
 
 
-def fit_group_size(width: int, group_size: int | str) -> int:
+def fit_group_size(width: int, group_size: int | Literal["row"]) -> int:
     """The stored group size for `width` inputs: `group_size`, or for "row" the largest that divides.
 
     Raises ValueError if none does.
@@ -147,12 +147,13 @@ def measure_error(groups: np.ndarray, scales: np.ndarray, biases: np.ndarray, bi
     errors *= scales
     errors += biases
     errors -= groups
-    return np.einsum("gs,gs->g", errors, errors)[:, None]
+    sums: np.ndarray = np.einsum("gs,gs->g", errors, errors)[:, None]
+    return sums
 
 
 def take_codes(weight: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits: int) -> np.ndarray:
     """The nearest codes as float32, round half to even; a new array."""
-    codes = weight - biases
+    codes: np.ndarray = weight - biases
     codes /= scales
     np.rint(codes, out=codes)
     return np.clip(codes, 0, 2**bits - 1, out=codes)
@@ -171,7 +172,8 @@ def round_to_grid(weight: np.ndarray, grid: Grid) -> np.ndarray:
 
 def dequantize(codes: np.ndarray, grid: Grid) -> np.ndarray:
     """The weight the codes (out, in) stand for, float32 (out, in)."""
-    return codes * spread(grid.scales, grid.group_size) + spread(grid.biases, grid.group_size)
+    weight: np.ndarray = codes * spread(grid.scales, grid.group_size) + spread(grid.biases, grid.group_size)
+    return weight
 
 
 def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:

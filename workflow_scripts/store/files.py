@@ -34,7 +34,7 @@ def name_file(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, flush it to disk and rename it into place."""
     with name_file(path), hold_partial(path, Path.touch) as partial:
         write(partial)

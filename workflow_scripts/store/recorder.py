@@ -31,7 +31,7 @@ from workflow_scripts.store.trajectories import (
     list_identities,
     plan_layout,
 )
-from workflow_scripts.store.zarr_arrays import check_group, create_group, write_chunks
+from workflow_scripts.store.zarr_arrays import ArraySpec, Index, check_group, create_group, write_chunks
 
 
 class Recorder:
@@ -107,7 +107,9 @@ class Recorder:
         if step == 0:
             self.digests += [begin_digest(*self.parameters["rows"][row + i]) for i in range(count)]
         block = step // self.layout.block
-        chunks = [(self.specs["xs"], (row + i, block), states[i : i + 1]) for i in range(count)]
+        chunks: list[tuple[ArraySpec, Index, np.ndarray]] = [
+            (self.specs["xs"], (row + i, block), states[i : i + 1]) for i in range(count)
+        ]
         if end == self.layout.steps:
             chunks += [(self.specs["latents"], (row + i,), latents[i : i + 1]) for i in range(count)]
         write_chunks(self.path, chunks)

@@ -45,8 +45,13 @@ def check_seal(seal: Any, place: Place) -> Seal:
     if seal.get("format") != FORMAT:
         found = plan.shorten(seal.get("format"))
         raise UserError(f"{place} has a seal of format {found}, not {FORMAT}; delete it and run again")
-    parts = [seal.get(key) for key in ("parameters", "inputs", "sha256")]
-    if not all(isinstance(part, dict) for part in parts) or seal.get("fingerprint") != fingerprint_origin(*parts[:2]):
+    parameters, inputs = seal.get("parameters"), seal.get("inputs")
+    if not (
+        isinstance(parameters, dict)
+        and isinstance(inputs, dict)
+        and isinstance(seal.get("sha256"), dict)
+        and seal.get("fingerprint") == fingerprint_origin(parameters, inputs)
+    ):
         raise UserError(f"{place} has a seal that no writer makes; delete it and run again")
     return seal
 

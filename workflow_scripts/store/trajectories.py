@@ -57,11 +57,14 @@ class Layout:
     def read_states(self, path: Place, row: int, end: int) -> np.ndarray:
         """The states (end, h, w, c) of a row before step `end`, from the group in `path`. Raises UserError."""
         spec, blocks = self.specs["xs"], range(-(-end // self.block))
-        return np.concatenate([chunk[0] for chunk in read_chunks(path, [(spec, (row, k)) for k in blocks])])[:end]
+        chunks = read_chunks(path, [(spec, (row, k)) for k in blocks])
+        states: np.ndarray = np.concatenate([chunk[0] for chunk in chunks])
+        return states[:end]
 
     def read_latents(self, path: Place, row: int) -> np.ndarray:
         """The final latents (h, w, c) of a row, from the group in `path`. Raises UserError."""
-        return read_chunk(path, self.specs["latents"], (row,))[0]
+        latents: np.ndarray = read_chunk(path, self.specs["latents"], (row,))[0]
+        return latents
 
 
 def plan_layout(parameters: plan.Parameters, latent_shape: Sequence[int]) -> Layout:
