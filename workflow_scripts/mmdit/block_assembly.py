@@ -10,6 +10,7 @@ from workflow_scripts.mmdit.block_problem import BlockProblem, Rows, measure_pow
 from workflow_scripts.mmdit.blocks import Block, resolve_module
 from workflow_scripts.mmdit.forward import resolve_bias
 from workflow_scripts.mmdit.layers import Layer, list_linears
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.selection import hold_out_groups
 from workflow_scripts.store.errors import UserError
 
@@ -17,13 +18,13 @@ from workflow_scripts.store.errors import UserError
 LayerRules = Mapping[str, Mapping[str, dict[str, Any]]]
 
 
-def list_own_linears(model: Any, block: str) -> list[Layer]:
+def list_own_linears(model: Transformer, block: str) -> list[Layer]:
     """The linears of one block, the adaLN ones among them."""
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     return [layer for layer in layers if layer.block == block]
 
 
-def read_weights(model: Any, layers: list[Layer]) -> tuple[dict[str, mx.array], dict[str, mx.array | None]]:
+def read_weights(model: Transformer, layers: list[Layer]) -> tuple[dict[str, mx.array], dict[str, mx.array | None]]:
     """Weights (out, in) and biases (out,) or None of the layers by name, fp32."""
     weights = {layer.name: resolve_module(model, layer.path)["weight"].astype(mx.float32) for layer in layers}
     biases = {layer.name: resolve_bias(model, layer) for layer in layers}
@@ -61,7 +62,7 @@ def modulate_rows(
 
 
 def assemble_problem(
-    model: Any,
+    model: Transformer,
     block: Block,
     rules: LayerRules,
     modulation_weights: Mapping[str, mx.array],

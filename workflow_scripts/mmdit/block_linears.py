@@ -9,13 +9,14 @@ from workflow_scripts.mmdit.block_assembly import read_weights
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.propagation import dequantize_block
 from workflow_scripts.mmdit.quantized import InputGrid, QuantizedLinears
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.knots import DEFAULT_LOOKUP
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.store.block_file import BlockFile
 from workflow_scripts.store.errors import UserError
 
 
-def bind_blocks(model: Any, files: Sequence[BlockFile]) -> QuantizedLinears:
+def bind_blocks(model: Transformer, files: Sequence[BlockFile]) -> QuantizedLinears:
     """The linears of `model`: those of the blocks quantized as in their `files`, the others in full precision."""
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     weights, biases = read_weights(model, layers)

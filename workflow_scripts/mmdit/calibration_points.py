@@ -1,7 +1,7 @@
 """Calibration points as batches of the transformer, and the guided velocity at them."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -10,6 +10,7 @@ from workflow_scripts.mmdit.blocks import Linear
 from workflow_scripts.mmdit.capture import assemble_rows
 from workflow_scripts.mmdit.forward import predict_velocity
 from workflow_scripts.mmdit.observe import Batch
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.schedule import guide
 from workflow_scripts.store.calibration import Calibration
 from workflow_scripts.store.errors import UserError
@@ -50,7 +51,7 @@ def split_runs(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield indices[start : start + size]
 
 
-def predict_conditions(model: Any, linear: Linear, batch: Batch, conditions: int) -> mx.array:
+def predict_conditions(model: Transformer, linear: Linear, batch: Batch, conditions: int) -> mx.array:
     """The velocities (C, b, h, w, c) of a batch of b points under their C `conditions`."""
     velocity = predict_velocity(model, linear, *batch)
     return velocity.reshape(conditions, -1, *velocity.shape[1:])

@@ -1,7 +1,6 @@
 """Capturing what every block of the model reads, while it runs in full precision."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from workflow_scripts.mmdit.blocks import Block, Linear, list_blocks
 from workflow_scripts.mmdit.forward import advance_block, begin_blocks
 from workflow_scripts.mmdit.observe import Batch
+from workflow_scripts.mmdit.transformer import Transformer
 
 # image (B, N, D) and text (B, T, D), float32, between two blocks; no text after the last
 States = tuple[np.ndarray, np.ndarray | None]
@@ -30,7 +30,7 @@ def assemble_rows(xs: np.ndarray, timesteps: np.ndarray, cs: np.ndarray, cs_pool
     )
 
 
-def capture_states(model: Any, linear: Linear, batch: Batch) -> tuple[np.ndarray, Iterator[States]]:
+def capture_states(model: Transformer, linear: Linear, batch: Batch) -> tuple[np.ndarray, Iterator[States]]:
     """What the adaLN linears read for each row, (B, D) float32, and the states between blocks, one after the other.
 
     The first states are what the first block reads, the next ones its outputs, which the second reads; and last come

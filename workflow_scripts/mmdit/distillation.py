@@ -26,6 +26,7 @@ from workflow_scripts.mmdit.forward import advance_block, begin_blocks, bind_lin
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.observe import Batch
 from workflow_scripts.mmdit.student import Learned, Student, select_learned
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.rounding import compute_rate
 from workflow_scripts.store.errors import UserError
 
@@ -80,7 +81,7 @@ class Task(NamedTuple):
     again for their gradients, to save memory.
     """
 
-    model: Any
+    model: Transformer
     student: Student
     points: CalibrationPoints
     levels: np.ndarray

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -11,6 +10,7 @@ from workflow_scripts.mmdit.blocks import resolve_module
 from workflow_scripts.mmdit.forward import resolve_bias
 from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.mmdit.quantized import InputGrid, PackedWeight, QuantizedLinears
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.weight_grid import Grid, dequantize, unpack_codes
 from workflow_scripts.store.errors import UserError
@@ -26,7 +26,7 @@ def list_packed(layers: Sequence[Layer], checkpoint: PackedCheckpoint) -> list[L
 
 
 def bind_packed(
-    model: Any,
+    model: Transformer,
     layers: Sequence[Layer],
     chosen: Sequence[Layer],
     checkpoint: PackedCheckpoint,

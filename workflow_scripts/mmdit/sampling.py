@@ -1,13 +1,13 @@
 """Sampling: the transformer, under classifier-free guidance if it knows any, one Euler step at a time."""
 
 from collections.abc import Callable
-from typing import Any
 
 import mlx.core as mx
 
 from workflow_scripts.mmdit.blocks import Linear
 from workflow_scripts.mmdit.footprint import check_forward, choose_batch
 from workflow_scripts.mmdit.forward import predict_velocity
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.schedule import compute_timesteps, euler_step, start_latents
 from workflow_scripts.store.errors import UserError
 
@@ -36,7 +36,7 @@ def refuse_broken(latents: mx.array, first: int, step: int) -> None:
 
 
 def bind_step(
-    model: Any,
+    model: Transformer,
     linear_at: LinearAt,
     cs: mx.array,
     cs_pooled: mx.array,
@@ -66,7 +66,7 @@ def bind_step(
 
 
 def sample(
-    model: Any,
+    model: Transformer,
     linear_at: LinearAt,
     cs: mx.array,
     cs_pooled: mx.array,

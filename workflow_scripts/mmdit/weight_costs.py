@@ -17,6 +17,7 @@ from workflow_scripts.mmdit.calibration_points import CalibrationPoints, guide_c
 from workflow_scripts.mmdit.forward import bind_weights
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.observe import Batch
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.bit_choices import CHANGE_BYTES, GROUP_BYTES, Choice, list_choices
 from workflow_scripts.numerics.gptq import round_with_gptq
 from workflow_scripts.numerics.weight_grid import choose_grid, dequantize
@@ -51,7 +52,7 @@ def round_choices(
 
 
 def estimate_costs(
-    model: Any,
+    model: Transformer,
     points: CalibrationPoints,
     probes: Sequence[np.ndarray],
     changes: Mapping[str, Mapping[Choice, np.ndarray]],
