@@ -58,7 +58,8 @@ def modulate_rows(
 ) -> np.ndarray:
     """The adaLN output of one stream for what its linear reads (R, D), float32 (R, 1, n D)."""
     name = f"{block}.{stream}.adaLN_modulation"
-    return np.array(mx.array(rows) @ weights[name].T + biases[name])[:, None]
+    y, bias = mx.array(rows) @ weights[name].T, biases[name]
+    return np.array(y if bias is None else y + bias)[:, None]
 
 
 def assemble_problem(

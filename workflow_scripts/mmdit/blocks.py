@@ -6,7 +6,7 @@ them inside; in its attention the image's come first. Queries and keys may be no
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -101,7 +101,7 @@ def read_norms(model: Transformer, stream: Stream) -> tuple[mx.array, mx.array]:
 
 
 def run_block(
-    linear: Linear, block: Block, image: mx.array, text: mx.array, modulations: Mapping[str, mx.array]
+    linear: Linear, block: Block, image: mx.array, text: mx.array | None, modulations: Mapping[str, mx.array]
 ) -> Tokens:
     """One block: image (B, N, D) and text (B, T, D) to the same, differentiable; no text where nothing reads it.
 
@@ -110,7 +110,8 @@ def run_block(
     reads what the attention reads and shares its gate.
     """
     run = run_unified if UNIFIED in block.streams else run_multimodal
-    return run(linear, block, image, text, modulations)
+    # No block follows the one that gives no text.
+    return run(linear, block, image, cast(mx.array, text), modulations)
 
 
 def run_multimodal(
@@ -120,10 +121,10 @@ def run_multimodal(
     image_parts = split_modulation(modulations["image"], 6)
     text_parts = split_modulation(modulations["text"], 6 if block.text_reaches_output else 2)
     heads = [
-        project_heads(linear, block, stream, normalize(x, *parts[:2], block.eps))
+        project_heads(linear, block, stream, normalize(x, parts[0], parts[1], block.eps))
         for stream, x, parts in (("image", image, image_parts), ("text", text, text_parts))
     ]
-    q, k, v = (mx.concatenate(pair, axis=2) for pair in zip(*heads, strict=True))  # (B, heads, N + T, head dim)
+    q, k, v = (mx.concatenate(list(pair), axis=2) for pair in zip(*heads, strict=True))  # (B, heads, N + T, head dim)
     image_attended, text_attended = mx.split(attend(block, q, k, v), [image.shape[1]], axis=2)
     image = finish_stream(linear, f"{block.name}.image", block, image, image_attended, image_parts)
     if not block.text_reaches_output:
@@ -150,7 +151,7 @@ def run_unified(
 
 def split_modulation(modulation: mx.array, count: int = 2) -> list[mx.array]:
     """(B, 1, count D) as `count` arrays (B, 1, D)."""
-    return mx.split(modulation, count, axis=-1)
+    return list(mx.split(modulation, count, axis=-1))
 
 
 def normalize(x: mx.array, shift: mx.array, scale: mx.array, eps: float) -> mx.array:

@@ -35,14 +35,14 @@ class CalibrationPoints(NamedTuple):
 
 def read_points(calibration: Calibration) -> CalibrationPoints:
     """The points of a calibration set. Raises UserError naming a damaged file, or a point that is not finite."""
-    arrays = [calibration.read(name) for name in ("xs", "ts", "sigmas", "prompt_indices")]
-    broken = np.flatnonzero(~np.isfinite(arrays[0]).all(axis=(1, 2, 3)))
+    xs, ts, sigmas, prompts = (calibration.read(name) for name in ("xs", "ts", "sigmas", "prompt_indices"))
+    broken = np.flatnonzero(~np.isfinite(xs).all(axis=(1, 2, 3)))
     if len(broken):
         raise UserError(
             f"{calibration.path}: calibration point {broken[0]} is not finite; check the model's weights, delete it and"
             " the trajectories, and run again"
         )
-    return CalibrationPoints(*arrays, calibration.bind_conditions())
+    return CalibrationPoints(xs, ts, sigmas, prompts, calibration.bind_conditions())
 
 
 def split_runs(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -42,12 +42,17 @@ def capture_states(model: Transformer, linear: Linear, batch: Batch) -> tuple[np
 
 
 def iterate_states(
-    linear: Linear, blocks: Sequence[Block], image: mx.array, text: mx.array, modulation: mx.array, rows: mx.array
+    linear: Linear,
+    blocks: Sequence[Block],
+    image: mx.array,
+    text: mx.array | None,
+    modulation: mx.array,
+    rows: mx.array,
 ) -> Iterator[States]:
     """The states before each of `blocks`, then those after the last; arguments as of `advance_block`."""
     for block in blocks:
         mx.eval(image, text)
-        yield as_array(image), as_array(text)
+        yield as_array(image), None if text is None else as_array(text)
         image, text = advance_block(linear, block, image, text, modulation, rows)
     yield as_array(image), None
 

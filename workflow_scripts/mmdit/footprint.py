@@ -37,7 +37,7 @@ def check_forward(
 
     A row is a latent (h, w, c) with a text of `tokens` tokens. No weight is read for this.
     """
-    weights = [value for _, value in tree_flatten(transformer.parameters())]
+    weights = list(dict(tree_flatten(transformer.parameters())).values())
     size, itemsize = sum(value.nbytes for value in weights), weights[0].itemsize
     seen = count_tokens(transformer, latent_shape, tokens)
     check_memory(estimate_forward(rows, seen, transformer.config.hidden_size, size, itemsize), job, advice)
@@ -55,7 +55,7 @@ def check_distillation(
 
     kind: `codes` or `scales`.
     """
-    weights = sum(value.size for _, value in tree_flatten(transformer.parameters()))
+    weights = sum(value.size for value in dict(tree_flatten(transformer.parameters())).values())
     blocks = 1 if needs_recomputing(transformer, latent_shape, tokens, rows) else count_blocks(transformer)
     row = count_learned_row(transformer, latent_shape, tokens)
     needed = estimate_distillation(weights, kind, rows * blocks * row)

@@ -79,6 +79,7 @@ def predict_velocity(
     Raises UserError for an unsupported kind of transformer.
     """
     blocks = list_blocks(model, latents.shape[1:])
+    text: mx.array | None
     image, text, modulation = begin_blocks(model, linear, latents, context, pooled, timesteps, rows)
     for block in blocks:
         image, text = advance_block(linear, block, image, text, modulation, rows)
@@ -104,7 +105,7 @@ def begin_blocks(
 
 
 def advance_block(
-    linear: Linear, block: Block, image: mx.array, text: mx.array, modulation: mx.array, rows: mx.array
+    linear: Linear, block: Block, image: mx.array, text: mx.array | None, modulation: mx.array, rows: mx.array
 ) -> Tokens:
     """One block with its adaLN linears: image (B, N, D) and text (B, T, D) to the next block's, None after the last.
 

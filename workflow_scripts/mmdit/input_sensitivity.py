@@ -13,6 +13,7 @@ from workflow_scripts.mmdit.input_quantizers import (
     InputQuantizer,
     bind_to_rows,
     choose_quantizer,
+    list_steps,
 )
 from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.mmdit.sensitivity import (
@@ -63,7 +64,7 @@ def choose_first(
 
 def clip_steps(quantizer: InputQuantizer, clip: float) -> InputQuantizer:
     """The quantizer with steps that reach the share `clip` as far."""
-    return quantizer._replace(steps=quantizer.steps * clip)
+    return quantizer._replace(steps=None if quantizer.steps is None else quantizer.steps * clip)
 
 
 def round_input(problem: BlockProblem, key: str, quantizer: InputQuantizer) -> Change:
@@ -106,21 +107,22 @@ def describe_reader(
 
 def add_streams(errors: RowErrors, where: np.ndarray | slice) -> np.ndarray:
     """The relative squared errors of the block's output over the rows at `where`, streams summed, (changes,)."""
-    return sum(errors.relate(where).values())
+    streams = list(errors.relate(where).values())
+    return sum(streams[1:], streams[0])
 
 
 def measure_inside(problem: BlockProblem, quantizers: Mapping[str, InputQuantizer]) -> dict[str, np.ndarray]:
     """By reader, the share of all values that the grid reaches at each of CLIPS, (clips,)."""
     counts = {key: np.zeros(len(CLIPS)) for key in quantizers}
-    sizes = dict.fromkeys(quantizers, 0)
+    sizes, steps = dict.fromkeys(quantizers, 0), list_steps(quantizers)
 
     def count(key: str, x: mx.array, knots: mx.array) -> None:
         quantizer = quantizers[key]
         # (K,) -> (B, 1, 1)
-        reach = (quantizer.steps * find_largest_code(quantizer.bits))[knots].reshape(-1, 1, 1)
+        reach = (steps[key] * find_largest_code(quantizer.bits))[knots].reshape(-1, 1, 1)
         magnitudes = mx.abs(x if quantizer.shift is None else x - quantizer.shift) / reach
         # a last place more, as the largest value itself went through a division by the largest code
-        counts[key] += [mx.sum(magnitudes <= clip * (1 + 1e-5)).item() for clip in CLIPS]
+        counts[key] += [float(mx.sum(magnitudes <= clip * (1 + 1e-5))) for clip in CLIPS]
         sizes[key] += x.size
 
     observe_values(problem, np.arange(len(problem.rows.knots)), count)

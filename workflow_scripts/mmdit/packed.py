@@ -38,22 +38,23 @@ def bind_packed(
     With `config` what the chosen ones read is quantized too, its steps looked up by `lookup`; without it only divided
     by the weights' migration.
     """
-    weights = {layer.name: resolve_module(model, layer.path)["weight"] for layer in layers}
+    exact = {layer.name: resolve_module(model, layer.path)["weight"] for layer in layers}
     for layer in chosen:
-        check_fit(checkpoint, config, layer, weights[layer.name].shape)
-    weights |= {layer.name: find_packed_weight(checkpoint, layer.path) for layer in list_packed(chosen, checkpoint)}
+        check_fit(checkpoint, config, layer, exact[layer.name].shape)
+    packed = {layer.name: find_packed_weight(checkpoint, layer.path) for layer in list_packed(chosen, checkpoint)}
     biases = {layer.name: resolve_bias(model, layer) for layer in layers}
     inputs = {layer.name: describe_input(checkpoint, config, layer) for layer in chosen}
     sigmas = NO_TABLES if config is None else np.array(config.content["sigmas"])
-    return QuantizedLinears(layers, weights, biases, inputs, sigmas, lookup)
+    return QuantizedLinears(layers, {**exact, **packed}, biases, inputs, sigmas, lookup)
 
 
 def check_fit(checkpoint: PackedCheckpoint, config: QuantConfig | None, layer: Layer, shape: tuple[int, ...]) -> None:
     """Raise UserError unless what is given for `layer` is made for its weight, of `shape` (out, in)."""
     how, tensors = checkpoint.config["quantization"].get(layer.path), checkpoint.tensors
-    scales = tensors[f"{layer.path}.scales"] if how else None
-    if how and shape != (len(scales), scales.shape[1] * how["group_size"]):
-        raise UserError(f"{checkpoint.path}: {layer.path} is not of the model's shape {shape}; pack it again")
+    if how:
+        scales = tensors[f"{layer.path}.scales"]
+        if shape != (len(scales), scales.shape[1] * how["group_size"]):
+            raise UserError(f"{checkpoint.path}: {layer.path} is not of the model's shape {shape}; pack it again")
     if config is None:
         return
     if layer.name not in config.layers:

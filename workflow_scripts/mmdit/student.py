@@ -64,9 +64,9 @@ class Student:
 
     def restore_biases(self, learned: Learned) -> dict[str, mx.array | None]:
         """The biases (out,) of all layers, as they will be stored, differentiable."""
+        present = {name: bias for name, bias in self.biases.items() if bias is not None}
         return self.biases | {
-            name: round_stored(self.biases[name] + self.reach[name] * moved)
-            for name, moved in learned["biases"].items()
+            name: round_stored(present[name] + self.reach[name] * moved) for name, moved in learned["biases"].items()
         }
 
     def restore_steps(self, learned: Learned) -> dict[str, mx.array]:

@@ -45,7 +45,8 @@ def spread_points(
     `conditions` of them, follow each other, the negative one last.
     """
     grouped = np.lexsort((negative, points)).reshape(-1, conditions)  # (R,) -> (points, conditions)
-    return grouped[spread_rows(sigmas[grouped[:, 0]], count)].ravel()
+    taken: np.ndarray = grouped[spread_rows(sigmas[grouped[:, 0]], count)]
+    return taken.ravel()
 
 
 def compare_velocities(tail: Tail, modulation: np.ndarray, conditions: int, cfg_scale: float) -> Finish:
@@ -80,7 +81,7 @@ def measure_gains(problem: BlockProblem, where: np.ndarray, change: Change, fini
     return {name: divide_errors(sums[f"{name}.velocity"], sums[name]) for name in names}
 
 
-def run_change(problem: BlockProblem, change: Change, rows: Rows, where: np.ndarray) -> dict[str, mx.array]:
+def run_change(problem: BlockProblem, change: Change, rows: Rows[mx.array], where: np.ndarray) -> dict[str, mx.array]:
     """The block's outputs on `rows`, those at `where`, under a change."""
     return run_rows(problem, *change(rows, where))
 

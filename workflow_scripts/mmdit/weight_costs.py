@@ -79,7 +79,7 @@ def estimate_costs(
         signs = mx.array(rng.choice([-1.0, 1.0], (len(indices), *points.xs.shape[1:])).astype(np.float32))
         (_, energy), gradients = differentiate(own, points.take(indices), signs)
         mx.eval(energy, gradients)
-        power += energy.item()
+        power += float(energy)
         for name, choices in changes.items():
             gradient = np.array(gradients[name]).ravel()
             for choice, change in choices.items():

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from workflow_scripts.mmdit.block_assembly import LayerRules, modulate_rows, read_weights
-from workflow_scripts.mmdit.block_problem import BlockProblem, Rows
+from workflow_scripts.mmdit.block_problem import BlockProblem, Quantize, Rows
 from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.mmdit.sensitivity import (
     Change,
@@ -99,7 +99,7 @@ def replace_parts(
     """Other weights by layer name, and other adaLN outputs for all rows by stream."""
     changed = problem.weights | dict(weights)
 
-    def change(rows: Rows, where: np.ndarray) -> tuple:
+    def change(rows: Rows[mx.array], where: np.ndarray) -> tuple[Mapping[str, mx.array], Quantize, Rows[mx.array]]:
         own = {stream: mx.array(values[where]) for stream, values in modulations.items()}
         return changed, leave, rows._replace(modulations=dict(rows.modulations) | own)
 
