@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from workflow_scripts.mmdit.transformer import Transformer
+from workflow_scripts.models.latent_format import Latents
 
 
 class Model(Protocol):
@@ -41,7 +42,7 @@ class Model(Protocol):
     def decode_processed(self, decoder: Any, latents: mx.array) -> np.ndarray:
         """Pictures (n, H, W, 3) uint8 of latents (n, h, w, c) that `process_out` gave."""
 
-    def process_out(self, latents: mx.array) -> mx.array:
+    def process_out(self, latents: Latents) -> Latents:
         """From the sampler's space to the decoder's."""
 
     def encode_prompts(self, prompts: list[str], negative_prompt: str = "") -> tuple[mx.array, mx.array]:

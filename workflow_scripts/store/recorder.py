@@ -5,6 +5,7 @@ checkpoint after, each flushed to disk: whatever the moment of death, the checkp
 what is stored beyond it is written again with the same bytes.
 """
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class Recorder:
         self.layout: Layout = plan_layout(parameters, inputs["latent_shape"])
         self.specs = self.layout.specs
         self.small = schedule | list_identities(parameters)
-        self.digests: list[Any] = []
+        self.digests: list[hashlib._Hash] = []
 
     def resume(self) -> Checkpoint | None:
         """Take up what the scratch folder holds, verified; None if it holds nothing.
@@ -151,7 +152,7 @@ class Recorder:
             " check the model's weights, or change cfg_scale or the prompt"
         )
 
-    def _hash_row(self, row: int, steps: int) -> Any:
+    def _hash_row(self, row: int, steps: int) -> "hashlib._Hash":
         """The digest of a row's first `steps` states and, if those are all, its final latents."""
         digest = begin_digest(*self.parameters["rows"][row])
         digest.update(self.layout.read_states(self.path, row, steps).data)

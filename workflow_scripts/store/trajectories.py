@@ -79,7 +79,7 @@ def list_identities(parameters: plan.Parameters) -> dict[str, np.ndarray]:
     return dict(zip(IDENTITIES, (rows[:, 0], rows[:, 1], parameters["seed"] + rows[:, 0]), strict=True))
 
 
-def begin_digest(number: int, prompt_index: int) -> Any:
+def begin_digest(number: int, prompt_index: int) -> "hashlib._Hash":
     """The sha256 of trajectory `number`, to be fed its states (float16, step after step), then its final latents."""
     return hashlib.sha256(np.array([number, prompt_index], dtype="<i8").tobytes())
 
