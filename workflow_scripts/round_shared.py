@@ -17,13 +17,13 @@ from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.observe import Batch
 from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, LayerRules
 from workflow_scripts.numerics.selection import choose_spread_points
 from workflow_scripts.store.block_file import LayerWeight, write_block
 from workflow_scripts.store.calibration import open_calibration
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
-from workflow_scripts.store.mixed_bits import LayerRules, identify_bits, overlay_bits, read_mixed_bits
+from workflow_scripts.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
 
 TOGETHER = 32  # points of a forward, at most
 

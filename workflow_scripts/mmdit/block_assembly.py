@@ -1,7 +1,6 @@
 """Putting a block's problem together from a model, captured rows and rules."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -11,11 +10,9 @@ from workflow_scripts.mmdit.blocks import Block, resolve_module
 from workflow_scripts.mmdit.forward import resolve_bias
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.transformer import Transformer
+from workflow_scripts.numerics.layer_rules import LayerRules
 from workflow_scripts.numerics.selection import hold_out_groups
 from workflow_scripts.store.errors import UserError
-
-# By layer name: {"weight": rule, "activation": rule}
-LayerRules = Mapping[str, Mapping[str, dict[str, Any]]]
 
 
 def list_own_linears(model: Transformer, block: str) -> list[Layer]:

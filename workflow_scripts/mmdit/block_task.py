@@ -7,7 +7,6 @@ import numpy as np
 
 from workflow_scripts import plan
 from workflow_scripts.mmdit.block_assembly import (
-    LayerRules,
     assemble_problem,
     list_own_linears,
     read_weights,
@@ -21,7 +20,7 @@ from workflow_scripts.mmdit.migration import migrate, migrate_weights
 from workflow_scripts.mmdit.propagation import Streams, propagate
 from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.gptq import accumulate_hessian
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, LayerRules
 from workflow_scripts.numerics.weight_grid import Grid, choose_grid, dequantize
 from workflow_scripts.store.block_file import BlockFile, LayerInput, LayerWeight
 from workflow_scripts.store.block_inputs import BlockInputs

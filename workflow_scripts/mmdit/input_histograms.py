@@ -10,10 +10,11 @@ from workflow_scripts.mmdit.block_problem import BlockProblem
 from workflow_scripts.mmdit.input_quantizers import AFTER_GELU, Extremes, choose_quantizer, choose_steps, list_steps
 from workflow_scripts.mmdit.input_sensitivity import observe_values
 from workflow_scripts.mmdit.migration import divide, start_ratios
+from workflow_scripts.numerics.layer_rules import InputRule
 
 BINS = 256
 BITS = 8
-_RULE = {"bits": BITS, "policy": "lut", "range": "absmax", "shift": True}
+_RULE: InputRule = {"bits": BITS, "policy": "lut", "range": "absmax", "shift": True}
 # What the arrays of the values before and after each treatment are called.
 TREATMENTS = {"before": "edges", "shifted": "shifted_edges", "migrated": "migrated_edges"}
 

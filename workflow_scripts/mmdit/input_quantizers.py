@@ -5,15 +5,15 @@ migration. Both are for what follows a GELU.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from workflow_scripts.mmdit.block_problem import BlockProblem, Quantize, Rows, list_batches, run_rows, take_rows
-from workflow_scripts.numerics.activation import PER_TOKEN, GroupSize, compute_ranges, compute_step, compute_token_step
+from workflow_scripts.numerics.activation import PER_TOKEN, compute_ranges, compute_step, compute_token_step
 from workflow_scripts.numerics.knots import find_nearest_knot
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, GroupSize, InputRule
 from workflow_scripts.numerics.learned_step import quantize_learned
 from workflow_scripts.numerics.momentum_shift import compute_momentum_shift
 from workflow_scripts.numerics.sketch import sample_rows
@@ -61,7 +61,7 @@ def observe_inputs(problem: BlockProblem, where: np.ndarray) -> dict[str, Extrem
 
 
 def calibrate(
-    problem: BlockProblem, rules: Mapping[str, dict[str, Any]], seed: int
+    problem: BlockProblem, rules: Mapping[str, InputRule], seed: int
 ) -> tuple[dict[str, InputQuantizer], dict[str, Extremes]]:
     """The quantizer of each reader's input before anything is learned, and what it was chosen from."""
     observed = observe_inputs(problem, problem.training)
@@ -72,7 +72,7 @@ def calibrate(
 
 
 def choose_quantizer(
-    key: str, seen: Extremes, rule: dict[str, Any], knots: np.ndarray, sigmas: np.ndarray, seed: int
+    key: str, seen: Extremes, rule: InputRule, knots: np.ndarray, sigmas: np.ndarray, seed: int
 ) -> InputQuantizer:
     """The quantizer of one input by its rule, from rows at the places `knots` (R,) among the noise levels."""
     if rule["bits"] == UNQUANTIZED:
@@ -87,7 +87,7 @@ def choose_quantizer(
 
 
 def choose_steps(
-    seen: Extremes, shift: np.ndarray | None, rule: dict[str, Any], knots: np.ndarray, sigmas: np.ndarray
+    seen: Extremes, shift: np.ndarray | None, rule: InputRule, knots: np.ndarray, sigmas: np.ndarray
 ) -> np.ndarray:
     """The step sizes float32 (K,), or (1,) for a static policy, from rows at `knots` (R,).
 

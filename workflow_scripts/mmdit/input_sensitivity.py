@@ -26,7 +26,7 @@ from workflow_scripts.mmdit.sensitivity import (
     spread_rows,
 )
 from workflow_scripts.numerics.activation import find_largest_code
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, InputRule
 
 TIERS = (4, 6, 8)  # bits of an input that are tried
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # how far a grid reaches that is tried, as shares of the largest magnitude
@@ -38,7 +38,7 @@ def measure_inputs(
     problem: BlockProblem,
     layers: Sequence[Layer],
     observed: Mapping[str, Extremes],
-    rules: Mapping[str, dict[str, Any]],
+    rules: Mapping[str, InputRule],
     seed: int,
 ) -> dict[str, Any]:
     """What each reader's input costs rounded alone, as the sensitivity file describes it.
@@ -55,10 +55,10 @@ def measure_inputs(
 
 
 def choose_first(
-    key: str, problem: BlockProblem, seen: Extremes, rule: Mapping[str, Any], bits: int, seed: int
+    key: str, problem: BlockProblem, seen: Extremes, rule: InputRule, bits: int, seed: int
 ) -> InputQuantizer:
     """The quantizer of an input whose steps reach its largest magnitude at each noise level."""
-    wanted = {"bits": bits, "policy": "lut", "range": "absmax", "shift": rule.get("shift", False)}
+    wanted: InputRule = {"bits": bits, "policy": "lut", "range": "absmax", "shift": rule.get("shift", False)}
     return choose_quantizer(key, seen, wanted, problem.rows.knots, problem.sigmas, seed)
 
 

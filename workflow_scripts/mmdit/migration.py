@@ -22,6 +22,7 @@ from workflow_scripts.mmdit.input_quantizers import (
     spread_steps,
 )
 from workflow_scripts.mmdit.reconstruction import draw_batch
+from workflow_scripts.numerics.layer_rules import InputRule
 from workflow_scripts.numerics.learned_step import quantize_learned
 from workflow_scripts.numerics.rounding import compute_rate
 
@@ -47,7 +48,7 @@ def migrate(
     problem: BlockProblem,
     quantizers: Mapping[str, InputQuantizer],
     observed: Mapping[str, Extremes],
-    rules: Mapping[str, dict[str, Any]],
+    rules: Mapping[str, InputRule],
     settings: Mapping[str, Any],
 ) -> dict[str, InputQuantizer]:
     """The quantizers with a migration, and step sizes for what is left, where the rules ask for one."""

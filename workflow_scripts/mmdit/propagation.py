@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -12,7 +11,7 @@ from workflow_scripts.mmdit.block_problem import BlockProblem, list_batches, run
 from workflow_scripts.mmdit.blocks import Block
 from workflow_scripts.mmdit.input_quantizers import InputQuantizer, bind_to_rows
 from workflow_scripts.mmdit.transformer import Transformer
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, InputRule
 from workflow_scripts.numerics.weight_grid import dequantize
 from workflow_scripts.store.block_file import BlockFile, LayerInput
 from workflow_scripts.store.errors import UserError
@@ -26,7 +25,7 @@ def dequantize_block(model: Transformer, file: BlockFile) -> dict[str, mx.array]
     return weights | {name: mx.array(dequantize(layer.codes, layer.grid)) for name, layer in file.weights.items()}
 
 
-def restore_quantizer(rule: Mapping[str, Any], grid: LayerInput | None) -> InputQuantizer:
+def restore_quantizer(rule: InputRule, grid: LayerInput | None) -> InputQuantizer:
     """The quantizer of a layer's input, by its rule and the grid in the block's file.
 
     Raises UserError if the rule needs a grid and there is none.

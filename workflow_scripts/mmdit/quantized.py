@@ -18,13 +18,12 @@ from workflow_scripts.mmdit.blocks import Linear
 from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.numerics.activation import (
     PER_TOKEN,
-    GroupSize,
     compute_token_step,
     look_up_step,
     quantize_dequantize,
 )
 from workflow_scripts.numerics.knots import LOOKUPS
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, GroupSize
 
 # x (..., in) to (..., out), without bias
 Product = Callable[[mx.array], mx.array]

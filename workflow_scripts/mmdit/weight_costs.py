@@ -7,7 +7,6 @@ share it. On the embedded model the sum over layers is within 0.1 dB of what for
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -20,6 +19,7 @@ from workflow_scripts.mmdit.observe import Batch
 from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.bit_choices import CHANGE_BYTES, GROUP_BYTES, Choice, list_choices
 from workflow_scripts.numerics.gptq import round_with_gptq
+from workflow_scripts.numerics.layer_rules import WeightRule
 from workflow_scripts.numerics.weight_grid import choose_grid, dequantize
 
 
@@ -38,14 +38,12 @@ def group_layers(layers: Sequence[Layer], weights: Mapping[str, mx.array]) -> It
         yield group
 
 
-def round_choices(
-    weight: mx.array, rule: Mapping[str, Any], hessian: np.ndarray, damping: float
-) -> dict[Choice, np.ndarray]:
+def round_choices(weight: mx.array, rule: WeightRule, hessian: np.ndarray, damping: float) -> dict[Choice, np.ndarray]:
     """The change float16 (out, in) that GPTQ makes of a weight (out, in), by choice. Raises ValueError as `choose_grid`
     and `round_with_gptq`."""
     exact, changes = np.array(weight), {}
     for choice in list_choices(exact.shape[1]):
-        grid = choose_grid(weight, {**rule, **choice._asdict()})
+        grid = choose_grid(weight, {**rule, "bits": choice.bits, "group_size": choice.group_size})
         rounded = dequantize(round_with_gptq(exact, grid, hessian, damping), grid)
         changes[choice] = (rounded - exact).astype(np.float16)
     return changes

@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from workflow_scripts.mmdit.block_assembly import LayerRules, modulate_rows, read_weights
+from workflow_scripts.mmdit.block_assembly import modulate_rows, read_weights
 from workflow_scripts.mmdit.block_problem import BlockProblem, Quantize, Rows
 from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.mmdit.sensitivity import (
@@ -19,11 +19,11 @@ from workflow_scripts.mmdit.sensitivity import (
 )
 from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.bit_choices import WIDTHS, Choice
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, LayerRules, WeightRule
 from workflow_scripts.numerics.weight_grid import Grid, choose_grid, dequantize, round_to_grid
 
 # How an unquantized layer is rounded where the whole block has to be led astray a little.
-_SLIGHTLY = {"bits": 8, "group_size": "row", "symmetric": False, "range": "absmax"}
+_SLIGHTLY: WeightRule = {"bits": 8, "group_size": "row", "symmetric": False, "range": "absmax"}
 
 
 def measure_weights(
@@ -64,14 +64,14 @@ def measure_weights(
     return measured
 
 
-def round_by_width(model: Transformer, layer: Layer, rule: Mapping[str, Any]) -> tuple[list[mx.array], list[Grid]]:
+def round_by_width(model: Transformer, layer: Layer, rule: WeightRule) -> tuple[list[mx.array], list[Grid]]:
     """A layer's weight rounded by `rule` to each of WIDTHS in place of its bits, and the grids."""
     weight = read_weights(model, [layer])[0][layer.name]
     rounded = [round_weight(weight, {**rule, "bits": bits}) for bits in WIDTHS]
     return [weight for weight, _ in rounded], [grid for _, grid in rounded]
 
 
-def round_weight(weight: mx.array, rule: dict[str, Any]) -> tuple[mx.array, Grid]:
+def round_weight(weight: mx.array, rule: WeightRule) -> tuple[mx.array, Grid]:
     """`weight` (out, in) rounded to nearest on the grid of `rule`, fp32, and the grid. Raises ValueError."""
     grid = choose_grid(weight, rule)
     return mx.array(dequantize(round_to_grid(np.array(weight), grid), grid)), grid

@@ -4,17 +4,18 @@ Every scale here is a step size, the distance between neighbouring levels; a ran
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 import mlx.core as mx
 import numpy as np
+
+from workflow_scripts.numerics.layer_rules import GroupSize
 
 RANGE_COLUMNS = {"absmax": ["absmax"], "p999": ["p0.1", "p99.9"]}
 PER_TOKEN: Final = "token"  # the group size of a step size for all channels of a token
 SMALLEST_STEP = float(np.finfo(np.float32).tiny)
 
 Bits = TypeVar("Bits", int, np.ndarray)
-GroupSize = int | Literal["token"]
 
 
 def find_largest_code(bits: Bits) -> Bits:

@@ -5,12 +5,13 @@ were chosen for.
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from workflow_scripts.numerics.bit_choices import stored_bits
+from workflow_scripts.numerics.layer_rules import WeightRule
 
 # Weights at work at a time in a search: what it passes over again and again stays in the cache.
 _CHUNK = 2**16
@@ -44,7 +45,7 @@ class Grid(NamedTuple):
     group_size: int
 
 
-def choose_grid(weight: np.ndarray | mx.array, rule: dict[str, Any]) -> Grid:
+def choose_grid(weight: np.ndarray | mx.array, rule: WeightRule) -> Grid:
     """The grid of `weight` (out, in) by `rule`: `bits`, `group_size`, `symmetric` and `range`.
 
     A group's lowest code stands for the lower end of its range and the highest for the upper; a symmetric range is
@@ -97,7 +98,7 @@ def split_groups(weight: np.ndarray, span: int) -> Iterator[np.ndarray]:
         yield groups[start : start + count]
 
 
-def choose_ranges(groups: np.ndarray, rule: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def choose_ranges(groups: np.ndarray, rule: WeightRule) -> tuple[np.ndarray, np.ndarray]:
     """Scales and biases (groups, 1) of `groups` (groups, span) as fp16 holds them, in float32."""
     low, high = groups.min(axis=1, keepdims=True), groups.max(axis=1, keepdims=True)
     if rule["symmetric"]:
@@ -108,7 +109,7 @@ def choose_ranges(groups: np.ndarray, rule: dict[str, Any]) -> tuple[np.ndarray,
     return place_levels(low, high, rule)
 
 
-def place_levels(low: np.ndarray, high: np.ndarray, rule: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def place_levels(low: np.ndarray, high: np.ndarray, rule: WeightRule) -> tuple[np.ndarray, np.ndarray]:
     """Scales and biases of the ranges `low` to `high`, as fp16 holds them, in float32."""
     bits, symmetric = rule["bits"], rule["symmetric"]
     steps = high / (2 ** (bits - 1) - 1) if symmetric else (high - low) / (2**bits - 1)
@@ -123,7 +124,7 @@ def round_to_half(values: np.ndarray) -> np.ndarray:
 
 
 def search_ranges(
-    groups: np.ndarray, low: np.ndarray, high: np.ndarray, rule: dict[str, Any]
+    groups: np.ndarray, low: np.ndarray, high: np.ndarray, rule: WeightRule
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ends (groups, 1) of the ranges of least squared error, the full ranges `low` to `high` among them.
 

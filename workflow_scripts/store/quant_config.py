@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from workflow_scripts.numerics.activation import PER_TOKEN, GroupSize, look_up_step
+from workflow_scripts.numerics.activation import PER_TOKEN, look_up_step
 from workflow_scripts.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
+from workflow_scripts.numerics.layer_rules import GroupSize
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import find_named, hash_file, read_plain_json, refuse_changed
 from workflow_scripts.store.schemas import check_schema, load_schema
