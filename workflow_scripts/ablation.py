@@ -9,7 +9,7 @@ from typing import Any
 
 from workflow_scripts.ladder import PAPER, RTN, UNROUNDED, choose_activations, choose_weights
 
-_ROW = {"group_size": "row"}
+_ROW: dict[str, Any] = {"group_size": "row"}
 _W4 = {"weights": choose_weights(**_ROW)}
 _A8 = {"activations": choose_activations("static")}
 _JOINT = PAPER | {"reconstruction": "joint"}

@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from workflow_scripts.entry import Progress, build_parser, choose_part, log, run
 from workflow_scripts.mmdit.capture import assemble_rows, capture_states
 from workflow_scripts.mmdit.footprint import check_forward
 from workflow_scripts.mmdit.forward import bind_linears, measure_shapes
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.selection import choose_spread_points
 from workflow_scripts.store.block_inputs import choose_batch, count_bytes
@@ -92,7 +92,7 @@ def announce_size(recorder: BlockRecorder, arguments: argparse.Namespace) -> Non
 
 
 def capture_points(
-    recorder: BlockRecorder, transformer: Any, calibration: Calibration, by_point: dict[str, np.ndarray]
+    recorder: BlockRecorder, transformer: Transformer, calibration: Calibration, by_point: dict[str, np.ndarray]
 ) -> None:
     """Capture every batch that is not stored yet; by_point: the calibration set's arrays at the part's points (n,)."""
     linear = bind_linears(transformer)

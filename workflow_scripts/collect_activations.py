@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from workflow_scripts.mmdit.footprint import check_forward, choose_batch
 from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.observe import Reduced, assemble_batch, find_broken_row, observe_batch
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.observations import Observations, add_batch, create_observation, pack_observations
 from workflow_scripts.numerics.selection import choose_points
@@ -101,7 +102,7 @@ def list_batches(steps: np.ndarray, size: int) -> Iterator[slice]:
 
 
 def observe_points(
-    transformer: Any, model_name: str, points: Points, read_conditions: Conditions, steps: list[int], size: int
+    transformer: Transformer, model_name: str, points: Points, read_conditions: Conditions, steps: list[int], size: int
 ) -> Observations:
     """The observations of every linear input at each of `steps`, `size` points at a time.
 

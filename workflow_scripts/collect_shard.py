@@ -8,7 +8,6 @@ import argparse
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -19,6 +18,7 @@ from workflow_scripts.mmdit.footprint import check_forward
 from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.sampling import bind_step
 from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.models.protocol import Model
 from workflow_scripts.numerics import schedule
 from workflow_scripts.store.block_inputs import count_bytes
 from workflow_scripts.store.checkpoint import Checkpoint
@@ -76,7 +76,7 @@ def read_shard_parameters(arguments: argparse.Namespace) -> plan.Parameters:
     return plan.select_shard(stage, arguments.shard)
 
 
-def bind_beginning(model: Any, conditioning: Conditioning, parameters: plan.Parameters, sigmas: mx.array) -> Begin:
+def bind_beginning(model: Model, conditioning: Conditioning, parameters: plan.Parameters, sigmas: mx.array) -> Begin:
     """How trajectories of the shard begin: load what they need, once."""
     transformer = model.load_transformer()
     linear = bind_linears(transformer)

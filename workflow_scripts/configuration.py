@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from workflow_scripts.prompts import read_prompts
 from workflow_scripts.workflow_files import FOLDER
 
 # Snakemake hands these words of a command line over as text, and YAML takes 1e-3 for text.
-_WORDS = {"boolean": lambda word: {"true": True, "false": False}[word], "number": float}
+_WORDS: dict[str, Callable[[str], bool | float]] = {
+    "boolean": lambda word: {"true": True, "false": False}[word],
+    "number": float,
+}
 # Neither not-a-number nor infinity is a number here.
 _Validator = jsonschema.validators.extend(
     Draft202012Validator,
@@ -34,7 +38,8 @@ SCHEMA = FOLDER / "config" / "config.schema.yaml"
 
 def load_schema(path: Path = SCHEMA) -> dict[str, Any]:
     """The schema as a dictionary (JSON Schema, draft 2020-12)."""
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    schema: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return schema
 
 
 def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:

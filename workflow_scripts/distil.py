@@ -21,6 +21,7 @@ from workflow_scripts.mmdit.footprint import check_distillation, needs_recomputi
 from workflow_scripts.mmdit.state_arrays import pack_tree, unpack_tree
 from workflow_scripts.mmdit.student import Learned, assemble_student
 from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.models.protocol import Model
 from workflow_scripts.numerics.loss_curve import shorten_losses
 from workflow_scripts.numerics.quality import to_decibels
 from workflow_scripts.store.block_file import BlockFile, holds_work, read_block, write_block
@@ -82,7 +83,7 @@ def is_finished(path: Path, parameters: plan.Parameters, origin: dict[str, Any])
 
 
 def assemble_task(
-    parameters: plan.Parameters, calibration: Calibration, model: Any, files: list[BlockFile]
+    parameters: plan.Parameters, calibration: Calibration, model: Model, files: list[BlockFile]
 ) -> tuple[Task, dict[str, np.ndarray]]:
     """What is distilled, and the blocks' codes. Raises UserError if this machine has not the memory."""
     transformer, points = model.load_transformer(), read_points(calibration)

@@ -17,9 +17,11 @@ from workflow_scripts.entry import Progress, build_parser, log, run
 from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.plain_rounding import bind_plain
 from workflow_scripts.mmdit.sampling import LinearAt, sample
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.mmdit.variant_linears import bind_source
 from workflow_scripts.mmdit.variant_sizes import measure_variant
 from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.models.protocol import Model
 from workflow_scripts.numerics.plain_ways import FAMILIES, list_plain
 from workflow_scripts.numerics.quality import measure_snr
 from workflow_scripts.numerics.schedule import draw_noise
@@ -70,7 +72,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def start_pictures(
-    parameters: plan.Parameters, model: Any, prompts: list[dict[str, Any]], pictures: list[dict[str, Any]]
+    parameters: plan.Parameters, model: Model, prompts: list[dict[str, Any]], pictures: list[dict[str, Any]]
 ) -> tuple[mx.array, ...]:
     """What `sample` starts from: cs and cs_pooled of each picture's prompt, its noise, and the noise levels."""
     texts = [prompts[picture["prompt"]]["text"] for picture in pictures]
@@ -79,7 +81,7 @@ def start_pictures(
     return (*encodings, noise, model.compute_sigmas(parameters["evaluation_steps"]))
 
 
-def list_ways(arguments: argparse.Namespace, transformer: Any) -> Iterator[Way]:
+def list_ways(arguments: argparse.Namespace, transformer: Transformer) -> Iterator[Way]:
     """The ways of a family of plain rounding, or of a quantization config."""
     if arguments.family:
         for plain in list_plain(arguments.family):

@@ -5,7 +5,7 @@ Every seal is checked first, every trajectory as it is read, and the set once mo
 
 import argparse
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from workflow_scripts.store.gather import Selection, gather_points, write_condit
 from workflow_scripts.store.lock import hold_lock
 from workflow_scripts.store.places import Place
 from workflow_scripts.store.room import check_disk
-from workflow_scripts.store.seal import Seal, check_origin, is_finished, make_seal, read_group_seal, write_group_seal
+from workflow_scripts.store.seal import check_origin, is_finished, make_seal, read_group_seal, write_group_seal
 from workflow_scripts.store.trajectories import Shard, Trajectory, check_root, open_shard
 from workflow_scripts.store.zarr_arrays import ArraySpec, create_group
 
@@ -66,7 +66,7 @@ def check_shards(store: Place, parameters: plan.Parameters, conditioning: Condit
     with the same settings as the other shards.
     """
     fingerprints: dict[str, str] = {}
-    first: Seal = {}
+    first: Mapping[str, Any] = {}
     check_root(store)
     for shard in plan.list_shards(parameters):
         wanted = select_wanted(parameters, shard)

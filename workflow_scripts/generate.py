@@ -22,8 +22,10 @@ from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.packed import bind_packed, list_packed, name_bits, restore_weight
 from workflow_scripts.mmdit.sampling import LinearAt, sample
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.model_options import add_model_options, choose_settings
 from workflow_scripts.models.catalogue import find_model, warn_of_dropped_text
+from workflow_scripts.models.protocol import Model
 from workflow_scripts.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
 from workflow_scripts.numerics.quality import compare_weights, measure_psnr, measure_snr
 from workflow_scripts.numerics.schedule import draw_noise
@@ -75,14 +77,14 @@ def main(arguments: argparse.Namespace) -> None:
     log.info(summarise(arguments.out, pictures, latents))
 
 
-def bind_exact(transformer: Any) -> LinearAt:
+def bind_exact(transformer: Transformer) -> LinearAt:
     """The linears in full precision."""
     exact = bind_linears(transformer)
     return lambda sigma: exact
 
 
 def bind_quantized(
-    arguments: argparse.Namespace, source: Source, layers: Sequence[Layer], transformer: Any
+    arguments: argparse.Namespace, source: Source, layers: Sequence[Layer], transformer: Transformer
 ) -> LinearAt:
     """The linears that `source` gives, and those of full precision for the rest."""
     return bind_packed(transformer, layers, source.layers, source.checkpoint, source.config, arguments.lookup).at
@@ -110,7 +112,7 @@ def choose_guidance(arguments: argparse.Namespace) -> float:
     return plan.NO_GUIDANCE
 
 
-def check_arguments(arguments: argparse.Namespace, model: Any) -> None:
+def check_arguments(arguments: argparse.Namespace, model: Model) -> None:
     """Raise UserError, naming the option, unless the model can do what is asked and `--out` can be written."""
     is_quantized = arguments.weights is not None or arguments.quant_config is not None
     blocks = plan.list_blocks(arguments.model)
@@ -139,7 +141,7 @@ def is_picture_name(path: Path) -> bool:
     return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
 
 
-def open_source(arguments: argparse.Namespace, model: Any, layers: Sequence[Layer]) -> Source | None:
+def open_source(arguments: argparse.Namespace, model: Model, layers: Sequence[Layer]) -> Source | None:
     """What to quantize with, or None. Raises UserError if it is missing, damaged or of another model."""
     config = read_quant_config(arguments.quant_config) if arguments.quant_config else None
     folder = arguments.weights or (config and config.weights.parent)
@@ -176,7 +178,7 @@ def describe_source(name: str, source: Source, count: int) -> str:
     return f"{line}of {rounded} quantized, simulated in floating point"
 
 
-def tabulate_differences(source: Source, transformer: Any) -> list[str]:
+def tabulate_differences(source: Source, transformer: Transformer) -> list[str]:
     """The lines of a table: how far each quantized weight W' is from its original W, dW = W' - W."""
     original = dict(tree_flatten(transformer.parameters()))
     lines = [f"{'layer':<34}{'bits':>5}{'group':>7}{'mean |dW|':>12}{'max |dW|':>12}{'|dW|2/|W|2':>13}"]
@@ -193,7 +195,7 @@ def tabulate_differences(source: Source, transformer: Any) -> list[str]:
 
 def sample_variants(
     arguments: argparse.Namespace,
-    model: Any,
+    model: Model,
     variants: dict[str, Bind],
     prompts: list[str],
 ) -> dict[str, mx.array]:

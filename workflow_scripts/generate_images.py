@@ -14,8 +14,10 @@ import numpy as np
 from workflow_scripts import plan
 from workflow_scripts.entry import Progress, build_parser, choose_part, log, run
 from workflow_scripts.mmdit.sampling import LinearAt, NotFiniteError, sample
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.mmdit.variant_linears import bind_source
 from workflow_scripts.models.catalogue import find_model, warn_of_dropped_text
+from workflow_scripts.models.protocol import Model
 from workflow_scripts.numerics.schedule import draw_noise
 from workflow_scripts.store.files import hash_file, read_json, write_json
 from workflow_scripts.store.lock import hold_lock
@@ -53,7 +55,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def draw_missing(
-    arguments: argparse.Namespace, parameters: plan.Parameters, model: Any, pictures: list[Picture]
+    arguments: argparse.Namespace, parameters: plan.Parameters, model: Model, pictures: list[Picture]
 ) -> int:
     """Draw the batches that lack a picture; the number of pictures in them."""
     variant = ALL[arguments.variant]
@@ -103,8 +105,8 @@ def drop_others(folder: Path, pictures: list[Path]) -> None:
 
 
 def draw_batches(
-    model: Any,
-    transformer: Any,
+    model: Model,
+    transformer: Transformer,
     linear_at: LinearAt,
     parameters: plan.Parameters,
     batches: list[list[Picture]],
@@ -133,7 +135,7 @@ def draw_batches(
 
 
 def encode_batches(
-    model: Any, batches: list[list[Picture]], negative_prompt: str
+    model: Model, batches: list[list[Picture]], negative_prompt: str
 ) -> Iterator[tuple[list[Picture], mx.array, mx.array]]:
     """Each batch with its prompts' encodings."""
     for batch in batches:

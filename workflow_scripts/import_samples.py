@@ -15,6 +15,7 @@ import numpy as np
 from workflow_scripts import plan
 from workflow_scripts.entry import Progress, build_parser, log, run
 from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.models.protocol import Model
 from workflow_scripts.numerics import schedule
 from workflow_scripts.store.conditioning import Conditioning, list_inputs, open_conditioning
 from workflow_scripts.store.errors import UserError
@@ -50,7 +51,7 @@ def main(arguments: argparse.Namespace) -> None:
     log.info(f"imported {stage['trajectories']} trajectories, {len(recorders)} shards now: {arguments.trajectories}")
 
 
-def check_folder(folder: Path, stage: plan.Parameters, expected: Expected, model: Any) -> None:
+def check_folder(folder: Path, stage: plan.Parameters, expected: Expected, model: Model) -> None:
     """List every fault of the dataset. Raises UserError, with their counts, if there is one."""
     faults = list(find_manifest_faults(read_manifest(folder / "manifest.json"), stage))
     advice = "write_import_config writes the configuration of this folder"
@@ -64,7 +65,7 @@ def check_folder(folder: Path, stage: plan.Parameters, expected: Expected, model
 
 
 def describe_inputs(
-    folder: Path, conditioning: Conditioning, parameters: plan.Parameters, model: Any
+    folder: Path, conditioning: Conditioning, parameters: plan.Parameters, model: Model
 ) -> dict[str, Any]:
     """What an imported shard is made of; `imported` tells it from a recorded one."""
     inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}

@@ -1,16 +1,15 @@
 """What the ladder's pictures are drawn from: the same prompts, noise and noise levels for whatever is compared."""
 
-from typing import Any
-
 import mlx.core as mx
 
 from workflow_scripts import plan
+from workflow_scripts.models.protocol import Model
 from workflow_scripts.numerics.schedule import draw_noise
 from workflow_scripts.store.conditioning import Conditioning
 
 
 def start_pictures(
-    parameters: plan.Parameters, model: Any, conditioning: Conditioning
+    parameters: plan.Parameters, model: Model, conditioning: Conditioning
 ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
     """As `sample` takes them: cs (N, 2, T, D), cs_pooled (N, 2, W), noise (N, h, w, c) and sigmas (steps + 1,), fp32.
 

@@ -17,6 +17,7 @@ from workflow_scripts.mmdit.footprint import check_forward, choose_batch
 from workflow_scripts.mmdit.layer_hessians import accumulate_hessians, measure_rank
 from workflow_scripts.mmdit.layer_rounding import choose_damping
 from workflow_scripts.mmdit.layers import Layer, list_linears
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.mmdit.weight_costs import estimate_costs, group_layers, round_choices
 from workflow_scripts.models.catalogue import find_model
 from workflow_scripts.numerics.bit_choices import GROUP_SIZES, PROBE_POINTS, Costs, list_choices
@@ -67,7 +68,7 @@ def refuse_unfit(layers: list[Layer], weights: dict[str, mx.array]) -> None:
 
 def measure(
     parameters: plan.Parameters,
-    transformer: Any,
+    transformer: Transformer,
     points: CalibrationPoints,
     layers: list[Layer],
     weights: dict[str, mx.array],

@@ -19,6 +19,7 @@ from workflow_scripts.mmdit.sensitivity import count_together
 from workflow_scripts.mmdit.velocity import POINTS, bind_tail, compare_velocities, measure_gains, spread_points
 from workflow_scripts.mmdit.weight_sensitivity import measure_weights, round_block
 from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.models.protocol import Model
 from workflow_scripts.store.block_inputs import BlockInputs, open_block_inputs
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
@@ -38,7 +39,7 @@ def main(arguments: argparse.Namespace) -> None:
     log.info(f"{arguments.block}: {len(content['weights'])} weights, {len(content['inputs'])} inputs: {arguments.out}")
 
 
-def list_origin(parameters: plan.Parameters, block: str, inputs: BlockInputs, model: Any) -> dict[str, Any]:
+def list_origin(parameters: plan.Parameters, block: str, inputs: BlockInputs, model: Model) -> dict[str, Any]:
     """Digests of what the block is measured from. Raises UserError if it does not belong together."""
     digests = model.file_digests()
     for part in inputs.parts:
@@ -50,7 +51,7 @@ def list_origin(parameters: plan.Parameters, block: str, inputs: BlockInputs, mo
 
 
 def measure(
-    parameters: plan.Parameters, inputs: BlockInputs, model: Any
+    parameters: plan.Parameters, inputs: BlockInputs, model: Model
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The content of the sensitivity file of one block but for its origin, and the arrays. Raises ValueError."""
     block, rules, transformer = parameters["block"], parameters["layers"], model.load_transformer()

@@ -20,6 +20,7 @@ from workflow_scripts.mmdit.input_quantizers import InputQuantizer
 from workflow_scripts.mmdit.reconstruction import PHASES
 from workflow_scripts.mmdit.state_arrays import pack_state, unpack_state
 from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.models.protocol import Model
 from workflow_scripts.numerics.footprint import estimate_learning
 from workflow_scripts.numerics.loss_curve import shorten_losses
 from workflow_scripts.store.block_file import BlockFile, LayerWeight, holds_work, read_block, write_block
@@ -58,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def list_origin(
-    parameters: plan.Parameters, inputs: BlockInputs, before: list[BlockFile], model: Any
+    parameters: plan.Parameters, inputs: BlockInputs, before: list[BlockFile], model: Model
 ) -> dict[str, Any]:
     """Digests of what the block is made from. Raises UserError if it does not belong together."""
     digests = model.file_digests()

@@ -7,8 +7,9 @@ import errno
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # suffixes of those that are read
 LARGEST_JSON = 1 << 26  # bytes; Python needs some twenty times as much for what is in them
@@ -16,7 +17,7 @@ DEEPEST_JSON = 50  # levels
 LARGEST_NUMBER = 2**63  # an integer stays below
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BufferedReader:
     """The file in `path`, open for reading. Raises OSError if it is a folder, a pipe, which would hang, or a device."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -268,7 +268,8 @@ def take_sealed(seal: Any) -> Parameters:
     """The parameters in a seal. Raises ValueError, KeyError or TypeError if it is damaged."""
     if fingerprint({key: seal[key] for key in seal if key != "checksum"}) != seal["checksum"]:
         raise ValueError("its checksum does not hold")
-    return seal["parameters"]
+    parameters: Parameters = seal["parameters"]
+    return parameters
 
 
 def describe_difference(found: Any, wanted: Parameters | None) -> str:

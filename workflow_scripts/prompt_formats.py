@@ -7,7 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from workflow_scripts.plain_files import parse_json
 
@@ -54,7 +54,7 @@ def list_names(line: str, delimiter: str) -> list[str]:
     return [name for cell in line.split(delimiter) if (name := cell.strip(' \t\r\n"').lower()) in NAMES]
 
 
-def read_rows(text: str, delimiter: str, quoting: int) -> Iterator[Row]:
+def read_rows(text: str, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Row]:
     """The rows of a table below its first one; without empty rows."""
     lines = list(io.StringIO(text, newline=""))
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,14 +15,15 @@ from workflow_scripts.mmdit.layer_hessians import accumulate_hessians, observe_l
 from workflow_scripts.mmdit.layer_rounding import round_layer
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.observe import Batch
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, LayerRules
 from workflow_scripts.numerics.selection import choose_spread_points
 from workflow_scripts.store.block_file import LayerWeight, write_block
 from workflow_scripts.store.calibration import open_calibration
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
-from workflow_scripts.store.mixed_bits import LayerRules, identify_bits, overlay_bits, read_mixed_bits
+from workflow_scripts.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
 
 TOGETHER = 32  # points of a forward, at most
 
@@ -50,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def round_layers(
-    transformer: Any, points: CalibrationPoints, rules: LayerRules, parameters: plan.Parameters, together: int
+    transformer: Transformer, points: CalibrationPoints, rules: LayerRules, parameters: plan.Parameters, together: int
 ) -> dict[str, LayerWeight]:
     """The quantized layers of no block; `together` points run at a time. Raises ValueError as `round_layer`."""
     layers = [layer for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]]) if not layer.block]
@@ -76,7 +76,7 @@ def take_batches(points: CalibrationPoints, indices: np.ndarray, together: int) 
     return (points.take(run) for run in split_runs(indices, together))
 
 
-def collect_inputs(transformer: Any, layers: list[Layer], batches: Iterable[Batch]) -> dict[str, np.ndarray]:
+def collect_inputs(transformer: Transformer, layers: list[Layer], batches: Iterable[Batch]) -> dict[str, np.ndarray]:
     """By input name what `layers` read on `batches`, (tokens, in)."""
     parts: dict[str, list[np.ndarray]] = {}
     for batch in batches:

@@ -32,7 +32,7 @@ def measure(path: Path) -> int:
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
-def format_bytes(count: int) -> str:
+def format_bytes(count: float) -> str:
     """Bytes in the unit that suits them."""
     for unit in ("B", "KB", "MB"):
         if count < 1000:

@@ -3,7 +3,7 @@
 The numbers are those of the models' own classes, which `shapes` reads and a test compares.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -52,10 +52,11 @@ def describe_embedded(config: plan.Parameters) -> Sizes:
 
 def count_image_tokens(config: plan.Parameters) -> int:
     """The image tokens of a picture of the configuration's size."""
-    return (config["height"] // PIXELS) * (config["width"] // PIXELS)
+    count: int = (config["height"] // PIXELS) * (config["width"] // PIXELS)
+    return count
 
 
-def describe_sd3(config: plan.Parameters, **sizes: int) -> Sizes:
+def describe_sd3(config: plan.Parameters, sizes: Mapping[str, int]) -> Sizes:
     """Stable Diffusion 3's or 3.5's of these `sizes`."""
     text = CLIP_TOKENS + (T5_TOKENS if config["use_t5"] else 0)
     return Sizes(2, count_image_tokens(config), (text, 4096), 2048, **sizes, itemsize=FP32)
@@ -68,8 +69,8 @@ def describe_flux(config: plan.Parameters) -> Sizes:
 
 _SIZES: dict[str, Callable[[plan.Parameters], Sizes]] = {
     "embedded": describe_embedded,
-    "sd3-medium": partial(describe_sd3, **SD3_MEDIUM),
-    "sd3.5-large": partial(describe_sd3, **SD3_LARGE),
+    "sd3-medium": partial(describe_sd3, sizes=SD3_MEDIUM),
+    "sd3.5-large": partial(describe_sd3, sizes=SD3_LARGE),
     "flux-schnell": describe_flux,
 }
 
@@ -86,7 +87,7 @@ def count_elements(config: plan.Parameters) -> dict[str, int]:
     elements = {}
     for layer in list_linears(*plan.MODEL_BLOCKS[model]):
         if layer.block and layer.role == "adaLN":
-            squares = MODULATIONS[layer.stream, (layer.block, layer.stream) in reaching]
+            squares: int | None = MODULATIONS[layer.stream, (layer.block, layer.stream) in reaching]
         else:
             squares = ELEMENTS.get(layer.role) if layer.block else None
         elements[layer.name] = squares * sizes.width**2 if squares else sizes.width * count_inputs(layer.name, sizes)

@@ -106,7 +106,8 @@ def estimate_learning_memory(config: plan.Parameters, sizes: Sizes) -> int:
 def count_searching(config: plan.Parameters, sizes: Sizes) -> float:
     """The points that the search for bits runs forward, or as much of a backward pass."""
     groups = max(1, round(sizes.parameters * CHOICES * CHANGE_BYTES / GROUP_BYTES))
-    return groups * (config["search_points"] / 2 + 3 * PROBE_POINTS * config["search_probes"])
+    points: float = groups * (config["search_points"] / 2 + 3 * PROBE_POINTS * config["search_probes"])
+    return points
 
 
 def estimate_searching_memory(sizes: Sizes) -> int:

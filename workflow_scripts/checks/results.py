@@ -9,6 +9,7 @@ import numpy as np
 
 from workflow_scripts import plan
 from workflow_scripts.models.catalogue import find_model
+from workflow_scripts.models.protocol import Model
 from workflow_scripts.store.conditioning import Conditioning, list_inputs, open_conditioning
 from workflow_scripts.store.errors import UnreachableError, UserError
 from workflow_scripts.store.files import read_json
@@ -42,7 +43,7 @@ class Results:
         return open_conditioning(self.folder / "conditioning.safetensors", self.stage)
 
     @cached_property
-    def model(self) -> Any:
+    def model(self) -> Model:
         """The model, as the catalogue has it."""
         return find_model(self.stage["model"], self.stage)
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -11,6 +10,7 @@ from workflow_scripts import plan
 from workflow_scripts.checks.results import Report, Results, read_or_none
 from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.sampling import bind_step
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics import schedule
 from workflow_scripts.numerics.quality import measure_relative_error
 from workflow_scripts.store.errors import UserError
@@ -193,7 +193,7 @@ def pick_steps(shards: list[str], steps: int, results: Results) -> list[tuple[in
 
 
 def replay_step(
-    results: Results, transformer: Any, values: tuple[np.ndarray, np.ndarray], number: int, step: int
+    results: Results, transformer: Transformer, values: tuple[np.ndarray, np.ndarray], number: int, step: int
 ) -> float:
     """The relative error of the state after `step` of trajectory `number`, whose states and final latents are given."""
     linear = bind_linears(transformer)

@@ -1,7 +1,6 @@
 """Putting a block's problem together from a model, captured rows and rules."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -10,20 +9,19 @@ from workflow_scripts.mmdit.block_problem import BlockProblem, Rows, measure_pow
 from workflow_scripts.mmdit.blocks import Block, resolve_module
 from workflow_scripts.mmdit.forward import resolve_bias
 from workflow_scripts.mmdit.layers import Layer, list_linears
+from workflow_scripts.mmdit.transformer import Transformer
+from workflow_scripts.numerics.layer_rules import LayerRules
 from workflow_scripts.numerics.selection import hold_out_groups
 from workflow_scripts.store.errors import UserError
 
-# By layer name: {"weight": rule, "activation": rule}
-LayerRules = Mapping[str, Mapping[str, dict[str, Any]]]
 
-
-def list_own_linears(model: Any, block: str) -> list[Layer]:
+def list_own_linears(model: Transformer, block: str) -> list[Layer]:
     """The linears of one block, the adaLN ones among them."""
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     return [layer for layer in layers if layer.block == block]
 
 
-def read_weights(model: Any, layers: list[Layer]) -> tuple[dict[str, mx.array], dict[str, mx.array | None]]:
+def read_weights(model: Transformer, layers: list[Layer]) -> tuple[dict[str, mx.array], dict[str, mx.array | None]]:
     """Weights (out, in) and biases (out,) or None of the layers by name, fp32."""
     weights = {layer.name: resolve_module(model, layer.path)["weight"].astype(mx.float32) for layer in layers}
     biases = {layer.name: resolve_bias(model, layer) for layer in layers}
@@ -57,11 +55,12 @@ def modulate_rows(
 ) -> np.ndarray:
     """The adaLN output of one stream for what its linear reads (R, D), float32 (R, 1, n D)."""
     name = f"{block}.{stream}.adaLN_modulation"
-    return np.array(mx.array(rows) @ weights[name].T + biases[name])[:, None]
+    y, bias = mx.array(rows) @ weights[name].T, biases[name]
+    return np.array(y if bias is None else y + bias)[:, None]
 
 
 def assemble_problem(
-    model: Any,
+    model: Transformer,
     block: Block,
     rules: LayerRules,
     modulation_weights: Mapping[str, mx.array],

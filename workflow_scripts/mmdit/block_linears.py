@@ -1,7 +1,6 @@
 """A model whose weights and inputs are quantized as its blocks' files say."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -9,13 +8,14 @@ from workflow_scripts.mmdit.block_assembly import read_weights
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.propagation import dequantize_block
 from workflow_scripts.mmdit.quantized import InputGrid, QuantizedLinears
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.knots import DEFAULT_LOOKUP
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, InputRule
 from workflow_scripts.store.block_file import BlockFile
 from workflow_scripts.store.errors import UserError
 
 
-def bind_blocks(model: Any, files: Sequence[BlockFile]) -> QuantizedLinears:
+def bind_blocks(model: Transformer, files: Sequence[BlockFile]) -> QuantizedLinears:
     """The linears of `model`: those of the blocks quantized as in their `files`, the others in full precision."""
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     weights, biases = read_weights(model, layers)
@@ -27,7 +27,7 @@ def bind_blocks(model: Any, files: Sequence[BlockFile]) -> QuantizedLinears:
     return QuantizedLinears(layers, weights, biases, inputs, files[0].sigmas, DEFAULT_LOOKUP)
 
 
-def describe_input(rule: dict[str, Any], file: BlockFile, name: str) -> InputGrid:
+def describe_input(rule: InputRule, file: BlockFile, name: str) -> InputGrid:
     """The grid of what a layer reads, by its rule and its block's file. Raises UserError if the file lacks it."""
     if rule["bits"] == UNQUANTIZED:
         return InputGrid(UNQUANTIZED, "none")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from workflow_scripts.mmdit.blocks import Block, Linear, run_block
 from workflow_scripts.numerics.footprint import limit_batch
 
+Array = TypeVar("Array", np.ndarray, mx.array)
 # quantize(key, x (B, T, D)) -> what the product sees of x
 Quantize = Callable[[str, mx.array], mx.array]
 STREAMS = ("image", "text")  # what a block gives, whatever it does with them inside
@@ -17,18 +18,18 @@ BATCH = 64  # rows measured at a time, at most
 KEPT = 12  # tensors (T, D) of a row held besides: inputs and targets in single precision, and what the layers read
 
 
-class Rows(NamedTuple):
+class Rows(NamedTuple, Generic[Array]):
     """Rows of a block: inputs and targets image (R, N, D) and text (R, T, D), the adaLN outputs (R, 1, n D) by stream.
 
     The last block has no text target. `knots` (R,) int is the place of each row's noise level among all.
     """
 
-    image: Any
-    text: Any
-    modulations: Mapping[str, Any]
-    image_target: Any
-    text_target: Any
-    knots: Any
+    image: Array
+    text: Array
+    modulations: Mapping[str, Array]
+    image_target: Array
+    text_target: Array | None
+    knots: Array
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class BlockProblem:
     weights: dict[str, mx.array]
     biases: dict[str, mx.array | None]
     readers: dict[str, str]
-    rows: Rows
+    rows: Rows[np.ndarray]
     sigmas: np.ndarray
     training: np.ndarray
     held_out: np.ndarray
@@ -54,18 +55,18 @@ class BlockProblem:
     clean: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def take_rows(rows: Rows, indices: np.ndarray) -> Rows:
+def take_rows(rows: Rows[np.ndarray], indices: np.ndarray) -> Rows[mx.array]:
     """The rows at `indices` (B,), fp32, for MLX."""
 
-    def take(part: np.ndarray | None) -> mx.array | None:
-        return None if part is None else mx.array(part[indices]).astype(mx.float32)
+    def take(part: np.ndarray) -> mx.array:
+        return mx.array(part[indices]).astype(mx.float32)
 
     return Rows(
         take(rows.image),
         take(rows.text),
         {name: take(part) for name, part in rows.modulations.items()},
         take(rows.image_target),
-        take(rows.text_target),
+        None if rows.text_target is None else take(rows.text_target),
         mx.array(rows.knots[indices]),
     )
 
@@ -82,7 +83,7 @@ def list_batches(problem: BlockProblem, indices: np.ndarray) -> Iterator[np.ndar
         yield indices[start : start + size]
 
 
-def pair_targets(rows: Rows) -> dict[str, Any]:
+def pair_targets(rows: Rows[Array]) -> dict[str, Array]:
     """The targets by stream; the last block's text has none."""
     return {
         name: part
@@ -91,7 +92,7 @@ def pair_targets(rows: Rows) -> dict[str, Any]:
     }
 
 
-def measure_powers(rows: Rows, indices: np.ndarray) -> dict[str, float]:
+def measure_powers(rows: Rows[np.ndarray], indices: np.ndarray) -> dict[str, float]:
     """The mean square of each stream's target over the rows at `indices`."""
     return {
         name: float(np.mean([np.square(part[i].astype(np.float64)).mean() for i in indices]))
@@ -114,14 +115,14 @@ def bind_block(problem: BlockProblem, weights: Mapping[str, mx.array], quantize:
 
 
 def run_rows(
-    problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize, rows: Rows
+    problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize, rows: Rows[mx.array]
 ) -> dict[str, mx.array]:
     """The block's outputs on `rows` by stream, (B, N, D) and (B, T, D); the last block's text has none."""
     outputs = run_block(bind_block(problem, weights, quantize), problem.block, rows.image, rows.text, rows.modulations)
     return {name: part for name, part in zip(STREAMS, outputs, strict=True) if part is not None}
 
 
-def compute_loss(problem: BlockProblem, outputs: Mapping[str, mx.array], rows: Rows) -> mx.array:
+def compute_loss(problem: BlockProblem, outputs: Mapping[str, mx.array], rows: Rows[mx.array]) -> mx.array:
     """The reconstruction loss: per stream the squared error of a row over the mean square of its target, summed.
 
     Summed over the tokens and channels of a row and averaged over rows, as the constants of the regulariser expect.
@@ -134,7 +135,10 @@ def compute_loss(problem: BlockProblem, outputs: Mapping[str, mx.array], rows: R
 
 
 def measure_errors(
-    problem: BlockProblem, weights: Mapping[str, mx.array], bind_quantize: Callable[[Rows], Quantize], where: np.ndarray
+    problem: BlockProblem,
+    weights: Mapping[str, mx.array],
+    bind_quantize: Callable[[Rows[mx.array]], Quantize],
+    where: np.ndarray,
 ) -> dict[str, float]:
     """Per stream the squared error over the target's power on the rows at `where`."""
     errors, powers = dict.fromkeys(problem.powers, 0.0), dict.fromkeys(problem.powers, 0.0)
@@ -148,7 +152,7 @@ def measure_errors(
 
 
 def find_broken_layer(
-    problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize, rows: Rows
+    problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize, rows: Rows[mx.array]
 ) -> str | None:
     """The first layer, in the order of the forward, whose output on `rows` is not finite; None if all are."""
     outputs: dict[str, mx.array] = {}

@@ -1,14 +1,12 @@
 """A block made ready: everything that is chosen before any rounding."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from workflow_scripts import plan
 from workflow_scripts.mmdit.block_assembly import (
-    LayerRules,
     assemble_problem,
     list_own_linears,
     read_weights,
@@ -20,8 +18,9 @@ from workflow_scripts.mmdit.input_quantizers import InputQuantizer, calibrate
 from workflow_scripts.mmdit.layer_rounding import round_layer
 from workflow_scripts.mmdit.migration import migrate, migrate_weights
 from workflow_scripts.mmdit.propagation import Streams, propagate
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.gptq import accumulate_hessian
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, LayerRules
 from workflow_scripts.numerics.weight_grid import Grid, choose_grid, dequantize
 from workflow_scripts.store.block_file import BlockFile, LayerInput, LayerWeight
 from workflow_scripts.store.block_inputs import BlockInputs
@@ -42,7 +41,7 @@ def prepare(
     rules: LayerRules,
     inputs: BlockInputs,
     before: list[BlockFile],
-    transformer: Any,
+    transformer: Transformer,
     latent_shape: tuple[int, ...],
 ) -> Task:
     """The block's problem with everything that is chosen before any rounding, in the order that matters.
@@ -83,7 +82,7 @@ def prepare(
 
 
 def round_modulation(
-    transformer: Any,
+    transformer: Transformer,
     rules: LayerRules,
     parameters: plan.Parameters,
     modulation: np.ndarray,
@@ -103,7 +102,9 @@ def round_modulation(
     }
 
 
-def read_streams(transformer: Any, inputs: BlockInputs, before: list[BlockFile], blocks: list[Block]) -> Streams:
+def read_streams(
+    transformer: Transformer, inputs: BlockInputs, before: list[BlockFile], blocks: list[Block]
+) -> Streams:
     """What the last of `blocks` reads: as captured, or what the others, quantized, give."""
     if not before:
         return inputs.read_block(len(blocks) - 1)

@@ -6,12 +6,13 @@ them inside; in its attention the image's come first. Queries and keys may be no
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
 from workflow_scripts.mmdit.layers import UNIFIED, Stream, list_streams
 from workflow_scripts.mmdit.positions import compute_rotation, rotate
+from workflow_scripts.mmdit.transformer import Module, Transformer, TransformerConfig
 from workflow_scripts.numerics.elementwise import select_kernels
 from workflow_scripts.store.errors import UserError
 
@@ -38,14 +39,16 @@ class Block:
     rotation: mx.array | None = None
 
 
-def resolve_module(model: Any, path: str) -> Any:
+def resolve_module(model: Transformer, path: str) -> Module:
     """The module at a dotted path of an MLX module tree."""
+    found: Any = model
     for part in path.split("."):
-        model = model[int(part)] if part.isdigit() else model[part]
-    return model
+        found = found[int(part)] if part.isdigit() else found[part]
+    module: Module = found
+    return module
 
 
-def refuse_unsupported(config: Any) -> None:
+def refuse_unsupported(config: TransformerConfig) -> None:
     """Raise UserError for what the forward does not do, from a DiffusionKit `MMDiTConfig`."""
     unsupported = {
         "a guidance embedder": config.guidance_embed,
@@ -60,7 +63,7 @@ def refuse_unsupported(config: Any) -> None:
         )
 
 
-def list_blocks(model: Any, latent_shape: tuple[int, ...]) -> list[Block]:
+def list_blocks(model: Transformer, latent_shape: tuple[int, ...]) -> list[Block]:
     """The blocks of DiffusionKit's `MMDiT` in the order of the forward, for latents of `latent_shape` (h, w, c).
 
     Raises UserError for a kind of transformer that is not supported.
@@ -86,18 +89,20 @@ def list_blocks(model: Any, latent_shape: tuple[int, ...]) -> list[Block]:
     ]
 
 
-def find_block(model: Any, name: str, latent_shape: tuple[int, ...]) -> Block:
+def find_block(model: Transformer, name: str, latent_shape: tuple[int, ...]) -> Block:
     """The block of that name. Raises UserError as `list_blocks`."""
     return next(block for block in list_blocks(model, latent_shape) if block.name == name)
 
 
-def read_norms(model: Any, stream: Stream) -> tuple[mx.array, mx.array]:
+def read_norms(model: Transformer, stream: Stream) -> tuple[mx.array, mx.array]:
     """The gains (head dim,) of the norms of a stream's queries and keys."""
     norms = resolve_module(model, stream.path).qk_norm
     return norms.q_norm.weight, norms.k_norm.weight
 
 
-def run_block(linear: Linear, block: Block, image: mx.array, text: mx.array, modulations: Mapping[str, Any]) -> Tokens:
+def run_block(
+    linear: Linear, block: Block, image: mx.array, text: mx.array | None, modulations: Mapping[str, mx.array]
+) -> Tokens:
     """One block: image (B, N, D) and text (B, T, D) to the same, differentiable; no text where nothing reads it.
 
     modulations: by stream the adaLN outputs, in the order shift, scale and gate of the attention, then of the MLP:
@@ -105,20 +110,21 @@ def run_block(linear: Linear, block: Block, image: mx.array, text: mx.array, mod
     reads what the attention reads and shares its gate.
     """
     run = run_unified if UNIFIED in block.streams else run_multimodal
-    return run(linear, block, image, text, modulations)
+    # No block follows the one that gives no text.
+    return run(linear, block, image, cast(mx.array, text), modulations)
 
 
 def run_multimodal(
-    linear: Linear, block: Block, image: mx.array, text: mx.array, modulations: Mapping[str, Any]
+    linear: Linear, block: Block, image: mx.array, text: mx.array, modulations: Mapping[str, mx.array]
 ) -> Tokens:
     """A block with weights of its own for image and text; arguments as of `run_block`."""
     image_parts = split_modulation(modulations["image"], 6)
     text_parts = split_modulation(modulations["text"], 6 if block.text_reaches_output else 2)
     heads = [
-        project_heads(linear, block, stream, normalize(x, *parts[:2], block.eps))
+        project_heads(linear, block, stream, normalize(x, parts[0], parts[1], block.eps))
         for stream, x, parts in (("image", image, image_parts), ("text", text, text_parts))
     ]
-    q, k, v = (mx.concatenate(pair, axis=2) for pair in zip(*heads, strict=True))  # (B, heads, N + T, head dim)
+    q, k, v = (mx.concatenate(list(pair), axis=2) for pair in zip(*heads, strict=True))  # (B, heads, N + T, head dim)
     image_attended, text_attended = mx.split(attend(block, q, k, v), [image.shape[1]], axis=2)
     image = finish_stream(linear, f"{block.name}.image", block, image, image_attended, image_parts)
     if not block.text_reaches_output:
@@ -127,7 +133,7 @@ def run_multimodal(
 
 
 def run_unified(
-    linear: Linear, block: Block, image: mx.array, text: mx.array, modulations: Mapping[str, Any]
+    linear: Linear, block: Block, image: mx.array, text: mx.array, modulations: Mapping[str, mx.array]
 ) -> Tokens:
     """A block with the same weights for all tokens, its MLP beside the attention; arguments as of `run_block`.
 
@@ -145,7 +151,7 @@ def run_unified(
 
 def split_modulation(modulation: mx.array, count: int = 2) -> list[mx.array]:
     """(B, 1, count D) as `count` arrays (B, 1, D)."""
-    return mx.split(modulation, count, axis=-1)
+    return list(mx.split(modulation, count, axis=-1))
 
 
 def normalize(x: mx.array, shift: mx.array, scale: mx.array, eps: float) -> mx.array:

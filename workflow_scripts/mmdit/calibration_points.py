@@ -1,7 +1,7 @@
 """Calibration points as batches of the transformer, and the guided velocity at them."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -10,6 +10,7 @@ from workflow_scripts.mmdit.blocks import Linear
 from workflow_scripts.mmdit.capture import assemble_rows
 from workflow_scripts.mmdit.forward import predict_velocity
 from workflow_scripts.mmdit.observe import Batch
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.schedule import guide
 from workflow_scripts.store.calibration import Calibration
 from workflow_scripts.store.errors import UserError
@@ -34,14 +35,14 @@ class CalibrationPoints(NamedTuple):
 
 def read_points(calibration: Calibration) -> CalibrationPoints:
     """The points of a calibration set. Raises UserError naming a damaged file, or a point that is not finite."""
-    arrays = [calibration.read(name) for name in ("xs", "ts", "sigmas", "prompt_indices")]
-    broken = np.flatnonzero(~np.isfinite(arrays[0]).all(axis=(1, 2, 3)))
+    xs, ts, sigmas, prompts = (calibration.read(name) for name in ("xs", "ts", "sigmas", "prompt_indices"))
+    broken = np.flatnonzero(~np.isfinite(xs).all(axis=(1, 2, 3)))
     if len(broken):
         raise UserError(
             f"{calibration.path}: calibration point {broken[0]} is not finite; check the model's weights, delete it and"
             " the trajectories, and run again"
         )
-    return CalibrationPoints(*arrays, calibration.bind_conditions())
+    return CalibrationPoints(xs, ts, sigmas, prompts, calibration.bind_conditions())
 
 
 def split_runs(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -50,7 +51,7 @@ def split_runs(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield indices[start : start + size]
 
 
-def predict_conditions(model: Any, linear: Linear, batch: Batch, conditions: int) -> mx.array:
+def predict_conditions(model: Transformer, linear: Linear, batch: Batch, conditions: int) -> mx.array:
     """The velocities (C, b, h, w, c) of a batch of b points under their C `conditions`."""
     velocity = predict_velocity(model, linear, *batch)
     return velocity.reshape(conditions, -1, *velocity.shape[1:])

@@ -84,7 +84,8 @@ def accumulate_hessians(problem: BlockProblem, quantizers: Mapping[str, InputQua
         hessians[key] = accumulate_hessian(hessians.get(key, np.zeros((x.shape[-1],) * 2)), tokens)
 
     for batch in list_batches(problem, problem.training):
-        rows, read = take_rows(problem.rows, batch), {}
+        rows = take_rows(problem.rows, batch)
+        read: dict[str, mx.array] = {}
         mx.eval(run_rows(problem, problem.weights, keep_inputs(bind(rows), read), rows))
         for key, x in read.items():
             observe(key, x)

@@ -1,7 +1,6 @@
 """Capturing what every block of the model reads, while it runs in full precision."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from workflow_scripts.mmdit.blocks import Block, Linear, list_blocks
 from workflow_scripts.mmdit.forward import advance_block, begin_blocks
 from workflow_scripts.mmdit.observe import Batch
+from workflow_scripts.mmdit.transformer import Transformer
 
 # image (B, N, D) and text (B, T, D), float32, between two blocks; no text after the last
 States = tuple[np.ndarray, np.ndarray | None]
@@ -30,7 +30,7 @@ def assemble_rows(xs: np.ndarray, timesteps: np.ndarray, cs: np.ndarray, cs_pool
     )
 
 
-def capture_states(model: Any, linear: Linear, batch: Batch) -> tuple[np.ndarray, Iterator[States]]:
+def capture_states(model: Transformer, linear: Linear, batch: Batch) -> tuple[np.ndarray, Iterator[States]]:
     """What the adaLN linears read for each row, (B, D) float32, and the states between blocks, one after the other.
 
     The first states are what the first block reads, the next ones its outputs, which the second reads; and last come
@@ -42,12 +42,17 @@ def capture_states(model: Any, linear: Linear, batch: Batch) -> tuple[np.ndarray
 
 
 def iterate_states(
-    linear: Linear, blocks: Sequence[Block], image: mx.array, text: mx.array, modulation: mx.array, rows: mx.array
+    linear: Linear,
+    blocks: Sequence[Block],
+    image: mx.array,
+    text: mx.array | None,
+    modulation: mx.array,
+    rows: mx.array,
 ) -> Iterator[States]:
     """The states before each of `blocks`, then those after the last; arguments as of `advance_block`."""
     for block in blocks:
         mx.eval(image, text)
-        yield as_array(image), as_array(text)
+        yield as_array(image), None if text is None else as_array(text)
         image, text = advance_block(linear, block, image, text, modulation, rows)
     yield as_array(image), None
 

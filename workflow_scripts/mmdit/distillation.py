@@ -26,6 +26,7 @@ from workflow_scripts.mmdit.forward import advance_block, begin_blocks, bind_lin
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.observe import Batch
 from workflow_scripts.mmdit.student import Learned, Student, select_learned
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.rounding import compute_rate
 from workflow_scripts.store.errors import UserError
 
@@ -80,7 +81,7 @@ class Task(NamedTuple):
     again for their gradients, to save memory.
     """
 
-    model: Any
+    model: Transformer
     student: Student
     points: CalibrationPoints
     levels: np.ndarray
@@ -131,7 +132,10 @@ def bind_iteration(task: Task, settings: Settings, state: State) -> Callable[[in
                 found.append(differentiate(moving, part))
         mx.eval(found)
         shares = [len(part) / len(indices) for part in parts]
-        return tree_map(lambda *values: sum(s * v for s, v in zip(shares, values, strict=True)), *found)
+        joined: tuple[mx.array, Learned] = tree_map(
+            lambda *values: sum(s * v for s, v in zip(shares, values, strict=True)), *found
+        )
+        return joined
 
     def iterate(iteration: int) -> float:
         indices = draw_points(task.training, settings, iteration)
@@ -142,7 +146,7 @@ def bind_iteration(task: Task, settings: Settings, state: State) -> Callable[[in
             state.learned[kind] = adams[kind].apply_gradients(gradients[kind], moving[kind])
         state.adam = {kind: adam.state for kind, adam in adams.items()}
         mx.eval(loss, state.learned, state.adam)
-        return loss.item()
+        return float(loss)
 
     return iterate
 
@@ -188,6 +192,7 @@ def predict_student(task: Task, learned: Learned, batch: Batch) -> mx.array:
         return predict_conditions(task.model, linear, batch, task.conditions)
     outer = list_outer(task)
     linear = task.student.select(outer).bind(select_learned(learned, outer), batch.timesteps)
+    text: mx.array | None
     image, text, modulation = begin_blocks(task.model, linear, *batch)
     for block in list_blocks(task.model, batch.latents.shape[1:]):
         image, text = advance_student(task, learned, block, batch, (image, text, modulation))
@@ -201,12 +206,18 @@ def list_outer(task: Task) -> set[str]:
     return {layer.name for layer in list_linears(config.depth_multimodal, config.depth_unified) if not layer.block}
 
 
-def advance_student(task: Task, learned: Learned, block: Block, batch: Batch, states: tuple) -> Tokens:
+def advance_student(
+    task: Task,
+    learned: Learned,
+    block: Block,
+    batch: Batch,
+    states: tuple[mx.array, mx.array | None, mx.array],
+) -> Tokens:
     """One block of the student; nothing inside it is kept for the gradients. states: image, text and modulation."""
     names = {layer.name for layer in list_own_linears(task.model, block.name)}
     student = task.student.select(names)
 
-    def run(own: Learned, image: mx.array, text: mx.array, modulation: mx.array) -> list[mx.array]:
+    def run(own: Learned, image: mx.array, text: mx.array | None, modulation: mx.array) -> list[mx.array]:
         linear = student.bind(own, batch.timesteps)
         outputs = advance_block(linear, block, image, text, modulation, batch.rows)
         return [part for part in outputs if part is not None]
@@ -218,7 +229,8 @@ def advance_student(task: Task, learned: Learned, block: Block, batch: Batch, st
 def weigh_levels(levels: np.ndarray, power: float) -> np.ndarray:
     """The weight float32 (b,) of points at noise levels (b,): their `power`, with a mean of 1."""
     weights = np.maximum(levels, 1e-3).astype(np.float64) ** power
-    return (weights / weights.mean()).astype(np.float32)
+    relative: np.ndarray = weights / weights.mean()
+    return relative.astype(np.float32)
 
 
 def relate_velocities(found: mx.array, wanted: mx.array, weights: mx.array, settings: Settings) -> mx.array:
@@ -238,7 +250,7 @@ def measure_held_out(task: Task, settings: Settings, learned: Learned) -> float:
         batch = task.points.take(indices)
         pair = (predict_student(task, learned, batch), predict_conditions(task.model, exact, batch, task.conditions))
         found, wanted = (guide_conditions(part, settings.guidance) for part in pair)
-        sums += [mx.square(found - wanted).sum().item(), mx.square(wanted).sum().item()]
+        sums += [float(mx.square(found - wanted).sum()), float(mx.square(wanted).sum())]
     return float(sums[0] / sums[1])
 
 
@@ -257,8 +269,8 @@ def refuse_broken(task: Task, learned: Learned, loss: float, iteration: int) -> 
     """Raise UserError, naming the iteration and the first value that is not finite, unless the loss at `learned` is."""
     if np.isfinite(loss):
         return
-    values = tree_flatten(list_stored(task.student, learned))
-    broken = (name for name, value in values if not mx.isfinite(value).all().item())
+    values = dict(tree_flatten(list_stored(task.student, learned)))
+    broken = (name for name, value in values.items() if not mx.isfinite(value).all().item())
     first = next(broken, "the velocity")
     raise UserError(
         f"distillation: iteration {iteration} gives a value that is not finite, first in {first};"

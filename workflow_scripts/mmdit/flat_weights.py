@@ -75,7 +75,8 @@ class FlatWeights:
 def count_codes(weight: np.ndarray, grid: Grid) -> np.ndarray:
     """The codes uint8 of a weight (out, in) that lies on its grid."""
     scales, biases = spread(grid.scales, grid.group_size), spread(grid.biases, grid.group_size)
-    return np.rint((weight - biases) / scales).astype(np.uint8)
+    places: np.ndarray = np.rint((weight - biases) / scales)
+    return places.astype(np.uint8)
 
 
 def start_at_weights(weights: Mapping[str, mx.array], grids: Mapping[str, Grid]) -> FlatWeights:
@@ -102,7 +103,9 @@ def start_at_codes(
 
 def find_places(weight: mx.array, grid: Grid) -> np.ndarray:
     """A weight (out, in) in units of its grid's codes."""
-    return (np.array(weight) - spread(grid.biases, grid.group_size)) / spread(grid.scales, grid.group_size)
+    centred: np.ndarray = np.array(weight) - spread(grid.biases, grid.group_size)
+    places: np.ndarray = centred / spread(grid.scales, grid.group_size)
+    return places
 
 
 def flatten(

@@ -1,11 +1,11 @@
 """What a forward of a given transformer takes: how many latents go together, and whether the machine has the memory."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from mlx.utils import tree_flatten
 
 from workflow_scripts.mmdit.forward import measure_shapes
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.footprint import (
     BATCH_BYTES,
     count_learning_bytes,
@@ -19,52 +19,54 @@ from workflow_scripts.store.room import check_memory
 SMALLER = "lower height and width, leave T5 out (use_t5: false), or take a machine with more"
 
 
-def choose_batch(transformer: Any, latent_shape: Sequence[int], cs_shape: Sequence[int], most: int) -> int:
+def choose_batch(transformer: Transformer, latent_shape: Sequence[int], cs_shape: Sequence[int], most: int) -> int:
     """How many latents (h, w, c), each under the conditions of a prompt in cs (n, C, T, D), go together, to `most`."""
     tokens = count_tokens(transformer, latent_shape, cs_shape[2])
     return limit_batch(most, tokens, transformer.config.hidden_size, rows=cs_shape[1])
 
 
-def count_tokens(transformer: Any, latent_shape: Sequence[int], tokens: int) -> int:
+def count_tokens(transformer: Transformer, latent_shape: Sequence[int], tokens: int) -> int:
     """What a row's attention sees: the latent's (h, w, c) patches and the text's `tokens`."""
     return measure_shapes(transformer.config, latent_shape, tokens)["image_shape"][0] + tokens
 
 
 def check_forward(
-    transformer: Any, latent_shape: Sequence[int], tokens: int, rows: int, job: str, advice: str = SMALLER
+    transformer: Transformer, latent_shape: Sequence[int], tokens: int, rows: int, job: str, advice: str = SMALLER
 ) -> None:
     """Raise UserError if this machine has not the memory to run `transformer` on `rows` rows at a time.
 
     A row is a latent (h, w, c) with a text of `tokens` tokens. No weight is read for this.
     """
-    weights = [value for _, value in tree_flatten(transformer.parameters())]
+    weights = list(dict(tree_flatten(transformer.parameters())).values())
     size, itemsize = sum(value.nbytes for value in weights), weights[0].itemsize
     seen = count_tokens(transformer, latent_shape, tokens)
     check_memory(estimate_forward(rows, seen, transformer.config.hidden_size, size, itemsize), job, advice)
 
 
-def needs_recomputing(transformer: Any, latent_shape: Sequence[int], tokens: int, rows: int) -> bool:
+def needs_recomputing(transformer: Transformer, latent_shape: Sequence[int], tokens: int, rows: int) -> bool:
     """Whether what the gradients of all blocks need is too much to be kept, of `rows` rows."""
     return rows * count_blocks(transformer) * count_learned_row(transformer, latent_shape, tokens) > BATCH_BYTES
 
 
-def check_distillation(transformer: Any, latent_shape: Sequence[int], tokens: int, rows: int, kind: str) -> None:
+def check_distillation(
+    transformer: Transformer, latent_shape: Sequence[int], tokens: int, rows: int, kind: str
+) -> None:
     """Raise UserError if this machine has not the memory to learn the whole `transformer` on `rows` rows at a time.
 
     kind: `codes` or `scales`.
     """
-    weights = sum(value.size for _, value in tree_flatten(transformer.parameters()))
+    weights = sum(value.size for value in dict(tree_flatten(transformer.parameters())).values())
     blocks = 1 if needs_recomputing(transformer, latent_shape, tokens, rows) else count_blocks(transformer)
     row = count_learned_row(transformer, latent_shape, tokens)
     needed = estimate_distillation(weights, kind, rows * blocks * row)
     check_memory(needed, "distillation", f"lower distil_batch, set distil to scales, or {SMALLER}")
 
 
-def count_blocks(transformer: Any) -> int:
+def count_blocks(transformer: Transformer) -> int:
     """The blocks of a transformer."""
     return transformer.config.depth_multimodal + transformer.config.depth_unified
 
 
-def count_learned_row(transformer: Any, latent_shape: Sequence[int], tokens: int) -> int:
+def count_learned_row(transformer: Transformer, latent_shape: Sequence[int], tokens: int) -> int:
     """Bytes that a block's gradients need of a row."""
     return count_learning_bytes(count_tokens(transformer, latent_shape, tokens), transformer.config.hidden_size)

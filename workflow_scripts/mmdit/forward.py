@@ -5,7 +5,6 @@ handing in another function; the model's modules and weights are only read.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import mlx.core as mx
 
@@ -21,9 +20,10 @@ from workflow_scripts.mmdit.blocks import (
 )
 from workflow_scripts.mmdit.layers import UNIFIED, Layer, list_linears
 from workflow_scripts.mmdit.patches import embed_latents, restore_latents
+from workflow_scripts.mmdit.transformer import Transformer, TransformerConfig
 
 
-def bind_linears(model: Any) -> Linear:
+def bind_linears(model: Transformer) -> Linear:
     """`linear(name, x)` in full precision over the weights of `model`, x (..., in) -> (..., out)."""
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     weights = {layer.name: resolve_module(model, layer.path)["weight"].T for layer in layers}
@@ -45,7 +45,7 @@ def bind_transposed(weights: Mapping[str, mx.array], biases: Mapping[str, mx.arr
     return linear
 
 
-def resolve_bias(model: Any, layer: Layer) -> mx.array | None:
+def resolve_bias(model: Transformer, layer: Layer) -> mx.array | None:
     """The bias (out,) of a layer, or None.
 
     FLUX has one bias for a unified block's o_proj and fc2 together, which DiffusionKit loads into both and, before it
@@ -56,7 +56,7 @@ def resolve_bias(model: Any, layer: Layer) -> mx.array | None:
     return resolve_module(model, layer.path).get("bias")
 
 
-def measure_shapes(config: Any, latent_shape: Sequence[int], tokens: int) -> dict[str, list[int]]:
+def measure_shapes(config: TransformerConfig, latent_shape: Sequence[int], tokens: int) -> dict[str, list[int]]:
     """`image_shape` (N, D) and `text_shape` (T, D) of a row, for latents (h, w, c) and prompts of `tokens` tokens."""
     height, width, _ = latent_shape
     patches = (height // config.patch_size) * (width // config.patch_size)
@@ -64,7 +64,7 @@ def measure_shapes(config: Any, latent_shape: Sequence[int], tokens: int) -> dic
 
 
 def predict_velocity(
-    model: Any,
+    model: Transformer,
     linear: Linear,
     latents: mx.array,
     context: mx.array,
@@ -79,6 +79,7 @@ def predict_velocity(
     Raises UserError for an unsupported kind of transformer.
     """
     blocks = list_blocks(model, latents.shape[1:])
+    text: mx.array | None
     image, text, modulation = begin_blocks(model, linear, latents, context, pooled, timesteps, rows)
     for block in blocks:
         image, text = advance_block(linear, block, image, text, modulation, rows)
@@ -86,7 +87,7 @@ def predict_velocity(
 
 
 def begin_blocks(
-    model: Any,
+    model: Transformer,
     linear: Linear,
     latents: mx.array,
     context: mx.array,
@@ -104,7 +105,7 @@ def begin_blocks(
 
 
 def advance_block(
-    linear: Linear, block: Block, image: mx.array, text: mx.array, modulation: mx.array, rows: mx.array
+    linear: Linear, block: Block, image: mx.array, text: mx.array | None, modulation: mx.array, rows: mx.array
 ) -> Tokens:
     """One block with its adaLN linears: image (B, N, D) and text (B, T, D) to the next block's, None after the last.
 
@@ -115,7 +116,7 @@ def advance_block(
 
 
 def finish_velocity(
-    model: Any, linear: Linear, image: mx.array, modulation: mx.array, rows: mx.array, shape: tuple[int, ...]
+    model: Transformer, linear: Linear, image: mx.array, modulation: mx.array, rows: mx.array, shape: tuple[int, ...]
 ) -> mx.array:
     """The velocity of `shape` (B, h, w, c) from the last block's image (B, N, D)."""
     shift, scale = split_modulation(modulate_stream(linear, "final_layer", modulation, rows))
@@ -123,7 +124,7 @@ def finish_velocity(
     return restore_latents(model.config, patches, shape)
 
 
-def embed_condition(config: Any, linear: Linear, pooled: mx.array, timesteps: mx.array) -> mx.array:
+def embed_condition(config: TransformerConfig, linear: Linear, pooled: mx.array, timesteps: mx.array) -> mx.array:
     """What every adaLN reads: SiLU of the pooled text's plus the time step's embedding, (U, D)."""
     told = expand_timesteps(config, timesteps).astype(pooled.dtype)
     return silu(embed(linear, "y_embedder", pooled) + embed(linear, "t_embedder", told))
@@ -139,7 +140,7 @@ def silu(x: mx.array) -> mx.array:
     return x * mx.sigmoid(x)
 
 
-def expand_timesteps(config: Any, timesteps: mx.array) -> mx.array:
+def expand_timesteps(config: TransformerConfig, timesteps: mx.array) -> mx.array:
     """Sinusoidal features (U, frequency_embed_dim) of timesteps (U,), cosines first, as precise as DiffusionKit's."""
     half = config.frequency_embed_dim // 2
     exponents = -mx.log(mx.array(config.max_period)) * mx.arange(half, dtype=config.dtype) / half

@@ -7,13 +7,14 @@ import mlx.core as mx
 import numpy as np
 
 from workflow_scripts.mmdit.block_problem import BlockProblem
-from workflow_scripts.mmdit.input_quantizers import AFTER_GELU, Extremes, choose_quantizer, choose_steps
+from workflow_scripts.mmdit.input_quantizers import AFTER_GELU, Extremes, choose_quantizer, choose_steps, list_steps
 from workflow_scripts.mmdit.input_sensitivity import observe_values
 from workflow_scripts.mmdit.migration import divide, start_ratios
+from workflow_scripts.numerics.layer_rules import InputRule
 
 BINS = 256
 BITS = 8
-_RULE = {"bits": BITS, "policy": "lut", "range": "absmax", "shift": True}
+_RULE: InputRule = {"bits": BITS, "policy": "lut", "range": "absmax", "shift": True}
 # What the arrays of the values before and after each treatment are called.
 TREATMENTS = {"before": "edges", "shifted": "shifted_edges", "migrated": "migrated_edges"}
 
@@ -41,10 +42,10 @@ def measure_distributions(
 
     def count(key: str, x: mx.array, knots: mx.array) -> None:
         for name, (shift, ratio) in treated.get(key, {}).items():
-            ends = arrays[f"{key}/{TREATMENTS[name]}"][[0, -1]]
+            low, high = arrays[f"{key}/{TREATMENTS[name]}"][[0, -1]]
             # The ends come of another run, in batches of another size: the last place can differ.
-            values = np.clip((np.array(x) - shift) / ratio, *ends)
-            arrays[f"{key}/{name}"] += np.histogram(values, BINS, ends)[0]
+            values = np.clip((np.array(x) - shift) / ratio, low, high)
+            arrays[f"{key}/{name}"] += np.histogram(values, BINS, (low, high))[0]
 
     observe_values(problem, where, count)
     return described, arrays
@@ -60,7 +61,7 @@ def describe_grids(
     described = {
         "knot": knot,
         "sigma": float(problem.sigmas[knot]),
-        "step": float(quantizer.steps[knot].item()),
+        "step": float(list_steps({key: quantizer})[key][knot]),
         "bits": BITS,
         "migrated_step": float(steps[knot]),
         "has_migration": bool((ratio > 1).any()),

@@ -5,7 +5,7 @@ migration. Both are for what follows a GELU.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from workflow_scripts.mmdit.block_problem import BlockProblem, Quantize, Rows, list_batches, run_rows, take_rows
 from workflow_scripts.numerics.activation import PER_TOKEN, compute_ranges, compute_step, compute_token_step
 from workflow_scripts.numerics.knots import find_nearest_knot
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, GroupSize, InputRule
 from workflow_scripts.numerics.learned_step import quantize_learned
 from workflow_scripts.numerics.momentum_shift import compute_momentum_shift
 from workflow_scripts.numerics.sketch import sample_rows
@@ -34,7 +34,7 @@ class InputQuantizer(NamedTuple):
     steps: mx.array | None = None
     shift: mx.array | None = None
     migration: mx.array | None = None
-    group_size: int | str = PER_TOKEN
+    group_size: GroupSize = PER_TOKEN
 
 
 class Extremes(NamedTuple):
@@ -61,7 +61,7 @@ def observe_inputs(problem: BlockProblem, where: np.ndarray) -> dict[str, Extrem
 
 
 def calibrate(
-    problem: BlockProblem, rules: Mapping[str, dict[str, Any]], seed: int
+    problem: BlockProblem, rules: Mapping[str, InputRule], seed: int
 ) -> tuple[dict[str, InputQuantizer], dict[str, Extremes]]:
     """The quantizer of each reader's input before anything is learned, and what it was chosen from."""
     observed = observe_inputs(problem, problem.training)
@@ -72,7 +72,7 @@ def calibrate(
 
 
 def choose_quantizer(
-    key: str, seen: Extremes, rule: dict[str, Any], knots: np.ndarray, sigmas: np.ndarray, seed: int
+    key: str, seen: Extremes, rule: InputRule, knots: np.ndarray, sigmas: np.ndarray, seed: int
 ) -> InputQuantizer:
     """The quantizer of one input by its rule, from rows at the places `knots` (R,) among the noise levels."""
     if rule["bits"] == UNQUANTIZED:
@@ -87,7 +87,7 @@ def choose_quantizer(
 
 
 def choose_steps(
-    seen: Extremes, shift: np.ndarray | None, rule: dict[str, Any], knots: np.ndarray, sigmas: np.ndarray
+    seen: Extremes, shift: np.ndarray | None, rule: InputRule, knots: np.ndarray, sigmas: np.ndarray
 ) -> np.ndarray:
     """The step sizes float32 (K,), or (1,) for a static policy, from rows at `knots` (R,).
 
@@ -98,8 +98,10 @@ def choose_steps(
     per_step = {name: [described[name] for described in ranges] for name in ranges[0]}
     steps = compute_step(compute_ranges(per_step, rule["range"], shift is not None), rule["bits"])
     if rule["policy"] == "static":
-        return steps.max(keepdims=True)
-    return steps[[find_nearest_knot(float(sigma), sigmas[present]) for sigma in sigmas]]
+        largest: np.ndarray = steps.max(keepdims=True)
+        return largest
+    nearest: np.ndarray = steps[[find_nearest_knot(float(sigma), sigmas[present]) for sigma in sigmas]]
+    return nearest
 
 
 def describe_range(seen: Extremes, shift: np.ndarray | None) -> dict[str, float]:
@@ -130,13 +132,18 @@ def quantize_input(quantizer: InputQuantizer, x: mx.array, step: mx.array | None
 
 def find_step(quantizer: InputQuantizer, steps: mx.array | None, x: mx.array, knots: mx.array) -> mx.array | None:
     """The step of each value of `x` (B, T, D) by the policy: (1, 1, 1), (B, 1, 1), (B, T, 1), (B, T, D) or None."""
-    finders = {
-        "none": lambda: None,
-        "static": lambda: steps.reshape(1, 1, 1),
-        "lut": lambda: steps[knots].reshape(-1, 1, 1),  # (K,) -> (B, 1, 1)
-        "dynamic": lambda: compute_token_step(mx.stop_gradient(x), quantizer.bits, quantizer.group_size),
-    }
-    return finders[quantizer.policy]()
+    if quantizer.policy == "none":
+        return None
+    if quantizer.policy == "dynamic":
+        return compute_token_step(mx.stop_gradient(x), quantizer.bits, quantizer.group_size)
+    if steps is None:
+        raise ValueError(f"the policy {quantizer.policy} needs step sizes")
+    return spread_steps(quantizer, steps, knots)
+
+
+def spread_steps(quantizer: InputQuantizer, steps: mx.array, knots: mx.array) -> mx.array:
+    """The step of each row of a static policy, (1, 1, 1), or of a table, (B, 1, 1)."""
+    return steps.reshape(1, 1, 1) if quantizer.policy == "static" else steps[knots].reshape(-1, 1, 1)
 
 
 def bind_rounding(quantizers: Mapping[str, InputQuantizer], steps: Mapping[str, mx.array], knots: mx.array) -> Quantize:
@@ -176,6 +183,6 @@ def list_steps(quantizers: Mapping[str, InputQuantizer]) -> dict[str, mx.array]:
     return {key: quantizer.steps for key, quantizer in quantizers.items() if quantizer.steps is not None}
 
 
-def bind_to_rows(quantizers: Mapping[str, InputQuantizer]) -> Callable[[Rows], Quantize]:
+def bind_to_rows(quantizers: Mapping[str, InputQuantizer]) -> Callable[[Rows[mx.array]], Quantize]:
     """`bind(rows)` gives the quantizers at the rows' noise levels."""
     return lambda rows: bind_rounding(quantizers, list_steps(quantizers), rows.knots)

@@ -13,6 +13,7 @@ from workflow_scripts.mmdit.input_quantizers import (
     InputQuantizer,
     bind_to_rows,
     choose_quantizer,
+    list_steps,
 )
 from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.mmdit.sensitivity import (
@@ -25,7 +26,7 @@ from workflow_scripts.mmdit.sensitivity import (
     spread_rows,
 )
 from workflow_scripts.numerics.activation import find_largest_code
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, InputRule
 
 TIERS = (4, 6, 8)  # bits of an input that are tried
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # how far a grid reaches that is tried, as shares of the largest magnitude
@@ -37,7 +38,7 @@ def measure_inputs(
     problem: BlockProblem,
     layers: Sequence[Layer],
     observed: Mapping[str, Extremes],
-    rules: Mapping[str, dict[str, Any]],
+    rules: Mapping[str, InputRule],
     seed: int,
 ) -> dict[str, Any]:
     """What each reader's input costs rounded alone, as the sensitivity file describes it.
@@ -54,16 +55,16 @@ def measure_inputs(
 
 
 def choose_first(
-    key: str, problem: BlockProblem, seen: Extremes, rule: Mapping[str, Any], bits: int, seed: int
+    key: str, problem: BlockProblem, seen: Extremes, rule: InputRule, bits: int, seed: int
 ) -> InputQuantizer:
     """The quantizer of an input whose steps reach its largest magnitude at each noise level."""
-    wanted = {"bits": bits, "policy": "lut", "range": "absmax", "shift": rule.get("shift", False)}
+    wanted: InputRule = {"bits": bits, "policy": "lut", "range": "absmax", "shift": rule.get("shift", False)}
     return choose_quantizer(key, seen, wanted, problem.rows.knots, problem.sigmas, seed)
 
 
 def clip_steps(quantizer: InputQuantizer, clip: float) -> InputQuantizer:
     """The quantizer with steps that reach the share `clip` as far."""
-    return quantizer._replace(steps=quantizer.steps * clip)
+    return quantizer._replace(steps=None if quantizer.steps is None else quantizer.steps * clip)
 
 
 def round_input(problem: BlockProblem, key: str, quantizer: InputQuantizer) -> Change:
@@ -106,21 +107,22 @@ def describe_reader(
 
 def add_streams(errors: RowErrors, where: np.ndarray | slice) -> np.ndarray:
     """The relative squared errors of the block's output over the rows at `where`, streams summed, (changes,)."""
-    return sum(errors.relate(where).values())
+    streams = list(errors.relate(where).values())
+    return sum(streams[1:], streams[0])
 
 
 def measure_inside(problem: BlockProblem, quantizers: Mapping[str, InputQuantizer]) -> dict[str, np.ndarray]:
     """By reader, the share of all values that the grid reaches at each of CLIPS, (clips,)."""
     counts = {key: np.zeros(len(CLIPS)) for key in quantizers}
-    sizes = dict.fromkeys(quantizers, 0)
+    sizes, steps = dict.fromkeys(quantizers, 0), list_steps(quantizers)
 
     def count(key: str, x: mx.array, knots: mx.array) -> None:
         quantizer = quantizers[key]
         # (K,) -> (B, 1, 1)
-        reach = (quantizer.steps * find_largest_code(quantizer.bits))[knots].reshape(-1, 1, 1)
+        reach = (steps[key] * find_largest_code(quantizer.bits))[knots].reshape(-1, 1, 1)
         magnitudes = mx.abs(x if quantizer.shift is None else x - quantizer.shift) / reach
         # a last place more, as the largest value itself went through a division by the largest code
-        counts[key] += [mx.sum(magnitudes <= clip * (1 + 1e-5)).item() for clip in CLIPS]
+        counts[key] += [float(mx.sum(magnitudes <= clip * (1 + 1e-5))) for clip in CLIPS]
         sizes[key] += x.size
 
     observe_values(problem, np.arange(len(problem.rows.knots)), count)

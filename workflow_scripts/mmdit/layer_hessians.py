@@ -1,7 +1,6 @@
 """The Hessians that GPTQ rounds by: second moments of what layers read in full precision."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -9,12 +8,13 @@ import numpy as np
 from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
 from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.mmdit.observe import Batch
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.gptq import accumulate_hessian
 
 ENERGY = 0.999  # the share of an input's energy that its effective rank holds
 
 
-def observe_layers(model: Any, layers: Sequence[Layer], batch: Batch) -> dict[str, mx.array]:
+def observe_layers(model: Transformer, layers: Sequence[Layer], batch: Batch) -> dict[str, mx.array]:
     """By input name what `layers` read on `batch` in full precision, (..., in), not evaluated.
 
     Evaluating these computes nothing after the last of the layers, as MLX is lazy.
@@ -31,7 +31,7 @@ def observe_layers(model: Any, layers: Sequence[Layer], batch: Batch) -> dict[st
     return read
 
 
-def accumulate_hessians(model: Any, layers: Sequence[Layer], batches: Iterable[Batch]) -> dict[str, np.ndarray]:
+def accumulate_hessians(model: Transformer, layers: Sequence[Layer], batches: Iterable[Batch]) -> dict[str, np.ndarray]:
     """By input name the Hessian float64 (in, in) of what `layers` read on `batches`."""
     hessians: dict[str, np.ndarray] = {}
     for batch in batches:

@@ -8,6 +8,7 @@ import numpy as np
 
 from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.numerics.gptq import round_with_gptq
+from workflow_scripts.numerics.layer_rules import WeightRule
 from workflow_scripts.numerics.weight_grid import choose_grid, dequantize, round_to_grid
 from workflow_scripts.store.block_file import LayerWeight
 
@@ -22,7 +23,7 @@ def choose_damping(layer: Layer, of_blocks: float) -> float:
 
 
 def round_layer(
-    weight: mx.array, rule: dict[str, Any], hessian: np.ndarray, held_out: np.ndarray, parameters: Mapping[str, Any]
+    weight: mx.array, rule: WeightRule, hessian: np.ndarray, held_out: np.ndarray, parameters: Mapping[str, Any]
 ) -> LayerWeight:
     """A weight (out, in) on its grid by `rule`: to nearest or by GPTQ, whichever errs less on `held_out` (n, in).
 

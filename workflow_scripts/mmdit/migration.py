@@ -18,10 +18,11 @@ from workflow_scripts.mmdit.input_quantizers import (
     Extremes,
     InputQuantizer,
     choose_steps,
-    find_step,
     list_steps,
+    spread_steps,
 )
 from workflow_scripts.mmdit.reconstruction import draw_batch
+from workflow_scripts.numerics.layer_rules import InputRule
 from workflow_scripts.numerics.learned_step import quantize_learned
 from workflow_scripts.numerics.rounding import compute_rate
 
@@ -32,19 +33,22 @@ PHASE = -1 % 2**32  # of the batches' random numbers, before the phases of the r
 def find_outliers(minimum: np.ndarray, maximum: np.ndarray) -> np.ndarray:
     """The channels, bool (D,), whose range over all rows (R, D) is beyond OUTLIER_RANGE times the median."""
     ranges = maximum.max(axis=0) - minimum.min(axis=0)
-    return ranges > OUTLIER_RANGE * np.median(ranges)
+    beyond: np.ndarray = ranges > OUTLIER_RANGE * np.median(ranges)
+    return beyond
 
 
 def measure_reach(seen: Extremes, shift: np.ndarray) -> np.ndarray:
     """The largest |x - shift| of each channel, float32 (D,)."""
-    return np.maximum(np.abs(seen.minimum.min(axis=0) - shift), np.abs(seen.maximum.max(axis=0) - shift))
+    low, high = seen.minimum.min(axis=0), seen.maximum.max(axis=0)
+    reach: np.ndarray = np.maximum(np.abs(low - shift), np.abs(high - shift))
+    return reach
 
 
 def migrate(
     problem: BlockProblem,
     quantizers: Mapping[str, InputQuantizer],
     observed: Mapping[str, Extremes],
-    rules: Mapping[str, dict[str, Any]],
+    rules: Mapping[str, InputRule],
     settings: Mapping[str, Any],
 ) -> dict[str, InputQuantizer]:
     """The quantizers with a migration, and step sizes for what is left, where the rules ask for one."""
@@ -60,8 +64,8 @@ def migrate(
     migrated = dict(quantizers)
     for key, ratio in learned.items():
         m = np.maximum(1, np.rint(ratio)).astype(np.float32)
-        steps = choose_steps(*divide(observed[key], quantizers[key], m), rules[key], knots, problem.sigmas)
-        migrated[key] = quantizers[key]._replace(steps=mx.array(steps), migration=mx.array(m))
+        left = choose_steps(*divide(observed[key], quantizers[key], m), rules[key], knots, problem.sigmas)
+        migrated[key] = quantizers[key]._replace(steps=mx.array(left), migration=mx.array(m))
     return migrated
 
 
@@ -103,14 +107,15 @@ def learn_ratios(
     iterations = max(1, round(settings["adaround_warm_up"] * settings["adaround_iterations"]))
     adam = Adam(0.0, bias_correction=True)
 
-    def measure(learned: dict, rows: Rows) -> mx.array:
+    def measure(learned: Mapping[str, Mapping[str, mx.array]], rows: Rows[mx.array]) -> mx.array:
         def quantize(key: str, x: mx.array) -> mx.array:
             if key not in learned:
                 return x
-            shift = 0.0 if quantizers[key].shift is None else quantizers[key].shift
-            common = find_step(quantizers[key], mx.exp(learned[key]["steps"]), x, rows.knots)
+            quantizer = quantizers[key]
+            shift = 0.0 if quantizer.shift is None else quantizer.shift
+            common = spread_steps(quantizer, mx.exp(learned[key]["steps"]), rows.knots)
             own = common * mx.exp(learned[key]["ratios"] * outliers[key])  # (B or 1, 1, D)
-            return quantize_learned(x - shift, own, quantizers[key].bits) + shift
+            return quantize_learned(x - shift, own, quantizer.bits) + shift
 
         return compute_loss(problem, run_rows(problem, problem.weights, quantize, rows), rows)
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from workflow_scripts.mmdit.forward import predict_velocity
 from workflow_scripts.mmdit.layers import Layer
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.sketch import sample_rows
 from workflow_scripts.numerics.statistics import ChannelStatistics, combine_rows, reduce_tokens
 
@@ -63,7 +63,7 @@ def assemble_batch(
 
 
 def observe_batch(
-    model: nn.Module, linear: Linear, layers: Sequence[Layer], batch: Batch
+    model: Transformer, linear: Linear, layers: Sequence[Layer], batch: Batch
 ) -> Iterator[tuple[str, Reduced]]:
     """Each linear input of the forward on `batch` by name, in the order it is read; q, k and v share one.
 

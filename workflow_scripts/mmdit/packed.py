@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -11,6 +10,7 @@ from workflow_scripts.mmdit.blocks import resolve_module
 from workflow_scripts.mmdit.forward import resolve_bias
 from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.mmdit.quantized import InputGrid, PackedWeight, QuantizedLinears
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.numerics.weight_grid import Grid, dequantize, unpack_codes
 from workflow_scripts.store.errors import UserError
@@ -26,7 +26,7 @@ def list_packed(layers: Sequence[Layer], checkpoint: PackedCheckpoint) -> list[L
 
 
 def bind_packed(
-    model: Any,
+    model: Transformer,
     layers: Sequence[Layer],
     chosen: Sequence[Layer],
     checkpoint: PackedCheckpoint,
@@ -38,22 +38,23 @@ def bind_packed(
     With `config` what the chosen ones read is quantized too, its steps looked up by `lookup`; without it only divided
     by the weights' migration.
     """
-    weights = {layer.name: resolve_module(model, layer.path)["weight"] for layer in layers}
+    exact = {layer.name: resolve_module(model, layer.path)["weight"] for layer in layers}
     for layer in chosen:
-        check_fit(checkpoint, config, layer, weights[layer.name].shape)
-    weights |= {layer.name: find_packed_weight(checkpoint, layer.path) for layer in list_packed(chosen, checkpoint)}
+        check_fit(checkpoint, config, layer, exact[layer.name].shape)
+    packed = {layer.name: find_packed_weight(checkpoint, layer.path) for layer in list_packed(chosen, checkpoint)}
     biases = {layer.name: resolve_bias(model, layer) for layer in layers}
     inputs = {layer.name: describe_input(checkpoint, config, layer) for layer in chosen}
     sigmas = NO_TABLES if config is None else np.array(config.content["sigmas"])
-    return QuantizedLinears(layers, weights, biases, inputs, sigmas, lookup)
+    return QuantizedLinears(layers, {**exact, **packed}, biases, inputs, sigmas, lookup)
 
 
 def check_fit(checkpoint: PackedCheckpoint, config: QuantConfig | None, layer: Layer, shape: tuple[int, ...]) -> None:
     """Raise UserError unless what is given for `layer` is made for its weight, of `shape` (out, in)."""
     how, tensors = checkpoint.config["quantization"].get(layer.path), checkpoint.tensors
-    scales = tensors[f"{layer.path}.scales"] if how else None
-    if how and shape != (len(scales), scales.shape[1] * how["group_size"]):
-        raise UserError(f"{checkpoint.path}: {layer.path} is not of the model's shape {shape}; pack it again")
+    if how:
+        scales = tensors[f"{layer.path}.scales"]
+        if shape != (len(scales), scales.shape[1] * how["group_size"]):
+            raise UserError(f"{checkpoint.path}: {layer.path} is not of the model's shape {shape}; pack it again")
     if config is None:
         return
     if layer.name not in config.layers:

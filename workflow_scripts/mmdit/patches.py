@@ -3,18 +3,17 @@
 The order of a patch's values is (row, column, channel) in the first and (channel, row, column) in the second.
 """
 
-from typing import Any
-
 import mlx.core as mx
 
 from workflow_scripts.mmdit.positions import crop_positions
+from workflow_scripts.mmdit.transformer import Transformer, TransformerConfig
 
 # (B, h, w, row, column, channel) to a patch's own order, and back
 _ORDERS = {False: (0, 1, 2, 3, 4, 5), True: (0, 1, 2, 5, 3, 4)}
 _BACK = {False: (0, 1, 3, 2, 4, 5), True: (0, 1, 4, 2, 5, 3)}
 
 
-def embed_latents(model: Any, latents: mx.array) -> mx.array:
+def embed_latents(model: Transformer, latents: mx.array) -> mx.array:
     """Patch tokens (B, N, D) of latents (B, h, w, c) with their positions, if these are learned."""
     batch, height, width, channels = latents.shape
     size, projection = model.config.patch_size, model.x_embedder.proj
@@ -28,7 +27,7 @@ def embed_latents(model: Any, latents: mx.array) -> mx.array:
     return patches @ weight.T + (projection.bias if positions is None else projection.bias + positions)
 
 
-def restore_latents(config: Any, patches: mx.array, shape: tuple[int, ...]) -> mx.array:
+def restore_latents(config: TransformerConfig, patches: mx.array, shape: tuple[int, ...]) -> mx.array:
     """Patch tokens (B, N, c size size) back to latents of `shape` (B, h, w, c)."""
     batch, height, width, channels = shape
     size, by_reshape = config.patch_size, config.patchify_via_reshape

@@ -1,17 +1,16 @@
 """The quantization MLX users have at hand: `nn.quantize`, every linear layer rounded to nearest on MLX's own grid."""
 
-from typing import Any
-
 import mlx.core as mx
 
 from workflow_scripts.mmdit.block_assembly import read_weights
 from workflow_scripts.mmdit.forward import bind_weights
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.sampling import LinearAt
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.plain_ways import Plain
 
 
-def bind_plain(model: Any, plain: Plain) -> tuple[LinearAt, float]:
+def bind_plain(model: Transformer, plain: Plain) -> tuple[LinearAt, float]:
     """The linears of `model` as `nn.quantize` makes them of fp16 weights, and the bits per weight over all of them.
 
     A layer whose width is no multiple of the group size stays as it is, as `nn.quantize` leaves it.

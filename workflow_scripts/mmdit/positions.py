@@ -4,12 +4,12 @@ The rotation is RoPE (Su et al. 2021, arXiv 2104.09864) in as many axes as FLUX 
 token, its row and its column. Text tokens lie at 0 in all of them, so they are not rotated.
 """
 
-from typing import Any
-
 import mlx.core as mx
 
+from workflow_scripts.mmdit.transformer import Transformer
 
-def crop_positions(model: Any, h: int, w: int) -> mx.array | None:
+
+def crop_positions(model: Transformer, h: int, w: int) -> mx.array | None:
     """The centre h x w of the learned position table, (1, h w, D); None where positions are rotations."""
     if "x_pos_embedder" not in model:
         return None
@@ -19,7 +19,7 @@ def crop_positions(model: Any, h: int, w: int) -> mx.array | None:
     return table[:, top : top + h, left : left + w].reshape(1, h * w, -1)
 
 
-def compute_rotation(model: Any, h: int, w: int) -> mx.array | None:
+def compute_rotation(model: Transformer, h: int, w: int) -> mx.array | None:
     """Cosines and sines (h w, 2, head dim / 2) fp32 of the angles of h x w image tokens; None for a learned table."""
     if "x_pos_embedder" in model:
         return None

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -11,7 +10,8 @@ from workflow_scripts.mmdit.block_assembly import assemble_problem, list_own_lin
 from workflow_scripts.mmdit.block_problem import BlockProblem, list_batches, run_rows, take_rows
 from workflow_scripts.mmdit.blocks import Block
 from workflow_scripts.mmdit.input_quantizers import InputQuantizer, bind_to_rows
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.mmdit.transformer import Transformer
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, InputRule
 from workflow_scripts.numerics.weight_grid import dequantize
 from workflow_scripts.store.block_file import BlockFile, LayerInput
 from workflow_scripts.store.errors import UserError
@@ -19,13 +19,13 @@ from workflow_scripts.store.errors import UserError
 Streams = tuple[np.ndarray, np.ndarray]
 
 
-def dequantize_block(model: Any, file: BlockFile) -> dict[str, mx.array]:
+def dequantize_block(model: Transformer, file: BlockFile) -> dict[str, mx.array]:
     """All weights (out, in) of a quantized block by layer name, fp32; the unquantized ones as they are."""
     weights, _ = read_weights(model, list_own_linears(model, file.seal["parameters"]["block"]))
     return weights | {name: mx.array(dequantize(layer.codes, layer.grid)) for name, layer in file.weights.items()}
 
 
-def restore_quantizer(rule: Mapping[str, Any], grid: LayerInput | None) -> InputQuantizer:
+def restore_quantizer(rule: InputRule, grid: LayerInput | None) -> InputQuantizer:
     """The quantizer of a layer's input, by its rule and the grid in the block's file.
 
     Raises UserError if the rule needs a grid and there is none.
@@ -43,7 +43,7 @@ def restore_quantizer(rule: Mapping[str, Any], grid: LayerInput | None) -> Input
 
 
 def propagate(
-    model: Any, block: Block, file: BlockFile, streams: Streams, modulation: np.ndarray, sigmas: np.ndarray
+    model: Transformer, block: Block, file: BlockFile, streams: Streams, modulation: np.ndarray, sigmas: np.ndarray
 ) -> Streams:
     """What `block`, quantized as in `file`, makes of image (R, N, D) and text (R, T, D), as fp16.
 

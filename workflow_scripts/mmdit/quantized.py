@@ -9,16 +9,21 @@ point.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import mlx.core as mx
 import numpy as np
 
 from workflow_scripts.mmdit.blocks import Linear
 from workflow_scripts.mmdit.layers import Layer
-from workflow_scripts.numerics.activation import PER_TOKEN, compute_token_step, look_up_step, quantize_dequantize
+from workflow_scripts.numerics.activation import (
+    PER_TOKEN,
+    compute_token_step,
+    look_up_step,
+    quantize_dequantize,
+)
 from workflow_scripts.numerics.knots import LOOKUPS
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, GroupSize
 
 # x (..., in) to (..., out), without bias
 Product = Callable[[mx.array], mx.array]
@@ -38,10 +43,10 @@ class InputGrid:
     steps: np.ndarray | None = None
     shift: np.ndarray | None = None
     migration: np.ndarray | None = None
-    group_size: int | str = PER_TOKEN
+    group_size: GroupSize = PER_TOKEN
 
     @property
-    def identity(self) -> tuple:
+    def identity(self) -> tuple[object, ...]:
         """Equal for grids that read alike."""
         arrays = (self.steps, self.shift, self.migration)
         return (
@@ -95,9 +100,9 @@ class Reader:
     def choose_step(self, weights: np.ndarray) -> tuple[float | None, int]:
         """The step and the bits where the table's knots weigh (K,); no step where only the input tells."""
         bits, steps = self.grid.bits, self.grid.steps
-        if steps is None:
-            return None, bits
-        return look_up_step(weights, steps, bits) if self.grid.policy == "lut" else (float(steps[0]), bits)
+        if self.grid.policy == "lut" and steps is not None:
+            return look_up_step(weights, steps, bits)
+        return None if steps is None else float(steps[0]), cast(int, bits)  # only a table has several
 
     def read(self, x: mx.array, step: float | None, bits: int) -> mx.array:
         """x (..., in) centred, divided and rounded, of the same shape."""
@@ -140,7 +145,7 @@ class QuantizedLinears:
         check_steps(inputs, len(sigmas))
         self.sigmas, self.weigh = np.asarray(sigmas), LOOKUPS[lookup]
         # Layers whose grids read alike have one reader, so that q, k and v can share what it reads.
-        readers: dict[tuple, Reader] = {}
+        readers: dict[tuple[object, ...], Reader] = {}
         self.readers, self.products, self.biases = {}, {}, {}
         for name in (layer.name for layer in layers):
             grid = inputs.get(name, AS_GIVEN)
@@ -154,12 +159,12 @@ class QuantizedLinears:
         steps = {reader: reader.choose_step(weights) for reader in self.readers.values()}
         # What was read last, as q, k and v ask for one input in a row. The very array is compared, so that nothing else
         # can be taken for it.
-        last: tuple[Reader | None, mx.array | None, mx.array | None] = (None, None, None)
+        last: tuple[Reader, mx.array, mx.array] | None = None
 
         def linear(name: str, x: mx.array) -> mx.array:
             nonlocal last
             reader, bias = self.readers[name], self.biases[name]
-            if last[0] is not reader or last[1] is not x:
+            if last is None or last[0] is not reader or last[1] is not x:
                 last = reader, x, reader.read(x, *steps[reader])
             y = self.products[name](last[2])
             return y if bias is None else y + bias
@@ -173,8 +178,9 @@ AS_GIVEN = InputGrid(UNQUANTIZED, "none")
 def check_steps(inputs: Mapping[str, InputGrid], knots: int) -> None:
     """Raise ValueError unless every table of steps, or of bits, has one for each of so many noise levels."""
     for name, grid in inputs.items():
-        if grid.policy == "lut" and len(grid.steps) != knots:
-            raise ValueError(f"{name} has {len(grid.steps)} steps for {knots} noise levels")
+        steps = 0 if grid.steps is None else len(grid.steps)
+        if grid.policy == "lut" and steps != knots:
+            raise ValueError(f"{name} has {steps} steps for {knots} noise levels")
         if not isinstance(grid.bits, int) and (grid.policy, len(grid.bits)) != ("lut", knots):
             raise ValueError(f"{name} has {len(grid.bits)} numbers of bits; only a table of {knots} steps has so many")
 

@@ -116,7 +116,9 @@ def limit_phase(phase: Phase, flat: FlatWeights, state: State) -> Phase:
     )
 
 
-def draw_batch(problem: BlockProblem, settings: Mapping[str, Any], place: tuple[int, int]) -> tuple[Rows, mx.array]:
+def draw_batch(
+    problem: BlockProblem, settings: Mapping[str, Any], place: tuple[int, int]
+) -> tuple[Rows[mx.array], mx.array]:
     """The rows of an iteration and its random key, by seed, phase and iteration alone: no state to restore.
 
     With `adaround_drop` that share of the values from quantized blocks gives way to those of full precision (QDrop).
@@ -146,7 +148,7 @@ def bind_iteration(
     adams = restore_adams(state)
     hard = flat.split(flat.harden(state.alpha)) if not phase.learns_rounding else {}
 
-    def measure(learned: dict[str, dict[str, mx.array]], rows: Rows, key: mx.array) -> mx.array:
+    def measure(learned: dict[str, dict[str, mx.array]], rows: Rows[mx.array], key: mx.array) -> mx.array:
         quantize = leave_unrounded(quantizers)
         if phase.rounds_activations:
             steps = {name: mx.exp(log_steps) for name, log_steps in learned["log_steps"].items()}
@@ -172,8 +174,8 @@ def bind_iteration(
             move_steps(state, adams["steps"], gradients["log_steps"], rate)
         state.adam = {name: adam.state for name, adam in adams.items()}
         mx.eval(loss, state.alpha, state.log_steps, state.adam)
-        refuse_broken_loss(problem, weights or hard, before, rows, loss.item(), iteration)
-        return loss.item()
+        refuse_broken_loss(problem, weights or hard, before, rows, float(loss), iteration)
+        return float(loss)
 
     return iterate
 
@@ -222,7 +224,7 @@ def refuse_broken_loss(
     problem: BlockProblem,
     weights: Mapping[str, mx.array],
     quantizers: Mapping[str, InputQuantizer],
-    rows: Rows,
+    rows: Rows[mx.array],
     loss: float,
     iteration: int,
 ) -> None:

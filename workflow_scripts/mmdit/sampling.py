@@ -1,13 +1,14 @@
 """Sampling: the transformer, under classifier-free guidance if it knows any, one Euler step at a time."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import mlx.core as mx
 
 from workflow_scripts.mmdit.blocks import Linear
 from workflow_scripts.mmdit.footprint import check_forward, choose_batch
 from workflow_scripts.mmdit.forward import predict_velocity
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.schedule import compute_timesteps, euler_step, start_latents
 from workflow_scripts.store.errors import UserError
 
@@ -30,13 +31,13 @@ class NotFiniteError(UserError):
 
 def refuse_broken(latents: mx.array, first: int, step: int) -> None:
     """Raise NotFiniteError if latents (N, h, w, c), of the pictures from `first` on, are not finite after `step`."""
-    whole = mx.isfinite(latents).all(axis=(1, 2, 3)).tolist()
+    whole = cast(list[bool], mx.isfinite(latents).all(axis=(1, 2, 3)).tolist())
     if not all(whole):
         raise NotFiniteError(first + whole.index(False), step)
 
 
 def bind_step(
-    model: Any,
+    model: Transformer,
     linear_at: LinearAt,
     cs: mx.array,
     cs_pooled: mx.array,
@@ -54,7 +55,7 @@ def bind_step(
     context = cs.swapaxes(0, 1).reshape(-1, *cs.shape[2:]).astype(dtype)  # (P, C, T, D) -> (C P, T, D)
     pooled = cs_pooled.swapaxes(0, 1).reshape(-1, cs_pooled.shape[2]).astype(dtype)  # (P, C, W) -> (C P, W)
     rows = mx.concatenate([prompts + place * len(cs) for place in range(count)])  # (C N,)
-    timesteps, levels = compute_timesteps(sigmas), sigmas.tolist()
+    timesteps, levels = compute_timesteps(sigmas), cast(list[float], sigmas.tolist())
 
     def advance(latents: mx.array, step: int) -> mx.array:
         told = mx.broadcast_to(timesteps[step], (len(pooled),))
@@ -66,7 +67,7 @@ def bind_step(
 
 
 def sample(
-    model: Any,
+    model: Transformer,
     linear_at: LinearAt,
     cs: mx.array,
     cs_pooled: mx.array,

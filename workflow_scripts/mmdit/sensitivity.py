@@ -39,7 +39,7 @@ _BESIDE = _AFTER | {"qkv": {"o"}, "o": set()}
 _BEFORE_ATTENTION = ("adaLN", "qkv")
 
 # What a change makes of a batch: (rows, their indices) -> weights by layer, what products see of inputs, rows
-Change = Callable[[Rows, np.ndarray], tuple[Mapping[str, mx.array], Quantize, Rows]]
+Change = Callable[[Rows[mx.array], np.ndarray], tuple[Mapping[str, mx.array], Quantize, Rows[mx.array]]]
 # The block's outputs on the rows at some indices -> what is compared, by name
 Finish = Callable[[dict[str, mx.array], np.ndarray], dict[str, mx.array]]
 
@@ -137,7 +137,7 @@ def run_kept(
     problem: BlockProblem,
     weights: Mapping[str, mx.array],
     quantize: Quantize,
-    rows: Rows,
+    rows: Rows[mx.array],
     outputs: dict[str, mx.array],
 ) -> dict[str, mx.array]:
     """The block's outputs by stream, taking the layers' `outputs` (by name) that are there and adding the others.

@@ -19,7 +19,7 @@ def pack_state(state: State) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def flatten_tree(tree: dict[str, Any], path: str = "") -> list[tuple[str, mx.array]]:
     """The arrays of nested dictionaries by path, its parts joined by spaces, which no layer's name has."""
-    pairs = []
+    pairs: list[tuple[str, mx.array]] = []
     for key, value in tree.items():
         place = f"{path} {key}".strip()
         pairs += flatten_tree(value, place) if isinstance(value, dict) else [(place, value)]

@@ -13,6 +13,7 @@ from workflow_scripts.mmdit.input_quantizers import InputQuantizer, bind_roundin
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.migration import migrate_weights
 from workflow_scripts.mmdit.propagation import restore_quantizer
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.learned_codes import dequantize_soft, round_codes, round_stored
 from workflow_scripts.numerics.schedule import TRAIN_TIMESTEPS
 from workflow_scripts.numerics.weight_grid import Grid, spread
@@ -63,9 +64,9 @@ class Student:
 
     def restore_biases(self, learned: Learned) -> dict[str, mx.array | None]:
         """The biases (out,) of all layers, as they will be stored, differentiable."""
+        present = {name: bias for name, bias in self.biases.items() if bias is not None}
         return self.biases | {
-            name: round_stored(self.biases[name] + self.reach[name] * moved)
-            for name, moved in learned["biases"].items()
+            name: round_stored(present[name] + self.reach[name] * moved) for name, moved in learned["biases"].items()
         }
 
     def restore_steps(self, learned: Learned) -> dict[str, mx.array]:
@@ -107,7 +108,7 @@ class Student:
             readers=readers,
         )
 
-    def start(self, model: Any, codes: Mapping[str, np.ndarray], learns_codes: bool) -> Learned:
+    def start(self, model: Transformer, codes: Mapping[str, np.ndarray], learns_codes: bool) -> Learned:
         """What is learned, before the first iteration.
 
         The codes (out, in) are soft ones where they are learned too, else as they are, in a byte each.
@@ -122,7 +123,7 @@ class Student:
             "steps": {key: mx.zeros(steps.shape) for key, steps in list_steps(self.quantizers).items()},
         }
 
-    def soften(self, model: Any, codes: Mapping[str, np.ndarray]) -> dict[str, mx.array]:
+    def soften(self, model: Transformer, codes: Mapping[str, np.ndarray]) -> dict[str, mx.array]:
         """Soft codes (out, in) near `codes`, towards the weights of `model`."""
         weights = read_all_weights(model)
         weights |= migrate_weights({name: weights[name] for name in self.readers}, self.readers, self.quantizers)
@@ -166,12 +167,12 @@ def soften_codes(codes: np.ndarray, grid: Grid, weight: np.ndarray) -> mx.array:
     return mx.array(whole + np.clip(places - whole, -UNDECIDED, UNDECIDED))
 
 
-def read_all_weights(model: Any) -> dict[str, mx.array]:
+def read_all_weights(model: Transformer) -> dict[str, mx.array]:
     """The weights (out, in) of all linears of `model`, fp32."""
     return read_weights(model, list_linears(model.config.depth_multimodal, model.config.depth_unified))[0]
 
 
-def assemble_student(model: Any, files: Sequence[BlockFile]) -> tuple[Student, dict[str, np.ndarray]]:
+def assemble_student(model: Transformer, files: Sequence[BlockFile]) -> tuple[Student, dict[str, np.ndarray]]:
     """The model as quantized in `files`, and the codes uint8 (out, in) it starts from.
 
     What adaLN layers, embedders and the final layer read is not rounded here. Raises UserError if a file lacks the step

@@ -9,13 +9,14 @@ from workflow_scripts.mmdit.forward import bind_linears
 from workflow_scripts.mmdit.layers import list_linears
 from workflow_scripts.mmdit.packed import bind_packed
 from workflow_scripts.mmdit.sampling import LinearAt
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.knots import DEFAULT_LOOKUP
 from workflow_scripts.store.block_file import read_block
 from workflow_scripts.store.packed_checkpoint import read_packed
 from workflow_scripts.store.quant_config import read_quant_config
 
 
-def bind_source(model: Any, source: str, files: Sequence[Path]) -> LinearAt:
+def bind_source(model: Transformer, source: str, files: Sequence[Path]) -> LinearAt:
     """The linears of `model` at each noise level, from a source's files; of a config or a checkpoint the first counts.
 
     source: `none`, `blocks`, `weights`, `quant_config` or `multitier`. Raises UserError for missing or damaged files.
@@ -23,24 +24,24 @@ def bind_source(model: Any, source: str, files: Sequence[Path]) -> LinearAt:
     return BINDERS[source](model, files)
 
 
-def bind_none(model: Any, files: Sequence[Path]) -> LinearAt:
+def bind_none(model: Transformer, files: Sequence[Path]) -> LinearAt:
     """Full precision, the same at every noise level."""
     exact = bind_linears(model)
     return lambda sigma: exact
 
 
-def bind_rung(model: Any, files: Sequence[Path]) -> LinearAt:
+def bind_rung(model: Transformer, files: Sequence[Path]) -> LinearAt:
     """The blocks of a rung of the ladder."""
     return bind_blocks(model, [read_block(path) for path in files]).at
 
 
-def bind_weights(model: Any, files: Sequence[Path]) -> LinearAt:
+def bind_weights(model: Transformer, files: Sequence[Path]) -> LinearAt:
     """Packed weights; what they read stays in full precision."""
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     return bind_packed(model, layers, layers, read_packed(files[0].parent), None, DEFAULT_LOOKUP).at
 
 
-def bind_config(model: Any, files: Sequence[Path]) -> LinearAt:
+def bind_config(model: Transformer, files: Sequence[Path]) -> LinearAt:
     """A quantization config with the packed weights it names."""
     config = read_quant_config(files[0])
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)

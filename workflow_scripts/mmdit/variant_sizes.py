@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from workflow_scripts.mmdit.blocks import resolve_module
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.packed import name_bits
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.bit_choices import stored_bits
 from workflow_scripts.numerics.layer_rules import UNQUANTIZED
 from workflow_scripts.store.block_file import LayerWeight, read_block
@@ -22,7 +23,7 @@ class Sizes(NamedTuple):
     inputs: dict[str, list[int]]
 
 
-def measure_variant(model: Any, source: str, files: Sequence[Path]) -> dict[str, Any]:
+def measure_variant(model: Transformer, source: str, files: Sequence[Path]) -> dict[str, Any]:
     """The weights of all linears of `model` by a source's files: `weights`, `bytes`, `bits_per_weight`,
     `quantized_layers`, `activation_bits`, the widths of what the quantized layers read, and `precision`, the most
     frequent widths as in W4A8.

@@ -6,7 +6,6 @@ there, which is much of the text's.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +14,7 @@ from workflow_scripts.mmdit.block_problem import BlockProblem, Rows, run_rows, t
 from workflow_scripts.mmdit.blocks import list_blocks
 from workflow_scripts.mmdit.forward import advance_block, bind_linears, finish_velocity
 from workflow_scripts.mmdit.sensitivity import Change, Finish, leave, list_pairs, spread_rows, sum_squares
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.schedule import guide
 
 POINTS = 32  # the velocity is computed for, of a row for each condition
@@ -23,7 +23,7 @@ POINTS = 32  # the velocity is computed for, of a row for each condition
 Tail = Callable[[mx.array, mx.array | None, mx.array], mx.array]
 
 
-def bind_tail(model: Any, index: int, shape: tuple[int, ...]) -> Tail:
+def bind_tail(model: Transformer, index: int, shape: tuple[int, ...]) -> Tail:
     """What follows the block of `index`, for latents of `shape` (h, w, c)."""
     linear, blocks = bind_linears(model), list_blocks(model, shape)[index + 1 :]
 
@@ -45,7 +45,8 @@ def spread_points(
     `conditions` of them, follow each other, the negative one last.
     """
     grouped = np.lexsort((negative, points)).reshape(-1, conditions)  # (R,) -> (points, conditions)
-    return grouped[spread_rows(sigmas[grouped[:, 0]], count)].ravel()
+    taken: np.ndarray = grouped[spread_rows(sigmas[grouped[:, 0]], count)]
+    return taken.ravel()
 
 
 def compare_velocities(tail: Tail, modulation: np.ndarray, conditions: int, cfg_scale: float) -> Finish:
@@ -80,7 +81,7 @@ def measure_gains(problem: BlockProblem, where: np.ndarray, change: Change, fini
     return {name: divide_errors(sums[f"{name}.velocity"], sums[name]) for name in names}
 
 
-def run_change(problem: BlockProblem, change: Change, rows: Rows, where: np.ndarray) -> dict[str, mx.array]:
+def run_change(problem: BlockProblem, change: Change, rows: Rows[mx.array], where: np.ndarray) -> dict[str, mx.array]:
     """The block's outputs on `rows`, those at `where`, under a change."""
     return run_rows(problem, *change(rows, where))
 

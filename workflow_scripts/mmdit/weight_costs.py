@@ -7,7 +7,6 @@ share it. On the embedded model the sum over layers is within 0.1 dB of what for
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -17,8 +16,10 @@ from workflow_scripts.mmdit.calibration_points import CalibrationPoints, guide_c
 from workflow_scripts.mmdit.forward import bind_weights
 from workflow_scripts.mmdit.layers import Layer, list_linears
 from workflow_scripts.mmdit.observe import Batch
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.bit_choices import CHANGE_BYTES, GROUP_BYTES, Choice, list_choices
 from workflow_scripts.numerics.gptq import round_with_gptq
+from workflow_scripts.numerics.layer_rules import WeightRule
 from workflow_scripts.numerics.weight_grid import choose_grid, dequantize
 
 
@@ -37,21 +38,19 @@ def group_layers(layers: Sequence[Layer], weights: Mapping[str, mx.array]) -> It
         yield group
 
 
-def round_choices(
-    weight: mx.array, rule: Mapping[str, Any], hessian: np.ndarray, damping: float
-) -> dict[Choice, np.ndarray]:
+def round_choices(weight: mx.array, rule: WeightRule, hessian: np.ndarray, damping: float) -> dict[Choice, np.ndarray]:
     """The change float16 (out, in) that GPTQ makes of a weight (out, in), by choice. Raises ValueError as `choose_grid`
     and `round_with_gptq`."""
     exact, changes = np.array(weight), {}
     for choice in list_choices(exact.shape[1]):
-        grid = choose_grid(weight, {**rule, **choice._asdict()})
+        grid = choose_grid(weight, {**rule, "bits": choice.bits, "group_size": choice.group_size})
         rounded = dequantize(round_with_gptq(exact, grid, hessian, damping), grid)
         changes[choice] = (rounded - exact).astype(np.float16)
     return changes
 
 
 def estimate_costs(
-    model: Any,
+    model: Transformer,
     points: CalibrationPoints,
     probes: Sequence[np.ndarray],
     changes: Mapping[str, Mapping[Choice, np.ndarray]],
@@ -78,7 +77,7 @@ def estimate_costs(
         signs = mx.array(rng.choice([-1.0, 1.0], (len(indices), *points.xs.shape[1:])).astype(np.float32))
         (_, energy), gradients = differentiate(own, points.take(indices), signs)
         mx.eval(energy, gradients)
-        power += energy.item()
+        power += float(energy)
         for name, choices in changes.items():
             gradient = np.array(gradients[name]).ravel()
             for choice, change in choices.items():

@@ -6,8 +6,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from workflow_scripts.mmdit.block_assembly import LayerRules, modulate_rows, read_weights
-from workflow_scripts.mmdit.block_problem import BlockProblem, Rows
+from workflow_scripts.mmdit.block_assembly import modulate_rows, read_weights
+from workflow_scripts.mmdit.block_problem import BlockProblem, Quantize, Rows
 from workflow_scripts.mmdit.layers import Layer
 from workflow_scripts.mmdit.sensitivity import (
     Change,
@@ -17,16 +17,17 @@ from workflow_scripts.mmdit.sensitivity import (
     list_kept,
     measure_changes,
 )
+from workflow_scripts.mmdit.transformer import Transformer
 from workflow_scripts.numerics.bit_choices import WIDTHS, Choice
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
+from workflow_scripts.numerics.layer_rules import UNQUANTIZED, LayerRules, WeightRule
 from workflow_scripts.numerics.weight_grid import Grid, choose_grid, dequantize, round_to_grid
 
 # How an unquantized layer is rounded where the whole block has to be led astray a little.
-_SLIGHTLY = {"bits": 8, "group_size": "row", "symmetric": False, "range": "absmax"}
+_SLIGHTLY: WeightRule = {"bits": 8, "group_size": "row", "symmetric": False, "range": "absmax"}
 
 
 def measure_weights(
-    model: Any,
+    model: Transformer,
     problem: BlockProblem,
     layers: Sequence[Layer],
     rules: LayerRules,
@@ -63,21 +64,21 @@ def measure_weights(
     return measured
 
 
-def round_by_width(model: Any, layer: Layer, rule: Mapping[str, Any]) -> tuple[list[mx.array], list[Grid]]:
+def round_by_width(model: Transformer, layer: Layer, rule: WeightRule) -> tuple[list[mx.array], list[Grid]]:
     """A layer's weight rounded by `rule` to each of WIDTHS in place of its bits, and the grids."""
     weight = read_weights(model, [layer])[0][layer.name]
     rounded = [round_weight(weight, {**rule, "bits": bits}) for bits in WIDTHS]
     return [weight for weight, _ in rounded], [grid for _, grid in rounded]
 
 
-def round_weight(weight: mx.array, rule: dict[str, Any]) -> tuple[mx.array, Grid]:
+def round_weight(weight: mx.array, rule: WeightRule) -> tuple[mx.array, Grid]:
     """`weight` (out, in) rounded to nearest on the grid of `rule`, fp32, and the grid. Raises ValueError."""
     grid = choose_grid(weight, rule)
     return mx.array(dequantize(round_to_grid(np.array(weight), grid), grid)), grid
 
 
 def bind_changes(
-    model: Any, problem: BlockProblem, layer: Layer, weights: Sequence[mx.array], modulation: np.ndarray
+    model: Transformer, problem: BlockProblem, layer: Layer, weights: Sequence[mx.array], modulation: np.ndarray
 ) -> list[Change]:
     """A change for each of `weights` (out, in) that takes the place of a layer's."""
     if layer.role == "adaLN":
@@ -86,7 +87,7 @@ def bind_changes(
     return [replace_parts(problem, {layer.name: weight}, {}) for weight in weights]
 
 
-def modulate(model: Any, layer: Layer, weight: mx.array, modulation: np.ndarray) -> np.ndarray:
+def modulate(model: Transformer, layer: Layer, weight: mx.array, modulation: np.ndarray) -> np.ndarray:
     """What an adaLN layer gives with `weight`, for all rows: (R, 1, n D)."""
     _, biases = read_weights(model, [layer])
     return modulate_rows({layer.name: weight}, biases, layer.block, layer.stream, modulation)
@@ -98,7 +99,7 @@ def replace_parts(
     """Other weights by layer name, and other adaLN outputs for all rows by stream."""
     changed = problem.weights | dict(weights)
 
-    def change(rows: Rows, where: np.ndarray) -> tuple:
+    def change(rows: Rows[mx.array], where: np.ndarray) -> tuple[Mapping[str, mx.array], Quantize, Rows[mx.array]]:
         own = {stream: mx.array(values[where]) for stream, values in modulations.items()}
         return changed, leave, rows._replace(modulations=dict(rows.modulations) | own)
 
@@ -106,7 +107,7 @@ def replace_parts(
 
 
 def round_block(
-    model: Any, problem: BlockProblem, layers: Sequence[Layer], rules: LayerRules, modulation: np.ndarray
+    model: Transformer, problem: BlockProblem, layers: Sequence[Layer], rules: LayerRules, modulation: np.ndarray
 ) -> Change:
     """All of the block rounded to nearest by its rules; what these leave in full precision, to 8 bits."""
     weights, _ = read_weights(model, list(layers))

@@ -13,7 +13,7 @@ import mlx.nn as nn
 import numpy as np
 
 from workflow_scripts.models.diffusionkit import clip, config, mmdit, vae
-from workflow_scripts.models.latent_format import SD3_SCALE, SD3_SHIFT, decode_pictures, process_out
+from workflow_scripts.models.latent_format import SD3_LATENTS, SD3_SCALE, SD3_SHIFT, decode_pictures
 from workflow_scripts.models.tokenizer import Tokenizer
 from workflow_scripts.numerics import schedule
 from workflow_scripts.store.errors import UserError
@@ -29,6 +29,7 @@ PICTURE_SHAPE = (PICTURE_SIZE, PICTURE_SIZE)
 LATENT_SHAPE = (8, 8, AUTOENCODER["latent_channels"])
 SAMPLER_SHIFT = 3.0
 compute_sigmas = partial(schedule.compute_sigmas, shift=SAMPLER_SHIFT)
+process_out = SD3_LATENTS.process_out
 WEIGHT_FILES = ("transformer.safetensors", "text_encoder.safetensors", "autoencoder.safetensors")
 DECODE_BATCH = 64  # pictures decoded at a time, to bound memory
 ENCODE_BATCH = 256  # prompts encoded at a time, for the same reason

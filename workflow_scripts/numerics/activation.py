@@ -4,18 +4,24 @@ Every scale here is a step size, the distance between neighbouring levels; a ran
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
+from workflow_scripts.numerics.layer_rules import GroupSize
+
 RANGE_COLUMNS = {"absmax": ["absmax"], "p999": ["p0.1", "p99.9"]}
-PER_TOKEN = "token"  # the group size of a step size for all channels of a token
+PER_TOKEN: Final = "token"  # the group size of a step size for all channels of a token
 SMALLEST_STEP = float(np.finfo(np.float32).tiny)
 
+Bits = TypeVar("Bits", int, np.ndarray)
 
-def find_largest_code(bits: int | np.ndarray) -> int | np.ndarray:
+
+def find_largest_code(bits: Bits) -> Bits:
     """The largest code of a symmetric signed grid: 127 for 8 bits. Codes run from minus it to plus it."""
-    return 2 ** (bits - 1) - 1
+    largest: Bits = 2 ** (bits - 1) - 1
+    return largest
 
 
 def compute_step(absmax: np.ndarray | float, bits: int) -> np.ndarray:
@@ -23,7 +29,8 @@ def compute_step(absmax: np.ndarray | float, bits: int) -> np.ndarray:
 
     Above zero even where `absmax` is zero, so that it can be divided by.
     """
-    return np.maximum(np.asarray(absmax, np.float32) / np.float32(find_largest_code(bits)), SMALLEST_STEP)
+    step: np.ndarray = np.maximum(np.asarray(absmax, np.float32) / np.float32(find_largest_code(bits)), SMALLEST_STEP)
+    return step
 
 
 def look_up_step(weights: np.ndarray, steps: np.ndarray, bits: int | Sequence[int]) -> tuple[float, int]:
@@ -49,7 +56,7 @@ def quantize_dequantize(x: mx.array, step: mx.array | float, bits: int, shift: m
     return (rounded if shift is None else rounded + shift).astype(x.dtype)
 
 
-def compute_token_step(x: mx.array, bits: int, group_size: int | str = PER_TOKEN) -> mx.array:
+def compute_token_step(x: mx.array, bits: int, group_size: GroupSize = PER_TOKEN) -> mx.array:
     """The dynamic step size of each token of `x` (..., D), float32 (..., 1), or of its groups of channels, (..., D).
 
     Groups are those of GGUF's Q8_0 and of MX formats (Rouhani et al. 2023, arXiv 2310.10537): `group_size` neighbouring
@@ -76,4 +83,5 @@ def compute_ranges(per_step: Mapping[str, Sequence[float]], range_name: str, is_
     if is_shifted:
         return np.asarray(per_step["shifted_absmax"], np.float32)
     columns = [np.abs(np.asarray(per_step[key], np.float32)) for key in RANGE_COLUMNS[range_name]]
-    return np.maximum.reduce(columns)
+    ranges: np.ndarray = np.maximum.reduce(columns)
+    return ranges

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, eye_array, kron, vstack
 
-from workflow_scripts.numerics.bit_choices import GROUP_BITS, stored_bits
+from workflow_scripts.numerics.bit_choices import GROUP_BITS, Choice, stored_bits
 from workflow_scripts.numerics.layer_rules import find_rule
 
 # mm_03.image.attn.q_proj as mm_*, as mm_*.image.attn.q_proj, and as it is.
@@ -27,7 +27,7 @@ _SCALE = 1e6
 class Option(NamedTuple):
     """One choice for a layer: what it stands for, what it costs, and its size in bits."""
 
-    choice: Any
+    choice: Choice
     cost: float
     size: float
 
@@ -104,7 +104,8 @@ def choose_bits(costs: np.ndarray, sizes: np.ndarray, budget: float) -> np.ndarr
     )
     if found.x is None:
         raise ValueError(f"the search for bits failed: {found.message}")
-    return found.x.reshape(layers, widths).argmax(axis=1)
+    chosen: np.ndarray = found.x.reshape(layers, widths).argmax(axis=1)
+    return chosen
 
 
 def write_rules(

@@ -24,7 +24,8 @@ def fit_gaussian(x: np.ndarray, weights: np.ndarray) -> Gaussian:
     total = weights.sum()
     mean = weights @ x / total
     centred = np.sqrt(weights / (total - 1))[:, None] * (x - mean)
-    return Gaussian(mean, np.linalg.qr(centred, mode="r"))
+    # NumPy has types for the other modes alone.
+    return Gaussian(mean, np.linalg.qr(centred, mode="r"))  # type: ignore[arg-type]
 
 
 def measure_frechet(x: Gaussian, y: Gaussian) -> float:
@@ -40,13 +41,15 @@ def measure_frechet(x: Gaussian, y: Gaussian) -> float:
 
 def compute_cubic_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(x y^T / d + 1)^3, the kernel of KID (Binkowski et al. 2018, arXiv 1801.01401), (n, m)."""
-    return (x @ y.T / x.shape[1] + 1) ** 3
+    kernel: np.ndarray = (x @ y.T / x.shape[1] + 1) ** 3
+    return kernel
 
 
 def compute_gaussian_kernel(x: np.ndarray, y: np.ndarray, sigma: float = CMMD_SIGMA) -> np.ndarray:
     """exp(-|x - y|^2 / (2 sigma^2)), the kernel of CMMD (Jayasumana et al. 2024, arXiv 2401.09603), (n, m)."""
     squares = np.square(x).sum(axis=1)[:, None] + np.square(y).sum(axis=1) - 2 * x @ y.T
-    return np.exp(-np.maximum(squares, 0) / (2 * sigma**2))
+    kernel: np.ndarray = np.exp(-np.maximum(squares, 0) / (2 * sigma**2))
+    return kernel
 
 
 def measure_unbiased(kernels: tuple[np.ndarray, ...], weigh_x: np.ndarray, weigh_y: np.ndarray) -> float:
@@ -111,9 +114,10 @@ def draw_counts(prompts: np.ndarray, seed: int, resamples: int = RESAMPLES) -> n
     _, own = np.unique(prompts, return_inverse=True)
     count = own.max() + 1
     drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
-    drawn = np.stack([np.bincount(row, minlength=count) for row in drawn])
+    counts: np.ndarray = np.stack([np.bincount(row, minlength=count) for row in drawn])
     # A sample of one prompt alone has no other to be compared with.
-    return drawn[(drawn > 0).sum(axis=1) >= min(2, count)][:, own].astype(np.float64)
+    kept: np.ndarray = counts[(counts > 0).sum(axis=1) >= min(2, count)]
+    return kept[:, own].astype(np.float64)
 
 
 def find_interval(values: np.ndarray) -> list[float | None]:

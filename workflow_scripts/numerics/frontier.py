@@ -1,5 +1,6 @@
 """Quality against size: the frontier of a family of ways to quantize, and the bits that another way saves."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,8 @@ def measure_saving(bits: float, ratios: np.ndarray, others: np.ndarray, other_ra
 
 def summarise(ratios: np.ndarray, low: bool) -> np.ndarray:
     """The median, or the low quantile, of each row of ratios (V, P), (V,)."""
-    return np.quantile(ratios, LOW, axis=1) if low else np.median(ratios, axis=1)
+    quality: np.ndarray = np.quantile(ratios, LOW, axis=1) if low else np.median(ratios, axis=1)
+    return quality
 
 
 def describe_saving(
@@ -59,7 +61,7 @@ def describe_saving(
 def describe_quality(ratios: np.ndarray, seed: int) -> dict[str, object]:
     """Median, low quantile and share of pictures that turn out otherwise, of ratios (P,), with 95 % intervals."""
     drawn = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-    measures = {
+    measures: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "median": lambda rows: summarise(rows, False),
         "p5": lambda rows: summarise(rows, True),
         "otherwise": lambda rows: (rows < OTHERWISE).mean(axis=1),

@@ -18,7 +18,8 @@ def accumulate_hessian(hessian: np.ndarray, x: np.ndarray) -> np.ndarray:
     x = np.asarray(x, np.float32)
     product = x.T @ x
     product *= 2
-    return hessian + product.astype(np.float64)
+    grown: np.ndarray = hessian + product.astype(np.float64)
+    return grown
 
 
 def round_with_gptq(weight: np.ndarray, grid: Grid, hessian: np.ndarray, damping: float) -> np.ndarray:

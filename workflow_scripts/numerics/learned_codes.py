@@ -4,21 +4,27 @@ Straight-through estimator: Bengio et al. 2013, arXiv:1308.3432. All codes of a 
 (Esser et al. 2020, arXiv:1902.08153), not the two of AdaRound.
 """
 
+from collections.abc import Callable
+from typing import cast
+
 import mlx.core as mx
 
 INTEGERS = 1.5 * 2**23  # fp32 numbers about it are the integers
 
 
 @mx.custom_function
-def round_stored(x: mx.array) -> mx.array:
+def _round_stored(x: mx.array) -> mx.array:
     """`x` as fp16 holds it, in fp32; the gradient passes as if it were not rounded."""
     return x.astype(mx.float16).astype(mx.float32)
 
 
-@round_stored.vjp
+@_round_stored.vjp
 def pass_gradient(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
     """The cotangent as it is."""
     return cotangent
+
+
+round_stored = cast(Callable[[mx.array], mx.array], _round_stored)  # MLX says that it returns an object
 
 
 def round_codes(codes: mx.array, bits: int) -> mx.array:
@@ -45,4 +51,4 @@ def dequantize_soft(codes: mx.array, scales: mx.array, biases: mx.array, bits: i
         by_scale = (by_group * round_codes(codes, bits).reshape(groups)).sum(axis=-1)
         return (by_group * scales[..., None]).reshape(shape), by_scale, by_group.sum(axis=-1)
 
-    return dequantize(codes, scales, biases)
+    return dequantize(codes, scales, biases)  # type: ignore[return-value]  # MLX says object

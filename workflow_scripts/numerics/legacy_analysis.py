@@ -45,7 +45,8 @@ def advise_bits(flat: Mapping[str, Any]) -> int:
 
 def measure_reach(flat: Mapping[str, Any]) -> float:
     """From the 1 % to the 99 % quantile."""
-    return flat["percentiles"]["p99"] - flat["percentiles"]["p01"]
+    reach: float = flat["percentiles"]["p99"] - flat["percentiles"]["p01"]
+    return reach
 
 
 def advise_layer(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def compute_momentum_shift(minimum: np.ndarray, maximum: np.ndarray, rng: np.ran
     z starts at the middle of all rows' range and moves by 1 - MOMENTUM to that of each batch of rows in turn; batches
     mix noise levels.
     """
-    shift = (minimum.min(axis=0).astype(np.float64) + maximum.max(axis=0)) / 2
+    shift: np.ndarray = (minimum.min(axis=0).astype(np.float64) + maximum.max(axis=0)) / 2
     order = rng.permutation(len(minimum))
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]

@@ -1,12 +1,12 @@
 """What was observed at every linear input and step: as objects to merge, as arrays to store, as numbers to read."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from datasketches import tdigest_double as TDigest
 
 from workflow_scripts.numerics import sketch, statistics
-from workflow_scripts.numerics.sketch import TDigest
 from workflow_scripts.numerics.statistics import ChannelStatistics
 
 QUANTILES = {"p0.1": 0.001, "p1": 0.01, "p99": 0.99, "p99.9": 0.999}
@@ -87,7 +87,7 @@ def unpack_input(arrays: Mapping[str, np.ndarray], name: str) -> list[Observatio
     ]
 
 
-def describe_input(name: str, steps: Sequence[Observation]) -> tuple[dict, dict[str, np.ndarray]]:
+def describe_input(name: str, steps: Sequence[Observation]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """One input as numbers to read (lists over steps, and quantiles of all) and arrays (steps, D), `<input>/<what>`.
 
     Post-GELU inputs also have the static shift (D,) and the largest magnitude that is left after it.

@@ -15,7 +15,7 @@ def find_phase(sigma: float) -> str:
     return "mid" if sigma >= PHASES["mid"][0] else "late"
 
 
-def group_by_phase(values: Sequence[float], sigmas: Sequence[float]) -> dict[str, np.ndarray]:
+def group_by_phase(values: Sequence[float] | np.ndarray, sigmas: Sequence[float]) -> dict[str, np.ndarray]:
     """`values` (K,) at `sigmas` (K,) by phase; a phase without a noise level has none."""
     phases = [find_phase(sigma) for sigma in sigmas]
     return {name: np.array([x for x, phase in zip(values, phases, strict=True) if phase == name]) for name in PHASES}

@@ -1,6 +1,7 @@
 """The flow-matching schedule, the initial noise and the Euler step, in DiffusionKit's order of operations."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
@@ -24,7 +25,7 @@ def compute_sigmas(num_steps: int, shift: float) -> mx.array:
     As in DiffusionKit the shift is applied twice: the time steps are spaced evenly between shifted ends, then shifted.
     """
     ends = shift_sigma(mx.array([float(TRAIN_TIMESTEPS), 1.0]), shift) * TRAIN_TIMESTEPS
-    start, end = ends.tolist()
+    start, end = cast(list[float], ends.tolist())
     sigmas = shift_sigma(mx.linspace(start, end, num_steps), shift)
     return mx.concatenate([sigmas, mx.zeros(1)])
 

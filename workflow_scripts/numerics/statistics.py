@@ -112,10 +112,12 @@ def compute_shift(minimum: np.ndarray, maximum: np.ndarray) -> np.ndarray:
     The mean over steps of the channel's middle, as TaQ-DiT's post-GELU shift (arXiv:2411.14172, sec. on momentum-based
     shifting), whose moving average over batches depends on their order; this mean does not, and it merges.
     """
-    middle = (minimum.astype(np.float64) + maximum) / 2
-    return middle.mean(axis=0).astype(np.float32)
+    middle: np.ndarray = (minimum.astype(np.float64) + maximum) / 2
+    shift: np.ndarray = middle.mean(axis=0)
+    return shift.astype(np.float32)
 
 
 def compute_shifted_absmax(minimum: np.ndarray, maximum: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """The largest |x - shift| at each step, float32 (S,), exactly, from channel extremes (S, D) and `shift` (D,)."""
-    return np.maximum(np.abs(minimum - shift), np.abs(maximum - shift)).max(axis=-1)
+    reached: np.ndarray = np.maximum(np.abs(minimum - shift), np.abs(maximum - shift)).max(axis=-1)
+    return reached

@@ -30,7 +30,8 @@ def take_fewest(errors: Mapping[int, np.ndarray | float], budget: float) -> np.n
     choices = sorted(errors)
     fits = np.stack([to_decibels(errors[bits]) >= budget for bits in choices])
     fits[-1] = True
-    return np.array(choices)[fits.argmax(axis=0)]
+    fewest: np.ndarray = np.array(choices)[fits.argmax(axis=0)]
+    return fewest
 
 
 def take_by_threshold(magnitudes: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
@@ -47,8 +48,10 @@ def measure_channels(
     minimum: np.ndarray, maximum: np.ndarray, shift: np.ndarray | None, migration: np.ndarray | None
 ) -> np.ndarray:
     """The largest |x - z| / m of every channel, (S, D), exactly, from extremes (S, D), z (D,) and m (D,) or None."""
-    shift = 0.0 if shift is None else shift
-    return np.maximum(np.abs(minimum - shift), np.abs(maximum - shift)) / (1 if migration is None else migration)
+    middle = 0.0 if shift is None else shift
+    reached: np.ndarray = np.maximum(np.abs(minimum - middle), np.abs(maximum - middle))
+    migrated: np.ndarray = reached / (1 if migration is None else migration)
+    return migrated
 
 
 def find_spikes(channels: np.ndarray) -> np.ndarray:
@@ -60,7 +63,8 @@ def find_spikes(channels: np.ndarray) -> np.ndarray:
     largest, typical = channels.max(axis=1), np.median(channels, axis=1)
     high = np.quantile(channels, 0.99, axis=1, method="lower")
     share = (channels > FAR_ABOVE_TYPICAL * typical[:, None]).mean(axis=1)
-    return (share > 0) & (share <= FEW_CHANNELS) & (largest > SPIKE * high)
+    spiking: np.ndarray = (share > 0) & (share <= FEW_CHANNELS) & (largest > SPIKE * high)
+    return spiking
 
 
 def narrow_steps(

@@ -5,12 +5,13 @@ were chosen for.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from workflow_scripts.numerics.bit_choices import stored_bits
+from workflow_scripts.numerics.layer_rules import WeightRule
 
 # Weights at work at a time in a search: what it passes over again and again stays in the cache.
 _CHUNK = 2**16
@@ -44,7 +45,7 @@ class Grid(NamedTuple):
     group_size: int
 
 
-def choose_grid(weight: np.ndarray | mx.array, rule: dict[str, Any]) -> Grid:
+def choose_grid(weight: np.ndarray | mx.array, rule: WeightRule) -> Grid:
     """The grid of `weight` (out, in) by `rule`: `bits`, `group_size`, `symmetric` and `range`.
 
     A group's lowest code stands for the lower end of its range and the highest for the upper; a symmetric range is
@@ -77,7 +78,7 @@ def refuse_overflow(*arrays: np.ndarray) -> None:
         raise ValueError("weights are not finite, or beyond the range of fp16, which holds their scales and biases")
 
 
-def fit_group_size(width: int, group_size: int | str) -> int:
+def fit_group_size(width: int, group_size: int | Literal["row"]) -> int:
     """The stored group size for `width` inputs: `group_size`, or for "row" the largest that divides.
 
     Raises ValueError if none does.
@@ -97,7 +98,7 @@ def split_groups(weight: np.ndarray, span: int) -> Iterator[np.ndarray]:
         yield groups[start : start + count]
 
 
-def choose_ranges(groups: np.ndarray, rule: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def choose_ranges(groups: np.ndarray, rule: WeightRule) -> tuple[np.ndarray, np.ndarray]:
     """Scales and biases (groups, 1) of `groups` (groups, span) as fp16 holds them, in float32."""
     low, high = groups.min(axis=1, keepdims=True), groups.max(axis=1, keepdims=True)
     if rule["symmetric"]:
@@ -108,7 +109,7 @@ def choose_ranges(groups: np.ndarray, rule: dict[str, Any]) -> tuple[np.ndarray,
     return place_levels(low, high, rule)
 
 
-def place_levels(low: np.ndarray, high: np.ndarray, rule: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def place_levels(low: np.ndarray, high: np.ndarray, rule: WeightRule) -> tuple[np.ndarray, np.ndarray]:
     """Scales and biases of the ranges `low` to `high`, as fp16 holds them, in float32."""
     bits, symmetric = rule["bits"], rule["symmetric"]
     steps = high / (2 ** (bits - 1) - 1) if symmetric else (high - low) / (2**bits - 1)
@@ -123,7 +124,7 @@ def round_to_half(values: np.ndarray) -> np.ndarray:
 
 
 def search_ranges(
-    groups: np.ndarray, low: np.ndarray, high: np.ndarray, rule: dict[str, Any]
+    groups: np.ndarray, low: np.ndarray, high: np.ndarray, rule: WeightRule
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ends (groups, 1) of the ranges of least squared error, the full ranges `low` to `high` among them.
 
@@ -147,12 +148,13 @@ def measure_error(groups: np.ndarray, scales: np.ndarray, biases: np.ndarray, bi
     errors *= scales
     errors += biases
     errors -= groups
-    return np.einsum("gs,gs->g", errors, errors)[:, None]
+    sums: np.ndarray = np.einsum("gs,gs->g", errors, errors)[:, None]
+    return sums
 
 
 def take_codes(weight: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits: int) -> np.ndarray:
     """The nearest codes as float32, round half to even; a new array."""
-    codes = weight - biases
+    codes: np.ndarray = weight - biases
     codes /= scales
     np.rint(codes, out=codes)
     return np.clip(codes, 0, 2**bits - 1, out=codes)
@@ -171,7 +173,8 @@ def round_to_grid(weight: np.ndarray, grid: Grid) -> np.ndarray:
 
 def dequantize(codes: np.ndarray, grid: Grid) -> np.ndarray:
     """The weight the codes (out, in) stand for, float32 (out, in)."""
-    return codes * spread(grid.scales, grid.group_size) + spread(grid.biases, grid.group_size)
+    weight: np.ndarray = codes * spread(grid.scales, grid.group_size) + spread(grid.biases, grid.group_size)
+    return weight
 
 
 def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:

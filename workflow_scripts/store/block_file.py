@@ -119,7 +119,8 @@ def holds_work(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) 
 
 def name_stage(seal: Seal) -> str:
     """The stage whose job made a file: `optimise_block` or `distil`."""
-    return seal["parameters"]["stage"]
+    stage: str = seal["parameters"]["stage"]
+    return stage
 
 
 def read_weight(tensors: dict[str, np.ndarray], name: str, sizes: dict[str, Any]) -> LayerWeight:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def list_specs(
     return {spec.name: spec for spec in specs}
 
 
-def describe_part(parameters: plan.Parameters, inputs: dict) -> dict[str, ArraySpec]:
+def describe_part(parameters: plan.Parameters, inputs: dict[str, Any]) -> dict[str, ArraySpec]:
     """The arrays of the part that a seal's `parameters` and `inputs` describe."""
     conditions, blocks = plan.count_conditions(parameters["model"]), len(plan.list_blocks(parameters["model"]))
     return list_specs(len(parameters["points"]), conditions, blocks, inputs["image_shape"], inputs["text_shape"])

@@ -69,7 +69,8 @@ class Conditioning:
     def weights(self) -> dict[str, str]:
         """sha256 of each file of the model that made them."""
         with blame(self.path):
-            return self.seal["inputs"]["model"]
+            digests: dict[str, str] = self.seal["inputs"]["model"]
+            return digests
 
     def list_digests(self, indices: Sequence[int]) -> list[str]:
         """sha256 of the encodings of the prompts at `indices`."""

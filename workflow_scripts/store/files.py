@@ -8,7 +8,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def name_file(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, flush it to disk and rename it into place."""
     with name_file(path), hold_partial(path, Path.touch) as partial:
         write(partial)
@@ -75,15 +75,15 @@ def find_broken(value: Any, place: str = "") -> Iterator[str]:
         yield place
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` atomically as sorted JSON with its checksum, whatever `checksum` it has.
 
     Raises UserError, naming the place, for a number that is not finite.
     """
     if broken := next(find_broken(content), None):
         raise UserError(f"{path}: {broken} would be no finite number; check what it is made from")
-    content = drop_checksum(json.loads(encode_json(content)))
-    write_plain_json(path, content | {CHECKSUM: plan.fingerprint(content)})
+    kept = drop_checksum(json.loads(encode_json(content)))
+    write_plain_json(path, kept | {CHECKSUM: plan.fingerprint(kept)})
 
 
 def read_plain_json(path: Place, whole: Place | None = None) -> Any:

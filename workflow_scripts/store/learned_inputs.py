@@ -21,7 +21,7 @@ Blocks = Mapping[str, tuple[Path, BlockFile]]
 
 def read_blocks(paths: Sequence[Path]) -> Blocks:
     """The block files by block name. Raises UserError if one is damaged or two are of one block."""
-    blocks = {}
+    blocks: dict[str, tuple[Path, BlockFile]] = {}
     for path in paths:
         block = read_block(path)
         with blame(path):

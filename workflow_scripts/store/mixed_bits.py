@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts import plan
+from workflow_scripts.numerics.layer_rules import LayerRules
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import read_json
 
 FORMAT = {"format": "mixed-bits", "version": 2}
-
-LayerRules = Mapping[str, Mapping[str, dict[str, Any]]]
 
 
 def read_mixed_bits(path: Path) -> dict[str, Any]:

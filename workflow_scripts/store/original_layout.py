@@ -65,7 +65,8 @@ def write_sample(path: Path, sample: Sample) -> None:
     values = sample._asdict()
     scalars = {key: np.array(values[key], dtype=dtype) for key, dtype in SCALARS.items()}
     content = io.BytesIO()  # NumPy does not say when a file's last bytes cannot be written
-    np.savez_compressed(content, x=sample.x[None].astype(np.float32), **scalars)
+    # NumPy's types take one of `scalars` for its only other keyword, allow_pickle.
+    np.savez_compressed(content, x=sample.x[None].astype(np.float32), **scalars)  # type: ignore[arg-type]
     path.write_bytes(content.getvalue())
 
 
@@ -132,4 +133,5 @@ def read_latents(path: Path) -> np.ndarray:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error})") from None
     if latents.dtype != np.float32 or latents.ndim != 4 or len(latents) != 1:
         raise UserError(f"{path} is {latents.dtype} {latents.shape}, not float32 (1, height, width, channels)")
-    return latents[0]
+    final: np.ndarray = latents[0]
+    return final

@@ -83,7 +83,7 @@ def find_misfits(checkpoint: PackedCheckpoint, path: str) -> Iterator[str]:
         yield f"no {' and no '.join(missing)}"
         return
     weight, scales, biases = (tensors[f"{path}.{part}"] for part in ("weight", "scales", "biases"))
-    if (weight.dtype, scales.dtype, biases.dtype) != (np.uint32, np.float16, np.float16):
+    if (weight.dtype, scales.dtype, biases.dtype) != (np.dtype(np.uint32), *[np.dtype(np.float16)] * 2):
         yield f"weight {weight.dtype}, scales {scales.dtype}, biases {biases.dtype}; uint32 and twice float16 are right"
     if scales.ndim != 2:
         yield f"scales {scales.shape} are no matrix"
@@ -106,7 +106,8 @@ def measure_tensors(tensors: dict[str, np.ndarray], quantization: dict[str, dict
 
     `bits_per_weight` counts all tensors that stand for the quantized weights, grids included; without any it is 16.
     """
-    counts, stored = Counter(), 0
+    counts: Counter[int] = Counter()
+    stored = 0
     for path, how in quantization.items():
         counts[how["bits"]] += tensors[f"{path}.weight"].size * 32 // how["bits"]
         stored += sum(tensors[key].nbytes for part in PARTS if (key := f"{path}.{part}") in tensors)

@@ -82,8 +82,8 @@ def read_features(paths: Sequence[Path], name: str) -> Features:
         raise UserError(f"{paths[0].parent} has features of no picture")
     with blame(paths[0].parent):
         arrays = {name: np.concatenate([part[name] for part in filled]) for name in filled[0]}
-        sums = [sum(about[key] for about in abouts) for key in ("pictures", "resized")]
-        return Features(arrays, abouts[0]["features"], *sums, [about["origin"] for about in abouts])
+        pictures, resized = (sum(about[key] for about in abouts) for key in ("pictures", "resized"))
+        return Features(arrays, abouts[0]["features"], pictures, resized, [about["origin"] for about in abouts])
 
 
 def choose_features(arrays: Mapping[str, np.ndarray]) -> str:

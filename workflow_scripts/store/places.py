@@ -28,7 +28,8 @@ class RemotePath:
         return RemotePath(self.filesystem, f"{self.key}/{name}")
 
     def __str__(self) -> str:
-        return self.filesystem.unstrip_protocol(self.key)
+        url: str = self.filesystem.unstrip_protocol(self.key)
+        return url
 
     @property
     def name(self) -> str:
@@ -38,7 +39,7 @@ class RemotePath:
     def is_file(self) -> bool:
         """Whether there is such an object. Raises UnreachableError."""
         try:
-            return self.filesystem.info(self.key)["type"] == "file"
+            return bool(self.filesystem.info(self.key)["type"] == "file")
         except Exception as error:
             if isinstance(reason := self.judge(error), FileNotFoundError):
                 return False
@@ -47,7 +48,8 @@ class RemotePath:
     def read_bytes(self) -> bytes:
         """The object. Raises FileNotFoundError, or UnreachableError if there is no telling."""
         try:
-            return self.filesystem.cat_file(self.key)
+            content: bytes = self.filesystem.cat_file(self.key)
+            return content
         except Exception as error:
             raise self.judge(error) from None
 
@@ -118,17 +120,18 @@ def read_files(places: Sequence[Place], largest: int | None = None) -> Iterator[
 
     In a folder it is a ValueError if a file has more than `largest` bytes. Raises UnreachableError.
     """
-    if isinstance(places[0], RemotePath):
-        keys = [place.key for place in places]
-        for place, content in zip(places, places[0].filesystem.cat_ranges(keys, None, None), strict=True):
+    remote = [place for place in places if isinstance(place, RemotePath)]
+    if remote:
+        keys = [place.key for place in remote]
+        for place, content in zip(remote, remote[0].filesystem.cat_ranges(keys, None, None), strict=True):
             reason = place.judge(content) if isinstance(content, Exception) else None
             if isinstance(reason, UnreachableError):
                 raise reason
             yield reason or content
         return
-    for place in places:
+    for path in (place for place in places if isinstance(place, Path)):
         try:
-            yield read_plain(place, largest)
+            yield read_plain(path, largest)
         except (OSError, ValueError) as error:
             yield error
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from workflow_scripts.numerics.activation import PER_TOKEN, look_up_step
 from workflow_scripts.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
+from workflow_scripts.numerics.layer_rules import GroupSize
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import find_named, hash_file, read_plain_json, refuse_changed
 from workflow_scripts.store.schemas import check_schema, load_schema
@@ -38,7 +39,8 @@ class QuantConfig:
     @property
     def layers(self) -> dict[str, dict[str, Any]]:
         """By layer name: `path`, `weight` and `activation`."""
-        return self.content["layers"]
+        layers: dict[str, dict[str, Any]] = self.content["layers"]
+        return layers
 
     def activation_bits(self, layer: str) -> int | tuple[int, ...]:
         """The bits of what `layer` reads; of a table whose noise levels differ, K of them. 16: it is not rounded."""
@@ -61,11 +63,13 @@ class QuantConfig:
         if activation["policy"] == "lut":
             weights = LOOKUPS[lookup](sigma, np.array(self.content["sigmas"]))
             return look_up_step(weights, self.arrays[activation["steps"]], activation["bits"])[0]
-        return activation.get("step")
+        step: float | None = activation.get("step")
+        return step
 
-    def activation_group_size(self, layer: str) -> int | str:
+    def activation_group_size(self, layer: str) -> GroupSize:
         """The channels of a token that share a dynamic step size, or PER_TOKEN."""
-        return self.layers[layer]["activation"].get("group_size", PER_TOKEN)
+        size: GroupSize = self.layers[layer]["activation"].get("group_size", PER_TOKEN)
+        return size
 
     def activation_shift(self, layer: str) -> np.ndarray | None:
         """What is subtracted from the channels of the layer's input before rounding, float32 (in,), or None."""

@@ -5,6 +5,7 @@ checkpoint after, each flushed to disk: whatever the moment of death, the checkp
 what is stored beyond it is written again with the same bytes.
 """
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from workflow_scripts.store.trajectories import (
     list_identities,
     plan_layout,
 )
-from workflow_scripts.store.zarr_arrays import check_group, create_group, write_chunks
+from workflow_scripts.store.zarr_arrays import ArraySpec, Index, check_group, create_group, write_chunks
 
 
 class Recorder:
@@ -53,7 +54,7 @@ class Recorder:
         self.layout: Layout = plan_layout(parameters, inputs["latent_shape"])
         self.specs = self.layout.specs
         self.small = schedule | list_identities(parameters)
-        self.digests: list[Any] = []
+        self.digests: list[hashlib._Hash] = []
 
     def resume(self) -> Checkpoint | None:
         """Take up what the scratch folder holds, verified; None if it holds nothing.
@@ -107,7 +108,9 @@ class Recorder:
         if step == 0:
             self.digests += [begin_digest(*self.parameters["rows"][row + i]) for i in range(count)]
         block = step // self.layout.block
-        chunks = [(self.specs["xs"], (row + i, block), states[i : i + 1]) for i in range(count)]
+        chunks: list[tuple[ArraySpec, Index, np.ndarray]] = [
+            (self.specs["xs"], (row + i, block), states[i : i + 1]) for i in range(count)
+        ]
         if end == self.layout.steps:
             chunks += [(self.specs["latents"], (row + i,), latents[i : i + 1]) for i in range(count)]
         write_chunks(self.path, chunks)
@@ -149,7 +152,7 @@ class Recorder:
             " check the model's weights, or change cfg_scale or the prompt"
         )
 
-    def _hash_row(self, row: int, steps: int) -> Any:
+    def _hash_row(self, row: int, steps: int) -> "hashlib._Hash":
         """The digest of a row's first `steps` states and, if those are all, its final latents."""
         digest = begin_digest(*self.parameters["rows"][row])
         digest.update(self.layout.read_states(self.path, row, steps).data)

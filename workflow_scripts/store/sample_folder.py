@@ -112,9 +112,9 @@ def find_mistake(sample: Sample, image: int, step: int, expected: Expected) -> s
     for key, value in {"image_id": image, "step_index": step, "is_final": step == expected.steps}.items():
         if told[key] != value:
             return f"{key} is {told[key]}, its name says {value}"
-    for key, value, level in (("sigma", sample.sigma, sigma), ("timestep", sample.timestep, 1000 * sigma)):
-        if not abs(value - level) <= LEVEL_TOLERANCE * level:
-            return f"{key} is {value:g}, the schedule of {expected.steps} steps has {level:g}"
+    for key, found, level in (("sigma", sample.sigma, sigma), ("timestep", sample.timestep, 1000 * sigma)):
+        if not abs(found - level) <= LEVEL_TOLERANCE * level:
+            return f"{key} is {found:g}, the schedule of {expected.steps} steps has {level:g}"
     return ""
 
 

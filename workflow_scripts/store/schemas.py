@@ -16,7 +16,8 @@ LONGEST_MESSAGE = 200  # characters
 
 def load_schema(name: str) -> dict[str, Any]:
     """A schema that lies beside this module."""
-    return json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+    schema: dict[str, Any] = json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+    return schema
 
 
 def check_schema(content: Any, schema: dict[str, Any], path: Path) -> None:

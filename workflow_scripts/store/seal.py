@@ -6,17 +6,26 @@ equal work has equal seals. A Zarr group carries it as its attribute `seal`, a f
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from workflow_scripts import plan
 from workflow_scripts.store.errors import UserError
 from workflow_scripts.store.files import is_unchanged, read_plain_json, write_plain_json
 from workflow_scripts.store.places import Place
 
-Seal = dict[str, Any]
-
 FORMAT = 1
 GROUP = {"zarr_format": 3, "node_type": "group"}  # what makes a folder a Zarr group
+
+
+class Seal(TypedDict):
+    """A whole seal."""
+
+    format: int
+    parameters: plan.Parameters
+    inputs: dict[str, Any]
+    fingerprint: str
+    sha256: dict[str, Any]
+    checksum: str
 
 
 def make_seal(parameters: plan.Parameters, inputs: dict[str, Any], digests: dict[str, Any]) -> Seal:
@@ -28,7 +37,7 @@ def make_seal(parameters: plan.Parameters, inputs: dict[str, Any], digests: dict
         "fingerprint": fingerprint_origin(parameters, inputs),
         "sha256": digests,
     }
-    return seal | {"checksum": plan.fingerprint(seal)}
+    return cast(Seal, seal | {"checksum": plan.fingerprint(seal)})
 
 
 def fingerprint_origin(parameters: plan.Parameters, inputs: dict[str, Any]) -> str:
@@ -45,10 +54,15 @@ def check_seal(seal: Any, place: Place) -> Seal:
     if seal.get("format") != FORMAT:
         found = plan.shorten(seal.get("format"))
         raise UserError(f"{place} has a seal of format {found}, not {FORMAT}; delete it and run again")
-    parts = [seal.get(key) for key in ("parameters", "inputs", "sha256")]
-    if not all(isinstance(part, dict) for part in parts) or seal.get("fingerprint") != fingerprint_origin(*parts[:2]):
+    parameters, inputs = seal.get("parameters"), seal.get("inputs")
+    if not (
+        isinstance(parameters, dict)
+        and isinstance(inputs, dict)
+        and isinstance(seal.get("sha256"), dict)
+        and seal.get("fingerprint") == fingerprint_origin(parameters, inputs)
+    ):
         raise UserError(f"{place} has a seal that no writer makes; delete it and run again")
-    return seal
+    return cast(Seal, seal)
 
 
 def check_origin(seal: Seal, place: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> None:
@@ -56,8 +70,8 @@ def check_origin(seal: Seal, place: Place, parameters: plan.Parameters, inputs: 
 
     Only the keys given are compared, so a reader may ask for the part it knows.
     """
-    for kind, wanted in (("parameters", parameters), ("inputs", inputs)):
-        found = {key: seal[kind].get(key) for key in wanted}
+    for kind, made, wanted in (("parameters", seal["parameters"], parameters), ("inputs", seal["inputs"], inputs)):
+        found = {key: made.get(key) for key in wanted}
         if difference := plan.describe_difference(found, wanted):
             raise UserError(
                 f"{place} was made with other {kind} ({difference});"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
@@ -31,7 +32,7 @@ def write_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str,
 
 
 def stream_tensors(
-    path: Path, shapes: Mapping[str, Sequence[int]], dtype: np.dtype, parts: Iterable[np.ndarray]
+    path: Path, shapes: Mapping[str, Sequence[int]], dtype: DTypeLike, parts: Iterable[np.ndarray]
 ) -> None:
     """Write tensors of `shapes` and of one type, float16 or float32, atomically to the safetensors file `path`.
 

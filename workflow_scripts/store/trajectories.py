@@ -57,11 +57,14 @@ class Layout:
     def read_states(self, path: Place, row: int, end: int) -> np.ndarray:
         """The states (end, h, w, c) of a row before step `end`, from the group in `path`. Raises UserError."""
         spec, blocks = self.specs["xs"], range(-(-end // self.block))
-        return np.concatenate([chunk[0] for chunk in read_chunks(path, [(spec, (row, k)) for k in blocks])])[:end]
+        chunks = read_chunks(path, [(spec, (row, k)) for k in blocks])
+        states: np.ndarray = np.concatenate([chunk[0] for chunk in chunks])
+        return states[:end]
 
     def read_latents(self, path: Place, row: int) -> np.ndarray:
         """The final latents (h, w, c) of a row, from the group in `path`. Raises UserError."""
-        return read_chunk(path, self.specs["latents"], (row,))[0]
+        latents: np.ndarray = read_chunk(path, self.specs["latents"], (row,))[0]
+        return latents
 
 
 def plan_layout(parameters: plan.Parameters, latent_shape: Sequence[int]) -> Layout:
@@ -76,7 +79,7 @@ def list_identities(parameters: plan.Parameters) -> dict[str, np.ndarray]:
     return dict(zip(IDENTITIES, (rows[:, 0], rows[:, 1], parameters["seed"] + rows[:, 0]), strict=True))
 
 
-def begin_digest(number: int, prompt_index: int) -> Any:
+def begin_digest(number: int, prompt_index: int) -> "hashlib._Hash":
     """The sha256 of trajectory `number`, to be fed its states (float16, step after step), then its final latents."""
     return hashlib.sha256(np.array([number, prompt_index], dtype="<i8").tobytes())
 

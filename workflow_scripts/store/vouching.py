@@ -88,4 +88,4 @@ def read_sums(sums: Path) -> dict[str, str]:
     found = [line.fullmatch(text) for text in lines.split("\n")[:-1]]
     if last != f"{digest(lines)}\n" or not all(found):
         raise UserError(f"{sums} is damaged")
-    return {match[2]: match[1] for match in found}
+    return {match[2]: match[1] for match in found if match}

@@ -31,7 +31,8 @@ from workflow_scripts.store.places import Place, list_files, read_files
 
 blosc.use_threads = False  # as Zarr sets it: chunks are worked on side by side instead
 
-BLOSC = {"cname": "zstd", "clevel": 1, "shuffle": "bitshuffle", "blocksize": 0}
+COMPRESSOR, LEVEL, BLOCK_SIZE = "zstd", 1, 0
+BLOSC = {"cname": COMPRESSOR, "clevel": LEVEL, "shuffle": "bitshuffle", "blocksize": BLOCK_SIZE}
 CHECKSUM_BYTES = 4
 FILES_AT_ONCE = 16
 # What a chunk may hold: of small ones any content, of large ones no more than so many times the bytes of its file.
@@ -94,8 +95,9 @@ class ArraySpec:
         """The content of the file of a chunk; `values` may end early at the array's edge."""
         chunk = np.full(self.chunks, self.fill, dtype=np.dtype(self.dtype).newbyteorder("<"))
         chunk[tuple(map(slice, values.shape))] = values
-        content = blosc.compress(chunk, BLOSC["cname"].encode(), BLOSC["clevel"], blosc.BITSHUFFLE, BLOSC["blocksize"])
-        return content + google_crc32c.value(content).to_bytes(CHECKSUM_BYTES, "little")
+        content: bytes = blosc.compress(chunk, COMPRESSOR.encode(), LEVEL, blosc.BITSHUFFLE, BLOCK_SIZE)
+        checksum: bytes = google_crc32c.value(content).to_bytes(CHECKSUM_BYTES, "little")
+        return content + checksum
 
     def decode(self, content: bytes, index: Index) -> np.ndarray:
         """The values in the file of the chunk `index`, within the array. Raises ValueError for damage."""
