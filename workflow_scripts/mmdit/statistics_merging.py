@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from workflow_scripts.store.statistics_file import FORMAT
 from workflow_scripts.store.tensors import read_tensors, refuse_broken
 
 
-def merge_shards(shards: Sequence[Path]) -> tuple[list[Seal], dict[str, dict], dict[str, np.ndarray]]:
+def merge_shards(shards: Sequence[Path]) -> tuple[list[Seal], dict[str, dict[str, Any]], dict[str, np.ndarray]]:
     """The seals of the parts, and what they say together: numbers by input, and the arrays that go with them.
 
     Raises UserError unless the parts are whole, complete and of one making.
@@ -73,7 +74,7 @@ def check_parts(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
         raise UserError(f"parts {', '.join(expected)} are needed and {', '.join(found)} are named; name each part once")
 
 
-def describe_statistics(seals: Sequence[Seal], inputs: dict[str, dict], arrays: Path) -> dict:
+def describe_statistics(seals: Sequence[Seal], inputs: dict[str, dict[str, Any]], arrays: Path) -> dict[str, Any]:
     """The statistics file: what is per step lists one value per entry of `steps`, what is overall is of all steps."""
     parameters = seals[0]["parameters"]
     layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
