@@ -24,7 +24,8 @@ test: $(READY)
 
 # Those tests of numbers that take seconds, under the BLAS kernels of other CPUs: OpenBLAS rounds otherwise on each family.
 OTHER_KERNELS := Haswell Nehalem
-NUMERIC_TESTS := mmdit numerics quantization test_collect_shard.py test_encode_prompts.py test_gather_calibration.py
+NUMERIC_TESTS := mmdit reconstruction numerics quantization workflow_scripts/calibration workflow_scripts/prepare \
+	workflow_scripts/trajectories
 kernels: $(READY)
 	set -e; for kernels in $(OTHER_KERNELS); do \
 	    echo "BLAS kernels: $$kernels"; \
@@ -72,7 +73,7 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps diffusionkit==0.5.2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	$(BIN)/python -m workflow_scripts.install_blas
+	$(BIN)/python -m workflow_scripts.tools.install_blas
 	@touch $@
 
 FORCE:

@@ -16,7 +16,7 @@ class BuildWithWorkflow(build_py):
         super().run()
         if self.editable_mode:
             return
-        folder = Path(self.build_lib) / "workflow_scripts" / "workflow"
+        folder = Path(self.build_lib) / "taqmlx" / "workflow"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for part in map(Path, PARTS):

@@ -22,7 +22,7 @@ rule collect_activations:
         mem_mb=ask_memory("collect_activations"),
         runtime=ask_minutes("collect_activations"),
     shell:
-        "python -m workflow_scripts.collect_activations --params {input.params:q} --calibration {input.calibration:q}"
+        "python -m workflow_scripts.activations.collect_activations --params {input.params:q} --calibration {input.calibration:q}"
         " --shard {wildcards.part} --out {output.statistics:q} --log {log:q}"
 
 
@@ -43,7 +43,7 @@ rule merge_activations:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.merge_activations --shards {input.statistics:q} --out {output.statistics:q}"
+        "python -m workflow_scripts.activations.merge_activations --shards {input.statistics:q} --out {output.statistics:q}"
         " --log {log:q}"
 
 
@@ -57,4 +57,4 @@ rule report_ranges:
     log:
         "<logs>/report_ranges.log",
     shell:
-        "python -m workflow_scripts.report_ranges --statistics {input.statistics:q} --out {output:q} --log {log:q}"
+        "python -m workflow_scripts.activations.report_ranges --statistics {input.statistics:q} --out {output:q} --log {log:q}"

@@ -29,7 +29,7 @@ rule capture_blocks:
         # Undeclared on purpose, as for the trajectories.
         scratch=subpath(input.calibration, parent=True),
     shell:
-        "python -m workflow_scripts.capture_blocks --params {input.params:q} --calibration {input.calibration:q}"
+        "python -m workflow_scripts.blocks.capture_blocks --params {input.params:q} --calibration {input.calibration:q}"
         " --shard {wildcards.part} --scratch {params.scratch:q}/scratch/blocks/{wildcards.part} --out {output:q}"
         " --log {log:q}"
 
@@ -50,7 +50,7 @@ rule measure_costs:
         mem_mb=ask_memory("measure_costs"),
         runtime=ask_minutes("measure_costs"),
     shell:
-        "python -m workflow_scripts.measure_costs --params {input.params:q} --calibration {input.calibration:q}"
+        "python -m workflow_scripts.blocks.measure_costs --params {input.params:q} --calibration {input.calibration:q}"
         " --out {output:q} --log {log:q}"
 
 
@@ -64,7 +64,7 @@ rule search_bits:
     log:
         "<logs>/search_bits.log",
     shell:
-        "python -m workflow_scripts.search_bits --params {input.params:q} --costs {input.costs:q} --out {output:q}"
+        "python -m workflow_scripts.blocks.search_bits --params {input.params:q} --costs {input.costs:q} --out {output:q}"
         " --log {log:q}"
 
 
@@ -77,7 +77,7 @@ rule write_block_parameters:
     params:
         values=get_block_values,
     shell:
-        "python -m workflow_scripts.write_block_parameters --block {wildcards.block} --values {params.values:q}"
+        "python -m workflow_scripts.prepare.write_block_parameters --block {wildcards.block} --values {params.values:q}"
         " --out {output:q} --log {log:q}"
 
 
@@ -105,7 +105,7 @@ rule optimise_block:
         scratch=subpath(output.weights, ancestor=2),
         mixed=lambda wildcards, input: name_option("--mixed", input.get("mixed")),
     shell:
-        "python -m workflow_scripts.optimise_block --params {input.params:q} --inputs {input.rows:q}"
+        "python -m workflow_scripts.blocks.optimise_block --params {input.params:q} --inputs {input.rows:q}"
         " --before {input.before:q} {params.mixed:q} --scratch {params.scratch:q}/scratch/adaround/{wildcards.block}"
         " --out {output.weights:q} --replace --log {log:q}"
 
@@ -130,5 +130,5 @@ rule round_shared:
     params:
         mixed=lambda wildcards, input: name_option("--mixed", input.get("mixed")),
     shell:
-        "python -m workflow_scripts.round_shared --params {input.params:q} --calibration {input.calibration:q}"
+        "python -m workflow_scripts.blocks.round_shared --params {input.params:q} --calibration {input.calibration:q}"
         " {params.mixed:q} --out {output.weights:q} --log {log:q}"

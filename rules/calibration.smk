@@ -23,7 +23,7 @@ rule gather_calibration:
         mem_mb=ask_memory("gather_calibration"),
         runtime=ask_minutes("gather_calibration"),
     shell:
-        "python -m workflow_scripts.gather_calibration --params {input.params:q}"
+        "python -m workflow_scripts.calibration.gather_calibration --params {input.params:q}"
         " --conditioning {input.conditioning:q}"
         f" --trajectories {STORE}"
         " --out {output:q} --log {log:q}"
@@ -38,4 +38,4 @@ rule export_npz:
     log:
         "<logs>/export_npz.log",
     shell:
-        "python -m workflow_scripts.export_npz --calibration {input:q} --out {output:q} --log {log:q}"
+        "python -m workflow_scripts.calibration.export_npz --calibration {input:q} --out {output:q} --log {log:q}"

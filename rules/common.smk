@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from workflow_scripts import (
+from taqmlx.planning import (
     ablation,
     block_plan,
     config_relations,
@@ -16,12 +16,13 @@ from workflow_scripts import (
     plan,
     user_files,
     variants,
-    versions,
 )
-from workflow_scripts.budgeting import jobs, sizes, work
-from workflow_scripts.numerics import plain_ways
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.summary import describe_results
+from taqmlx.runtime import versions
+from taqmlx.budgeting import jobs, work
+from taqmlx.planning import sizes
+from taqmlx.planning import plain_ways
+from taqmlx.store.errors import UserError
+from taqmlx.runtime.summary import describe_results
 
 
 def stop(reason):

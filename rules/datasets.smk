@@ -21,7 +21,7 @@ rule write_manifest:
     log:
         "<logs>/write_manifest.log",
     shell:
-        "python -m workflow_scripts.write_manifest --params {input.params:q}"
+        "python -m workflow_scripts.datasets.write_manifest --params {input.params:q}"
         f" --trajectories {STORE}"
         " --out {output:q} --log {log:q}"
 
@@ -39,7 +39,7 @@ rule export_samples:
     benchmark:
         "<benchmarks>/export_samples.tsv"
     shell:
-        "python -m workflow_scripts.export_samples --params {input.params:q}"
+        "python -m workflow_scripts.datasets.export_samples --params {input.params:q}"
         f" --trajectories {STORE}"
         " --out {output:q} --log {log:q}"
 
@@ -59,7 +59,7 @@ rule export_latents:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.export_latents --params {input.params:q}"
+        "python -m workflow_scripts.datasets.export_latents --params {input.params:q}"
         f" --trajectories {STORE}"
         " --out {output:q} --log {log:q}"
 
@@ -78,7 +78,7 @@ rule decode_latents:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.decode_latents --params {input.params:q} --latents {input.latents:q}"
+        "python -m workflow_scripts.datasets.decode_latents --params {input.params:q} --latents {input.latents:q}"
         " --out {output:q} --log {log:q}"
 
 
@@ -96,7 +96,7 @@ rule export_manifest:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m workflow_scripts.write_manifest --params {input.params:q}"
+        "python -m workflow_scripts.datasets.write_manifest --params {input.params:q}"
         f" --trajectories {STORE}"
         " --saved {params.folder:q} --out {output:q} --log {log:q}"
 
@@ -113,6 +113,6 @@ rule verify_dataset:
     params:
         folder=subpath(input.manifest, parent=True),
     shell:
-        "python -m workflow_scripts.verify_dataset --results {params.folder:q}"
+        "python -m workflow_scripts.tools.verify_dataset --results {params.folder:q}"
         f" --trajectories {STORE}"
         " --log {log:q}"

@@ -34,7 +34,7 @@ rule write_evaluation_prompts:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.write_evaluation_prompts --params {input.params:q} --out {output:q} --log {log:q}"
+        "python -m workflow_scripts.evaluation.write_evaluation_prompts --params {input.params:q} --out {output:q} --log {log:q}"
 
 
 rule draw_reference:
@@ -49,7 +49,7 @@ rule draw_reference:
     benchmark:
         "<benchmarks>/draw_reference/{study}.tsv"
     shell:
-        "python -m workflow_scripts.draw_reference --params {input.params:q} --out {output.seal:q} --log {log:q}"
+        "python -m workflow_scripts.evaluation.draw_reference --params {input.params:q} --out {output.seal:q} --log {log:q}"
 
 
 rule generate_images:
@@ -71,7 +71,7 @@ rule generate_images:
     params:
         folder=subpath(output[0], strip_suffix=".json"),
     shell:
-        "python -m workflow_scripts.generate_images --params {input.params:q} --prompts {input.prompts:q}"
+        "python -m workflow_scripts.evaluation.generate_images --params {input.params:q} --prompts {input.prompts:q}"
         " --variant {wildcards.variant} --shard {wildcards.part} --source {input.source:q}"
         " --out {params.folder:q} --log {log:q}"
 
@@ -90,7 +90,7 @@ rule extract_features:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.extract_features --params {input.params:q} --pictures {input.pictures:q}"
+        "python -m workflow_scripts.evaluation.extract_features --params {input.params:q} --pictures {input.pictures:q}"
         " --shard {wildcards.part} --out {output:q} --log {log:q}"
 
 
@@ -124,7 +124,7 @@ rule compare_variant:
     params:
         folder=subpath(input.prompts, parent=True),
     shell:
-        "python -m workflow_scripts.compare_variant --params {input.params:q} --prompts {input.prompts:q}"
+        "python -m workflow_scripts.evaluation.compare_variant --params {input.params:q} --prompts {input.prompts:q}"
         " --variant {wildcards.variant} --images {params.folder:q}/images --features {params.folder:q}/features"
         " --out {output:q} --log {log:q}"
 
@@ -145,7 +145,7 @@ rule measure_growth:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.measure_growth --params {input.params:q} --prompts {input.prompts:q}"
+        "python -m workflow_scripts.evaluation.measure_growth --params {input.params:q} --prompts {input.prompts:q}"
         " --variant {wildcards.variant} --source {input.source:q} --out {output:q} --log {log:q}"
 
 
@@ -162,7 +162,7 @@ rule measure_size:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.measure_size --params {input.params:q} --variant {wildcards.variant}"
+        "python -m workflow_scripts.evaluation.measure_size --params {input.params:q} --variant {wildcards.variant}"
         " --source {input.source:q} --out {output:q} --log {log:q}"
 
 
@@ -180,7 +180,7 @@ rule score:
             "--frontier", input.get("frontier")
         ),
     shell:
-        "python -m workflow_scripts.score --params {input.params:q} --prompts {input.prompts:q}"
+        "python -m workflow_scripts.evaluation.score --params {input.params:q} --prompts {input.prompts:q}"
         " --folder {params.folder:q} {params.frontier:q} --out {output:q} --log {log:q}"
 
 
@@ -193,4 +193,4 @@ rule tabulate_ablation:
     log:
         "<logs>/tabulate_ablation.log",
     shell:
-        "python -m workflow_scripts.tabulate_ablation --scores {input:q} --out {output:q} --log {log:q}"
+        "python -m workflow_scripts.evaluation.tabulate_ablation --scores {input:q} --out {output:q} --log {log:q}"

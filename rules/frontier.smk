@@ -140,7 +140,7 @@ rule draw_frontier_reference:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.draw_frontier --params {input.params:q} --prompts {input.prompts:q}"
+        "python -m workflow_scripts.frontier.draw_frontier --params {input.params:q} --prompts {input.prompts:q}"
         " --out {output:q} --log {log:q}"
 
 
@@ -160,7 +160,7 @@ rule draw_plain:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.draw_frontier --params {input.params:q} --prompts {input.prompts:q}"
+        "python -m workflow_scripts.frontier.draw_frontier --params {input.params:q} --prompts {input.prompts:q}"
         " --reference {input.reference:q} --family {wildcards.family} --out {output:q} --log {log:q}"
 
 
@@ -181,7 +181,7 @@ rule draw_size:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.draw_frontier --params {input.params:q} --prompts {input.prompts:q}"
+        "python -m workflow_scripts.frontier.draw_frontier --params {input.params:q} --prompts {input.prompts:q}"
         " --reference {input.reference:q} --quant-config {input.source:q} --out {output:q} --log {log:q}"
 
 
@@ -200,5 +200,5 @@ rule measure_frontier:
     params:
         sizes=FRONTIER_SIZES,
     shell:
-        "python -m workflow_scripts.measure_frontier --plain {input.plain:q} --learned {input.learned:q}"
+        "python -m workflow_scripts.frontier.measure_frontier --plain {input.plain:q} --learned {input.learned:q}"
         " --sizes {params.sizes:q} --out {output.table:q} --log {log:q}"

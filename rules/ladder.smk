@@ -57,7 +57,7 @@ rule sample_rung:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.sample_rung --params {input.params:q} --conditioning {input.conditioning:q}"
+        "python -m workflow_scripts.ladder.sample_rung --params {input.params:q} --conditioning {input.conditioning:q}"
         " --blocks {input.blocks:q} --out {output:q} --log {log:q}"
 
 
@@ -77,7 +77,7 @@ rule sample_packed:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.sample_rung --params {input.params:q} --conditioning {input.conditioning:q}"
+        "python -m workflow_scripts.ladder.sample_rung --params {input.params:q} --conditioning {input.conditioning:q}"
         " --quant-config {input.config:q} --out {output:q} --log {log:q}"
 
 
@@ -116,5 +116,5 @@ rule write_ladder:
     params:
         results=subpath(output.table, parent=True),
     shell:
-        "python -m workflow_scripts.write_ladder --ladder {params.results:q}/ladder"
+        "python -m workflow_scripts.ladder.write_ladder --ladder {params.results:q}/ladder"
         " --adaround {params.results:q}/adaround --out {output.table:q} --log {log:q}"

@@ -26,7 +26,7 @@ rule write_multitier:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.write_multitier --params {input.params:q} --config {input.config:q}"
+        "python -m workflow_scripts.multitier.write_multitier --params {input.params:q} --config {input.config:q}"
         " --statistics {input.statistics:q} --sensitivity {input.sensitivity:q} --out {output.config:q} --log {log:q}"
 
 
@@ -44,5 +44,5 @@ rule export_analysis:
     benchmark:
         "<benchmarks>/export_analysis.tsv"
     shell:
-        "python -m workflow_scripts.export_analysis --statistics {input.statistics:q} --temporal {output.temporal:q}"
+        "python -m workflow_scripts.multitier.export_analysis --statistics {input.statistics:q} --temporal {output.temporal:q}"
         " --flat {output.flat:q} --advice {output.advice:q} --log {log:q}"

@@ -47,7 +47,7 @@ rule plot_frontier:
         folder=subpath(output[0], parent=True),
         size=name_option("--size", config["bits_per_weight"]),
     shell:
-        "python -m workflow_scripts.plot_frontier --frontier {input:q} {params.size:q}"
+        "python -m workflow_scripts.plots.plot_frontier --frontier {input:q} {params.size:q}"
         " --out {params.folder:q} --log {log:q}"
 
 
@@ -70,7 +70,7 @@ rule plot_activations:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m workflow_scripts.plot_activations --params {input.params:q} --statistics {input.statistics:q}"
+        "python -m workflow_scripts.plots.plot_activations --params {input.params:q} --statistics {input.statistics:q}"
         " --out {params.folder:q} --log {log:q}"
 
 
@@ -91,7 +91,7 @@ rule plot_blocks:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m workflow_scripts.plot_blocks --params {input.params:q} --sensitivity {input.sensitivity:q}"
+        "python -m workflow_scripts.plots.plot_blocks --params {input.params:q} --sensitivity {input.sensitivity:q}"
         " --reports {input.reports:q} --out {params.folder:q} --log {log:q}"
 
 
@@ -110,7 +110,7 @@ rule plot_evaluation:
         folder=subpath(output[0], parent=True),
         prefix="",
     shell:
-        "python -m workflow_scripts.plot_evaluation --scores {input:q} --prefix={params.prefix:q}"
+        "python -m workflow_scripts.plots.plot_evaluation --scores {input:q} --prefix={params.prefix:q}"
         " --out {params.folder:q} --log {log:q}"
 
 
@@ -148,5 +148,5 @@ rule plot_pictures:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m workflow_scripts.plot_pictures --prompts {input.prompts:q} --images {input.images:q}"
+        "python -m workflow_scripts.plots.plot_pictures --prompts {input.prompts:q} --images {input.images:q}"
         " --out {params.folder:q} --log {log:q}"

@@ -20,7 +20,7 @@ rule write_parameters:
     params:
         values=get_stage_values,
     shell:
-        "python -m workflow_scripts.write_parameters --stage {wildcards.stage} --values {params.values:q}"
+        "python -m workflow_scripts.prepare.write_parameters --stage {wildcards.stage} --values {params.values:q}"
         " --prompts {input:q} --out {output:q} --log {log:q}"
 
 
@@ -35,7 +35,7 @@ rule fetch_weights:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.fetch_weights --params {input.params:q} --out {output:q} --log {log:q}"
+        "python -m workflow_scripts.prepare.fetch_weights --params {input.params:q} --out {output:q} --log {log:q}"
 
 
 rule encode_prompts:
@@ -55,5 +55,5 @@ rule encode_prompts:
         mem_mb=ask_memory("encode_prompts"),
         runtime=ask_minutes("encode_prompts"),
     shell:
-        "python -m workflow_scripts.encode_prompts --params {input.params:q}"
+        "python -m workflow_scripts.prepare.encode_prompts --params {input.params:q}"
         " --out {output.conditioning:q} --seal {output.seal:q} --log {log:q}"

@@ -29,6 +29,6 @@ rule write_quant_config:
     params:
         quantized=subpath(input.model, parent=True),
     shell:
-        "python -m workflow_scripts.write_quant_config --params {input.params:q} --statistics {input.statistics:q}"
+        "python -m workflow_scripts.quant_config.write_quant_config --params {input.params:q} --statistics {input.statistics:q}"
         " --quantized {params.quantized:q} --blocks {input.blocks:q} --calibration {input.calibration:q}"
         " --out {output.config:q} --log {log:q}"

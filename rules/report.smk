@@ -48,7 +48,7 @@ rule write_report:
         # Its benchmarks are read as a folder, not as inputs: what is in there depends on which jobs were needed.
         results=subpath(output[0], parent=True),
     shell:
-        "python -m workflow_scripts.write_report --config {params.values:q} --fid {input.fid:q}"
+        "python -m workflow_scripts.report.write_report --config {params.values:q} --fid {input.fid:q}"
         " --frontier {input.frontier:q} {params.distilled:q} --quant-config {input.quant_config:q}"
         " --multitier {input.multitier:q} --mixed {input.mixed:q}"
         " --statistics {input.statistics:q} --reports {input.reports:q} --sensitivity {input.sensitivity:q}"

@@ -20,5 +20,5 @@ rule measure_sensitivity:
     resources:
         mlx=1,
     shell:
-        "python -m workflow_scripts.measure_sensitivity --params {input.params:q} --block {wildcards.block}"
+        "python -m workflow_scripts.sensitivity.measure_sensitivity --params {input.params:q} --block {wildcards.block}"
         " --inputs {input.rows:q} --out {output.sensitivity:q} --log {log:q}"

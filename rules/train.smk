@@ -17,7 +17,7 @@ rule draw_pool:
     params:
         folder=subpath(output.scenes, parent=True),
     shell:
-        "python -m workflow_scripts.draw_pool --out {params.folder:q} --log {log:q}"
+        "python -m workflow_scripts.train.draw_pool --out {params.folder:q} --log {log:q}"
 
 
 rule train_autoencoder:
@@ -36,7 +36,7 @@ rule train_autoencoder:
     params:
         pool=subpath(input.pool, parent=True),
     shell:
-        "python -m workflow_scripts.train_autoencoder --pool {params.pool:q} --out {output:q} --log {log:q}"
+        "python -m workflow_scripts.train.train_autoencoder --pool {params.pool:q} --out {output:q} --log {log:q}"
 
 
 rule train_classifier:
@@ -55,7 +55,7 @@ rule train_classifier:
     params:
         pool=subpath(input.pool, parent=True),
     shell:
-        "python -m workflow_scripts.train_classifier --pool {params.pool:q} --out {output:q} --log {log:q}"
+        "python -m workflow_scripts.train.train_classifier --pool {params.pool:q} --out {output:q} --log {log:q}"
 
 
 rule encode_pool:
@@ -73,7 +73,7 @@ rule encode_pool:
     params:
         pool=subpath(input.pool, parent=True),
     shell:
-        "python -m workflow_scripts.encode_pool --pool {params.pool:q} --autoencoder {input.autoencoder:q}"
+        "python -m workflow_scripts.train.encode_pool --pool {params.pool:q} --autoencoder {input.autoencoder:q}"
         " --out {output:q} --log {log:q}"
 
 
@@ -94,7 +94,7 @@ rule train_transformer:
     params:
         pool=subpath(input.pool, parent=True),
     shell:
-        "python -m workflow_scripts.train_transformer --pool {params.pool:q} --latents {input.latents:q}"
+        "python -m workflow_scripts.train.train_transformer --pool {params.pool:q} --latents {input.latents:q}"
         " --out {output:q} --log {log:q}"
 
 
@@ -119,7 +119,7 @@ rule export_embedded_model:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m workflow_scripts.export_embedded_model --autoencoder {input.autoencoder:q}"
+        "python -m workflow_scripts.train.export_embedded_model --autoencoder {input.autoencoder:q}"
         " --classifier {input.classifier:q} --transformer {input.transformer:q} --out-dir {params.folder:q} --log {log:q}"
 
 
@@ -139,7 +139,7 @@ rule score_embedded_model:
     params:
         folder=subpath(input.model, parent=True),
     shell:
-        "python -m workflow_scripts.score_embedded_model --model {params.folder:q} --out {output.scores:q}"
+        "python -m workflow_scripts.train.score_embedded_model --model {params.folder:q} --out {output.scores:q}"
         " --pictures {output.pictures:q} --log {log:q}"
 
 

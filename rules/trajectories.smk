@@ -16,7 +16,7 @@ rule create_store:
     log:
         "<logs>/create_store.log",
     shell:
-        "python -m workflow_scripts.create_store"
+        "python -m workflow_scripts.trajectories.create_store"
         f" --store {STORE}"
         " --out {output:q} --log {log:q}"
 
@@ -42,7 +42,7 @@ rule collect_shard:
         # Undeclared on purpose: Snakemake deletes a failed job's outputs, and the progress within a shard must survive.
         scratch=subpath(input.store, ancestor=2),
     shell:
-        "python -m workflow_scripts.collect_shard --params {input.params:q} --conditioning {input.conditioning:q}"
+        "python -m workflow_scripts.trajectories.collect_shard --params {input.params:q} --conditioning {input.conditioning:q}"
         " --shard {wildcards.shard} --scratch {params.scratch:q}/scratch/{wildcards.shard}"
         f" --out {STORE}/{{wildcards.shard}}"
         " --receipt {output:q} --log {log:q}"
@@ -59,7 +59,7 @@ rule verify_trajectories:
     log:
         "<logs>/verify_trajectories.log",
     shell:
-        "python -m workflow_scripts.verify_trajectories --params {input.params:q}"
+        "python -m workflow_scripts.tools.verify_trajectories --params {input.params:q}"
         " --conditioning {input.conditioning:q}"
         f" --trajectories {STORE}"
         " --log {log:q}"

@@ -28,7 +28,7 @@ rule distil:
         # Undeclared on purpose, as for the trajectories.
         scratch=subpath(output.weights, parent=True),
     shell:
-        "python -m workflow_scripts.distil --params {input.params:q} --calibration {input.calibration:q}"
+        "python -m workflow_scripts.weights.distil --params {input.params:q} --calibration {input.calibration:q}"
         " --blocks {input.blocks:q} --scratch {params.scratch:q}/scratch/distil"
         " --out {output.weights:q} --log {log:q}"
 
@@ -55,5 +55,5 @@ rule pack_weights:
         folder=subpath(output.model, parent=True),
         mixed=lambda wildcards, input: name_option("--mixed", input.get("mixed")),
     shell:
-        "python -m workflow_scripts.pack_weights --params {input.params:q} --blocks {input.blocks:q} {params.mixed:q}"
+        "python -m workflow_scripts.weights.pack_weights --params {input.params:q} --blocks {input.blocks:q} {params.mixed:q}"
         " --out-dir {params.folder:q} --log {log:q}"

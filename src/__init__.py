@@ -1,5 +1,3 @@
-"""The commands of the original programs under their names: each prints today's command and runs it.
+"""`python -m src.X`, as the original programs are called, runs `compat/X.py`."""
 
-`commands.py` is the table of what every option has become, `meanings.py` what several mean together; `translation.py`
-reads the table and `running.py` acts. They run from the root of a clone.
-"""
+from compat import __path__  # noqa: F401

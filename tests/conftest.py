@@ -2,9 +2,9 @@
 
 import pytest
 
-import workflow_scripts  # noqa: F401
+import taqmlx  # noqa: F401
 from tests.quantization.conftest import Study, write_calibration
-from tests.workflow_run import Workflow
+from tests.support.workflow_run import Workflow
 
 
 def pytest_collection_modifyitems(items):
@@ -25,7 +25,7 @@ def quantized_study(tmp_path_factory) -> Study:
 @pytest.fixture(scope="session")
 def object_storage():
     """An S3 server for the whole session."""
-    from tests.object_storage import Server  # a second to load
+    from tests.support.object_storage import Server  # a second to load
 
     return Server()
 
@@ -43,7 +43,7 @@ def find_store(request):
     """find_store(results): the store of a folder of results, where it lies or mirrored to a bucket as it is."""
     if request.param == "folder":
         return lambda results: results / "trajectories.zarr"
-    from tests.object_storage import mirror
+    from tests.support.object_storage import mirror
 
     url = request.getfixturevalue("bucket")
     return lambda results: mirror(results / "trajectories.zarr", f"{url}/run/trajectories.zarr")

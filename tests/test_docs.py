@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import (
+from tests.support.documents import (
     DOCUMENTS,
     PAGES,
     PROGRAMS,

@@ -1,8 +1,8 @@
 """Every command in the documents is run, in a clone with small settings, unless another test runs it.
 
 A new command needs nothing here if it can run on the clone's finished run. One that another test runs already is named
-in a table; the section of one whose model needs real weights says so: see `tests/documents.py`. Commands that only name
-targets of the default configuration are run together, all targets at once.
+in a table; the section of one whose model needs real weights says so: see `tests/support/documents.py`. Commands
+that only name targets of the default configuration are run together, all targets at once.
 """
 
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.documents import DOCUMENTS, list_python, parse_snakemake, read_commands
+from tests.support.documents import DOCUMENTS, list_python, parse_snakemake, read_commands
 
 COMMANDS = list({c.line: c for path in DOCUMENTS for c in read_commands(path) if not c.needs_weights}.values())
 IGNORED = (".git", ".venv", "results", ".snakemake", "__pycache__", ".*_cache", "*.egg-info")
@@ -49,7 +49,7 @@ SMALL = {
 }
 # What is no configuration, and has these values in the clone too.
 SMALLER = {
-    "workflow_scripts/training/recipe.py": {
+    "taqmlx/training/recipe.py": {
         "POOL_SIZE = 200_000": "POOL_SIZE = 256",
         "LATENT_POOL = 100_000": "LATENT_POOL = 128",
         "steps=3_000": "steps=4",
@@ -69,7 +69,7 @@ SMALLER = {
 # What a command says itself and is too long.
 SHORTER = {"adaround_iterations=20000": "adaround_iterations=2"}
 # What another test, or a step of the checks, runs.
-TABLE = "tests/src/test_translation.py::test_the_documents_table_says_what_a_command_runs"
+TABLE = "tests/compat/test_translation.py::test_the_documents_table_says_what_a_command_runs"
 URLS = "tests/workflow/test_trajectories_url.py::test_the_calibration_set_is_that_of_a_local_store"
 ELSEWHERE = {
     r"make test": ".ci/run::make test",
@@ -77,9 +77,9 @@ ELSEWHERE = {
     r"make kernels": ".ci/run::make kernels",
     r"make everything": "tests/workflow/test_every_file.py::"
     "test_a_flipped_bit_in_any_kind_of_file_is_found_and_named_with_what_makes_it",
-    r"python -m src\..*": "tests/src/test_chain.py::test_from_trajectories_to_a_picture",
+    r"python -m src\..*": "tests/compat/test_chain.py::test_from_trajectories_to_a_picture",
     r"snakemake .* (calibration_data|dry_run_cali)/config.yaml.*": TABLE,
-    r"python -m workflow_scripts\.(?!write_import)\w+ --.*(calibration_data\b|quantized_weights).*": TABLE,
+    r"python -m workflow_scripts\.(?!tools\.write_import)[\w.]+ --.*(calibration_data\b|quantized_weights).*": TABLE,
     r"(make slurm|snakemake --profile .*)": "tests/slurm/test_slurm.py::"
     "test_a_cancelled_job_and_a_dead_node_change_nothing",
     r"(squeue|scancel) --me": "tests/slurm/test_slurm.py::"

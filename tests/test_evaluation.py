@@ -9,22 +9,16 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.evaluation_study import Evaluation
+from taqmlx.evaluation.distances import compute_fid
+from taqmlx.numerics.quality import measure_psnr, measure_snr
+from taqmlx.planning import configuration, plan
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, write_json
+from taqmlx.store.pictures import read_latents
+from taqmlx.store.tensors import read_sealed_tensors, read_tensors, write_sealed_tensors
 from tests.plots.synthetic import build_frontier
-from workflow_scripts import (
-    configuration,
-    draw_reference,
-    extract_features,
-    measure_growth,
-    plan,
-    write_evaluation_prompts,
-)
-from workflow_scripts.evaluation.distances import compute_fid
-from workflow_scripts.numerics.quality import measure_psnr, measure_snr
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.pictures import read_latents
-from workflow_scripts.store.tensors import read_sealed_tensors, read_tensors, write_sealed_tensors
+from tests.support.evaluation_study import Evaluation
+from workflow_scripts.evaluation import draw_reference, extract_features, measure_growth, write_evaluation_prompts
 
 VARIANTS = ["fp", "w4a16", "w4a8"]
 

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.shards import CONFIG, PROMPTS, build_finished, copy_finished, hash_tree
-from workflow_scripts import decode_latents, export_latents, export_samples, plan, write_manifest
-from workflow_scripts.models import embedded
-from workflow_scripts.models.diffusionkit import load_pipeline_module
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.original_layout import read_latents, read_sample
-from workflow_scripts.store.trajectories import open_shards
+from taqmlx.models import embedded
+from taqmlx.models.diffusionkit import load_pipeline_module
+from taqmlx.planning import plan
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, write_json
+from taqmlx.store.original_layout import read_latents, read_sample
+from taqmlx.store.trajectories import open_shards
+from tests.support.shards import CONFIG, PROMPTS, build_finished, copy_finished, hash_tree
+from workflow_scripts.datasets import decode_latents, export_latents, export_samples, write_manifest
 
 COUNT, STEPS = CONFIG["trajectories"], CONFIG["steps"]
 

@@ -1,4 +1,4 @@
-"""Imports go one way: plain_files <- plan <- numerics, store <- mmdit <- models <- training, evaluation <- entries."""
+"""Imports go one way: each folder of the library imports only those below it, and no command."""
 
 import ast
 import re
@@ -6,79 +6,91 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path("workflow_scripts")
+LIBRARY, COMMANDS = Path("taqmlx"), Path("workflow_scripts")
+# What each folder may import besides itself; CONTRIBUTING.md has the same table.
 MAY_IMPORT = {
-    "plain_files": set(),
-    "plan": {"plain_files"},
-    "numerics": {"plan"},
-    "store": {"plain_files", "plan", "numerics"},
-    "mmdit": {"plan", "numerics", "store"},
-    "models": {"plain_files", "plan", "user_files", "numerics", "store", "mmdit"},
-    "training": {"plan", "numerics", "store", "mmdit", "models", "entry"},
-    "evaluation": {"plan", "numerics", "store"},
-    "plots": {"plan", "numerics", "store"},
-    "checks": {"plan", "numerics", "store", "mmdit", "models"},
-    "report": {"plan", "numerics", "store", "entry", "summary", "variants", "versions"},
+    "planning": set(),
+    "numerics": {"planning"},
+    "store": {"planning", "numerics"},
+    "mmdit": {"planning", "numerics", "store"},
+    "reconstruction": {"planning", "numerics", "store", "mmdit"},
+    "models": {"planning", "numerics", "store", "mmdit"},
+    "runtime": {"planning", "store"},
+    "evaluation": {"planning", "numerics", "store", "models"},
+    "plots": {"planning", "numerics", "store"},
+    "report": {"planning", "numerics", "store", "runtime"},
+    "checks": {"planning", "numerics", "store", "mmdit", "models"},
+    "budgeting": {"planning", "numerics", "store", "mmdit", "models"},
+    "training": {"planning", "numerics", "store", "mmdit", "models", "runtime"},
 }
 
 
 def list_imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield from ([f"{node.module}.{name.name}" for name in node.names])
         elif isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
 
 
-def list_modules(layer):
-    module = PACKAGE / f"{layer}.py"
-    return [module] if module.is_file() else sorted((PACKAGE / layer).rglob("*.py"))
+def list_packages(path):
+    """The packages outside the library that a module imports."""
+    return {name.split(".")[0] for name in list_imports(path)}
+
+
+def test_every_folder_has_its_row():
+    assert {path.parent.name for path in LIBRARY.glob("*/__init__.py")} == MAY_IMPORT.keys()
 
 
 def test_the_table_of_contributing_is_this_one():
     rows = re.findall(r"^\| `(\w+)` \| [^|]* \|(.*)\|$", Path("CONTRIBUTING.md").read_text(encoding="utf-8"), re.M)
-    assert {layer: set(re.findall(r"`(\w+)`", below)) for layer, below in rows} == MAY_IMPORT
+    assert {folder: set(re.findall(r"`(\w+)`", below)) for folder, below in rows} == MAY_IMPORT
 
 
-@pytest.mark.parametrize("layer", MAY_IMPORT)
-def test_a_layer_imports_only_those_below_it(layer):
-    for path in list_modules(layer):
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_a_folder_imports_only_those_below_it(folder):
+    for path in (LIBRARY / folder).rglob("*.py"):
         for name in list_imports(path):
-            package, _, rest = name.partition(".")
-            if package == PACKAGE.name and rest:
-                assert rest.split(".")[0] in MAY_IMPORT[layer] | {layer}, f"{path} imports {name}"
+            package, *rest = name.split(".")
+            assert package not in (COMMANDS.name, "compat", "src"), f"{path} imports {name}"
+            if package == LIBRARY.name and rest:
+                assert rest[0] in MAY_IMPORT[folder] | {folder}, f"{path} imports {name}"
+
+
+def test_planning_needs_the_standard_library_and_the_schema_alone():
+    for path in (LIBRARY / "planning").rglob("*.py"):
+        assert not list_packages(path) & {"mlx", "numpy", "zarr", "scipy", "torch", "diffusionkit"}, path
+
+
+def test_a_command_imports_no_other():
+    for path in COMMANDS.rglob("*.py"):
+        assert not {name for name in list_imports(path) if name.split(".")[0] in (COMMANDS.name, "compat", "src")}, path
 
 
 def test_the_original_programs_commands_read_the_configuration_and_compute_nothing():
-    allowed = {"block_plan", "configuration", "plan", "prompts", "numerics.layer_rules", "numerics.step_choice"}
-    allowed |= {"store.errors", "store.files"}
-    for path in Path("src").rglob("*.py"):
+    allowed = ("taqmlx.planning.", "taqmlx.store.errors.", "taqmlx.store.files.", "compat.")
+    for path in Path("compat").rglob("*.py"):
         for name in list_imports(path):
-            package, _, rest = name.partition(".")
-            assert package != PACKAGE.name or any(f"{rest}.".startswith(f"{module}.") for module in allowed), path
-            assert package not in ("mlx", "numpy", "zarr", "diffusionkit"), path
-    for path in PACKAGE.rglob("*.py"):
-        assert not any(name.split(".")[0] == "src" for name in list_imports(path)), path
+            assert name.split(".")[0] not in (LIBRARY.name, COMMANDS.name) or name.startswith(allowed), path
+            assert name.split(".")[0] not in ("mlx", "numpy", "zarr", "diffusionkit"), path
 
 
 def test_only_models_and_training_import_diffusionkit():
-    for path in PACKAGE.rglob("*.py"):
-        if path.parts[1] not in ("models", "training"):
-            assert not any(name.split(".")[0] == "diffusionkit" for name in list_imports(path)), path
+    for path in [*LIBRARY.rglob("*.py"), *COMMANDS.rglob("*.py")]:
+        if not {"models", "training", "train"} & set(path.parts):
+            assert "diffusionkit" not in list_packages(path), path
 
 
 def test_nothing_on_the_main_path_imports_torch():
-    for path in PACKAGE.rglob("*.py"):
-        if not {"training", "evaluation"} & set(path.parts) and not path.name.startswith(
-            ("train_", "draw_", "score_", "encode_pool")
-        ):
-            assert not {name.split(".")[0] for name in list_imports(path)} & {"torch", "torchmetrics"}, path
+    for path in [*LIBRARY.rglob("*.py"), *COMMANDS.rglob("*.py")]:
+        if not {"training", "evaluation", "train"} & set(path.parts):
+            assert not list_packages(path) & {"torch", "torchmetrics"}, path
 
 
 def test_only_scores_and_features_of_other_networks_load_what_imports_torch():
-    users = {
-        path.name
-        for path in PACKAGE.rglob("*.py")
-        if "evaluation" not in path.parts and any(f"{PACKAGE}.evaluation" in name for name in list_imports(path))
-    }
+    heavy = {path.stem for path in (LIBRARY / "evaluation").glob("*.py") if path.stem != "ladder_pictures"}
+    modules = tuple(f"taqmlx.evaluation.{module}" for module in heavy)
+    outside = [path for path in [*LIBRARY.rglob("*.py"), *COMMANDS.rglob("*.py")] if path.parts[1] != "evaluation"]
+    outside += (COMMANDS / "evaluation").glob("*.py")
+    users = {path.name for path in outside if any(name.startswith(modules) for name in list_imports(path))}
     assert users == {"compare_variant.py", "extract_features.py", "score.py"}

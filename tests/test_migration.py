@@ -28,6 +28,6 @@ def test_every_original_command_has_a_row(name):
     assert re.search(rf"^\| `(\w+\.)?{name}\b", TEXT, re.MULTILINE)
 
 
-@pytest.mark.parametrize("module", sorted(set(re.findall(r"workflow_scripts\.(\w+)", TEXT))))
+@pytest.mark.parametrize("module", sorted(set(re.findall(r"workflow_scripts\.([\w.]+\w)", TEXT))))
 def test_every_command_is_there_and_does_something(module):
     assert callable(importlib.import_module(f"workflow_scripts.{module}").main)

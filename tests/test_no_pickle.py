@@ -28,7 +28,7 @@ FORBIDDEN = {
 ALLOWED = {"re.compile", "torch.compile", "mx.compile"}
 MODULES = [
     path
-    for folder in ("workflow_scripts", "tests", "docs", "profiles")
+    for folder in ("taqmlx", "workflow_scripts", "compat", "tests", "docs", "profiles")
     for path in sorted(Path(folder).rglob("*.py"))
     if path.name != Path(__file__).name
 ]
@@ -122,5 +122,5 @@ def test_what_is_not_is_not(source):
 
 def test_no_file_of_the_repository_is_a_pickle():
     listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=False).stdout.split("\n")
-    names = listed if len(listed) > 1 else [str(path) for path in Path("workflow_scripts").rglob("*")]
+    names = listed if len(listed) > 1 else [str(path) for path in Path("taqmlx").rglob("*")]
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"))]

@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 import zarr
 
-from tests.damage import flip, reseal
-from tests.object_storage import SECRET, connect_anew, mirror, read_objects
-from tests.shards import SHARDS, build_finished, copy_finished, hash_tree, list_arguments, prepare, run_entry
-from workflow_scripts import copy_shards, export_samples, plan, verify_dataset, write_manifest
-from workflow_scripts.entry import report_failure
-from workflow_scripts.store.errors import UnreachableError, UserError
-from workflow_scripts.store.files import read_json
-from workflow_scripts.store.places import open_place
-from workflow_scripts.store.seal import read_file_seal, read_group_seal
+from taqmlx.planning import plan
+from taqmlx.runtime.entry import report_failure
+from taqmlx.store.errors import UnreachableError, UserError
+from taqmlx.store.files import read_json
+from taqmlx.store.places import open_place
+from taqmlx.store.seal import read_file_seal, read_group_seal
+from tests.support.damage import flip, reseal
+from tests.support.object_storage import SECRET, connect_anew, mirror, read_objects
+from tests.support.shards import SHARDS, build_finished, copy_finished, hash_tree, list_arguments, prepare, run_entry
+from workflow_scripts.datasets import export_samples, write_manifest
+from workflow_scripts.tools import copy_shards, verify_dataset
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -33,7 +35,7 @@ def collect(folder: Path, store, shard="000", **options) -> None:
 def start_worker(folder: Path, url: str, scratch: Path, shard="000") -> subprocess.Popen:
     options = list_arguments(folder, "collect_shard", shard) | {"out": f"{url}/{shard}", "scratch": scratch}
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", "workflow_scripts.collect_shard", *words]
+    command = [sys.executable, "-m", "workflow_scripts.trajectories.collect_shard", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -78,7 +80,7 @@ def test_a_finished_shard_is_left_alone_and_its_receipt_made_again(tmp_path, url
     folder, store = prepare(tmp_path), mirror(build_finished() / "trajectories.zarr", url)
     object_storage.on_upload = lambda count: pytest.fail("something was uploaded")
     try:
-        with caplog.at_level("INFO", "workflow_scripts"):
+        with caplog.at_level("INFO", "taqmlx"):
             collect(folder, store)
     finally:
         object_storage.on_upload = None
@@ -249,7 +251,7 @@ def test_the_check_of_everything_reads_a_url(tmp_path, url, capsys):
 
 def test_shards_are_copied_to_a_url_and_back(tmp_path, url, caplog):
     folder, store = copy_finished(tmp_path), open_place(url)
-    with caplog.at_level("INFO", "workflow_scripts"):
+    with caplog.at_level("INFO", "taqmlx"):
         copy(folder, folder / "trajectories.zarr", store)
         copy(folder, store, tmp_path / "back")
         copy(folder, store, tmp_path / "back")
@@ -293,8 +295,10 @@ def test_a_receipt_stands_for_its_shard_when_a_run_is_planned(tmp_path, url):
 
 def test_without_a_url_nothing_of_it_is_loaded():
     code = (
-        "import sys; from workflow_scripts import collect_shard, gather_calibration, verify_dataset, copy_shards;"
-        "from workflow_scripts.store.places import open_place; open_place('results'); print(*sys.modules)"
+        "import sys; from workflow_scripts.calibration import gather_calibration;"
+        "from workflow_scripts.tools import copy_shards, verify_dataset;"
+        "from workflow_scripts.trajectories import collect_shard;"
+        "from taqmlx.store.places import open_place; open_place('results'); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert not {"fsspec", "s3fs", "botocore", "aiohttp"} & set(done.stdout.split())

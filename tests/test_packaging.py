@@ -15,13 +15,16 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.working_copy import copy_project
-from workflow_scripts import create_project, entry, workflow_files
-from workflow_scripts.store.errors import UserError
+from taqmlx.planning import workflow_files
+from taqmlx.runtime import entry
+from taqmlx.store.errors import UserError
+from tests.support.working_copy import copy_project
+from workflow_scripts.tools import create_project
 
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-NO_PACKAGE = {"workflow_scripts", "diffusionkit"}  # DiffusionKit is installed on its own
+MODULES = [path for folder in ("taqmlx", "workflow_scripts") for path in Path(folder).rglob("*.py")]
+NO_PACKAGE = {"taqmlx", "workflow_scripts", "diffusionkit"}  # DiffusionKit is installed on its own
 
 
 def list_imports(path):
@@ -50,7 +53,7 @@ def run_taqmlx(*words):
 def test_every_package_that_is_imported_is_declared():
     named = packages_distributions()
     declared = name_packages([*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)])
-    for path in Path("workflow_scripts").rglob("*.py"):
+    for path in MODULES:
         for module in set(list_imports(path)) - set(sys.stdlib_module_names) - NO_PACKAGE:
             assert declared & set(map(canonicalize_name, named[module])), f"{path} imports {module}"
 
@@ -75,16 +78,15 @@ def test_the_fast_blas_is_asked_for_on_linux_alone():
 
 
 def test_the_version_is_said_in_one_place():
-    text = "".join(path.read_text(encoding="utf-8") for path in Path("workflow_scripts").rglob("*.py"))
+    text = "".join(path.read_text(encoding="utf-8") for path in MODULES)
     assert not re.search(r"^__version__|^VERSION = [\"']", text, re.M)
     assert re.fullmatch(r"\d+\.\d+\.\d+", PROJECT["version"])
 
 
 def test_taqmlx_lists_every_module_that_can_be_run_with_what_it_does():
     done = run_taqmlx("--help")
-    runnable = [
-        p.stem for p in Path("workflow_scripts").glob("[!_]*.py") if "__main__" in p.read_text(encoding="utf-8")
-    ]
+    runnable = [path.stem for path in Path("workflow_scripts").glob("*/[!_]*.py")]
+    assert all("__main__" in path.read_text(encoding="utf-8") for path in Path("workflow_scripts").glob("*/[!_]*.py"))
     _, _, *lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == sorted(runnable)
     assert all(len(line.split()) > 3 for line in lines)
@@ -92,7 +94,7 @@ def test_taqmlx_lists_every_module_that_can_be_run_with_what_it_does():
 
 def test_a_command_of_taqmlx_is_the_module_of_that_name():
     by_hand = subprocess.run(
-        [sys.executable, "-m", "workflow_scripts.create_store", "--help"], capture_output=True, text=True
+        [sys.executable, "-m", "workflow_scripts.trajectories.create_store", "--help"], capture_output=True, text=True
     )
     assert run_taqmlx("create_store", "--help").stdout == by_hand.stdout
 
@@ -175,14 +177,14 @@ def installation(tmp_path_factory):
 
 @pytest.mark.whole
 def test_an_installed_wheel_is_what_runs_and_lists_its_commands(installation):
-    place = installation.run_python("import workflow_scripts; print(workflow_scripts.__file__)")
+    place = installation.run_python("import taqmlx; print(taqmlx.__file__)")
     assert Path(place).is_relative_to(installation.packages)
     assert "optimise_block" in installation.call(installation.bin / "taqmlx", "--help")
 
 
 @pytest.mark.whole
 def test_an_installed_wheel_loads_the_schema_from_within(installation):
-    code = "from workflow_scripts import configuration as c; print(c.SCHEMA, c.complete({}, c.load_schema())['steps'])"
+    code = "from taqmlx.planning import configuration as c; print(c.SCHEMA, c.complete({}, c.load_schema())['steps'])"
     place, steps = installation.run_python(code).split()
     assert Path(place).is_relative_to(installation.packages)
     assert Path(place).read_bytes() == Path("config/config.schema.yaml").read_bytes()
@@ -191,9 +193,8 @@ def test_an_installed_wheel_loads_the_schema_from_within(installation):
 
 @pytest.mark.whole
 def test_an_installed_wheel_has_every_file_of_the_package_and_of_the_workflow(installation):
-    folders = {"workflow_scripts": "workflow_scripts"} | {
-        p: f"workflow_scripts/workflow/{p}" for p in workflow_files.PARTS
-    }
+    folders = {name: name for name in ("taqmlx", "workflow_scripts")}
+    folders |= {part: f"taqmlx/workflow/{part}" for part in workflow_files.PARTS}
     for part, place in folders.items():
         files = [p for p in [Path(part), *Path(part).rglob("*")] if p.is_file() and p.suffix != ".pyc"]
         for path in files:

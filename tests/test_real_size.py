@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from taqmlx.store.files import read_json
 from tests.miniature.run import STARTUP
-from workflow_scripts.store.files import read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.whole]
 

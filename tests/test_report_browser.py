@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from playwright.sync_api import sync_playwright
 
-from tests.report_study import Results
+from tests.support.report_study import Results
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [

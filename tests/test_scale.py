@@ -10,13 +10,13 @@ from functools import partial
 
 import pytest
 
+from taqmlx.checks.results import Results
+from taqmlx.checks.trajectories import check_counts
+from taqmlx.planning import plan
+from taqmlx.store.files import read_json
 from tests.benchmarks import scale
 from tests.benchmarks.fake_denoiser import record_shards
-from tests.shards import CONFIG, list_arguments, prepare, run_entry
-from workflow_scripts import plan
-from workflow_scripts.checks.results import Results
-from workflow_scripts.checks.trajectories import check_counts
-from workflow_scripts.store.files import read_json
+from tests.support.shards import CONFIG, list_arguments, prepare, run_entry
 
 SMALL, SCALE = 16, 4
 

@@ -1,11 +1,3 @@
-"""Time-aware post-training quantization of diffusion transformers on MLX.
+"""The commands of the workflow, a file for each, in folders named like the rule files; `tools` are no rules'."""
 
-Importing the package loads a fast BLAS for MLX where its wheel brings a slow one, so it has to come before MLX. It
-writes nothing.
-"""
-
-from workflow_scripts.blas import bind_fast_blas, keep_freed_memory, limit_threads
-
-limit_threads()
-bind_fast_blas()
-keep_freed_memory()
+import taqmlx  # noqa: F401  before MLX, for its BLAS

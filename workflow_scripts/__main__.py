@@ -1,23 +1,24 @@
-"""The command `taqmlx`: `taqmlx COMMAND ...` does what `python -m workflow_scripts.COMMAND ...` does."""
+"""The command `taqmlx`: `taqmlx COMMAND ...` does what `python -m workflow_scripts.FOLDER.COMMAND ...` does."""
 
 import ast
 import runpy
 import sys
 from pathlib import Path
 
-from workflow_scripts.entry import describe_missing
+from taqmlx.runtime.entry import describe_missing
 
+FOLDER = Path(__file__).parent
 USAGE = "usage: taqmlx COMMAND [OPTION ...]; taqmlx COMMAND --help lists its options"
 
 
-def list_commands() -> dict[str, str]:
-    """The package's modules that can be run, each with the first line of its docstring."""
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("[!_]*.py"))}
-    return {
-        name: (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
-        for name, text in texts.items()
-        if '\nif __name__ == "__main__":\n' in text
-    }
+def list_commands() -> dict[str, Path]:
+    """The commands by name, which lie in the folders of this package."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*/[!_]*.py"), key=lambda path: path.stem)}
+
+
+def describe(path: Path) -> str:
+    """The first line of a module's docstring."""
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def main() -> None:
@@ -25,13 +26,15 @@ def main() -> None:
     commands = list_commands()
     if not words or words[0] in ("-h", "--help"):
         width = max(map(len, commands))
-        print("\n".join([USAGE, "", *(f"{name:<{width}}  {line}" for name, line in commands.items())]))
+        print("\n".join([USAGE, "", *(f"{name:<{width}}  {describe(path)}" for name, path in commands.items())]))
         return
     if words[0] not in commands:
         sys.exit(f"error: {words[0]!r} is no command; taqmlx --help lists them")
     sys.argv = sys.argv[1:]
     try:
-        runpy.run_module(f"workflow_scripts.{words[0]}", run_name="__main__", alter_sys=True)
+        runpy.run_module(
+            f"{FOLDER.name}.{commands[words[0]].parent.name}.{words[0]}", run_name="__main__", alter_sys=True
+        )
     except ModuleNotFoundError as error:
         if not (text := describe_missing(error)):
             raise

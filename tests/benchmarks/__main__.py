@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from taqmlx.store.files import write_json
 from tests.benchmarks import blocks, distillation, gather_memory, pictures, speed, workers, workflow
 from tests.benchmarks.table import as_records, format_table
-from workflow_scripts.store.files import write_json
 
 OUT = Path("results/bench.json")
 

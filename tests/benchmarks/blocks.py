@@ -12,7 +12,7 @@ from tests.benchmarks.learners import CHUNK
 from tests.benchmarks.process import Process
 from tests.benchmarks.table import Row, call, format_table
 from tests.benchmarks.workflow import run_snakemake, write_config
-from tests.presets import PAPER
+from tests.support.presets import PAPER
 
 BLOCK = "mm_01"
 ITERATIONS = 300
@@ -63,7 +63,7 @@ def measure_memory(folder: Path, params: Path, rows: Path) -> Row:
         "--out": folder / f"{BLOCK}.safetensors",
     }
     flat = [part for pair in arguments.items() for part in pair]
-    printed = call("-m", "tests.benchmarks.peak_memory", "workflow_scripts.optimise_block", *flat).stdout
+    printed = call("-m", "tests.benchmarks.peak_memory", "workflow_scripts.blocks.optimise_block", *flat).stdout
     return Row(f"optimise_block, {BLOCK}, peak", float(printed.split()[-1]), "MB", "<= 1000")
 
 

@@ -17,29 +17,29 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from workflow_scripts import configuration, plan
-from workflow_scripts.measure_costs import measure
-from workflow_scripts.mmdit.block_assembly import read_weights, split_points
-from workflow_scripts.mmdit.calibration_points import CalibrationPoints, split_runs
-from workflow_scripts.mmdit.distillation import Settings, State, Task, learn
-from workflow_scripts.mmdit.forward import bind_linears, bind_weights
-from workflow_scripts.mmdit.layer_hessians import accumulate_hessians
-from workflow_scripts.mmdit.layer_rounding import choose_damping
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.mmdit.sampling import bind_step, sample
-from workflow_scripts.mmdit.student import Student, round_stored
-from workflow_scripts.models import embedded
-from workflow_scripts.numerics.bit_search import Option, search_sizes
-from workflow_scripts.numerics.frontier import describe_quality
-from workflow_scripts.numerics.gptq import round_with_gptq
-from workflow_scripts.numerics.quality import measure_snr
-from workflow_scripts.numerics.schedule import draw_noise, start_latents
-from workflow_scripts.numerics.selection import choose_spread_points
-from workflow_scripts.numerics.weight_grid import choose_grid
-from workflow_scripts.store.block_inputs import count_bytes, list_specs
-from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.training.captions import sample_scene, write_caption
-from workflow_scripts.training.scoring import write_captions
+from taqmlx.mmdit.calibration_points import CalibrationPoints, split_runs
+from taqmlx.mmdit.forward import bind_linears, bind_weights
+from taqmlx.mmdit.sampling import bind_step, sample
+from taqmlx.models import embedded
+from taqmlx.numerics.bit_search import Option, search_sizes
+from taqmlx.numerics.frontier import describe_quality
+from taqmlx.numerics.gptq import round_with_gptq
+from taqmlx.numerics.quality import measure_snr
+from taqmlx.numerics.schedule import draw_noise, start_latents
+from taqmlx.numerics.selection import choose_spread_points
+from taqmlx.numerics.weight_grid import choose_grid
+from taqmlx.planning import configuration, plan
+from taqmlx.planning.layers import list_linears
+from taqmlx.reconstruction.block_assembly import read_weights, split_points
+from taqmlx.reconstruction.distillation import Settings, State, Task, learn
+from taqmlx.reconstruction.layer_hessians import accumulate_hessians
+from taqmlx.reconstruction.layer_rounding import choose_damping
+from taqmlx.reconstruction.student import Student, round_stored
+from taqmlx.store.block_inputs import count_bytes, list_specs
+from taqmlx.store.files import read_json, write_json
+from taqmlx.training.captions import sample_scene, write_caption
+from taqmlx.training.scoring import write_captions
+from workflow_scripts.blocks.measure_costs import measure
 
 PROMPTS, GUIDANCE, CAPTURED = (20, 64, 256, 1024), ("1.5", "3", "mixed"), (256, 1024, 4096)
 CENTRE = (256, "3", 1024)

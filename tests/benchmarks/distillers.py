@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import workflow_scripts  # noqa: F401  before MLX, for its BLAS
+import taqmlx  # noqa: F401  before MLX, for its BLAS
 
 CHUNK = 4  # iterations
 POINTS, BATCH, TEXT, WIDTH = 64, 32, 20, 128
@@ -25,13 +25,13 @@ def build_ours() -> Iterate:
     import mlx.core as mx
     import numpy as np
 
-    from workflow_scripts.mmdit.block_assembly import read_weights
-    from workflow_scripts.mmdit.calibration_points import CalibrationPoints
-    from workflow_scripts.mmdit.distillation import Settings, State, Task, bind_iteration
-    from workflow_scripts.mmdit.layers import list_linears
-    from workflow_scripts.mmdit.student import Student
-    from workflow_scripts.models import embedded
-    from workflow_scripts.numerics.weight_grid import choose_grid, round_to_grid
+    from taqmlx.mmdit.calibration_points import CalibrationPoints
+    from taqmlx.models import embedded
+    from taqmlx.numerics.weight_grid import choose_grid, round_to_grid
+    from taqmlx.planning.layers import list_linears
+    from taqmlx.reconstruction.block_assembly import read_weights
+    from taqmlx.reconstruction.distillation import Settings, State, Task, bind_iteration
+    from taqmlx.reconstruction.student import Student
 
     model, rng = embedded.load_transformer(), np.random.default_rng(0)
     weights, biases = read_weights(model, list_linears(model.config.depth_multimodal))
@@ -61,7 +61,7 @@ def build_torch(threads: int) -> Iterate:
     from torch import Tensor, nn
     from torch.nn.utils import parametrize
 
-    from workflow_scripts.training.transformer import Transformer
+    from taqmlx.training.transformer import Transformer
 
     class Codes(nn.Module):
         """A weight (out, in) as codes, scales and zero points, each rounded to its stored type."""

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from taqmlx.runtime.entry import build_parser, run
+from taqmlx.store.calibration import PROMPT_ARRAYS, Calibration, list_specs
+from taqmlx.store.conditioning import Encoding, open_conditioning, write_conditioning
+from taqmlx.store.gather import write_conditions
+from taqmlx.store.zarr_arrays import create_group
 from tests.benchmarks.gather_memory import read_peak
-from workflow_scripts.entry import build_parser, run
-from workflow_scripts.store.calibration import PROMPT_ARRAYS, Calibration, list_specs
-from workflow_scripts.store.conditioning import Encoding, open_conditioning, write_conditioning
-from workflow_scripts.store.gather import write_conditions
-from workflow_scripts.store.zarr_arrays import create_group
 
 CS_SHAPE, POOLED = (2, 589, 4096), 2048
 

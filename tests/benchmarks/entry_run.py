@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts import configuration, plan
-from workflow_scripts.block_plan import select_block
-from workflow_scripts.store.files import write_json
+from taqmlx.planning import configuration, plan
+from taqmlx.planning.block_plan import select_block
+from taqmlx.store.files import write_json
 
 Call = Callable[..., None]
 LEARNED = "mm_01"  # the block whose rounding is learned; the others are rounded to nearest

@@ -10,13 +10,13 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from workflow_scripts import plan
-from workflow_scripts.collect_shard import Advance, record_shard
-from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics import schedule
-from workflow_scripts.store.conditioning import list_inputs, open_conditioning
-from workflow_scripts.store.files import read_json
-from workflow_scripts.store.recorder import Recorder
+from taqmlx.models.catalogue import find_model
+from taqmlx.numerics import schedule
+from taqmlx.planning import plan
+from taqmlx.store.conditioning import list_inputs, open_conditioning
+from taqmlx.store.files import read_json
+from taqmlx.store.recorder import Recorder
+from workflow_scripts.trajectories.collect_shard import Advance, record_shard
 
 
 def record_shards(results: Path) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from taqmlx.numerics.calibration_points import select_steps, shuffle_points
+from taqmlx.store.calibration import list_specs
+from taqmlx.store.gather import Selection, gather_points
+from taqmlx.store.trajectories import Trajectory
+from taqmlx.store.zarr_arrays import create_group
 from tests.benchmarks.table import Row, call
-from workflow_scripts.numerics.calibration_points import select_steps, shuffle_points
-from workflow_scripts.store.calibration import list_specs
-from workflow_scripts.store.gather import Selection, gather_points
-from workflow_scripts.store.trajectories import Trajectory
-from workflow_scripts.store.zarr_arrays import create_group
 
 TRAJECTORIES, STEPS, SELECTED, LATENT_SHAPE = 256, 100, 25, (8, 8, 16)
 SCALES = (1, 10, 50)

@@ -4,20 +4,20 @@ import statistics
 import time
 from dataclasses import replace
 
-import workflow_scripts  # noqa: F401  before MLX, for its BLAS
+import taqmlx  # noqa: F401  before MLX, for its BLAS
 
 import mlx.core as mx  # isort: skip
 import numpy as np
 
+from taqmlx.mmdit.blocks import Block
+from taqmlx.numerics.weight_grid import choose_grid
+from taqmlx.planning.layers import list_block_linears
+from taqmlx.reconstruction.block_assembly import group_readers
+from taqmlx.reconstruction.block_problem import BlockProblem, Rows, measure_powers, run_rows, take_rows
+from taqmlx.reconstruction.flat_weights import start_at_weights
+from taqmlx.reconstruction.input_quantizers import calibrate
+from taqmlx.reconstruction.reconstruction import PHASES, bind_iteration, start_state
 from tests.benchmarks.gather_memory import read_peak
-from workflow_scripts.mmdit.block_assembly import group_readers
-from workflow_scripts.mmdit.block_problem import BlockProblem, Rows, measure_powers, run_rows, take_rows
-from workflow_scripts.mmdit.blocks import Block
-from workflow_scripts.mmdit.flat_weights import start_at_weights
-from workflow_scripts.mmdit.input_quantizers import calibrate
-from workflow_scripts.mmdit.layers import list_block_linears
-from workflow_scripts.mmdit.reconstruction import PHASES, bind_iteration, start_state
-from workflow_scripts.numerics.weight_grid import choose_grid
 
 WIDTH, HEADS, RATIO, IMAGE, TEXT, PAIR = 1536, 24, 4, 256, 154, 2
 SHAPES = {"fc1": (RATIO * WIDTH, WIDTH), "fc2": (WIDTH, RATIO * WIDTH)}  # the others are square

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import workflow_scripts  # noqa: F401  before MLX, for its BLAS
+import taqmlx  # noqa: F401  before MLX, for its BLAS
 
 CHUNK = 20  # iterations
 START = {"adaround_start": "full_precision"}
@@ -23,10 +23,10 @@ Measure = Callable[[], dict[str, float]]
 
 def build_task(params: Path, rows: list[Path]) -> tuple[Any, dict[str, Any]]:
     """The block's task, and its settings."""
-    from workflow_scripts.mmdit.block_task import prepare
-    from workflow_scripts.models.catalogue import find_model
-    from workflow_scripts.store.block_inputs import open_block_inputs
-    from workflow_scripts.store.files import read_json
+    from taqmlx.models.catalogue import find_model
+    from taqmlx.reconstruction.block_task import prepare
+    from taqmlx.store.block_inputs import open_block_inputs
+    from taqmlx.store.files import read_json
 
     settings = read_json(params) | START
     model, inputs = find_model(settings["model"]), open_block_inputs(rows)
@@ -36,8 +36,8 @@ def build_task(params: Path, rows: list[Path]) -> tuple[Any, dict[str, Any]]:
 
 def bind_measure(task: Any, flat: Any, read: Callable[[], Any]) -> Measure:
     """The held-out error of each stream, with the codes and step sizes of the state that `read` gives."""
-    from workflow_scripts.mmdit.candidates import Candidate, measure_candidate
-    from workflow_scripts.mmdit.reconstruction import read_quantizers
+    from taqmlx.reconstruction.candidates import Candidate, measure_candidate
+    from taqmlx.reconstruction.reconstruction import read_quantizers
 
     def measure() -> dict[str, float]:
         state = read()
@@ -50,8 +50,8 @@ def bind_measure(task: Any, flat: Any, read: Callable[[], Any]) -> Measure:
 
 def build_ours(task: Any, settings: dict[str, Any]) -> tuple[Iterate, Measure]:
     """The project's loop."""
-    from workflow_scripts.mmdit.flat_weights import start_at_weights
-    from workflow_scripts.mmdit.reconstruction import PHASES, bind_iteration, start_state
+    from taqmlx.reconstruction.flat_weights import start_at_weights
+    from taqmlx.reconstruction.reconstruction import PHASES, bind_iteration, start_state
 
     flat = start_at_weights(task.problem.weights, task.grids)
     state = start_state(flat, task.quantizers)
@@ -66,10 +66,10 @@ def build_torch(task: Any, settings: dict[str, Any], threads: int = 1) -> tuple[
     import numpy as np
     import torch
 
+    from taqmlx.numerics.rounding import compute_rate
+    from taqmlx.reconstruction.flat_weights import start_at_weights
+    from taqmlx.reconstruction.reconstruction import choose_pressure, start_state
     from tests.benchmarks.torch_rounding import TorchBlock, bind_torch_iteration
-    from workflow_scripts.mmdit.flat_weights import start_at_weights
-    from workflow_scripts.mmdit.reconstruction import choose_pressure, start_state
-    from workflow_scripts.numerics.rounding import compute_rate
 
     torch.set_num_threads(threads)
     flat = start_at_weights(task.problem.weights, task.grids)

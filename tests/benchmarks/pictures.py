@@ -6,14 +6,14 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from taqmlx.mmdit.sampling import sample
+from taqmlx.models.catalogue import find_model
+from taqmlx.numerics.schedule import draw_noise
+from taqmlx.planning import plan
+from taqmlx.planning.variants import BATCH, VARIANTS, list_sources
+from taqmlx.reconstruction.variant_linears import bind_source
 from tests.benchmarks.table import Row, time_interleaved
 from tests.benchmarks.workflow import QUICK, run_snakemake, write_config
-from workflow_scripts import plan
-from workflow_scripts.mmdit.sampling import sample
-from workflow_scripts.mmdit.variant_linears import bind_source
-from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics.schedule import draw_noise
-from workflow_scripts.variants import BATCH, VARIANTS, list_sources
 
 MODEL, STEPS, CFG, ROUNDS = "embedded", 28, 3.0, 7
 NAMES = ("fp", "rtn_w4a8", "w4a16", "w4a8", "multitier")

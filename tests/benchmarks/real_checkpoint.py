@@ -8,16 +8,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import workflow_scripts  # noqa: F401  before MLX, for its BLAS
+import taqmlx  # noqa: F401  before MLX, for its BLAS
 
 import numpy as np  # isort: skip
 
+from taqmlx.models.diffusionkit import load_model_io
+from taqmlx.models.weight_files import CHECKPOINT
+from taqmlx.store.files import hash_file
+from taqmlx.store.tensors import stream_tensors
 from tests.miniature import layout
 from tests.miniature.cache import COMMIT, draw_weight, make_files, write_cache
-from workflow_scripts.models.diffusionkit import load_model_io
-from workflow_scripts.models.weight_files import CHECKPOINT
-from workflow_scripts.store.files import hash_file
-from workflow_scripts.store.tensors import stream_tensors
 
 LOADERS = load_model_io()  # with the sizes that it loads the files by
 SIZES, AUTOENCODER = LOADERS._CONFIG[CHECKPOINT.repo], LOADERS.VAEDecoderConfig().block_out_channels

@@ -18,15 +18,16 @@ from typing import Any
 
 from huggingface_hub import constants
 
-import workflow_scripts  # noqa: F401  before MLX, for its BLAS
+import taqmlx  # noqa: F401  before MLX, for its BLAS
+from taqmlx.models.catalogue import find_model
+from taqmlx.runtime.entry import build_parser, run
+from taqmlx.store.conditioning import write_conditioning
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, write_json
 from tests.benchmarks.encoding_memory import make_encodings
 from tests.benchmarks.entry_run import LEARNED, Run
 from tests.benchmarks.real_checkpoint import SIZES, write_checkpoint
-from workflow_scripts.entry import build_parser, run
-from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.store.conditioning import write_conditioning
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
+from tests.support.commands import find_module
 
 PROMPTS = ["a photo of a tabby cat"]
 SENSITIVE = "mm_22"  # its sensitivity is measured; few blocks follow, which keeps it short
@@ -67,7 +68,7 @@ class Measurer:
         label = f"{entry} {own.stem}" if own else entry
         if label in self.records:
             return
-        words = ["tests.benchmarks.peak_memory", f"workflow_scripts.{entry}", *list_words(arguments)]
+        words = ["tests.benchmarks.peak_memory", find_module(entry), *list_words(arguments)]
         start, before = time.monotonic(), read_child_seconds()
         done = subprocess.run([sys.executable, "-m", *words], env=self.environment, stdout=subprocess.PIPE, text=True)
         if done.returncode:

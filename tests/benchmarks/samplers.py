@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 
-import workflow_scripts  # noqa: F401  before MLX, for its BLAS
+import taqmlx  # noqa: F401  before MLX, for its BLAS
 
 STEPS, CFG_WEIGHT = 25, 4.0
 BATCH = 13  # trajectories that advance together, as in a shard of the default configuration
@@ -24,7 +24,7 @@ def build_diffusionkit() -> Sample:
     """DiffusionKit's `sample_euler`, one trajectory, which is what it can do at a time."""
     import mlx.core as mx
 
-    from tests import reference
+    from tests.support import reference
 
     pipeline = reference.Pipeline(reference.create_transformer())
     text = mx.random.normal((2, TEXT, WIDTH)), mx.random.normal((2, WIDTH))
@@ -43,10 +43,10 @@ def build_ours() -> Sample:
     """The steps of a worker, one batch of trajectories of one prompt, without its store."""
     import mlx.core as mx
 
-    from tests.reference import create_transformer
-    from workflow_scripts.mmdit.forward import bind_linears
-    from workflow_scripts.mmdit.sampling import bind_step
-    from workflow_scripts.numerics import schedule
+    from taqmlx.mmdit.forward import bind_linears
+    from taqmlx.mmdit.sampling import bind_step
+    from taqmlx.numerics import schedule
+    from tests.support.reference import create_transformer
 
     model = create_transformer()
     text = mx.random.normal((1, 2, TEXT, WIDTH)), mx.random.normal((1, 2, WIDTH))
@@ -68,7 +68,7 @@ def build_torch() -> Sample:
     """The transformer that is trained, in torch on one thread, sampling the same batch."""
     import torch
 
-    from workflow_scripts.training.transformer import Transformer
+    from taqmlx.training.transformer import Transformer
 
     torch.set_num_threads(1)
     model = Transformer().eval()

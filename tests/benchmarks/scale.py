@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import yaml
 
+from tests.support.commands import find_module
+
 OUT = Path("results/scale.json")
 LINEAR = 1.3  # at most this much more than linear; fixed costs make it less
 LONGEST_PLAN = 30.0  # seconds
@@ -96,7 +98,7 @@ class Run:
     def enter(self, name: str, stage: str, **options: str | Path) -> Cost:
         """Run an entry with the parameters of `stage`."""
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
-        return self.call(f"workflow_scripts.{name}", "--params", self.results / "params" / f"{stage}.json", *words)
+        return self.call(find_module(name), "--params", self.results / "params" / f"{stage}.json", *words)
 
     def list_shards(self) -> list[Path]:
         """The folders of the store."""
@@ -177,7 +179,7 @@ def measure_workers(run: Run) -> dict[str, float]:
     for label, (entry, stage) in jobs.items():
         cost = run.enter(entry, stage, **options[entry])
         found |= {f"{label}: s": cost.processor, f"{label}: MB": cost.memory}
-    everything = run.call("workflow_scripts.verify_dataset", "--results", run.results, "--replay", "0")
+    everything = run.call("workflow_scripts.tools.verify_dataset", "--results", run.results, "--replay", "0")
     return found | {
         "verify_dataset without replay: s": everything.processor,
         "verify_dataset without replay: MB": everything.memory,

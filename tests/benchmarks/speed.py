@@ -4,10 +4,10 @@ import statistics
 from contextlib import ExitStack
 from pathlib import Path
 
+from taqmlx.store.files import write_json
 from tests.benchmarks.process import Process
 from tests.benchmarks.samplers import TRAJECTORY_STEPS
 from tests.benchmarks.table import Row, as_records, format_table
-from workflow_scripts.store.files import write_json
 
 ROUNDS = 7
 SAMPLERS = "tests.benchmarks.samplers"

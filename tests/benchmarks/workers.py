@@ -9,14 +9,15 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from taqmlx.models.catalogue import find_model
+from taqmlx.numerics import schedule
+from taqmlx.planning import plan
+from taqmlx.store.conditioning import list_inputs, open_conditioning
+from taqmlx.store.files import read_json
+from taqmlx.store.recorder import Recorder
 from tests.benchmarks.table import Row, call, time_interleaved
 from tests.benchmarks.workflow import run_snakemake, write_config
-from workflow_scripts import collect_shard, plan
-from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics import schedule
-from workflow_scripts.store.conditioning import list_inputs, open_conditioning
-from workflow_scripts.store.files import read_json
-from workflow_scripts.store.recorder import Recorder
+from workflow_scripts.trajectories import collect_shard
 
 
 class Bench:
@@ -40,7 +41,11 @@ class Bench:
             "--out": out,
             "--scratch": self.results / "scratch" / out.name,
         }
-        return ["-m", "workflow_scripts.collect_shard", *(str(x) for pair in arguments.items() for x in pair)]
+        return [
+            "-m",
+            "workflow_scripts.trajectories.collect_shard",
+            *(str(x) for pair in arguments.items() for x in pair),
+        ]
 
 
 def measure_start(folder: Path) -> Row:

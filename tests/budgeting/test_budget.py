@@ -9,14 +9,16 @@ import psutil
 import pytest
 import yaml
 
-from tests import shards
-from tests.presets import PAPER
-from workflow_scripts import budget, collect_activations, configuration, plan
-from workflow_scripts.budgeting import disk, jobs, work
-from workflow_scripts.budgeting.shapes import read_shapes
-from workflow_scripts.budgeting.sizes import read_sizes
-from workflow_scripts.budgeting.stages import count_held, count_missing, list_stages
-from workflow_scripts.store import block_inputs
+from taqmlx.budgeting import disk, jobs, work
+from taqmlx.budgeting.shapes import read_shapes
+from taqmlx.budgeting.stages import count_held, count_missing, list_stages
+from taqmlx.planning import configuration, plan
+from taqmlx.planning.sizes import read_sizes
+from taqmlx.store import block_inputs
+from tests.support import shards
+from tests.support.presets import PAPER
+from workflow_scripts.activations import collect_activations
+from workflow_scripts.tools import budget
 
 PRESETS = ["sd3-medium", "sd3-medium-512", "calibration-1000", "sd3.5-large", "flux-schnell"]
 SD3 = {"model": "sd3-medium", "height": 256, "width": 256}

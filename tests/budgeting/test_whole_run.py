@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from workflow_scripts import budget
-from workflow_scripts.budgeting import work
-from workflow_scripts.budgeting.shapes import read_shapes
-from workflow_scripts.budgeting.stages import count_held, list_stages
+from taqmlx.budgeting import work
+from taqmlx.budgeting.shapes import read_shapes
+from taqmlx.budgeting.stages import count_held, list_stages
+from workflow_scripts.tools import budget
 
 
 @pytest.mark.slow

@@ -6,11 +6,12 @@ from argparse import Namespace
 
 import pytest
 
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
 from tests.quantization.conftest import Study, write_rounded_blocks
-from tests.shards import CONFIG, build_finished, run_entry
-from workflow_scripts import decode_latents, export_latents, export_samples, verify_dataset, write_manifest
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json
+from tests.support.shards import CONFIG, build_finished, run_entry
+from workflow_scripts.datasets import decode_latents, export_latents, export_samples, write_manifest
+from workflow_scripts.tools import verify_dataset
 
 
 def export(folder):

@@ -6,8 +6,16 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.damage import amend
-from tests.every_file import (
+from taqmlx.checks.files import check_files
+from taqmlx.checks.results import Results
+from taqmlx.checks.vouchers import find_own_fault
+from taqmlx.planning import plan
+from taqmlx.store.files import CHECKSUM, read_plain_json, write_json, write_plain_json
+from taqmlx.store.seal import read_group_seal
+from taqmlx.store.tensors import write_sealed_tensors
+from taqmlx.store.vouching import SUMS
+from tests.support.damage import amend
+from tests.support.every_file import (
     NO_CHECKSUM,
     flip_every_kind,
     flipped,
@@ -16,14 +24,6 @@ from tests.every_file import (
     read_everything,
     read_target,
 )
-from workflow_scripts import plan
-from workflow_scripts.checks.files import check_files
-from workflow_scripts.checks.results import Results
-from workflow_scripts.checks.vouchers import find_own_fault
-from workflow_scripts.store.files import CHECKSUM, read_plain_json, write_json, write_plain_json
-from workflow_scripts.store.seal import read_group_seal
-from workflow_scripts.store.tensors import write_sealed_tensors
-from workflow_scripts.store.vouching import SUMS
 
 
 @pytest.mark.slow

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from tests.damage import amend, edit, flip, forge, swap, truncate
-from workflow_scripts.checks.trajectories import REPLAY_TOLERANCE
-from workflow_scripts.store.conditioning import write_conditioning
-from workflow_scripts.store.files import hash_file, read_json, write_json
-from workflow_scripts.store.original_layout import name_sample, read_sample, write_latents, write_sample
-from workflow_scripts.store.seal import make_seal, read_file_seal, read_group_seal, write_group_seal
-from workflow_scripts.store.tensors import read_tensors
-from workflow_scripts.verify_dataset import CHECKS
+from taqmlx.checks.trajectories import REPLAY_TOLERANCE
+from taqmlx.store.conditioning import write_conditioning
+from taqmlx.store.files import hash_file, read_json, write_json
+from taqmlx.store.original_layout import name_sample, read_sample, write_latents, write_sample
+from taqmlx.store.seal import make_seal, read_file_seal, read_group_seal, write_group_seal
+from taqmlx.store.tensors import read_tensors
+from tests.support.damage import amend, edit, flip, forge, swap, truncate
+from workflow_scripts.tools.verify_dataset import CHECKS
 
 ALL = 35  # steps of the trajectories: all of them are replayed
 
@@ -332,8 +332,8 @@ def test_a_step_of_every_shard_is_replayed_before_a_second_of_any(results, verif
 
 
 def test_the_command_prints_a_table_and_ends_with_its_verdict(results):
-    command = [sys.executable, "-m", "workflow_scripts.verify_dataset", "--results", str(results), "--replay", "1"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "workflow_scripts.tools.verify_dataset", "--results", str(results)]
+    done = subprocess.run([*command, "--replay", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].split("|")[1:3] == [" check                 ", " result "]
     write_json(results / "manifest.json", read_json(results / "manifest.json") | {"n_completed": 6})

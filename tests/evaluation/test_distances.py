@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from workflow_scripts.evaluation.distances import (
+from taqmlx.evaluation.distances import (
     SUBSETS,
     choose_subset,
     compute_fid,
@@ -12,8 +12,8 @@ from workflow_scripts.evaluation.distances import (
     compute_paired_kid,
     compute_ssim,
 )
-from workflow_scripts.numerics.distribution import fit_gaussian, measure_frechet, measure_kernel_distance
-from workflow_scripts.store.errors import UserError
+from taqmlx.numerics.distribution import fit_gaussian, measure_frechet, measure_kernel_distance
+from taqmlx.store.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.evaluation.measures import (
+from taqmlx.evaluation.measures import (
     LATENT_MEASURES,
     compare_by_clip,
     compare_with_fixed,
@@ -12,7 +12,7 @@ from workflow_scripts.evaluation.measures import (
     describe_pairs,
     describe_share,
 )
-from workflow_scripts.numerics.distribution import draw_counts
+from taqmlx.numerics.distribution import draw_counts
 
 COUNT = 60
 COUNTS = draw_counts(np.arange(COUNT), seed=0)

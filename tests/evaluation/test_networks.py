@@ -10,11 +10,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from workflow_scripts.evaluation.clip_features import ClipFeatures
-from workflow_scripts.evaluation.inception import Inception, InceptionFeatures, resize_as_tensorflow
-from workflow_scripts.evaluation.lpips import AlexNet, Lpips, prepare
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file
+from taqmlx.evaluation.clip_features import ClipFeatures
+from taqmlx.evaluation.inception import Inception, InceptionFeatures, resize_as_tensorflow
+from taqmlx.evaluation.lpips import AlexNet, Lpips, prepare
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file
 
 
 def draw_pictures(count, size=64, seed=0):

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tests.faults.undisturbed import Job, Run
+from tests.support.commands import find_module
 
 VERIFY = "verify_dataset"  # what no job reads any more is checked by this command
 
@@ -73,7 +74,7 @@ def list_readers(run: Run, name: str) -> list[Job]:
     """The jobs that read the file `name`, by the table."""
     reader = READERS[find_pattern(name)]
     if reader == VERIFY:
-        command = (sys.executable, "-m", f"workflow_scripts.{VERIFY}", "--results", "{results}")
+        command = (sys.executable, "-m", find_module(VERIFY), "--results", "{results}")
         return [Job(VERIFY, (), (), "", command)]
     # What is no declared input is read with what is: pictures with their seal, arrays with what names them.
     places = [name] if run.find_readers(name) else run.find_producer(name).outputs

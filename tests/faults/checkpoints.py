@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from taqmlx.store.tensors import read_sealed_tensors, write_sealed_tensors
 from tests.faults.corruptions import FLIP, REMOVE, TRUNCATE, Damage, do_harm
 from tests.faults.outcomes import Outcome
 from tests.faults.undisturbed import Job, Run, copy_results, delete, find_differences, run_command, run_quick
 from tests.faults.writes import Obstacle, build_library, list_changes, prepare
-from workflow_scripts.store.tensors import read_sealed_tensors, write_sealed_tensors
 
 RULES = ("collect_shard", "capture_blocks", "optimise_block", "distil", "generate_images")
 NOT_FINITE = "numbers that are not finite"

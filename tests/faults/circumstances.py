@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from taqmlx.runtime.versions import FILE, PACKAGES, read_recorded
+from taqmlx.store.files import write_json
 from tests.faults.clocks import date_files, turn_back
 from tests.faults.config_changes import go_and_return, plan_changes, replace_results
 from tests.faults.outcomes import Outcome
 from tests.faults.relocations import CAMPAIGN, copy_copy, copy_without_times, find_paths, move_copy, move_results
 from tests.faults.working_copy import WorkingCopy, compare_runs, open_reference
-from workflow_scripts.store.files import write_json
-from workflow_scripts.versions import FILE, PACKAGES, read_recorded
 
 Change = Callable[[WorkingCopy, dict[str, str], random.Random], Iterator[Outcome]]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
+from taqmlx.planning import configuration, plan, variants
 from tests.faults.outcomes import Outcome
 from tests.faults.relocations import CAMPAIGN
 from tests.faults.working_copy import EVERYTHING, MAIN, WorkingCopy, compare_runs, compare_trees
-from workflow_scripts import configuration, plan, variants
 
 # key: another value; the keys left out belong to another model, or say where and how a run is made.
 CHANGED: dict[str, Any] = {

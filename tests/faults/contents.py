@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from workflow_scripts.store.tensors import read_metadata
+from taqmlx.store.tensors import read_metadata
 
 
 def has_same_content(first: Path, second: Path) -> bool:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taqmlx.planning import plan
+from taqmlx.runtime.entry import show_plainly
+from taqmlx.store.errors import UserError
 from tests.faults import mutations
-from workflow_scripts import plan
-from workflow_scripts.entry import show_plainly
-from workflow_scripts.store.errors import UserError
 
 SECONDS = 60  # that a reader may take
 SPARE, FACTOR = 64 << 20, 40  # bytes of memory: in any case, and for each byte of the files

@@ -16,21 +16,15 @@ from typing import NamedTuple
 import numpy as np
 import zarr
 
-from tests.damage import amend, forge
+from taqmlx.store.block_inputs import digest_values, open_part
+from taqmlx.store.conditioning import NAMES, write_conditioning
+from taqmlx.store.files import hash_file, write_json
+from taqmlx.store.seal import make_seal, read_file_seal, read_group_seal, write_group_seal
+from taqmlx.store.tensors import read_metadata, read_sealed_tensors, read_tensors, write_sealed_tensors, write_tensors
+from taqmlx.store.zarr_arrays import write_chunks
 from tests.faults.outcomes import Outcome
 from tests.faults.undisturbed import ROOT, Job, Run, copy_results, delete, run_command, run_quick
-from workflow_scripts.store.block_inputs import digest_values, open_part
-from workflow_scripts.store.conditioning import NAMES, write_conditioning
-from workflow_scripts.store.files import hash_file, write_json
-from workflow_scripts.store.seal import make_seal, read_file_seal, read_group_seal, write_group_seal
-from workflow_scripts.store.tensors import (
-    read_metadata,
-    read_sealed_tensors,
-    read_tensors,
-    write_sealed_tensors,
-    write_tensors,
-)
-from workflow_scripts.store.zarr_arrays import write_chunks
+from tests.support.damage import amend, forge
 
 VALUES = {"NaN": np.nan, "an infinity": np.inf, "a negative infinity": -np.inf}
 HUGE = 1e38  # a weight that is finite, and nothing after it
@@ -290,7 +284,7 @@ def poison_rate(results: Path, value: float, rng: random.Random) -> list[str]:
     return [r"mm_\d\d: iteration \d+", r"first in mm_\d\d\.\w+"]
 
 
-MODEL = Path("workflow_scripts/models/embedded_model")
+MODEL = Path("taqmlx/models/embedded_model")
 # Nothing comes after the text of the last block, so what its queries find is thrown away.
 UNUSED = "multimodal_transformer_blocks.4.text_transformer_block.attn.q_proj.weight"
 WEIGHTS = {
@@ -336,9 +330,8 @@ CASES = [
 
 def copy_package(target: Path) -> Path:
     """The package in a folder of its own, to be changed where jobs find it; the model's files are copies."""
-    shutil.copytree(
-        ROOT / "workflow_scripts", target / "workflow_scripts", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    for package in ("taqmlx", "workflow_scripts"):
+        shutil.copytree(ROOT / package, target / package, ignore=shutil.ignore_patterns("__pycache__"))
     return target
 
 

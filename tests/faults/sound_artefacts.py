@@ -10,47 +10,43 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from taqmlx.checks.packed import find_problems
+from taqmlx.mmdit.packed import bind_packed
+from taqmlx.models import embedded
+from taqmlx.numerics import schedule
+from taqmlx.planning import configuration, plan
+from taqmlx.planning.bit_choices import Choice
+from taqmlx.planning.layers import list_linears
+from taqmlx.planning.prompts import read_prompts
+from taqmlx.store import block_inputs, pictures, statistics_file
+from taqmlx.store.block_file import read_block
+from taqmlx.store.block_recorder import BlockRecorder
+from taqmlx.store.calibration import open_calibration
+from taqmlx.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from taqmlx.store.conditioning import open_conditioning
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, read_json, write_json, write_plain_json
+from taqmlx.store.learning_state import read_learning, write_learning
+from taqmlx.store.manifest import build_manifest, find_staleness, read_manifest, read_seals
+from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
+from taqmlx.store.packed_checkpoint import open_packed, read_packed
+from taqmlx.store.picture_sets import read_set
+from taqmlx.store.quant_config import read_quant_config
+from taqmlx.store.safetensors_header import read_header
+from taqmlx.store.sample_folder import Expected, find_folder_faults, find_manifest_faults
+from taqmlx.store.seal import make_seal
+from taqmlx.store.sensitivity_file import read_sensitivities, read_sensitivity_arrays
+from taqmlx.store.statistics_merging import merge_shards
+from taqmlx.store.tensors import write_sealed_tensors
+from taqmlx.store.trajectories import find_faults, open_shard
+from taqmlx.store.weight_costs import write_costs
 from tests.checks.conftest import export, quantize
 from tests.faults.hostile import Artefact
-from tests.sensitivity import write_sensitivities
-from tests.shards import build_finished, run_entry
-from workflow_scripts import (
-    budget,
-    configuration,
-    plan,
-    search_bits,
-    write_import_config,
-    write_quant_config,
-)
-from workflow_scripts.checks.packed import find_problems
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.mmdit.packed import bind_packed
-from workflow_scripts.mmdit.statistics_merging import merge_shards
-from workflow_scripts.models import embedded
-from workflow_scripts.numerics import schedule
-from workflow_scripts.numerics.bit_choices import Choice
-from workflow_scripts.prompts import read_prompts
-from workflow_scripts.store import block_inputs, pictures, statistics_file
-from workflow_scripts.store.block_file import read_block
-from workflow_scripts.store.block_recorder import BlockRecorder
-from workflow_scripts.store.calibration import open_calibration
-from workflow_scripts.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from workflow_scripts.store.conditioning import open_conditioning
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, read_json, write_json, write_plain_json
-from workflow_scripts.store.learning_state import read_learning, write_learning
-from workflow_scripts.store.manifest import build_manifest, find_staleness, read_manifest, read_seals
-from workflow_scripts.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
-from workflow_scripts.store.packed_checkpoint import open_packed, read_packed
-from workflow_scripts.store.picture_sets import read_set
-from workflow_scripts.store.quant_config import read_quant_config
-from workflow_scripts.store.safetensors_header import read_header
-from workflow_scripts.store.sample_folder import Expected, find_folder_faults, find_manifest_faults
-from workflow_scripts.store.seal import make_seal
-from workflow_scripts.store.sensitivity_file import read_sensitivities, read_sensitivity_arrays
-from workflow_scripts.store.tensors import write_sealed_tensors
-from workflow_scripts.store.trajectories import find_faults, open_shard
-from workflow_scripts.store.weight_costs import write_costs
+from tests.support.sensitivity import write_sensitivities
+from tests.support.shards import build_finished, run_entry
+from workflow_scripts.blocks import search_bits
+from workflow_scripts.quant_config import write_quant_config
+from workflow_scripts.tools import budget, write_import_config
 
 MODEL, LAYERS = "embedded", list_linears(*plan.MODEL_BLOCKS["embedded"])
 VARIANT = "w4a8"

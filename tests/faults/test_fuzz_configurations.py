@@ -12,10 +12,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from taqmlx.planning import config_limits, configuration, plan
+from taqmlx.store.errors import UserError
 from tests.faults.hostile import limit_time
 from tests.faults.mutations import NASTY, mutate_part
-from workflow_scripts import budget, config_limits, configuration, plan
-from workflow_scripts.store.errors import UserError
+from workflow_scripts.tools import budget
 
 SCHEMA = configuration.load_schema()
 KEYS = list(SCHEMA["properties"])
@@ -139,7 +140,7 @@ def test_no_number_makes_planning_take_memory(steps):
         ),
         str(config_limits.ROOT),
         str(config_limits.ROOT.parent),
-        str(config_limits.ROOT / "workflow_scripts" / "store"),
+        str(config_limits.ROOT / "taqmlx" / "store"),
     ],
 )
 def test_results_go_where_they_belong_and_nowhere_else(results):

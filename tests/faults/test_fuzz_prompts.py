@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taqmlx.planning import prompts
 from tests.faults.hostile import limit_time
 from tests.faults.test_fuzz_configurations import QUIETLY
-from workflow_scripts import prompts
 
 SUFFIXES = (".txt", ".csv", ".CSV", ".tsv", ".json", ".jsonl")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from taqmlx.planning import configuration, plan
+from taqmlx.runtime.entry import choose_part
+from taqmlx.store.errors import UserError
 from tests.faults import mutations
 from tests.faults.sound_artefacts import build_artefacts
-from workflow_scripts import collect_shard, configuration, plan, write_block_parameters
-from workflow_scripts.entry import choose_part
-from workflow_scripts.store.errors import UserError
+from tests.support.commands import find_module
+from workflow_scripts.prepare import write_block_parameters
+from workflow_scripts.trajectories import collect_shard
 
 pytestmark = pytest.mark.slow
 
@@ -131,7 +134,7 @@ def test_an_entry_ends_with_1_and_two_lines_at_most_in_little_memory(artefacts, 
     shutil.copytree(artefacts["quantization config"].pristine, copy)
     spoil(copy)
     entry, *arguments = READERS[reader]
-    done = run(f"workflow_scripts.{entry}", *arguments, cwd=copy)
+    done = run(find_module(entry), *arguments, cwd=copy)
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     assert done.returncode == 1
     assert len(lines) <= 2, done.stdout

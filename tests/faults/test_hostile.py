@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
+from taqmlx.store.errors import UserError
 from tests.faults import hostile
-from workflow_scripts.store.errors import UserError
 
 SECONDS = 8
 

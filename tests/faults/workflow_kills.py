@@ -20,7 +20,7 @@ ALONE = "SIGKILL of Snakemake, run again beside its orphans"
 ONE = "SIGKILL of a worker under Snakemake"
 FAULTS = (EVERYONE, ALONE, ONE)
 LONGEST = 6.0  # seconds from a run's first worker to the kill
-ENTRY = re.compile(r"workflow_scripts\.(\w+)")
+ENTRY = re.compile(r"workflow_scripts\.\w+\.(\w+)")
 
 
 def attack_workflow(

@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from workflow_scripts.store.files import hash_file
-from workflow_scripts.store.lock import hold_lock
+from taqmlx.store.files import hash_file
+from taqmlx.store.lock import hold_lock
 
-SOURCES = ("Snakefile", "rules", "config", "profiles", "report", "workflow_scripts")
+SOURCES = ("Snakefile", "rules", "config", "profiles", "report", "taqmlx", "workflow_scripts")
 # Smaller than config/quick.yaml in what is drawn and learned, with more checkpoints to be killed between.
 CHANGES: dict[str, Any] = {
     "results_dir": "results",

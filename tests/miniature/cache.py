@@ -7,8 +7,7 @@ import numpy as np
 from huggingface_hub import constants
 from safetensors.numpy import save
 
-from tests.miniature import layout, sizes, vocabulary
-from workflow_scripts.models.weight_files import (
+from taqmlx.models.weight_files import (
     AUTOENCODERS,
     CHECKPOINT_REPO,
     FLUX_REPO,
@@ -19,6 +18,7 @@ from workflow_scripts.models.weight_files import (
     TRANSFORMERS,
     WeightFile,
 )
+from tests.miniature import layout, sizes, vocabulary
 
 COMMIT = "1234567890abcdef1234567890abcdef12345678"
 

@@ -11,9 +11,11 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from workflow_scripts import configuration, generate, plan
-from workflow_scripts.block_plan import select_block
-from workflow_scripts.store.files import write_json
+from taqmlx.planning import configuration, plan
+from taqmlx.planning.block_plan import select_block
+from taqmlx.store.files import write_json
+from tests.support.commands import find_module
+from workflow_scripts.tools import generate
 
 STARTUP = Path(__file__).with_name("startup")
 PROMPTS = ["a red circle on the table", "a photo of a tabby cat"]
@@ -60,7 +62,7 @@ FLUX = {
 
 def call(name: str, **arguments) -> None:
     """Run an entry in this process."""
-    importlib.import_module(f"workflow_scripts.{name}").main(Namespace(**arguments))
+    importlib.import_module(find_module(name)).main(Namespace(**arguments))
 
 
 def draw(model: str, out: Path, *options: object) -> np.ndarray:

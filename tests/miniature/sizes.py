@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from workflow_scripts.models.diffusionkit import config, load_model_io
+from taqmlx.models.diffusionkit import config, load_model_io
 
 # By name, as what has these names is not to be imported before the sizes are the miniature's.
 CHECKPOINT_REPO, LARGE_REPO = (f"argmaxinc/mlx-stable-diffusion-3{version}" for version in ("-medium", ".5-large"))

@@ -1,10 +1,10 @@
 import mlx.core as mx
 import pytest
 
-from tests.blocks import capture, set_up
-from tests.reference import create_transformer
-from workflow_scripts.mmdit.flat_weights import start_at_weights
-from workflow_scripts.models import embedded
+from taqmlx.models import embedded
+from taqmlx.reconstruction.flat_weights import start_at_weights
+from tests.support.blocks import capture, set_up
+from tests.support.reference import create_transformer
 
 
 @pytest.fixture(scope="session")

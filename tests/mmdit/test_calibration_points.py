@@ -4,20 +4,20 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.quantization.conftest import write_calibration
-from tests.reference import FLUX, create_transformer
-from workflow_scripts.mmdit.block_assembly import split_points
-from workflow_scripts.mmdit.calibration_points import (
+from taqmlx.mmdit.calibration_points import (
     CalibrationPoints,
     guide_conditions,
     predict_conditions,
     read_points,
     split_runs,
 )
-from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
-from workflow_scripts.numerics.selection import hold_out_groups
-from workflow_scripts.store.calibration import open_calibration
-from workflow_scripts.store.errors import UserError
+from taqmlx.mmdit.forward import bind_linears, predict_velocity
+from taqmlx.numerics.selection import hold_out_groups
+from taqmlx.reconstruction.block_assembly import split_points
+from taqmlx.store.calibration import open_calibration
+from taqmlx.store.errors import UserError
+from tests.quantization.conftest import write_calibration
+from tests.support.reference import FLUX, create_transformer
 
 SIGMAS = np.array([1.0, 0.75, 0.4, 0.1], np.float32)
 

@@ -4,9 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.mmdit.blocks import list_blocks
-from workflow_scripts.mmdit.capture import assemble_rows, capture_states
-from workflow_scripts.mmdit.forward import (
+from taqmlx.mmdit.blocks import list_blocks
+from taqmlx.mmdit.capture import assemble_rows, capture_states
+from taqmlx.mmdit.forward import (
     advance_block,
     begin_blocks,
     bind_linears,

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from tests.reference import copy_transformer, create_transformer
-from workflow_scripts.mmdit.blocks import list_blocks, refuse_unsupported, run_block
-from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.models.diffusionkit import config
-from workflow_scripts.store.errors import UserError
+from taqmlx.mmdit.blocks import list_blocks, refuse_unsupported, run_block
+from taqmlx.mmdit.forward import bind_linears, predict_velocity
+from taqmlx.models.diffusionkit import config
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.errors import UserError
+from tests.support.reference import copy_transformer, create_transformer
 
 
 def predict_by_diffusionkit(model, latents, context, pooled, timestep):

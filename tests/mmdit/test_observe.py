@@ -4,11 +4,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts import plan
-from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.mmdit.observe import assemble_batch, find_broken_row, observe_batch
-from workflow_scripts.models.catalogue import find_model
+from taqmlx.mmdit.forward import bind_linears, predict_velocity
+from taqmlx.mmdit.observe import assemble_batch, find_broken_row, observe_batch
+from taqmlx.models.catalogue import find_model
+from taqmlx.planning import plan
+from taqmlx.planning.layers import list_linears
 
 PROMPTS = np.array([2, 0, 2])
 

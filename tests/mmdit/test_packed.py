@@ -6,13 +6,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.mmdit.forward import bind_linears
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.mmdit.packed import bind_packed, list_packed, name_bits, restore_weight
-from workflow_scripts.numerics.bit_choices import stored_bits
-from workflow_scripts.numerics.weight_grid import choose_grid, dequantize, pack_codes, round_to_grid
-from workflow_scripts.store.packed_checkpoint import PackedCheckpoint
-from workflow_scripts.store.quant_config import QuantConfig
+from taqmlx.mmdit.forward import bind_linears
+from taqmlx.mmdit.packed import bind_packed, list_packed, name_bits, restore_weight
+from taqmlx.numerics.weight_grid import choose_grid, dequantize, pack_codes, round_to_grid
+from taqmlx.planning.bit_choices import stored_bits
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.packed_checkpoint import PackedCheckpoint
+from taqmlx.store.quant_config import QuantConfig
 
 LAYERS = list_linears(5)
 BY_NAME = {layer.name: layer for layer in LAYERS}

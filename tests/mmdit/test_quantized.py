@@ -4,16 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
-from workflow_scripts.mmdit.layers import Layer, list_linears
-from workflow_scripts.mmdit.quantized import (
-    PRODUCTS,
-    InputGrid,
-    PackedWeight,
-    QuantizedLinears,
-    multiply_dense,
-    multiply_packed,
-)
+from taqmlx.mmdit.forward import bind_linears, predict_velocity
+from taqmlx.mmdit.quantized import PRODUCTS, InputGrid, PackedWeight, QuantizedLinears, multiply_dense, multiply_packed
+from taqmlx.planning.layers import Layer, list_linears
 
 SIGMAS = np.array([1.0, 0.5, 0.1])
 STEPS = np.array([0.08, 0.04, 0.02], np.float32)

@@ -10,12 +10,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests import reference
-from workflow_scripts.mmdit.forward import bind_linears
-from workflow_scripts.mmdit.sampling import sample
-from workflow_scripts.models import embedded
-from workflow_scripts.numerics import schedule
-from workflow_scripts.numerics.elementwise import KERNELS
+from taqmlx.mmdit.forward import bind_linears
+from taqmlx.mmdit.sampling import sample
+from taqmlx.models import embedded
+from taqmlx.numerics import schedule
+from taqmlx.numerics.elementwise import KERNELS
+from tests.support import reference
 
 PROMPTS = [
     "a red circle left of a blue square",

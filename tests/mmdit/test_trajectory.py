@@ -3,10 +3,10 @@
 import mlx.core as mx
 import pytest
 
-from tests import reference
-from workflow_scripts.mmdit.forward import bind_linears
-from workflow_scripts.mmdit.sampling import bind_step
-from workflow_scripts.numerics import schedule
+from taqmlx.mmdit.forward import bind_linears
+from taqmlx.mmdit.sampling import bind_step
+from taqmlx.numerics import schedule
+from tests.support import reference
 
 STEPS, CFG_WEIGHT, SEEDS = 8, 4.0, [7, 1234]
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from workflow_scripts.mmdit.blocks import resolve_module
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.mmdit.variant_sizes import measure_variant
-from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.store.block_file import read_block
-from workflow_scripts.store.packed_checkpoint import read_packed
+from taqmlx.mmdit.blocks import resolve_module
+from taqmlx.mmdit.variant_sizes import measure_variant
+from taqmlx.models.catalogue import find_model
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.block_file import read_block
+from taqmlx.store.packed_checkpoint import read_packed
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from workflow_scripts.models.classifier import HEADS, compare_attributes, judge_pictures, load_classifier
-from workflow_scripts.training.captions import FIELDS
-from workflow_scripts.training.pool import draw_example
+from taqmlx.models.classifier import HEADS, compare_attributes, judge_pictures, load_classifier
+from taqmlx.training.captions import FIELDS
+from taqmlx.training.pool import draw_example
 
 
 def test_the_heads_are_the_fields_of_a_scene_in_their_order():

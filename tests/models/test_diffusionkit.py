@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from workflow_scripts.models import diffusionkit
+from taqmlx.models import diffusionkit
 
 HEAVY = ("torch", "transformers", "coremltools", "huggingface_hub", "PIL")
 
@@ -14,7 +14,7 @@ def run_python(code):
 
 def test_the_modules_load_without_the_pipeline():
     code = (
-        "import sys; from workflow_scripts.models.diffusionkit import clip, config, mmdit, sampler, vae;"
+        "import sys; from taqmlx.models.diffusionkit import clip, config, mmdit, sampler, vae;"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     assert run_python(code).strip() == "[]"
@@ -31,7 +31,7 @@ def test_the_full_package_has_the_same_classes():
 
 def test_a_full_package_imported_before_is_kept():
     code = (
-        "from workflow_scripts.models.diffusionkit import load_pipeline_module; package = load_pipeline_module();"
+        "from taqmlx.models.diffusionkit import load_pipeline_module; package = load_pipeline_module();"
         "import diffusionkit.mlx; print(diffusionkit.mlx is package)"
     )
     assert run_python(code).strip() == "True"

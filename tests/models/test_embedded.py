@@ -4,10 +4,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.models import embedded
-from workflow_scripts.numerics.quality import measure_psnr
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.training.pool import draw_example
+from taqmlx.models import embedded
+from taqmlx.numerics.quality import measure_psnr
+from taqmlx.store.errors import UserError
+from taqmlx.training.pool import draw_example
 
 LIMIT = 20 * 2**20  # bytes, of all files of the model
 ODD_PROMPTS = ["", "a red circle", "ünïcode 红色", "word " * 200, "a small zebra left of a large sofa"]

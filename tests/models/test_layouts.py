@@ -2,7 +2,7 @@
 
 import pytest
 
-from workflow_scripts.models.layouts import LAYOUTS, describe_folder, recognise, recognise_bytes
+from taqmlx.models.layouts import LAYOUTS, describe_folder, recognise, recognise_bytes
 
 BLOCK = "model.diffusion_model.joint_blocks"
 # What is said of a file with these first bytes, these tensors, this name, or of a folder with these files.

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save_file
 
+from taqmlx.mmdit.forward import bind_linears, predict_velocity
+from taqmlx.mmdit.sampling import sample
+from taqmlx.models.catalogue import find_model
+from taqmlx.models.diffusionkit import load_pipeline_module
+from taqmlx.models.releases import RELEASES
+from taqmlx.models.sd3 import MODELS
+from taqmlx.models.weight_files import CHECKPOINT_REPO
+from taqmlx.numerics import schedule
+from taqmlx.planning import plan
+from taqmlx.store.errors import UserError
 from tests.miniature import cache
 from tests.models.test_sd3 import TOLERANCE, keep_latents, measure_error
-from workflow_scripts import plan
-from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
-from workflow_scripts.mmdit.sampling import sample
-from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.models.diffusionkit import load_pipeline_module
-from workflow_scripts.models.releases import RELEASES
-from workflow_scripts.models.sd3 import MODELS
-from workflow_scripts.models.weight_files import CHECKPOINT_REPO
-from workflow_scripts.numerics import schedule
-from workflow_scripts.store.errors import UserError
 
 PROMPTS, NEGATIVE = ["a red circle on the table", "a photo of a tabby cat 2"], "blue square"
 HEIGHT, WIDTH, STEPS, SEED = 64, 96, 3, 5

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from taqmlx.mmdit.forward import bind_linears, predict_velocity
+from taqmlx.mmdit.sampling import sample
+from taqmlx.models.diffusionkit import load_pipeline_module
+from taqmlx.models.sd3 import MODELS
+from taqmlx.models.weight_files import CHECKPOINT, CHECKPOINT_REPO
+from taqmlx.numerics import elementwise, schedule
 from tests.miniature import cache
-from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
-from workflow_scripts.mmdit.sampling import sample
-from workflow_scripts.models.diffusionkit import load_pipeline_module
-from workflow_scripts.models.sd3 import MODELS
-from workflow_scripts.models.weight_files import CHECKPOINT, CHECKPOINT_REPO
-from workflow_scripts.numerics import elementwise, schedule
 
 PROMPTS, NEGATIVE = ["a red circle on the table", "a photo of a tabby cat 2"], "blue square"
 HEIGHT, WIDTH, STEPS, CFG_WEIGHT, SEED = 64, 96, 2, 4.0, 5

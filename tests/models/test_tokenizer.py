@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.models.embedded import TEXT_ENCODER, load_tokenizer
-from workflow_scripts.models.tokenizer import BOS, PAD, UNKNOWN, Tokenizer
-from workflow_scripts.training.captions import list_words
+from taqmlx.models.embedded import TEXT_ENCODER, load_tokenizer
+from taqmlx.models.tokenizer import BOS, PAD, UNKNOWN, Tokenizer
+from taqmlx.training.captions import list_words
 
 WORDS = ["a", "circle", "red"]
 

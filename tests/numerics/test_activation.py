@@ -4,13 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.activation import (
-    compute_step,
-    compute_token_step,
-    look_up_step,
-    quantize_dequantize,
-)
-from workflow_scripts.numerics.knots import LOOKUPS, find_nearest_knot
+from taqmlx.numerics.activation import compute_step, compute_token_step, look_up_step, quantize_dequantize
+from taqmlx.numerics.knots import LOOKUPS, find_nearest_knot
 
 
 def quantize_slowly(x, step, bits, shift=0.0):

@@ -5,18 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from workflow_scripts import configuration
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.numerics.bit_choices import WIDTHS, Choice, list_choices
-from workflow_scripts.numerics.bit_search import (
-    Option,
-    choose_bits,
-    count_stored_bits,
-    find_uniform,
-    search_sizes,
-    write_rules,
-)
-from workflow_scripts.numerics.layer_rules import find_rule
+from taqmlx.numerics.bit_search import Option, choose_bits, count_stored_bits, find_uniform, search_sizes, write_rules
+from taqmlx.planning import configuration
+from taqmlx.planning.bit_choices import WIDTHS, Choice, list_choices
+from taqmlx.planning.layer_rules import find_rule
+from taqmlx.planning.layers import list_linears
 
 NAMES = [layer.name for layer in list_linears(5)]
 IN_BLOCKS = [name for name in NAMES if name.startswith("mm_")]

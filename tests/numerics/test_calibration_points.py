@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.calibration_points import invert_permutation, select_steps, shuffle_points
+from taqmlx.numerics.calibration_points import invert_permutation, select_steps, shuffle_points
 
 
 def test_the_selected_steps_of_the_paper():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.distribution import (
+from taqmlx.numerics.distribution import (
     compute_cubic_kernel,
     compute_gaussian_kernel,
     compute_kernels,

@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.elementwise import (
+from taqmlx.numerics.elementwise import (
     KERNELS,
     approximate_gelu,
     approximate_softmax,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workflow_scripts.numerics.footprint import BATCH_BYTES, count_row_bytes, estimate_learning, limit_batch
+from taqmlx.numerics.footprint import BATCH_BYTES, count_row_bytes, estimate_learning, limit_batch
 
 WIDTH = 1536
 EMBEDDED = {"tokens": 36, "width": 128}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.frontier import (
+from taqmlx.numerics.frontier import (
     describe_quality,
     describe_saving,
     find_bits,
@@ -11,7 +11,7 @@ from workflow_scripts.numerics.frontier import (
     summarise,
     trace_frontier,
 )
-from workflow_scripts.numerics.plain_ways import FAMILIES, FARTHEST_SPLIT, WIDTHS, list_plain
+from taqmlx.planning.plain_ways import FAMILIES, FARTHEST_SPLIT, WIDTHS, list_plain
 
 BITS = np.array([4.5, 2.5, 8.5, 6.5, 5.0])
 QUALITY = np.array([12.0, 0.0, 36.0, 24.0, 11.0])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.gptq import accumulate_hessian, round_with_gptq
-from workflow_scripts.numerics.weight_grid import choose_grid, dequantize, round_to_grid, spread
+from taqmlx.numerics.gptq import accumulate_hessian, round_with_gptq
+from taqmlx.numerics.weight_grid import choose_grid, dequantize, round_to_grid, spread
 
 DAMPING = 0.01
 

@@ -4,8 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.learned_codes import dequantize_soft, round_codes, round_stored
-from workflow_scripts.numerics.weight_grid import Grid, dequantize
+from taqmlx.numerics.learned_codes import dequantize_soft, round_codes, round_stored
+from taqmlx.numerics.weight_grid import Grid, dequantize
 
 OUT, GROUPS, SIZE = 6, 3, 32
 BITS = (2, 3, 4, 5, 6, 7, 8)

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.learned_step import quantize_learned
+from taqmlx.numerics.learned_step import quantize_learned
 
 SHAPE = (3, 5, 8)
 STEP_SHAPES = {"one": (1, 1, 1), "by row": (3, 1, 1), "by channel": (1, 1, 8), "by row and channel": (3, 1, 8)}

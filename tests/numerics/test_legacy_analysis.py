@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.legacy_analysis import PERCENTILES, advise_bits, advise_layer, join_steps
+from taqmlx.numerics.legacy_analysis import PERCENTILES, advise_bits, advise_layer, join_steps
 
 ROWS, CHANNELS = [50, 10, 30], 4
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.momentum_shift import BATCH, MOMENTUM, compute_momentum_shift
+from taqmlx.numerics.momentum_shift import BATCH, MOMENTUM, compute_momentum_shift
 
 
 def draw(rows, channels=4):

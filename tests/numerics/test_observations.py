@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics import observations, sketch
-from workflow_scripts.numerics.statistics import ChannelStatistics
+from taqmlx.numerics import observations, sketch
+from taqmlx.numerics.statistics import ChannelStatistics
 
 NAMES = ("mm_00.image.attn.qkv", "mm_00.image.mlp.fc2")
 

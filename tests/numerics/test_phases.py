@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.phases import PHASES, find_phase, group_by_phase
+from taqmlx.numerics.phases import PHASES, find_phase, group_by_phase
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.quality import compare_weights, measure_psnr, measure_snr
+from taqmlx.numerics.quality import compare_weights, measure_psnr, measure_snr
 
 
 @pytest.fixture

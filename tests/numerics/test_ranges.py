@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from workflow_scripts.numerics.ranges import measure_input
+from taqmlx.numerics.ranges import measure_input
 
 
 def test_ratios_equal_the_plain_formulas():

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics import rounding
+from taqmlx.numerics import rounding
 
 ITERATIONS, WARM_UP, ENDS = 1000, 0.2, (20, 2)
 

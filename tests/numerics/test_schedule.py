@@ -4,9 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests import reference
-from workflow_scripts.models.diffusionkit import sampler
-from workflow_scripts.numerics import schedule
+from taqmlx.models.diffusionkit import sampler
+from taqmlx.numerics import schedule
+from tests.support import reference
 
 
 def step_slowly(latents, velocity, sigma, next_sigma, weight):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.selection import choose_points, choose_spread_points
+from taqmlx.numerics.selection import choose_points, choose_spread_points
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics import sketch
+from taqmlx.numerics import sketch
 
 SHARES = [0.001, 0.01, 0.99, 0.999]
 

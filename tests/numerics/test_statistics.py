@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics import statistics
+from taqmlx.numerics import statistics
 
 
 def collect(x, batch):

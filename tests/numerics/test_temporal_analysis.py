@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics import temporal_analysis
+from taqmlx.numerics import temporal_analysis
 
 
 def test_scales_are_summarised_over_steps():

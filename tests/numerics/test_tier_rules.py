@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.tier_rules import Evidence, choose_bits
+from taqmlx.numerics.tier_rules import Evidence, choose_bits
 
 SIGMAS = [1.0, 0.5, 0.1]
 MEASURED = {"multitier_rule": "measured", "multitier_budget": 40.0}

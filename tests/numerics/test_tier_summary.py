@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.tier_summary import find_most_by_phase, is_highly_variable, summarise_bits
+from taqmlx.numerics.tier_summary import find_most_by_phase, is_highly_variable, summarise_bits
 
 BITS = {"a": np.array([4, 4, 4]), "b": np.array([8, 6, 8]), "c": np.array([8, 8, 8]), "d": np.array([4, 8, 8])}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics import tiers
+from taqmlx.numerics import tiers
 
 CLIPS = {4: 0.5, 6: 0.9, 8: 0.97}
 BUDGETS = [-np.inf, 10.0, 30.0, 40.0, 1000.0, np.inf]

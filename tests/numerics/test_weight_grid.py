@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics import weight_grid
+from taqmlx.numerics import weight_grid
 
 ALL_BITS = [2, 3, 4, 5, 6, 7, 8]
 KINDS = list(product([False, True], ["absmax", "search"]))

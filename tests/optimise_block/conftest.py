@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from tests.kill_block import list_arguments
-from tests.presets import PAPER
+from taqmlx.models.catalogue import find_model
+from taqmlx.planning import configuration, plan
+from taqmlx.planning.block_plan import select_block
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.files import read_json, write_json
 from tests.quantization import conftest as small
-from workflow_scripts import capture_blocks, configuration, optimise_block, plan
-from workflow_scripts.block_plan import select_block
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.store.files import read_json, write_json
+from tests.support.kill_block import list_arguments
+from tests.support.presets import PAPER
+from workflow_scripts.blocks import capture_blocks, optimise_block
 
 # 12 points captured at 3 steps, the 4 of one of three prompts held out: 16 rows to learn from and 8 that measure.
 SETTINGS = {

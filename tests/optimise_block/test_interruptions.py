@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.kill_block import list_arguments
+from taqmlx.store.errors import UserError
 from tests.optimise_block.conftest import SETTINGS, configure, quantize
-from tests.shards import hash_tree
-from workflow_scripts import optimise_block
-from workflow_scripts.store.errors import UserError
+from tests.support.kill_block import list_arguments
+from tests.support.shards import hash_tree
+from workflow_scripts.blocks import optimise_block
 
 
 def interrupt(folder: Path, monkeypatch, saves: int = 1) -> Path:
@@ -39,7 +39,7 @@ def interrupt(folder: Path, monkeypatch, saves: int = 1) -> Path:
 @pytest.mark.parametrize("saves", [1, 2, 3])
 def test_an_interrupted_block_goes_on_and_ends_with_the_same_bytes(folder, finished, monkeypatch, caplog, saves):
     interrupt(folder, monkeypatch, saves)
-    with caplog.at_level(logging.INFO, "workflow_scripts"):
+    with caplog.at_level(logging.INFO, "taqmlx"):
         path = quantize(folder)
     assert f"resuming mm_00 after {2 * saves} iterations" in caplog.text
     assert hash_tree(path.parent) == hash_tree(finished["adaround"].parent)
@@ -59,7 +59,7 @@ def test_a_checkpoint_of_other_parameters_is_not_used_and_that_is_said(folder, f
     monkeypatch.setitem(SETTINGS, "adaround_rate", 0.5)
     interrupt(folder, monkeypatch)
     monkeypatch.setitem(SETTINGS, "adaround_rate", 0.03)
-    with caplog.at_level(logging.INFO, "workflow_scripts"):
+    with caplog.at_level(logging.INFO, "taqmlx"):
         path = quantize(folder)
     assert "learning.safetensors was made with other parameters or inputs; it is not used, and mm_00 starts over" in (
         caplog.text
@@ -71,7 +71,7 @@ def test_a_checkpoint_of_other_parameters_is_not_used_and_that_is_said(folder, f
 def test_a_damaged_checkpoint_is_not_used_and_that_is_said(folder, finished, monkeypatch, caplog, length):
     checkpoint = interrupt(folder, monkeypatch)
     checkpoint.write_bytes(checkpoint.read_bytes()[:length])
-    with caplog.at_level(logging.INFO, "workflow_scripts"):
+    with caplog.at_level(logging.INFO, "taqmlx"):
         path = quantize(folder)
     assert re.search(r"learning\.safetensors is damaged.*; it is not used, and mm_00 starts over", caplog.text)
     assert hash_tree(path.parent) == hash_tree(finished["adaround"].parent)
@@ -80,7 +80,7 @@ def test_a_damaged_checkpoint_is_not_used_and_that_is_said(folder, finished, mon
 @pytest.mark.parametrize("moments", [4, pytest.param(15, marks=pytest.mark.slow)])
 def test_a_worker_killed_at_any_moment_ends_bit_identical(folder, moments):
     configure(folder)
-    command = [sys.executable, "-m", "tests.kill_block", str(folder), str(moments)]
+    command = [sys.executable, "-m", "tests.support.kill_block", str(folder), str(moments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -90,7 +90,7 @@ def start(folder: Path) -> subprocess.Popen:
     named = list_arguments(folder)
     options = ["--params", named.params, "--scratch", named.scratch, "--out", named.out, "--inputs", *named.inputs]
     return subprocess.Popen(
-        [sys.executable, "-m", "workflow_scripts.optimise_block", *map(str, options)],
+        [sys.executable, "-m", "workflow_scripts.blocks.optimise_block", *map(str, options)],
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -111,7 +111,7 @@ def test_a_process_stopped_by_the_keyboard_says_so_and_goes_on_where_it_was(
     assert process.returncode == 130, said
     assert "interrupted; the next run goes on from the last checkpoint" in said
     assert "Traceback" not in said
-    with caplog.at_level(logging.INFO, "workflow_scripts"):
+    with caplog.at_level(logging.INFO, "taqmlx"):
         path = quantize(folder)
     assert "resuming mm_00 after" in caplog.text
     other = tmp_path / "undisturbed"

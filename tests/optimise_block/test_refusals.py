@@ -8,23 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.kill_block import list_arguments
+from taqmlx.planning import plan
+from taqmlx.planning.block_plan import select_block
+from taqmlx.store.block_file import read_block, write_block
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import write_json
+from taqmlx.store.seal import make_seal, read_file_seal, read_group_seal, write_group_seal
 from tests.optimise_block.conftest import configure, quantize, select
 from tests.quantization import conftest as small
-from tests.shards import hash_tree
-from workflow_scripts import optimise_block, plan
-from workflow_scripts.block_plan import select_block
-from workflow_scripts.store.block_file import read_block, write_block
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import write_json
-from workflow_scripts.store.seal import make_seal, read_file_seal, read_group_seal, write_group_seal
+from tests.support.kill_block import list_arguments
+from tests.support.shards import hash_tree
+from workflow_scripts.blocks import optimise_block
 
 
 def test_a_finished_block_is_left_alone(copy, caplog):
     arguments = list_arguments(copy)
     before = hash_tree(arguments.out.parent)
     arguments.scratch.mkdir(parents=True)
-    with caplog.at_level(logging.INFO, "workflow_scripts"):
+    with caplog.at_level(logging.INFO, "taqmlx"):
         quantize(copy, engine="rtn", replace=True)
     assert "mm_00.safetensors is finished already" in caplog.text
     assert hash_tree(arguments.out.parent) == before
@@ -47,7 +48,7 @@ def test_a_finished_block_of_other_parameters_is_replaced_only_if_asked(copy, ca
     with pytest.raises(UserError, match=rf"^\S+mm_00\.safetensors was made with other parameters \({words}[^\n]+$"):
         quantize(copy, **changes)
     assert hash_tree(copy / "adaround") == before
-    with caplog.at_level(logging.INFO, "workflow_scripts"):
+    with caplog.at_level(logging.INFO, "taqmlx"):
         path = quantize(copy, replace=True, **changes)
     assert re.search(rf"other parameters \({words}.*; it is made again", caplog.text)
     assert read_block(path).seal["parameters"] == select_block(select("optimise_block", **changes), "mm_00")

@@ -5,22 +5,23 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.kill_block import list_arguments
+from taqmlx.models.catalogue import find_model
+from taqmlx.numerics.weight_grid import choose_grid, dequantize, round_to_grid
+from taqmlx.planning import plan
+from taqmlx.planning.block_plan import select_block
+from taqmlx.reconstruction.block_assembly import split_points
+from taqmlx.store.block_file import digest_codes, read_block
+from taqmlx.store.block_inputs import open_block_inputs
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, write_json
+from taqmlx.store.mixed_bits import FORMAT
+from taqmlx.store.seal import read_group_seal
+from taqmlx.store.tensors import read_tensors
 from tests.optimise_block.conftest import TRIED, configure, quantize, read_report, select
 from tests.quantization import conftest as small
-from tests.shards import hash_tree
-from workflow_scripts import optimise_block, plan
-from workflow_scripts.block_plan import select_block
-from workflow_scripts.mmdit.block_assembly import split_points
-from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics.weight_grid import choose_grid, dequantize, round_to_grid
-from workflow_scripts.store.block_file import digest_codes, read_block
-from workflow_scripts.store.block_inputs import open_block_inputs
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, write_json
-from workflow_scripts.store.mixed_bits import FORMAT
-from workflow_scripts.store.seal import read_group_seal
-from workflow_scripts.store.tensors import read_tensors
+from tests.support.kill_block import list_arguments
+from tests.support.shards import hash_tree
+from workflow_scripts.blocks import optimise_block
 
 
 @pytest.mark.parametrize("engine", TRIED)

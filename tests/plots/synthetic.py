@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from workflow_scripts.mmdit.layers import list_linears, list_streams
+from taqmlx.planning.layers import list_linears, list_streams
 
 STEPS = list(range(0, 100, 8))
 SIGMAS = np.linspace(1, 0.01, len(STEPS)).tolist()

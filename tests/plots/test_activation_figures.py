@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from taqmlx.plots import channels, heatmaps, over_sigma, snapshots
 from tests.plots.synthetic import SIGMAS, STEPS, build_statistics, take_absmax
-from workflow_scripts.plots import channels, heatmaps, over_sigma, snapshots
 
 INPUTS, ARRAYS = build_statistics(3)
 ABSMAX = take_absmax(INPUTS)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from taqmlx.plots import blocks, distributions
 from tests.plots.synthetic import build_report, build_reports, build_sensitivity
-from workflow_scripts.plots import blocks, distributions
 
 
 def test_reports_without_a_loss_are_left_out_and_it_is_said():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from taqmlx.plots import evaluation, pictures
 from tests.plots.synthetic import build_full_precision, build_variant
-from workflow_scripts.plots import evaluation, pictures
 
 EXACT = {"fp": build_full_precision()}
 

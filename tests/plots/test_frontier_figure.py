@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from taqmlx.numerics.frontier import trace_frontier
+from taqmlx.plots.frontier import draw_frontier
+from taqmlx.plots.style import save_figure
+from taqmlx.store.frontier_file import find_best, list_ours, list_plain
 from tests.plots.synthetic import build_frontier
-from workflow_scripts.numerics.frontier import trace_frontier
-from workflow_scripts.plots.frontier import draw_frontier
-from workflow_scripts.plots.style import save_figure
-from workflow_scripts.store.frontier_file import find_best, list_ours, list_plain
 
 
 def test_both_panels_have_every_way_the_frontier_and_both_of_ours():

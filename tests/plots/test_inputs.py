@@ -1,8 +1,8 @@
 """Names of inputs say where they are read."""
 
+from taqmlx.planning.layers import list_linears
+from taqmlx.plots.inputs import ROLES, find_nearest, list_block_names, list_outside, list_places, select
 from tests.plots.synthetic import list_inputs
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.plots.inputs import ROLES, find_nearest, list_block_names, list_outside, list_places, select
 
 
 def test_every_input_of_a_block_has_the_place_its_layers_have():

@@ -3,6 +3,18 @@
 import numpy as np
 import pytest
 
+from taqmlx.plots import (
+    blocks,
+    channels,
+    distributions,
+    evaluation,
+    frontier,
+    heatmaps,
+    over_sigma,
+    pictures,
+    snapshots,
+)
+from taqmlx.plots.style import create_figure
 from tests.plots.readable import check_readable, find_overlaps
 from tests.plots.synthetic import (
     SIGMAS,
@@ -16,18 +28,6 @@ from tests.plots.synthetic import (
     name_blocks,
     take_absmax,
 )
-from workflow_scripts.plots import (
-    blocks,
-    channels,
-    distributions,
-    evaluation,
-    frontier,
-    heatmaps,
-    over_sigma,
-    pictures,
-    snapshots,
-)
-from workflow_scripts.plots.style import create_figure
 
 DEPTH = 24
 INPUTS, ARRAYS = build_statistics(DEPTH)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workflow_scripts.plots.style import STYLE, create_figure, cycle_styles, save_figure, styled, thin
+from taqmlx.plots.style import STYLE, create_figure, cycle_styles, save_figure, styled, thin
 
 
 @styled

@@ -11,26 +11,22 @@ import pytest
 import zarr
 from mlx.utils import tree_flatten
 
-from tests.presets import PAPER
+from taqmlx.models.catalogue import find_model
+from taqmlx.numerics import weight_grid
+from taqmlx.planning import configuration, plan
+from taqmlx.planning.block_plan import select_block
+from taqmlx.planning.layer_rules import UNQUANTIZED
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.block_file import LayerInput, LayerWeight, write_block
+from taqmlx.store.calibration import list_specs
+from taqmlx.store.files import read_json, write_json
+from taqmlx.store.seal import make_seal, write_group_seal
+from taqmlx.store.zarr_arrays import create_group
 from tests.quantization.multitier import Chooser
-from workflow_scripts import (
-    collect_activations,
-    configuration,
-    merge_activations,
-    pack_weights,
-    plan,
-    write_quant_config,
-)
-from workflow_scripts.block_plan import select_block
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics import weight_grid
-from workflow_scripts.numerics.layer_rules import UNQUANTIZED
-from workflow_scripts.store.block_file import LayerInput, LayerWeight, write_block
-from workflow_scripts.store.calibration import list_specs
-from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.seal import make_seal, write_group_seal
-from workflow_scripts.store.zarr_arrays import create_group
+from tests.support.presets import PAPER
+from workflow_scripts.activations import collect_activations, merge_activations
+from workflow_scripts.quant_config import write_quant_config
+from workflow_scripts.weights import pack_weights
 
 STEPS, SIGMAS = [0, 3, 6], [1.0, 0.75, 0.25]
 PROMPTS, POINTS_PER_STEP, CFG_SCALE = 3, 6, 3.0

@@ -3,11 +3,12 @@
 from argparse import Namespace
 from pathlib import Path
 
-from tests.sensitivity import write_sensitivities
-from workflow_scripts import configuration, plan, write_multitier
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.store.files import write_json
-from workflow_scripts.store.quant_config import read_quant_config
+from taqmlx.planning import configuration, plan
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.files import write_json
+from taqmlx.store.quant_config import read_quant_config
+from tests.support.sensitivity import write_sensitivities
+from workflow_scripts.multitier import write_multitier
 
 # Others than the config's 1, 0.75 and 0.25: their nearest are the first, the first and the last.
 KNOTS = [1.0, 0.5, 0.2]

@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 import zarr
 
+from taqmlx.mmdit.forward import bind_linears, predict_velocity
+from taqmlx.models.catalogue import find_model
+from taqmlx.numerics.observations import unpack_observations
+from taqmlx.planning import plan
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, write_json
+from taqmlx.store.seal import read_file_seal, read_group_seal
+from taqmlx.store.tensors import read_tensors
 from tests.quantization.conftest import STEPS, seal_calibration
-from workflow_scripts import plan
-from workflow_scripts.mmdit.forward import bind_linears, predict_velocity
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.numerics.observations import unpack_observations
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.seal import read_file_seal, read_group_seal
-from workflow_scripts.store.tensors import read_tensors
 
 
 def read_slowly(points):

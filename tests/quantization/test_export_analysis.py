@@ -7,12 +7,13 @@ from argparse import Namespace
 import numpy as np
 import pytest
 
+from taqmlx.numerics.legacy_analysis import advise_layer
+from taqmlx.planning import plan
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, read_plain_json, write_json
 from tests.quantization.conftest import SIGMAS, STEPS
-from workflow_scripts import export_analysis, plan
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.numerics.legacy_analysis import advise_layer
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, read_plain_json, write_json
+from workflow_scripts.multitier import export_analysis
 
 Q, FC2 = "mm_01.image.attn.q_proj", "mm_01.image.mlp.fc2"
 NAMES = {"temporal": "layer_temporal_analysis", "flat": "layer_statistics", "advice": "quantization_config"}

@@ -6,11 +6,11 @@ from argparse import Namespace
 import numpy as np
 import pytest
 
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
+from taqmlx.store.statistics_file import read_statistics_arrays
 from tests.quantization.conftest import SIGMAS, STEPS, Study
-from workflow_scripts import merge_activations
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json
-from workflow_scripts.store.statistics_file import read_statistics_arrays
+from workflow_scripts.activations import merge_activations
 
 
 @pytest.fixture(scope="module")

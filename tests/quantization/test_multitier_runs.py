@@ -6,17 +6,17 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from taqmlx.mmdit.forward import predict_velocity
+from taqmlx.mmdit.packed import bind_packed
+from taqmlx.models.catalogue import find_model
+from taqmlx.store.files import hash_file, read_json, write_json
+from taqmlx.store.packed_checkpoint import read_packed
+from taqmlx.store.quant_config import read_quant_config
+from taqmlx.store.statistics_file import read_statistics_arrays
+from taqmlx.store.tensors import read_tensors, write_tensors
 from tests.quantization.conftest import SIGMAS
 from tests.quantization.multitier import ADALN, FC1, LAYERS
-from tests.sensitivity import CLIPS
-from workflow_scripts.mmdit.forward import predict_velocity
-from workflow_scripts.mmdit.packed import bind_packed
-from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.store.files import hash_file, read_json, write_json
-from workflow_scripts.store.packed_checkpoint import read_packed
-from workflow_scripts.store.quant_config import read_quant_config
-from workflow_scripts.store.statistics_file import read_statistics_arrays
-from workflow_scripts.store.tensors import read_tensors, write_tensors
+from tests.support.sensitivity import CLIPS
 
 
 class TestRuns:
@@ -120,7 +120,7 @@ class TestAnalysis:
         assert summary["always_a4"] == ["mm_01.text.mlp.fc1"]
 
     def test_the_log_says_the_shares(self, chooser, caplog):
-        with caplog.at_level("INFO", logger="workflow_scripts"):
+        with caplog.at_level("INFO", logger="taqmlx"):
             chooser.write(multitier_budget=1e6)
         assert "A4 0.0 %, A6 0.0 %, A8 100.0 % of 171 decisions, 8.00 bits in the mean; 0 of 57 layers" in caplog.text
 

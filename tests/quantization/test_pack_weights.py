@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from taqmlx.models import embedded
+from taqmlx.models.diffusionkit import config as diffusionkit_config
+from taqmlx.models.diffusionkit import mmdit
+from taqmlx.numerics import weight_grid
+from taqmlx.planning import configuration, plan
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.block_file import LayerInput, digest_codes, read_block
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, read_json, write_json
+from taqmlx.store.mixed_bits import FORMAT as MIXED
+from taqmlx.store.packed_checkpoint import read_packed
+from taqmlx.store.seal import make_seal, read_file_seal
+from taqmlx.store.tensors import read_tensors
 from tests.quantization.conftest import write_rounded_blocks
-from workflow_scripts import configuration, plan
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.models import embedded
-from workflow_scripts.models.diffusionkit import config as diffusionkit_config
-from workflow_scripts.models.diffusionkit import mmdit
-from workflow_scripts.numerics import weight_grid
-from workflow_scripts.store.block_file import LayerInput, digest_codes, read_block
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, read_json, write_json
-from workflow_scripts.store.mixed_bits import FORMAT as MIXED
-from workflow_scripts.store.packed_checkpoint import read_packed
-from workflow_scripts.store.seal import make_seal, read_file_seal
-from workflow_scripts.store.tensors import read_tensors
 
 LAYERS = list_linears(*plan.MODEL_BLOCKS["embedded"])
 NAMES = {layer.path: layer.name for layer in LAYERS}

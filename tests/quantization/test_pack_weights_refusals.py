@@ -5,12 +5,13 @@ import shutil
 import mlx.core as mx
 import pytest
 
+from taqmlx.planning import plan
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, write_json
+from taqmlx.store.seal import make_seal, read_file_seal
 from tests.quantization.conftest import write_rounded_blocks
-from workflow_scripts import pack_weights, plan
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.seal import make_seal, read_file_seal
+from workflow_scripts.weights import pack_weights
 
 LAYERS = list_linears(*plan.MODEL_BLOCKS["embedded"])
 FC1 = "mm_01.image.mlp.fc1"

@@ -1,8 +1,8 @@
 """What is said of widths follows from the files and not from what is usual."""
 
-from workflow_scripts.mmdit.variant_sizes import measure_variant
-from workflow_scripts.models.catalogue import find_model
-from workflow_scripts.summary import describe_results
+from taqmlx.mmdit.variant_sizes import measure_variant
+from taqmlx.models.catalogue import find_model
+from taqmlx.runtime.summary import describe_results
 
 
 def test_three_bits_are_called_so(study):

@@ -4,8 +4,8 @@ from argparse import Namespace
 
 import pytest
 
-from workflow_scripts import report_ranges
-from workflow_scripts.store.files import read_json
+from taqmlx.store.files import read_json
+from workflow_scripts.activations import report_ranges
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from argparse import Namespace
 import numpy as np
 import pytest
 
-from workflow_scripts import verify_weights
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, read_json, write_json, write_plain_json
-from workflow_scripts.store.seal import make_seal, read_file_seal
-from workflow_scripts.store.tensors import read_tensors, write_tensors
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, read_json, write_json, write_plain_json
+from taqmlx.store.seal import make_seal, read_file_seal
+from taqmlx.store.tensors import read_tensors, write_tensors
+from workflow_scripts.tools import verify_weights
 
 FC1 = "multimodal_transformer_blocks.1.image_transformer_block.mlp.fc1"
 
@@ -235,7 +235,7 @@ def test_a_truncated_file_ends_the_process_with_one_line_and_an_error(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
     found = subprocess.run(
-        [sys.executable, "-m", "workflow_scripts.verify_weights", folder], capture_output=True, text=True
+        [sys.executable, "-m", "workflow_scripts.tools.verify_weights", folder], capture_output=True, text=True
     )
     assert found.returncode == 1
     assert found.stderr.startswith(f"error: {path} is damaged")
@@ -248,7 +248,7 @@ def test_a_flipped_byte_ends_the_process_with_an_error(folder):
     content[-1] ^= 1
     path.write_bytes(content)
     found = subprocess.run(
-        [sys.executable, "-m", "workflow_scripts.verify_weights", folder], capture_output=True, text=True
+        [sys.executable, "-m", "workflow_scripts.tools.verify_weights", folder], capture_output=True, text=True
     )
     assert found.returncode == 1
     assert "model.safetensors does not have the sha256 config.json names" in found.stderr

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, write_json
+from taqmlx.store.quant_config import read_quant_config
+from taqmlx.store.sensitivity_file import write_sensitivity
 from tests.quantization.multitier import ADALN, FC1, FC2, Q
-from tests.sensitivity import CLIPS
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.quant_config import read_quant_config
-from workflow_scripts.store.sensitivity_file import write_sensitivity
+from tests.support.sensitivity import CLIPS
 
 
 def find_absmax(study, name):

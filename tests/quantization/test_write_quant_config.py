@@ -6,16 +6,16 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
+from taqmlx.numerics import weight_grid
+from taqmlx.planning import plan
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.block_file import LayerInput
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, write_json
+from taqmlx.store.quant_config import read_quant_config
+from taqmlx.store.seal import make_seal
+from taqmlx.store.statistics_file import read_statistics_arrays
 from tests.quantization.conftest import SIGMAS, write_rounded_blocks
-from workflow_scripts import plan
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.numerics import weight_grid
-from workflow_scripts.store.block_file import LayerInput
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.quant_config import read_quant_config
-from workflow_scripts.store.seal import make_seal
-from workflow_scripts.store.statistics_file import read_statistics_arrays
 
 FC1, FC2, ADALN = "mm_01.image.mlp.fc1", "mm_01.image.mlp.fc2", "mm_01.image.adaLN_modulation"
 

@@ -2,8 +2,8 @@
 
 from argparse import Namespace
 
-from tests.report_study import make_distillation
-from workflow_scripts.report.distillation import describe_distillation
+from taqmlx.report.distillation import describe_distillation
+from tests.support.report_study import make_distillation
 
 LAYERS = [Namespace(name="a"), Namespace(name="b")]
 

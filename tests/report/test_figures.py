@@ -4,9 +4,9 @@ import base64
 
 import pytest
 
-from tests.report_study import draw_plot
-from workflow_scripts.report.figures import embed_plot, embed_plots
-from workflow_scripts.store.errors import UserError
+from taqmlx.report.figures import embed_plot, embed_plots
+from taqmlx.store.errors import UserError
+from tests.support.report_study import draw_plot
 
 
 def test_a_plot_is_a_data_address_with_its_size(tmp_path):

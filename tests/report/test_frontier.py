@@ -1,8 +1,8 @@
 """The bits saved head the report, and its first table has our sizes and nn.quantize's frontier."""
 
+from taqmlx.report.frontier import describe_saving, tabulate_frontier
 from tests.plots.synthetic import build_frontier, build_way
-from tests.report_study import make_saving
-from workflow_scripts.report.frontier import describe_saving, tabulate_frontier
+from tests.support.report_study import make_saving
 
 
 def read_rows(table):

@@ -7,10 +7,10 @@ from argparse import Namespace
 
 import pytest
 
-from workflow_scripts import describe_quantization
-from workflow_scripts.report.kinds import show_kind
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json
+from taqmlx.report.kinds import show_kind
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
+from workflow_scripts.tools import describe_quantization
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_widths_are_weighed_by_their_weights():
 
 
 def test_the_command_prints_the_table_and_names_a_missing_file_in_one_line(quantized_study, tmp_path):
-    command = [sys.executable, "-m", "workflow_scripts.describe_quantization"]
+    command = [sys.executable, "-m", "workflow_scripts.tools.describe_quantization"]
     done = subprocess.run([*command, quantized_study.quant_config], capture_output=True, text=True, check=True)
     assert re.search(r"^\| All linear layers \| 74 \|", done.stdout, re.MULTILINE)
     missing = subprocess.run([*command, tmp_path / "absent.json"], capture_output=True, text=True, check=False)

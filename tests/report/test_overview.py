@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.report_study import make_evaluation, make_variant
-from workflow_scripts.report import overview, trouble
+from taqmlx.report import overview, trouble
+from tests.support.report_study import make_evaluation, make_variant
 
 
 def read(distance, interval):

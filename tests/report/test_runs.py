@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tests.report_study import BENCHMARK
-from workflow_scripts.report import runs
+from taqmlx.report import runs
+from tests.support.report_study import BENCHMARK
 
 
 def test_absolute_places_keep_only_their_names():

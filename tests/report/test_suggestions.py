@@ -1,8 +1,8 @@
 """Mixed bits beside uniform ones, and none where no single choice fits the size."""
 
-from tests.report_study import make_mixed
-from workflow_scripts.report.suggestions import tabulate_mixed
-from workflow_scripts.report.tables import NOTHING, show_choice
+from taqmlx.report.suggestions import tabulate_mixed
+from taqmlx.report.tables import NOTHING, show_choice
+from tests.support.report_study import make_mixed
 
 MIXED = make_mixed(dict.fromkeys("abcdefg"))
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from workflow_scripts.report.tables import (
+from taqmlx.report.tables import (
     Cell,
     Column,
     format_fixed,

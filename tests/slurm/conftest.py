@@ -6,7 +6,7 @@ import pytest
 
 from tests.slurm.node import SlurmNode, explain_absence
 from tests.slurm.summary import Summary
-from tests.working_copy import WorkingCopy
+from tests.support.working_copy import WorkingCopy
 
 SWITCH = "SLURM_TESTS"
 SUMMARIES: list[Summary] = []

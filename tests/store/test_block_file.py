@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.weight_grid import choose_grid, dequantize, pack_codes
-from workflow_scripts.store.block_file import LayerInput, LayerWeight, digest_codes, read_block, write_block
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json
-from workflow_scripts.store.tensors import read_tensors
+from taqmlx.numerics.weight_grid import choose_grid, dequantize, pack_codes
+from taqmlx.store.block_file import LayerInput, LayerWeight, digest_codes, read_block, write_block
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
+from taqmlx.store.tensors import read_tensors
 
 PARAMETERS, ORIGIN = {"stage": "optimise_block", "block": "mm_00"}, {"model": {"a": "00"}}
 SIGMAS = np.array([1.0, 0.5, 0.25], np.float32)

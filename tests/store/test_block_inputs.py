@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import zarr
 
-from tests.damage import edit
-from workflow_scripts.store.block_inputs import BATCH, count_bytes, list_specs, open_block_inputs
-from workflow_scripts.store.block_recorder import BlockRecorder
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.seal import make_seal, read_group_seal, write_group_seal
-from workflow_scripts.store.zarr_arrays import ArraySpec, create_group
+from taqmlx.store.block_inputs import BATCH, count_bytes, list_specs, open_block_inputs
+from taqmlx.store.block_recorder import BlockRecorder
+from taqmlx.store.errors import UserError
+from taqmlx.store.seal import make_seal, read_group_seal, write_group_seal
+from taqmlx.store.zarr_arrays import ArraySpec, create_group
+from tests.support.damage import edit
 
 PARAMETERS = {"stage": "capture_blocks", "version": 1, "model": "embedded", "seed": 0, "capture_shards": 2}
 INPUTS = {"calibration": "c", "model": {}, "image_shape": [2, 4], "text_shape": [3, 4]}

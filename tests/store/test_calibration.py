@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from taqmlx.store import calibration
+from taqmlx.store.errors import UserError
 from tests.quantization.conftest import write_calibration
-from workflow_scripts.store import calibration
-from workflow_scripts.store.errors import UserError
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from workflow_scripts.store.errors import UserError
+from taqmlx.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from taqmlx.store.errors import UserError
 
 LATENTS = np.random.default_rng(0).normal(size=(2, 3, 3, 4)).astype(np.float32)
 CHECKPOINT = Checkpoint("f", 4, 25, ["a", "b"], LATENTS)

@@ -6,8 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from workflow_scripts.store.conditioning import list_inputs, open_conditioning, write_conditioning
-from workflow_scripts.store.errors import UserError
+from taqmlx.store.conditioning import list_inputs, open_conditioning, write_conditioning
+from taqmlx.store.errors import UserError
 
 PARAMETERS = {"model": "m", "negative_prompt": "", "prompts": ["a", "b", "a"]}
 RNG = np.random.default_rng(0)

@@ -2,16 +2,8 @@
 
 import pytest
 
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import (
-    encode_json,
-    find_named,
-    hash_file,
-    name_below,
-    read_json,
-    write_atomically,
-    write_json,
-)
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import encode_json, find_named, hash_file, name_below, read_json, write_atomically, write_json
 
 
 def test_json_is_sorted_and_keeps_letters():

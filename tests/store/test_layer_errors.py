@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.sensitivity import CLIPS, write_sensitivities
-from workflow_scripts.store.layer_errors import list_layer_errors
-from workflow_scripts.store.sensitivity_file import read_sensitivities
+from taqmlx.store.layer_errors import list_layer_errors
+from taqmlx.store.sensitivity_file import read_sensitivities
+from tests.support.sensitivity import CLIPS, write_sensitivities
 
 SIGMAS = [1.0, 0.5]
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.store import files
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.learning_state import read_learning, write_learning
+from taqmlx.store import files
+from taqmlx.store.errors import UserError
+from taqmlx.store.learning_state import read_learning, write_learning
 
 NUMBERS = {"phase": 1, "iteration": 400, "losses": [0.1 + 0.2, 1e-17, 3.0]}
 ARRAYS = {

@@ -5,12 +5,12 @@ import subprocess
 import sys
 import threading
 
-from workflow_scripts.store.lock import hold_lock
+from taqmlx.store.lock import hold_lock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from workflow_scripts.store.lock import hold_lock
+from taqmlx.store.lock import hold_lock
 with hold_lock(Path(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(60)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import write_json
-from workflow_scripts.store.mixed_bits import FORMAT, identify_bits, overlay_bits, read_mixed_bits
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import write_json
+from taqmlx.store.mixed_bits import FORMAT, identify_bits, overlay_bits, read_mixed_bits
 
 CHOSEN = {"mm_00.image.attn.q_proj": {"bits": 3, "group_size": 128}}
 MIXED = {"mixed": {"layers": CHOSEN, "bits_per_weight": 3.25, "predicted": 0.01}}

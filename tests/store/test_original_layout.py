@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.original_layout import Sample, read_latents, read_sample, write_latents, write_sample
+from taqmlx.store.errors import UserError
+from taqmlx.store.original_layout import Sample, read_latents, read_sample, write_latents, write_sample
 
 X = np.arange(64, dtype=np.float32).reshape(2, 2, 16)
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.numerics.weight_grid import pack_codes
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, read_json, write_json
-from workflow_scripts.store.packed_checkpoint import FORMAT, VERSION, measure_tensors, read_packed
-from workflow_scripts.store.tensors import write_tensors
+from taqmlx.numerics.weight_grid import pack_codes
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, read_json, write_json
+from taqmlx.store.packed_checkpoint import FORMAT, VERSION, measure_tensors, read_packed
+from taqmlx.store.tensors import write_tensors
 
 QUANTIZATION = {
     "a": {"bits": 3, "group_size": 32, "mode": "affine"},

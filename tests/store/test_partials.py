@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.store.files import write_atomically, write_folder, write_plain_json
+from taqmlx.store.files import write_atomically, write_folder, write_plain_json
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from workflow_scripts.store.files import {name}
+from taqmlx.store.files import {name}
 
 def write(partial):
     (partial / "x" if partial.is_dir() else partial).write_text("half")

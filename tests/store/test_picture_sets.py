@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, write_json
-from workflow_scripts.store.picture_sets import PictureSet, check_pairs, list_sealed
-from workflow_scripts.store.pictures import is_drawn, name_picture, read_latents, write_picture
-from workflow_scripts.store.seal import make_seal
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, write_json
+from taqmlx.store.picture_sets import PictureSet, check_pairs, list_sealed
+from taqmlx.store.pictures import is_drawn, name_picture, read_latents, write_picture
+from taqmlx.store.seal import make_seal
 
 ABOUT = {"prompt": "a red circle", "seed": 7}
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.pictures import is_drawn, name_picture, read_picture, write_picture
+from taqmlx.store.errors import UserError
+from taqmlx.store.pictures import is_drawn, name_picture, read_picture, write_picture
 
 ABOUT = {"prompt": "a red circle", "seed": 3}
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import hash_file, write_json, write_plain_json
-from workflow_scripts.store.quant_config import SCHEMA, read_quant_config
-from workflow_scripts.store.tensors import write_tensors
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, write_json, write_plain_json
+from taqmlx.store.quant_config import SCHEMA, read_quant_config
+from taqmlx.store.tensors import write_tensors
 
 WEIGHT = {"bits": 4, "group_size": 64, "mode": "affine"}
 LAYERS = {

@@ -7,8 +7,8 @@ from collections import namedtuple
 import psutil
 import pytest
 
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.room import check_disk, check_memory
+from taqmlx.store.errors import UserError
+from taqmlx.store.room import check_disk, check_memory
 
 Memory = namedtuple("Memory", "total available")
 Disk = namedtuple("Disk", "free")

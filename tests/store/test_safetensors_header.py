@@ -6,9 +6,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.safetensors_header import describe_names, find_coded, read_header
-from workflow_scripts.store.tensors import write_tensors
+from taqmlx.store.errors import UserError
+from taqmlx.store.safetensors_header import describe_names, find_coded, read_header
+from taqmlx.store.tensors import write_tensors
 
 
 def write(path, tensors, size, length=None):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts import plan
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.seal import (
+from taqmlx.planning import plan
+from taqmlx.store.errors import UserError
+from taqmlx.store.seal import (
     GROUP,
     check_origin,
     check_seal,

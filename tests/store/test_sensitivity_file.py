@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from tests.damage import edit
-from workflow_scripts import plan
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.sensitivity_file import (
+from taqmlx.planning import plan
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, write_json
+from taqmlx.store.sensitivity_file import (
     read_sensitivities,
     read_sensitivity,
     read_sensitivity_arrays,
     write_sensitivity,
 )
+from tests.support.damage import edit
 
 BLOCKS = plan.list_blocks("embedded")
 ARRAYS = {"mm_00.image.mlp.fc2/before": np.arange(4), "mm_00.image.mlp.fc2/edges": np.linspace(-1, 1, 5)}

@@ -4,8 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.tensors import read_tensors, stream_tensors, write_tensors
+from taqmlx.store.errors import UserError
+from taqmlx.store.tensors import read_tensors, stream_tensors, write_tensors
 
 
 def test_arrays_come_back_as_they_were(tmp_path):

@@ -6,16 +6,9 @@ import subprocess
 
 import pytest
 
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import write_atomically
-from workflow_scripts.store.vouching import (
-    name_place,
-    name_sums,
-    read_sums,
-    vouched,
-    write_text,
-    write_vouched_folder,
-)
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import write_atomically
+from taqmlx.store.vouching import name_place, name_sums, read_sums, vouched, write_text, write_vouched_folder
 
 
 def digest(content: bytes) -> str:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from workflow_scripts.numerics.bit_choices import Choice
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.weight_costs import read_costs, write_costs
+from taqmlx.planning.bit_choices import Choice
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, write_json
+from taqmlx.store.weight_costs import read_costs, write_costs
 
 RULES = [{"layers": "*", "bits": 4, "group_size": 64, "symmetric": False, "range": "search"}]
 PARAMETERS = {"stage": "measure_costs", "version": 1, "model": "embedded", "weights": RULES, "seed": 0}

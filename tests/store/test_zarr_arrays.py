@@ -7,8 +7,8 @@ import pytest
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.zarr_arrays import (
+from taqmlx.store.errors import UserError
+from taqmlx.store.zarr_arrays import (
     ArraySpec,
     check_group,
     create_group,

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from workflow_scripts.training.captions import (
+from taqmlx.training.captions import (
     ABSENT,
     BACKGROUNDS,
     COLOURS,

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from workflow_scripts.models import classifier as mlx_classifier
-from workflow_scripts.models import embedded
-from workflow_scripts.training.autoencoder import Autoencoder, fold_latent_scale
-from workflow_scripts.training.classifier import Classifier
-from workflow_scripts.training.export import export_weights
-from workflow_scripts.training.text import TextModel
-from workflow_scripts.training.transformer import Transformer
+from taqmlx.models import classifier as mlx_classifier
+from taqmlx.models import embedded
+from taqmlx.training.autoencoder import Autoencoder, fold_latent_scale
+from taqmlx.training.classifier import Classifier
+from taqmlx.training.export import export_weights
+from taqmlx.training.text import TextModel
+from taqmlx.training.transformer import Transformer
 
 TOLERANCE = 1e-4
 

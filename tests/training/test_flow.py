@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from workflow_scripts.models.embedded import load_tokenizer
-from workflow_scripts.models.tokenizer import BOS, PAD, UNKNOWN
-from workflow_scripts.training.captions import sample_scene
-from workflow_scripts.training.flow import caption_scenes, measure_flow_loss, sample_sigma
-from workflow_scripts.training.recipe import CAPTION_DROPOUT
+from taqmlx.models.embedded import load_tokenizer
+from taqmlx.models.tokenizer import BOS, PAD, UNKNOWN
+from taqmlx.training.captions import sample_scene
+from taqmlx.training.flow import caption_scenes, measure_flow_loss, sample_sigma
+from taqmlx.training.recipe import CAPTION_DROPOUT
 
 
 def seed(number: int = 0) -> torch.Generator:

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from workflow_scripts.training.loop import learning_rate_share, optimise
-from workflow_scripts.training.muon import orthogonalise
-from workflow_scripts.training.recipe import Stage
+from taqmlx.training.loop import learning_rate_share, optimise
+from taqmlx.training.muon import orthogonalise
+from taqmlx.training.recipe import Stage
 
 STAGE = Stage(steps=12, batch=4, learning_rate=1e-2, seed=1, warmup=2, checkpoint_every=5)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.training.captions import BACKGROUNDS, COLOURS, POSITIONS, SIZES
-from workflow_scripts.training.pictures import RGB
-from workflow_scripts.training.pool import draw_example
+from taqmlx.training.captions import BACKGROUNDS, COLOURS, POSITIONS, SIZES
+from taqmlx.training.pictures import RGB
+from taqmlx.training.pool import draw_example
 
 
 def find_pixels(picture: np.ndarray, colour: str) -> np.ndarray:

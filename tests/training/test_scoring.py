@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.models import embedded
-from workflow_scripts.models.classifier import HEADS, judge_pictures, load_classifier
-from workflow_scripts.training.scoring import generate_pictures, rate_pictures, write_captions
+from taqmlx.models import embedded
+from taqmlx.models.classifier import HEADS, judge_pictures, load_classifier
+from taqmlx.training.scoring import generate_pictures, rate_pictures, write_captions
 
 
 def test_a_picture_is_right_if_all_that_was_asked_is():

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.workflow_run import Workflow
+from tests.support.workflow_run import Workflow
 
 
 @pytest.fixture

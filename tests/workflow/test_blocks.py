@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.workflow_run import Workflow, read_tree
+from tests.support.workflow_run import Workflow, read_tree
 
 pytestmark = pytest.mark.slow
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.workflow_run import read_tree
-from workflow_scripts import versions
-from workflow_scripts.store.files import write_json
+from taqmlx.runtime import versions
+from taqmlx.store.files import write_json
+from tests.support.workflow_run import read_tree
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.working_copy import WorkingCopy
-from workflow_scripts import versions
+from taqmlx.runtime import versions
+from tests.support.working_copy import WorkingCopy
 
 pytestmark = pytest.mark.slow
 

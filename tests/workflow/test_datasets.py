@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from tests.workflow_run import PROMPTS, Workflow
+from tests.support.commands import find_module
+from tests.support.workflow_run import PROMPTS, Workflow
 
 pytestmark = pytest.mark.slow
 
@@ -14,7 +15,7 @@ EXPORTS = ["decode_latents", "export_latents", "export_manifest", "export_sample
 
 
 def call(entry: str, *arguments) -> str:
-    command = [sys.executable, "-m", f"workflow_scripts.{entry}", *map(str, arguments)]
+    command = [sys.executable, "-m", find_module(entry), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.every_file import (
+from tests.faults.undisturbed import Job, Run, delete
+from tests.faults.working_copy import EVERYTHING, WorkingCopy, make_reference
+from tests.support.every_file import (
     flip_every_kind,
     flipped,
     list_kinds,
@@ -18,8 +20,6 @@ from tests.every_file import (
     read_everything,
     read_target,
 )
-from tests.faults.undisturbed import Job, Run, delete
-from tests.faults.working_copy import EVERYTHING, WorkingCopy, make_reference
 
 # Some 520 jobs: `make everything`
 pytestmark = pytest.mark.skipif(not os.environ.get("EVERYTHING_TESTS"), reason="a run of everything; make everything")
@@ -82,8 +82,8 @@ def list_rules(path: Path) -> list[str]:
 
 def verify(copy: WorkingCopy) -> subprocess.CompletedProcess:
     """The command that a user gives."""
-    command = [sys.executable, "-m", "workflow_scripts.verify_dataset", "--replay", "1", "--results", str(copy.results)]
-    return subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "workflow_scripts.tools.verify_dataset", "--replay", "1"]
+    return subprocess.run([*command, "--results", str(copy.results)], capture_output=True, text=True)
 
 
 def test_every_rule_that_makes_a_file_has_run(reference):

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import zarr
 
+from taqmlx.models.weight_files import FLUX_REPO
+from taqmlx.planning import plan
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.block_inputs import open_block_inputs
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, write_json
+from taqmlx.store.sensitivity_file import read_sensitivity
 from tests.miniature import cache
 from tests.miniature.run import FLUX, PROMPTS, Run, call, draw
-from workflow_scripts import plan
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.models.weight_files import FLUX_REPO
-from workflow_scripts.store.block_inputs import open_block_inputs
-from workflow_scripts.store.errors import UserError
-from workflow_scripts.store.files import read_json, write_json
-from workflow_scripts.store.sensitivity_file import read_sensitivity
 
 pytestmark = [pytest.mark.slow, pytest.mark.whole]
 LEARNED = ("mm_18", "uni_07")  # the last multimodal block, and a unified one

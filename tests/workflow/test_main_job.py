@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.workflow_run import PROMPTS, read_tree
+from tests.support.workflow_run import PROMPTS, read_tree
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,7 @@
 
 import os
 
-from workflow_scripts import plan
+from taqmlx.planning import plan
 
 
 def write_prompts(workflow, lines):

@@ -7,8 +7,8 @@ import sys
 import pytest
 import yaml
 
-from workflow_scripts.store.conditioning import open_conditioning
-from workflow_scripts.store.files import read_json
+from taqmlx.store.conditioning import open_conditioning
+from taqmlx.store.files import read_json
 
 pytestmark = pytest.mark.slow
 PROMPTS = ["a red circle", 'it\'s a "quoted" été', "$(touch pwned) `touch pwned` ; {x} <y>"]

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from tests.workflow_run import Workflow
-from workflow_scripts import versions
+from taqmlx.runtime import versions
+from tests.support.commands import find_module
+from tests.support.workflow_run import Workflow
 
 pytestmark = [
     pytest.mark.slow,
@@ -68,6 +69,6 @@ def test_either_finds_all_finished_and_whole(mixed, monkeypatch, kernels):
         ("verify_weights", f"{results}/quantized", "--blocks", f"{results}/adaround"),
     ):
         checked = subprocess.run(
-            [sys.executable, "-m", f"workflow_scripts.{command[0]}", *command[1:]], capture_output=True, text=True
+            [sys.executable, "-m", find_module(command[0]), *command[1:]], capture_output=True, text=True
         )
         assert checked.returncode == 0, checked.stdout + checked.stderr

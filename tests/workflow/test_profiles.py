@@ -11,9 +11,9 @@ import psutil
 import pytest
 from snakemake.profiles import ProfileConfigFileParser
 
-from tests.test_imports import PACKAGE, list_imports
-from tests.working_copy import WorkingCopy
-from workflow_scripts import plan
+from taqmlx.planning import plan
+from tests.support.working_copy import WorkingCopy
+from tests.test_imports import list_imports
 
 SMALL = {
     "trajectories": 6,
@@ -51,7 +51,12 @@ def reaches_mlx(module: str, seen: set[str]) -> bool:
     seen.add(module)
     names = list(list_imports(path))
     outside = any(name.split(".")[0] == "mlx" for name in names) or path.name == "catalogue.py"
-    ours = {part for name in names if name.startswith(PACKAGE.name) for part in (name, name.rpartition(".")[0])}
+    ours = {
+        part
+        for name in names
+        if name.startswith(("taqmlx.", "workflow_scripts."))
+        for part in (name, name.rpartition(".")[0])
+    }
     return outside or any(reaches_mlx(name, seen) for name in ours)
 
 
@@ -97,7 +102,7 @@ def test_planning_loads_neither_mlx_nor_zarr():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     loaded = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.M))
-    assert "workflow_scripts.budgeting.jobs" in loaded
+    assert "taqmlx.budgeting.jobs" in loaded
     assert not loaded & {"mlx", "mlx.core", "zarr"}
 
 
@@ -151,9 +156,9 @@ def test_with_one_token_jobs_of_mlx_run_in_turn_and_others_beside_them(copy):
 @pytest.mark.slow
 def test_on_cpus_there_is_a_worker_for_each_core_with_as_many_threads_of_the_blas_as_the_job_has(copy):
     run = copy.start("results/trajectories.zarr/000", "results/trajectories.zarr/001", "--cores", "2")
-    assert watch_threads(copy, run, "workflow_scripts.collect_shard") == {"1"}
+    assert watch_threads(copy, run, "workflow_scripts.trajectories.collect_shard") == {"1"}
     assert run.returncode == 0, copy.read_said()
     shards = read_intervals(copy, "collect_shard")
     assert count_overlaps(shards, shards) > 0
     wide = copy.start("results/trajectories.zarr/002", "--cores", "2", "--set-threads", "collect_shard=2")
-    assert watch_threads(copy, wide, "workflow_scripts.collect_shard") == {"2"}
+    assert watch_threads(copy, wide, "workflow_scripts.trajectories.collect_shard") == {"2"}

@@ -9,12 +9,12 @@ import pytest
 import zarr
 from PIL import Image
 
+from taqmlx.models.diffusionkit import load_pipeline_module
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.files import read_json
 from tests.miniature import cache
 from tests.miniature.run import CONFIG, PROMPTS, Run, call, draw
 from tests.models.test_sd3 import TOLERANCE, measure_error
-from workflow_scripts.mmdit.layers import list_linears
-from workflow_scripts.models.diffusionkit import load_pipeline_module
-from workflow_scripts.store.files import read_json
 
 pytestmark = pytest.mark.slow
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.workflow_run import read_tree
-from workflow_scripts import plan
+from taqmlx.planning import plan
+from tests.support.workflow_run import read_tree
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.working_copy import WorkingCopy
+from tests.support.working_copy import WorkingCopy
 
 pytestmark = [pytest.mark.slow, pytest.mark.whole]
 

@@ -1,0 +1,6 @@
+"""`python -m src.adaround_optimize`: see `src/commands.py`."""
+
+from compat.running import run
+
+if __name__ == "__main__":
+    run("adaround_optimize")

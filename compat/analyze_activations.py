@@ -1,0 +1,6 @@
+"""`python -m src.analyze_activations`: see `src/commands.py`."""
+
+from compat.running import run
+
+if __name__ == "__main__":
+    run("analyze_activations")

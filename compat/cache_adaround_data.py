@@ -1,0 +1,6 @@
+"""`python -m src.cache_adaround_data`: see `src/commands.py`."""
+
+from compat.running import run
+
+if __name__ == "__main__":
+    run("cache_adaround_data")

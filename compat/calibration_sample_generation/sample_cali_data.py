@@ -1,0 +1,6 @@
+"""`python -m src.calibration_sample_generation.sample_cali_data`: see `src/commands.py`."""
+
+from compat.running import run
+
+if __name__ == "__main__":
+    run("calibration_sample_generation.sample_cali_data")

@@ -1,0 +1,6 @@
+"""`python -m src.decode_latents`: see `src/commands.py`."""
+
+from compat.running import run
+
+if __name__ == "__main__":
+    run("decode_latents")

@@ -1,0 +1,6 @@
+"""`python -m src.generate_calibration_data`: see `src/commands.py`."""
+
+from compat.running import run
+
+if __name__ == "__main__":
+    run("generate_calibration_data")

@@ -1,0 +1,6 @@
+"""`python -m src.rebuild_manifest`: see `src/commands.py`."""
+
+from compat.running import run
+
+if __name__ == "__main__":
+    run("rebuild_manifest")

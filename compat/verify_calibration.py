@@ -1,0 +1,6 @@
+"""`python -m src.verify_calibration`: see `src/commands.py`."""
+
+from compat.running import run
+
+if __name__ == "__main__":
+    run("verify_calibration")

@@ -1,6 +1,0 @@
-"""`python -m src.adaround_optimize`: see `src/commands.py`."""
-
-from src.running import run
-
-if __name__ == "__main__":
-    run("adaround_optimize")

@@ -1,6 +1,0 @@
-"""`python -m src.cache_adaround_data`: see `src/commands.py`."""
-
-from src.running import run
-
-if __name__ == "__main__":
-    run("cache_adaround_data")

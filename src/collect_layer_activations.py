@@ -1,6 +1,0 @@
-"""`python -m src.collect_layer_activations`: see `src/commands.py`."""
-
-from src.running import run
-
-if __name__ == "__main__":
-    run("collect_layer_activations")

@@ -1,6 +1,0 @@
-"""`python -m src.decode_latents`: see `src/commands.py`."""
-
-from src.running import run
-
-if __name__ == "__main__":
-    run("decode_latents")

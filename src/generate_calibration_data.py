@@ -1,6 +1,0 @@
-"""`python -m src.generate_calibration_data`: see `src/commands.py`."""
-
-from src.running import run
-
-if __name__ == "__main__":
-    run("generate_calibration_data")

@@ -1,6 +1,0 @@
-"""`python -m src.load_adaround_model`: see `src/commands.py`."""
-
-from src.running import run
-
-if __name__ == "__main__":
-    run("load_adaround_model")

@@ -1,6 +1,0 @@
-"""`python -m src.rebuild_manifest`: see `src/commands.py`."""
-
-from src.running import run
-
-if __name__ == "__main__":
-    run("rebuild_manifest")

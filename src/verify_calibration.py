@@ -1,6 +1,0 @@
-"""`python -m src.verify_calibration`: see `src/commands.py`."""
-
-from src.running import run
-
-if __name__ == "__main__":
-    run("verify_calibration")

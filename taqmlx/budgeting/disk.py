@@ -1,0 +1,93 @@
+"""What each stage writes, in bytes, from the shapes: the arrays as the store describes them, before compression."""
+
+import math
+from typing import Any
+
+from taqmlx.budgeting.shapes import ModelShapes
+from taqmlx.planning import plan
+from taqmlx.planning.bit_choices import stored_bits
+from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.store import block_inputs, calibration, trajectories
+
+FP16, FP32 = 2, 4
+CHANNEL_BYTES = 24  # of a channel at a step: extremes in single, moments in double precision
+SKETCH_BYTES = 8_800  # of a tensor's distribution at a step in one part, as measured
+SHARD_BYTES = 7_000  # of a shard's seal and the descriptions of its arrays, about
+RECORD_BYTES = 4_000  # of a seal or a report, about
+ROW_GROUPS = (128, 64, 32)  # a row's grid is stored for the largest groups that fit
+
+
+def count_trajectories(parameters: plan.Parameters, shapes: ModelShapes) -> int:
+    """All shards of the trajectories of `parameters`, those of `collect_shard`."""
+    shards = [plan.select_shard(parameters, shard) for shard in plan.list_shards(parameters)]
+    layouts = (trajectories.plan_layout(shard, shapes.latent) for shard in shards)
+    return sum(block_inputs.count_bytes(layout.specs) for layout in layouts) + SHARD_BYTES * len(shards)
+
+
+def count_calibration(points: int, prompts: int, shapes: ModelShapes) -> int:
+    """The calibration set of `points` points, with its own copy of the encodings."""
+    cs, pooled = (prompts, shapes.conditions, *shapes.context), (prompts, shapes.conditions, shapes.pooled)
+    return block_inputs.count_bytes(calibration.list_specs(points, shapes.latent, cs, pooled))
+
+
+def count_statistics(steps: int, parts: int, shapes: ModelShapes) -> int:
+    """The statistics of every input at `steps` steps: `parts` parts with their sketches, and what they merge to."""
+    widths = {layer.input: shapes.weights[layer.name][1] for layer in shapes.layers}
+    channels = steps * CHANNEL_BYTES * sum(widths.values())
+    return channels + parts * (channels + steps * SKETCH_BYTES * len(widths))
+
+
+def count_captured(points: int, blocks: int, shapes: ModelShapes) -> int:
+    """What the blocks read at `points` points, in however many parts."""
+    return block_inputs.count_bytes(
+        block_inputs.list_specs(points, shapes.conditions, blocks, shapes.image, shapes.text)
+    )
+
+
+def count_weight(shape: tuple[int, int], rule: dict[str, Any], bits_per_weight: float | None) -> int:
+    """A weight (out, in) by its rule: codes with a scale and a bias in fp16 for each group, or fp16 as it is.
+
+    Where a search chooses the widths, a quantized weight counts its share of the size.
+    """
+    out, columns = shape
+    if bits_per_weight and rule["bits"] != UNQUANTIZED:
+        return round(out * columns * bits_per_weight / 8)
+    if rule["bits"] == UNQUANTIZED:
+        return out * columns * FP16
+    by_row = next((size for size in ROW_GROUPS if columns % size == 0), columns)
+    group = by_row if rule["group_size"] == "row" else rule["group_size"]
+    return out * columns * stored_bits(rule["bits"]) // 8 + out * (columns // group) * 2 * FP16
+
+
+def count_blocks(config: plan.Parameters, shapes: ModelShapes) -> int:
+    """The blocks' files: codes, grids and, for activations with grids of their own, step sizes and shifts."""
+    total = 0
+    for layer in shapes.layers:
+        rule, read = (find_rule(config[kind], layer.name) for kind in ("weights", "activations"))
+        if rule["bits"] == UNQUANTIZED:
+            continue
+        total += count_weight(shapes.weights[layer.name], rule, config["bits_per_weight"])
+        if read["bits"] != UNQUANTIZED:
+            total += config["selected_steps"] * FP32
+            total += shapes.weights[layer.name][1] * FP32 * (layer.role == "fc2" and read["shift"])
+    return total + 2 * RECORD_BYTES * len(plan.list_units(config["model"]))
+
+
+def count_packed(config: plan.Parameters, shapes: ModelShapes) -> int:
+    """The packed checkpoint: quantized layers as their rules say, all else in fp16."""
+    rules = {name: find_rule(config["weights"], name) for name in shapes.weights}
+    linears = sum(math.prod(shape) for shape in shapes.weights.values())
+    others = (shapes.parameters - linears) * FP16
+    return others + sum(
+        count_weight(shapes.weights[name], rule, config["bits_per_weight"]) for name, rule in rules.items()
+    )
+
+
+def count_exports(config: plan.Parameters, shapes: ModelShapes) -> dict[str, int]:
+    """The exported dataset, at most: a state of fp32 for each step, final latents, and pictures as if uncompressed."""
+    rows, latent = config["trajectories"], math.prod(shapes.latent) * FP32
+    return {
+        "export_samples": rows * (config["steps"] + 1) * latent,
+        "export_latents": rows * latent,
+        "decode_latents": rows * math.prod(shapes.picture) * 3,
+    }

@@ -1,0 +1,122 @@
+"""The jobs of `quant_config`, rule by rule: how many, and how long and how much memory one takes.
+
+Standard library only: what a scheduler is asked for is decided when a run is planned.
+"""
+
+import math
+from typing import NamedTuple
+
+from taqmlx.budgeting import work
+from taqmlx.numerics.footprint import PROCESS_BYTES
+from taqmlx.planning import plan
+from taqmlx.planning.sizes import Sizes
+from taqmlx.planning.step_choice import choose_steps
+
+OBSERVED_TOGETHER = 64  # points that collect_activations runs at a time, at most
+CAPTURED_TOGETHER = 32  # points that capture_blocks runs at a time, at most
+MERGE_SECONDS = 1
+# What is asked of a scheduler over the estimate: a factor, and what starting a job takes before its worker works.
+SPARE_MEMORY, SPARE_TIME = 1.5, 3
+START_MEMORY, START_MINUTES = 600, 10  # MB, with Snakemake itself, which runs twice around a worker
+GROWTH = 3  # times as much at most, however many attempts: a job may need many where its time is short
+
+
+class Jobs(NamedTuple):
+    """The jobs of a rule: count, seconds of one, and bytes of memory of one."""
+
+    count: int
+    seconds: float
+    memory: float
+
+
+def list_jobs(config: plan.Parameters, prompts: int, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:
+    """The jobs of each rule, for `prompts` prompts in the file."""
+    jobs = (
+        list_data_jobs(config, prompts, sizes, rates)
+        | list_observing_jobs(config, sizes, rates)
+        | list_weight_jobs(config, sizes, rates)
+    )
+    return {name: own if is_run(name, config) else own._replace(count=0) for name, own in jobs.items()}
+
+
+def is_run(rule: str, config: plan.Parameters) -> bool:
+    """Whether the configuration has the rule run."""
+    return {
+        "measure_costs": config["bits_per_weight"] is not None,
+        "distil": config["distil"] != "none",
+    }.get(rule, True)
+
+
+def list_data_jobs(config: plan.Parameters, prompts: int, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:
+    """From the prompts to the calibration set."""
+    used = min(prompts, config["trajectories"])
+    shards = math.ceil(used / config["prompts_per_shard"])
+    widest = min(config["prompts_per_shard"], used) * math.ceil(config["trajectories"] / used)
+    steps = config["trajectories"] * config["steps"]
+    encoding = work.count_conditioning(1, sizes)
+    forward = work.estimate_forward_memory(sizes.conditions * min(config["batch_size"], widest), sizes)
+    return {
+        "encode_prompts": Jobs(
+            1, rates.start + used * rates.encode, work.estimate_encoding_memory(config, encoding, sizes.itemsize)
+        ),
+        "collect_shard": Jobs(shards, rates.start + steps * rates.step / shards, forward),
+        "gather_calibration": Jobs(1, MERGE_SECONDS, PROCESS_BYTES),
+    }
+
+
+def list_observing_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:
+    """The statistics of what layers read, and what is captured for the blocks."""
+    points, steps, observed = count_observed(config)
+    captured, shares = min(config["capture_points"], points), config["capture_shards"]
+    parts = config["statistics_shards"]
+    together = min(OBSERVED_TOGETHER, math.ceil(observed / steps))  # points of one step
+    observing, capturing = (
+        work.estimate_forward_memory(work.count_together(most, count, sizes), sizes)
+        for most, count in ((OBSERVED_TOGETHER, together), (CAPTURED_TOGETHER, captured))
+    )
+    return {
+        "collect_activations": Jobs(parts, rates.start + observed * rates.observe / parts, observing),
+        "capture_blocks": Jobs(shares, rates.start + captured * rates.step / shares, capturing),
+    }
+
+
+def count_observed(config: plan.Parameters) -> tuple[int, int, int]:
+    """The calibration points, the steps of them that are observed, and the points observed in all."""
+    points = config["trajectories"] * config["selected_steps"]
+    steps = len(choose_steps(config["statistics_steps"], range(config["selected_steps"])))
+    observed = points * steps // config["selected_steps"]
+    return points, steps, min(observed, config["statistics_points"] or observed)
+
+
+def list_weight_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:
+    """From the blocks to the deliverable."""
+    rounds = {"joint": 1, "separate": 2}[config["reconstruction"]]
+    iterations = config["adaround_iterations"] * rounds * (config["engine"] == "adaround")
+    block = rates.start + work.PASSES * config["capture_points"] * rates.block + iterations * rates.iteration
+    checkpoint = PROCESS_BYTES + sizes.parameters * (sizes.itemsize + 2)
+    searching = work.count_searching(config, sizes) * rates.step + work.GPTQ_SECONDS * sizes.parameters
+    distilling = config["distil_iterations"] * config["distil_batch"] * config["distil_unroll"] * work.LEARNED_FORWARDS
+    return {
+        "measure_costs": Jobs(1, rates.start + searching, work.estimate_searching_memory(sizes)),
+        "optimise_block": Jobs(
+            len(plan.list_blocks(config["model"])), block, work.estimate_learning_memory(config, sizes)
+        ),
+        "round_shared": Jobs(
+            1,
+            rates.start + config["search_points"] * rates.step,
+            work.estimate_forward_memory(work.count_together(CAPTURED_TOGETHER, config["search_points"], sizes), sizes),
+        ),
+        "distil": Jobs(1, rates.start + distilling * rates.step, work.estimate_distilling_memory(config, sizes)),
+        "pack_weights": Jobs(1, rates.start, checkpoint),
+        "write_quant_config": Jobs(1, MERGE_SECONDS, PROCESS_BYTES),
+    }
+
+
+def ask_memory(jobs: Jobs, attempt: int) -> int:
+    """The MB to ask a scheduler for, more at the second and third attempt."""
+    return min(attempt, GROWTH) * (START_MEMORY + math.ceil(SPARE_MEMORY * jobs.memory / 1e6))
+
+
+def ask_minutes(jobs: Jobs, attempt: int) -> int:
+    """The minutes to ask a scheduler for, more at the second and third attempt."""
+    return min(attempt, GROWTH) * (START_MINUTES + math.ceil(SPARE_TIME * jobs.seconds / 60))

@@ -1,0 +1,90 @@
+"""The shapes of a model, known without its weights."""
+
+from typing import NamedTuple
+
+from mlx.utils import tree_flatten
+
+from taqmlx.mmdit.blocks import resolve_module
+from taqmlx.mmdit.forward import measure_shapes
+from taqmlx.models import embedded
+from taqmlx.models.catalogue import find_model
+from taqmlx.models.diffusionkit import config as sizes
+from taqmlx.models.diffusionkit import mmdit
+from taqmlx.planning import plan
+from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.planning.sizes import Sizes, read_sizes
+
+
+class ModelShapes(NamedTuple):
+    """conditions of a point, its rows; latent (h, w, c); picture (H, W); context (T, D) and pooled width of a text;
+    image and text, (N, width) and (T, width), what a block reads; heads of the attention; weights: (out, in) of every
+    linear by name; parameters of the transformer; bytes of each where it computes."""
+
+    conditions: int
+    latent: tuple[int, ...]
+    picture: tuple[int, int]
+    context: tuple[int, int]
+    pooled: int
+    image: tuple[int, int]
+    text: tuple[int, int]
+    heads: int
+    layers: list[Layer]
+    weights: dict[str, tuple[int, int]]
+    parameters: int
+    itemsize: int
+
+    @property
+    def sizes(self) -> Sizes:
+        """What time and memory follow from."""
+        return Sizes(
+            conditions=self.conditions,
+            image_tokens=self.image[0],
+            context=self.context,
+            pooled=self.pooled,
+            width=self.image[1],
+            heads=self.heads,
+            parameters=self.parameters,
+            block_parameters=max(count_block_weights(self).values()),
+            itemsize=self.itemsize,
+        )
+
+
+# By model: the sizes of its transformer.
+_SIZES = {
+    "embedded": lambda: sizes.MMDiTConfig(**embedded.TRANSFORMER, low_memory_mode=False),
+    "sd3-medium": lambda: sizes.SD3_2b,
+    "sd3.5-large": lambda: sizes.SD3_8b,
+    "flux-schnell": lambda: sizes.FLUX_SCHNELL,
+}
+
+
+def read_shapes(config: plan.Parameters) -> ModelShapes:
+    """The shapes of the model that `config` names. MLX is lazy: no weight comes into being."""
+    name = config["model"]
+    model, size = find_model(name, config), _SIZES[name]()
+    transformer = mmdit.MMDiT(size)
+    layers, tokens = list_linears(*plan.MODEL_BLOCKS[name]), read_sizes(config).context[0]
+    streams = measure_shapes(size, model.LATENT_SHAPE, tokens)
+    return ModelShapes(
+        conditions=plan.count_conditions(name),
+        latent=tuple(model.LATENT_SHAPE),
+        picture=tuple(model.PICTURE_SHAPE),
+        context=(tokens, size.token_level_text_embed_dim),
+        pooled=size.pooled_text_embed_dim,
+        image=tuple(streams["image_shape"]),
+        text=tuple(streams["text_shape"]),
+        heads=size.num_heads,
+        layers=layers,
+        weights={layer.name: tuple(resolve_module(transformer, layer.path)["weight"].shape) for layer in layers},
+        parameters=sum(value.size for _, value in tree_flatten(transformer.parameters())),
+        itemsize=model.dtype.size if hasattr(model, "dtype") else 4,
+    )
+
+
+def count_block_weights(shapes: ModelShapes) -> dict[str, int]:
+    """The quantizable weights of each block."""
+    counts: dict[str, int] = {}
+    for layer in (layer for layer in shapes.layers if layer.block and layer.role != "adaLN"):
+        out, columns = shapes.weights[layer.name]
+        counts[layer.block] = counts.get(layer.block, 0) + out * columns
+    return counts

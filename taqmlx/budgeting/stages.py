@@ -1,0 +1,92 @@
+"""The stages of a configuration as the rows of a table: jobs, time, memory and disk."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from taqmlx.budgeting import disk, work
+from taqmlx.budgeting.jobs import count_observed, list_jobs
+from taqmlx.budgeting.shapes import ModelShapes
+from taqmlx.planning import plan
+
+CONFIG_BYTES = 500_000  # quant_config.json with its step sizes, about
+
+
+class Stage(NamedTuple):
+    """A stage: its rule's name, jobs, seconds of one worker in all, memory of a job in bytes, bytes on disk, and where
+    under the results folder these are."""
+
+    name: str
+    jobs: int
+    seconds: float
+    memory: float
+    disk: float
+    places: tuple[str, ...]
+
+
+# By rule: where under the results folder what it writes is.
+PLACES = {
+    "encode_prompts": ("conditioning.safetensors", "conditioning.json"),
+    "collect_shard": ("trajectories.zarr",),
+    "gather_calibration": ("calibration.zarr",),
+    "collect_activations": ("activations",),
+    "capture_blocks": ("block_inputs.zarr",),
+    "measure_costs": ("weight_costs.json",),
+    "optimise_block": ("adaround",),
+    "round_shared": (),
+    "distil": ("distilled.safetensors",),
+    "pack_weights": ("quantized",),
+    "write_quant_config": ("quant_config.json", "quant_config.safetensors"),
+}
+
+
+def list_stages(config: plan.Parameters, prompts: Sequence[str], shapes: ModelShapes, rates: work.Rates) -> list[Stage]:
+    """What `quant_config` takes, stage by stage."""
+    written = count_written(config, prompts, shapes)
+    return [
+        Stage(name, jobs.count, jobs.count * jobs.seconds, jobs.memory, written[name], PLACES[name])
+        for name, jobs in list_jobs(config, len(prompts), shapes.sizes, rates).items()
+        if jobs.count
+    ]
+
+
+def count_written(config: plan.Parameters, prompts: Sequence[str], shapes: ModelShapes) -> dict[str, float]:
+    """The bytes on disk of what each rule writes."""
+    parameters = plan.select_parameters("collect_shard", config, prompts)
+    used, blocks = len(parameters["prompts"]), len(plan.list_blocks(config["model"]))
+    stored = work.COSTS[config["model"]]["stored_over_raw"]
+    points, steps, _ = count_observed(config)
+    captured = min(config["capture_points"], points)
+    return {
+        "encode_prompts": work.count_conditioning(used, shapes.sizes),
+        "collect_shard": disk.count_trajectories(parameters, shapes) * stored["trajectories"],
+        "gather_calibration": disk.count_calibration(points, used, shapes) * stored["calibration"],
+        "collect_activations": disk.count_statistics(steps, config["statistics_shards"], shapes),
+        "capture_blocks": disk.count_captured(captured, blocks, shapes) * stored["block_inputs"],
+        "measure_costs": CONFIG_BYTES,
+        "optimise_block": disk.count_blocks(config, shapes),
+        "round_shared": 0,
+        "distil": disk.count_blocks(config, shapes),
+        "pack_weights": disk.count_packed(config, shapes),
+        "write_quant_config": CONFIG_BYTES,
+    }
+
+
+def list_export_stages(config: plan.Parameters, shapes: ModelShapes) -> list[Stage]:
+    """What the target `exports` takes besides, but for the time, which decoding decides."""
+    sizes = disk.count_exports(config, shapes)
+    places = {"export_samples": "samples", "export_latents": "latents", "decode_latents": "images"}
+    return [
+        Stage(name, 1, float("nan"), float("nan"), size, (f"exports/{places[name]}",)) for name, size in sizes.items()
+    ]
+
+
+def count_missing(stages: Iterable[Stage], results: Path) -> float:
+    """The bytes that are still to be written: what a place holds already is not counted again."""
+    return sum(max(0.0, stage.disk - sum(count_held(results / place) for place in stage.places)) for stage in stages)
+
+
+def count_held(path: Path) -> int:
+    """The bytes of a file, or of all files of a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,124 @@
+"""How long a machine works on one thing, in seconds of one worker, and how much memory that takes. Standard library
+only, as planning asks it too."""
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from taqmlx.numerics.footprint import (
+    BATCH_BYTES,
+    PROCESS_BYTES,
+    count_learning_bytes,
+    estimate_distillation,
+    estimate_forward,
+    estimate_learning,
+    limit_batch,
+)
+from taqmlx.planning import plan
+from taqmlx.planning.bit_choices import CHANGE_BYTES, CHOICES, GROUP_BYTES, PROBE_POINTS
+from taqmlx.planning.sizes import Sizes
+
+COSTS = json.loads(Path(__file__).with_name("costs.json").read_text(encoding="utf-8"))
+FP32 = 4
+LEARNED_FORWARDS = 4  # forwards that an iteration of learning takes: the teacher's, the student's and its gradients
+GPTQ_SECONDS = 7e-6  # of a weight, rounded in every width and group size that the search tries
+PASSES = 4  # forwards over the captured rows that rounding to nearest, GPTQ and measuring take together, about
+
+
+class Rates(NamedTuple):
+    """Seconds of one worker: step, one Euler step of one trajectory, with both halves of guidance if there is any;
+    iteration, one of a block's learning; block, a block's forward on the rows of one point; observe, one calibration
+    point observed; encode, a prompt; start, until a worker works. source: where they were measured, and how."""
+
+    step: float
+    iteration: float
+    block: float
+    observe: float
+    encode: float
+    start: float
+    source: str
+
+
+def fit_tokens(measured: list[list[float]], tokens: int) -> float:
+    """Seconds for `tokens` tokens, from one or two pairs [tokens, seconds]: a t + b t^2 through the pairs, b >= 0."""
+    (first, *_), (last, *_) = measured[0], measured[-1]
+    rates = [seconds / count for count, seconds in measured]
+    slope = (rates[-1] - rates[0]) / (last - first) if last > first else 0.0
+    return tokens * (rates[0] + slope * (tokens - first))
+
+
+def estimate_rates(config: plan.Parameters, sizes: Sizes, step: float | None = None) -> Rates:
+    """The rates of the table at the model's sizes; where `step`, seconds, was measured here, all in proportion."""
+    costs = COSTS[config["model"]]
+    pair = fit_tokens(costs["block_pair_seconds"], sizes.tokens)
+    block = pair * sizes.conditions / 2
+    blocks = len(plan.list_blocks(config["model"]))
+    speed = step / (block * blocks) if step else 1.0
+    learning = costs["learn_seconds"]
+    row = learning["per_row_over_pair"] * pair
+    return Rates(
+        step=block * blocks * speed,
+        iteration=(learning["per_iteration"] + row * config["adaround_batch"]) * speed,
+        block=block * speed,
+        observe=costs["observe_over_step"] * block * blocks * speed,
+        encode=sum(select_encoders(config, "encode_seconds")),
+        start=costs["start_seconds"],
+        source="measured here, learning in proportion" if step else f"{costs['basis']} on {costs['machine']}",
+    )
+
+
+def estimate_forward_memory(rows: int, sizes: Sizes) -> int:
+    """Bytes of a worker that runs the transformer on `rows` rows at a time: an estimate."""
+    return estimate_forward(rows, sizes.tokens, sizes.width, sizes.parameters * sizes.itemsize, sizes.itemsize)
+
+
+def count_together(most: int, points: int, sizes: Sizes) -> int:
+    """The rows that go together where `points` points, of a row for each condition, go together at `most`."""
+    return sizes.conditions * limit_batch(min(most, points), sizes.tokens, sizes.width, rows=sizes.conditions)
+
+
+def select_encoders(config: plan.Parameters, key: str) -> list[float]:
+    """What the table says under `key` of each text encoder that the configuration uses."""
+    reads_t5 = config["use_t5"] or "use_t5" not in plan.MODEL_KEYS[config["model"]]
+    return [value for name, value in COSTS[config["model"]][key].items() if name != "t5" or reads_t5]
+
+
+def count_conditioning(prompts: int, sizes: Sizes) -> int:
+    """The bytes of the encodings of `prompts` prompts, each with its negative if the model knows any, float32."""
+    return prompts * sizes.conditions * (math.prod(sizes.context) + sizes.pooled) * FP32
+
+
+def estimate_encoding_memory(config: plan.Parameters, encoding: int, itemsize: int) -> int:
+    """Bytes of the worker that encodes: the largest encoder, and one prompt's encodings."""
+    used = select_encoders(config, "encoder_parameters")
+    return PROCESS_BYTES + round(max(used) * itemsize + 4 * encoding)
+
+
+def estimate_learning_memory(config: plan.Parameters, sizes: Sizes) -> int:
+    """Bytes of a worker that quantizes one block: its weights and their learning, the rows of an iteration, and what
+    was captured for it with its targets."""
+    rows = config["adaround_batch"] if config["engine"] == "adaround" else 0
+    captured = sizes.conditions * config["capture_points"]
+    return estimate_learning(sizes.block_parameters, rows, captured, sizes.tokens, sizes.width)
+
+
+def count_searching(config: plan.Parameters, sizes: Sizes) -> float:
+    """The points that the search for bits runs forward, or as much of a backward pass."""
+    groups = max(1, round(sizes.parameters * CHOICES * CHANGE_BYTES / GROUP_BYTES))
+    points: float = groups * (config["search_points"] / 2 + 3 * PROBE_POINTS * config["search_probes"])
+    return points
+
+
+def estimate_searching_memory(sizes: Sizes) -> int:
+    """Bytes of the worker that searches bits: the model in single precision, and the changes of a group of layers."""
+    rows = sizes.conditions * PROBE_POINTS
+    return estimate_forward(rows, sizes.tokens, sizes.width, sizes.parameters * FP32) + GROUP_BYTES
+
+
+def estimate_distilling_memory(config: plan.Parameters, sizes: Sizes) -> int:
+    """Bytes of the worker that distils, with what the gradients of one block need at a time."""
+    rows = sizes.conditions * config["distil_batch"] * count_learning_bytes(sizes.tokens, sizes.width)
+    every = rows * len(plan.list_blocks(config["model"]))
+    kind = "codes" if config["distil"] == "none" else config["distil"]
+    return estimate_distillation(sizes.parameters, kind, every if every <= BATCH_BYTES else rows)

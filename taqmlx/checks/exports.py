@@ -1,0 +1,141 @@
+"""Checks of what was exported for other programs: each file against the store."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from taqmlx.checks.results import Report, Results
+from taqmlx.store.calibration import FLAT_ARRAYS, list_attributes, open_calibration
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, read_json
+from taqmlx.store.original_layout import (
+    DAMAGE,
+    Sample,
+    list_samples,
+    name_image,
+    name_latents,
+    name_sample,
+    read_latents,
+    read_sample,
+)
+from taqmlx.store.pictures import read_picture
+from taqmlx.store.trajectories import open_shards
+
+PIXEL_TOLERANCE = 1  # of 255: another batch size may round another way
+
+
+def check_samples(results: Results) -> Report | None:
+    """Whether every sample is the state of the store that its name says."""
+    folder = results.folder / "exports" / "samples"
+    if not folder.exists():
+        return None
+    faults, wanted = [], set()
+    for shard in open_shards(results.store, results.stage):
+        for row in range(shard.layout.rows):
+            for sample in list_samples(shard.read_trajectory(row), shard.small["ts"], shard.small["sigmas"]):
+                path = name_sample(folder, sample.image_id, sample.step_index)
+                wanted.add(path.name)
+                faults += compare_sample(path, sample)
+    faults += list_strays(folder, wanted)
+    return Report(f"{len(wanted):,} files, equal to the store's states", name_cure(faults, folder))
+
+
+def compare_sample(path: Path, sample: Sample) -> list[str]:
+    """A line unless the file holds this sample."""
+    try:
+        found = read_sample(path)
+    except UserError as error:
+        return [str(error)]
+    same = np.array_equal(found.x, sample.x) and found[1:] == sample[1:]
+    return [] if same else [f"{path} is not the state of the store"]
+
+
+def list_strays(folder: Path, wanted: set[str]) -> list[str]:
+    """A line for each file that does not belong."""
+    return [f"{path} does not belong to it" for path in sorted(folder.glob("[!.]*")) if path.name not in wanted]
+
+
+def name_cure(faults: list[str], folder: Path) -> list[str]:
+    """Each fault with what to do: an exported folder is made whole or not at all."""
+    return [f"{fault}; delete {folder} and run the target exports again" for fault in faults]
+
+
+def check_latents(results: Results) -> Report | None:
+    """Whether the final latents are the store's, in the decoder's space."""
+    folder = results.folder / "exports" / "latents"
+    if not folder.exists():
+        return None
+    faults, wanted = [], set()
+    for shard in open_shards(results.store, results.stage):
+        for row in range(shard.layout.rows):
+            trajectory = shard.read_trajectory(row)
+            path = name_latents(folder, trajectory.number)
+            wanted.add(path.name)
+            try:
+                if not np.array_equal(read_latents(path), np.array(results.model.process_out(trajectory.latents))):
+                    faults.append(f"{path} is not what the store's final latents give")
+            except UserError as error:
+                faults.append(str(error))
+    faults += list_strays(folder, wanted)
+    return Report(f"{len(wanted)} files, equal to the store's, past scale and shift", name_cure(faults, folder))
+
+
+def check_images(results: Results) -> Report | None:
+    """Whether there is a readable picture of every trajectory; random ones are decoded again."""
+    folder = results.folder / "exports" / "images"
+    if not folder.exists():
+        return None
+    paths = [name_image(folder, number) for number in range(results.stage["trajectories"])]
+    faults, pictures = [], {}
+    for number, path in enumerate(paths):
+        try:
+            pictures[number] = np.asarray(read_picture(path)).astype(int)
+        except UserError as error:
+            faults.append(str(error).partition(";")[0])
+    picks = set(np.random.default_rng(results.seed).permutation(list(pictures))[: results.picks].tolist())
+    decoder = results.model.load_decoder() if picks else None
+    for shard, row, number in results.iterate_rows():
+        if number in picks:
+            latents = results.plan_layout(shard).read_latents(results.store / shard, row)
+            wanted = results.model.decode_latents(decoder, mx.array(latents[None]))[0]
+            if pictures[number].shape != wanted.shape or np.abs(pictures[number] - wanted).max() > PIXEL_TOLERANCE:
+                faults.append(f"{paths[number]} is not what the final latents decode to")
+    faults += [f"{path} is not what was decoded" for path in find_changed(folder, [paths[i] for i in pictures])]
+    faults += list_strays(folder, {path.name for path in paths})
+    return Report(f"{len(pictures)} pictures, {len(picks)} of them decoded again", name_cure(faults, folder))
+
+
+def find_changed(folder: Path, paths: list[Path]) -> list[Path]:
+    """Those of the pictures that the manifest of the exports, if it is there, knows with another digest."""
+    manifest = folder.parent / "manifest.json"
+    digests = read_json(manifest).get("sha256", {}) if manifest.exists() else {}
+    return [path for path in paths if path.name in digests and hash_file(path) != digests[path.name]]
+
+
+def read_flat(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file. Raises UserError, naming it, if it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as flat:
+            if sum(member.file_size for member in flat.zip.infolist()) > path.stat().st_size:
+                raise ValueError("it is compressed, which export_npz does not do")
+            return {name: flat[name] for name in flat.files}
+    except DAMAGE as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run export_npz again") from None
+
+
+def check_flat(results: Results) -> Report | None:
+    """Whether the flat calibration file holds the calibration set."""
+    path = results.folder / "DiT_cali_data.npz"
+    if not path.exists():
+        return None
+    calibration = open_calibration(results.folder / "calibration.zarr")
+    flat, again = read_flat(path), f"delete {path} and run export_npz again"
+    wanted = {name: calibration.read(name) for name in FLAT_ARRAYS}
+    wanted |= {name: np.array(value) for name, value in list_attributes(calibration.seal["parameters"]).items()}
+    faults = [
+        f"{path}: {name} is not the calibration set's; {again}"
+        for name in sorted(wanted.keys() | flat.keys())
+        if not np.array_equal(flat.get(name), wanted.get(name))
+    ]
+    return Report(f"{calibration.specs['xs'].shape[0]:,} points, equal to the calibration set", faults)

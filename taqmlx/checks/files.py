@@ -1,0 +1,180 @@
+"""Every file of a folder of results, read and held to what vouches for it; and those that nothing vouches for."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from taqmlx.checks.results import Report, Results
+from taqmlx.checks.vouchers import Claims, find_fault, list_claims, say_how
+from taqmlx.planning import plan
+from taqmlx.store.block_inputs import open_part
+from taqmlx.store.calibration import open_calibration
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_plain_json
+from taqmlx.store.seal import check_seal
+from taqmlx.store.trajectories import find_faults
+from taqmlx.store.vouching import SUMS
+from taqmlx.store.zarr_arrays import find_strays
+
+# What carries no checksum, since it is no result. The patterns are of names below a folder of results, as all here.
+NO_RESULTS = {
+    "logs/*": "a log",
+    "benchmarks/*": "measured time and memory",
+    "scratch/*": "work in progress",
+    "*.checkpoint.safetensors": "work in progress",
+    "*.lock": "a lock",
+    ".*": "a mark of Snakemake's, or what a killed job left",
+    "config.yaml": "settings",
+}
+# What earlier versions made without a checksum, and the target that makes it again with one, if it has a name.
+EARLIER = {
+    "plots/ablation_*": "ablation",
+    "plots/*": "plots",
+    "report.html": "report",
+    "ablation.md": "ablation",
+    "weights_ladder.md": "",
+    "activations/ranges.md": "activations",
+    "activations/layer_*.json": "analysis",
+    "activations/quantization_config.json": "analysis",
+    "DiT_cali_data.npz": "calibration",
+    "exports/*/*": "exports",
+    "embedded_model/*": "train_embedded_model",
+}
+
+
+def list_calibration_faults(path: Path) -> Iterator[str]:
+    """A line for each fault of a calibration set. Raises UserError."""
+    calibration = open_calibration(path)
+    calibration.verify()
+    yield from find_strays(path, list(calibration.specs.values()))
+
+
+def list_part_faults(path: Path) -> Iterator[str]:
+    """A line for each fault of a part of what the blocks read. Raises UserError."""
+    part = open_part(path)
+    part.verify()
+    yield from find_strays(path, list(part.specs.values()))
+
+
+def list_shard_faults(path: Path) -> Iterator[str]:
+    """A line for each fault of a shard of trajectories, or of its receipt. Raises UserError."""
+    if (path / plan.RECEIPT).is_file():
+        check_seal(read_plain_json(path / plan.RECEIPT, whole=path), path)
+    else:
+        yield from find_faults(path, {}, {})
+
+
+# Folders that are sealed as a whole, and what reads all that is in them.
+GROUPS: dict[str, Callable[[Path], Iterator[str]]] = {
+    "trajectories.zarr/*": list_shard_faults,
+    "calibration.zarr": list_calibration_faults,
+    "block_inputs.zarr/*": list_part_faults,
+}
+
+
+def check_files(results: Results) -> Report:
+    """Whether every file is what its own checksum, a seal or a file of digests says."""
+    folder = results.folder
+    names, groups = walk(folder)
+    kinds = {name: find_match(name, NO_RESULTS) for name in names}
+    plain = [folder / name for name in names if kinds[name] is None]
+    claims, faults = collect_claims(plain)
+    found = {path: find_fault(path, claims[path]) for path in plain}
+    faults += [*filter(None, found.values()), *find_missing(claims)]
+    read_by_others = {results.store / shard for shard in results.folders} | {folder / "calibration.zarr"}
+    for group in sorted(set(groups) - read_by_others):
+        faults += read_group(group)
+    unvouched = [path for path, fault in found.items() if fault is None and path.suffix != SUMS]
+    notes = [*list_no_results(folder, kinds.values()), *list_unvouched(folder, unvouched)]
+    return Report(f"{len(plain) - len(unvouched)} files and {len(groups)} sealed folders", faults, notes)
+
+
+def walk(folder: Path) -> tuple[list[str], list[Path]]:
+    """The names of all files below `folder`, sorted, but for those in folders sealed as a whole; and these folders.
+
+    A link into `folder` is no file of its own.
+    """
+    names, groups, root = [], [], folder.resolve()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        parent = Path(place)
+        own = [name for name in folders if not leads_inside(parent / name, root)]
+        sealed = [name for name in own if is_group((parent / name).relative_to(folder).as_posix())]
+        groups += [parent / name for name in sealed]
+        folders[:] = [name for name in own if name not in sealed]
+        paths = [parent / name for name in files]
+        names += [path.relative_to(folder).as_posix() for path in paths if not leads_inside(path, root)]
+    return sorted(names), sorted(groups)
+
+
+def is_group(name: str) -> bool:
+    """Whether the folder `name` is sealed as a whole once it is finished."""
+    return find_match(name, NO_RESULTS) is None and find_match(name, GROUPS) is not None
+
+
+def leads_inside(path: Path, root: Path) -> bool:
+    """Whether `path` is a link to what lies below `root`, or to a folder around it."""
+    if not path.is_symlink():
+        return False
+    target = path.resolve()
+    return target.is_relative_to(root) or root.is_relative_to(target)
+
+
+def find_match(name: str, patterns: Iterable[str]) -> str | None:
+    """The first pattern that fits `name`, below this folder of results or below one that lies in it."""
+    return next((pattern for pattern in patterns if fnmatchcase(f"/{name}", f"*/{pattern}")), None)
+
+
+def read_group(group: Path) -> list[str]:
+    """A line for each fault of a folder that is sealed as a whole."""
+    read = GROUPS[find_match(group.as_posix(), GROUPS)]
+    try:
+        return list(read(group))
+    except UserError as error:
+        return [str(error)]
+
+
+def collect_claims(paths: Iterable[Path]) -> tuple[Claims, list[str]]:
+    """What the files say of one another, by the file it is said of, and a line for each that cannot say it."""
+    claims, faults = defaultdict(list), []
+    for path in paths:
+        try:
+            for claimed, claim in list_claims(path):
+                claims[claimed].append(claim)
+        except UserError as error:
+            faults += [str(error)] if path.suffix == SUMS else []  # a damaged JSON file is found by its checksum
+    return claims, faults
+
+
+def find_missing(claims: Claims) -> Iterator[str]:
+    """A line for each missing file that is vouched for.
+
+    Not where all that a file of digests speaks of is missing: that is not made yet, or not wanted any more.
+    """
+    by_voucher = defaultdict(dict)
+    for path, claim in ((path, claim) for path, own in claims.items() for claim in own):
+        by_voucher[claim.voucher][path] = claim.target
+    for voucher, targets in by_voucher.items():
+        there = [path for path in targets if path.is_file()]
+        if voucher.suffix != SUMS or there:
+            for path in targets.keys() - there:
+                # Snakemake makes again only what is not there, and all of one making with it.
+                target = targets[there[0]] if there else targets[path]
+                yield f"{path} is missing, and {voucher} vouches for it; delete {target} and {say_how(target)}"
+
+
+def list_no_results(folder: Path, patterns: Iterable[str | None]) -> Iterator[str]:
+    """A line for each kind of files that carry no checksum, given the pattern of each file."""
+    for pattern, count in Counter(filter(None, patterns)).items():
+        yield f"{folder}/{pattern}: no checksum: {NO_RESULTS[pattern]} ({count})"
+
+
+def list_unvouched(folder: Path, paths: Sequence[Path]) -> Iterator[str]:
+    """A line for each kind of files that nothing vouches for though earlier versions made them, and for each other."""
+    kinds = {path: find_match(path.relative_to(folder).as_posix(), EARLIER) for path in paths}
+    for pattern, count in Counter(filter(None, kinds.values())).items():
+        how = f"delete what is there and make {EARLIER[pattern] or folder / pattern} again"
+        yield f"{folder}/{pattern}: no checksum: made by an earlier version ({count}); {how}"
+    for path in (path for path, pattern in kinds.items() if pattern is None):
+        yield f"{path}: no checksum: not of this workflow, not finished, or without the one it had"

@@ -1,0 +1,110 @@
+"""What does not hold of packed weights: shapes, numbers, digests, and the blocks' seals."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.numerics.weight_grid import unpack_codes
+from taqmlx.planning import plan
+from taqmlx.planning.bit_choices import stored_bits
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.block_file import digest_codes
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file
+from taqmlx.store.packed_checkpoint import PackedCheckpoint, find_misfits, measure_tensors
+from taqmlx.store.seal import read_file_seal
+
+MODELS = {model: list_linears(*depths) for model, depths in plan.MODEL_BLOCKS.items()}
+Quantization = dict[str, dict[str, Any]]  # by path, bits, group size and mode
+
+MEASURED = ("bits_per_weight", "quantized_weights", "parameters")
+
+
+def find_problems(checkpoint: PackedCheckpoint, blocks: Path | None) -> tuple[Quantization, list[str]]:
+    """The layers whose tensors fit together, and all that does not hold; `blocks` is the folder of the block files."""
+    config = checkpoint.config
+    faults = {path: list(find_misfits(checkpoint, path)) for path in config["quantization"]}
+    intact = {path: how for path, how in config["quantization"].items() if not faults[path]}
+    problems = [f"{path}: {fault}" for path, found in faults.items() for fault in found]
+    problems += [*check_layers(checkpoint), *check_numbers(checkpoint.tensors), *check_file(checkpoint)]
+    problems += check_digests(checkpoint, intact)
+    if intact == config["quantization"]:
+        problems += check_measures(checkpoint)
+    if blocks:
+        problems += check_seals(checkpoint, blocks)
+    return intact, problems
+
+
+def check_layers(checkpoint: PackedCheckpoint) -> Iterator[str]:
+    """Layers of the model that are missing, and quantized ones that the config does not name."""
+    config, tensors = checkpoint.config, checkpoint.tensors
+    if config["architecture"] not in MODELS:
+        yield f"the architecture {config['architecture']} is not known, so its layers cannot be checked"
+    for layer in MODELS.get(config["architecture"], []):
+        if f"{layer.path}.weight" not in tensors:
+            yield f"{layer.name}: {checkpoint.path.name} has no {layer.path}.weight"
+    for key in tensors:
+        path, _, part = key.rpartition(".")
+        if part in ("scales", "biases", "migration") and path not in config["quantization"]:
+            yield f"{key} is there, but config.json has no such quantized layer"
+
+
+def check_digests(checkpoint: PackedCheckpoint, intact: Quantization) -> Iterator[str]:
+    """Codes of the `intact` layers that are not those the config names, or beyond their nominal width."""
+    config = checkpoint.config
+    for path in sorted(config["codes"].keys() ^ config["quantization"].keys()):
+        yield f"{path}: config.json has only one of its bits and its codes"
+    for path, how in intact.items():
+        weight = checkpoint.tensors[f"{path}.weight"]
+        if digest_codes(weight) != config["codes"].get(path):
+            yield f"{path}: the codes are not those config.json names"
+        nominal = config["nominal_bits"].get(path, how["bits"])
+        if stored_bits(nominal) != how["bits"] or unpack_codes(weight, nominal).max() >= 2**nominal:
+            yield f"{path}: not {nominal} bits stored as {how['bits']}"
+
+
+def check_measures(checkpoint: PackedCheckpoint) -> Iterator[str]:
+    """Numbers of the config that are not what the file measures."""
+    measured = measure_tensors(checkpoint.tensors, checkpoint.config["quantization"])
+    for key in MEASURED:
+        if checkpoint.config[key] != measured[key]:
+            yield f"{key}: config.json says {checkpoint.config[key]}, the file has {measured[key]}"
+
+
+def check_file(checkpoint: PackedCheckpoint) -> Iterator[str]:
+    """Whether the file is the one the config names."""
+    named, path = checkpoint.config["model"], checkpoint.path
+    if path.stat().st_size != named["bytes"]:
+        yield f"{path.name} has {path.stat().st_size} bytes, not the {named['bytes']} config.json names"
+    if hash_file(path) != named["sha256"]:
+        yield f"{path.name} does not have the sha256 config.json names"
+
+
+def check_numbers(tensors: dict[str, np.ndarray]) -> Iterator[str]:
+    """Values that are no numbers, and scales of zero."""
+    for key, array in tensors.items():
+        if np.issubdtype(array.dtype, np.floating) and (count := int((~np.isfinite(array)).sum())):
+            yield f"{key}: {count} of {array.size} values are NaN or infinite"
+        if key.endswith(".scales") and (count := int((array == 0).sum())):
+            yield f"{key}: {count} of {array.size} scales are zero"
+
+
+def check_seals(checkpoint: PackedCheckpoint, folder: Path) -> Iterator[str]:
+    """Where the checkpoint is not made of the blocks in `folder`, or of the distilled model beside it."""
+    config, sealed = checkpoint.config, {}
+    paths = {layer.name: layer.path for layer in MODELS.get(config["architecture"], [])}
+    for block, fingerprint in config["origin"]["blocks"].items():
+        path = folder.with_name(f"{block}.json") if block == plan.WHOLE else folder / f"{block}.json"
+        try:
+            seal = read_file_seal(path)
+        except UserError as error:
+            yield str(error)
+            continue
+        if seal["fingerprint"] != fingerprint:
+            yield f"{block}: packed from other work than what {path} seals"
+        sealed |= {paths.get(name, name): digest for name, digest in seal["sha256"]["codes"].items()}
+    for path in sorted((config["codes"].keys() | sealed.keys()) - set(config["rounded"])):
+        if config["codes"].get(path) != sealed.get(path):
+            yield f"{path}: its codes are not those its block is sealed with"

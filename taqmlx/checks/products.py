@@ -1,0 +1,131 @@
+"""Checks of what is made from the trajectories: manifest, calibration set, statistics, weights and their config."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.checks.packed import find_problems
+from taqmlx.checks.results import Report, Results
+from taqmlx.planning import plan
+from taqmlx.store.calibration import open_calibration
+from taqmlx.store.files import encode_json, read_json
+from taqmlx.store.manifest import Manifest, build_manifest, count_saved, find_staleness, read_seals
+from taqmlx.store.packed_checkpoint import open_packed
+from taqmlx.store.quant_config import read_quant_config
+from taqmlx.store.seal import read_group_seal
+from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
+from taqmlx.store.statistics_merging import describe_statistics, merge_shards
+from taqmlx.store.zarr_arrays import find_strays
+
+ROUNDING = 1e-6  # what merging the same parts on another machine may change, relative or absolute
+
+
+def check_manifest(results: Results) -> Report | None:
+    """Whether the manifest is what the seals give now."""
+    path = results.folder / "manifest.json"
+    if not path.exists():
+        return None
+    wanted = build_manifest(results.stage, read_seals(results.store, results.stage))
+    return Report(f"{wanted['n_completed']} images, as sealed", list_stale(path, wanted))
+
+
+def check_export_manifest(results: Results) -> Report | None:
+    """Whether the manifest of the exports is what the seals give now, and counts the files there are."""
+    path = results.folder / "exports" / "manifest.json"
+    if not path.exists():
+        return None
+    # Not the pictures' digests: they tell of the pictures, not of the manifest.
+    wanted = build_manifest(results.stage, read_seals(results.store, results.stage), count_saved(path.parent))
+    counts = f"{wanted['images_saved']} pictures and {wanted['latents_saved']} latents"
+    return Report(f"{counts} saved, as they lie there", list_stale(path, wanted))
+
+
+def list_stale(path: Path, wanted: Manifest) -> list[str]:
+    """A line for each difference of the manifest in `path` from `wanted`."""
+    return [f"{path} is stale: {reason}; delete it and run again" for reason in find_staleness(read_json(path), wanted)]
+
+
+def check_calibration(results: Results) -> Report | None:
+    """Whether the calibration set is as sealed, and made from these trajectories."""
+    path = results.folder / "calibration.zarr"
+    if not path.exists():
+        return None
+    calibration = open_calibration(path)
+    calibration.verify()
+    sealed, present = calibration.seal["inputs"]["shards"], set(results.shards)
+    faults = list(find_strays(path, list(calibration.specs.values())))
+    for name in sorted(sealed.keys() | present):
+        there = name in present and read_group_seal(results.store / name)["fingerprint"]
+        if sealed.get(name) != there:
+            faults.append(f"{path} was not made from {results.store / name} as it is; delete {path} and run again")
+    return Report(f"{calibration.specs['xs'].shape[0]:,} points, as sealed", faults)
+
+
+def check_statistics(results: Results) -> Report | None:
+    """Whether the statistics are what their parts give when merged again, from the calibration set as it is."""
+    path = results.folder / "activations" / "statistics.json"
+    if not path.exists():
+        return None
+    found = read_statistics(path)
+    arrays = read_statistics_arrays(path, found)
+    seals, inputs, merged = merge_shards(list((path.parent / "shards").glob("*.safetensors")))
+    wanted = json.loads(encode_json(describe_statistics(seals, inputs, path.with_suffix(".safetensors"))))
+    again = "delete it and run merge_activations again"
+    faults = [f"{path}: {reason}; {again}" for reason in list_differences(found, wanted)]
+    for name in sorted(arrays.keys() | merged.keys()):
+        if not (name in arrays and name in merged and np.allclose(arrays[name], merged[name], ROUNDING, ROUNDING)):
+            faults.append(f"{path.with_suffix('.safetensors')}: {name} is not what the parts give; {again}")
+    calibration = read_group_seal(results.folder / "calibration.zarr")
+    if found["origin"]["calibration"] != calibration["fingerprint"]:
+        faults.append(f"{path} was not made from the calibration set as it is; delete it and run again")
+    return Report(f"{len(found['inputs'])} inputs at {len(found['steps'])} steps, merged again", faults)
+
+
+def list_differences(found: Any, wanted: Any, place: str = "") -> Iterator[str]:
+    """Every place where two JSON values differ, with both."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            yield from list_differences(found.get(key), wanted.get(key), f"{place}.{key}".lstrip("."))
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for index, pair in enumerate(zip(found, wanted, strict=True)):
+            yield from list_differences(*pair, f"{place}[{index}]")
+    elif not (found == wanted or is_near(found, wanted)):
+        yield f"{place} is {plan.shorten(found)}, its parts give {plan.shorten(wanted)}"
+
+
+def is_near(found: Any, wanted: Any) -> bool:
+    """Whether two numbers are the same but for the rounding of another machine."""
+    both_floats = isinstance(found, float) and isinstance(wanted, float)
+    return both_floats and math.isclose(found, wanted, rel_tol=ROUNDING, abs_tol=ROUNDING)
+
+
+def check_weights(results: Results) -> Report | None:
+    """Whether the packed weights are what their config and the blocks' seals say."""
+    folder = results.folder / "quantized"
+    if not folder.exists():
+        return None
+    intact, problems = find_problems(open_packed(folder), results.folder / "adaround")
+    return Report(
+        f"{len(intact)} quantized layers, with their blocks' codes",
+        [f"{folder}: {p}; delete it and run pack_weights again" for p in problems],
+    )
+
+
+def check_quant_config(results: Results) -> Report | None:
+    """Whether the quantization config is whole and made from the statistics and the calibration set as they are."""
+    path = results.folder / "quant_config.json"
+    if not path.exists():
+        return None
+    config = read_quant_config(path)
+    origin, faults = config.content["origin"], []
+    statistics = results.folder / "activations" / "statistics.json"
+    if origin["statistics"]["fingerprint"] != plan.fingerprint(read_statistics(statistics)):
+        faults.append(f"{path} was not made from {statistics} as it is; delete it and run again")
+    calibration = results.folder / "calibration.zarr"
+    if origin["calibration"]["fingerprint"] != read_group_seal(calibration)["fingerprint"]:
+        faults.append(f"{path} was not made from {calibration} as it is; delete it and run again")
+    return Report(f"{len(config.layers)} layers, and the files it names", faults)

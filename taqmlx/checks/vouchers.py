@@ -1,0 +1,129 @@
+"""What vouches for a file: its own checksum, or its digest in a seal, in what names it, or in a file of digests."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from taqmlx.planning import plan
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import CHECKSUM, hash_file, is_unchanged, read_plain_json
+from taqmlx.store.tensors import read_metadata, read_sealed_tensors
+from taqmlx.store.trajectories import ROOT
+from taqmlx.store.vouching import SUMS, name_place, read_sums
+
+SEAL_KEYS = {"parameters", "inputs", "fingerprint", "sha256"}
+UNMADE = {"versions.json"}  # what no target makes, but every run
+
+
+class Claim(NamedTuple):
+    """What the file `voucher` says of another one, and the target that makes both again."""
+
+    sha256: str
+    voucher: Path
+    target: Path
+
+
+Claims = dict[Path, list[Claim]]
+
+
+def list_claims(path: Path) -> Iterator[tuple[Path, Claim]]:
+    """What a file says of others. Raises UserError if it is damaged."""
+    if path.suffix == SUMS:
+        yield from list_sums_claims(path)
+    elif path.suffix == ".json":
+        yield from list_json_claims(path, read_plain_json(path))
+
+
+def list_sums_claims(sums: Path) -> Iterator[tuple[Path, Claim]]:
+    """What a file of digests says. Raises UserError, with what to do, if it is damaged."""
+    place = name_place(sums)
+    try:
+        digests = read_sums(sums)
+    except UserError as error:
+        made = [
+            path for path in (place, *sorted(sums.parent.glob(f"{place.name}.*"))) if path.exists() and path != sums
+        ]
+        raise UserError(f"{error}; delete it" + (f" and {made[0]} and {say_how(made[0])}" if made else "")) from None
+    for name, digest in digests.items():
+        is_in_folder = name.startswith(f"{place.name}/")
+        yield sums.parent / name, Claim(digest, sums, place if is_in_folder else sums.parent / name)
+
+
+def list_json_claims(path: Path, content: Any) -> Iterator[tuple[Path, Claim]]:
+    """What the `content` of a JSON file says of others: as a seal, or where it names a `file` and its `sha256`."""
+    if not isinstance(content, dict):
+        return
+    sealed = content["sha256"] if content.keys() >= SEAL_KEYS else {}
+    for name, digest in sealed.items() if isinstance(sealed, dict) else ():
+        if isinstance(digest, str):
+            yield path.parent / name, Claim(digest, path, path)
+        elif isinstance(digest, list) and PurePosixPath(name).suffix:  # a picture's, and its latents'
+            picture = path.with_suffix("") / name
+            for file, own in zip((picture, picture.with_suffix(".safetensors")), digest, strict=False):
+                yield file, Claim(own, path, path)
+    for named in content.values():
+        if isinstance(named, dict) and isinstance(named.get("file"), str) and isinstance(named.get("sha256"), str):
+            yield path.parent / named["file"], Claim(named["sha256"], path, path)
+
+
+def find_own_fault(path: Path) -> str | None:
+    """What is wrong with a file by its own checksum: an empty string if it holds, None if it has none."""
+    try:
+        if path.suffix == ".json":
+            return judge_json(path)
+        return judge_tensors(path) if path.suffix == ".safetensors" else None
+    except UserError as error:
+        return f"{str(error).partition(';')[0]}; delete it and {say_how(path)}"
+
+
+def judge_json(path: Path) -> str | None:
+    """`find_own_fault` of a JSON file. Raises UserError for one that is none."""
+    content = read_plain_json(path)
+    if path.parts[-2:] == ("trajectories.zarr", "zarr.json"):
+        holds = content == ROOT
+    elif isinstance(content, dict) and (CHECKSUM in content or find_renamed(content)):
+        holds = is_unchanged(content)
+    else:
+        return None
+    if holds:
+        return ""
+    raise UserError(f"{path} is damaged or was changed: its checksum does not hold")
+
+
+def find_renamed(content: dict[str, Any]) -> str | None:
+    """The key that was `checksum` before it was damaged: its value is that of all the others."""
+    for key, value in content.items():
+        if isinstance(value, str) and len(value) == 64:
+            others = {other: content[other] for other in content if other != key}
+            if value == plan.fingerprint(others):
+                return key
+    return None
+
+
+def judge_tensors(path: Path) -> str | None:
+    """`find_own_fault` of a safetensors file. Raises UserError for one that is none or is not what was written."""
+    metadata = read_metadata(path)
+    if "about" not in metadata and "sha256" not in json.dumps(metadata):
+        return None
+    read_sealed_tensors(path)
+    return ""
+
+
+def find_fault(path: Path, claims: list[Claim]) -> str | None:
+    """What is wrong with a file by what `claims` say of it, as `find_own_fault`."""
+    try:
+        digest = hash_file(path) if claims else ""
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
+    # Who lies beside it first, since it was written with it.
+    for claim in sorted(claims, key=lambda claim: claim.voucher.parent != path.parent):
+        if claim.sha256 != digest:
+            gone = "both" if claim.target in (path, claim.voucher) else claim.target
+            return f"{path} is not what {claim.voucher} vouches for; delete {gone} and {say_how(claim.target)}"
+    return "" if claims else find_own_fault(path)
+
+
+def say_how(target: Path) -> str:
+    """What makes a target again."""
+    return "run again" if target.name in UNMADE else f"make {target} again"

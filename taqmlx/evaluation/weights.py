@@ -1,0 +1,54 @@
+"""PyTorch weight files that lie on this machine, named by path and sha256; nothing is downloaded."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file
+
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def read_state(what: str, source: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of the file `source["path"]`. Raises UserError, naming `what`, unless it has that sha256."""
+    path = Path(source["path"])
+    if not path.is_file():
+        raise UserError(f"{what}: {path} is missing; put the weights there (nothing is downloaded), or set it to null")
+    if (found := hash_file(path)) != source["sha256"]:
+        raise UserError(f"{what}: {path} has the sha256 {found}, not {source['sha256']}; it is another file")
+    try:
+        refuse_compressed(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{what}: {path} holds no PyTorch weights ({type(error).__name__})") from None
+
+
+def refuse_compressed(path: Path) -> None:
+    """Raise ValueError for an archive that takes more in memory than on the disk: PyTorch writes none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it is compressed")
+
+
+def fill(what: str, module: torch.nn.Module, state: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """`module` with these weights, for inference.
+
+    Raises UserError unless every weight it has is there, fits, and is of the type of a number: codes would be taken for
+    numbers.
+    """
+    try:
+        missing, _ = module.load_state_dict(state, strict=False)
+    except (RuntimeError, TypeError, AttributeError):
+        missing = ["of another shape, or no tensors"]
+    # Counters of batches seen: not every file has them, and inference reads none.
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing:
+        raise UserError(f"{what}: the file has not the weights of the network it is for ({missing[0]})")
+    for name, value in module.state_dict().items():
+        if value.is_floating_point() and state[name].dtype not in NUMBERS:
+            raise UserError(f"{what}: the file stores {name} as {state[name].dtype}; take its weights in fp16 or fp32")
+    return module.eval().requires_grad_(False)

@@ -1,0 +1,72 @@
+"""What a forward of a given transformer takes: how many latents go together, and whether the machine has the memory."""
+
+from collections.abc import Sequence
+
+from mlx.utils import tree_flatten
+
+from taqmlx.mmdit.forward import measure_shapes
+from taqmlx.mmdit.transformer import Transformer
+from taqmlx.numerics.footprint import (
+    BATCH_BYTES,
+    count_learning_bytes,
+    estimate_distillation,
+    estimate_forward,
+    limit_batch,
+)
+from taqmlx.store.room import check_memory
+
+# What helps a job whose batch follows the model's size already.
+SMALLER = "lower height and width, leave T5 out (use_t5: false), or take a machine with more"
+
+
+def choose_batch(transformer: Transformer, latent_shape: Sequence[int], cs_shape: Sequence[int], most: int) -> int:
+    """How many latents (h, w, c), each under the conditions of a prompt in cs (n, C, T, D), go together, to `most`."""
+    tokens = count_tokens(transformer, latent_shape, cs_shape[2])
+    return limit_batch(most, tokens, transformer.config.hidden_size, rows=cs_shape[1])
+
+
+def count_tokens(transformer: Transformer, latent_shape: Sequence[int], tokens: int) -> int:
+    """What a row's attention sees: the latent's (h, w, c) patches and the text's `tokens`."""
+    return measure_shapes(transformer.config, latent_shape, tokens)["image_shape"][0] + tokens
+
+
+def check_forward(
+    transformer: Transformer, latent_shape: Sequence[int], tokens: int, rows: int, job: str, advice: str = SMALLER
+) -> None:
+    """Raise UserError if this machine has not the memory to run `transformer` on `rows` rows at a time.
+
+    A row is a latent (h, w, c) with a text of `tokens` tokens. No weight is read for this.
+    """
+    weights = list(dict(tree_flatten(transformer.parameters())).values())
+    size, itemsize = sum(value.nbytes for value in weights), weights[0].itemsize
+    seen = count_tokens(transformer, latent_shape, tokens)
+    check_memory(estimate_forward(rows, seen, transformer.config.hidden_size, size, itemsize), job, advice)
+
+
+def needs_recomputing(transformer: Transformer, latent_shape: Sequence[int], tokens: int, rows: int) -> bool:
+    """Whether what the gradients of all blocks need is too much to be kept, of `rows` rows."""
+    return rows * count_blocks(transformer) * count_learned_row(transformer, latent_shape, tokens) > BATCH_BYTES
+
+
+def check_distillation(
+    transformer: Transformer, latent_shape: Sequence[int], tokens: int, rows: int, kind: str
+) -> None:
+    """Raise UserError if this machine has not the memory to learn the whole `transformer` on `rows` rows at a time.
+
+    kind: `codes` or `scales`.
+    """
+    weights = sum(value.size for value in dict(tree_flatten(transformer.parameters())).values())
+    blocks = 1 if needs_recomputing(transformer, latent_shape, tokens, rows) else count_blocks(transformer)
+    row = count_learned_row(transformer, latent_shape, tokens)
+    needed = estimate_distillation(weights, kind, rows * blocks * row)
+    check_memory(needed, "distillation", f"lower distil_batch, set distil to scales, or {SMALLER}")
+
+
+def count_blocks(transformer: Transformer) -> int:
+    """The blocks of a transformer."""
+    return transformer.config.depth_multimodal + transformer.config.depth_unified
+
+
+def count_learned_row(transformer: Transformer, latent_shape: Sequence[int], tokens: int) -> int:
+    """Bytes that a block's gradients need of a row."""
+    return count_learning_bytes(count_tokens(transformer, latent_shape, tokens), transformer.config.hidden_size)

@@ -1,0 +1,153 @@
+"""One forward of the MMDiT (Esser et al. 2024, arXiv 2403.03206) for every stage.
+
+Every linear layer goes through a function `linear(name, x)`, so that a stage records, replaces or quantizes a layer by
+handing in another function; the model's modules and weights are only read.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import mlx.core as mx
+
+from taqmlx.mmdit.blocks import (
+    Block,
+    Linear,
+    Tokens,
+    list_blocks,
+    normalize,
+    resolve_module,
+    run_block,
+    split_modulation,
+)
+from taqmlx.mmdit.patches import embed_latents, restore_latents
+from taqmlx.mmdit.transformer import Transformer, TransformerConfig
+from taqmlx.planning.layers import UNIFIED, Layer, list_linears
+
+
+def bind_linears(model: Transformer) -> Linear:
+    """`linear(name, x)` in full precision over the weights of `model`, x (..., in) -> (..., out)."""
+    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    weights = {layer.name: resolve_module(model, layer.path)["weight"].T for layer in layers}
+    return bind_transposed(weights, {layer.name: resolve_bias(model, layer) for layer in layers})
+
+
+def bind_weights(weights: Mapping[str, mx.array], biases: Mapping[str, mx.array | None]) -> Linear:
+    """`linear(name, x)` over weights (out, in) and biases (out,) or None, differentiable in all of them."""
+    return bind_transposed({name: weight.T for name, weight in weights.items()}, biases)
+
+
+def bind_transposed(weights: Mapping[str, mx.array], biases: Mapping[str, mx.array | None]) -> Linear:
+    """`linear(name, x)` over weights (in, out) and biases (out,) or None."""
+
+    def linear(name: str, x: mx.array) -> mx.array:
+        y, bias = x @ weights[name], biases[name]
+        return y if bias is None else y + bias  # faster on a CPU than mx.addmm
+
+    return linear
+
+
+def resolve_bias(model: Transformer, layer: Layer) -> mx.array | None:
+    """The bias (out,) of a layer, or None.
+
+    FLUX has one bias for a unified block's o_proj and fc2 together, which DiffusionKit loads into both and, before it
+    runs the block, takes out of fc2 again.
+    """
+    if (layer.stream, layer.role) == (UNIFIED, "fc2"):
+        return None
+    return resolve_module(model, layer.path).get("bias")
+
+
+def measure_shapes(config: TransformerConfig, latent_shape: Sequence[int], tokens: int) -> dict[str, list[int]]:
+    """`image_shape` (N, D) and `text_shape` (T, D) of a row, for latents (h, w, c) and prompts of `tokens` tokens."""
+    height, width, _ = latent_shape
+    patches = (height // config.patch_size) * (width // config.patch_size)
+    return {"image_shape": [patches, config.hidden_size], "text_shape": [tokens, config.hidden_size]}
+
+
+def predict_velocity(
+    model: Transformer,
+    linear: Linear,
+    latents: mx.array,
+    context: mx.array,
+    pooled: mx.array,
+    timesteps: mx.array,
+    rows: mx.array,
+) -> mx.array:
+    """The velocity (B, h, w, c) of latents (B, h, w, c), each under its own condition.
+
+    context (U, T, D), pooled (U, W) and timesteps (U,), 1000 sigma, are given once per condition; rows (B,) int maps a
+    latent to its condition. Modulation and text embedding are computed for the U conditions, then taken per row.
+    Raises UserError for an unsupported kind of transformer.
+    """
+    blocks = list_blocks(model, latents.shape[1:])
+    text: mx.array | None
+    image, text, modulation = begin_blocks(model, linear, latents, context, pooled, timesteps, rows)
+    for block in blocks:
+        image, text = advance_block(linear, block, image, text, modulation, rows)
+    return finish_velocity(model, linear, image, modulation, rows, latents.shape)
+
+
+def begin_blocks(
+    model: Transformer,
+    linear: Linear,
+    latents: mx.array,
+    context: mx.array,
+    pooled: mx.array,
+    timesteps: mx.array,
+    rows: mx.array,
+) -> tuple[mx.array, mx.array, mx.array]:
+    """What the first block reads: image (B, N, D), text (B, T, D), and what every adaLN reads, (U, D).
+
+    The arguments are those of `predict_velocity`.
+    """
+    modulation = embed_condition(model.config, linear, pooled, timesteps)
+    image = embed_latents(model, latents)
+    return image, linear("context_embedder", context)[rows], modulation
+
+
+def advance_block(
+    linear: Linear, block: Block, image: mx.array, text: mx.array | None, modulation: mx.array, rows: mx.array
+) -> Tokens:
+    """One block with its adaLN linears: image (B, N, D) and text (B, T, D) to the next block's, None after the last.
+
+    modulation (U, D) is what the adaLN linears read, rows (B,) int maps a row to its own.
+    """
+    streams = {name: modulate_stream(linear, f"{block.name}.{name}", modulation, rows) for name in block.streams}
+    return run_block(linear, block, image, text, streams)
+
+
+def finish_velocity(
+    model: Transformer, linear: Linear, image: mx.array, modulation: mx.array, rows: mx.array, shape: tuple[int, ...]
+) -> mx.array:
+    """The velocity of `shape` (B, h, w, c) from the last block's image (B, N, D)."""
+    shift, scale = split_modulation(modulate_stream(linear, "final_layer", modulation, rows))
+    patches = linear("final_layer.linear", normalize(image, shift, scale, model.config.layer_norm_eps))
+    return restore_latents(model.config, patches, shape)
+
+
+def embed_condition(config: TransformerConfig, linear: Linear, pooled: mx.array, timesteps: mx.array) -> mx.array:
+    """What every adaLN reads: SiLU of the pooled text's plus the time step's embedding, (U, D)."""
+    told = expand_timesteps(config, timesteps).astype(pooled.dtype)
+    return silu(embed(linear, "y_embedder", pooled) + embed(linear, "t_embedder", told))
+
+
+def embed(linear: Linear, name: str, x: mx.array) -> mx.array:
+    """The two-layer embedder `name` of x (U, in), (U, D)."""
+    return linear(f"{name}.mlp.layers.2", silu(linear(f"{name}.mlp.layers.0", x)))
+
+
+def silu(x: mx.array) -> mx.array:
+    """x sigmoid(x)."""
+    return x * mx.sigmoid(x)
+
+
+def expand_timesteps(config: TransformerConfig, timesteps: mx.array) -> mx.array:
+    """Sinusoidal features (U, frequency_embed_dim) of timesteps (U,), cosines first, as precise as DiffusionKit's."""
+    half = config.frequency_embed_dim // 2
+    exponents = -mx.log(mx.array(config.max_period)) * mx.arange(half, dtype=config.dtype) / half
+    angles = timesteps[:, None].astype(config.dtype) * mx.exp(exponents).astype(config.dtype)
+    return mx.concatenate([mx.cos(angles), mx.sin(angles)], axis=-1)
+
+
+def modulate_stream(linear: Linear, name: str, modulation: mx.array, rows: mx.array) -> mx.array:
+    """The adaLN output of one stream, computed per condition and taken per row: (B, 1, n D)."""
+    return linear(f"{name}.adaLN_modulation", modulation)[rows][:, None]

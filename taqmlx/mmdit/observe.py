@@ -1,0 +1,95 @@
+"""Observing what every linear of the model reads, while it runs in full precision."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from taqmlx.mmdit.forward import predict_velocity
+from taqmlx.mmdit.transformer import Transformer
+from taqmlx.numerics.sketch import sample_rows
+from taqmlx.numerics.statistics import ChannelStatistics, combine_rows, reduce_tokens
+from taqmlx.planning.layers import Layer
+
+Linear = Callable[[str, mx.array], mx.array]
+
+# These read the conditions, which a batch holds once each however many of its rows share them.
+CONDITION_ROLES = {"adaLN", "embedder"}
+
+
+class Batch(NamedTuple):
+    """What one forward takes.
+
+    latents (B, h, w, c); of each condition context (U, T, D), pooled (U, W) and timesteps (U,); rows (B,) into those.
+    """
+
+    latents: mx.array
+    context: mx.array
+    pooled: mx.array
+    timesteps: mx.array
+    rows: mx.array
+
+
+class Reduced(NamedTuple):
+    """One linear input of a batch: the layer that read it first, statistics, sample (B, K) and row means (B, D)."""
+
+    layer: str
+    channels: ChannelStatistics
+    sample: np.ndarray
+    means: np.ndarray
+
+
+def assemble_batch(
+    xs: np.ndarray, prompts: np.ndarray, timestep: float, cs: np.ndarray, cs_pooled: np.ndarray
+) -> Batch:
+    """The batch of points `xs` (b, h, w, c) at one time step, each under its C conditions: B = C b rows.
+
+    `prompts` (b,) indexes `cs` (P, C, T, D) and `cs_pooled` (P, C, W), whose second axis is [positive, negative], or
+    [positive] without guidance. Rows are all positives, then all negatives; a prompt that several points share is
+    conditioned on once.
+    """
+    count = cs.shape[1]
+    unique, position = np.unique(prompts, return_inverse=True)
+    conditions = cs[unique].reshape(-1, *cs.shape[2:])  # (u, C, T, D) -> (U, T, D)
+    pooled = cs_pooled[unique].reshape(-1, cs_pooled.shape[-1])  # (u, C, W) -> (U, W)
+    return Batch(
+        latents=mx.array(np.concatenate([xs] * count).astype(np.float32)),
+        context=mx.array(conditions.astype(np.float32)),
+        pooled=mx.array(pooled.astype(np.float32)),
+        timesteps=mx.full((len(pooled),), timestep, mx.float32),
+        rows=mx.array(np.concatenate([count * position + place for place in range(count)]).astype(np.int32)),
+    )
+
+
+def observe_batch(
+    model: Transformer, linear: Linear, layers: Sequence[Layer], batch: Batch
+) -> Iterator[tuple[str, Reduced]]:
+    """Each linear input of the forward on `batch` by name, in the order it is read; q, k and v share one.
+
+    `linear` computes the layers. An input counts once per row of the batch, whether it belongs to the latents or to the
+    conditions that rows share. Each is reduced where it is read, so that none outlives its use.
+    """
+    by_name = {layer.name: layer for layer in layers}
+    seen: dict[str, tuple[str, int, dict[str, mx.array]]] = {}
+
+    def observing(name: str, x: mx.array) -> mx.array:
+        layer = by_name[name]
+        if layer.input not in seen:
+            per_row = x[batch.rows] if layer.role in CONDITION_ROLES else x
+            per_row = per_row.reshape(len(batch.rows), -1, x.shape[-1])  # (B, D) or (B, N, D) -> (B, N, D)
+            seen[layer.input] = name, per_row.shape[1], {"sample": sample_rows(per_row), **reduce_tokens(per_row)}
+            mx.eval(seen[layer.input][2])
+        return linear(name, x)
+
+    predict_velocity(model, observing, *batch)
+    for read, (name, tokens, arrays) in seen.items():
+        reduced = {key: np.array(value) for key, value in arrays.items()}
+        yield read, Reduced(name, combine_rows(reduced, tokens), reduced["sample"], reduced["mean"])
+
+
+def find_broken_row(reduced: Reduced) -> int | None:
+    """The first row of the batch with a NaN or an infinity in it, or None."""
+    # A mean keeps both, while MLX's min and max along an axis lose NaN.
+    broken = np.flatnonzero(~np.isfinite(reduced.means).all(axis=-1))
+    return int(broken[0]) if len(broken) else None

@@ -1,0 +1,105 @@
+"""A model whose weights come from a packed checkpoint: its linear layers, and how far they are from the original."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from taqmlx.mmdit.blocks import resolve_module
+from taqmlx.mmdit.forward import resolve_bias
+from taqmlx.mmdit.quantized import InputGrid, PackedWeight, QuantizedLinears
+from taqmlx.mmdit.transformer import Transformer
+from taqmlx.numerics.weight_grid import Grid, dequantize, unpack_codes
+from taqmlx.planning.layer_rules import UNQUANTIZED
+from taqmlx.planning.layers import Layer
+from taqmlx.store.errors import UserError
+from taqmlx.store.packed_checkpoint import PackedCheckpoint
+from taqmlx.store.quant_config import QuantConfig
+
+NO_TABLES = np.ones(1)  # the noise levels where no step depends on them
+
+
+def list_packed(layers: Sequence[Layer], checkpoint: PackedCheckpoint) -> list[Layer]:
+    """Those of `layers` whose weights the checkpoint has quantized."""
+    return [layer for layer in layers if layer.path in checkpoint.config["quantization"]]
+
+
+def bind_packed(
+    model: Transformer,
+    layers: Sequence[Layer],
+    chosen: Sequence[Layer],
+    checkpoint: PackedCheckpoint,
+    config: QuantConfig | None,
+    lookup: str,
+) -> QuantizedLinears:
+    """The linears of `model`, all of its `layers`: the `chosen` ones quantized, the others in full precision.
+
+    With `config` what the chosen ones read is quantized too, its steps looked up by `lookup`; without it only divided
+    by the weights' migration.
+    """
+    exact = {layer.name: resolve_module(model, layer.path)["weight"] for layer in layers}
+    for layer in chosen:
+        check_fit(checkpoint, config, layer, exact[layer.name].shape)
+    packed = {layer.name: find_packed_weight(checkpoint, layer.path) for layer in list_packed(chosen, checkpoint)}
+    biases = {layer.name: resolve_bias(model, layer) for layer in layers}
+    inputs = {layer.name: describe_input(checkpoint, config, layer) for layer in chosen}
+    sigmas = NO_TABLES if config is None else np.array(config.content["sigmas"])
+    return QuantizedLinears(layers, {**exact, **packed}, biases, inputs, sigmas, lookup)
+
+
+def check_fit(checkpoint: PackedCheckpoint, config: QuantConfig | None, layer: Layer, shape: tuple[int, ...]) -> None:
+    """Raise UserError unless what is given for `layer` is made for its weight, of `shape` (out, in)."""
+    how, tensors = checkpoint.config["quantization"].get(layer.path), checkpoint.tensors
+    if how:
+        scales = tensors[f"{layer.path}.scales"]
+        if shape != (len(scales), scales.shape[1] * how["group_size"]):
+            raise UserError(f"{checkpoint.path}: {layer.path} is not of the model's shape {shape}; pack it again")
+    if config is None:
+        return
+    if layer.name not in config.layers:
+        raise UserError(f"the quantization config has no layer {layer.name}; make it again")
+    for given in (config.activation_shift(layer.name), config.activation_migration(layer.name)):
+        if given is not None and given.shape != shape[1:]:
+            raise UserError(f"{layer.name}: the quantization config is made for {len(given)} channels, not {shape[1]}")
+
+
+def find_packed_weight(checkpoint: PackedCheckpoint, path: str) -> PackedWeight:
+    """The weight of the module at `path`."""
+    how, tensors = checkpoint.config["quantization"][path], checkpoint.tensors
+    scales, biases = (mx.array(tensors[f"{path}.{part}"].astype(np.float32)) for part in ("scales", "biases"))
+    return PackedWeight(mx.array(tensors[f"{path}.weight"]), scales, biases, how["bits"], how["group_size"])
+
+
+def describe_input(checkpoint: PackedCheckpoint, config: QuantConfig | None, layer: Layer) -> InputGrid:
+    """How what `layer` reads is divided and, with `config`, rounded."""
+    migration = checkpoint.tensors.get(f"{layer.path}.migration")
+    if config is None:
+        return InputGrid(UNQUANTIZED, "none", migration=migration)
+    name = layer.name
+    policy, bits = config.layers[name]["activation"]["policy"], config.activation_bits(name)
+    return InputGrid(
+        bits,
+        policy,
+        config.activation_steps(name),
+        config.activation_shift(name),
+        migration,
+        config.activation_group_size(name),
+    )
+
+
+def restore_weight(checkpoint: PackedCheckpoint, path: str) -> np.ndarray:
+    """The weight (out, in) fp32 that the packed one stands for, its migration taken out."""
+    how, tensors = checkpoint.config["quantization"][path], checkpoint.tensors
+    grid = Grid(tensors[f"{path}.scales"], tensors[f"{path}.biases"], how["bits"], how["group_size"])
+    weight = dequantize(unpack_codes(tensors[f"{path}.weight"], how["bits"]), grid)
+    migration = tensors.get(f"{path}.migration")
+    return weight if migration is None else weight / migration.astype(np.float32)
+
+
+def name_bits(bits: Sequence[int | tuple[int, ...]]) -> str:
+    """The most frequent of `bits`; where noise levels differ, from the fewest to the most of all that are rounded."""
+    if all(isinstance(value, int) for value in bits):
+        return str(Counter(bits or [UNQUANTIZED]).most_common(1)[0][0])
+    widths = {int(width) for value in bits for width in np.atleast_1d(value)} - {UNQUANTIZED}
+    return f"{min(widths)}-{max(widths)}"

@@ -1,0 +1,35 @@
+"""The models a configuration can name."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from taqmlx.models.protocol import Model
+from taqmlx.planning import plan
+from taqmlx.planning.user_files import find_place
+from taqmlx.store.errors import UserError
+
+log = logging.getLogger("taqmlx")
+
+
+def warn_of_dropped_text(model: Model, texts: Sequence[str]) -> None:
+    """Say in one line, with counts, what of the texts the model's encoders do not read."""
+    if phrases := model.describe_dropped(texts):
+        log.warning(f"text that is not read: {'; '.join(phrases)}")
+
+
+def find_model(name: str, parameters: Mapping[str, Any] = MappingProxyType({})) -> Model:
+    """The model called `name`, of what `parameters` say of it. Raises UserError for an unknown one."""
+    if name not in plan.MODEL_KEYS:
+        raise UserError(f"model: {name} is unknown; choose one of {', '.join(plan.MODEL_KEYS)}")
+    # Imported where they are needed, as that takes a second.
+    if name == plan.EMBEDDED:
+        from taqmlx.models import embedded
+
+        return embedded
+    from taqmlx.models.sd3 import MODELS
+
+    parameters = {plan.WEIGHTS_FROM: find_place(plan.WEIGHTS_FROM)} | dict(parameters)
+    settings = {key: parameters[key] for key in plan.MODEL_KEYS[name]}
+    return MODELS[name](**{"use_t5": True} | settings)  # FLUX reads nothing but T5's tokens

@@ -1,0 +1,131 @@
+"""Tensors of checkpoints, read as what they are or refused: types, names and shapes are checked before they are used.
+
+Nothing of a tensor is read before it is used, so checking costs no more than reading headers.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from taqmlx.models.layouts import recognise_bytes, recognise_tensors
+from taqmlx.models.weight_files import TITLES, Located
+from taqmlx.store.errors import UNFIT, UserError
+from taqmlx.store.safetensors_header import WEIGHT_TYPES, StoredTensor, describe_names, find_coded, read_header
+
+Tensors = dict[str, mx.array]
+
+
+def read_headers(located: Located) -> dict[str, StoredTensor]:
+    """What a file's parts hold. Raises UserError for one that is cut short or no safetensors file."""
+    stored = {}
+    for path in located.list_parts().values():
+        try:
+            stored |= read_header(path, located.explain_renewal(path))
+        except UserError:
+            if layout := recognise_bytes(path):
+                raise UserError(f"{path} is {layout.name}; {layout.advice}:\n  {located.download}") from None
+            raise
+    return stored
+
+
+def count_weights(located: Located) -> int:
+    """The numbers in a file. Raises UserError as `read_headers`."""
+    return sum(math.prod(about.shape) for about in read_headers(located).values())
+
+
+def read_tensors(located: Located, prefix: str = "", unread: str = "") -> Tensors:
+    """The tensors whose names begin with `prefix`, but for those in whose names `unread` is found.
+
+    Raises UserError if there are none, or if one is not stored as fp16, bf16 or fp32.
+    """
+    stored = read_headers(located)
+    chosen = {
+        name: about
+        for name, about in stored.items()
+        if name.startswith(prefix) and not (unread and re.search(unread, name))
+    }
+    if not chosen:
+        raise explain(located, f"it has no tensors {prefix}*")
+    if coded := find_coded(chosen):
+        raise explain(located, describe_coded(coded))
+    try:
+        parts = [mx.load(str(path), format="safetensors") for path in located.list_parts().values()]
+    except RuntimeError as error:  # MLX opens no file with certain types in it, be they read or not
+        coded = {name: kind for name, kind in find_coded(stored).items() if kind in str(error)}
+        raise explain(located, describe_coded(coded) if coded else f"MLX cannot open it: {error}") from None
+    return {name: part[name] for part in parts for name in part if name in chosen}
+
+
+def describe_coded(coded: dict[str, str]) -> str:
+    """Which tensors are of which type, and what is read."""
+    first, *rest = coded
+    more = f" and {len(rest)} more tensors" if rest else ""
+    return f"it stores {first}{more} as {coded[first]}, and {', '.join(WEIGHT_TYPES)} are read"
+
+
+def fill_module(
+    module: nn.Module, located: Located, tensors: Tensors, adjust: Callable[[Tensors], Tensors], dtype: mx.Dtype
+) -> nn.Module:
+    """`module` for inference, its parameters the tensors that `adjust` makes of the file's, in `dtype`.
+
+    Raises UserError, saying which, for names and shapes that are not those of the module.
+    """
+    try:
+        weights = adjust(tensors)
+    except KeyError as error:
+        raise explain(located, f"it lacks {error.args[0]}") from None
+    except UNFIT as error:
+        raise explain(located, f"DiffusionKit cannot take it apart: {error}") from None
+    sources = {id(value): name for name, value in tensors.items()}  # most are only renamed
+    stored = {name: sources.get(id(value), name) for name, value in weights.items()}
+    if difference := describe_difference(dict(tree_flatten(module.parameters())), weights, stored):
+        raise explain(located, f"it {difference}")
+    module.load_weights([(name, value.astype(dtype)) for name, value in weights.items()])
+    module.eval()
+    return module
+
+
+def describe_difference(wanted: Tensors, found: Tensors, stored: dict[str, str]) -> str:
+    """What `found` lacks, has besides, and has of another shape than `wanted`, each with a count; or nothing.
+
+    `stored` has the names in the file, which a tensor that is lacking has not.
+    """
+    lacking, surplus = (
+        sorted(wanted.keys() - found.keys()),
+        sorted(stored[name] for name in found.keys() - wanted.keys()),
+    )
+    misshapen = [
+        f"{stored[name]} of shape {found[name].shape} instead of {value.shape}"
+        for name, value in wanted.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    parts = {
+        f"lacks {len(lacking)} of DiffusionKit's tensors": lacking,
+        f"has {len(surplus)} surplus ones": surplus,
+        f"has {len(misshapen)} of other shapes": misshapen,
+    }
+    return ", ".join(f"{count} ({describe_names(names)})" for count, names in parts.items() if names)
+
+
+@contextmanager
+def refuse_damage(located: Located) -> Iterator[None]:
+    """Raise UserError for whatever does not fit while a file that is not of weights is taken apart."""
+    try:
+        yield
+    except (OSError, *UNFIT) as error:
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise UserError(f"{located.place} is damaged ({reason}); {located.explain_renewal(located.place)}") from error
+
+
+def explain(located: Located, fault: str) -> UserError:
+    """Two lines: what the file is, if it can be recognised, what is wrong with it and what to take; the command."""
+    file, command = located.file, f"\n  {located.download}"
+    if layout := recognise_tensors(read_headers(located), located.place, file.name):
+        return UserError(f"{located.place} is {layout.name}; {layout.advice} ({fault}):{command}")
+    owner = TITLES.get(file.repo, file.repo)
+    return UserError(f"{located.place} is not the {file.name} of {owner}: {fault}; get it:{command}")

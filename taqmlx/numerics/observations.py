@@ -1,0 +1,120 @@
+"""What was observed at every linear input and step: as objects to merge, as arrays to store, as numbers to read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasketches import tdigest_double as TDigest
+
+from taqmlx.numerics import sketch, statistics
+from taqmlx.numerics.statistics import ChannelStatistics
+
+QUANTILES = {"p0.1": 0.001, "p1": 0.01, "p99": 0.99, "p99.9": 0.999}
+OVERALL_QUANTILES = {f"p{percent}": percent / 100 for percent in (1, 5, 10, 25, 50, 75, 90, 95, 99)}
+SHIFTED_INPUTS = ".mlp.fc2"
+
+
+class Observation(NamedTuple):
+    """One linear input at one step."""
+
+    channels: ChannelStatistics
+    sketch: TDigest
+
+
+Observations = dict[str, list[Observation]]  # linear input: one observation per step
+
+
+def create_observation(channels: int) -> Observation:
+    """An observation of nothing, of an input with that many channels."""
+    return Observation(statistics.create_empty(channels), sketch.create_sketch())
+
+
+def add_batch(observation: Observation, channels: ChannelStatistics, sample: np.ndarray) -> Observation:
+    """`observation` with a batch added: its channel statistics and its sample of values."""
+    sketch.add_values(observation.sketch, sample)
+    return Observation(statistics.merge_pair(observation.channels, channels), observation.sketch)
+
+
+def merge_parts(parts: Sequence[Observations]) -> Observations:
+    """All parts' observations together; the order of `parts` is the order of merging. A part may lack an input."""
+    names = sorted({name for part in parts for name in part})
+    steps = {name: zip(*(part[name] for part in parts if name in part), strict=True) for name in names}
+    return {name: [merge_step(step) for step in steps[name]] for name in names}
+
+
+def merge_step(parts: Sequence[Observation]) -> Observation:
+    """One input's observations at one step, together."""
+    return Observation(
+        statistics.merge(part.channels for part in parts), sketch.merge_sketches(part.sketch for part in parts)
+    )
+
+
+def pack_observations(observations: Observations) -> dict[str, np.ndarray]:
+    """As arrays named `<input>/<field>`: (steps,) or (steps, D) each, and the sketches' bytes end to end."""
+    arrays = {}
+    for name, steps in observations.items():
+        for field in ChannelStatistics._fields:
+            arrays[f"{name}/{field}"] = np.stack([getattr(step.channels, field) for step in steps])
+        encoded = [sketch.encode_sketch(step.sketch) for step in steps]
+        arrays[f"{name}/sketch"] = np.concatenate(encoded)
+        arrays[f"{name}/sketch_bytes"] = np.array([len(data) for data in encoded])
+    return arrays
+
+
+def unpack_observations(arrays: Mapping[str, np.ndarray]) -> Observations:
+    """The observations of `pack_observations`'s arrays."""
+    names = sorted({key.rsplit("/", 1)[0] for key in arrays})
+    return {name: unpack_input(arrays, name) for name in names}
+
+
+def list_numbers(observations: Observations) -> dict[str, np.ndarray]:
+    """The numbers of the steps that have rows, by `<input>/<field>`; the extremes of no rows are infinite."""
+    return {
+        f"{name}/{field}": np.array([getattr(step.channels, field) for step in steps if step.channels.rows])
+        for name, steps in observations.items()
+        for field in ChannelStatistics._fields
+    }
+
+
+def unpack_input(arrays: Mapping[str, np.ndarray], name: str) -> list[Observation]:
+    """One input's observations."""
+    ends = np.cumsum(arrays[f"{name}/sketch_bytes"])
+    encoded = np.split(arrays[f"{name}/sketch"], ends[:-1])
+    columns = [arrays[f"{name}/{field}"] for field in ChannelStatistics._fields]
+    return [
+        Observation(ChannelStatistics(int(rows), int(negatives), *vectors), sketch.decode_sketch(data))
+        for rows, negatives, *vectors, data in zip(*columns, encoded, strict=True)
+    ]
+
+
+def describe_input(name: str, steps: Sequence[Observation]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """One input as numbers to read (lists over steps, and quantiles of all) and arrays (steps, D), `<input>/<what>`.
+
+    Post-GELU inputs also have the static shift (D,) and the largest magnitude that is left after it.
+    """
+    rows = [
+        statistics.describe_tensor(step.channels)
+        | dict(zip(QUANTILES, sketch.read_quantiles(step.sketch, QUANTILES.values()), strict=True))
+        for step in steps
+    ]
+    per_step = {key: [row[key] for row in rows] for key in rows[0]}
+    arrays = {
+        f"{name}/{field}": np.stack([getattr(step.channels, field) for step in steps])
+        for field in ("minimum", "maximum", "mean")
+    }
+    arrays[f"{name}/std"] = np.stack([statistics.compute_deviation(step.channels) for step in steps])
+    if name.endswith(SHIFTED_INPUTS):
+        extremes = arrays[f"{name}/minimum"], arrays[f"{name}/maximum"]
+        arrays[f"{name}/shift"] = shift = statistics.compute_shift(*extremes)
+        per_step["shifted_absmax"] = statistics.compute_shifted_absmax(*extremes, shift).tolist()
+    together = sketch.merge_sketches(step.sketch for step in steps)
+    described = {
+        "channels": len(steps[0].channels.mean),
+        "rows": [step.channels.rows for step in steps],
+        "arrays": sorted(arrays),
+        "per_step": per_step,
+        "overall": dict(
+            zip(OVERALL_QUANTILES, sketch.read_quantiles(together, OVERALL_QUANTILES.values()), strict=True)
+        ),
+    }
+    return described, arrays

@@ -1,0 +1,72 @@
+"""The rules that say how few bits a layer's input may have at each noise level."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from taqmlx.numerics.tiers import take_by_threshold, take_fewest, to_decibels
+
+
+class Evidence(NamedTuple):
+    """What is known of a layer whose input is rounded, at the config's K noise levels.
+
+    own, policy: its bits and policy in the config; channels float32 (K, in): the largest magnitude of each channel of
+    what is rounded; errors: relative errors (K,) by bits, and clips and inside: shares by bits, empty where nothing was
+    measured; is_shifted: whether a shift is subtracted.
+    """
+
+    own: int
+    policy: str
+    channels: np.ndarray
+    errors: Mapping[int, np.ndarray]
+    clips: Mapping[int, float]
+    inside: Mapping[int, float]
+    is_shifted: bool
+
+
+def choose_bits(evidence: Evidence, sigmas: Sequence[float], parameters: Mapping[str, Any]) -> tuple[np.ndarray, str]:
+    """A layer's bits int (K,) by the rule of `parameters`, never more than its own, and a reason in a few words."""
+    bits, reason = RULES[parameters["multitier_rule"]](evidence, sigmas, parameters)
+    bits = np.minimum(bits, evidence.own)
+    if evidence.policy == "dynamic" and np.ptp(bits):
+        kept = np.full_like(bits, evidence.own)
+        return kept, f"a step for each token has no table of bits: the {evidence.own} bits stay; else {reason}"
+    return bits, reason
+
+
+def choose_measured(
+    evidence: Evidence, sigmas: Sequence[float], parameters: Mapping[str, Any]
+) -> tuple[np.ndarray, str]:
+    """The fewest bits (K,) whose measured error in the block's output is within the budget."""
+    if not evidence.errors:
+        return np.full(len(sigmas), evidence.own), "nothing was measured for it"
+    budget = parameters["multitier_budget"]
+    bits = take_fewest(evidence.errors, budget)
+    left = to_decibels([evidence.errors[b][k] for k, b in enumerate(bits)])
+    misses = int((left < budget).sum())
+    missed = f"; {misses} of {len(sigmas)} levels miss the {budget:g} dB" if misses else ""
+    return bits, explain_most(bits, evidence.errors, sigmas) + missed
+
+
+def explain_most(bits: np.ndarray, errors: Mapping[int, np.ndarray], sigmas: Sequence[float]) -> str:
+    """Why the level that has the most of `bits` (K,) has no fewer."""
+    most, places = int(bits.max()), np.flatnonzero(bits == bits.max())
+    shown = max((b for b in errors if b < most), default=most)
+    worst = places[np.argmax(errors[shown][places])]
+    leave = f"leave an error {to_decibels(errors[shown][worst]):.1f} dB below the output at sigma {sigmas[worst]:.2f}"
+    return f"{most} bits at most: {shown} {leave}" if shown < most else f"{most} bits {leave} and less elsewhere"
+
+
+def choose_by_threshold(
+    evidence: Evidence, sigmas: Sequence[float], parameters: Mapping[str, Any]
+) -> tuple[np.ndarray, str]:
+    """Bits (K,) by the largest magnitude that is rounded, after the shift where there is one."""
+    magnitudes = evidence.channels.max(axis=1)
+    kind = "shifted" if evidence.is_shifted else "plain"
+    after = " after the shift" if evidence.is_shifted else ""
+    reason = f"largest magnitude {magnitudes.min():.2f} to {magnitudes.max():.2f}{after}"
+    return take_by_threshold(magnitudes, parameters["multitier_thresholds"][kind]), reason
+
+
+RULES = {"measured": choose_measured, "thresholds": choose_by_threshold}

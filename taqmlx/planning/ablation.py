@@ -1,0 +1,73 @@
+"""The ablation of the TaQ-DiT paper: what each of its rows changes in the configuration. Standard library only.
+
+Source: Liu et al. 2024, arXiv:2411.14172, tables on joint reconstruction and its parts. Grids are the paper's, weights
+by output channel and one step size for all of an input, but for symmetric inputs; adaLN weights have 8 bits where
+everything is quantized. A row is quantized, and drawn, as a rung of the ladder is.
+"""
+
+from typing import Any
+
+from taqmlx.planning.ladder import PAPER, RTN, UNROUNDED, choose_activations, choose_weights
+
+_ROW: dict[str, Any] = {"group_size": "row"}
+_W4 = {"weights": choose_weights(**_ROW)}
+_A8 = {"activations": choose_activations("static")}
+_JOINT = PAPER | {"reconstruction": "joint"}
+_AFTER_GELU = {"layers": "*.mlp.fc2", "bits": 16}
+
+
+def _quantize_only(pattern: str, *except_for: dict[str, Any]) -> dict[str, Any]:
+    """The rules that quantize the layers of a name pattern and no others; `except_for` are rules of inputs."""
+    return {
+        "weights": [*UNROUNDED, {"layers": pattern, "bits": 4} | _ROW],
+        "activations": [*UNROUNDED, choose_activations("static")[0] | {"layers": pattern}, *except_for],
+    }
+
+
+# name: (what it is, what it changes in the configuration)
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "paper_rtn": ("W4A8, to nearest", RTN | _W4 | _A8),
+    "paper_separate_w4": (
+        "W4A16, separate",
+        PAPER | _W4 | {"activations": UNROUNDED, "reconstruction": "separate"},
+    ),
+    "paper_separate": ("W4A8, separate", PAPER | _W4 | _A8 | {"reconstruction": "separate"}),
+    "paper_joint": ("W4A8, joint", _JOINT | _W4 | _A8),
+    "paper_attention": ("joint, attention only", _JOINT | _quantize_only("*.attn.*")),
+    "paper_feed_forward": ("joint, feed-forward only", _JOINT | _quantize_only("*.mlp.*")),
+    "paper_feed_forward_no_gelu": (
+        "joint, feed-forward only, but for inputs after the GELU",
+        _JOINT | _quantize_only("*.mlp.*", _AFTER_GELU),
+    ),
+    "paper_no_gelu": (
+        "joint, all but inputs after the GELU",
+        _JOINT | _W4 | {"activations": [*choose_activations("static"), _AFTER_GELU]},
+    ),
+    "paper_shift": ("joint + shift", _JOINT | _W4 | {"activations": choose_activations("static", shift=True)}),
+    "paper_migration": (
+        "joint + shift + migration",
+        _JOINT | _W4 | {"activations": choose_activations("static", shift=True, migration=True)},
+    ),
+}
+VARIANTS = ["fp", *ROWS, "w4a8"]
+
+# FID of DiT-XL/2 on ImageNet 256 x 256, 100 steps, guidance 1.5, 10,000 pictures, as the paper has them; 6.03 follows
+# from its abstract.
+PAPER_FID = {
+    "fp": 5.00,
+    "paper_separate_w4": 8.01,
+    "paper_separate": 12.97,
+    "paper_joint": 6.61,
+    "paper_attention": 5.74,
+    "paper_feed_forward": 7.66,
+    "paper_feed_forward_no_gelu": 6.19,
+    "paper_migration": 6.03,
+}
+
+
+def change(config: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation that is the ablation: its pictures, and its rows between full precision and our own."""
+    return config | {
+        "evaluation_pictures": config["ablation_pictures"],
+        "evaluation_variants": VARIANTS,
+    }

@@ -1,0 +1,98 @@
+"""What no configuration may hold, whatever its keys: unwieldy values, and paths that lead astray."""
+
+import datetime
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from taqmlx.planning.plain_files import LARGEST_NUMBER
+
+MOST_VALUES = 50_000  # in a configuration; its aliases are counted as often as they stand for something
+DEEPEST = 20  # levels
+LONGEST_TEXT = 10_000  # characters
+LONGEST_COMMAND = 100_000  # bytes of the values on a worker's command line, of 128 KiB that Linux takes
+PATHS = ("results_dir", "prompts", "evaluation_prompts", "reference_pictures")  # what rules name files by
+# Snakemake reads wildcards and names of folders in these; a line can hold no line break.
+UNFIT = re.compile(r"[\x00-\x1f\x7f{}<>]")
+ROOT = Path(__file__).parents[2]
+# What is in the project besides results.
+SOURCES = {*(".git", ".github", ".snakemake", ".venv", "config", "docs"), *("profiles", "report", "rules", "tests")}
+SOURCES |= {"taqmlx", "workflow_scripts", "compat", "src"}
+
+
+def refuse_unwieldy(config: Any) -> None:
+    """Raise ValueError unless `config` is a dictionary of plain values, few enough and of bounded size."""
+    if not isinstance(config, dict):
+        raise ValueError("the configuration is no list of keys and values; write key: value, a line each")
+    level, count = [("", config)], 0
+    for _ in range(DEEPEST):
+        found = []
+        for key, value in level:
+            inner = list(value.items()) if isinstance(value, dict) else list(value) if isinstance(value, list) else []
+            count += len(inner)
+            if count > MOST_VALUES:
+                raise ValueError(f"{key}: more than {MOST_VALUES} values in all; a configuration has a few hundred")
+            refuse_value(key, value)
+            for item in inner:
+                name, content = item if isinstance(value, dict) else (key, item)
+                if not isinstance(name, str):
+                    raise ValueError(f"{str(name)[:40]}: unknown key; keys are words, put it in quotes")
+                found.append((key or name[:40], content))
+        level = found
+        if not level:
+            return
+    raise ValueError(f"{level[0][0]}: nested more than {DEEPEST} levels deep; no key takes that")
+
+
+def refuse_value(key: str, value: Any) -> None:
+    """Raise ValueError unless one value is text, a number, true or false, null, a list or a dictionary."""
+    if isinstance(value, datetime.date):
+        raise ValueError(f"{key}: {value} is a date in YAML; put it in quotes")
+    if not isinstance(value, str | int | float | list | dict | None):
+        raise ValueError(f"{key}: a value of the type {type(value).__name__}; write text, a number, true or false")
+    if isinstance(value, int) and not -LARGEST_NUMBER <= value < LARGEST_NUMBER:
+        raise ValueError(f"{key}: a number of more than 64 bits; write a smaller one")
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        raise ValueError(f"{key}: a text of {len(value)} characters; the most are {LONGEST_TEXT}")
+    if isinstance(value, str) and ("\0" in value or not is_encodable(value)):
+        raise ValueError(f"{key}: a text with characters that no command line takes; remove them")
+
+
+def is_encodable(text: str) -> bool:
+    """Whether `text` can be written in UTF-8: halves of characters cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def refuse_paths(config: dict[str, Any]) -> None:
+    """Raise ValueError for a path that Snakemake or a shell reads otherwise, or results where they do not belong."""
+    for key in PATHS:
+        path = config[key]
+        if path is not None and (UNFIT.search(path) or path.startswith(("-", "~"))):
+            raise ValueError(
+                f"{key}: {path[:80]!r} has control characters or one of {{}}<>, or begins with - or ~;"
+                " choose another name"
+            )
+    results = config["results_dir"]
+    if ".." in Path(results).parts:
+        raise ValueError(f"results_dir: {results[:80]} leads upwards; name the folder by its absolute path")
+    place = Path(os.path.normpath(Path.cwd() / results))
+    if Path.cwd().is_relative_to(place) or ROOT.is_relative_to(place):
+        raise ValueError(f"results_dir: {results[:80]} holds the project itself; choose a folder of its own")
+    if place.is_relative_to(ROOT) and place.relative_to(ROOT).parts[0] in SOURCES:
+        raise ValueError(f"results_dir: {results[:80]} is among the project's own files; choose a folder of its own")
+
+
+def refuse_long(config: dict[str, Any]) -> None:
+    """Raise ValueError for more values than a worker's command line takes."""
+    size = len(shlex.quote(json.dumps(config, ensure_ascii=False)).encode())
+    if size > LONGEST_COMMAND:
+        raise ValueError(
+            f"the configuration has {size} bytes, and at most {LONGEST_COMMAND} fit; use fewer, wider rules"
+        )

@@ -1,0 +1,220 @@
+"""What the keys of a configuration demand of each other, checked before any job. Standard library only.
+
+Every function raises ValueError, in one line, with a change that is possible.
+"""
+
+import difflib
+import math
+from collections.abc import Callable
+from typing import Any
+
+from taqmlx.planning import plan
+from taqmlx.planning.bit_choices import GROUP_SIZES, WIDTHS, Choice
+from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.planning.layers import list_linears
+from taqmlx.planning.sizes import count_elements
+from taqmlx.planning.step_choice import choose_steps
+from taqmlx.planning.variants import VARIANTS
+
+LARGEST_SEED = 2**31 - 1
+FEWEST_POINTS = 2  # of a block: one to learn from, one held out
+
+Config = dict[str, Any]
+
+
+def refuse_contradictions(config: Config) -> None:
+    """Raise ValueError for values that no run could go through with, whatever is asked of it."""
+    for refuse in (
+        refuse_steps,
+        refuse_few_points,
+        refuse_migration,
+        refuse_thresholds,
+        refuse_guidance,
+        refuse_variants,
+        refuse_seeds,
+    ):
+        refuse(config)
+
+
+def refuse_steps(config: Config) -> None:
+    """Raise ValueError for more steps than there are, or fewer points than steps that need one each."""
+    steps, selected = config["steps"], config["selected_steps"]
+    if selected > steps:
+        raise ValueError(
+            f"selected_steps: {selected} of {steps} steps cannot be selected;"
+            f" set selected_steps to {steps} or less, or raise steps"
+        )
+    if config["capture_points"] < selected:
+        raise ValueError(
+            f"capture_points: {config['capture_points']} is too few for {selected} selected steps;"
+            f" set it to {selected} or more, or lower selected_steps"
+        )
+    observed = len(choose_steps(config["statistics_steps"], range(selected)))
+    if 0 < config["statistics_points"] < observed:
+        raise ValueError(
+            f"statistics_points: {config['statistics_points']} is too few for the {observed} steps that"
+            f" statistics_steps takes; set it to {observed} or more, or to 0 for all"
+        )
+
+
+def refuse_few_points(config: Config) -> None:
+    """Raise ValueError for fewer points than blocks are learned on, or than jobs that share them."""
+    trajectories, selected = config["trajectories"], config["selected_steps"]
+    if trajectories * selected < FEWEST_POINTS:
+        raise ValueError(
+            f"trajectories: {trajectories} of {selected} selected step is {trajectories * selected} calibration point,"
+            f" and a block needs {FEWEST_POINTS}, one of them held out; set trajectories to {FEWEST_POINTS} or more"
+        )
+    if config["capture_points"] < FEWEST_POINTS:
+        raise ValueError(
+            f"capture_points: {config['capture_points']} is too few for a block, which needs {FEWEST_POINTS}, one of"
+            f" them held out; set it to {FEWEST_POINTS} or more"
+        )
+    points = min(config["capture_points"], trajectories * selected)
+    if config["capture_shards"] > points:
+        raise ValueError(
+            f"capture_shards: {config['capture_shards']} jobs cannot share {points} points; set it to {points} or less"
+        )
+
+
+def refuse_migration(config: Config) -> None:
+    """Raise ValueError for a migration that could not be learned."""
+    for rule in config["activations"]:
+        if not rule.get("migration"):
+            continue
+        if config["engine"] != "adaround":
+            raise ValueError(
+                f"activations: the migration of {rule['layers']} is learned, which the engine {config['engine']} does"
+                " not do; set migration to false, or engine to adaround"
+            )
+        if rule["policy"] == "dynamic":
+            raise ValueError(
+                f"activations: the migration of {rule['layers']} needs a step size, and the policy dynamic keeps none;"
+                " set migration to false, or policy to static or lut"
+            )
+
+
+def refuse_thresholds(config: Config) -> None:
+    """Raise ValueError for thresholds of which the one for 4 bits is the higher."""
+    for kind, (four, six) in config["multitier_thresholds"].items():
+        if four > six:
+            raise ValueError(
+                f"multitier_thresholds.{kind}: {four:g} is above {six:g}; the first is where 4 bits end, the second"
+                " where 6 end"
+            )
+
+
+def refuse_guidance(config: Config) -> None:
+    """Raise ValueError for guidance, or a negative prompt, asked of a model that knows none."""
+    if config["model"] not in plan.UNGUIDED:
+        return
+    for key in ("cfg_scale", "evaluation_cfg"):
+        if config[key] != plan.NO_GUIDANCE:
+            raise ValueError(
+                f"{key}: {config['model']} draws without guidance, so {config[key]:g} has no meaning; set it to"
+                f" {plan.NO_GUIDANCE:g}"
+            )
+    if config["negative_prompt"]:
+        raise ValueError(
+            f"negative_prompt: {config['model']} draws without guidance and reads no negative prompt; leave it empty"
+        )
+
+
+def refuse_variants(config: Config) -> None:
+    """Raise ValueError for an unknown variant."""
+    for name in config["evaluation_variants"]:
+        if name not in VARIANTS:
+            near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.0)[0]
+            raise ValueError(f"evaluation_variants: {name} is unknown; did you mean {near}?")
+
+
+def refuse_seeds(config: Config) -> None:
+    """Raise ValueError for pictures whose noise a trajectory starts from, or whose seeds go beyond the largest."""
+    first = config["evaluation_seed"]
+    # Other seeds for the noise floor follow those of the pictures.
+    used = 2 * max(config["evaluation_pictures"], config["ablation_pictures"])
+    start, end, last = config["seed"], config["seed"] + config["trajectories"], LARGEST_SEED + 1 - used
+    if first < end and start < first + used:
+        cure = f"{end} or more" if end <= last else f"{start - used} or less"
+        raise ValueError(
+            f"evaluation_seed: the pictures use the seeds {first} to {first + used - 1}, some of which trajectories"
+            f" start from ({start} to {end - 1}); set evaluation_seed to {cure}"
+        )
+    if first > last:
+        raise ValueError(f"evaluation_seed: {first} leaves too few seeds; set it to {last} or less")
+
+
+def count_least_bits(config: Config) -> float:
+    """The fewest bits per weight that the search can give all linear layers."""
+    elements = count_elements(config)
+    bits = {name: find_rule(config["weights"], name)["bits"] for name in elements}
+    smallest = Choice(min(WIDTHS), max(GROUP_SIZES)).bits_per_weight
+    stored = sum(count * (UNQUANTIZED if bits[name] == UNQUANTIZED else smallest) for name, count in elements.items())
+    return stored / sum(elements.values())
+
+
+def refuse_size(key: str, size: float, config: Config) -> None:
+    """Raise ValueError for a size that not even the smallest choices fit."""
+    least = count_least_bits(config)
+    if size < least:
+        raise ValueError(
+            f"{key}: {size:g} bits per weight are too few, with scales and zero points {least:.3g} is the least"
+            f" possible; raise it to {math.ceil(least * 100) / 100:g} or more"
+        )
+
+
+def refuse_search(config: Config) -> None:
+    """Raise ValueError if there is no weight to search bits for, or not even the fewest fit the size."""
+    names = (layer.name for layer in list_linears(*plan.MODEL_BLOCKS[config["model"]]))
+    if all(find_rule(config["weights"], name)["bits"] == UNQUANTIZED for name in names):
+        raise ValueError("weights: all layers have 16 bits, so there are none to choose; lower some")
+    if config["bits_per_weight"] is not None:
+        refuse_size("bits_per_weight", config["bits_per_weight"], config)
+
+
+def refuse_frontier(config: Config) -> None:
+    """Raise ValueError for sizes or pictures that the frontier cannot have."""
+    for size in config["frontier_sizes"]:
+        refuse_size("frontier_sizes", size, config)
+    if config["frontier_pictures"] > config["evaluation_pictures"]:
+        raise ValueError(
+            f"frontier_pictures: {config['frontier_pictures']} are more than the {config['evaluation_pictures']} of"
+            " evaluation_pictures; lower it, or raise that"
+        )
+
+
+def refuse_no_captions(config: Config) -> None:
+    """Raise ValueError if there is nothing to evaluate on."""
+    if config["model"] != plan.EMBEDDED and not config["evaluation_prompts"]:
+        raise ValueError(f"evaluation_prompts: {config['model']} has no captions of its own; name a file of prompts")
+
+
+def refuse_no_reference(config: Config) -> None:
+    """Raise ValueError if there are no real pictures, and none can be drawn."""
+    if config["model"] != plan.EMBEDDED and not config["reference_pictures"]:
+        raise ValueError(f"reference_pictures: none can be drawn for {config['model']}; name a folder of pictures")
+
+
+def refuse_no_judge(config: Config) -> None:
+    """Raise ValueError if nothing can read the features of pictures."""
+    if config["model"] != plan.EMBEDDED and not config["inception"]:
+        raise ValueError(
+            f"inception: the embedded model's classifier cannot judge pictures of {config['model']}; name the"
+            " weights of an Inception v3"
+        )
+
+
+# What single stages demand, asked only where they are part of what is to be made.
+STAGE_DEMANDS: dict[str, Callable[[Config], None]] = {
+    "search_bits": refuse_search,
+    "measure_frontier": refuse_frontier,
+    "write_evaluation_prompts": refuse_no_captions,
+    "draw_reference": refuse_no_reference,
+    "extract_features": refuse_no_judge,
+}
+
+
+def refuse_stage(stage: str, config: Config) -> None:
+    """Raise ValueError for a stage that these values leave nothing to work on."""
+    if stage in STAGE_DEMANDS:
+        STAGE_DEMANDS[stage](config)

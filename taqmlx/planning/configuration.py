@@ -1,0 +1,148 @@
+"""The configuration: one schema fills every default and refuses what cannot be meant, in one line."""
+
+import difflib
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+from jsonschema import Draft202012Validator
+
+from taqmlx.planning.config_limits import refuse_long, refuse_paths, refuse_unwieldy
+from taqmlx.planning.config_relations import refuse_contradictions
+from taqmlx.planning.layer_rules import UNQUANTIZED
+from taqmlx.planning.path_checks import refuse_places
+from taqmlx.planning.plan import MODEL_KEYS
+from taqmlx.planning.prompts import read_prompts
+from taqmlx.planning.workflow_files import FOLDER
+
+# Snakemake hands these words of a command line over as text, and YAML takes 1e-3 for text.
+_WORDS: dict[str, Callable[[str], bool | float]] = {
+    "boolean": lambda word: {"true": True, "false": False}[word],
+    "number": float,
+}
+# Neither not-a-number nor infinity is a number here.
+_Validator = jsonschema.validators.extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
+        "number",
+        lambda _, value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
+    ),
+)
+LONGEST_MESSAGE = 200  # characters
+SCHEMA = FOLDER / "config" / "config.schema.yaml"
+
+
+def load_schema(path: Path = SCHEMA) -> dict[str, Any]:
+    """The schema as a dictionary (JSON Schema, draft 2020-12)."""
+    schema: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return schema
+
+
+def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """`config` with every default filled in.
+
+    Raises ValueError with one line that names the key, the value and what to change.
+    """
+    refuse_unwieldy(config)
+    refuse_unknown(config, schema["properties"])
+    full = {key: described["default"] for key, described in schema["properties"].items()} | config
+    full = {key: read_word(value, schema["properties"][key]) for key, value in full.items()}
+    for error in sorted(_Validator(schema).iter_errors(full), key=lambda error: list(error.path)):
+        place = ".".join(str(part) for part in error.absolute_path)
+        name = place.split(".")[0]
+        raise ValueError(f"{place}: {error.message[:LONGEST_MESSAGE]}; {schema['properties'][name]['description']}")
+    full = {key: spell(value, schema["properties"][key]) for key, value in full.items()}
+    refuse_paths(full)
+    full |= {"results_dir": Path(full["results_dir"]).as_posix()} | complete_rules(full, schema)
+    refuse_long(full)
+    refuse_url(full)
+    refuse_contradictions(full)
+    return full
+
+
+def read_word(value: Any, described: dict[str, Any]) -> Any:
+    """What a word stands for in the place of the type `described`; anything else as it is."""
+    try:
+        return _WORDS[described["type"]](value) if isinstance(value, str) else value
+    except (KeyError, ValueError):
+        return value
+
+
+def spell(value: Any, described: dict[str, Any]) -> Any:
+    """A valid value in its one spelling, so that 3 and 3.0 are not two configurations."""
+    if described.get("type") == "number":
+        return float(value)
+    if isinstance(value, list):
+        return [spell(item, {}) for item in value]
+    if isinstance(value, dict):
+        return {key: spell(item, {}) for key, item in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def refuse_url(config: dict[str, Any]) -> None:
+    """Raise ValueError, which does not repeat it, for a URL that is none or that holds credentials."""
+    url = config["trajectories_url"]
+    if url is not None and not re.fullmatch(r"[a-z0-9+]+://[^/@\s][^@\s]*", url):
+        raise ValueError(
+            "trajectories_url: what is given is no URL such as s3://bucket/run/trajectories.zarr, or holds credentials,"
+            " which belong in the environment; change it, or leave it out to keep trajectories in results_dir"
+        )
+
+
+def refuse_shared_prompts(prompts: list[str], calibration: list[str]) -> None:
+    """Raise ValueError if one of the evaluation's prompts is a calibration prompt."""
+    if shared := sorted(set(prompts) & set(calibration)):
+        raise ValueError(
+            f"evaluation_prompts: {shared[0]!r} is a calibration prompt too ({len(shared)} are); evaluate on others"
+        )
+
+
+def complete_rules(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The lists of rules in `config`, each in full."""
+    completed = {}
+    for key, described in schema["properties"].items():
+        fields = described.get("items", {}).get("properties")
+        if fields:
+            defaults = {name: field["default"] for name, field in fields.items() if "default" in field}
+            completed[key] = [complete_rule(rule, defaults) for rule in config[key]]
+    return completed
+
+
+def complete_rule(rule: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A rule with every default; of one with 16 bits, what counts."""
+    if rule["bits"] == UNQUANTIZED:
+        return {key: rule[key] for key in ("layers", "bits")}
+    return defaults | rule
+
+
+def refuse_unknown(config: dict[str, Any], known: dict[str, Any]) -> None:
+    """Raise ValueError for a key the schema does not describe, with the nearest one it does."""
+    for key in config:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{key}: unknown key; did you mean {near}?")
+
+
+def refuse_unread(config: dict[str, Any], model: str) -> None:
+    """Raise ValueError for a key that only another model reads."""
+    for other, keys in MODEL_KEYS.items():
+        for key in sorted(set(keys) & set(config) - set(MODEL_KEYS[model])):
+            raise ValueError(f"{key}: the model {model} does not read it; leave it out, or set model to {other}")
+
+
+def load(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The completed configuration and its prompts. Raises ValueError with one line."""
+    full = complete(config, load_schema())
+    refuse_unread(config, full["model"])
+    refuse_places(full)
+    prompts = read_prompts(Path(full["prompts"]))
+    if full["evaluation_prompts"] is not None:
+        try:
+            refuse_shared_prompts(read_prompts(Path(full["evaluation_prompts"])), prompts)
+        except ValueError as error:
+            raise ValueError(f"evaluation_{error}" if str(error).startswith("prompts:") else str(error)) from None
+    return full, prompts

@@ -1,0 +1,65 @@
+"""The prompts of a file. Standard library only, as planning a run reads them too."""
+
+import re
+from pathlib import Path
+
+from taqmlx.planning.path_checks import find_obstacle
+from taqmlx.planning.plain_files import read_plain
+from taqmlx.planning.prompt_formats import READERS, find_format
+
+LARGEST_FILE = 1 << 26  # bytes, a million long prompts
+LONGEST_PROMPT = 10_000  # characters
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# Suffixes of formats whose lines are no prompts.
+FOREIGN = {".yaml", ".yml", ".md", ".rst", ".html", ".xml", ".xlsx", ".xls", ".ods", ".parquet", ".arrow"}
+READABLE = "one prompt a line (.txt), a table (.csv, .tsv) or JSON (.json, .jsonl)"
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a UTF-8 file by its suffix; blank ones skipped, repeated kept.
+
+    `.csv`, `.tsv` and `.tab` are tables with a column, `.json`, `.jsonl` and `.ndjson` texts or objects with a key,
+    of `prompt_formats.NAMES`; any other file has one prompt a line. Raises ValueError, in one line, if the file is
+    missing, too large, not UTF-8, empty or can be read in more than one way, or if a prompt has control characters or
+    is too long.
+    """
+    suffix = path.suffix.lower()
+    if suffix in FOREIGN:
+        raise ValueError(f"prompts: {path} is of a format that is not read; save it as {READABLE}")
+    try:
+        text = read_plain(path, LARGEST_FILE).decode("utf-8-sig")
+    except OSError as error:
+        reason = find_obstacle(path) or error.strerror
+        raise ValueError(f"prompts: cannot read {path} ({reason}); name a file with {READABLE}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"prompts: {path} is not UTF-8; save it as UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"prompts: {path} is no file of prompts: {error}") from None
+    prompts = split_prompts(text, suffix, path)
+    if not prompts:
+        raise ValueError(f"prompts: {path} has no prompt; write one a line")
+    for prompt in prompts:
+        refuse_unreadable(prompt, path)
+    return prompts
+
+
+def split_prompts(text: str, suffix: str, path: Path) -> list[str]:
+    """The prompts in `text`, none of them blank. Raises ValueError, in one line."""
+    if suffix not in READERS and (better := find_format(text)):
+        raise ValueError(
+            f"prompts: {path} has lines of text by its name and {better} by its content; rename it to"
+            f" {path.with_suffix(better).name}, or remove line 1 if it is no prompt"
+        )
+    try:
+        lines = READERS[suffix](text) if suffix in READERS else text.split("\n")
+    except ValueError as error:
+        raise ValueError(f"prompts: {path}: {error}") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def refuse_unreadable(prompt: str, path: Path) -> None:
+    """Raise ValueError for a prompt with control characters other than tabs, or that is too long."""
+    if CONTROL.search(prompt):
+        raise ValueError(f"prompts: {path} has control characters in {prompt[:40]!r}; save it as plain text in UTF-8")
+    if len(prompt) > LONGEST_PROMPT:
+        raise ValueError(f"prompts: {path}: {prompt[:40]!r}... has more than {LONGEST_PROMPT} characters; shorten it")

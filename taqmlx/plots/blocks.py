@@ -1,0 +1,212 @@
+"""What the blocks' optimisation did, and which layers' rounding costs most."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from taqmlx.plots.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    ORDERED,
+    PALE,
+    PINK,
+    add_block_scale,
+    choose_block_colours,
+    create_figure,
+    label_blocks,
+    styled,
+    write_note,
+)
+
+ENGINES = {"rtn": ("to nearest", ORANGE, "s"), "gptq": ("GPTQ", BLUE, "^"), "adaround": ("AdaRound", PINK, "o")}
+INPUTS = {"full_precision_inputs": "inputs in full precision", "quantized_inputs": "inputs rounded too"}
+NUMBERED = 12  # blocks at most whose errors are written as numbers too
+SHARED = "q, k, v"
+LAYERS = (SHARED, "q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2", "adaLN_modulation")
+STREAMS = ("image", "text", "unified")
+DB = "power of the output / error (dB)"
+SMOOTHED = 0.05  # of the iterations a running mean goes over
+FLOOR = 1e-12
+
+
+def convert_to_db(error: float | None) -> float:
+    """A relative squared error as a ratio in dB, higher is better; NaN where it was not measured, inf without error."""
+    if error is None:
+        return float("nan")
+    return float(-10 * np.log10(error)) if error > FLOOR else float("inf")
+
+
+@styled
+def draw_convergence(reports: Sequence[Mapping[str, Any]], warm_ups: Mapping[str, float]) -> Figure:
+    """The loss over the iterations of every block's report; warm_ups: by block, the iteration at which rounding starts
+    to be pressed towards 0 and 1, where known. Reports of engines without a loss are left out, and it is said."""
+    blocks = [report["block"] for report in reports]
+    with_loss = [report for report in reports if has_loss(report)]
+    figure = create_figure("Loss of AdaRound over its iterations, block by block", 4.5)
+    axes = figure.add_subplot()
+    axes.set(
+        xlabel="iteration", ylabel="loss (squared error of a row / mean square of its\ntarget, summed over streams)"
+    )
+    colours = choose_block_colours(len(blocks))
+    for report in with_loss:
+        draw_loss(axes, report["loss"], colours[blocks.index(report["block"])])
+    for iteration in sorted({warm_ups[report["block"]] for report in with_loss if report["block"] in warm_ups}):
+        axes.axvline(iteration, color=BLACK, linestyle="--", linewidth=0.8, label="end of the warm-up")
+    if not with_loss:
+        write_note(axes, "No block was optimised by AdaRound: the other engines have no loss.")
+        return figure
+    axes.set_yscale("log")
+    add_block_scale(figure, [axes], blocks)
+    if skipped := len(reports) - len(with_loss):
+        axes.set_title(f"{skipped} of {len(reports)} blocks left out: their engine has no loss")
+    axes.plot([], [], color=GREY, label=f"running mean over {SMOOTHED:.0%} of the iterations; faint: each value")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def has_loss(report: Mapping[str, Any]) -> bool:
+    """Whether the block was learned: the other engines report no values."""
+    return bool((report.get("loss") or {}).get("values"))
+
+
+def draw_loss(axes: Axes, loss: Mapping[str, Any], colour: np.ndarray) -> None:
+    """The values faint, their running mean clear."""
+    values = np.asarray(loss["values"], np.float64)
+    at = (np.arange(len(values)) + 0.5) * loss["every"]
+    axes.plot(at, values, color=colour, linewidth=0.5, alpha=0.35)
+    width = max(1, round(SMOOTHED * len(values)))
+    smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+    axes.plot(at[width - 1 :] - (width - 1) / 2 * loss["every"], smooth, color=colour)
+
+
+@styled
+def draw_block_errors(reports: Sequence[Mapping[str, Any]]) -> Figure:
+    """The error of every block's output, stream and engine, with full-precision and with rounded inputs."""
+    blocks = [report["block"] for report in reports]
+    engines = [name for name in ENGINES if any(name in report["errors"] for report in reports)]
+    streams = find_streams(errors for r in reports for engine in r["errors"].values() for errors in engine.values())
+    figure = create_figure("Error of each block's output with quantized weights, by engine", 1.4 + 2.6 * len(streams))
+    panels = figure.subplots(len(streams), 1, squeeze=False)[:, 0]
+    for axes, stream in zip(panels, streams, strict=True):
+        for engine in engines:
+            for kind in INPUTS:
+                values = [report["errors"].get(engine, {}).get(kind, {}).get(stream) for report in reports]
+                draw_engine(axes, engine, kind, [convert_to_db(value) for value in values])
+        label_blocks(axes, blocks, 24)
+        axes.set(title=f"{stream} stream", ylabel=DB)
+    handles = [
+        Line2D([], [], color=ENGINES[name][1], marker=ENGINES[name][2], label=ENGINES[name][0]) for name in engines
+    ]
+    handles += [
+        Line2D([], [], color=GREY, marker="o", label=INPUTS["full_precision_inputs"]),
+        Line2D([], [], color=GREY, marker="o", fillstyle="none", linestyle=":", label=INPUTS["quantized_inputs"]),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5)
+    return figure
+
+
+def find_streams(errors: Any) -> list[str]:
+    """The streams that any of the mappings has, image first."""
+    found = {stream for mapping in errors for stream in mapping}
+    return [stream for stream in STREAMS if stream in found]
+
+
+def draw_engine(axes: Axes, engine: str, kind: str, values: Sequence[float]) -> None:
+    """One engine's errors by block; hollow where inputs are rounded too."""
+    _, colour, marker = ENGINES[engine]
+    rounded = kind == "quantized_inputs"
+    axes.plot(
+        range(len(values)),
+        values,
+        color=colour,
+        marker=marker,
+        markersize=4,
+        linewidth=0.8,
+        linestyle=":" if rounded else "-",
+        fillstyle="none" if rounded else "full",
+    )
+
+
+@styled
+def draw_layer_errors(sensitivities: Sequence[Mapping[str, Any]]) -> Figure:
+    """What rounding one layer's weights to 4 bits, or its input to 8, alone does to its block's output."""
+    blocks = [described["block"] for described in sensitivities]
+    sides = (
+        ("weights alone in 4 bits", take_weight_errors(sensitivities, "4")),
+        ("input alone in 8 bits", take_input_errors(sensitivities, "8")),
+    )
+    streams = [s for s in STREAMS if any(s == stream for _, errors in sides for _, stream, _ in errors)]
+    figure = create_figure("What rounding one layer costs its block's output", 1.2 + 2.1 * 2 * max(len(streams), 1))
+    parts = figure.subfigures(2, 1)
+    for part, (title, errors) in zip(parts, sides, strict=True):
+        panels = part.subplots(max(len(streams), 1), 1, squeeze=False)[:, 0]
+        finite = [value for value in map(convert_to_db, errors.values()) if np.isfinite(value)] or [0.0]
+        norm = Normalize(min(finite), max(*finite, min(finite) + 1))
+        for axes, stream in zip(panels, streams, strict=False):
+            mesh = paint_errors(axes, blocks, stream, errors, norm)
+            axes.set_title(f"{stream} stream, a layer's {title}")
+        if streams:
+            part.colorbar(mesh, ax=list(panels), label=DB, aspect=30, pad=0.02)
+    return figure
+
+
+Errors = dict[tuple[str, str, str], float]
+
+
+def paint_errors(axes: Axes, blocks: Sequence[str], stream: str, errors: Errors, norm: Normalize) -> QuadMesh:
+    """Layers by block in colours, with the numbers in them where there is room.
+
+    Grey where there is no such layer, and with an ∞ where rounding it changes nothing.
+    """
+    layers = [layer for layer in LAYERS if any((s, found) == (stream, layer) for _, s, found in errors)]
+    table = np.array([[convert_to_db(errors.get((b, stream, layer))) for b in blocks] for layer in layers])
+    mesh = axes.pcolormesh(np.ma.masked_invalid(table), norm=norm, cmap=f"{ORDERED}_r", rasterized=True)
+    mesh.set_edgecolor("white")
+    axes.set_facecolor(PALE)
+    places = [*range(len(blocks))]
+    axes.set_xticks([place + 0.5 for place in places], labels=[block.removeprefix("mm_") for block in blocks])
+    axes.set_yticks(np.arange(len(layers)) + 0.5, labels=[layer.removesuffix("_modulation") for layer in layers])
+    axes.set(xlabel="block", ylabel="layer", xlim=(0, len(blocks)), ylim=(len(layers), 0))
+    axes.grid(visible=False)
+    for (row, column), value in np.ndenumerate(table):
+        if np.isposinf(value) or (np.isfinite(value) and len(blocks) <= NUMBERED):
+            text = "∞" if np.isposinf(value) else f"{value:.1f}"
+            ink = "black" if np.isposinf(value) or norm(value) < 0.4 else "white"
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=7)
+    return mesh
+
+
+def split_layer(name: str) -> tuple[str, str, str]:
+    """Block, stream and last part of a layer's name."""
+    block, stream, *_, last = name.split(".")
+    return block, stream, last
+
+
+def take_weight_errors(sensitivities: Sequence[Mapping[str, Any]], bits: str) -> Errors:
+    """The errors from a layer's weights, summed over the block's streams, by block, stream and layer."""
+    return {
+        split_layer(name): sum(about["errors"][bits].get(stream) or 0.0 for stream in STREAMS)
+        for described in sensitivities
+        for name, about in described["weights"].items()
+        if bits in about["errors"]
+    }
+
+
+def take_input_errors(sensitivities: Sequence[Mapping[str, Any]], bits: str) -> Errors:
+    """The errors from an input, the mean over noise levels, by block, stream and reader; q, k and v share one."""
+    return {
+        (*split_layer(reader)[:2], split_layer(reader)[2] if len(about["layers"]) == 1 else SHARED): float(
+            np.mean(about["tiers"][bits]["errors"])
+        )
+        for described in sensitivities
+        for reader, about in described["inputs"].items()
+        if bits in about["tiers"]
+    }

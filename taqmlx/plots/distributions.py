@@ -1,0 +1,116 @@
+"""Histograms of fc2 inputs as they are, after the shift, and after shift and migration, with the grid they meet."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from taqmlx.plots.inputs import find_place, shorten
+from taqmlx.plots.style import BLUE, GREY, ORANGE, create_figure, styled, write_note
+
+ROWS = 4
+GRID_LINES = 16  # at most so many levels are drawn of a grid
+# what is shown: (title, counts, edges, step size; none: the one that reaches the largest magnitude)
+STAGES = (
+    ("as it is", "before", "edges", None),
+    ("after the shift", "shifted", "shifted_edges", "step"),
+    ("after shift + migration", "migrated", "migrated_edges", "migrated_step"),
+)
+
+
+@styled
+def draw_distributions(described: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> Figure:
+    """The layers whose range is reduced most, in rows; what was done to the values, in columns.
+
+    described: by layer `sigma`, `bits`, `step`, `migrated_step` and `has_migration`; arrays: `<layer>/before` and so
+    on, 256 counts between 257 edges each.
+    """
+    chosen = choose_layers(described, arrays)
+    sigmas = sorted({described[layer]["sigma"] for layer in chosen}, reverse=True)
+    title = "Inputs of fc2 and the grid they are rounded to" + ", sigma " * bool(sigmas)
+    figure = create_figure(title + ", ".join(f"{sigma:.3g}" for sigma in sigmas), 1.4 + 1.9 * max(len(chosen), 1))
+    panels = figure.subplots(max(len(chosen), 1), len(STAGES), squeeze=False)
+    for row, layer in zip(panels, chosen, strict=False):
+        for axes, stage in zip(row, STAGES, strict=True):
+            draw_stage(axes, layer, described[layer], arrays, *stage)
+    if not chosen:
+        for axes in panels.flat:
+            axes.set(xlabel="value (activation units)", ylabel="values")
+            write_note(axes, "no fc2 input was observed")
+    handles = [
+        Patch(color=BLUE, label="values"),
+        Line2D([], [], color=GREY, linewidth=0.5, label=f"levels of the grid, at most {GRID_LINES} of them"),
+        Line2D([], [], color=ORANGE, linestyle="--", label="ends of the grid"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+def choose_layers(described: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The layers whose largest magnitude shift and migration reduce most, in the order of the blocks."""
+
+    def measure_gain(layer: str) -> float:
+        edges = [arrays[f"{layer}/{name}"] for _, _, name, _ in STAGES if f"{layer}/{name}" in arrays]
+        return float(np.abs(edges[0]).max() / max(np.abs(edges[-1]).max(), 1e-12))
+
+    return sorted(sorted(described, key=lambda layer: (-measure_gain(layer), layer))[:ROWS])
+
+
+def draw_stage(
+    axes: Axes,
+    layer: str,
+    about: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    title: str,
+    counts: str,
+    edges: str,
+    step: str | None,
+) -> None:
+    """One histogram over its grid, or a note where there is none."""
+    axes.set(xlabel="value (activation units)", ylabel="values (log)")
+    short = f"{find_place(layer).block} {find_place(layer).stream}" if find_place(layer).block else shorten(layer)
+    axes.set_title(f"{short}, {title}")
+    if f"{layer}/{counts}" not in arrays or (counts == "migrated" and not about["has_migration"]):
+        write_note(axes, "nothing migrates: no channel stands out")
+        return
+    heights, places = arrays[f"{layer}/{counts}"], np.asarray(arrays[f"{layer}/{edges}"], np.float64)
+    size = about[step] if step else np.abs(places).max() / count_positive(about["bits"])
+    axes.stairs(np.maximum(heights, 0.5), places, fill=True, color=BLUE, baseline=0.5)
+    axes.set_yscale("log")
+    ends = draw_grid(axes, size, about["bits"])
+    margin = 0.04 * (max(ends[1], places[-1]) - min(ends[0], places[0]))
+    axes.set_xlim(min(ends[0], places[0]) - margin, max(ends[1], places[-1]) + margin)
+    axes.set_title(
+        f"{short}, {title}\nstep {size:.3g}, {share_used(places, heights, size, about['bits']):.0%} of levels met"
+    )
+
+
+def count_positive(bits: int) -> int:
+    """The levels above zero of a signed symmetric grid."""
+    return 2 ** (bits - 1) - 1
+
+
+def draw_grid(axes: Axes, step: float, bits: int) -> tuple[float, float]:
+    """Lines at the levels -2^(b-1) to 2^(b-1) - 1 times `step`, or at every so many of them; returns the ends."""
+    levels = np.arange(-(2 ** (bits - 1)), 2 ** (bits - 1))
+    stride = max(1, len(levels) // GRID_LINES)
+    axes.grid(visible=False)
+    for level in levels[levels % stride == 0]:
+        axes.axvline(level * step, color=GREY, linewidth=0.5, zorder=3)
+    ends = (float(levels[0] * step), float(levels[-1] * step))
+    for end in ends:
+        axes.axvline(end, color=ORANGE, linestyle="--", zorder=4)
+    return ends
+
+
+def share_used(edges: np.ndarray, counts: Sequence[int], step: float, bits: int) -> float:
+    """The share of the grid's levels between the smallest and the largest value."""
+    filled = np.flatnonzero(np.asarray(counts))
+    if not len(filled):
+        return 0.0
+    low, high = np.clip(np.round(edges[[filled[0], filled[-1] + 1]] / step), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return float(high - low + 1) / 2**bits

@@ -1,0 +1,199 @@
+"""How good the variants are: along the trajectory, and against their size."""
+
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
+
+from taqmlx.plots.style import GREY, PALE, create_figure, cycle_styles, styled, thin, write_note
+
+Variants = Mapping[str, Mapping[str, Any]]
+RUNS = {
+    "free_running": "free-running: errors add up",
+    "teacher_forced": "teacher-forced: the error of each step alone",
+}
+SNR, FID = "latent SNR to full precision (dB)", "FID to full precision"
+APART = 4  # points between variants of one size
+SAME_SIZE = 0.01  # relative difference of sizes that are drawn side by side
+MARKERS = {16: ("o", "inputs unrounded"), 8: ("s", "8-bit inputs"), 6: ("D", "6-bit inputs"), 4: ("^", "4-bit inputs")}
+MIXED = ("P", "inputs of several widths")
+MEGABYTE = 1e6
+
+
+@styled
+def draw_error_growth(variants: Variants) -> Figure:
+    """Latent SNR after each step by variant, with its 95 % interval, free-running and teacher-forced."""
+    grown = {name: about for name, about in variants.items() if about.get("error_growth")}
+    figure = create_figure("How far from full precision the latents are after each step", 4.3 + 0.1 * len(grown))
+    panels = figure.subplots(1, len(RUNS), sharey=True)
+    for axes, (run, title) in zip(panels, RUNS.items(), strict=True):
+        axes.set(title=title, xlabel="step", ylabel=SNR)
+        for about, style in zip(grown.values(), cycle_styles(len(grown)), strict=True):
+            draw_growth(axes, about["error_growth"]["latent_snr_db"][run], style)
+        if grown:
+            add_sigmas(axes, next(iter(grown.values()))["error_growth"]["sigmas"])
+        else:
+            write_note(axes, "only full precision was drawn")
+    handles = [
+        Line2D([], [], label=wrap(about["title"]), **style)
+        for about, style in zip(grown.values(), cycle_styles(len(grown)), strict=True)
+    ]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, title="median; band: 95 % interval")
+    return figure
+
+
+def draw_growth(axes: Axes, growth: Mapping[str, Any], style: Mapping[str, str]) -> None:
+    """The median after each step and its interval; steps at which it is infinite are left out."""
+    median = to_array(growth["median"])
+    low, high = to_array(growth["interval_95"]).reshape(-1, 2).T
+    steps = np.arange(1, len(median) + 1)
+    axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    axes.plot(steps, median, **style)
+
+
+def add_sigmas(axes: Axes, sigmas: Sequence[float]) -> None:
+    """A second axis on top: the noise level after each step."""
+    places = [step for step in thin(len(sigmas), 8) if step > 0]
+    top = axes.secondary_xaxis("top")
+    top.set_xticks(places, labels=[f"{sigmas[step]:.2f}" for step in places])
+    top.set_xlabel("sigma after the step")
+    axes.set_xlim(0.5, len(sigmas) - 0.5)
+
+
+def to_array(values: Any) -> np.ndarray:
+    """Float64, with NaN for null."""
+    return np.array(values, np.float64)
+
+
+@styled
+def draw_size_quality(variants: Variants, floor: Mapping[str, Any]) -> Figure:
+    """Size against latent SNR and FID with 95 % intervals; floor: of full precision from other seeds, for scale."""
+    sized = {name: about for name, about in variants.items() if about.get("size")}
+    figure = create_figure("Size of the weights against the quality of the pictures", 4.6 + 0.09 * len(sized))
+    panels = figure.subplots(1, 2)
+    styles = dict(zip(sized, cycle_styles(len(sized)), strict=True))
+    draw_quality(panels[0], sized, {name: take_snr(about) for name, about in sized.items()}, styles)
+    draw_quality(panels[1], sized, {name: take_fid(about) for name, about in sized.items()}, styles)
+    panels[0].set(ylabel=SNR + ", higher is better", title="distance of each picture")
+    panels[1].set(ylabel=FID + ", lower is better", title="distance of the distributions")
+    draw_floor(panels[1], floor.get("fid_to_full_precision"))
+    for axes in panels:
+        axes.set_xlabel(
+            "size (bits per weight, scales included)\nvariants of one size stand side by side over its pale line"
+        )
+    handles = [
+        Line2D([], [], color=styles[name]["color"], marker=choose_marker(about["size"])[0], linestyle="",
+               fillstyle=choose_fill(styles[name]), label=describe_variant(about))
+        for name, about in sized.items()
+    ]  # fmt: skip
+    marks = {choose_marker(about["size"]): None for about in sized.values()}
+    handles += [Line2D([], [], color=GREY, marker=mark, linestyle="", label=label) for mark, label in marks]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, title="line: 95 % interval; ∞: no difference")
+    return figure
+
+
+Measured = tuple[float, float, float] | None
+
+
+def take_snr(about: Mapping[str, Any]) -> Measured:
+    """Median and interval of the latent SNR; None where it is infinite or was not measured."""
+    found = (about.get("paired") or {}).get("latent_snr_db")
+    return as_measured(found["median"], found["interval_95"]) if found else None
+
+
+def take_fid(about: Mapping[str, Any]) -> Measured:
+    """Value and interval of FID to full precision; None where it was not measured."""
+    found = about.get("fid_to_full_precision")
+    return as_measured(found["value"], found["interval_95"]) if found else None
+
+
+def as_measured(value: float | None, interval: Sequence[float | None] | None) -> Measured:
+    """(value, low, high): the value itself where an end of the interval is null; None where the value is."""
+    if value is None:
+        return None
+    low, high = interval or (None, None)
+    return value, value if low is None else min(low, value), value if high is None else max(high, value)
+
+
+def spread_sizes(sizes: Mapping[str, float]) -> dict[str, float]:
+    """How many places right of its size to draw each variant: those of one size side by side, none hidden."""
+    groups: list[list[str]] = []
+    for name in sorted(sizes, key=lambda name: sizes[name]):
+        same = groups and sizes[name] <= sizes[groups[-1][0]] * (1 + SAME_SIZE)
+        groups[-1].append(name) if same else groups.append([name])
+    return {name: index - (len(group) - 1) / 2 for group in groups for index, name in enumerate(group)}
+
+
+def draw_quality(axes: Axes, sized: Variants, measured: Mapping[str, Measured], styles: Mapping[str, Any]) -> None:
+    """A mark with its interval for each variant that has a value, over its size; a pale line at each size."""
+    sizes = {name: about["size"]["bits_per_weight"] for name, about in sized.items()}
+    if not any(measured.values()):
+        write_note(axes, "no variant has a finite value and a size")
+        return
+    places = spread_sizes({name: sizes[name] for name, found in measured.items() if found})
+    for name, place in places.items():
+        value, low, high = measured[name]
+        moved = axes.transData + ScaledTranslation(place * APART / 72, 0, axes.figure.dpi_scale_trans)
+        shape = {"marker": choose_marker(sized[name]["size"])[0], "fillstyle": choose_fill(styles[name])}
+        axes.axvline(sizes[name], color=PALE, linewidth=4, zorder=0)
+        axes.update_datalim([(sizes[name], low), (sizes[name], high)])  # moved artists do not count by themselves
+        axes.plot([sizes[name]] * 2, [low, high], color=styles[name]["color"], linewidth=1, transform=moved)
+        axes.plot(sizes[name], value, color=styles[name]["color"], markersize=5, transform=moved, **shape)
+    for name in measured.keys() - places.keys():
+        axes.text(sizes[name], 0.97, "∞", transform=axes.get_xaxis_transform(), ha="center", va="top")
+    axes.autoscale_view()
+    show_sizes(axes, sizes.values())
+
+
+def show_sizes(axes: Axes, sizes: Collection[float]) -> None:
+    """A logarithmic axis with plain numbers that has room for every size."""
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(min(sizes) / 1.5, max(sizes) * 1.3)
+    ticks = [bits for bits in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if min(sizes) / 1.5 <= bits <= max(sizes) * 1.3]
+    axes.set_xticks(ticks, labels=[str(bits) for bits in ticks])
+    axes.minorticks_off()
+    axes.grid(visible=False, axis="x")
+
+
+def draw_floor(axes: Axes, found: Mapping[str, Any] | None) -> None:
+    """The value of full precision from other seeds: a line where the axis nearly reaches it, else in words."""
+    if not found:
+        return
+    value, text = found["value"], "full precision from other seeds"
+    top = axes.get_ylim()[1]
+    if value <= 1.3 * top:
+        axes.axhline(value, color=GREY, linestyle="--", linewidth=0.8)
+        at, where, place = (0.98, value), axes.get_yaxis_transform(), "bottom"
+    else:
+        axes.set_ylim(top=1.12 * top)
+        at, where, place = (0.98, 0.97), axes.transAxes, "top"
+        text += f": {value:.2g}, above the axis"
+    axes.text(*at, text, transform=where, ha="right", va=place, color=GREY, fontsize=7)
+
+
+def choose_marker(size: Mapping[str, Any]) -> tuple[str, str]:
+    """The mark of the widths of a variant's inputs, and what it means."""
+    widths = [bits for bits in size["activation_bits"] if bits != 16] or [16]
+    return MARKERS.get(widths[0], (MIXED[0], f"{widths[0]}-bit inputs")) if len(widths) == 1 else MIXED
+
+
+def choose_fill(style: Mapping[str, str]) -> str:
+    """Filled marks for the first eight colours, hollow ones for the next."""
+    return "full" if style["linestyle"] == "-" else "none"
+
+
+def describe_variant(about: Mapping[str, Any]) -> str:
+    """A variant and its size in one line."""
+    size = about["size"]
+    return wrap(f"{about['title']}: {size['bytes'] / MEGABYTE:.3g} MB, {size['bits_per_weight']:.3g} bits")
+
+
+def wrap(text: str) -> str:
+    """Broken so that two fit side by side."""
+    return "\n".join(textwrap.wrap(text, 62))

@@ -1,0 +1,82 @@
+"""The largest magnitude of every linear input at one step."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from taqmlx.plots.inputs import (
+    ROLES,
+    Place,
+    find_nearest,
+    list_block_names,
+    list_outside,
+    list_places,
+    list_stream_names,
+    select,
+    shorten,
+)
+from taqmlx.plots.style import STREAMS, create_figure, is_wide, label_blocks, styled
+
+GROUP = 0.8  # of the room of a block that its bars fill
+
+
+@styled
+def draw_snapshot(
+    steps: Sequence[int], sigmas: Sequence[float], absmax: Mapping[str, Sequence[float]], wanted: int
+) -> Figure:
+    """Bars of `absmax` (S values by input) at the step nearest to `wanted`: a panel for each role."""
+    index = find_nearest(steps, wanted)
+    places = list_places(absmax)
+    values = {name: float(series[index]) for name, series in absmax.items()}
+    figure = create_figure(name_snapshot(steps, sigmas, wanted), 7.2)
+    grid = figure.add_gridspec(3, 2, height_ratios=[2, 2, 1.6])
+    for panel, role in enumerate(ROLES):
+        draw_role(figure.add_subplot(grid[panel // 2, panel % 2]), places, values, role)
+    draw_outside(figure.add_subplot(grid[2, :]), list_outside(places), values)
+    shown = [*list_stream_names(places), "shared"]
+    titles = {"shared": "outside the blocks"}
+    handles = [Patch(color=STREAMS[stream], label=titles.get(stream, f"{stream} stream")) for stream in shown]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def name_snapshot(steps: Sequence[int], sigmas: Sequence[float], wanted: int) -> str:
+    """The title: which step is shown, and that it stands for another where it does."""
+    index = find_nearest(steps, wanted)
+    title = f"Largest magnitude of every linear input at step {steps[index]}, sigma {sigmas[index]:.3g}"
+    return title if steps[index] == wanted else f"{title} (nearest observed to step {wanted})"
+
+
+def draw_role(axes: Axes, places: Sequence[Place], values: Mapping[str, float], role: str) -> None:
+    """Bars by block, one for each stream."""
+    blocks, streams = list_block_names(places), list_stream_names(places)
+    width = GROUP / max(len(streams), 1)
+    heights = []
+    for number, stream in enumerate(streams):
+        found = select(places, stream, role)
+        at = [blocks.index(place.block) + (number - (len(streams) - 1) / 2) * width for place in found]
+        heights += [values[place.name] for place in found]
+        axes.bar(at, [values[place.name] for place in found], width, color=STREAMS[stream])
+    scale = choose_scale(heights)
+    axes.set_yscale(scale)
+    axes.set_title(f"input of {ROLES[role]}")
+    axes.set_ylabel("absmax (activation units" + (", log)" if scale == "log" else ")"))
+    label_blocks(axes, blocks)
+
+
+def draw_outside(axes: Axes, names: Sequence[str], values: Mapping[str, float]) -> None:
+    """Lying bars of the inputs outside the blocks."""
+    heights = [values[name] for name in names]
+    axes.barh(range(len(names)), heights, color=STREAMS["shared"])
+    axes.set_xscale(choose_scale(heights))
+    axes.set_yticks(range(len(names)), labels=[shorten(name) for name in names])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set(xlabel="absmax (activation units)", ylabel="input", title="inputs outside the blocks")
+
+
+def choose_scale(heights: Sequence[float]) -> str:
+    """Logarithmic where one bar would leave the others invisible."""
+    return "log" if is_wide(heights) else "linear"

@@ -1,0 +1,150 @@
+"""What all figures share: fonts, colours that colour-blind readers tell apart, and files of equal bytes.
+
+Colours: Okabe and Ito, "Color Universal Design" (2008), where things are named; viridis, cividis and PuOr where they
+are ordered.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from functools import wraps
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm
+from matplotlib.figure import Figure
+
+from taqmlx.store.files import write_atomically
+from taqmlx.store.vouching import vouched
+
+BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#B8A800",  # Okabe and Ito's yellow, darker: theirs is hard to see on white
+    "#000000",
+)
+NAMED = (BLUE, RED, GREEN, ORANGE, PINK, SKY, YELLOW, BLACK)
+DASHES = ("-", "--", ":", "-.")
+GREY, PALE = "#666666", "#E4E4E4"
+ORDERED, DIVERGING = "viridis", "PuOr"
+STREAMS = {"image": BLUE, "text": RED, "unified": GREEN, "shared": GREY}
+WIDTH = 9.0  # of figures, inches
+DPI = 150
+WIDE = 20.0  # the largest value over the median one from which on an axis is logarithmic
+STYLE = {
+    "font.family": "DejaVu Sans",  # matplotlib's own, so that machines agree
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "figure.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": PALE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "svg.hashsalt": "plots",
+    "figure.constrained_layout.h_pad": 0.06,
+    "figure.constrained_layout.w_pad": 0.06,
+}
+
+
+def styled(draw):
+    """Let `draw` make and finish its figure in this style, whatever the process is set to."""
+
+    @wraps(draw)
+    def draw_in_style(*values, **options):
+        with mpl.rc_context(STYLE):
+            return draw(*values, **options)
+
+    return draw_in_style
+
+
+def create_figure(title: str, height: float, width: float = WIDTH) -> Figure:
+    """An empty figure of `width` x `height` inches under a title, broken where it is too long."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure.suptitle("\n".join(textwrap.wrap(title, int(width * 11))))
+    return figure
+
+
+@styled
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write `path`.png, which says its name, and `path`.svg, without date or version: equal bytes for equal figures."""
+    files = {
+        path.with_name(f"{path.name}.png"): {"Software": None, "Title": path.name},
+        path.with_name(f"{path.name}.svg"): {"Date": None, "Creator": None},
+    }
+    with vouched(path, *files):
+        for file, metadata in files.items():
+            write_atomically(
+                file, lambda partial, metadata=metadata: figure.savefig(partial, dpi=DPI, metadata=metadata)
+            )
+
+
+def cycle_styles(count: int) -> list[dict[str, str]]:
+    """Colours and dashes of `count` named lines: 32 that differ."""
+    return [
+        {"color": NAMED[index % len(NAMED)], "linestyle": DASHES[index // len(NAMED) % len(DASHES)]}
+        for index in range(count)
+    ]
+
+
+def choose_block_colours(count: int) -> np.ndarray:
+    """Colours (count, 4) of blocks from the first to the last; the palest end of the map is left out."""
+    return mpl.colormaps[ORDERED](np.linspace(0, 0.92, max(count, 1)))
+
+
+def add_block_scale(figure: Figure, axes: Sequence[Axes], blocks: Sequence[str]) -> None:
+    """A colour bar that says which colour is which block."""
+    colours = mpl.colors.ListedColormap(choose_block_colours(len(blocks)))
+    norm = BoundaryNorm(np.arange(len(blocks) + 1) - 0.5, len(blocks))
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, label="block", aspect=40, pad=0.02)
+    places = thin(len(blocks))
+    bar.set_ticks(places, labels=[blocks[place] for place in places], minor=False)
+    bar.ax.minorticks_off()
+
+
+def thin(count: int, most: int = 12) -> list[int]:
+    """At most `most` of `count` places, evenly spaced from the first, to label."""
+    return list(range(0, count, -(-count // most) or 1))
+
+
+def label_blocks(axes: Axes, blocks: Sequence[str], most: int = 12) -> None:
+    """Name the blocks along the x axis, or as many of them as there is room for."""
+    places = thin(len(blocks), most)
+    axes.set_xticks(places, labels=[blocks[place].removeprefix("mm_") for place in places])
+    axes.set_xlim(-0.6, len(blocks) - 0.4)
+    axes.set_xlabel("block")
+    axes.grid(visible=False, axis="x")
+
+
+def follow_sigma(axes: Axes, sigmas: Sequence[float]) -> None:
+    """Let the noise level fall to the right, as sampling goes."""
+    low, high = min(sigmas), max(sigmas)
+    margin = 0.02 * (high - low) or 0.05
+    axes.set_xlim(high + margin, low - margin)
+    axes.set_xlabel("sigma (noise level; sampling goes to the right)")
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Whether the largest of positive values would leave most others invisible on a linear axis."""
+    found = np.asarray(values, np.float64)
+    return bool(found.size and found.min() > 0 and found.max() > WIDE * np.median(found))
+
+
+def write_note(axes: Axes, text: str) -> None:
+    """Say in an otherwise empty panel why it is empty."""
+    axes.text(0.5, 0.5, textwrap.fill(text, 60), transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.grid(visible=False)
+    axes.set(xticks=[], yticks=[])

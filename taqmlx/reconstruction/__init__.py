@@ -1,0 +1,1 @@
+"""Rounding that is measured and learned: layers, blocks, and the whole model."""

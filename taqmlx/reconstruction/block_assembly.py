@@ -1,0 +1,96 @@
+"""Putting a block's problem together from a model, captured rows and rules."""
+
+from collections.abc import Mapping
+
+import mlx.core as mx
+import numpy as np
+
+from taqmlx.mmdit.blocks import Block, resolve_module
+from taqmlx.mmdit.forward import resolve_bias
+from taqmlx.mmdit.transformer import Transformer
+from taqmlx.numerics.selection import hold_out_groups
+from taqmlx.planning.layer_rules import LayerRules
+from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.reconstruction.block_problem import BlockProblem, Rows, measure_powers
+from taqmlx.store.errors import UserError
+
+
+def list_own_linears(model: Transformer, block: str) -> list[Layer]:
+    """The linears of one block, the adaLN ones among them."""
+    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    return [layer for layer in layers if layer.block == block]
+
+
+def read_weights(model: Transformer, layers: list[Layer]) -> tuple[dict[str, mx.array], dict[str, mx.array | None]]:
+    """Weights (out, in) and biases (out,) or None of the layers by name, fp32."""
+    weights = {layer.name: resolve_module(model, layer.path)["weight"].astype(mx.float32) for layer in layers}
+    biases = {layer.name: resolve_bias(model, layer) for layer in layers}
+    return weights, {name: None if bias is None else bias.astype(mx.float32) for name, bias in biases.items()}
+
+
+def group_readers(layers: list[Layer], rules: LayerRules) -> dict[str, str]:
+    """For each layer the first one that reads the same input under the same rule: those share a quantizer."""
+    first: dict[str, str] = {}
+    readers = {}
+    for layer in layers:
+        identity = f"{layer.input} {sorted(rules[layer.name]['activation'].items())}"
+        readers[layer.name] = first.setdefault(identity, layer.name)
+    return readers
+
+
+def split_points(points: np.ndarray, prompts: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows (R,) to learn from and those that only measure, as indices: whole prompts are held out.
+
+    points and prompts (R,): what a row belongs to. With one prompt its points are held out, rows of a point together.
+    Raises UserError if there is but one point.
+    """
+    if len(np.unique(points)) < 2:
+        raise UserError("a block needs 2 points at least, one of them held out; raise capture_points, or trajectories")
+    held_out = hold_out_groups(prompts if len(np.unique(prompts)) > 1 else points, share, seed)
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def modulate_rows(
+    weights: Mapping[str, mx.array], biases: Mapping[str, mx.array | None], block: str, stream: str, rows: np.ndarray
+) -> np.ndarray:
+    """The adaLN output of one stream for what its linear reads (R, D), float32 (R, 1, n D)."""
+    name = f"{block}.{stream}.adaLN_modulation"
+    y, bias = mx.array(rows) @ weights[name].T, biases[name]
+    return np.array(y if bias is None else y + bias)[:, None]
+
+
+def assemble_problem(
+    model: Transformer,
+    block: Block,
+    rules: LayerRules,
+    modulation_weights: Mapping[str, mx.array],
+    streams: tuple[np.ndarray, np.ndarray],
+    targets: tuple[np.ndarray, np.ndarray | None],
+    modulation: np.ndarray,
+    sigmas: np.ndarray,
+    split: tuple[np.ndarray, np.ndarray],
+) -> BlockProblem:
+    """The problem of `block`.
+
+    modulation_weights: the adaLN weights (n D, D) to use, by name; streams and targets: image (R, N, D) and text
+    (R, T, D); modulation (R, D), what the adaLN linears read; sigmas (R,); split: rows to learn from and held out.
+    """
+    own = list_own_linears(model, block.name)
+    weights, biases = read_weights(model, own)
+    levels = np.unique(sigmas)[::-1]
+    modulations = {
+        stream: modulate_rows(modulation_weights, biases, block.name, stream, modulation) for stream in block.streams
+    }
+    rows = Rows(*streams, modulations, *targets, np.searchsorted(-levels, -sigmas))
+    linears = [layer for layer in own if layer.role != "adaLN"]
+    return BlockProblem(
+        block=block,
+        weights={layer.name: weights[layer.name] for layer in linears},
+        biases={layer.name: biases[layer.name] for layer in linears},
+        readers=group_readers(linears, rules),
+        rows=rows,
+        sigmas=levels,
+        training=split[0],
+        held_out=split[1],
+        powers=measure_powers(rows, split[0]),
+    )

@@ -1,0 +1,123 @@
+"""A block made ready: everything that is chosen before any rounding."""
+
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+import numpy as np
+
+from taqmlx.mmdit.blocks import Block, list_blocks
+from taqmlx.mmdit.transformer import Transformer
+from taqmlx.numerics.gptq import accumulate_hessian
+from taqmlx.numerics.weight_grid import Grid, choose_grid, dequantize
+from taqmlx.planning import plan
+from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRules
+from taqmlx.reconstruction.block_assembly import assemble_problem, list_own_linears, read_weights, split_points
+from taqmlx.reconstruction.block_problem import BlockProblem
+from taqmlx.reconstruction.input_quantizers import InputQuantizer, calibrate
+from taqmlx.reconstruction.layer_rounding import round_layer
+from taqmlx.reconstruction.migration import migrate, migrate_weights
+from taqmlx.reconstruction.propagation import Streams, propagate
+from taqmlx.store.block_file import BlockFile, LayerInput, LayerWeight
+from taqmlx.store.block_inputs import BlockInputs
+
+
+@dataclass(frozen=True)
+class Task:
+    """A block, ready: its problem, the grids of its weights, its inputs' quantizers, and its adaLN weights, rounded."""
+
+    problem: BlockProblem
+    grids: dict[str, Grid]
+    quantizers: dict[str, InputQuantizer]
+    modulation: dict[str, LayerWeight]
+
+
+def prepare(
+    parameters: plan.Parameters,
+    rules: LayerRules,
+    inputs: BlockInputs,
+    before: list[BlockFile],
+    transformer: Transformer,
+    latent_shape: tuple[int, ...],
+) -> Task:
+    """The block's problem with everything that is chosen before any rounding, in the order that matters.
+
+    Shift, then migration, then the weights' grids. rules: `parameters["layers"]`, with the bits of a search if there
+    was one; latent_shape (h, w, c) is that of the captured points.
+    """
+    block = parameters["block"]
+    index = plan.list_blocks(parameters["model"]).index(block)
+    blocks = list_blocks(transformer, latent_shape)[: index + 1]
+    split = split_points(inputs.points, inputs.prompt_indices, parameters["held_out"], parameters["seed"])
+    modulation = round_modulation(transformer, rules, parameters, inputs.modulation, split)
+    weights, _ = read_weights(transformer, list_own_linears(transformer, block))
+    problem = assemble_problem(
+        transformer,
+        blocks[index],
+        rules,
+        weights | {name: mx.array(dequantize(layer.codes, layer.grid)) for name, layer in modulation.items()},
+        read_streams(transformer, inputs, before, blocks),
+        inputs.read_targets(index),
+        inputs.modulation,
+        inputs.sigmas,
+        split,
+    )
+    activation_rules = {name: rule["activation"] for name, rule in rules.items()}
+    quantizers, observed = calibrate(problem, activation_rules, parameters["seed"])
+    quantizers = migrate(problem, quantizers, observed, activation_rules, parameters)
+    problem = replace(
+        problem,
+        weights=migrate_weights(problem.weights, problem.readers, quantizers),
+        clean=inputs.read_block(index) if before else None,
+    )
+    chosen = {name: rules[name]["weight"] for name in problem.weights}
+    grids = {
+        name: choose_grid(problem.weights[name], rule) for name, rule in chosen.items() if rule["bits"] != UNQUANTIZED
+    }
+    return Task(problem, grids, quantizers, modulation)
+
+
+def round_modulation(
+    transformer: Transformer,
+    rules: LayerRules,
+    parameters: plan.Parameters,
+    modulation: np.ndarray,
+    split: tuple[np.ndarray, np.ndarray],
+) -> dict[str, LayerWeight]:
+    """The block's quantized adaLN weights, from what they read, `modulation` (R, D).
+
+    By the engine `rtn` to nearest, else as `round_layer` finds better on the held-out rows.
+    """
+    layers = [layer for layer in list_own_linears(transformer, parameters["block"]) if layer.role == "adaLN"]
+    training, held_out = (modulation[where] for where in split)
+    hessian = accumulate_hessian(np.zeros((modulation.shape[1],) * 2), training)
+    return {
+        name: round_layer(weight, rules[name]["weight"], hessian, held_out, parameters)
+        for name, weight in read_weights(transformer, layers)[0].items()
+        if rules[name]["weight"]["bits"] != UNQUANTIZED
+    }
+
+
+def read_streams(
+    transformer: Transformer, inputs: BlockInputs, before: list[BlockFile], blocks: list[Block]
+) -> Streams:
+    """What the last of `blocks` reads: as captured, or what the others, quantized, give."""
+    if not before:
+        return inputs.read_block(len(blocks) - 1)
+    streams = inputs.read_block(0)
+    for block, file in zip(blocks[:-1], before, strict=True):
+        streams = propagate(transformer, block, file, streams, inputs.modulation, inputs.sigmas)
+    return streams
+
+
+def list_inputs(problem: BlockProblem, chosen: dict[str, InputQuantizer]) -> dict[str, LayerInput]:
+    """The grids of the layers' inputs that have step sizes of their own."""
+    quantizers = {name: chosen[key] for name, key in problem.readers.items()}
+    return {
+        name: LayerInput(
+            np.array(quantizer.steps),
+            None if quantizer.shift is None else np.array(quantizer.shift),
+            None if quantizer.migration is None else np.array(quantizer.migration).astype(np.int32),
+        )
+        for name, quantizer in quantizers.items()
+        if quantizer.steps is not None
+    }

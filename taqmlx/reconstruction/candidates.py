@@ -1,0 +1,166 @@
+"""The ways to round a block's weights, and the choice between them on points that took no part.
+
+Every way rounds to the same grids and gives the same things: codes, and the quantizers of the inputs.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from taqmlx.numerics.gptq import accumulate_hessian, round_with_gptq
+from taqmlx.numerics.weight_grid import Grid, dequantize, round_to_grid
+from taqmlx.reconstruction.block_problem import (
+    BlockProblem,
+    Quantize,
+    list_batches,
+    measure_errors,
+    run_rows,
+    take_rows,
+)
+from taqmlx.reconstruction.flat_weights import start_at_codes, start_at_weights
+from taqmlx.reconstruction.input_quantizers import InputQuantizer, bind_to_rows, leave_unrounded
+from taqmlx.reconstruction.reconstruction import State, learn, read_quantizers, start_state
+
+Codes = dict[str, np.ndarray]
+HESSIAN_TOKENS = 2**15  # bounds the time; five times the widest input of SD3 Medium
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Codes uint8 (out, in) by layer, quantizers by reader, and the losses of the iterations that led there."""
+
+    engine: str
+    codes: Codes
+    quantizers: dict[str, InputQuantizer]
+    losses: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What AdaRound needs besides the problem: a state to go on from, where to save it, whom to tell of a loss."""
+
+    state: State | None
+    save: Callable[[State], None]
+    report: Callable[[float], None]
+
+
+def round_to_nearest(
+    problem: BlockProblem, grids: Mapping[str, Grid], quantizers: dict[str, InputQuantizer]
+) -> Candidate:
+    """Every weight to the nearest level."""
+    codes = {name: round_to_grid(np.array(problem.weights[name]), grid) for name, grid in grids.items()}
+    return Candidate("rtn", codes, quantizers)
+
+
+def round_by_hessian(
+    problem: BlockProblem,
+    grids: Mapping[str, Grid],
+    quantizers: dict[str, InputQuantizer],
+    settings: Mapping[str, Any],
+) -> Candidate:
+    """GPTQ on what each layer reads when the block runs with full-precision weights and quantized inputs."""
+    hessians = accumulate_hessians(problem, quantizers)
+    codes = {
+        name: round_with_gptq(
+            np.array(problem.weights[name]), grid, hessians[problem.readers[name]], settings["gptq_damping"]
+        )
+        for name, grid in grids.items()
+    }
+    return Candidate("gptq", codes, quantizers)
+
+
+def accumulate_hessians(problem: BlockProblem, quantizers: Mapping[str, InputQuantizer]) -> dict[str, np.ndarray]:
+    """The Hessian (in, in) of each reader's input over the training rows, of about HESSIAN_TOKENS tokens of them."""
+    hessians: dict[str, np.ndarray] = {}
+    bind = bind_to_rows(quantizers)
+
+    def observe(key: str, x: mx.array) -> None:
+        stride = choose_stride(len(problem.training) * x.shape[1], x.shape[1])
+        tokens = np.array(x).reshape(-1, x.shape[-1])[::stride]  # (B, T, D) -> (B T, D)
+        hessians[key] = accumulate_hessian(hessians.get(key, np.zeros((x.shape[-1],) * 2)), tokens)
+
+    for batch in list_batches(problem, problem.training):
+        rows = take_rows(problem.rows, batch)
+        read: dict[str, mx.array] = {}
+        mx.eval(run_rows(problem, problem.weights, keep_inputs(bind(rows), read), rows))
+        for key, x in read.items():
+            observe(key, x)
+    return hessians
+
+
+def keep_inputs(quantize: Quantize, read: dict[str, mx.array]) -> Quantize:
+    """`quantize`, whose results are put into `read`."""
+
+    def keep(key: str, x: mx.array) -> mx.array:
+        read[key] = quantize(key, x)
+        return read[key]
+
+    return keep
+
+
+def choose_stride(tokens: int, per_row: int) -> int:
+    """How many tokens to go on by so that about HESSIAN_TOKENS of `tokens` are read, from every place in the rows."""
+    stride = max(1, tokens // HESSIAN_TOKENS)
+    while math.gcd(stride, per_row) > 1:
+        stride += 1
+    return stride
+
+
+def learn_rounding(
+    problem: BlockProblem,
+    grids: Mapping[str, Grid],
+    first: Candidate,
+    settings: Mapping[str, Any],
+    learning: Learning,
+) -> Candidate:
+    """AdaRound, with the step sizes of the inputs, from the full-precision weights or from the codes of `first`."""
+    starts = {
+        "full_precision": lambda: start_at_weights(problem.weights, grids),
+        "gptq": lambda: start_at_codes(problem.weights, grids, first.codes),
+    }
+    flat = starts[settings["adaround_start"]]()
+    state = learning.state or start_state(flat, first.quantizers)
+    state = learn(problem, flat, first.quantizers, settings, state, learning.save, learning.report)
+    quantizers = read_quantizers(first.quantizers, state)
+    return Candidate("adaround", flat.take_codes(state.alpha, grids), quantizers, state.losses)
+
+
+def list_candidates(
+    problem: BlockProblem,
+    grids: Mapping[str, Grid],
+    quantizers: dict[str, InputQuantizer],
+    settings: Mapping[str, Any],
+    learning: Learning,
+) -> list[Candidate]:
+    """What the engine asked for makes, and before it the simpler ways it is measured against."""
+    candidates = [round_to_nearest(problem, grids, quantizers)]
+    if settings["engine"] in ("gptq", "adaround"):
+        candidates.append(round_by_hessian(problem, grids, quantizers, settings))
+    if settings["engine"] == "adaround":
+        candidates.append(learn_rounding(problem, grids, candidates[-1], settings, learning))
+    return candidates
+
+
+def measure_candidate(problem: BlockProblem, grids: Mapping[str, Grid], candidate: Candidate) -> dict[str, Any]:
+    """The held-out error of each stream over its power, with inputs rounded (`quantized_inputs`) and not."""
+    weights = problem.weights | {
+        name: mx.array(dequantize(codes, grids[name])) for name, codes in candidate.codes.items()
+    }
+    ways = {
+        "quantized_inputs": bind_to_rows(candidate.quantizers),
+        "full_precision_inputs": lambda rows: leave_unrounded(candidate.quantizers),
+    }
+    return {way: measure_errors(problem, weights, bind, problem.held_out) for way, bind in ways.items()}
+
+
+def choose_candidate(candidates: list[Candidate], errors: list[dict[str, Any]]) -> int:
+    """The place of the one with the least error, the streams' summed, as it will run; of equals the simplest.
+
+    An error that is not a number counts as infinite.
+    """
+    totals = [sum(error["quantized_inputs"].values()) for error in errors]
+    return int(np.argmin(np.nan_to_num(totals, nan=np.inf)))

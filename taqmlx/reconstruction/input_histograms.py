@@ -1,0 +1,70 @@
+"""How the values that follow a GELU lie at one noise level, before and after the shift and the migration of TaQ-DiT."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from taqmlx.planning.layer_rules import InputRule
+from taqmlx.reconstruction.block_problem import BlockProblem
+from taqmlx.reconstruction.input_quantizers import AFTER_GELU, Extremes, choose_quantizer, choose_steps, list_steps
+from taqmlx.reconstruction.input_sensitivity import observe_values
+from taqmlx.reconstruction.migration import divide, start_ratios
+
+BINS = 256
+BITS = 8
+_RULE: InputRule = {"bits": BITS, "policy": "lut", "range": "absmax", "shift": True}
+# What the arrays of the values before and after each treatment are called.
+TREATMENTS = {"before": "edges", "shifted": "shifted_edges", "migrated": "migrated_edges"}
+
+
+def measure_distributions(
+    problem: BlockProblem, observed: Mapping[str, Extremes], seed: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Of each input that follows a GELU: its grids at the middle noise level, and its histograms, by layer.
+
+    The grids' steps are those after the shift and after shift and migration, whose multipliers are the first ones:
+    each outlier's reach over that of the other channels. Counts int64 (BINS,) and edges float32 (BINS + 1,), named
+    `<layer>/<what>`.
+    """
+    knot = len(problem.sigmas) // 2
+    where = np.flatnonzero(problem.rows.knots == knot)
+    described, treated, arrays = {}, {}, {}
+    for key, seen in observed.items():
+        if key.endswith(AFTER_GELU):
+            described[key], treated[key] = describe_grids(problem, key, seen, knot, seed)
+            low, high = seen.minimum[where].min(axis=0), seen.maximum[where].max(axis=0)
+            for name, (shift, ratio) in treated[key].items():
+                ends = ((low - shift) / ratio).min(), ((high - shift) / ratio).max()
+                arrays[f"{key}/{TREATMENTS[name]}"] = np.linspace(*ends, BINS + 1, dtype=np.float32)
+                arrays[f"{key}/{name}"] = np.zeros(BINS, np.int64)
+
+    def count(key: str, x: mx.array, knots: mx.array) -> None:
+        for name, (shift, ratio) in treated.get(key, {}).items():
+            low, high = arrays[f"{key}/{TREATMENTS[name]}"][[0, -1]]
+            # The ends come of another run, in batches of another size: the last place can differ.
+            values = np.clip((np.array(x) - shift) / ratio, low, high)
+            arrays[f"{key}/{name}"] += np.histogram(values, BINS, (low, high))[0]
+
+    observe_values(problem, where, count)
+    return described, arrays
+
+
+def describe_grids(
+    problem: BlockProblem, key: str, seen: Extremes, knot: int, seed: int
+) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """The grids of one input at a noise level, and the shift and the divisor (D,) of each treatment."""
+    quantizer = choose_quantizer(key, seen, _RULE, problem.rows.knots, problem.sigmas, seed)
+    ratio, shift = start_ratios(seen, quantizer), np.array(quantizer.shift)
+    steps = choose_steps(*divide(seen, quantizer, ratio), _RULE, problem.rows.knots, problem.sigmas)
+    described = {
+        "knot": knot,
+        "sigma": float(problem.sigmas[knot]),
+        "step": float(list_steps({key: quantizer})[key][knot]),
+        "bits": BITS,
+        "migrated_step": float(steps[knot]),
+        "has_migration": bool((ratio > 1).any()),
+    }
+    zero, one = np.zeros_like(shift), np.ones_like(shift)
+    return described, {"before": (zero, one), "shifted": (shift, one), "migrated": (shift, ratio)}

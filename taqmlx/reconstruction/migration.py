@@ -1,0 +1,141 @@
+"""Reconstruction-driven migration (TaQ-DiT, Liu et al. 2024, arXiv:2411.14172): outlier channels of what follows a GELU
+are divided by integers m, which go into the weight's columns.
+
+The channels' own step sizes are learned from the block's outputs, at full-precision weights, before the weight's grid
+is chosen: z, then m, then W diag(m).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.optimizers import Adam
+
+from taqmlx.numerics.learned_step import quantize_learned
+from taqmlx.numerics.rounding import compute_rate
+from taqmlx.planning.layer_rules import InputRule
+from taqmlx.reconstruction.block_problem import BlockProblem, Rows, compute_loss, run_rows
+from taqmlx.reconstruction.input_quantizers import (
+    AFTER_GELU,
+    Extremes,
+    InputQuantizer,
+    choose_steps,
+    list_steps,
+    spread_steps,
+)
+from taqmlx.reconstruction.reconstruction import draw_batch
+
+OUTLIER_RANGE = 2.5  # times the median range
+PHASE = -1 % 2**32  # of the batches' random numbers, before the phases of the reconstruction
+
+
+def find_outliers(minimum: np.ndarray, maximum: np.ndarray) -> np.ndarray:
+    """The channels, bool (D,), whose range over all rows (R, D) is beyond OUTLIER_RANGE times the median."""
+    ranges = maximum.max(axis=0) - minimum.min(axis=0)
+    beyond: np.ndarray = ranges > OUTLIER_RANGE * np.median(ranges)
+    return beyond
+
+
+def measure_reach(seen: Extremes, shift: np.ndarray) -> np.ndarray:
+    """The largest |x - shift| of each channel, float32 (D,)."""
+    low, high = seen.minimum.min(axis=0), seen.maximum.max(axis=0)
+    reach: np.ndarray = np.maximum(np.abs(low - shift), np.abs(high - shift))
+    return reach
+
+
+def migrate(
+    problem: BlockProblem,
+    quantizers: Mapping[str, InputQuantizer],
+    observed: Mapping[str, Extremes],
+    rules: Mapping[str, InputRule],
+    settings: Mapping[str, Any],
+) -> dict[str, InputQuantizer]:
+    """The quantizers with a migration, and step sizes for what is left, where the rules ask for one."""
+    wanted = [key for key in list_steps(quantizers) if key.endswith(AFTER_GELU) and rules[key]["migration"]]
+    ratios = {key: start_ratios(observed[key], quantizers[key]) for key in wanted}
+    ratios = {key: ratio for key, ratio in ratios.items() if (ratio > 1).any()}
+    if not ratios:
+        return dict(quantizers)
+    knots = problem.rows.knots[problem.training]
+    first = {key: divide(observed[key], quantizers[key], ratio) for key, ratio in ratios.items()}
+    steps = {key: choose_steps(*first[key], rules[key], knots, problem.sigmas) for key in ratios}
+    learned = learn_ratios(problem, quantizers, steps, ratios, settings)
+    migrated = dict(quantizers)
+    for key, ratio in learned.items():
+        m = np.maximum(1, np.rint(ratio)).astype(np.float32)
+        left = choose_steps(*divide(observed[key], quantizers[key], m), rules[key], knots, problem.sigmas)
+        migrated[key] = quantizers[key]._replace(steps=mx.array(left), migration=mx.array(m))
+    return migrated
+
+
+def start_ratios(seen: Extremes, quantizer: InputQuantizer) -> np.ndarray:
+    """Each outlier's reach over that of the other channels, float32 (D,); 1 for those."""
+    shift = read_shift(seen, quantizer)
+    outliers, reach = find_outliers(seen.minimum - shift, seen.maximum - shift), measure_reach(seen, shift)
+    normal = reach[~outliers].max()
+    return np.where(outliers, np.maximum(reach / normal, 1), 1).astype(np.float32)
+
+
+def read_shift(seen: Extremes, quantizer: InputQuantizer) -> np.ndarray:
+    """The shift of an input, float32 (D,): zeros where it has none."""
+    return np.zeros(seen.minimum.shape[1], np.float32) if quantizer.shift is None else np.array(quantizer.shift)
+
+
+def divide(seen: Extremes, quantizer: InputQuantizer, ratio: np.ndarray) -> tuple[Extremes, np.ndarray]:
+    """The extremes and the shift of an input divided by `ratio` (D,).
+
+    There is always a shift, so that steps reach the largest that is left: quantiles of a tensor divided by channel do
+    not follow from its own.
+    """
+    return Extremes(seen.minimum / ratio, seen.maximum / ratio, seen.sample), read_shift(seen, quantizer) / ratio
+
+
+def learn_ratios(
+    problem: BlockProblem,
+    quantizers: Mapping[str, InputQuantizer],
+    steps: Mapping[str, np.ndarray],
+    ratios: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any],
+) -> dict[str, np.ndarray]:
+    """The outliers' step sizes over the common ones, float32 (D,), learned together with these (LSQ).
+
+    It takes the warm-up's share of the iterations, at full-precision weights and with nothing else rounded.
+    """
+    outliers = {key: mx.array((ratio > 1).astype(np.float32)) for key, ratio in ratios.items()}
+    learned = {key: {"steps": mx.log(mx.array(steps[key])), "ratios": mx.log(mx.array(ratios[key]))} for key in ratios}
+    iterations = max(1, round(settings["adaround_warm_up"] * settings["adaround_iterations"]))
+    adam = Adam(0.0, bias_correction=True)
+
+    def measure(learned: Mapping[str, Mapping[str, mx.array]], rows: Rows[mx.array]) -> mx.array:
+        def quantize(key: str, x: mx.array) -> mx.array:
+            if key not in learned:
+                return x
+            quantizer = quantizers[key]
+            shift = 0.0 if quantizer.shift is None else quantizer.shift
+            common = spread_steps(quantizer, mx.exp(learned[key]["steps"]), rows.knots)
+            own = common * mx.exp(learned[key]["ratios"] * outliers[key])  # (B or 1, 1, D)
+            return quantize_learned(x - shift, own, quantizer.bits) + shift
+
+        return compute_loss(problem, run_rows(problem, problem.weights, quantize, rows), rows)
+
+    differentiate = mx.value_and_grad(measure)
+    for iteration in range(iterations):
+        rows, _ = draw_batch(problem, settings, (PHASE, iteration))
+        _, gradients = differentiate(learned, rows)
+        adam.learning_rate = compute_rate(iteration, iterations, settings["adaround_rate"])
+        learned = adam.apply_gradients(gradients, learned)
+        mx.eval(learned, adam.state)
+    return {key: np.array(mx.exp(values["ratios"] * outliers[key])) for key, values in learned.items()}
+
+
+def migrate_weights(
+    weights: Mapping[str, mx.array], readers: Mapping[str, str], quantizers: Mapping[str, InputQuantizer]
+) -> dict[str, mx.array]:
+    """The weights (out, in) with the migration of what they read in their columns: W diag(m)."""
+    moved = dict(weights)
+    for name, weight in weights.items():
+        migration = quantizers[readers[name]].migration
+        if migration is not None:
+            moved[name] = weight * migration
+    return moved

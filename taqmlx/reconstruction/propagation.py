@@ -1,0 +1,78 @@
+"""What a block reads when the blocks before it are quantized."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+
+from taqmlx.mmdit.blocks import Block
+from taqmlx.mmdit.transformer import Transformer
+from taqmlx.numerics.weight_grid import dequantize
+from taqmlx.planning.layer_rules import UNQUANTIZED, InputRule
+from taqmlx.reconstruction.block_assembly import assemble_problem, list_own_linears, read_weights
+from taqmlx.reconstruction.block_problem import BlockProblem, list_batches, run_rows, take_rows
+from taqmlx.reconstruction.input_quantizers import InputQuantizer, bind_to_rows
+from taqmlx.store.block_file import BlockFile, LayerInput
+from taqmlx.store.errors import UserError
+
+Streams = tuple[np.ndarray, np.ndarray]
+
+
+def dequantize_block(model: Transformer, file: BlockFile) -> dict[str, mx.array]:
+    """All weights (out, in) of a quantized block by layer name, fp32; the unquantized ones as they are."""
+    weights, _ = read_weights(model, list_own_linears(model, file.seal["parameters"]["block"]))
+    return weights | {name: mx.array(dequantize(layer.codes, layer.grid)) for name, layer in file.weights.items()}
+
+
+def restore_quantizer(rule: InputRule, grid: LayerInput | None) -> InputQuantizer:
+    """The quantizer of a layer's input, by its rule and the grid in the block's file.
+
+    Raises UserError if the rule needs a grid and there is none.
+    """
+    if rule["bits"] == UNQUANTIZED:
+        return InputQuantizer("none", UNQUANTIZED)
+    if rule["policy"] == "dynamic":
+        return InputQuantizer("dynamic", rule["bits"], group_size=rule["group_size"])
+    if grid is None:
+        raise UserError(f"a block's file has no step sizes for a {rule['policy']} policy; run optimise_block again")
+    shift, migration = (
+        None if part is None else mx.array(part.astype(np.float32)) for part in (grid.shift, grid.migration)
+    )
+    return InputQuantizer(rule["policy"], rule["bits"], mx.array(grid.steps), shift, migration)
+
+
+def propagate(
+    model: Transformer, block: Block, file: BlockFile, streams: Streams, modulation: np.ndarray, sigmas: np.ndarray
+) -> Streams:
+    """What `block`, quantized as in `file`, makes of image (R, N, D) and text (R, T, D), as fp16.
+
+    modulation (R, D) is what the adaLN linears read, sigmas (R,) the rows' noise levels. Raises UserError if
+    steps by level are for others.
+    """
+    rules = file.seal["parameters"]["layers"]
+    weights, everything = dequantize_block(model, file), np.arange(len(sigmas))
+    problem = assemble_problem(
+        model, block, rules, weights, streams, streams, modulation, sigmas, (everything, everything)
+    )
+    problem = replace(problem, weights={name: weights[name] for name in problem.weights})
+    keys = set(problem.readers.values())
+    quantizers = {key: restore_quantizer(rules[key]["activation"], file.inputs.get(key)) for key in keys}
+    by_level = any(quantizer.policy == "lut" for quantizer in quantizers.values())
+    if by_level and not np.array_equal(problem.sigmas, file.sigmas):
+        raise UserError(
+            f"{block.name} was quantized at other noise levels than those of the rows; run optimise_block again"
+        )
+    return run_all(problem, quantizers)
+
+
+def run_all(problem: BlockProblem, quantizers: Mapping[str, InputQuantizer]) -> Streams:
+    """The block's outputs on all rows, fp16."""
+    image, text = [], []
+    bind = bind_to_rows(quantizers)
+    for batch in list_batches(problem, problem.training):
+        rows = take_rows(problem.rows, batch)
+        outputs = run_rows(problem, problem.weights, bind(rows), rows)
+        image.append(np.array(outputs["image"]).astype(np.float16))
+        text.append(np.array(outputs["text"]).astype(np.float16))
+    return np.concatenate(image), np.concatenate(text)

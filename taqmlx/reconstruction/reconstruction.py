@@ -1,0 +1,246 @@
+"""Learning a block's rounding and activation step sizes from its outputs.
+
+AdaRound (Nagel et al. 2020, arXiv:2004.10568) with the block as the unit (BRECQ, Li et al. 2021, arXiv:2102.05426) and
+learned step sizes (LSQ), jointly or one after the other (TaQ-DiT, Liu et al. 2024, arXiv:2411.14172). The gradient with
+respect to the weights comes from the block; from there to alpha it is written out, for all layers as one vector.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from mlx.optimizers import Adam
+
+from taqmlx.numerics import rounding
+from taqmlx.reconstruction.block_problem import BlockProblem, Rows, compute_loss, find_broken_layer, run_rows, take_rows
+from taqmlx.reconstruction.flat_weights import FlatWeights
+from taqmlx.reconstruction.input_quantizers import (
+    InputQuantizer,
+    bind_dropping,
+    bind_rounding,
+    bind_to_rows,
+    leave_unrounded,
+    list_steps,
+)
+from taqmlx.store.errors import UserError
+
+
+class Phase(NamedTuple):
+    """A stretch of learning: what is learned, and whether activations are rounded meanwhile."""
+
+    name: str
+    learns_rounding: bool
+    learns_steps: bool
+    rounds_activations: bool
+
+
+PHASES = {
+    "joint": (Phase("joint", True, True, True),),
+    "separate": (Phase("rounding", True, False, False), Phase("steps", False, True, True)),
+}
+
+
+@dataclass
+class State:
+    """Where the learning stands: phase, its next iteration, alpha (n,), logarithms of the step sizes by reader, Adam's
+    states, and the losses so far.
+    """
+
+    phase: int
+    iteration: int
+    alpha: mx.array
+    log_steps: dict[str, mx.array]
+    adam: dict[str, Any]
+    losses: list[float]
+
+
+def start_state(flat: FlatWeights, quantizers: Mapping[str, InputQuantizer]) -> State:
+    """The state before the first iteration."""
+    log_steps = {key: mx.log(steps) for key, steps in list_steps(quantizers).items()}
+    return State(0, 0, flat.start_alpha(), log_steps, {}, [])
+
+
+def read_quantizers(quantizers: Mapping[str, InputQuantizer], state: State) -> dict[str, InputQuantizer]:
+    """The quantizers with the step sizes of `state`."""
+    steps = {key: mx.exp(log_steps) for key, log_steps in state.log_steps.items()}
+    return {key: quantizer._replace(steps=steps.get(key)) for key, quantizer in quantizers.items()}
+
+
+def learn(
+    problem: BlockProblem,
+    flat: FlatWeights,
+    quantizers: Mapping[str, InputQuantizer],
+    settings: Mapping[str, Any],
+    state: State,
+    save: Callable[[State], None],
+    report: Callable[[float], None],
+) -> State:
+    """Learn from `state` to the end.
+
+    settings: the parameters of `optimise_block`; `save` gets the state every `adaround_checkpoint_every` iterations,
+    `report` each iteration's loss. Raises UserError naming iteration and layer where a value is not finite; the state
+    saved last is then a good one.
+    """
+    phases = PHASES[settings["reconstruction"]]
+    while state.phase < len(phases):
+        phase = limit_phase(phases[state.phase], flat, state)
+        iterate = bind_iteration(problem, flat, quantizers, settings, phase, state)
+        iterations = settings["adaround_iterations"] if phase.learns_rounding or phase.learns_steps else 0
+        for iteration in range(state.iteration, iterations):
+            loss = iterate(iteration)
+            state.iteration = iteration + 1
+            state.losses.append(loss)
+            report(loss)
+            if state.iteration % settings["adaround_checkpoint_every"] == 0:
+                refuse_broken_state(problem, flat, quantizers, state)
+                save(state)
+        state.phase, state.iteration, state.adam = state.phase + 1, 0, {}
+    refuse_broken_state(problem, flat, quantizers, state)
+    return state
+
+
+def limit_phase(phase: Phase, flat: FlatWeights, state: State) -> Phase:
+    """`phase` without what a block has nothing of: weights that are rounded, or step sizes."""
+    return phase._replace(
+        learns_rounding=phase.learns_rounding and bool(flat.shapes),
+        learns_steps=phase.learns_steps and bool(state.log_steps),
+    )
+
+
+def draw_batch(
+    problem: BlockProblem, settings: Mapping[str, Any], place: tuple[int, int]
+) -> tuple[Rows[mx.array], mx.array]:
+    """The rows of an iteration and its random key, by seed, phase and iteration alone: no state to restore.
+
+    With `adaround_drop` that share of the values from quantized blocks gives way to those of full precision (QDrop).
+    """
+    rng = np.random.default_rng((settings["seed"], *place))
+    size = min(settings["adaround_batch"], len(problem.training))
+    indices = rng.choice(problem.training, size, replace=False)
+    rows = take_rows(problem.rows, indices)
+    if problem.clean is not None and settings["adaround_drop"]:
+        image, text = [
+            mx.where(mx.array(rng.random(part.shape) < settings["adaround_drop"]), mx.array(clean[indices]), part)
+            for part, clean in zip((rows.image, rows.text), problem.clean, strict=True)
+        ]
+        rows = rows._replace(image=image, text=text)
+    return rows, mx.random.key(int(rng.integers(2**31)))
+
+
+def bind_iteration(
+    problem: BlockProblem,
+    flat: FlatWeights,
+    quantizers: Mapping[str, InputQuantizer],
+    settings: Mapping[str, Any],
+    phase: Phase,
+    state: State,
+) -> Callable[[int], float]:
+    """`iterate(iteration)` changes `state` by one iteration of `phase` and returns the reconstruction loss."""
+    adams = restore_adams(state)
+    hard = flat.split(flat.harden(state.alpha)) if not phase.learns_rounding else {}
+
+    def measure(learned: dict[str, dict[str, mx.array]], rows: Rows[mx.array], key: mx.array) -> mx.array:
+        quantize = leave_unrounded(quantizers)
+        if phase.rounds_activations:
+            steps = {name: mx.exp(log_steps) for name, log_steps in learned["log_steps"].items()}
+            quantize = bind_rounding(quantizers, steps, rows.knots)
+        if phase.rounds_activations and settings["adaround_drop"]:
+            quantize = bind_dropping(quantizers, quantize, settings["adaround_drop"], key)
+        weights = problem.weights | hard | learned["weights"]
+        return compute_loss(problem, run_rows(problem, weights, quantize, rows), rows)
+
+    differentiate = mx.value_and_grad(measure)
+
+    def iterate(iteration: int) -> float:
+        before = read_quantizers(quantizers, state)
+        rows, key = draw_batch(problem, settings, (state.phase, iteration))
+        h = rounding.compute_rounding(state.alpha)
+        weights = flat.split(flat.soften(h)) if phase.learns_rounding else {}
+        loss, gradients = differentiate({"weights": weights, "log_steps": state.log_steps}, rows, key)
+        if phase.learns_rounding:
+            slope = flat.differentiate(h, gradients["weights"], choose_pressure(settings, iteration))
+            move_alpha(state, adams["rounding"], slope, settings["adaround_rate"])
+        if phase.learns_steps:
+            rate = rounding.compute_rate(iteration, settings["adaround_iterations"], settings["adaround_step_rate"])
+            move_steps(state, adams["steps"], gradients["log_steps"], rate)
+        state.adam = {name: adam.state for name, adam in adams.items()}
+        mx.eval(loss, state.alpha, state.log_steps, state.adam)
+        refuse_broken_loss(problem, weights or hard, before, rows, float(loss), iteration)
+        return float(loss)
+
+    return iterate
+
+
+def restore_adams(state: State) -> dict[str, Adam]:
+    """Adam for the rounding and for the step sizes, as `state` left them or fresh."""
+    adams = {name: Adam(0.0, bias_correction=True) for name in ("rounding", "steps")}
+    for name, adam in adams.items():
+        if name in state.adam:
+            adam.state = state.adam[name]
+        else:
+            adam.init({"rounding": state.alpha} if name == "rounding" else {"steps": join_steps(state.log_steps)})
+    return adams
+
+
+def join_steps(log_steps: Mapping[str, mx.array]) -> mx.array:
+    """The readers' step sizes, (K,) or (1,) each, as one vector in the order of their names; empty without any."""
+    return mx.concatenate([mx.zeros(0), *(log_steps[key] for key in sorted(log_steps))])
+
+
+def choose_pressure(settings: Mapping[str, Any], iteration: int) -> tuple[float, float] | None:
+    """Weight and exponent of the regulariser, or None during the warm-up."""
+    beta = rounding.compute_beta(
+        iteration, settings["adaround_iterations"], settings["adaround_warm_up"], settings["adaround_beta"]
+    )
+    return None if beta is None else (settings["adaround_weight"], beta)
+
+
+def move_alpha(state: State, adam: Adam, gradient: mx.array, rate: float) -> None:
+    """One step of Adam on alpha."""
+    adam.learning_rate = rate
+    state.alpha = adam.apply_gradients({"rounding": gradient}, {"rounding": state.alpha})["rounding"]
+
+
+def move_steps(state: State, adam: Adam, gradients: Mapping[str, mx.array], rate: float) -> None:
+    """One step of Adam on the logarithms of the step sizes, all at once."""
+    adam.learning_rate = rate
+    learned = {"steps": join_steps(state.log_steps)}
+    moved = adam.apply_gradients({"steps": join_steps(gradients)}, learned)["steps"]
+    keys = sorted(state.log_steps)
+    ends = np.cumsum([state.log_steps[key].size for key in keys])[:-1]
+    state.log_steps = dict(zip(keys, mx.split(moved, ends.tolist()), strict=True))
+
+
+def refuse_broken_loss(
+    problem: BlockProblem,
+    weights: Mapping[str, mx.array],
+    quantizers: Mapping[str, InputQuantizer],
+    rows: Rows[mx.array],
+    loss: float,
+    iteration: int,
+) -> None:
+    """Raise UserError, naming the iteration and the first layer that is not finite, unless the loss is finite."""
+    if np.isfinite(loss):
+        return
+    layer = find_broken_layer(problem, problem.weights | dict(weights), bind_to_rows(quantizers)(rows), rows)
+    raise UserError(describe_break(problem, iteration, layer or "the targets"))
+
+
+def refuse_broken_state(
+    problem: BlockProblem, flat: FlatWeights, quantizers: Mapping[str, InputQuantizer], state: State
+) -> None:
+    """Raise UserError unless alpha, the step sizes and their reciprocals are finite."""
+    values = flat.split(state.alpha) | {key: mx.exp(mx.abs(steps)) for key, steps in state.log_steps.items()}
+    for name, value in values.items():
+        if not mx.isfinite(value).all().item():
+            raise UserError(describe_break(problem, state.iteration, name))
+
+
+def describe_break(problem: BlockProblem, iteration: int, layer: str) -> str:
+    """What is said of values that are not finite."""
+    return (
+        f"{problem.block.name}: iteration {iteration} gives a value that is not finite, first in {layer};"
+        " lower adaround_rate, or check the model's weights (the last checkpoint is kept)"
+    )

@@ -1,0 +1,198 @@
+"""The quantized model while it is learned whole: what is learned, what that stands for, and its linear layers."""
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from taqmlx.mmdit.blocks import Linear
+from taqmlx.mmdit.transformer import Transformer
+from taqmlx.numerics.learned_codes import dequantize_soft, round_codes, round_stored
+from taqmlx.numerics.schedule import TRAIN_TIMESTEPS
+from taqmlx.numerics.weight_grid import Grid, spread
+from taqmlx.planning.layers import list_linears
+from taqmlx.reconstruction.block_assembly import group_readers, read_weights
+from taqmlx.reconstruction.input_quantizers import InputQuantizer, bind_rounding, list_steps
+from taqmlx.reconstruction.migration import migrate_weights
+from taqmlx.reconstruction.propagation import restore_quantizer
+from taqmlx.store.block_file import BlockFile, LayerInput, LayerWeight
+
+# By kind (`codes`, `scales`, `zeros`, `biases`, `steps`), by layer: what is learned, as displacements
+Learned = dict[str, dict[str, mx.array]]
+UNDECIDED = 0.45  # how far from its code a soft code starts at most: short of the next one
+
+
+@dataclass(frozen=True)
+class Student:
+    """A quantized model to be learned.
+
+    grids: of each quantized layer; exact: the weights of the others; biases: fp32 (out,) or None of all layers, as
+    stored; reach: the size of each bias, by which its displacement counts; quantizers: of what layers read, by reader;
+    readers: the reader of each layer whose input is rounded; sigmas (K,): the noise levels of their steps.
+    """
+
+    grids: dict[str, Grid]
+    exact: dict[str, mx.array]
+    biases: dict[str, mx.array | None]
+    reach: dict[str, float]
+    quantizers: dict[str, InputQuantizer]
+    readers: dict[str, str]
+    sigmas: np.ndarray
+
+    def restore_weights(self, learned: Learned) -> dict[str, mx.array]:
+        """All weights (out, in), as they will be stored, differentiable."""
+        scales, zeros = self.restore_grids(learned)
+        return self.exact | {
+            name: dequantize_soft(learned["codes"][name], scales[name], zeros[name], grid.bits)
+            for name, grid in self.grids.items()
+        }
+
+    def restore_grids(self, learned: Learned) -> tuple[dict[str, mx.array], dict[str, mx.array]]:
+        """Scales and zero points (out, G) of the quantized layers, as they will be stored, differentiable.
+
+        Scales are learned relative to themselves, zero points relative to the range of their group.
+        """
+        scales, zeros = {}, {}
+        for name, grid in self.grids.items():
+            first = mx.array(grid.scales.astype(np.float32))
+            span = first * float(2**grid.bits - 1)
+            scales[name] = round_stored(first * mx.exp(learned["scales"][name]))
+            zeros[name] = round_stored(mx.array(grid.biases.astype(np.float32)) + span * learned["zeros"][name])
+        return scales, zeros
+
+    def restore_biases(self, learned: Learned) -> dict[str, mx.array | None]:
+        """The biases (out,) of all layers, as they will be stored, differentiable."""
+        present = {name: bias for name, bias in self.biases.items() if bias is not None}
+        return self.biases | {
+            name: round_stored(present[name] + self.reach[name] * moved) for name, moved in learned["biases"].items()
+        }
+
+    def restore_steps(self, learned: Learned) -> dict[str, mx.array]:
+        """The step sizes (K,) or (1,) of the inputs that have some, by reader, differentiable."""
+        first = list_steps(self.quantizers)
+        return {key: first[key] * mx.exp(moved) for key, moved in learned["steps"].items()}
+
+    def bind(self, learned: Learned, timesteps: mx.array) -> Linear:
+        """`linear(name, x)` for one forward of rows at `timesteps` (B,), 1000 sigma; a shared input is rounded once."""
+        weights, biases = self.restore_weights(learned), self.restore_biases(learned)
+        knots = mx.abs(mx.array(self.sigmas)[:, None] * TRAIN_TIMESTEPS - timesteps).argmin(axis=0)  # (K, B) -> (B,)
+        quantize = bind_rounding(self.quantizers, self.restore_steps(learned), knots)
+        rounded: dict[str, mx.array] = {}
+
+        def linear(name: str, x: mx.array) -> mx.array:
+            if (key := self.readers.get(name)) is not None:
+                if key not in rounded:
+                    rounded[key] = quantize(key, x)
+                x = rounded[key]
+            y, bias = x @ weights[name].T, biases[name]
+            return y if bias is None else y + bias
+
+        return linear
+
+    def select(self, names: Set[str]) -> "Student":
+        """The student of the layers `names` alone."""
+
+        def pick(parts: dict[str, Any]) -> dict[str, Any]:
+            return {name: part for name, part in parts.items() if name in names}
+
+        readers = pick(self.readers)
+        kept = set(readers.values())
+        return replace(
+            self,
+            grids=pick(self.grids),
+            exact=pick(self.exact),
+            biases=pick(self.biases),
+            quantizers={key: quantizer for key, quantizer in self.quantizers.items() if key in kept},
+            readers=readers,
+        )
+
+    def start(self, model: Transformer, codes: Mapping[str, np.ndarray], learns_codes: bool) -> Learned:
+        """What is learned, before the first iteration.
+
+        The codes (out, in) are soft ones where they are learned too, else as they are, in a byte each.
+        """
+        return {
+            "codes": self.soften(model, codes)
+            if learns_codes
+            else {name: mx.array(own) for name, own in codes.items()},
+            "scales": {name: mx.zeros(grid.scales.shape) for name, grid in self.grids.items()},
+            "zeros": {name: mx.zeros(grid.scales.shape) for name, grid in self.grids.items()},
+            "biases": {name: mx.zeros(bias.shape) for name, bias in self.biases.items() if bias is not None},
+            "steps": {key: mx.zeros(steps.shape) for key, steps in list_steps(self.quantizers).items()},
+        }
+
+    def soften(self, model: Transformer, codes: Mapping[str, np.ndarray]) -> dict[str, mx.array]:
+        """Soft codes (out, in) near `codes`, towards the weights of `model`."""
+        weights = read_all_weights(model)
+        weights |= migrate_weights({name: weights[name] for name in self.readers}, self.readers, self.quantizers)
+        return {name: soften_codes(codes[name], grid, np.array(weights[name])) for name, grid in self.grids.items()}
+
+    def export(self, learned: Learned) -> tuple[dict[str, LayerWeight], dict[str, LayerInput], dict[str, np.ndarray]]:
+        """What is stored: weights and inputs by layer, and biases fp16 (out,)."""
+        scales, zeros = self.restore_grids(learned)
+        weights = {}
+        for name, grid in self.grids.items():
+            codes = np.array(round_codes(learned["codes"][name], grid.bits)).astype(np.uint8)
+            own = grid._replace(
+                scales=np.array(scales[name]).astype(np.float16), biases=np.array(zeros[name]).astype(np.float16)
+            )
+            weights[name] = LayerWeight(own, codes)
+        steps, inputs = self.restore_steps(learned), {}
+        for name, key in self.readers.items():
+            if key in steps:
+                quantizer = self.quantizers[key]
+                shift, migration = (None if part is None else np.array(part) for part in quantizer[3:5])
+                inputs[name] = LayerInput(
+                    np.array(steps[key]), shift, None if migration is None else migration.astype(np.int32)
+                )
+        biases = {
+            name: np.array(bias).astype(np.float16)
+            for name, bias in self.restore_biases(learned).items()
+            if bias is not None
+        }
+        return weights, inputs, biases
+
+
+def select_learned(learned: Learned, names: Set[str]) -> Learned:
+    """What of `learned` belongs to the layers `names`; a reader's step sizes go by its own name."""
+    return {kind: {name: part for name, part in parts.items() if name in names} for kind, parts in learned.items()}
+
+
+def soften_codes(codes: np.ndarray, grid: Grid, weight: np.ndarray) -> mx.array:
+    """Soft codes (out, in) that round to `codes`, moved towards the `weight` (out, in) they stand for."""
+    places = (weight - spread(grid.biases, grid.group_size)) / spread(grid.scales, grid.group_size)
+    whole = codes.astype(np.float32)
+    return mx.array(whole + np.clip(places - whole, -UNDECIDED, UNDECIDED))
+
+
+def read_all_weights(model: Transformer) -> dict[str, mx.array]:
+    """The weights (out, in) of all linears of `model`, fp32."""
+    return read_weights(model, list_linears(model.config.depth_multimodal, model.config.depth_unified))[0]
+
+
+def assemble_student(model: Transformer, files: Sequence[BlockFile]) -> tuple[Student, dict[str, np.ndarray]]:
+    """The model as quantized in `files`, and the codes uint8 (out, in) it starts from.
+
+    What adaLN layers, embedders and the final layer read is not rounded here. Raises UserError if a file lacks the step
+    sizes that its rules ask for.
+    """
+    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    weights, biases = read_weights(model, layers)
+    rules = {name: rule for file in files for name, rule in file.seal["parameters"]["layers"].items()}
+    stored = {name: weight for file in files for name, weight in file.weights.items()}
+    given = {name: grid for file in files for name, grid in file.inputs.items()}
+    linears = [layer for layer in layers if layer.block and layer.role != "adaLN"]
+    readers = group_readers(linears, rules)
+    biases = {name: None if bias is None else round_stored(bias) for name, bias in biases.items()}
+    present = {name: bias for name, bias in biases.items() if bias is not None}
+    return Student(
+        grids={name: weight.grid for name, weight in stored.items()},
+        exact={name: weight for name, weight in weights.items() if name not in stored},
+        biases=biases,
+        reach={name: float(mx.sqrt(mx.square(bias).mean())) + 1e-3 for name, bias in present.items()},
+        quantizers={key: restore_quantizer(rules[key]["activation"], given.get(key)) for key in set(readers.values())},
+        readers=readers,
+        sigmas=next(file.sigmas for file in files),
+    ), {name: weight.codes for name, weight in stored.items()}

@@ -1,0 +1,57 @@
+"""The linear layers of what is compared: full precision, blocks, packed weights, or a quantization config."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from taqmlx.mmdit.forward import bind_linears
+from taqmlx.mmdit.packed import bind_packed
+from taqmlx.mmdit.sampling import LinearAt
+from taqmlx.mmdit.transformer import Transformer
+from taqmlx.numerics.knots import DEFAULT_LOOKUP
+from taqmlx.planning.layers import list_linears
+from taqmlx.reconstruction.block_linears import bind_blocks
+from taqmlx.store.block_file import read_block
+from taqmlx.store.packed_checkpoint import read_packed
+from taqmlx.store.quant_config import read_quant_config
+
+
+def bind_source(model: Transformer, source: str, files: Sequence[Path]) -> LinearAt:
+    """The linears of `model` at each noise level, from a source's files; of a config or a checkpoint the first counts.
+
+    source: `none`, `blocks`, `weights`, `quant_config` or `multitier`. Raises UserError for missing or damaged files.
+    """
+    return BINDERS[source](model, files)
+
+
+def bind_none(model: Transformer, files: Sequence[Path]) -> LinearAt:
+    """Full precision, the same at every noise level."""
+    exact = bind_linears(model)
+    return lambda sigma: exact
+
+
+def bind_rung(model: Transformer, files: Sequence[Path]) -> LinearAt:
+    """The blocks of a rung of the ladder."""
+    return bind_blocks(model, [read_block(path) for path in files]).at
+
+
+def bind_weights(model: Transformer, files: Sequence[Path]) -> LinearAt:
+    """Packed weights; what they read stays in full precision."""
+    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    return bind_packed(model, layers, layers, read_packed(files[0].parent), None, DEFAULT_LOOKUP).at
+
+
+def bind_config(model: Transformer, files: Sequence[Path]) -> LinearAt:
+    """A quantization config with the packed weights it names."""
+    config = read_quant_config(files[0])
+    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    return bind_packed(model, layers, layers, read_packed(config.weights.parent), config, DEFAULT_LOOKUP).at
+
+
+BINDERS: dict[str, Callable[[Any, Sequence[Path]], LinearAt]] = {
+    "none": bind_none,
+    "blocks": bind_rung,
+    "weights": bind_weights,
+    "quant_config": bind_config,
+    "multitier": bind_config,
+}

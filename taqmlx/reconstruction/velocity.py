@@ -1,0 +1,97 @@
+"""What becomes of a block's outputs: the velocity that the blocks after it, in full precision, make of them.
+
+The velocity is the one the sampler goes by. Where the model knows guidance it is the guided one (Ho & Salimans 2022,
+arXiv:2207.12598): guidance enlarges what the prompt and the negative prompt are told apart by, and with it the error
+there, which is much of the text's.
+"""
+
+from collections.abc import Callable, Mapping
+
+import mlx.core as mx
+import numpy as np
+
+from taqmlx.mmdit.blocks import list_blocks
+from taqmlx.mmdit.forward import advance_block, bind_linears, finish_velocity
+from taqmlx.mmdit.transformer import Transformer
+from taqmlx.numerics.schedule import guide
+from taqmlx.reconstruction.block_problem import BlockProblem, Rows, run_rows, take_rows
+from taqmlx.reconstruction.sensitivity import Change, Finish, leave, list_pairs, spread_rows, sum_squares
+
+POINTS = 32  # the velocity is computed for, of a row for each condition
+
+# (image (B, N, D), text (B, T, D) or None, what the adaLN linears read (B, D)) -> velocity (B, h, w, c)
+Tail = Callable[[mx.array, mx.array | None, mx.array], mx.array]
+
+
+def bind_tail(model: Transformer, index: int, shape: tuple[int, ...]) -> Tail:
+    """What follows the block of `index`, for latents of `shape` (h, w, c)."""
+    linear, blocks = bind_linears(model), list_blocks(model, shape)[index + 1 :]
+
+    def run(image: mx.array, text: mx.array | None, modulation: mx.array) -> mx.array:
+        rows = mx.arange(len(image))
+        for block in blocks:
+            image, text = advance_block(linear, block, image, text, modulation, rows)
+        return finish_velocity(model, linear, image, modulation, rows, (len(image), *shape))
+
+    return run
+
+
+def spread_points(
+    sigmas: np.ndarray, points: np.ndarray, negative: np.ndarray, conditions: int, count: int
+) -> np.ndarray:
+    """The rows of at most `count` points, evenly spread over the noise levels `sigmas` (R,), as indices.
+
+    points (R,): what a row belongs to; negative (R,): 1 for a point's row of the negative prompt. The rows of a point,
+    `conditions` of them, follow each other, the negative one last.
+    """
+    grouped = np.lexsort((negative, points)).reshape(-1, conditions)  # (R,) -> (points, conditions)
+    taken: np.ndarray = grouped[spread_rows(sigmas[grouped[:, 0]], count)]
+    return taken.ravel()
+
+
+def compare_velocities(tail: Tail, modulation: np.ndarray, conditions: int, cfg_scale: float) -> Finish:
+    """The velocity (B / conditions, h, w, c) the sampler goes by, from the block's outputs on the rows of points, B.
+
+    modulation (R, D) is what the adaLN linears of all rows read. The rows are as `spread_points` gives them.
+    """
+
+    def finish(outputs: Mapping[str, mx.array], where: np.ndarray) -> dict[str, mx.array]:
+        velocity = tail(outputs["image"], outputs.get("text"), mx.array(modulation[where]))
+        return {"velocity": guide([velocity[place::conditions] for place in range(conditions)], cfg_scale)}
+
+    return finish
+
+
+def measure_gains(problem: BlockProblem, where: np.ndarray, change: Change, finish: Finish) -> dict[str, float]:
+    """By stream, the velocity's relative squared error over the stream's, where only that stream is led astray.
+
+    `change` is what leads it astray, `finish` gives the velocity, on the rows at `where`; 0 for a stream that the
+    change does not alter.
+    """
+    names = tuple(problem.powers)
+    sums = {key: np.zeros(2) for key in (*names, *(f"{name}.velocity" for name in names))}  # error, power
+    for batch in list_pairs(problem, where):
+        rows = take_rows(problem.rows, batch)
+        exact, wrong = run_rows(problem, problem.weights, leave, rows), run_change(problem, change, rows, batch)
+        velocity = finish(exact, batch)["velocity"]
+        for name in names:
+            astray = finish(exact | {name: wrong[name]}, batch)["velocity"]
+            sums[name] += compare(wrong[name], exact[name])
+            sums[f"{name}.velocity"] += compare(astray, velocity)
+    return {name: divide_errors(sums[f"{name}.velocity"], sums[name]) for name in names}
+
+
+def run_change(problem: BlockProblem, change: Change, rows: Rows[mx.array], where: np.ndarray) -> dict[str, mx.array]:
+    """The block's outputs on `rows`, those at `where`, under a change."""
+    return run_rows(problem, *change(rows, where))
+
+
+def compare(found: mx.array, exact: mx.array) -> np.ndarray:
+    """The squared error and the square of `exact`, float64 (2,)."""
+    parts = sum_squares(found - exact), sum_squares(exact)
+    return np.array([np.array(part).sum(dtype=np.float64) for part in parts])
+
+
+def divide_errors(effect: np.ndarray, cause: np.ndarray) -> float:
+    """One relative error (error, power) over another; 0 without a cause."""
+    return float(effect[0] / effect[1] / (cause[0] / cause[1])) if cause[0] else 0.0

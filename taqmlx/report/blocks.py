@@ -1,0 +1,56 @@
+"""How near every block's output is to full precision, by each way of rounding its weights."""
+
+from typing import Any
+
+from taqmlx.numerics.quality import to_decibels
+from taqmlx.report.tables import Column, Getter, Table, show_decibels, show_magnitude, show_words, tabulate
+
+ENGINES = {"rtn": "To nearest", "gptq": "GPTQ", "adaround": "AdaRound"}
+INPUTS = {"full_precision_inputs": "exact inputs", "quantized_inputs": "rounded inputs"}
+
+
+def describe_blocks(reports: dict[str, Any], sensitivity: dict[str, Any]) -> list[dict[str, Any]]:
+    """One entry a block and stream: ratios in dB by (engine, inputs), `now` of what was chosen, and the gain."""
+    facts = []
+    for block, report in reports.items():
+        for stream in report["errors"][report["chosen"]]["quantized_inputs"]:
+            ratios = {
+                (engine, inputs): to_decibels(1, errors[inputs][stream])
+                for engine, errors in report["errors"].items()
+                for inputs in INPUTS
+            }
+            facts.append(
+                {
+                    "name": f"{block} {stream}",
+                    "chosen": ENGINES.get(report["chosen"], report["chosen"]),
+                    "ratios": ratios,
+                    "now": ratios[report["chosen"], "quantized_inputs"],
+                    "gain": sensitivity.get(block, {}).get("gains", {}).get(stream),
+                }
+            )
+    return facts
+
+
+def tabulate_blocks(facts: list[dict[str, Any]]) -> Table:
+    """A row for each stream of each block."""
+    found = {engine for fact in facts for engine, _ in fact["ratios"]}
+    columns: list[tuple[Column, Getter]] = [
+        (Column("Block, stream", is_number=False), lambda fact: show_words(fact["name"])),
+        *(
+            (Column(f"{title}, {words}", meaning="", worst="low"), _get_ratio(engine, inputs))
+            for engine, title in ENGINES.items()
+            if engine in found
+            for inputs, words in INPUTS.items()
+        ),
+        (Column("Chosen", is_number=False, meaning="what the weights are made by"), lambda f: show_words(f["chosen"])),
+        (
+            Column("Gain", meaning="relative error of the model's velocity per relative error here", worst="high"),
+            lambda fact: show_magnitude(fact["gain"]),
+        ),
+    ]
+    caption = "Every block's output over its error, dB, on points held out from everything learned"
+    return tabulate("blocks", caption, columns, facts, "rows")
+
+
+def _get_ratio(engine: str, inputs: str) -> Getter:
+    return lambda fact: show_decibels(fact["ratios"].get((engine, inputs)))

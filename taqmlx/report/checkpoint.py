@@ -1,0 +1,47 @@
+"""How many bytes each layer takes in the packed checkpoint, from the file's header."""
+
+from pathlib import Path
+from typing import Any
+
+from taqmlx.store.errors import blame
+from taqmlx.store.packed_checkpoint import PARTS
+from taqmlx.store.tensors import open_tensors
+
+BYTES = {"F16": 2, "BF16": 2, "F32": 4, "U32": 4, "I32": 4}
+WORD = 32  # bits of what codes are packed into
+KERNEL = 4  # dimensions of a convolution's weight: out, height, width, in
+
+
+def measure_layers(file: Path, prefix: str, layers: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """By layer name: `weights`, how many there are, and `bytes`, of the codes with scales, zero points and migration.
+
+    `layers` are those of a quantization config whose weights are `file`; `prefix` begins the names of its tensors.
+    """
+    with blame(file), open_tensors(file) as tensors:
+        sizes = {key: measure_tensor(tensors.get_slice(key)) for key in tensors.keys()}  # noqa: SIM118
+        measured = {}
+        for name, layer in layers.items():
+            parts = [sizes[key] for part in PARTS if (key := f"{prefix}{layer['path']}.{part}") in sizes]
+            bits = layer["weight"]["bits"]
+            elements = parts[0][0]
+            measured[name] = {
+                "weights": elements * WORD // bits if bits < 16 else elements,
+                "bytes": sum(size for _, size in parts),
+            }
+    return measured
+
+
+def measure_convolutions(file: Path) -> list[dict[str, int]]:
+    """`weights` and `bytes` of every kernel of a convolution, the tensors of four dimensions."""
+    with blame(file), open_tensors(file) as tensors:
+        slices = [tensors.get_slice(key) for key in tensors.keys()]  # noqa: SIM118
+        measured = [measure_tensor(found) for found in slices if len(found.get_shape()) == KERNEL]
+    return [dict(zip(("weights", "bytes"), sizes, strict=True)) for sizes in measured]
+
+
+def measure_tensor(tensor: Any) -> tuple[int, int]:
+    """The elements and the bytes of a tensor in an open file."""
+    elements = 1
+    for extent in tensor.get_shape():
+        elements *= extent
+    return elements, elements * BYTES[tensor.get_dtype()]

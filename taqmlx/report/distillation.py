@@ -1,0 +1,44 @@
+"""The distillation of the whole model: its error before and after, what moved, and the time it took."""
+
+from typing import Any
+
+from taqmlx.numerics.quality import to_decibels
+from taqmlx.report.runs import Benchmarks, format_seconds
+from taqmlx.report.tables import format_fixed
+
+Facts = dict[str, Any]
+STAGE = "distil"
+KEPT = {
+    "distilled": "the distilled model",
+    "blocks": "the blocks as they were, which are nearer on held-out points",
+}
+
+
+def describe_distillation(report: Facts | None, benchmarks: Benchmarks) -> list[tuple[str, str]]:
+    """What there is to say of the report of a distillation, as (term, words); nothing without one."""
+    if report is None:
+        return []
+    before, after = (to_decibels(1, report["errors"][name]) for name in ("blocks", "distilled"))
+    points, moved, losses = report["points"], report["moved_codes"], report["loss"]["values"]
+    pairs = [
+        (
+            "Guided velocity over its error",
+            f"{format_fixed(before, 2)} dB by the blocks, {format_fixed(after, 2)} dB distilled, on"
+            f" {points['held_out']:,} points of prompts held out; {points['training']:,} were learned from",
+        ),
+        ("Kept", KEPT[report["chosen"]]),
+    ]
+    if moved:
+        most = max(moved, key=moved.__getitem__)
+        mean = sum(moved.values()) / len(moved)
+        pairs.append(
+            (
+                "Codes moved",
+                f"{format_fixed(100 * mean, 2)} %, the mean of {len(moved)} layers; most in {most},"
+                f" {format_fixed(100 * moved[most], 2)} %",
+            )
+        )
+    if losses:
+        pairs.append(("Loss", f"{losses[0]:.3g} in the beginning, {losses[-1]:.3g} in the end"))
+    seconds = [float(row["s"]) for row in benchmarks.get(STAGE, [])]
+    return [*pairs, *([("Time", format_seconds(sum(seconds)))] if seconds else [])]

@@ -1,0 +1,77 @@
+"""Quality against size: our sizes beside `nn.quantize`'s frontier, and the bits saved, which head the report."""
+
+from typing import Any
+
+from taqmlx.report.tables import NOTHING, Body, Cell, Column, Table, format_fixed, show_number
+from taqmlx.store.frontier_file import ROUNDED, find_best, list_ours
+
+Facts = dict[str, Any]
+SAVINGS = (
+    ("median", "Bits saved", "median quality"),
+    ("p5", "Bits saved, lowest 5 %", "quality of the lowest 5 %"),
+)
+COLUMNS = (
+    Column("", is_number=False),
+    Column("Bits per weight", meaning="over all linear layers, scales and zero points included"),
+    Column("Median, dB", meaning="latent SNR to full precision of the median picture; higher is nearer"),
+    Column("Lowest 5 %, dB", meaning="the latent SNR below which one picture of twenty is"),
+    Column("Turn out otherwise, %", meaning="pictures below 5 dB of latent SNR, which show something else"),
+    Column("Bits saved, median", meaning="bits per weight that nn.quantize needs for the same median, less ours"),
+    Column("Bits saved, lowest 5 %", meaning="the same for the lowest 5 %"),
+)
+
+
+def tabulate_frontier(frontier: Facts, asked: float | None) -> Table:
+    """Ours at every size, those of the size `asked` marked, and the best of `nn.quantize` at each size."""
+    ours = sorted(list_ours(frontier), key=lambda way: (way["bits_per_weight"], way["name"]))
+    bodies = [
+        Body([show_way(way, is_subject=way["asked"] == asked) for way in ours], "This project"),
+        Body([show_way(way) for way in find_best(frontier)], "nn.quantize, the best at each size"),
+    ]
+    caption = f"Quality against size on {describe_setting(frontier)}, with 95 % intervals"
+    return Table("frontier-table", caption, COLUMNS, bodies)
+
+
+def describe_setting(measured: Facts) -> str:
+    """Of which pictures the numbers are."""
+    return f"{measured['n']:,} pictures of held-out captions, {measured['steps']} steps, guidance {measured['cfg']:g}"
+
+
+def show_way(way: Facts, is_subject: bool = False) -> list[Cell]:
+    """A row: size and quality of a way to quantize, and what it saves if it is one of ours."""
+    saved = way.get("bits_saved", {})
+    return [
+        Cell(way["title"], mark="subject" if is_subject else ""),
+        show_number(way["bits_per_weight"]),
+        show_interval(way["median"], 1),
+        show_interval(way["p5"], 1),
+        show_interval(way["otherwise"], 1, scale=100),
+        *(show_interval(saved[key], 2) if key in saved else NOTHING for key in ("median", "p5")),
+    ]
+
+
+def show_interval(found: Facts, digits: int, scale: float = 1) -> Cell:
+    """A value with its 95 % interval as the note."""
+    return Cell(format_fixed(scale * found["value"], digits), found["value"], format_interval(found, digits, scale))
+
+
+def format_interval(found: Facts, digits: int, scale: float = 1) -> str:
+    """A 95 % interval as `low to high`."""
+    return " to ".join(format_fixed(scale * end, digits) for end in found["interval_95"])
+
+
+def describe_saving(saved: Facts | None) -> list[tuple[str, str, str]]:
+    """The tiles that head the report, as (what, value, beside what); none where no size is configured."""
+    if saved is None:
+        return []
+    own = saved["ways"][ROUNDED]
+    size = f"{format_fixed(own['bits_per_weight'], 2)} bits per weight over all linear layers"
+    return [
+        (
+            title,
+            f"{format_fixed(own[key]['value'], 1)} bits per weight",
+            f"saved against nn.quantize at equal {quality}; 95 %: {format_interval(own[key], 2)}; {size};"
+            f" {describe_setting(saved)}",
+        )
+        for key, title, quality in SAVINGS
+    ]

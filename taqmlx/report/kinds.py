@@ -1,0 +1,84 @@
+"""What is quantized and what is not, by kind of layer."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from taqmlx.planning.layer_rules import UNQUANTIZED
+from taqmlx.report.checkpoint import measure_convolutions, measure_layers
+from taqmlx.report.tables import NOTHING, Body, Cell, Column, Table, show_count, show_number
+from taqmlx.store.packed_checkpoint import read_packed_config
+from taqmlx.store.quant_config import QuantConfig
+
+Facts = dict[str, Any]
+KINDS = {
+    "embedder": "Embedders of text, pooled text and time step",
+    "adaLN": "adaLN modulation",
+    "qkv": "Query, key and value",
+    "o": "Attention output",
+    "fc1": "MLP, fc1",
+    "fc2": "MLP, fc2",
+    "final": "Final layer",
+}
+CONVOLUTION, PRODUCTS = "Patch embedding, a convolution", "Attention products, of queries by keys and by values"
+COLUMNS = (
+    Column("Kind", is_number=False),
+    Column("Layers"),
+    Column("Weight bits, mean", meaning="of a code, over the weights of the kind"),
+    Column("Least to most", meaning="bits of a code; 16 is not quantized"),
+    Column("Bits per weight", meaning="as stored, with scales and zero points"),
+    Column("Input bits", is_number=False, meaning="of a value that a layer reads"),
+    Column("Share, %", meaning="of the weights of all layers here"),
+)
+
+
+def tabulate_kinds(layers: Iterable[Any], config: QuantConfig) -> Table:
+    """A row for each kind of the registry's `layers`, with sizes from the packed weights; below, what stays as it is.
+
+    Raises UserError if the packed weights cannot be read.
+    """
+    prefix = read_packed_config(config.weights.parent)["prefix"]
+    sizes = measure_layers(config.weights, prefix, config.layers)
+    facts = [describe_layer(layer.role, config.layers[layer.name], sizes[layer.name]) for layer in layers]
+    kept = [
+        {"role": CONVOLUTION, "bits": UNQUANTIZED, "inputs": [UNQUANTIZED]} | size
+        for size in measure_convolutions(config.weights)
+    ]
+    total = sum(fact["weights"] for fact in (*facts, *kept))
+    groups = {title: [fact for fact in facts if fact["role"] == role] for role, title in KINDS.items()}
+    rows = [show_kind(title, group, total) for title, group in groups.items() if group]
+    rows.append(show_kind("All linear layers", facts, total))
+    products = [Cell(PRODUCTS), *[NOTHING] * 4, show_inputs([UNQUANTIZED]), NOTHING]
+    others = [*([show_kind(CONVOLUTION, kept, total)] if kept else []), products]
+    bodies = [Body(rows, "Linear layers"), Body(others, "In full precision")]
+    return Table("kinds", "What is quantized, by kind of layer", COLUMNS, bodies)
+
+
+def describe_layer(role: str, layer: Facts, size: Facts) -> Facts:
+    """One layer: its kind, the bits of its codes and of what it reads, how many weights, and their bytes."""
+    inputs = layer["activation"]["bits"]
+    return {
+        "role": role,
+        "bits": layer["weight"]["bits"],
+        "inputs": [inputs] if isinstance(inputs, int) else inputs,
+    } | size
+
+
+def show_kind(title: str, facts: Sequence[Facts], total: int) -> list[Cell]:
+    """A row of layers of one kind; `total` weights are all of them."""
+    weights = sum(fact["weights"] for fact in facts)
+    widths = [fact["bits"] for fact in facts]
+    low, high = min(widths), max(widths)
+    return [
+        Cell(title),
+        show_count(len(facts)),
+        show_number(sum(fact["bits"] * fact["weights"] for fact in facts) / weights),
+        Cell(str(low) if low == high else f"{low}\u2013{high}"),
+        show_number(8 * sum(fact["bytes"] for fact in facts) / weights),
+        show_inputs([bits for fact in facts for bits in fact["inputs"]]),
+        show_number(100 * weights / total, 1),
+    ]
+
+
+def show_inputs(widths: Iterable[int]) -> Cell:
+    """The widths of inputs, each once."""
+    return Cell(", ".join("not rounded" if bits == UNQUANTIZED else str(bits) for bits in sorted(set(widths))))

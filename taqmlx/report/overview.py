@@ -1,0 +1,235 @@
+"""The summary: how large the variants are, how good, how to read that, and where it hurts. Every number is given."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from taqmlx.planning.variants import FULL_PRECISION, OTHER_SEEDS, VARIANTS
+from taqmlx.report.frontier import describe_saving
+from taqmlx.report.tables import NOTHING, UNKNOWN, Body, Cell, Column, Table, format_fixed, show_count, show_number
+from taqmlx.runtime.summary import format_bytes
+
+Facts = dict[str, Any]
+NOTES = {"null": "Exact"}  # how the page calls what the file calls otherwise
+SINGLE, HALF = 4, 2  # bytes of a weight in 32 and in 16 bits
+# Where a variant's layers come from, from the furthest from what the project delivers to the deliverable itself.
+_DELIVERED = ("none", "blocks", "multitier", "weights", "quant_config")
+
+
+class Measure(NamedTuple):
+    """A column of the table of quality: where its value is in a variant's entry, and how it is shown, in `unit`."""
+
+    title: str
+    path: tuple[str, ...]
+    digits: int
+    meaning: str
+    scale: float = 1
+    unit: str = ""
+
+
+MEASURES = (
+    Measure("FID to full precision", ("fid_to_full_precision",), 3, "lower is nearer to full precision's pictures"),
+    Measure("KID to full precision", ("kid_to_full_precision",), 3, "the same by another distance", 1000, "×10³"),
+    Measure("CMMD to full precision", ("cmmd_to_full_precision",), 3, "the same by CLIP's features"),
+    Measure(
+        "Latent SNR",
+        ("paired", "latent_snr_db"),
+        1,
+        "of final latents, the median picture; higher is nearer",
+        unit="dB",
+    ),
+    Measure(
+        "Turn out otherwise",
+        ("paired", "turns_out_otherwise"),
+        1,
+        "pictures below 5 dB of latent SNR, which show something else",
+        100,
+        "%",
+    ),
+    Measure("PSNR", ("paired", "psnr_db"), 1, "of pictures, the median one; higher is nearer", unit="dB"),
+    Measure("SSIM", ("paired", "ssim"), 3, "of pictures, the median one; 1 is equal"),
+    Measure("LPIPS", ("paired", "lpips"), 4, "of pictures, the median one; 0 is equal"),
+    Measure("Prompts followed", ("prompt_accuracy", "all"), 1, "by the embedded model's classifier", 100, "%"),
+    Measure("FID to real", ("fid_to_real",), 3, "lower is nearer to real pictures"),
+    Measure("KID to real", ("kid_to_real",), 3, "the same by another distance", 1000, "×10³"),
+    Measure("CMMD to real", ("cmmd_to_real",), 3, "the same by CLIP's features"),
+)
+DISTANCE, LATENTS, ACCURACY = MEASURES[0], MEASURES[3], MEASURES[8]
+
+
+def find(described: Facts, measure: Measure) -> Facts | None:
+    """The entry of a measure in a variant's, or None if it was not measured."""
+    found: Any = described
+    for key in measure.path:
+        found = (found or {}).get(key)
+    return found
+
+
+def show_measure(described: Facts, measure: Measure) -> Cell:
+    """A value, and its 95 % interval as the note. Only a ratio of something to nothing is null: nothing differs."""
+    found = find(described, measure)
+    if found is None:
+        return NOTHING
+    value = found.get("value", found.get("median"))
+    if value is None:
+        return Cell("exact", note="nothing differs")
+    return Cell(format_measure(value, measure), value, format_interval(found, measure))
+
+
+def format_measure(value: float, measure: Measure) -> str:
+    """A value of a measure in its unit."""
+    return format_fixed(value * measure.scale, measure.digits)
+
+
+def format_interval(found: Facts, measure: Measure) -> str:
+    """A 95 % interval as `low to high`; an end that is null is exact."""
+    ends = ("exact" if end is None else format_measure(end, measure) for end in found["interval_95"])
+    return " to ".join(ends)
+
+
+def order_variants(fid: Facts, wanted: Sequence[str]) -> list[str]:
+    """Full precision, then the variants as the configuration orders them, then any others."""
+    return [name for name in dict.fromkeys([FULL_PRECISION, *wanted, *fid["variants"]]) if name in fid["variants"]]
+
+
+def choose_subject(order: Sequence[str]) -> str | None:
+    """The variant the report is about: the one nearest to the deliverable, of equals the last; None without any."""
+    ranked = [
+        (_DELIVERED.index(VARIANTS[name].source), place)
+        for place, name in enumerate(order)
+        if name in VARIANTS and VARIANTS[name].source != "none"
+    ]
+    return order[max(ranked)[1]] if ranked else None
+
+
+def name_short(described: Facts) -> str:
+    """A variant's title up to its first comma."""
+    return described["title"].split(",")[0]
+
+
+def tabulate_quality(fid: Facts, order: Sequence[str], subject: str | None) -> Table:
+    """The variants and, below them, the noise floor; measures that nothing has are left out."""
+    rows = {name: fid["variants"][name] for name in order}
+    measures = [m for m in MEASURES if any(find(described, m) for described in rows.values())]
+    bodies = [
+        Body([show_variant(name, row, measures, name == subject) for name, row in rows.items()]),
+        Body([show_variant(name, row, measures) for name, row in fid["noise_floor"].items()], "Noise floor"),
+    ]
+    columns = [
+        Column("Variant", is_number=False),
+        Column("Bits per weight", meaning="over all linear layers, scales and zero points included"),
+        *(Column(", ".join(filter(None, (m.title, m.unit))), meaning=m.meaning) for m in measures),
+    ]
+    caption = f"Quality of the variants on {describe_setting(fid)} each, with 95 % intervals"
+    return Table("quality", caption, columns, bodies)
+
+
+def show_variant(name: str, described: Facts, measures: Sequence[Measure], is_subject: bool = False) -> list[Cell]:
+    """A row: the variant's title and its measures."""
+    head = Cell(described["title"], note=name, mark="subject" if is_subject else "")
+    size = show_number(described.get("size", {}).get("bits_per_weight"))
+    return [head, size, *(show_measure(described, measure) for measure in measures)]
+
+
+def tabulate_sizes(fid: Facts, order: Sequence[str]) -> Table:
+    """What the linear layers of each variant take."""
+    titles = ("Variant", "Stored", "Weights", "Bits a weight", "Of 32-bit size, %", "Of 16-bit size, %", "Inputs, bits")
+    rows = [show_size(name, fid["variants"][name]) for name in order]
+    columns = [Column(title, is_number=place > 0) for place, title in enumerate(titles)]
+    return Table("sizes", "Size of all linear layers, scales and zero points included", columns, [Body(rows)])
+
+
+def show_size(name: str, described: Facts) -> list[Cell]:
+    """A row of the sizes."""
+    size = described["size"]
+    shares = [show_number(100 * size["bytes"] / (size["weights"] * width), 1) for width in (SINGLE, HALF)]
+    widths = ", ".join("not rounded" if bits == 16 else str(bits) for bits in size["activation_bits"]) or UNKNOWN
+    return [
+        Cell(described["title"], note=name),
+        Cell(format_bytes(size["bytes"])),
+        show_count(size["weights"]),
+        show_number(size["bits_per_weight"]),
+        *shares,
+        Cell(widths),
+    ]
+
+
+def read_result(fid: Facts, subject: str | None) -> str:
+    """In one sentence, how far the subject's pictures are from full precision, next to other seeds of full precision.
+
+    "well below" where its interval ends before theirs begins, "below" where only the value is lower.
+    """
+    floor = fid["noise_floor"].get(OTHER_SEEDS)
+    if subject is None or floor is None:
+        return "No quantized variant is compared with the noise floor here."
+    described = fid["variants"][subject]
+    ours, theirs = find(described, DISTANCE), find(floor, DISTANCE)
+    size = format_fixed(described["size"]["bits_per_weight"], 2)
+    if ours["interval_95"][1] < theirs["interval_95"][0]:
+        words, reading = "well below", "drawing other noise changes the set of pictures more than quantization does"
+    elif ours["value"] < theirs["value"]:
+        words, reading = "below", "but the intervals meet, so the difference may be chance"
+    else:
+        words, reading = "not below", "quantization changes the set of pictures as much as drawing other noise does"
+    here, there = (
+        f"{format_measure(found['value'], DISTANCE)}, 95 % interval {format_interval(found, DISTANCE)}"
+        for found in (ours, theirs)
+    )
+    return (
+        f"The {name_short(described)} model's distance to full precision (FID {here}) is {words} that of full"
+        f" precision with other seeds ({there}): {reading}. It has {size} bits per weight over all linear layers, and"
+        f" was judged by {describe_setting(fid)}."
+    )
+
+
+def list_tiles(fid: Facts, subject: str | None) -> list[tuple[str, str, str]]:
+    """What is looked at first: the bits saved, and of the subject size and quality, as (what, value, beside what)."""
+    if subject is None:
+        return []
+    setting = describe_setting(fid)
+    described, exact = fid["variants"][subject], fid["variants"][FULL_PRECISION]
+    size = described["size"]
+    tiles = [
+        *describe_saving(fid["bits_saved"]),
+        (
+            "Weights",
+            format_bytes(size["bytes"]),
+            f"{format_fixed(size['bits_per_weight'], 2)} bits per weight over all linear layers, scales included;"
+            f" {format_bytes(size['weights'] * HALF)} in 16 bits",
+        ),
+    ]
+    floor = fid["noise_floor"].get(OTHER_SEEDS)
+    for measure, beside in ((DISTANCE, floor), (LATENTS, floor), (ACCURACY, exact)):
+        if found := find(described, measure):
+            cell = show_measure(described, measure)
+            note = f"95 %: {format_interval(found, measure)}"
+            if beside:
+                note += f"; {beside['title']}: {show_measure(beside, measure).text}"
+            tiles.append((measure.title, f"{cell.text} {measure.unit}".strip(), f"{note}; {setting}"))
+    return tiles
+
+
+def describe_setting(fid: Facts) -> str:
+    """Of which pictures the numbers are."""
+    return (
+        f"{fid['n']:,} pictures of {fid['prompts']:,} held-out prompts, {fid['steps']} steps, guidance {fid['cfg']:g}"
+    )
+
+
+def describe_realization(fid: Facts, realization: Facts) -> str:
+    """What is real and what is simulated, and whether FID is a headline, in sentences."""
+    parts = (f"Weights are {realization['weights']}", fid["notes"]["simulated"])
+    return " ".join(f"{part.rstrip('.')}." for part in (*parts, *([] if fid["is_headline"] else [fid["headline"]])))
+
+
+def describe_sources(fid: Facts) -> list[tuple[str, str]]:
+    """What the numbers stand on, as (term, words)."""
+    features, real = fid["features"], fid["reference"]["real"]
+    return [
+        ("Features", f"{features['network']}, {features['dimensions']:,} dimensions; resized: {features['resize']}"),
+        (
+            "Pictures",
+            f"{fid['n']:,} a variant, {fid['prompts']:,} prompts, {fid['steps']} steps, guidance {fid['cfg']:g}",
+        ),
+        ("Real pictures", f"{real['n']:,}, {'drawn by the generator' if real['drawn'] else 'from a folder'}"),
+        *((NOTES.get(key, key.replace("_", " ").capitalize()), note) for key, note in fid["notes"].items()),
+    ]

@@ -1,0 +1,115 @@
+"""What was run: configuration, versions, digests, and what every stage took."""
+
+import csv
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from taqmlx.report.tables import Body, Cell, Column, Table, show_count, show_number, show_words
+from taqmlx.runtime.entry import format_duration
+from taqmlx.runtime.versions import find_version
+
+Facts = dict[str, Any]
+Benchmarks = dict[str, list[Mapping[str, str]]]  # the rows of Snakemake's tables by stage
+PACKAGES = (
+    "time-aware-mmdit-quantization",
+    *("mlx", "diffusionkit", "numpy", "zarr", "snakemake", "torch", "torchmetrics", "matplotlib"),
+)
+MEGABYTES = 1.048576  # psutil counts in MiB
+
+
+def list_configuration(config: Facts) -> list[tuple[str, str]]:
+    """Every key and its value as YAML's flow style, in the configuration's order; of absolute paths the last part."""
+    return [(key, format_value(hide_folders(value))) for key, value in config.items()]
+
+
+def hide_folders(value: Any) -> Any:
+    """`value` with the folders of every absolute path in it left out."""
+    if isinstance(value, dict):
+        return {key: hide_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [hide_folders(item) for item in value]
+    if isinstance(value, str) and (Path(value).is_absolute() or PureWindowsPath(value).is_absolute()):
+        return PureWindowsPath(value).name
+    return value
+
+
+def format_value(value: Any) -> str:
+    """A value in one line; text as it is, unless it is empty."""
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def list_versions() -> list[tuple[str, str]]:
+    """Python and the packages that computed the results."""
+    return [("Python", platform.python_version()), *((name, find_version(name)) for name in PACKAGES)]
+
+
+def list_digests(config: Facts, multitier: Facts, fid: Facts) -> list[tuple[str, str]]:
+    """What the results stand on, as sha256 or fingerprints."""
+    origin = config["origin"]
+    return [
+        ("packed weights", config["weights"]["sha256"]),
+        ("quantization config's arrays", config["arrays"]["sha256"]),
+        ("multi-tier config's arrays", multitier["arrays"]["sha256"]),
+        ("calibration", origin["calibration"]["fingerprint"]),
+        ("activation statistics", origin["statistics"]["fingerprint"]),
+        *((f"block {name}", digest) for name, digest in origin["blocks"].items()),
+        *((f"model, {name}", digest) for name, digest in origin["model"].items()),
+        ("network of the features", fid["features"]["weights_sha256"]),
+    ]
+
+
+def tabulate_pairs(name: str, caption: str, pairs: Iterable[tuple[str, str]], titles: tuple[str, str]) -> Table:
+    """Two columns of words."""
+    rows = [[show_words(key), show_words(value)] for key, value in pairs]
+    return Table(name, caption, [Column(title, is_number=False) for title in titles], [Body(rows)])
+
+
+def read_benchmarks(folder: Path) -> Benchmarks:
+    """Every measurement of Snakemake's in `folder`, by stage: its file's name, or the first folder it is in."""
+    stages: Benchmarks = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        stage = path.relative_to(folder).with_suffix("").parts[0]
+        with path.open(encoding="utf-8", newline="") as file:
+            stages.setdefault(stage, []).extend(csv.DictReader(file, delimiter="\t"))
+    return stages
+
+
+def tabulate_benchmarks(stages: Benchmarks) -> Table:
+    """What each stage took, the longest first."""
+    facts = sorted((describe_stage(name, rows) for name, rows in stages.items()), key=lambda f: -f["total"])
+    rows = [
+        [
+            show_words(fact["name"]),
+            show_count(fact["jobs"]),
+            Cell(format_seconds(fact["total"]), fact["total"]),
+            Cell(format_seconds(fact["longest"]), fact["longest"]),
+            show_number(fact["memory"], 0),
+        ]
+        for fact in facts
+    ]
+    titles = ("Stage", "Jobs", "Time, all jobs", "Longest job", "Largest memory, MB")
+    total = format_duration(sum(fact["total"] for fact in facts))
+    caption = f"Time and memory by stage; {total} of work in all"
+    columns = [Column(title, is_number=place > 0) for place, title in enumerate(titles)]
+    return Table("stages", caption, columns, [Body(rows)], is_sortable=True, unit="stages")
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration, with a decimal below a minute."""
+    return f"{seconds:.1f} s" if seconds < 59.95 else format_duration(seconds)
+
+
+def describe_stage(name: str, rows: list[Mapping[str, str]]) -> Facts:
+    """Jobs, seconds and the largest resident memory in MB of a stage; jobs too short to be observed have none."""
+    seconds = [float(row["s"]) for row in rows]
+    memory = [float(row["max_rss"]) * MEGABYTES for row in rows if row["max_rss"] not in ("-", "NA")]
+    return {
+        "name": name,
+        "jobs": len(rows),
+        "total": sum(seconds),
+        "longest": max(seconds, default=0.0),
+        "memory": max(memory, default=None),
+    }

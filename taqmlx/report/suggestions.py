@@ -1,0 +1,99 @@
+"""Fewer bits where they suffice: what the search for mixed bits and the analysis by tiers suggest."""
+
+from collections import Counter
+from typing import Any
+
+from taqmlx.numerics.quality import to_decibels
+from taqmlx.report.runs import format_value
+from taqmlx.report.tables import (
+    Body,
+    Cell,
+    Column,
+    Table,
+    format_fixed,
+    name_choice,
+    show_count,
+    show_decibels,
+    show_number,
+)
+
+Facts = dict[str, Any]
+
+
+def describe_suggestions(multitier: Facts, mixed: Facts) -> dict[str, Any]:
+    """The table of mixed against uniform bits, the tiers of inputs, and how those were chosen."""
+    return {
+        "mixed": tabulate_mixed(mixed),
+        "tiers": tabulate_tiers(multitier["analysis"]["summary"]),
+        "choices": list_tiers(multitier["analysis"]),
+    }
+
+
+def tabulate_mixed(mixed: Facts) -> Table:
+    """The best single choice of bits and group size, if one fits, and mixed ones of at most the same size."""
+    rows = {title: row for title in ("uniform", "mixed") if (row := mixed[title])["layers"]}
+    kinds = sorted({name_choice(choice) for row in rows.values() for choice in row["layers"].values()}, key=read_bits)
+    columns = [
+        Column("Weights", is_number=False),
+        Column("Bits per weight", meaning="over all linear layers, scales and zero points included"),
+        Column("Predicted, dB", meaning="the guided velocity over its error, from each layer's own; higher is better"),
+        *(Column(kind, meaning="layers with so many bits, in groups of so many weights") for kind in kinds),
+    ]
+    body = Body([show_mixed(title, row, kinds) for title, row in rows.items()])
+    caption = f"Uniform and mixed weight bits, at most {format_fixed(mixed['budget'], 2)} bits per weight"
+    return Table("mixed", caption, columns, [body])
+
+
+def show_mixed(title: str, row: Facts, kinds: list[str]) -> list[Cell]:
+    """A row of the table of mixed bits: size, predicted error, and how many layers have each choice."""
+    counts = Counter(name_choice(choice) for choice in row["layers"].values())
+    return [
+        Cell(title),
+        show_number(row["bits_per_weight"]),
+        show_decibels(to_decibels(1, row["predicted"])),
+        *(show_count(counts[kind] or None) for kind in kinds),
+    ]
+
+
+def read_bits(kind: str) -> tuple[int, ...]:
+    """What `name_choice` named, to sort by."""
+    return tuple(int(part) for part in kind.split(" / "))
+
+
+def tabulate_tiers(summary: Facts) -> Table:
+    """How often each number of bits was chosen for an input."""
+    found = sorted(int(key.removeprefix("total_a")) for key in summary if key.startswith("total_a"))
+    rows = [
+        [
+            Cell(f"{bits} bits"),
+            show_number(summary[f"a{bits}_percentage"], 1),
+            show_count(summary[f"total_a{bits}"]),
+            show_count(len(summary[f"always_a{bits}"])),
+        ]
+        for bits in found
+    ]
+    columns = [
+        Column("Inputs", is_number=False),
+        Column("Share, %", meaning="of decisions: a layer at a noise level"),
+        Column("Decisions"),
+        Column("Layers always", meaning="layers that have these bits at every noise level"),
+    ]
+    return Table("tiers", "Input bits by layer and noise level", columns, [Body(rows)])
+
+
+def list_tiers(analysis: Facts) -> list[tuple[str, str]]:
+    """By what the tiers were chosen, and what that comes to, as (term, words)."""
+    settings = {key: value for key, value in analysis.items() if key not in ("layers", "summary", "phases")}
+    summary = analysis["summary"]
+    pairs = [
+        (key.replace("_db", ", dB").replace("_", " ").capitalize().replace("db", "dB"), format_value(value))
+        for key, value in settings.items()
+    ]
+    pairs += [
+        (f"{name.capitalize()} phase", f"noise levels {low:g} to {high:g}")
+        for name, (low, high) in analysis["phases"].items()
+    ]
+    if summary["total_layers"]:
+        changing = f"{len(summary['switching_layers'])} of {summary['total_layers']} layers"
+        pairs += [("Mean bits", format_fixed(summary["mean_bits"], 2)), ("Bits change in time", changing)]
+    return pairs

@@ -1,0 +1,72 @@
+"""Where quantization hurts most, in sentences made from the measurements."""
+
+import math
+from typing import Any
+
+from taqmlx.report.layers import find_worst
+from taqmlx.report.overview import LATENTS, find, name_short
+from taqmlx.report.tables import format_fixed
+
+Facts = dict[str, Any]
+
+
+def list_troubles(
+    fid: Facts, subject: str | None, blocks: list[Facts], weights: list[Facts], inputs: list[Facts]
+) -> list[tuple[str, str]]:
+    """What is worst, as (where, how bad): of blocks, weights, inputs, steps and pictures, where measured."""
+    found = [describe_block(blocks), describe_weight(weights), describe_input(inputs)]
+    if subject:
+        found += [describe_step(fid["variants"][subject]), describe_picture(fid["variants"][subject])]
+    return [trouble for trouble in found if trouble]
+
+
+def describe_block(blocks: list[Facts]) -> tuple[str, str] | None:
+    """The block's stream that is furthest from full precision."""
+    worst = find_worst(blocks, "now")
+    return worst and (f"Block {worst['name']}", f"its output is {format_fixed(worst['now'], 1)} dB above its error")
+
+
+def describe_weight(weights: list[Facts]) -> tuple[str, str] | None:
+    """The weight whose own rounding the model's velocity feels most."""
+    worst = find_worst(weights, "velocity")
+    return worst and (
+        f"Weight {worst['name']}",
+        f"rounded to nearest alone at {worst['bits']} bits, the model's velocity is"
+        f" {format_fixed(worst['velocity'], 1)} dB above its error",
+    )
+
+
+def describe_input(inputs: list[Facts]) -> tuple[str, str] | None:
+    """The input whose rounding to 8 bits its block feels most."""
+    worst = find_worst([fact | {"at_8": fact["at"].get("8")} for fact in inputs], "at_8")
+    return worst and (
+        f"Input of {worst['name']}",
+        f"rounded alone to 8 bits, the block's output is {format_fixed(worst['at_8'], 1)} dB above its error"
+        " at the worst noise level",
+    )
+
+
+def describe_step(variant: Facts) -> tuple[str, str] | None:
+    """The step that adds most error, each made from where full precision is."""
+    growth = variant["error_growth"]
+    if growth is None:
+        return None
+    ratios = [math.inf if value is None else value for value in growth["latent_snr_db"]["teacher_forced"]["median"]]
+    step = min(range(len(ratios)), key=ratios.__getitem__)
+    return (
+        f"Step {step + 1} of {len(ratios)}",
+        f"from noise level {growth['sigmas'][step]:.3f} to {growth['sigmas'][step + 1]:.3f} {name_short(variant)} loses"
+        f" most: {format_fixed(ratios[step], 1)} dB after this step alone",
+    )
+
+
+def describe_picture(variant: Facts) -> tuple[str, str] | None:
+    """The picture that turned out furthest from full precision's."""
+    found = find(variant, LATENTS)
+    if found is None or found["worst"] is None:
+        return None
+    return (
+        "The worst picture",
+        f"its latent is {format_fixed(found['worst'], 1)} dB above its error; the median picture's is"
+        f" {format_fixed(found['median'], 1)} dB",
+    )

@@ -1,0 +1,133 @@
+"""One block's quantization: `<results>/adaround/mm_03.safetensors` and its seal beside it.
+
+Tensors, by layer name: `<layer>.weight` uint32, `.scales` and `.biases` fp16, as MLX packs an affine weight; where the
+inputs have a grid of their own `<layer>.steps` float32 (K,), or (1,) for all noise levels, `.shift` float32 (in,)
+and `.migration` int32 (in,); and `sigmas` float32 (K,), the noise levels of the steps. A migrated layer's weight is
+W diag(migration). Of the distilled model, `<results>/distilled.safetensors`, all layers lie in one file, with
+`<layer>.bias` fp16 (out,). The metadata `layers` says bits and group size. The seal's `sha256` has the file's digest
+and, under `codes`, one of each packed weight.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from taqmlx.numerics.weight_grid import Grid, pack_codes, unpack_codes
+from taqmlx.planning import plan
+from taqmlx.store.block_report import name_report, read_report
+from taqmlx.store.errors import UserError, blame
+from taqmlx.store.files import hash_file, write_json
+from taqmlx.store.seal import Seal, check_origin, make_seal, read_file_seal
+from taqmlx.store.tensors import read_note, read_tensors, refuse_broken, write_tensors
+
+
+@dataclass(frozen=True)
+class LayerWeight:
+    """A quantized weight: its grid and the codes uint8 (out, in) on it."""
+
+    grid: Grid
+    codes: np.ndarray
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """The grid of what a layer reads: steps float32 (K,) or (1,), shift float32 (in,), migration int32 (in,)."""
+
+    steps: np.ndarray
+    shift: np.ndarray | None = None
+    migration: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class BlockFile:
+    """What one block's job made: weights and inputs by layer name, the noise levels (K,) of the steps, and biases fp16
+    (out,) where they were learned too."""
+
+    weights: dict[str, LayerWeight]
+    inputs: dict[str, LayerInput]
+    sigmas: np.ndarray
+    seal: Seal
+    biases: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def digest_codes(packed: np.ndarray) -> str:
+    """sha256 (hex) of a packed weight's bytes."""
+    return hashlib.sha256(np.ascontiguousarray(packed, "<u4").data).hexdigest()
+
+
+def write_block(
+    path: Path,
+    weights: dict[str, LayerWeight],
+    inputs: dict[str, LayerInput],
+    sigmas: np.ndarray,
+    parameters: plan.Parameters,
+    origin: dict[str, Any],
+    biases: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> None:
+    """Write a block's file and, after it, its seal. `origin` are the digests of what was read."""
+    tensors = {"sigmas": sigmas}
+    for name, layer in weights.items():
+        tensors[f"{name}.weight"] = pack_codes(layer.codes, layer.grid.bits)
+        tensors |= {f"{name}.scales": layer.grid.scales, f"{name}.biases": layer.grid.biases}
+    for name, grid in inputs.items():
+        tensors |= {f"{name}.{key}": value for key, value in asdict(grid).items() if value is not None}
+    tensors |= {f"{name}.bias": bias for name, bias in biases.items()}
+    layers = {name: {"bits": w.grid.bits, "group_size": w.grid.group_size} for name, w in weights.items()}
+    write_tensors(path, tensors, {"layers": json.dumps(layers, sort_keys=True)})
+    codes = {name: digest_codes(tensors[f"{name}.weight"]) for name in weights}
+    write_json(path.with_suffix(".json"), make_seal(parameters, origin, {path.name: hash_file(path), "codes": codes}))
+
+
+def read_block(path: Path) -> BlockFile:
+    """The block in `path`. Raises UserError if it or its seal is missing or damaged."""
+    seal = read_file_seal(path.with_suffix(".json"))
+    tensors = read_tensors(path)
+    if seal["sha256"].get(path.name) != hash_file(path):
+        seal_path = path.with_suffix(".json")
+        raise UserError(f"{path} is not what {seal_path} vouches for; delete both and run {name_stage(seal)} again")
+    refuse_broken(path, tensors, f"delete {path} and run {name_stage(seal)} again")
+    with blame(path):
+        layers = read_note(path, "layers").items()
+        weights = {name: read_weight(tensors, name, sizes) for name, sizes in layers}
+        names = [key.removesuffix(".steps") for key in tensors if key.endswith(".steps")]
+        inputs = {
+            name: LayerInput(tensors[f"{name}.steps"], tensors.get(f"{name}.shift"), tensors.get(f"{name}.migration"))
+            for name in names
+        }
+        biases = {key.removesuffix(".bias"): tensors[key] for key in tensors if key.endswith(".bias")}
+        return BlockFile(weights, inputs, tensors["sigmas"], seal, biases)
+
+
+def holds_work(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> bool:
+    """Whether `path` holds a block, with seal and report, made with `parameters` from `origin`; False if one is absent.
+
+    Raises UserError if they are damaged or made of something else.
+    """
+    if not all(place.exists() for place in (path, path.with_suffix(".json"), name_report(path))):
+        return False
+    check_origin(read_file_seal(path.with_suffix(".json")), path, parameters, origin)
+    read_block(path)
+    read_report(name_report(path))
+    return True
+
+
+def name_stage(seal: Seal) -> str:
+    """The stage whose job made a file: `optimise_block` or `distil`."""
+    stage: str = seal["parameters"]["stage"]
+    return stage
+
+
+def read_weight(tensors: dict[str, np.ndarray], name: str, sizes: dict[str, Any]) -> LayerWeight:
+    """The weight of the layer `name`. Raises KeyError or ValueError if its tensors are not there or do not fit."""
+    grid = Grid(tensors[f"{name}.scales"], tensors[f"{name}.biases"], sizes["bits"], sizes["group_size"])
+    codes = unpack_codes(tensors[f"{name}.weight"], grid.bits)
+    shape = len(codes), codes.shape[1] // grid.group_size
+    if grid.scales.shape != shape or grid.biases.shape != shape:
+        raise ValueError(f"{name}: its codes are {codes.shape}, its scales {grid.scales.shape}")
+    return LayerWeight(grid, codes)

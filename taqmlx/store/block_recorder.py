@@ -1,0 +1,140 @@
+"""Writing a part of the blocks' inputs so that it survives any interruption.
+
+The scratch folder holds the Zarr group and a checkpoint: a seal of what is stored so far. A batch goes to the chunk
+files first and to the checkpoint after, each flushed to disk; what is stored beyond the checkpoint is written again
+with the same bytes. The complete group is sealed, verified and renamed into place.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.planning import plan
+from taqmlx.store.block_inputs import (
+    choose_batch,
+    count_bytes,
+    describe_part,
+    digest_values,
+    list_batches,
+    open_part,
+    order_rows,
+    read_sealed,
+)
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import write_json
+from taqmlx.store.seal import check_origin, make_seal, read_file_seal, write_group_seal
+from taqmlx.store.zarr_arrays import Index, check_group, create_group, find_strays, write_chunks
+
+
+class BlockRecorder:
+    """A part under construction in `scratch`.
+
+    parameters: those of the stage, `shard`, and `points`, the indices of its points in the calibration set; inputs:
+    what it is made of, with `image_shape` (N, D) and `text_shape` (T, D).
+    """
+
+    def __init__(self, scratch: Path, parameters: plan.Parameters, inputs: dict[str, Any]):
+        self.scratch, self.parameters, self.inputs = scratch, parameters, inputs
+        self.path, self.checkpoint_path = scratch / "group", scratch / "checkpoint.json"
+        self.specs = describe_part(parameters, inputs)
+        conditions = plan.count_conditions(parameters["model"])
+        size = choose_batch(conditions, inputs["image_shape"], inputs["text_shape"])
+        self.batches = list_batches(len(parameters["points"]), size)
+        self.digests: dict[str, str] = {}
+
+    @property
+    def done(self) -> int:
+        """The number of batches that are stored."""
+        return sum(file.startswith("modulation/") for file in self.digests)
+
+    @property
+    def stored_points(self) -> int:
+        """The number of points in the batches that are stored."""
+        return self.batches[self.done - 1].stop if self.done else 0
+
+    def count_missing_bytes(self) -> int:
+        """The size, uncompressed, of the rows that are not stored yet."""
+        points = len(self.parameters["points"])
+        return count_bytes(self.specs) * (points - self.stored_points) // points
+
+    def resume(self) -> bool:
+        """Take up what the scratch folder holds, verified; False if it holds nothing.
+
+        Raises UserError, naming the file, if it is damaged or was made with other parameters or inputs.
+        """
+        if not self.scratch.exists():
+            return False
+        checkpoint = read_file_seal(self.checkpoint_path)
+        check_origin(checkpoint, self.scratch, self.parameters, self.inputs)
+        check_group(self.path, list(self.specs.values()))
+        digests = checkpoint["sha256"]
+        for spec in self.specs.values():
+            for index in spec.list_chunks():
+                if spec.name_file(index) in digests:
+                    read_sealed(self.path, spec, index, digests)
+        self.digests = digests
+        return True
+
+    def start(self, by_point: dict[str, np.ndarray]) -> None:
+        """Begin with an empty group; by_point: `sigmas`, `steps` and `prompt_indices` (n,) of the points."""
+        create_group(self.path, list(self.specs.values()))
+        places, negative = order_rows(self.batches, plan.count_conditions(self.parameters["model"]))
+        by_point = by_point | {"points": np.array(self.parameters["points"], dtype=np.int64)}
+        rows = {name: values[places] for name, values in by_point.items()} | {"negative": negative}
+        self._store([(name, (0,), values) for name, values in rows.items()])
+        self._write_checkpoint()
+
+    def store_batch(self, modulation: np.ndarray, states: Iterator[tuple[np.ndarray, np.ndarray | None]]) -> None:
+        """Store the next batch and the checkpoint after it.
+
+        modulation (B, D) and, one after the other, images (B, N, D) and texts (B, T, D) between the blocks, float32;
+        B rows of b points. Raises UserError, naming block, stream and point, for what float16 cannot hold.
+        """
+        batch = self.done
+        for block, (image, text) in enumerate(states):
+            streams = {"image": image} if text is None else {"image": image, "text": text}
+            rounded = [(name, self._round(batch, block, name, values)) for name, values in streams.items()]
+            self._store([(name, (block, batch), values[None]) for name, values in rounded])
+        self._store([("modulation", (batch,), modulation)])
+        self._write_checkpoint()
+
+    def publish(self, out: Path) -> None:
+        """Seal the complete group, read it back and verify everything, and rename it to `out`. Raises UserError."""
+        for leftover in self.path.rglob("*.partial*"):
+            leftover.unlink()
+        write_group_seal(self.path, make_seal(self.parameters, self.inputs, self.digests))
+        open_part(self.path).verify()
+        for fault in find_strays(self.path, list(self.specs.values())):
+            raise UserError(fault)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self.path.replace(out)
+        shutil.rmtree(self.scratch)
+
+    def _store(self, chunks: list[tuple[str, Index, np.ndarray]]) -> None:
+        write_chunks(self.path, [(self.specs[name], index, values) for name, index, values in chunks])
+        for name, index, values in chunks:
+            whole = (*index, *(0,) * (values.ndim - len(index)))
+            self.digests[self.specs[name].name_file(whole)] = digest_values(values)
+
+    def _write_checkpoint(self) -> None:
+        write_json(self.checkpoint_path, make_seal(self.parameters, self.inputs, self.digests))
+
+    def _round(self, batch: int, block: int, stream: str, values: np.ndarray) -> np.ndarray:
+        """The values (B, tokens, D) as float16. Raises UserError for the first that is not finite or too large."""
+        with np.errstate(over="ignore"):
+            rounded = values.astype(np.float16)
+        bad = np.argwhere(~np.isfinite(rounded))
+        if not len(bad):
+            return rounded
+        value = values[tuple(bad[0])]
+        points = self.parameters["points"][self.batches[batch]]
+        names = plan.list_blocks(self.parameters["model"])
+        place = f"{names[block]} reads" if block < len(names) else f"{names[-1]} gives"
+        raise UserError(
+            f"{place} the {stream} value {value:g} at calibration point {points[bad[0][0] % len(points)]}, which"
+            f" {'is too large for float16' if np.isfinite(value) else 'is not finite'};"
+            " check the model's weights, and that point in the calibration set"
+        )

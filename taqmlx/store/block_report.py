@@ -1,0 +1,23 @@
+"""The report beside a block: what each way of rounding it costs. `<results>/adaround/mm_03.report.json`"""
+
+from pathlib import Path
+from typing import Any
+
+from taqmlx.store.files import read_json, write_json
+
+FORMAT = {"format": "block-report"}
+
+
+def name_report(path: Path) -> Path:
+    """Where the report of the block in `path` is."""
+    return path.with_suffix(".report.json")
+
+
+def write_report(path: Path, block: str, content: dict[str, Any]) -> None:
+    """Write the report of `block`."""
+    write_json(path, content | FORMAT | {"block": block})
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A block's report. Raises UserError if it is missing, damaged, or another block's."""
+    return read_json(path, **FORMAT, block=path.name.partition(".")[0])

@@ -1,0 +1,126 @@
+"""The calibration set: selected states of all trajectories, shuffled, in one sealed Zarr group.
+
+Arrays over the points: xs (points, h, w, c) float16; ts and sigmas (points,) float32; steps and prompt_indices
+(points,) int64. Beside them cs (prompts, 2, tokens, width) and cs_pooled (prompts, 2, width), float32. The attributes
+`prompts` and `cfg_scale` repeat what the seal's parameters say.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.planning import plan
+from taqmlx.store.errors import UserError, blame
+from taqmlx.store.files import read_plain_json
+from taqmlx.store.seal import Seal, read_group_seal
+from taqmlx.store.zarr_arrays import ArraySpec, check_group, read_chunk
+
+PART_BYTES = 1 << 20  # of xs in a chunk, about; also what readers hold at a time
+KEPT_BYTES = 1 << 28  # of the prompts' encodings
+POINT_ARRAYS = ("xs", "ts", "sigmas", "steps", "prompt_indices")
+PROMPT_ARRAYS = ("cs", "cs_pooled")
+FLAT_ARRAYS = ("xs", "ts", "prompt_indices", *PROMPT_ARRAYS)  # of the set in the original flat format
+
+
+def list_specs(
+    points: int, latent_shape: Sequence[int], cs_shape: Sequence[int], cs_pooled_shape: Sequence[int]
+) -> dict[str, ArraySpec]:
+    """The arrays of a set of `points` points, by name; a chunk is some points of about a megabyte, or one prompt."""
+    shape = tuple(latent_shape)
+    part = min(points, max(1, PART_BYTES // (2 * math.prod(shape))))
+    specs = [ArraySpec("xs", (points, *shape), (part, *shape), "float16")]
+    specs += [ArraySpec(name, (points,), (part,), "float32") for name in ("ts", "sigmas")]
+    specs += [ArraySpec(name, (points,), (part,), "int64") for name in ("steps", "prompt_indices")]
+    for name, whole in zip(PROMPT_ARRAYS, (cs_shape, cs_pooled_shape), strict=True):
+        specs.append(ArraySpec(name, tuple(whole), (1, *whole[1:]), "float32"))
+    return {spec.name: spec for spec in specs}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A sealed calibration set, opened."""
+
+    path: Path
+    seal: Seal
+    specs: dict[str, ArraySpec]
+
+    def iterate_parts(self, name: str) -> Iterator[np.ndarray]:
+        """The array `name`, one chunk of its first axis after the other. Raises UserError naming a damaged file."""
+        for index in range(self.specs[name].file_count[0]):
+            yield read_chunk(self.path, self.specs[name], (index,))
+
+    def read(self, name: str) -> np.ndarray:
+        """The whole array `name`. Raises UserError naming a damaged file."""
+        return np.concatenate(list(self.iterate_parts(name)))
+
+    def bind_conditions(self) -> Callable[[np.ndarray], list[np.ndarray]]:
+        """`read(prompts (n,))` gives cs (n, 2, T, D) and cs_pooled (n, 2, W) of these prompts.
+
+        The prompts read last are kept, in KEPT_BYTES. Raises UserError naming a damaged file.
+        """
+        specs = [self.specs[name] for name in PROMPT_ARRAYS]
+        size = sum(math.prod(spec.shape[1:]) * np.dtype(spec.dtype).itemsize for spec in specs)
+
+        @lru_cache(maxsize=max(1, KEPT_BYTES // size))
+        def read_prompt(prompt: int) -> list[np.ndarray]:
+            return [read_chunk(self.path, spec, (prompt,))[0] for spec in specs]
+
+        def read(prompts: np.ndarray) -> list[np.ndarray]:
+            return [np.stack(parts) for parts in zip(*map(read_prompt, prompts.tolist()), strict=True)]
+
+        return read
+
+    def read_rows(self, name: str, indices: np.ndarray) -> np.ndarray:
+        """The rows at `indices` (n,) of the array `name`, which need not fit in memory. Raises as `read`."""
+        spec = self.specs[name]
+        rows = np.empty((len(indices), *spec.shape[1:]), spec.dtype)
+        start = 0
+        for part in self.iterate_parts(name):
+            here = (indices >= start) & (indices < start + len(part))
+            rows[here] = part[indices[here] - start]
+            start += len(part)
+        return rows
+
+    def verify(self) -> None:
+        """Read everything. Raises UserError naming what is not what was sealed."""
+        for name in self.specs:
+            digest = hashlib.sha256()
+            for part in self.iterate_parts(name):
+                digest.update(part.data)
+            if digest.hexdigest() != self.seal["sha256"][name]:
+                raise UserError(f"{self.path / name} is not what was sealed; delete {self.path} and run again")
+
+
+def open_calibration(path: Path) -> Calibration:
+    """The calibration set in the folder `path`, its seal and the description of its arrays checked.
+
+    Raises UserError if it is missing, unfinished or damaged.
+    """
+    seal = read_group_seal(path)
+    with blame(path):
+        shapes = (seal["inputs"][name] for name in ("latent_shape", "cs_shape", "cs_pooled_shape"))
+        count = seal["parameters"]["trajectories"] * seal["parameters"]["selected_steps"]
+        specs = list_specs(count, *shapes)
+        check_group(path, list(specs.values()))
+        if lacking := specs.keys() - seal["sha256"].keys():
+            raise UserError(f"{path}: its seal vouches for no {min(lacking)}; delete it and run again")
+        if difference := plan.describe_difference(read_attributes(path), list_attributes(seal["parameters"])):
+            raise UserError(f"{path / 'zarr.json'} is not as sealed ({difference}); delete {path} and run again")
+    return Calibration(path, seal, specs)
+
+
+def list_attributes(parameters: plan.Parameters) -> dict[str, Any]:
+    """What the group says beside its seal, for readers that know no seals."""
+    return {key: parameters[key] for key in ("prompts", "cfg_scale") if key in parameters}
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """What the group in `path` says beside its seal."""
+    attributes = read_plain_json(path / "zarr.json", whole=path)["attributes"]
+    return {key: value for key, value in attributes.items() if key != "seal"}

@@ -1,0 +1,117 @@
+"""The prompts' encodings: one safetensors file with its seal, a JSON file of the same name, beside it.
+
+`cs` (prompts, 2, tokens, width) and `cs_pooled` (prompts, 2, width), float32; of each pair the second is the negative.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.planning import plan
+from taqmlx.store.errors import UserError, blame
+from taqmlx.store.files import hash_file, write_json
+from taqmlx.store.room import check_disk
+from taqmlx.store.seal import Seal, check_origin, make_seal, read_file_seal
+from taqmlx.store.tensors import open_tensors, refuse_broken, stream_tensors
+
+NAMES = ("cs", "cs_pooled")
+Encoding = tuple[np.ndarray, np.ndarray]  # of one prompt: (2, tokens, width) and (2, width), float32
+
+
+def digest_prompt(cs: np.ndarray, cs_pooled: np.ndarray) -> str:
+    """sha256 (hex) of one prompt's encodings, (2, tokens, width) and (2, width)."""
+    digest = hashlib.sha256(np.ascontiguousarray(cs).data)
+    digest.update(np.ascontiguousarray(cs_pooled).data)
+    return digest.hexdigest()
+
+
+def write_conditioning(
+    path: Path, seal_path: Path, parameters: plan.Parameters, weights: dict[str, str], encodings: Iterable[Encoding]
+) -> Seal:
+    """Write the encodings of `parameters["prompts"]`, then their seal; `weights` are digests of the model's files.
+
+    One prompt's `cs` is in memory at a time, and `cs_pooled` of all.
+    """
+    encodings = iter(encodings)
+    first = next(encodings)
+    shapes = {name: (len(parameters["prompts"]), *part.shape) for name, part in zip(NAMES, first, strict=True)}
+    prompts, pooled = [], []
+
+    def order_parts() -> Iterator[np.ndarray]:
+        for cs, cs_pooled in chain([first], encodings):
+            prompts.append(digest_prompt(cs, cs_pooled))
+            pooled.append(cs_pooled)
+            yield cs
+        yield from pooled
+
+    size = sum(4 * math.prod(shape) for shape in shapes.values())
+    check_disk(path.parent, size, "choose a results_dir elsewhere")
+    stream_tensors(path, shapes, np.float32, order_parts())
+    seal = make_seal(parameters, {"model": weights}, {path.name: hash_file(path), "prompts": prompts})
+    write_json(seal_path, seal)
+    return seal
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Sealed encodings, read prompt by prompt."""
+
+    path: Path
+    seal: Seal
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """sha256 of each file of the model that made them."""
+        with blame(self.path):
+            digests: dict[str, str] = self.seal["inputs"]["model"]
+            return digests
+
+    def list_digests(self, indices: Sequence[int]) -> list[str]:
+        """sha256 of the encodings of the prompts at `indices`."""
+        with blame(self.path):
+            return [self.seal["sha256"]["prompts"][index] for index in indices]
+
+    def read_shapes(self) -> dict[str, list[int]]:
+        """`cs_shape` and `cs_pooled_shape`."""
+        with open_tensors(self.path) as file:
+            return {f"{name}_shape": file.get_slice(name).get_shape() for name in NAMES}
+
+    def read(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """`cs` and `cs_pooled` of the prompts at `indices`, verified.
+
+        Raises UserError if the file is damaged, or they are not finite.
+        """
+        with open_tensors(self.path) as file:
+            slices = [file.get_slice(name) for name in NAMES]
+            with blame(self.path):
+                cs, cs_pooled = (np.stack([part[index] for index in indices]) for part in slices)
+        if list(map(digest_prompt, cs, cs_pooled)) != self.list_digests(indices):
+            raise UserError(
+                f"{self.path} is not what {self.path.with_suffix('.json')} seals; delete both and run again"
+            )
+        refuse_broken(self.path, dict(zip(NAMES, (cs, cs_pooled), strict=True)), f"delete {self.path} and run again")
+        return cs, cs_pooled
+
+
+def list_inputs(conditioning: Conditioning, parameters: plan.Parameters) -> dict[str, Any]:
+    """What a shard of `parameters` reads: the digests of its own prompts' encodings and of the model's files."""
+    indices = sorted({prompt_index for _, prompt_index in parameters["rows"]})
+    return {"conditioning": conditioning.list_digests(indices), "model": conditioning.weights}
+
+
+def open_conditioning(path: Path, parameters: plan.Parameters) -> Conditioning:
+    """The encodings in `path`, if made for the prompts, model and negative prompt of `parameters` (where it has them).
+
+    Raises UserError if the seal is absent, damaged, or of other parameters.
+    """
+    seal_path = path.with_suffix(".json")
+    seal = read_file_seal(seal_path)
+    keys = ("model", "negative_prompt", "prompts")
+    check_origin(seal, seal_path, {key: parameters[key] for key in keys if key in parameters}, {})
+    return Conditioning(path, seal)

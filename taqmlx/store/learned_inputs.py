@@ -1,0 +1,99 @@
+"""What the blocks' jobs determined about what their layers read, checked against what it is put together with."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.numerics.knots import find_nearest_knot
+from taqmlx.planning import plan
+from taqmlx.planning.layer_rules import find_rule
+from taqmlx.store.block_file import BlockFile, LayerInput, read_block
+from taqmlx.store.errors import UserError, blame
+
+TOLERANCE = 1e-6  # relative, of noise levels that went through float32
+
+
+# block name: its file's path and content
+Blocks = Mapping[str, tuple[Path, BlockFile]]
+
+
+def read_blocks(paths: Sequence[Path]) -> Blocks:
+    """The block files by block name. Raises UserError if one is damaged or two are of one block."""
+    blocks: dict[str, tuple[Path, BlockFile]] = {}
+    for path in paths:
+        block = read_block(path)
+        with blame(path):
+            name = block.seal["parameters"]["block"]
+            if name in blocks:
+                raise UserError(f"{blocks[name][0]} and {path} are both of the block {name}; name one of them")
+            blocks[name] = path, block
+    return blocks
+
+
+def check_blocks(
+    blocks: Blocks, rules: Sequence[dict[str, Any]], checkpoint: dict[str, Any], layer_paths: Mapping[str, str]
+) -> None:
+    """Raise UserError, naming the difference, unless the blocks fit activation `rules` and packed checkpoint.
+
+    They have to be those the checkpoint (its `config.json`) was packed from, optimised for these rules. layer_paths:
+    the module path of each layer by name.
+    """
+    if wrong := set(checkpoint["origin"]["blocks"]) ^ set(blocks):
+        raise UserError(f"blocks: {', '.join(sorted(wrong))}: named and packed ones differ; name what pack_weights had")
+    for path, block in blocks.values():
+        with blame(path):
+            check_rules(path, block, rules)
+            check_weights(path, block, checkpoint, layer_paths)
+
+
+def check_rules(path: Path, block: BlockFile, rules: Sequence[dict[str, Any]]) -> None:
+    """Raise UserError unless each layer of the block was optimised for its activation rule."""
+    for name, sealed in block.seal["parameters"]["layers"].items():
+        if difference := plan.describe_difference(sealed["activation"], find_rule(rules, name)):
+            raise UserError(f"{path} was made by other rules: {name}: {difference}; run optimise_block again")
+
+
+def check_weights(path: Path, block: BlockFile, checkpoint: dict[str, Any], layer_paths: Mapping[str, str]) -> None:
+    """Raise UserError unless model, codes and migrated layers of the block are those of the checkpoint."""
+    if block.seal["inputs"]["model"] != checkpoint["origin"]["model"]:
+        raise UserError(f"{path} and the packed checkpoint were made from different weight files; make both again")
+    for name, digest in block.seal["sha256"]["codes"].items():
+        given, place = block.inputs.get(name), layer_paths[name]
+        if checkpoint["codes"].get(place) != digest:
+            raise UserError(f"{name}: the packed checkpoint's codes are not those of {path}; run pack_weights again")
+        if is_migrated(given) != (place in checkpoint["migrated"]):
+            raise UserError(f"{name}: {path} and the packed checkpoint differ in migration; run pack_weights again")
+
+
+def is_migrated(given: LayerInput | None) -> bool:
+    """Whether a layer's input is divided by something other than one."""
+    return given is not None and given.migration is not None and bool(np.any(given.migration != 1))
+
+
+def pick_inputs(blocks: Blocks, sigmas: Sequence[float]) -> dict[str, LayerInput]:
+    """What the blocks determined, by layer name, its tables of steps at `sigmas` (S,) only.
+
+    Raises UserError, naming the noise level, if a block was not optimised at one of them.
+    """
+    picked = {}
+    for path, block in blocks.values():
+        with blame(path):
+            places = find_sigmas(sigmas, block.sigmas, path)
+            for name, given in block.inputs.items():
+                steps = given.steps if len(given.steps) == 1 else given.steps[places]
+                picked[name] = LayerInput(steps, given.shift, given.migration if is_migrated(given) else None)
+    return picked
+
+
+def find_sigmas(sigmas: Sequence[float], knots: np.ndarray, path: Path) -> list[int]:
+    """The place of each of `sigmas` among `knots` (K,). Raises UserError naming one that is not there."""
+    places = [find_nearest_knot(sigma, knots) for sigma in sigmas]
+    for sigma, place in zip(sigmas, places, strict=True):
+        if abs(knots[place] - sigma) > TOLERANCE * sigma:
+            raise UserError(
+                f"{path} has no step sizes at the noise level {sigma:.6g} of the statistics; make both from one"
+                " calibration set"
+            )
+    return places

@@ -1,0 +1,27 @@
+"""The checkpoint of a block's learning: one safetensors file that is replaced atomically."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.store.errors import UserError
+from taqmlx.store.tensors import read_sealed_tensors, write_sealed_tensors
+
+
+def write_learning(path: Path, fingerprint: str, numbers: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Replace the checkpoint in `path`: `numbers`, plain values, and `arrays` by name; on disk when this returns."""
+    write_sealed_tensors(path, arrays, {"fingerprint": fingerprint, "numbers": numbers})
+
+
+def read_learning(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """The numbers and arrays in `path`, or None if it is absent.
+
+    Raises UserError if it is damaged, or was made with other parameters or inputs than `fingerprint` stands for.
+    """
+    if not path.exists():
+        return None
+    arrays, about = read_sealed_tensors(path)
+    if about.get("fingerprint") != fingerprint:
+        raise UserError(f"{path} was made with other parameters or inputs")
+    return about["numbers"], arrays

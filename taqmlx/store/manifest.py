@@ -1,0 +1,123 @@
+"""The manifest of a dataset: every image with its prompt and seed, and what all images share.
+
+It follows from the seals of the trajectories alone, so it can be written again at any time. The keys are those of the
+original layout; `shards`, the checksum of each shard's seal, is ours, and tells a stale manifest from a current one.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from taqmlx.planning import plan
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_plain_json, refuse_changed
+from taqmlx.store.original_layout import name_image, name_latents
+from taqmlx.store.places import Place
+from taqmlx.store.seal import Seal, check_origin, read_group_seal
+
+Manifest = dict[str, Any]
+
+SAVED = {"images": "images/*.png", "latents": "latents/*.npy"}  # the files of each kind beside a manifest of exports
+PROMPT_FILE = "conditioning.json"  # beside the manifest of results; its parameters list the prompts in order
+# What an import needs of a manifest, and of each of its images.
+LONGEST_NAME = 80  # characters of one that is shown
+NEEDED = {"num_steps": int, "cfg_scale": (int, float), "images": list}
+NEEDED_OF_IMAGE = {"image_id": int, "prompt": str, "seed": int}
+
+
+def read_seals(store: Place, stage: plan.Parameters) -> dict[str, Seal]:
+    """The seals of the finished shards in `store`, by shard; `stage` are the parameters of `collect_shard`.
+
+    Raises UserError for a seal that is damaged or of other parameters.
+    """
+    seals = {}
+    for shard in plan.list_shards(stage):
+        if (store / shard / "zarr.json").is_file():
+            seals[shard] = read_group_seal(store / shard)
+            check_origin(seals[shard], store / shard, plan.select_shard(stage, shard), {})
+    return seals
+
+
+def build_manifest(stage: plan.Parameters, seals: dict[str, Seal], saved: dict[str, int] | None = None) -> Manifest:
+    """The manifest of the images in `seals`; `stage` are the parameters of `collect_shard`.
+
+    saved: how many `images` and `latents` lie as files beside it; without, those in the store, which has no pictures.
+    """
+    images = sorted((image for seal in seals.values() for image in list_images(seal)), key=lambda i: i["image_id"])
+    saved = saved or {"images": 0, "latents": len(images)}
+    shapes = [seal["inputs"]["latent_shape"] for seal in seals.values()]
+    return {
+        "n_completed": len(images),
+        "num_images": stage["trajectories"],
+        "num_steps": stage["steps"],
+        "cfg_scale": stage["cfg_scale"],
+        "latent_size": shapes[0][:2] if shapes else None,
+        "prompt_path": PROMPT_FILE,
+        "model_version": stage["model"],
+        "use_t5": bool(stage.get("use_t5", False)),
+        "seed_base": stage["seed"],
+        "images_saved": saved["images"],
+        "latents_saved": saved["latents"],
+        "images": images,
+        "shards": {shard: seal["checksum"] for shard, seal in seals.items()},
+    }
+
+
+def count_saved(folder: Path) -> dict[str, int]:
+    """How many files of each kind a folder of the original layout has."""
+    return {kind: len(list(folder.glob(pattern))) for kind, pattern in SAVED.items()}
+
+
+def list_images(seal: Seal) -> Iterator[dict[str, Any]]:
+    """The entry of every trajectory of a shard."""
+    parameters = seal["parameters"]
+    first = min(prompt for _, prompt in parameters["rows"])
+    for number, prompt in parameters["rows"]:
+        yield {
+            "image_id": number,
+            "prompt": parameters["prompts"][prompt - first],
+            "seed": parameters["seed"] + number,
+            "cfg_weight": parameters["cfg_scale"],
+            "num_steps": parameters["steps"],
+            "filename": name_image(Path(), number).name,
+            "latent_filename": name_latents(Path(), number).name,
+        }
+
+
+def find_staleness(found: Manifest, wanted: Manifest) -> Iterator[str]:
+    """Where the manifest `found` is not `wanted`, the one that the seals give."""
+    images = found.get("images", []) if isinstance(found, dict) else None
+    if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
+        yield "it is not a manifest"
+        return
+    for key in wanted.keys() - {"images"}:
+        if found.get(key) != wanted[key]:
+            yield f"{key} is {plan.shorten(found.get(key))}, the seals say {plan.shorten(wanted[key])}"
+    given = {str(image.get("image_id")): image for image in images}
+    for image in wanted["images"]:
+        number = image["image_id"]
+        if difference := plan.describe_difference(given.pop(str(number), {}), image):
+            yield f"image {number:04d}: {difference.replace('in the configuration', 'by its seal')}"
+    for number in given:
+        yield f"image {number[:LONGEST_NAME]} is in no sealed shard"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """A manifest of the original layout. Raises UserError, naming the key, if it lacks what an import needs."""
+    manifest = read_plain_json(path)
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path} is not a manifest")
+    manifest = refuse_changed(path, manifest, "the program that wrote it")
+    check_keys(path, manifest, NEEDED)
+    for place, image in enumerate(manifest["images"]):
+        check_keys(f"{path}: images[{place}]", image, NEEDED_OF_IMAGE)
+    return manifest
+
+
+def check_keys(place: Path | str, found: Any, needed: dict[str, Any]) -> None:
+    """Raise UserError unless `found` has the `needed` keys with values of these types."""
+    for key, kinds in needed.items():
+        if not isinstance(found, dict) or not isinstance(found.get(key), kinds):
+            raise UserError(f"{place}: {key} is missing or not readable; restore the manifest")
+        if isinstance(found[key], bool):
+            raise UserError(f"{place}: {key} is true or false, and no number; restore the manifest")

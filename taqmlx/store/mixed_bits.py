@@ -1,0 +1,40 @@
+"""The bits and group sizes that a search chose: `<results>/mixed_bits.json`.
+
+`uniform` and `mixed` have `bits_per_weight` over all linear layers, the error `predicted` of the guided velocity,
+relative and squared, and `layers`: by layer name `bits` and `group_size`. `budget` is the size that was asked for,
+`rules` are for the configuration, `ranks` the directions that hold 99.9 % of each layer input's energy.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from taqmlx.planning import plan
+from taqmlx.planning.layer_rules import LayerRules
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
+
+FORMAT = {"format": "mixed-bits", "version": 2}
+
+
+def read_mixed_bits(path: Path) -> dict[str, Any]:
+    """The content of `path`. Raises UserError if it is missing, damaged, or of another format or version."""
+    return read_json(path, **FORMAT)
+
+
+def overlay_bits(rules: LayerRules, mixed: Mapping[str, Any] | None) -> LayerRules:
+    """The rules of layers, `weight` and `activation` by name, with the bits and group sizes that a search chose."""
+    if mixed is None:
+        return rules
+    chosen = mixed["mixed"]["layers"]
+    return {name: {**rule, "weight": rule["weight"] | chosen.get(name, {})} for name, rule in rules.items()}
+
+
+def identify_bits(parameters: Mapping[str, Any], mixed: Mapping[str, Any] | None) -> dict[str, str]:
+    """What of a search enters the origin of layers quantized by it: the fingerprint of the bits it chose.
+
+    Raises UserError if `bits_per_weight` asks for a search and there is none, or the other way around.
+    """
+    if (parameters["bits_per_weight"] is None) != (mixed is None):
+        raise UserError("--mixed: mixed_bits.json is needed where bits_per_weight is set, and only there")
+    return {} if mixed is None else {"mixed_bits": plan.fingerprint(mixed["mixed"]["layers"])}

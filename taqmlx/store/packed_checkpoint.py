@@ -1,0 +1,121 @@
+"""The packed checkpoint: a folder with `model.safetensors` and `config.json`.
+
+Of a quantized layer the tensors are those of MLX's QuantizedLinear: `<path>.weight` uint32, `.scales` and `.biases`
+fp16, and its `.bias` as it was. A layer with `<path>.migration` int32 (in,) holds W diag(migration), so its input has
+to be divided first: no module of MLX has such a parameter, so a strict load refuses it. All else is fp16.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.planning.layer_rules import UNQUANTIZED
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import find_named, hash_file, read_plain_json, refuse_changed
+from taqmlx.store.schemas import check_schema, load_schema
+from taqmlx.store.tensors import read_tensors, refuse_broken
+
+SCHEMA = load_schema("packed_checkpoint.schema.json")
+FORMAT, VERSION = (SCHEMA["properties"][key]["const"] for key in ("format", "version"))
+LONGEST_NAME = 80  # characters of one that is shown
+PARTS = ("weight", "scales", "biases", "migration")
+
+
+@dataclass(frozen=True)
+class PackedCheckpoint:
+    """`config.json`, the tensors by the names of DiffusionKit's parameters (no prefix), and their file."""
+
+    config: dict[str, Any]
+    tensors: dict[str, np.ndarray]
+    path: Path
+
+
+def read_packed(folder: Path) -> PackedCheckpoint:
+    """The checkpoint in `folder`. Raises UserError if it is missing, damaged, changed, or of another format."""
+    checkpoint = open_packed(folder)
+    config, path = checkpoint.config, checkpoint.path
+    if hash_file(path) != config["model"]["sha256"]:
+        made = folder / "config.json"
+        raise UserError(f"{path} is not the file that {made} was made with; delete both and run pack_weights again")
+    for name in config["quantization"]:
+        for fault in find_misfits(checkpoint, name):
+            raise UserError(f"{path}: {name}: {fault}; run pack_weights again")
+    refuse_broken(path, checkpoint.tensors, f"delete {folder} and run pack_weights again")
+    return checkpoint
+
+
+def open_packed(folder: Path) -> PackedCheckpoint:
+    """The checkpoint in `folder`, as it is. Raises UserError if its config or its tensors cannot be read."""
+    config = read_packed_config(folder)
+    path = find_named(folder / "config.json", config["model"]["file"])
+    return PackedCheckpoint(config, read_packed_tensors(path, config["prefix"]), path)
+
+
+def read_packed_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a packed checkpoint. Raises UserError if it is missing, damaged or of another format."""
+    path = folder / "config.json"
+    config = read_plain_json(path)
+    found = (config.get("format"), config.get("version")) if isinstance(config, dict) else (None, None)
+    if found != (FORMAT, VERSION):
+        shown = [str(value)[:LONGEST_NAME] for value in found]
+        raise UserError(
+            f"{path} is of format {shown[0]}, version {shown[1]}, not {FORMAT}, {VERSION}; run pack_weights again"
+        )
+    config = refuse_changed(path, config, "pack_weights")
+    check_schema(config, SCHEMA, path)
+    return config
+
+
+def read_packed_tensors(path: Path, prefix: str) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, without `prefix`. Raises UserError if it is missing or damaged."""
+    return {key.removeprefix(prefix): array for key, array in read_tensors(path).items()}
+
+
+def find_misfits(checkpoint: PackedCheckpoint, path: str) -> Iterator[str]:
+    """What is wrong with the types, shapes and grids of one quantized layer's tensors."""
+    tensors, how = checkpoint.tensors, checkpoint.config["quantization"][path]
+    missing = [part for part in ("weight", "scales", "biases") if f"{path}.{part}" not in tensors]
+    if missing:
+        yield f"no {' and no '.join(missing)}"
+        return
+    weight, scales, biases = (tensors[f"{path}.{part}"] for part in ("weight", "scales", "biases"))
+    if (weight.dtype, scales.dtype, biases.dtype) != (np.dtype(np.uint32), *[np.dtype(np.float16)] * 2):
+        yield f"weight {weight.dtype}, scales {scales.dtype}, biases {biases.dtype}; uint32 and twice float16 are right"
+    if scales.ndim != 2:
+        yield f"scales {scales.shape} are no matrix"
+        return
+    width = scales.shape[1] * how["group_size"]
+    if weight.shape != (len(scales), width * how["bits"] // 32) or biases.shape != scales.shape or not weight.size:
+        yield (
+            f"weight {weight.shape}, scales {scales.shape} and biases {biases.shape}"
+            f" are not those of {how['bits']} bits in groups of {how['group_size']}"
+        )
+    if (path in checkpoint.config["migrated"]) != (f"{path}.migration" in tensors):
+        yield "only one of config.json and the file has a migration"
+    migration = tensors.get(f"{path}.migration", np.ones(width, np.int32))
+    if migration.shape != (width,) or migration.dtype != np.int32 or np.any(migration < 1):
+        yield f"its migration is not {width} integers of at least 1"
+
+
+def measure_tensors(tensors: dict[str, np.ndarray], quantization: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What `tensors` hold: `bits_per_weight`, `quantized_weights` and `parameters`, the share at each stored width.
+
+    `bits_per_weight` counts all tensors that stand for the quantized weights, grids included; without any it is 16.
+    """
+    counts: Counter[int] = Counter()
+    stored = 0
+    for path, how in quantization.items():
+        counts[how["bits"]] += tensors[f"{path}.weight"].size * 32 // how["bits"]
+        stored += sum(tensors[key].nbytes for part in PARTS if (key := f"{path}.{part}") in tensors)
+    quantized = counts.total()
+    of_layers = {f"{path}.{part}" for path in quantization for part in PARTS}
+    counts[UNQUANTIZED] += sum(array.size for key, array in tensors.items() if key not in of_layers)
+    return {
+        "bits_per_weight": 8 * stored / quantized if quantized else float(UNQUANTIZED),
+        "quantized_weights": quantized,
+        "parameters": {str(bits): count / counts.total() for bits, count in sorted(counts.items())},
+    }

@@ -1,0 +1,139 @@
+"""All pictures of one variant: their features, and on demand themselves, shard after shard."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.store.errors import UserError, blame
+from taqmlx.store.files import hash_file
+from taqmlx.store.pictures import name_picture, read_latents, read_picture
+from taqmlx.store.seal import Seal, read_file_seal
+from taqmlx.store.tensors import read_sealed_tensors
+
+REAL = "real"  # the name of the set of real pictures, beside those of variants
+
+
+@dataclass(frozen=True)
+class Features:
+    """arrays: (n, d) by name; about: what they were read with; pictures and resized: how many there are and were.
+
+    origins: of each shard, the checksum of the seal of its pictures, or None where they have none.
+    """
+
+    arrays: dict[str, np.ndarray]
+    about: dict[str, Any]
+    pictures: int
+    resized: int
+    origins: list[str | None]
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """features; rows: the prompt's number and the seed of each picture; paths: where it lies."""
+
+    features: Features
+    rows: list[tuple[int, int]]
+    paths: list[Path]
+
+    @property
+    def prompts(self) -> np.ndarray:
+        """The number of each picture's prompt, (n,)."""
+        return np.array([prompt for prompt, _ in self.rows])
+
+    def read_pictures(self) -> np.ndarray:
+        """(n, h, w, 3) uint8. Raises UserError for one that cannot be read, or of another size than the first."""
+        pictures = [np.asarray(read_picture(path)) for path in self.paths]
+        for path, picture in zip(self.paths, pictures, strict=True):
+            if picture.shape != pictures[0].shape:
+                raise UserError(f"{path} has another size than {self.paths[0]}; delete it and run again")
+        return np.stack(pictures)
+
+    def read_latents(self) -> np.ndarray:
+        """Final latents (n, h, w, c). Raises UserError for some that cannot be read, or of another shape."""
+        found = [read_latents(path) for path in self.paths]
+        for path, latents in zip(self.paths, found, strict=True):
+            if latents.shape != found[0].shape:
+                raise UserError(f"{path} has latents of another shape than {self.paths[0]}; delete it and run again")
+        return np.stack(found)
+
+
+def read_features(paths: Sequence[Path], name: str) -> Features:
+    """The features of all shards of the variant `name`, or of REAL pictures.
+
+    Raises UserError if they are of others, or shards were read with different weights.
+    """
+    parts, abouts = [], []
+    for path in paths:
+        arrays, about = read_sealed_tensors(path)
+        parts.append(arrays)
+        abouts.append(about)
+        with blame(path):
+            if about["shard"] != path.stem:
+                raise UserError(f"{path} has the features of shard {about['shard']}; delete it and run again")
+            if about["set"] != name:
+                raise UserError(f"{path} has features of {about['set']}, not {name}; delete it and run again")
+            if about["features"] != abouts[0]["features"]:
+                raise UserError(f"{path} and {paths[0]} are features of different networks; delete both and run again")
+    filled = [part for part in parts if part]
+    if not filled:
+        raise UserError(f"{paths[0].parent} has features of no picture")
+    with blame(paths[0].parent):
+        arrays = {name: np.concatenate([part[name] for part in filled]) for name in filled[0]}
+        pictures, resized = (sum(about[key] for about in abouts) for key in ("pictures", "resized"))
+        return Features(arrays, abouts[0]["features"], pictures, resized, [about["origin"] for about in abouts])
+
+
+def choose_features(arrays: Mapping[str, np.ndarray]) -> str:
+    """What FID and KID are computed of: Inception's features where there are any, else the classifier's."""
+    return "inception" if "inception" in arrays else "classifier"
+
+
+def list_sealed(path: Path) -> tuple[Seal, list[Path]]:
+    """The seal in `path` of the pictures in the folder of its name, and those pictures, in its order.
+
+    Raises UserError if it is damaged, or a file it vouches for is missing or another.
+    """
+    seal = read_file_seal(path)
+    with blame(path):
+        paths = [name_picture(path.with_suffix(""), seed) for _, seed in seal["parameters"]["pictures"]]
+        for picture in paths:
+            files, digests = (picture, picture.with_suffix(".safetensors")), seal["sha256"].get(picture.name, [None])
+            for file, digest in zip(files, digests, strict=False):  # real pictures have no latents
+                if not file.is_file() or hash_file(file) != digest:
+                    raise UserError(f"{file} is missing or not what was drawn; delete {path} and run again")
+    return seal, paths
+
+
+def read_set(seals: Sequence[Path], features: Sequence[Path], variant: str) -> PictureSet:
+    """The pictures of `variant` by its shards' seals, and their features.
+
+    Raises UserError if they are damaged, of another variant, or do not belong together.
+    """
+    rows, paths, origins = [], [], []
+    for path in seals:
+        seal, pictures = list_sealed(path)
+        with blame(path):
+            if seal["parameters"]["variant"] != variant:
+                raise UserError(f"{path} is of {seal['parameters']['variant']}, not {variant}; delete it and run again")
+            rows += [(prompt, seed) for prompt, seed in seal["parameters"]["pictures"]]
+        paths += pictures
+        origins.append(seal["checksum"])
+    found = read_features(features, variant)
+    if found.origins != origins:
+        raise UserError(
+            f"{features[0].parent} has features of other pictures than {seals[0].parent}; delete it and run again"
+        )
+    return PictureSet(found, rows, paths)
+
+
+def check_pairs(name: str, found: PictureSet, other: str, reference: PictureSet, moved: int) -> None:
+    """Raise UserError unless both sets show the same prompts from the same seeds, `moved` on in `found`."""
+    if found.rows == [(prompt, seed + moved) for prompt, seed in reference.rows]:
+        return
+    raise UserError(
+        f"{name} has {len(found.rows)} pictures and {other} {len(reference.rows)}, which are not of the same prompts"
+        " and seeds; delete the images folder and run again"
+    )

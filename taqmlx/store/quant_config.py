@@ -1,0 +1,180 @@
+"""Reading the quantization config: validated, whole, and looked up by layer and noise level."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.numerics.activation import PER_TOKEN, look_up_step
+from taqmlx.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
+from taqmlx.planning.layer_rules import GroupSize
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import find_named, hash_file, read_plain_json, refuse_changed
+from taqmlx.store.schemas import check_schema, load_schema
+from taqmlx.store.tensors import read_tensors, refuse_broken
+
+FORMAT, VERSION = "time-aware-quant-config", 2
+SCHEMA = load_schema("quant_config.schema.json")
+LONGEST_NAME = 80  # characters of one that is shown
+_RANGES = "its `scale` is the largest magnitude, not a step size"
+OTHER_FORMATS = {
+    "per_timestep_quant_config_v3": _RANGES,
+    "per_timestep_quant_config_v4": f"{_RANGES}, or a step size, depending on the program that wrote it",
+    "adaround_v1": "it describes weights only",
+    "taqdit_v1": "it describes weights only, and steps by index",
+    "poly_v1": "it fits polynomials to the largest magnitude",
+    "lut_v1": "it tabulates the largest magnitude, not a step size",
+}
+
+
+@dataclass(frozen=True)
+class QuantConfig:
+    """A quantization config and its arrays; `weights` is the packed checkpoint's path."""
+
+    content: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    weights: Path
+
+    @property
+    def layers(self) -> dict[str, dict[str, Any]]:
+        """By layer name: `path`, `weight` and `activation`."""
+        layers: dict[str, dict[str, Any]] = self.content["layers"]
+        return layers
+
+    def activation_bits(self, layer: str) -> int | tuple[int, ...]:
+        """The bits of what `layer` reads; of a table whose noise levels differ, K of them. 16: it is not rounded."""
+        bits = self.layers[layer]["activation"]["bits"]
+        return bits if isinstance(bits, int) else tuple(bits)
+
+    def activation_steps(self, layer: str) -> np.ndarray | None:
+        """All step sizes of what `layer` reads, float32: (K,) of a table, (1,) of one for all; None as in the next."""
+        activation = self.layers[layer]["activation"]
+        if activation["policy"] == "lut":
+            return self.arrays[activation["steps"]]
+        return np.array([activation["step"]], np.float32) if activation["policy"] == "static" else None
+
+    def activation_step(self, layer: str, sigma: float, lookup: str = DEFAULT_LOOKUP) -> float | None:
+        """The step size of what `layer` reads at `sigma`; None where it is per token, or nothing is quantized.
+
+        Between the noise levels of a table that of the nearest, or with `lookup` "interpolated" linear in sigma.
+        """
+        activation = self.layers[layer]["activation"]
+        if activation["policy"] == "lut":
+            weights = LOOKUPS[lookup](sigma, np.array(self.content["sigmas"]))
+            return look_up_step(weights, self.arrays[activation["steps"]], activation["bits"])[0]
+        step: float | None = activation.get("step")
+        return step
+
+    def activation_group_size(self, layer: str) -> GroupSize:
+        """The channels of a token that share a dynamic step size, or PER_TOKEN."""
+        size: GroupSize = self.layers[layer]["activation"].get("group_size", PER_TOKEN)
+        return size
+
+    def activation_shift(self, layer: str) -> np.ndarray | None:
+        """What is subtracted from the channels of the layer's input before rounding, float32 (in,), or None."""
+        return self._find_array(layer, "shift")
+
+    def activation_migration(self, layer: str) -> np.ndarray | None:
+        """What the channels of the layer's input are divided by after the shift, int32 (in,), or None.
+
+        The columns of the layer's weight are multiplied by it already.
+        """
+        return self._find_array(layer, "migration")
+
+    def _find_array(self, layer: str, kind: str) -> np.ndarray | None:
+        key = self.layers[layer]["activation"].get(kind)
+        return self.arrays[key] if key else None
+
+
+def read_quant_config(path: Path) -> QuantConfig:
+    """The config in `path`, with its arrays.
+
+    Raises UserError if it is of another format or version, does not fit the schema, or names a file that is missing or
+    changed.
+    """
+    content = read_content(path)
+    place = path.resolve() if path.is_symlink() else path  # names in it are relative to itself
+    find_named(place, content["weights"]["config"])
+    files = {part: find_named(place, content[part]["file"]) for part in ("weights", "arrays")}
+    for part, file in files.items():
+        check_file(file, content[part]["sha256"], path)
+    arrays = read_tensors(files["arrays"])
+    check_arrays(content, arrays, path)
+    refuse_broken(files["arrays"], arrays, f"delete {path} and make both again")
+    return QuantConfig(content, arrays, files["weights"])
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """The JSON of a config alone. Raises UserError if it is damaged, of another format, or does not fit the schema."""
+    content = read_plain_json(path)
+    refuse_other_formats(content, path)
+    content = refuse_changed(path, content, "write_quant_config")
+    check_schema(content, SCHEMA, path)
+    return content
+
+
+def refuse_other_formats(content: Any, path: Path) -> None:
+    """Raise UserError unless `content` says that it is of this format and version."""
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        found = str(found)[:LONGEST_NAME]
+        reason = OTHER_FORMATS.get(found, "its numbers may mean something else")
+        raise UserError(f"{path} is of format {found}, not {FORMAT}: {reason}; make it again with write_quant_config")
+    if content.get("version") != VERSION:
+        raise UserError(
+            f"{path} is of version {str(content.get('version'))[:LONGEST_NAME]}, and this program reads {VERSION};"
+            " make it again"
+        )
+
+
+def check_file(file: Path, sha256: str, config: Path) -> None:
+    """Raise UserError unless `file` is there with the digest that `config` names."""
+    if not file.is_file():
+        raise UserError(f"{file}, named in {config}, is missing; move both together, or make it again")
+    if hash_file(file) != sha256:
+        raise UserError(f"{file} is not the file that {config} was made with; delete it and make both again")
+
+
+def check_arrays(content: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Raise UserError unless every named array is there and can be used.
+
+    There has to be a step size above zero for each of `sigmas`, and bits for each where they differ; a shift takes
+    numbers away, and a migration divides by integers of at least 1.
+    """
+    count = len(content["sigmas"])
+    for name, layer in content["layers"].items():
+        activation = layer["activation"]
+        for kind in ("steps", "shift", "migration"):
+            key = activation.get(kind)
+            if key and key not in arrays:
+                raise UserError(f"{path}: {name}: the array {key} is not in {content['arrays']['file']}; make it again")
+        if "steps" in activation:
+            steps = arrays[activation["steps"]]
+            if steps.shape != (count,) or not is_step(steps):
+                raise UserError(f"{path}: {name}: needs a step size above zero for each of the {count} sigmas")
+        if "step" in activation and not is_step(np.array([activation["step"]])):
+            raise UserError(f"{path}: {name}: needs a step size that float32 holds above zero")
+        if isinstance(activation["bits"], list) and len(activation["bits"]) != count:
+            raise UserError(f"{path}: {name}: needs one number of bits, or one for each of the {count} sigmas")
+        if activation.get("shift") and not is_shift(arrays[activation["shift"]]):
+            raise UserError(f"{path}: {name}: the shift needs a finite number for each channel")
+        if activation.get("migration") and not is_divisor(arrays[activation["migration"]]):
+            raise UserError(f"{path}: {name}: the migration needs integers of at least 1")
+
+
+def is_step(steps: np.ndarray) -> bool:
+    """Whether all `steps` are floating-point numbers that stay above zero, and finite, in float32."""
+    with np.errstate(over="ignore"):
+        rounded = steps.astype(np.float32) if np.issubdtype(steps.dtype, np.number) else np.zeros(1)
+    return not np.iscomplexobj(steps) and bool(np.all((rounded > 0) & np.isfinite(rounded)))
+
+
+def is_shift(shift: np.ndarray) -> bool:
+    """Whether `shift` is a row of finite floating-point numbers."""
+    return shift.ndim == 1 and np.issubdtype(shift.dtype, np.floating) and bool(np.all(np.isfinite(shift)))
+
+
+def is_divisor(migration: np.ndarray) -> bool:
+    """Whether `migration` is a row of integers of at least 1."""
+    return migration.ndim == 1 and np.issubdtype(migration.dtype, np.integer) and bool(np.all(migration >= 1))

@@ -1,0 +1,156 @@
+"""Writing a shard so that it survives any interruption: recorded in a scratch folder, sealed, renamed into place.
+
+The scratch folder holds the Zarr group and a checkpoint. A block of steps goes to the chunk files first and to the
+checkpoint after, each flushed to disk: whatever the moment of death, the checkpoint speaks only of what is stored, and
+what is stored beyond it is written again with the same bytes.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.planning import plan
+from taqmlx.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from taqmlx.store.errors import UserError, blame
+from taqmlx.store.places import Place
+from taqmlx.store.publishing import publish_group
+from taqmlx.store.seal import Seal, fingerprint_origin, make_seal, write_group_seal
+from taqmlx.store.trajectories import (
+    SMALL_ARRAYS,
+    Layout,
+    begin_digest,
+    digest_arrays,
+    find_faults,
+    list_identities,
+    plan_layout,
+)
+from taqmlx.store.zarr_arrays import ArraySpec, Index, check_group, create_group, write_chunks
+
+
+class Recorder:
+    """A shard under construction in `scratch`, to become the group `out`.
+
+    schedule: `ts` (steps,) and `sigmas` (steps + 1,), float32.
+    """
+
+    def __init__(
+        self,
+        scratch: Path,
+        parameters: plan.Parameters,
+        inputs: dict[str, Any],
+        schedule: dict[str, np.ndarray],
+    ):
+        self.scratch, self.parameters, self.inputs = scratch, parameters, inputs
+        self.path, self.checkpoint_path = scratch / "group", scratch / "checkpoint"
+        self.fingerprint = fingerprint_origin(parameters, inputs)
+        self.layout: Layout = plan_layout(parameters, inputs["latent_shape"])
+        self.specs = self.layout.specs
+        self.small = schedule | list_identities(parameters)
+        self.digests: list[hashlib._Hash] = []
+
+    def resume(self) -> Checkpoint | None:
+        """Take up what the scratch folder holds, verified; None if it holds nothing.
+
+        Raises UserError, naming the file, if it is damaged or was made with other parameters or inputs.
+        """
+        if not self.scratch.exists():
+            return None
+        checkpoint = read_checkpoint(self.checkpoint_path)
+        if checkpoint.fingerprint != self.fingerprint:
+            raise UserError(f"{self.scratch} was made with other parameters or inputs")
+        check_group(self.path, list(self.specs.values()))
+        self.digests = []
+        with blame(self.checkpoint_path):
+            for row, wanted in enumerate(checkpoint.digests):
+                digest = self._hash_row(row, self.layout.steps if row < checkpoint.row else checkpoint.step)
+                if digest.hexdigest() != wanted:
+                    raise UserError(
+                        f"{self.path}/xs/c.{row}.* or {self.path}/latents/c.{row}.* is not what was written"
+                    )
+                self.digests.append(digest)
+        return checkpoint
+
+    def start(self) -> None:
+        """Begin with an empty scratch folder, whatever it held."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        create_group(self.path, list(self.specs.values()))
+        write_chunks(self.path, ((self.specs[name], (0,), self.small[name]) for name in SMALL_ARRAYS))
+        self.digests = []
+
+    def round_states(self, row: int, step: int, latents: np.ndarray) -> np.ndarray:
+        """The latents (n, h, w, c) float32 of rows `row` and on before `step`, as float16.
+
+        Raises UserError, naming trajectory, prompt and step, if a value is not finite or too large for float16.
+        """
+        with np.errstate(over="ignore"):
+            rounded = latents.astype(np.float16)
+        if not np.isfinite(rounded).all():
+            self._refuse(row, step, ~np.isfinite(rounded), latents)
+        return rounded
+
+    def store_block(self, row: int, step: int, states: np.ndarray, latents: np.ndarray) -> None:
+        """Store a block of steps of rows that advance together, and the checkpoint after it.
+
+        states (n, block, h, w, c) float16: rows `row` to `row + n` at steps `step` to `step + block`; latents
+        (n, h, w, c) float32: after them.
+        """
+        count, end = len(states), step + states.shape[1]
+        if not np.isfinite(latents).all():
+            self._refuse(row, end, ~np.isfinite(latents), latents)
+        if step == 0:
+            self.digests += [begin_digest(*self.parameters["rows"][row + i]) for i in range(count)]
+        block = step // self.layout.block
+        chunks: list[tuple[ArraySpec, Index, np.ndarray]] = [
+            (self.specs["xs"], (row + i, block), states[i : i + 1]) for i in range(count)
+        ]
+        if end == self.layout.steps:
+            chunks += [(self.specs["latents"], (row + i,), latents[i : i + 1]) for i in range(count)]
+        write_chunks(self.path, chunks)
+        for i in range(count):
+            self.digests[row + i].update(np.ascontiguousarray(states[i]).data)
+            if end == self.layout.steps:
+                self.digests[row + i].update(np.ascontiguousarray(latents[i]).data)
+        written = [digest.hexdigest() for digest in self.digests]
+        write_checkpoint(self.checkpoint_path, Checkpoint(self.fingerprint, row, end, written, latents))
+
+    def publish(self, out: Place) -> Seal:
+        """Seal the complete group, read it back and verify everything, and move it to `out`.
+
+        Raises UserError, naming the file, if what is read back is not what was written, or if `out` is taken.
+        """
+        for leftover in self.path.rglob("*.partial*"):
+            leftover.unlink()
+        numbers = [str(number) for number, _ in self.parameters["rows"]]
+        trajectories = dict(zip(numbers, (digest.hexdigest() for digest in self.digests), strict=True))
+        digests = {"arrays": digest_arrays(self.small), "trajectories": trajectories}
+        seal = make_seal(self.parameters, self.inputs, digests)
+        write_group_seal(self.path, seal)
+        for fault in find_faults(self.path, self.parameters, self.inputs):
+            raise UserError(fault)
+        publish_group(self.path, out)
+        shutil.rmtree(self.scratch)
+        return seal
+
+    def _refuse(self, row: int, step: int, bad: np.ndarray, latents: np.ndarray) -> None:
+        """Raise UserError for the first value of `latents` that is `bad`."""
+        index = tuple(np.argwhere(bad)[0])
+        number, prompt_index = self.parameters["rows"][row + index[0]]
+        value = latents[index]
+        reason = "is too large for float16" if np.isfinite(value) else "is not finite"
+        first = min(p for _, p in self.parameters["rows"])
+        raise UserError(
+            f"shard {self.parameters['shard']}, trajectory {number}, step {step}: the latent {value:g} {reason}"
+            f" (prompt {prompt_index}: {self.parameters['prompts'][prompt_index - first]!r});"
+            " check the model's weights, or change cfg_scale or the prompt"
+        )
+
+    def _hash_row(self, row: int, steps: int) -> "hashlib._Hash":
+        """The digest of a row's first `steps` states and, if those are all, its final latents."""
+        digest = begin_digest(*self.parameters["rows"][row])
+        digest.update(self.layout.read_states(self.path, row, steps).data)
+        if steps == self.layout.steps:
+            digest.update(self.layout.read_latents(self.path, row).data)
+        return digest

@@ -1,0 +1,138 @@
+"""What is wrong with a folder of samples in the original layout, said before anything is taken from it."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from taqmlx.planning import plan
+from taqmlx.store.errors import UserError
+from taqmlx.store.manifest import Manifest
+from taqmlx.store.original_layout import Sample, name_latents, name_sample, read_latents, read_sample
+
+LEVEL_TOLERANCE = 1e-3  # of a sigma or a time step, relative: half precision holds 1000 to 5e-4
+LATENT_TOLERANCE = 1e-3  # of final latents, absolute: they are of order one, and some programs kept them in fp16
+
+
+class Fault(NamedTuple):
+    """One thing that is `missing`, `damaged`, `wrong` or `foreign`, in a line."""
+
+    kind: str
+    line: str
+
+
+class Expected(NamedTuple):
+    """What a folder has to hold: the images' numbers, sigmas (steps + 1,), latent_shape (h, w, c)."""
+
+    images: Sequence[int]
+    sigmas: np.ndarray
+    latent_shape: tuple[int, ...]
+
+    @property
+    def steps(self) -> int:
+        """Euler steps; an image has one sample more."""
+        return len(self.sigmas) - 1
+
+
+def find_manifest_faults(manifest: Manifest, stage: plan.Parameters) -> Iterator[Fault]:
+    """Where a manifest is not of the dataset that `stage`, the parameters of `collect_shard`, describes."""
+    count, prompts = stage["trajectories"], stage["prompts"]
+    for key, wanted in (("num_steps", stage["steps"]), ("cfg_scale", stage["cfg_scale"])):
+        if manifest[key] != wanted:
+            yield Fault("wrong", f"manifest.json: {key} is {manifest[key]}, the configuration's is {wanted}")
+    numbers = Counter(image["image_id"] for image in manifest["images"])
+    for number in sorted(number for number, times in numbers.items() if times > 1):
+        yield Fault("wrong", f"manifest.json: image {number:04d} is listed {numbers[number]} times")
+    for number in sorted(set(range(count)) - numbers.keys()):
+        yield Fault("missing", f"manifest.json: image {number:04d} is not listed")
+    for number in sorted(numbers.keys() - set(range(count))):
+        yield Fault("foreign", f"manifest.json: image {number:04d} is beyond the configuration's {count} trajectories")
+    for image in manifest["images"]:
+        number = image["image_id"]
+        wanted = {"prompt": prompts[number % len(prompts)], "seed": stage["seed"] + number}
+        wanted |= {"num_steps": stage["steps"], "cfg_weight": stage["cfg_scale"]}
+        if number < count and (difference := describe_difference(image, wanted)):
+            yield Fault("wrong", f"manifest.json: image {number:04d}: {difference}")
+
+
+def describe_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Every difference between what `found` says and `wanted`; what it does not say is no difference."""
+    return ", ".join(
+        f"{key} is {plan.shorten(found[key])}, the configuration's is {plan.shorten(value)}"
+        for key, value in wanted.items()
+        if key in found and found[key] != value
+    )
+
+
+def find_folder_faults(
+    folder: Path, expected: Expected, process_out: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[Fault]:
+    """All that is wrong with the samples in `folder`, and with the final latents if it has a folder of them.
+
+    `process_out` takes latents from the sampler's space to the decoder's.
+    """
+    wanted = set()
+    for image in expected.images:
+        last = None
+        for step in range(expected.steps + 1):
+            path = name_sample(folder / "samples", image, step)
+            wanted.add(path.name)
+            fault, last = check_sample(path, image, step, expected)
+            if fault:
+                yield fault
+        if (folder / "latents").is_dir():
+            yield from check_latents(name_latents(folder / "latents", image), last, process_out)
+    for path in sorted((folder / "samples").glob("[!.]*")):  # hidden files are the system's
+        if path.name not in wanted:
+            yield Fault("foreign", f"{path} belongs to none of the images")
+
+
+def check_sample(path: Path, image: int, step: int, expected: Expected) -> tuple[Fault | None, Sample | None]:
+    """What is wrong with a sample, if anything, and the sample if nothing is."""
+    try:
+        sample = read_sample(path)
+    except UserError as error:
+        return Fault("damaged" if path.exists() else "missing", str(error)), None
+    reason = find_mistake(sample, image, step, expected)
+    return (Fault("wrong", f"{path}: {reason}"), None) if reason else (None, sample)
+
+
+def find_mistake(sample: Sample, image: int, step: int, expected: Expected) -> str:
+    """The first way in which a whole sample is not the one of `image` and `step`, or an empty string."""
+    sigma = float(expected.sigmas[step])
+    if sample.x.shape != expected.latent_shape:
+        return f"x is {sample.x.shape}, the model's latents are {expected.latent_shape}"
+    if count := int((~np.isfinite(sample.x)).sum()):
+        return f"{count} of {sample.x.size} values of x are NaN or infinite"
+    if np.abs(sample.x).max() > np.finfo(np.float16).max:
+        return f"{np.abs(sample.x).max():g} in x is too large for float16"
+    told = {"image_id": sample.image_id, "step_index": sample.step_index, "is_final": sample.is_final}
+    for key, value in {"image_id": image, "step_index": step, "is_final": step == expected.steps}.items():
+        if told[key] != value:
+            return f"{key} is {told[key]}, its name says {value}"
+    for key, found, level in (("sigma", sample.sigma, sigma), ("timestep", sample.timestep, 1000 * sigma)):
+        if not abs(found - level) <= LEVEL_TOLERANCE * level:
+            return f"{key} is {found:g}, the schedule of {expected.steps} steps has {level:g}"
+    return ""
+
+
+def check_latents(path: Path, last: Sample | None, process_out: Callable[[np.ndarray], np.ndarray]) -> Iterator[Fault]:
+    """Whether the final latents in `path` are those of the image's last sample."""
+    try:
+        latents = read_latents(path)
+    except UserError as error:
+        yield Fault("damaged" if path.exists() else "missing", str(error))
+        return
+    if last is None:
+        return
+    wanted = process_out(last.x)
+    if latents.shape != wanted.shape or not np.abs(latents - wanted).max() <= LATENT_TOLERANCE:
+        yield Fault("wrong", f"{path} is not what the last sample gives in the decoder's space")
+
+
+def count_faults(faults: Sequence[Fault]) -> str:
+    """`3 missing, 1 damaged`"""
+    counts = Counter(fault.kind for fault in faults)
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())

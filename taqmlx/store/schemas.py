@@ -1,0 +1,29 @@
+"""Content held to its JSON Schema, and the first thing that does not fit said in a line."""
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from taqmlx.store.errors import UserError, blame
+
+MOST_ERRORS = 100  # that the most telling one is chosen from
+LONGEST_MESSAGE = 200  # characters
+
+
+def load_schema(name: str) -> dict[str, Any]:
+    """A schema that lies beside this module."""
+    schema: dict[str, Any] = json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+    return schema
+
+
+def check_schema(content: Any, schema: dict[str, Any], path: Path) -> None:
+    """Raise UserError, naming the place in the file `path`, unless its `content` fits `schema`."""
+    with blame(path):
+        error = best_match(islice(Draft202012Validator(schema).iter_errors(content), MOST_ERRORS))
+    if error:
+        place = ".".join(map(str, error.absolute_path))[:LONGEST_MESSAGE] or "the file"
+        raise UserError(f"{path}: {place}: {error.message[:LONGEST_MESSAGE]}")

@@ -1,0 +1,115 @@
+"""Seals: the only proof that something was made, by what, and that it is whole.
+
+A seal is a small dictionary written last: `format`, `parameters`, `inputs` (digests of what was read), `fingerprint` of
+those two, `sha256` (digests of what it vouches for) and its own `checksum`. It holds no time and no machine's name, so
+equal work has equal seals. A Zarr group carries it as its attribute `seal`, a file as a JSON file beside it.
+"""
+
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from taqmlx.planning import plan
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import is_unchanged, read_plain_json, write_plain_json
+from taqmlx.store.places import Place
+
+FORMAT = 1
+GROUP = {"zarr_format": 3, "node_type": "group"}  # what makes a folder a Zarr group
+
+
+class Seal(TypedDict):
+    """A whole seal."""
+
+    format: int
+    parameters: plan.Parameters
+    inputs: dict[str, Any]
+    fingerprint: str
+    sha256: dict[str, Any]
+    checksum: str
+
+
+def make_seal(parameters: plan.Parameters, inputs: dict[str, Any], digests: dict[str, Any]) -> Seal:
+    """The seal of work done with `parameters` on `inputs`, vouching for `digests` (names to sha256, may nest)."""
+    seal = {
+        "format": FORMAT,
+        "parameters": parameters,
+        "inputs": inputs,
+        "fingerprint": fingerprint_origin(parameters, inputs),
+        "sha256": digests,
+    }
+    return cast(Seal, seal | {"checksum": plan.fingerprint(seal)})
+
+
+def fingerprint_origin(parameters: plan.Parameters, inputs: dict[str, Any]) -> str:
+    """What identifies a piece of work: sha256 (hex) of its parameters and inputs."""
+    return plan.fingerprint({"parameters": parameters, "inputs": inputs})
+
+
+def check_seal(seal: Any, place: Place) -> Seal:
+    """`seal`, found at `place`, if it is whole. Raises UserError otherwise."""
+    if not isinstance(seal, dict) or "checksum" not in seal:
+        raise UserError(f"{place} has no seal: it was not finished; delete it and run again")
+    if not is_unchanged(seal):
+        raise UserError(f"{place} has a damaged seal; delete it and run again")
+    if seal.get("format") != FORMAT:
+        found = plan.shorten(seal.get("format"))
+        raise UserError(f"{place} has a seal of format {found}, not {FORMAT}; delete it and run again")
+    parameters, inputs = seal.get("parameters"), seal.get("inputs")
+    if not (
+        isinstance(parameters, dict)
+        and isinstance(inputs, dict)
+        and isinstance(seal.get("sha256"), dict)
+        and seal.get("fingerprint") == fingerprint_origin(parameters, inputs)
+    ):
+        raise UserError(f"{place} has a seal that no writer makes; delete it and run again")
+    return cast(Seal, seal)
+
+
+def check_origin(seal: Seal, place: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> None:
+    """Raise UserError, naming a difference, unless `seal` was made with `parameters` and `inputs`.
+
+    Only the keys given are compared, so a reader may ask for the part it knows.
+    """
+    for kind, made, wanted in (("parameters", seal["parameters"], parameters), ("inputs", seal["inputs"], inputs)):
+        found = {key: made.get(key) for key in wanted}
+        if difference := plan.describe_difference(found, wanted):
+            raise UserError(
+                f"{place} was made with other {kind} ({difference});"
+                " choose another results_dir, or delete it to make it again"
+            )
+
+
+def read_group_seal(group: Place) -> Seal:
+    """The checked seal of a Zarr group. Raises UserError if the group or its seal is absent or damaged."""
+    metadata = read_plain_json(group / "zarr.json", whole=group)
+    attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
+    if not isinstance(attributes, dict) or metadata | GROUP != metadata:
+        raise UserError(f"{group / 'zarr.json'} is damaged; delete {group} and run again")
+    return check_seal(attributes.get("seal"), group)
+
+
+def read_file_seal(path: Path) -> Seal:
+    """The checked seal in a JSON file. Raises UserError if it is absent or damaged."""
+    return check_seal(read_plain_json(path), path)
+
+
+def is_finished(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> bool:
+    """Whether `path` holds a group sealed with these parameters and inputs.
+
+    Raises UserError if anything else is there: finished work is never overwritten. At a URL, objects without a seal are
+    an upload that was interrupted and goes on.
+    """
+    if (path / "zarr.json").is_file():
+        check_origin(read_group_seal(path), path, parameters, inputs)
+        return True
+    if isinstance(path, Path) and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path} is in the way: it holds no finished work; delete it and run again")
+    return False
+
+
+def write_group_seal(group: Path, seal: Seal) -> None:
+    """Make `seal` an attribute of the Zarr group in the folder `group`."""
+    path = group / "zarr.json"
+    metadata = read_plain_json(path)
+    metadata["attributes"] = metadata.get("attributes", {}) | {"seal": seal}
+    write_plain_json(path, metadata)

@@ -1,0 +1,96 @@
+"""The statistics of what all layers read, merged from the parts' observations."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.numerics import sketch
+from taqmlx.numerics.observations import (
+    OVERALL_QUANTILES,
+    QUANTILES,
+    Observations,
+    describe_input,
+    list_numbers,
+    merge_parts,
+    unpack_observations,
+)
+from taqmlx.planning import plan
+from taqmlx.planning.layers import list_linears
+from taqmlx.store.errors import UserError, blame
+from taqmlx.store.files import hash_file
+from taqmlx.store.seal import Seal, read_file_seal
+from taqmlx.store.statistics_file import FORMAT
+from taqmlx.store.tensors import read_tensors, refuse_broken
+
+
+def merge_shards(shards: Sequence[Path]) -> tuple[list[Seal], dict[str, dict[str, Any]], dict[str, np.ndarray]]:
+    """The seals of the parts, and what they say together: numbers by input, and the arrays that go with them.
+
+    Raises UserError unless the parts are whole, complete and of one making.
+    """
+    paths = sorted(shards, key=lambda path: path.name)
+    seals = [read_part_seal(path) for path in paths]
+    check_parts(seals, paths)
+    merged = merge_parts([read_part(path) for path in paths])
+    with blame(paths[0].parent):
+        described = {name: describe_input(name, steps) for name, steps in merged.items()}
+    arrays = {key: array for _, arrays in described.values() for key, array in arrays.items()}
+    return seals, {name: numbers for name, (numbers, _) in described.items()}, arrays
+
+
+def read_part(path: Path) -> Observations:
+    """The observations of a part. Raises UserError, naming input and number, if one is not finite or cannot be read."""
+    tensors = read_tensors(path)
+    with blame(path):
+        observations = unpack_observations(tensors)
+        numbers = list_numbers(observations)
+    refuse_broken(path, numbers, f"delete {path} and run collect_activations again")
+    return observations
+
+
+def read_part_seal(path: Path) -> Seal:
+    """The seal beside a part. Raises UserError if it is damaged, or is not that of the part's bytes."""
+    seal = read_file_seal(path.with_suffix(".json"))
+    if not path.is_file() or seal["sha256"] != {path.name: hash_file(path)}:
+        raise UserError(
+            f"{path} is missing or not what its seal vouches for; delete it and run collect_activations again"
+        )
+    return seal
+
+
+def check_parts(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
+    """Raise UserError unless the parts are all there and of one making."""
+    origins = [seal["parameters"] | seal["inputs"] for seal in seals]
+    with blame(paths[0].parent):
+        found = [origin["shard"] for origin in origins]
+        expected = plan.list_parts(origins[0]["statistics_shards"])
+    for origin, path in zip(origins, paths, strict=True):
+        wanted = origins[0] | {"shard": origin["shard"]}
+        if difference := plan.describe_difference(origin, wanted):
+            raise UserError(f"{path} does not belong with {paths[0]} ({difference}); run collect_activations again")
+    if found != expected:
+        raise UserError(f"parts {', '.join(expected)} are needed and {', '.join(found)} are named; name each part once")
+
+
+def describe_statistics(seals: Sequence[Seal], inputs: dict[str, dict[str, Any]], arrays: Path) -> dict[str, Any]:
+    """The statistics file: what is per step lists one value per entry of `steps`, what is overall is of all steps."""
+    parameters = seals[0]["parameters"]
+    layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
+    for name, described in inputs.items():
+        described["layers"] = [layer.name for layer in layers if layer.input == name]
+    return FORMAT | {
+        "model": parameters["model"],
+        "steps": [step for step, _ in parameters["sigmas"]],
+        "sigmas": [sigma for _, sigma in parameters["sigmas"]],
+        "arrays": {"file": arrays.name, "sha256": hash_file(arrays)},
+        "quantiles": {
+            "of": f"a sample of at most {sketch.VALUES_PER_ROW} evenly strided values of each row and input",
+            "sketch": f"t-digest, k = {sketch.COMPRESSION}",
+            "shares": QUANTILES,
+            "overall_shares": OVERALL_QUANTILES,
+        },
+        "inputs": inputs,
+        "origin": {"calibration": seals[0]["inputs"]["calibration"], "parts": [seal["checksum"] for seal in seals]},
+    }

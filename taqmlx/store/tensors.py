@@ -1,0 +1,151 @@
+"""Safetensors files: written whole and with equal bytes for equal arrays, read with damage named.
+
+Where no other file has the digest of one, it has it itself: with what there is to say `about` the arrays.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load, save
+
+from taqmlx.planning.plain_files import open_plain, parse_json, read_plain
+from taqmlx.store.errors import UserError, blame
+from taqmlx.store.files import find_named, hash_file, write_atomically
+from taqmlx.store.safetensors_header import LENGTH_BYTES
+
+ALIGNMENT = 8  # of the tensors' bytes, as the format has it
+
+
+def write_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Write `arrays` atomically to the safetensors file `path`."""
+    # Not by safetensors' own save_file, which makes files only their owner can read.
+    data = save({key: np.ascontiguousarray(array) for key, array in arrays.items()}, metadata)
+    write_atomically(path, lambda partial: partial.write_bytes(data))
+
+
+def stream_tensors(
+    path: Path, shapes: Mapping[str, Sequence[int]], dtype: DTypeLike, parts: Iterable[np.ndarray]
+) -> None:
+    """Write tensors of `shapes` and of one type, float16 or float32, atomically to the safetensors file `path`.
+
+    parts: the values of all of them, one tensor after the other, in pieces of any size; one is in memory at a time. The
+    bytes are those of `write_tensors` where the names are in order. Raises ValueError unless the parts fill the shapes.
+    """
+    header, end, dtype = {}, 0, np.dtype(dtype)
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": f"F{8 * dtype.itemsize}", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            file.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
+            written = sum(file.write(np.ascontiguousarray(part, dtype).data.cast("B")) for part in parts)
+        if written != end:
+            raise ValueError(f"{path}: {written} bytes of tensors, where {end} were described")
+
+    write_atomically(path, write)
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file. Raises UserError if it is missing, damaged, or of a type NumPy lacks."""
+    try:
+        return load(read_plain(path))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run the rule that makes it") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+    except KeyError as error:
+        raise UserError(f"{path} has tensors of the type {error.args[0]}, which NumPy does not have") from None
+
+
+def read_note(path: Path, key: str) -> Any:
+    """The JSON under `key` in the metadata of a safetensors file that `read_tensors` reads. Raises UserError."""
+    with blame(path):
+        return parse_json(read_metadata(path)[key])
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file that `read_tensors` reads."""
+    with open_tensors(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """A safetensors file, opened to read some of it. Raises UserError if it is missing, damaged or no plain file."""
+    try:
+        open_plain(path).close()  # safetensors itself would wait at a pipe
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (OSError, SafetensorError, IndexError) as error:
+        raise UserError(f"{path} is missing or damaged ({error}); delete it and run again") from error
+
+
+def refuse_broken(path: Path, arrays: Mapping[str, np.ndarray], again: str) -> None:
+    """Raise UserError, naming file and array, if one of `arrays`, read from `path`, has a NaN or an infinity.
+
+    again: what to do about it.
+    """
+    for name, array in arrays.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise UserError(f"{path}: {name} has values that are not finite; {again}")
+
+
+def write_sealed_tensors(path: Path, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
+    """Write `arrays` atomically with what is `about` them, and a digest of both."""
+    about = about | {"sha256": digest_tensors(arrays, about)}
+    # One entry: safetensors writes several in any order.
+    write_tensors(path, arrays, {"about": json.dumps(about, sort_keys=True, ensure_ascii=False)})
+
+
+def read_sealed_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a file of `write_sealed_tensors`, and what is about them.
+
+    Raises UserError if it is missing, damaged, not what was written, or not finite.
+    """
+    arrays = read_tensors(path)
+    try:
+        about = json.loads(read_metadata(path)["about"])
+        found = about.pop("sha256")
+    except (KeyError, ValueError, TypeError, AttributeError):
+        raise UserError(f"{path} does not say what it holds; delete it and run again") from None
+    if found != digest_tensors(arrays, about):
+        raise UserError(f"{path} is not what was written; delete it and run again")
+    refuse_broken(path, arrays, "delete it and run again")
+    return arrays, about
+
+
+def digest_tensors(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
+    """sha256 (hex) of names, types, shapes and bytes, and of `about` as JSON."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # as they are written
+    shapes = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
+    digest = hashlib.sha256(json.dumps([shapes, about], sort_keys=True, ensure_ascii=False).encode())
+    for name in sorted(arrays):
+        digest.update(arrays[name].data)
+    return digest.hexdigest()
+
+
+def read_named_tensors(path: Path, named: Mapping[str, str], rule: str) -> dict[str, np.ndarray]:
+    """The arrays in the file that the JSON file `path` names: `named` has its name as `file` and its `sha256`.
+
+    Raises UserError, naming the `rule` that makes both, if it is missing, another, or has values that are not finite.
+    """
+    with blame(path):
+        file = find_named(path, named["file"])
+        if not file.is_file() or hash_file(file) != named["sha256"]:
+            raise UserError(f"{file} is missing or not what {path} was made with; delete both and run {rule} again")
+    arrays = read_tensors(file)
+    refuse_broken(file, arrays, f"delete {file} and run {rule} again")
+    return arrays

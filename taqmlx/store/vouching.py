@@ -1,0 +1,91 @@
+"""What vouches for the files of results that have no checksum of their own and no seal: digests in a file beside them.
+
+`report.html.sha256` is of `report.html`, `exports/samples.sha256` of every file in `exports/samples`, and
+`plots/size_quality.sha256` of the PNG and the SVG file of that name: as `sha256sum` writes it, so
+`sha256sum --check report.html.sha256` reads it.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from taqmlx.planning.plain_files import read_plain
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import SNAKEMAKE_MARKS, hash_file, name_file, write_atomically, write_folder
+
+SUMS = ".sha256"
+MARK = "# "  # of a comment, which sha256sum leaves out
+
+
+def name_sums(place: Path) -> Path:
+    """The file with the digests of `place`: a file, a folder, or what several files' names begin with."""
+    return place.with_name(place.name + SUMS)
+
+
+def name_place(sums: Path) -> Path:
+    """What `name_sums` was given."""
+    return sums.with_name(sums.name.removesuffix(SUMS))
+
+
+@contextmanager
+def vouched(place: Path, *files: Path) -> Iterator[None]:
+    """Vouch for `files`, or for the one file `place`, which are written within.
+
+    The digests are gone meanwhile: whoever is killed leaves files without digests, and none that do not hold.
+    """
+    sums = name_sums(place)
+    with name_file(sums):
+        sums.unlink(missing_ok=True)
+    yield
+    write_sums(sums, {file.name: hash_file(file) for file in files or (place,)})
+
+
+def write_sums(sums: Path, digests: dict[str, str]) -> None:
+    """Write sha256 digests (hex) by name, relative to the folder of `sums`; last, as a comment, one of these lines."""
+    lines = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+    write_atomically(sums, lambda partial: partial.write_text(f"{lines}{MARK}{digest(lines)}\n", encoding="utf-8"))
+
+
+def digest(lines: str) -> str:
+    """sha256 (hex) of text."""
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` atomically, in UTF-8, and vouch for it."""
+    with vouched(path):
+        write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_vouched_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """`write_folder`, vouching for every file in the folder. Raises as that does."""
+
+    def fill_and_vouch(partial: Path) -> None:
+        fill(partial)
+        # Before the folder is in place, since it is never written again once it is.
+        write_sums(
+            name_sums(path),
+            {f"{path.name}/{file.relative_to(partial).as_posix()}": hash_file(file) for file in list_plain(partial)},
+        )
+
+    write_folder(path, fill_and_vouch)
+
+
+def list_plain(folder: Path) -> list[Path]:
+    """Every file in `folder`, sorted, without Snakemake's marks."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in SNAKEMAKE_MARKS)
+
+
+def read_sums(sums: Path) -> dict[str, str]:
+    """The digests in `sums` by name. Raises UserError, naming it, if it is damaged, or of other files than it says."""
+    line = re.compile(rf"([0-9a-f]{{64}})  ({re.escape(name_place(sums).name)}(?:[./].+)?)")
+    try:
+        lines, _, last = read_plain(sums).decode("utf-8").rpartition(MARK)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{sums} cannot be read ({error})") from None
+    found = [line.fullmatch(text) for text in lines.split("\n")[:-1]]
+    if last != f"{digest(lines)}\n" or not all(found):
+        raise UserError(f"{sums} is damaged")
+    return {match[2]: match[1] for match in found if match}

@@ -1,0 +1,60 @@
+"""What rounding a weight costs: `<results>/weight_costs.json`.
+
+`layers` has for each linear its `elements` and, where it is quantized, `costs`: [bits, group size, error] of every
+choice, the guided velocity's squared error over its square with this layer alone rounded. `ranks`: by layer input, the
+directions that hold 99.9 % of its energy.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taqmlx.planning import plan
+from taqmlx.planning.bit_choices import Choice, Costs
+from taqmlx.store.errors import UserError, blame
+from taqmlx.store.files import read_json, write_json
+
+FORMAT = {"format": "weight-costs", "version": 1}
+
+
+class WeightCosts(NamedTuple):
+    """costs by layer and choice; elements of every linear; ranks by layer input; origin: what it was measured from."""
+
+    costs: Costs
+    elements: dict[str, int]
+    ranks: dict[str, int]
+    origin: dict[str, Any]
+
+
+def write_costs(
+    path: Path,
+    parameters: plan.Parameters,
+    costs: Costs,
+    elements: Mapping[str, int],
+    ranks: Mapping[str, int],
+    origin: dict[str, Any],
+) -> None:
+    """Write what was measured."""
+    layers = {
+        name: {"elements": count, "costs": [[*choice, cost] for choice, cost in costs.get(name, {}).items()]}
+        for name, count in elements.items()
+    }
+    content = {"parameters": parameters, "layers": layers, "ranks": dict(ranks), "origin": origin}
+    write_json(path, FORMAT | content)
+
+
+def read_costs(path: Path, model: str, rules: list[dict[str, Any]]) -> WeightCosts:
+    """What `path` holds. Raises UserError if it is missing, damaged, or of another model or other `rules`."""
+    content = read_json(path, **FORMAT)
+    wanted = {"model": model, "weights": rules}
+    with blame(path):
+        found = {key: content["parameters"][key] for key in wanted}
+        if difference := plan.describe_difference(found, wanted):
+            raise UserError(f"{path} was measured by other rules ({difference}); delete it and run measure_costs again")
+        costs = {
+            name: {Choice(bits, size): cost for bits, size, cost in layer["costs"]}
+            for name, layer in content["layers"].items()
+            if layer["costs"]
+        }
+        elements = {name: layer["elements"] for name, layer in content["layers"].items()}
+        return WeightCosts(costs, elements, content["ranks"], content["origin"])

@@ -1,0 +1,47 @@
+"""The attribute classifier in torch, for training: `models.classifier.Classifier` name by name, channels first."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from taqmlx.models.classifier import FEATURES, GRID, GROUPS, HEADS, WIDTHS
+from taqmlx.training.captions import ABSENT
+from taqmlx.training.recipe import PICTURE_NOISE
+
+
+class Classifier(nn.Module):
+    """Pictures in [-1, 1], (b, 3, 64, 64), to the logits of all heads side by side."""
+
+    def __init__(self):
+        super().__init__()
+        inputs = (3, *WIDTHS[:-1])
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in zip(inputs, WIDTHS, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, width) for width in WIDTHS)
+        self.embed = nn.Linear(GRID * GRID * WIDTHS[-1], FEATURES)
+        self.heads = nn.Linear(FEATURES, sum(HEADS.values()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = functional.relu(norm(convolution(x)))
+        x = x.permute(0, 2, 3, 1).flatten(1)  # (b, c, 4, 4) -> (b, 16 c), the pixel order of the MLX twin
+        return self.heads(functional.relu(self.embed(x)))
+
+
+def measure_classifier_loss(logits: Tensor, scenes: Tensor) -> Tensor:
+    """Mean over the heads of the cross-entropy, over the pictures to which a head applies; scenes (b, heads) int."""
+    parts = logits.float().split(list(HEADS.values()), dim=1)
+    losses = [
+        functional.cross_entropy(part, scenes[:, i], ignore_index=ABSENT, reduction="sum")
+        for i, part in enumerate(parts)
+    ]
+    return torch.stack(losses).sum() / len(scenes)
+
+
+def soften_pictures(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures with noise, half of them blurred: a reader of generated pictures must not depend on perfect edges."""
+    noise = PICTURE_NOISE * torch.rand(len(pictures), 1, 1, 1, generator=generator)
+    blurred = functional.avg_pool2d(functional.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    share = torch.rand(len(pictures), 1, 1, 1, generator=generator).mul(2).sub(1).clamp(min=0)
+    return pictures.lerp(blurred, share) + noise * torch.randn(pictures.shape, generator=generator)

@@ -1,0 +1,27 @@
+"""Turns trained torch weights into the fp16 files DiffusionKit's MLX classes load."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from taqmlx.store.vouching import vouched
+from taqmlx.training.loop import write_tensors
+
+
+def to_mlx(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """fp16 copies under the same names; convolution kernels (out, in, h, w) become (out, h, w, in)."""
+    return {
+        name: (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).half().contiguous()
+        for name, value in weights.items()
+    }
+
+
+def export_weights(weights: dict[str, Tensor], path: Path) -> None:
+    """Writes the weights to `path`. Raises ValueError if one of them does not fit fp16."""
+    converted = to_mlx(weights)
+    for name, value in converted.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name} is not finite in fp16")
+    with vouched(path):
+        write_tensors(converted, path)

@@ -1,0 +1,214 @@
+"""What lies at a configuration's paths is looked at when a run is planned, and said in one line."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from taqmlx.evaluation.distances import FEWEST
+from taqmlx.models.weight_files import TITLES
+from taqmlx.planning import configuration, path_checks
+from taqmlx.store.pictures import READABLE
+
+NOBODY = 65534
+
+
+def refuse(**changes):
+    """The line that refuses a configuration."""
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
+        configuration.load(changes)
+    return str(caught.value)
+
+
+def call_as_nobody(call):
+    """What `call` says as ValueError, in a process of a user without rights, as root may do everything."""
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        with suppress(BaseException):
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+            try:
+                call()
+            except ValueError as error:
+                os.write(writer, str(error).encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader, "rb") as file:
+        return file.read().decode()
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that everyone may enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("below", ["", "deep/er"])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.symlink_to("/mnt/unmounted"), "is a link to /mnt/unmounted, which cannot be reached; mend"),
+        (lambda path: path.symlink_to(path), "which cannot be reached; mend that, or choose another results_dir"),
+        (Path.touch, "is no folder; "),
+        (os.mkfifo, "is no folder; "),
+    ],
+    ids=["link", "loop", "file", "pipe"],
+)
+def test_results_go_to_a_folder(make, words, below, tmp_path):
+    make(tmp_path / "x")
+    line = refuse(results_dir=str(tmp_path / "x" / below))
+    assert line.startswith(f"results_dir: {tmp_path / 'x'} ")
+    assert words in line
+
+
+def test_results_may_lie_behind_a_link_and_in_a_folder_to_be_made(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "x").symlink_to("disk")
+    for results in (tmp_path / "x", tmp_path / "x" / "new" / "er", tmp_path / "disk"):
+        configuration.load({"results_dir": str(results)})
+    assert not list((tmp_path / "disk").iterdir())
+
+
+@pytest.mark.parametrize("name", ["trajectories.zarr", "quant_config.json"])
+def test_a_link_to_nowhere_among_the_results_is_named(name, tmp_path):
+    (tmp_path / name).symlink_to("/mnt/unmounted")
+    line = refuse(results_dir=str(tmp_path))
+    assert line == f"results_dir: {tmp_path / name} is a link to /mnt/unmounted, which cannot be reached;" + (
+        " mend that, or move it away"
+    )
+
+
+def test_a_file_in_a_folders_place_among_the_results_is_named(tmp_path):
+    (tmp_path / "params").touch()
+    assert f"{tmp_path / 'params'} is no folder" in refuse(results_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"), [(0o555, "may not be written; give yourself the right"), (0o333, "may not be read; mend that")]
+)
+@pytest.mark.parametrize("below", ["", "new"])
+def test_results_that_may_not_be_read_or_written_are_refused(mode, words, below, open_folder):
+    place = open_folder / "x"
+    place.mkdir()
+    place.chmod(mode)
+    line = call_as_nobody(lambda: path_checks.refuse_results(place / below))
+    assert line.startswith(f"results_dir: {place} {words}")
+
+
+def test_a_result_that_may_not_be_read_is_named(open_folder):
+    open_folder.chmod(0o777)
+    (open_folder / "adaround").mkdir()
+    assert call_as_nobody(lambda: path_checks.refuse_results(open_folder)) == ""
+    (open_folder / "adaround").chmod(0)
+    line = call_as_nobody(lambda: path_checks.refuse_results(open_folder))
+    assert line == f"results_dir: {open_folder / 'adaround'} may not be read; mend that, or move it away"
+
+
+@pytest.mark.parametrize("key", ["prompts", "evaluation_prompts"])
+def test_files_of_prompts_are_looked_at(key, tmp_path):
+    (tmp_path / "x.txt").symlink_to("/mnt/unmounted/x.txt")
+    line = refuse(**{key: str(tmp_path / "x.txt")})
+    assert line.startswith(
+        f"{key}: cannot read {tmp_path / 'x.txt'} ({tmp_path / 'x.txt'} is a link to /mnt/unmounted/"
+    )
+    assert refuse(**{key: str(tmp_path)}).startswith(
+        f"{key}: cannot read {tmp_path} (it is no plain file); name a file"
+    )
+
+
+def test_a_file_of_prompts_that_may_not_be_read_is_said_so(open_folder):
+    path = open_folder / "x.txt"
+    path.write_text("a red circle\n")
+    path.chmod(0)
+    line = call_as_nobody(lambda: configuration.read_prompts(path))
+    assert line.startswith(f"prompts: cannot read {path} ({path} may not be read); name a file")
+
+
+class TestReferences:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        (tmp_path / "real").mkdir()
+        return tmp_path / "real"
+
+    def refuse(self, path):
+        return refuse(results_dir="results", reference_pictures=str(path))
+
+    def test_a_missing_folder_a_file_and_a_link_are_refused(self, folder):
+        (folder / "file").touch()
+        (folder / "link").symlink_to("/mnt/unmounted")
+        assert self.refuse(folder / "none").endswith(
+            "is no folder; name one that is there, or set reference_pictures to null"
+        )
+        assert "is no folder" in self.refuse(folder / "file")
+        assert "which cannot be reached" in self.refuse(folder / "link")
+
+    def test_pictures_are_counted(self, folder):
+        for name in ("a.png", "b.JPG", "c.webp", "notes.txt"):
+            (folder / name).touch()
+        assert f"{folder} has 3 pictures" in self.refuse(folder)
+        (folder / "d.jpeg").touch()
+        configuration.load({"reference_pictures": str(folder)})
+
+    def test_as_many_are_needed_as_can_be_compared(self):
+        assert path_checks.FEWEST_PICTURES == FEWEST
+        assert READABLE == path_checks.PICTURES
+
+
+@pytest.mark.parametrize("key", ["inception", "lpips", "clip"])
+def test_weights_of_judges_have_to_be_there(key, tmp_path):
+    value = str(tmp_path / "none") if key == "clip" else {"path": str(tmp_path / "none"), "sha256": "0" * 64}
+    wanted = "folder" if key == "clip" else "file"
+    assert (
+        refuse(**{key: value})
+        == f"{key}: {tmp_path / 'none'} is no {wanted}; name one that is there, or set {key} to null"
+    )
+
+
+class TestWeights:
+    def refuse(self, weights_from, model="sd3-medium"):
+        return refuse(model=model, weights_from=str(weights_from))
+
+    def test_the_repositories_are_those_that_are_known(self):
+        assert set(path_checks.REPOSITORIES.values()) == set(TITLES)
+
+    def test_weights_that_are_nowhere_are_refused(self, tmp_path):
+        (tmp_path / "link").symlink_to("/mnt/unmounted")
+        assert f"weights_from: there is no {tmp_path / 'none'}; name a folder" in self.refuse(tmp_path / "none")
+        assert "which cannot be reached" in self.refuse(tmp_path / "link")
+        assert "which cannot be reached" in self.refuse(tmp_path / "link" / "sd3")
+
+    def test_the_home_of_an_unknown_user_is_nowhere(self):
+        assert "there is no ~nobody-of-this-name/sd3" in self.refuse("~nobody-of-this-name/sd3")
+
+    def test_another_models_repository_is_refused_with_the_right_one(self):
+        own, other = path_checks.REPOSITORIES["sd3-medium"], path_checks.REPOSITORIES["flux-schnell"]
+        assert self.refuse(other).endswith(f"set it to {own}")
+        assert "there is no someone/else; name" in self.refuse("someone/else")
+
+    def test_what_is_there_is_left_to_the_job_that_reads_it(self, tmp_path):
+        for weights_from in (tmp_path, path_checks.REPOSITORIES["sd3-medium"], None):
+            configuration.load({"model": "sd3-medium", "weights_from": weights_from and str(weights_from)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [("quant_config",), ("quant_config", "-n"), ("report", "--forceall", "-n")])
+def test_a_disk_that_is_not_there_is_one_line_of_snakemakes_and_nothing_is_made(arguments, tmp_path):
+    (tmp_path / "x").symlink_to(tmp_path / "unmounted")
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--config", f"results_dir={tmp_path}/x"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error:")]
+    assert line.startswith(
+        f"error: results_dir: {tmp_path}/x is a link to {tmp_path}/unmounted, which cannot be reached"
+    )
+    assert not (tmp_path / "unmounted").exists()

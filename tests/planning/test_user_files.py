@@ -1,0 +1,36 @@
+"""Where the user's files are reaches workers through their environment, and nothing else."""
+
+from taqmlx.planning import configuration, user_files
+
+
+def complete(**changes):
+    return configuration.complete(changes, configuration.load_schema())
+
+
+def test_the_embedded_model_needs_none():
+    assert user_files.list_places(complete()) == {}
+
+
+def test_every_file_named_is_told():
+    told = user_files.list_places(
+        complete(
+            model="sd3-medium",
+            weights_from="/w",
+            evaluation_prompts="p.txt",
+            inception={"path": "/i.pth", "sha256": "a" * 64},
+        )
+    )
+    assert told == {
+        "WORKFLOW_WEIGHTS_FROM": "/w",
+        "WORKFLOW_EVALUATION_PROMPTS": "p.txt",
+        "WORKFLOW_INCEPTION": "/i.pth",
+    }
+
+
+def test_the_environment_comes_before_the_name_in_the_parameters(monkeypatch):
+    named = {"path": "i.pth", "sha256": "ab"}
+    assert user_files.find_place("inception", named) == named
+    monkeypatch.setenv("WORKFLOW_INCEPTION", "/home/me/i.pth")
+    assert user_files.find_place("inception", named) == {"path": "/home/me/i.pth", "sha256": "ab"}
+    monkeypatch.setenv("WORKFLOW_CLIP", "/home/me/clip")
+    assert user_files.find_place("clip", "clip") == "/home/me/clip"

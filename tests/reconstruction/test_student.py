@@ -1,0 +1,431 @@
+"""The model while it is learned whole: it starts as the blocks are stored, and runs as inference does."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_map
+
+from taqmlx.mmdit.calibration_points import predict_conditions
+from taqmlx.mmdit.forward import bind_linears, predict_velocity
+from taqmlx.mmdit.quantized import InputGrid, QuantizedLinears, Reader
+from taqmlx.numerics.activation import compute_token_step
+from taqmlx.numerics.weight_grid import choose_grid, dequantize, round_to_grid
+from taqmlx.planning.layer_rules import UNQUANTIZED
+from taqmlx.planning.layers import list_linears
+from taqmlx.reconstruction.block_assembly import group_readers, read_weights
+from taqmlx.reconstruction.block_linears import bind_blocks, describe_input
+from taqmlx.reconstruction.input_quantizers import AFTER_GELU, InputQuantizer, bind_rounding
+from taqmlx.reconstruction.propagation import dequantize_block
+from taqmlx.reconstruction.student import UNDECIDED, assemble_student, select_learned, soften_codes
+from taqmlx.store.block_file import LayerInput, LayerWeight, read_block, write_block
+from taqmlx.store.errors import UserError
+from tests.mmdit.test_calibration_points import SIGMAS, make_points, predict_slowly
+from tests.support.reference import FLUX, create_transformer
+
+POLICIES = {
+    "none": {"bits": UNQUANTIZED},
+    "static": {"bits": 8, "policy": "static"},
+    "lut": {"bits": 8, "policy": "lut"},
+    "by token": {"bits": 8, "policy": "dynamic", "group_size": "token"},
+    "by groups of channels": {"bits": 8, "policy": "dynamic", "group_size": 32},
+}
+CENTRED = ("static", "lut")  # the policies that shift and migrate what follows a GELU
+
+
+def list_layers(model):
+    return list_linears(model.config.depth_multimodal, model.config.depth_unified)
+
+
+def create_model(**changes):
+    """A small transformer whose values fp16 holds, as those of a checkpoint."""
+    model = create_transformer(**{"depth_multimodal": 2} | changes)
+    model.update(tree_map(lambda value: value.astype(mx.float16).astype(value.dtype), model.parameters()))
+    return model
+
+
+def choose_rules(layers, activation, bits=None, sizes=(32, 64, 128)):
+    """A rule for every layer; widths and group sizes in turn, one layer in nine in full precision."""
+    rules = {}
+    for place, layer in enumerate(layers):
+        width = bits or (2, 3, 4, 5, 6, 7, 8)[place % 7]
+        weight = {"bits": width, "group_size": sizes[place % len(sizes)], "symmetric": False, "range": "absmax"}
+        is_read = layer.block and layer.role != "adaLN"
+        rules[layer.name] = {
+            "weight": {"bits": UNQUANTIZED} if bits is None and place % 9 == 8 else weight,
+            "activation": activation if is_read else {"bits": UNQUANTIZED},
+        }
+    return rules
+
+
+def calibrate_slowly(model, points) -> dict[str, float]:
+    """By input the largest value that the layers read."""
+    exact, largest = bind_linears(model), {}
+    inputs = {layer.name: layer.input for layer in list_layers(model)}
+
+    def record(name, x):
+        largest[inputs[name]] = max(largest.get(inputs[name], 0.0), mx.abs(x).max().item())
+        return exact(name, x)
+
+    predict_velocity(model, record, *points.take(np.arange(len(points.xs))))
+    return largest
+
+
+def describe_inputs(model, points, rules) -> dict[str, LayerInput]:
+    """The grids of the inputs that have step sizes; what follows a GELU is shifted and migrated."""
+    rng, largest, found = np.random.default_rng(0), calibrate_slowly(model, points), {}
+    layers = {layer.name: layer for layer in list_layers(model)}
+    for name, layer in layers.items():
+        policy, width = rules[name]["activation"].get("policy"), read_weights(model, [layer])[0][name].shape[1]
+        if policy in CENTRED:
+            growth = np.linspace(0.7, 1.1, len(SIGMAS)) if policy == "lut" else np.ones(1)
+            after = name.endswith(AFTER_GELU)
+            shift = rng.uniform(-0.1, 0.3, width).astype(np.float32) if after else None
+            migration = rng.integers(1, 4, width).astype(np.int32) if after else None
+            found[name] = LayerInput((growth * largest[layer.input] / 127).astype(np.float32), shift, migration)
+    return found
+
+
+def make_files(folder, model, points, activation, **changes):
+    """The files of every block and of the layers of none, rounded to nearest, as read; changes: of the rules."""
+    layers = list_layers(model)
+    rules = choose_rules(layers, activation, **changes)
+    inputs, files = describe_inputs(model, points, rules), []
+    for unit in dict.fromkeys(layer.block or "shared" for layer in [*(x for x in layers if x.block), *layers]):
+        own = [layer for layer in layers if (layer.block or "shared") == unit]
+        rounded = {}
+        for key, weight in read_weights(model, own)[0].items():
+            if rules[key]["weight"]["bits"] != UNQUANTIZED:
+                given = inputs.get(key)
+                moved = np.array(weight) * (1 if given is None or given.migration is None else given.migration)
+                grid = choose_grid(moved, rules[key]["weight"])
+                rounded[key] = LayerWeight(grid, round_to_grid(moved, grid))
+        parameters = {
+            "stage": "optimise_block",
+            "block": unit,
+            "layers": {layer.name: rules[layer.name] for layer in own},
+        }
+        path = folder / f"{unit}.safetensors"
+        write_block(
+            path,
+            rounded,
+            {key: inputs[key] for key in rules if key in inputs and key in parameters["layers"]},
+            SIGMAS,
+            parameters,
+            {},
+        )
+        files.append(read_block(path))
+    return files
+
+
+def predict_pointwise(model, linears, points) -> np.ndarray:
+    """The velocities (C, points, h, w, c) of quantized inference, at each point's own noise level."""
+    parts = [predict_slowly(model, linears.at(float(sigma)), points, i) for i, sigma in enumerate(points.sigmas)]
+    return np.stack(parts, axis=1)
+
+
+def predict_whole(model, student, learned, points, conditions) -> np.ndarray:
+    """The student's velocities of all points in one batch."""
+    batch = points.take(np.arange(len(points.xs)))
+    found = predict_conditions(model, student.bind(learned, batch.timesteps), batch, conditions)
+    return np.array(found.astype(mx.float32))
+
+
+def move(learned, seed=0, size=0.05):
+    """What is learned, displaced at random."""
+    rng = np.random.default_rng(seed)
+    scale = {"codes": 1.0, "steps": 0.3}
+    return {
+        kind: {
+            name: part + mx.array((scale.get(kind, size) * rng.standard_normal(part.shape)).astype(np.float32))
+            for name, part in parts.items()
+        }
+        for kind, parts in learned.items()
+    }
+
+
+def assert_near(found, expected):
+    """Most rows to the rounding of fp32; a few may have codes of inputs that it moved by one."""
+    errors = np.square(found - expected).sum(axis=(2, 3, 4)) / np.square(expected).sum(axis=(2, 3, 4))
+    assert np.sqrt(np.median(errors)) < 5e-6
+    assert np.sqrt(errors.max()) < 5e-3
+
+
+class Study:
+    """A quantized model: its files, the student, and where it starts."""
+
+    def __init__(self, folder, policy, **changes):
+        self.conditions = 1 if changes else 2
+        self.model = create_model(**changes)
+        self.points = make_points(self.model, 6, self.conditions)
+        self.files = make_files(folder, self.model, self.points, POLICIES[policy])
+        self.student, self.codes = assemble_student(self.model, self.files)
+        self.start = self.student.start(self.model, self.codes, True)
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """By policy; what follows a GELU is shifted and migrated where the policy can."""
+    return {policy: Study(tmp_path_factory.mktemp("files"), policy) for policy in POLICIES}
+
+
+@pytest.fixture(params=list(POLICIES))
+def study(request, studies):
+    return studies[request.param]
+
+
+@pytest.fixture
+def table(studies):
+    return studies["lut"]
+
+
+class TestStart:
+    def test_the_weights_are_those_stored_to_the_bit(self, study):
+        found = study.student.restore_weights(study.start)
+        expected, _ = read_weights(study.model, list_layers(study.model))
+        for file in study.files:
+            expected |= {name: mx.array(dequantize(layer.codes, layer.grid)) for name, layer in file.weights.items()}
+        assert found.keys() == expected.keys()
+        for name, weight in expected.items():
+            np.testing.assert_array_equal(np.array(found[name]), np.array(weight), err_msg=name)
+
+    def test_codes_that_are_not_learned_stay_in_a_byte_each_and_mean_the_same(self, table):
+        plain = table.student.start(table.model, table.codes, False)
+        soft = table.student.restore_weights(table.start)
+        for name, weight in table.student.restore_weights(plain).items():
+            np.testing.assert_array_equal(np.array(weight), np.array(soft[name]))
+        for name, codes in plain["codes"].items():
+            assert codes.dtype == mx.uint8
+            np.testing.assert_array_equal(np.array(codes), table.codes[name])
+        assert {kind: list(parts) for kind, parts in plain.items()} == {k: list(p) for k, p in table.start.items()}
+
+    def test_every_width_is_there(self, study):
+        assert {grid.bits for grid in study.student.grids.values()} == {2, 3, 4, 5, 6, 7, 8}
+        assert len(study.student.exact) > 0
+
+    def test_scales_zero_points_biases_and_steps_are_those_stored(self, table):
+        scales, zeros = table.student.restore_grids(table.start)
+        for file in table.files:
+            for name, layer in file.weights.items():
+                np.testing.assert_array_equal(np.array(scales[name]), layer.grid.scales.astype(np.float32))
+                np.testing.assert_array_equal(np.array(zeros[name]), layer.grid.biases.astype(np.float32))
+        biases = read_weights(table.model, list_layers(table.model))[1]
+        found = table.student.restore_biases(table.start)
+        assert {name for name, bias in found.items() if bias is None} == {
+            k for k, bias in biases.items() if bias is None
+        }
+        for name, bias in table.start["biases"].items():
+            assert bias.shape == biases[name].shape
+            assert mx.array_equal(found[name], biases[name])
+        steps = table.student.restore_steps(table.start)
+        given = {name: read for file in table.files for name, read in file.inputs.items()}
+        assert set(steps) == set(table.student.readers.values())
+        for name, step in steps.items():
+            np.testing.assert_array_equal(np.array(step), given[name].steps)
+
+    def test_soft_codes_lean_towards_the_weight_and_keep_their_code(self):
+        rng = np.random.default_rng(0)
+        weight = rng.standard_normal((8, 64)).astype(np.float32)
+        grid = choose_grid(weight, {"bits": 4, "group_size": 32, "symmetric": False, "range": "absmax"})
+        nearest = round_to_grid(weight, grid)
+        other = np.clip(nearest + rng.integers(-2, 3, nearest.shape), 0, 15).astype(np.uint8)
+        for codes in (nearest, other):
+            for (i, j), soft in np.ndenumerate(np.array(soften_codes(codes, grid, weight))):
+                group = j // 32
+                place = (weight[i, j] - float(grid.biases[i, group])) / float(grid.scales[i, group])
+                expected = codes[i, j] + min(max(place - codes[i, j], -UNDECIDED), UNDECIDED)
+                assert soft == pytest.approx(expected, abs=1e-3)
+                assert round(float(soft)) == codes[i, j]
+
+    def test_soft_codes_of_migrated_weights_lean_towards_those(self, table):
+        """W diag(m) rounded to nearest: no soft code is at the limit, as each is the weight's own place."""
+        name = "mm_00.image.mlp.fc2"
+        moved = np.array(table.start["codes"][name]) - table.codes[name]
+        inside = (table.codes[name] > 0) & (table.codes[name] < 2 ** table.student.grids[name].bits - 1)
+        assert np.abs(moved[inside]).max() <= 0.5
+        assert 0.2 < np.abs(moved[inside]).mean() < 0.3  # even between two codes
+
+
+class TestVelocity:
+    def test_it_is_that_of_quantized_inference(self, study):
+        expected = predict_pointwise(study.model, bind_blocks(study.model, study.files), study.points)
+        assert_near(predict_whole(study.model, study.student, study.start, study.points, 2), expected)
+
+    @pytest.mark.parametrize("policy", list(POLICIES)[1:])
+    def test_rounding_inputs_matters(self, studies, policy):
+        """What the comparison would miss if no input were rounded."""
+        own, plain = (
+            predict_whole(s.model, s.student, s.start, s.points, 2) for s in (studies[policy], studies["none"])
+        )
+        assert np.square(own - plain).sum() > 2e-3**2 * np.square(plain).sum()
+
+    def test_after_learning_it_is_that_of_what_is_written(self, study, tmp_path):
+        learned = move(study.start)
+        linears = bind_file(study.model, write_student(tmp_path, study, learned))
+        expected = predict_pointwise(study.model, linears, study.points)
+        assert_near(predict_whole(study.model, study.student, learned, study.points, 2), expected)
+
+    def test_a_model_without_guidance_and_with_unified_blocks_runs_too(self, tmp_path):
+        single = {"dtype": mx.float32, "float16_dtype": mx.float32}  # sums in bfloat16 depend on their order
+        study = Study(tmp_path, "by groups of channels", **FLUX | single)
+        expected = predict_pointwise(study.model, bind_blocks(study.model, study.files), study.points)
+        found = predict_whole(study.model, study.student, study.start, study.points, 1)
+        assert found.shape[0] == 1
+        assert_near(found, expected)
+
+    def test_a_shared_input_is_rounded_once(self, table):
+        """q, k and v go by one quantizer; so do those that read alike in the files."""
+        rules = {name: rule for file in table.files for name, rule in file.seal["parameters"]["layers"].items()}
+        own = [layer for layer in list_layers(table.model) if layer.block and layer.role != "adaLN"]
+        assert table.student.readers == group_readers(own, rules)
+        q, k, v = (f"mm_00.image.attn.{part}_proj" for part in "qkv")
+        assert table.student.readers[q] == table.student.readers[k] == table.student.readers[v] == q
+
+
+def write_student(folder, study, learned):
+    """What is learned, written and read."""
+    rules = {name: rule for file in study.files for name, rule in file.seal["parameters"]["layers"].items()}
+    weights, inputs, biases = study.student.export(learned)
+    parameters = {"stage": "distil", "block": "distilled", "layers": rules}
+    path = folder / "distilled.safetensors"
+    write_block(path, weights, inputs, study.student.sigmas, parameters, {}, biases)
+    return read_block(path)
+
+
+def bind_file(model, file) -> QuantizedLinears:
+    """Quantized inference of a distilled file, its biases in place of the model's."""
+    layers = list_layers(model)
+    weights, biases = read_weights(model, layers)
+    weights |= dequantize_block(model, file)
+    biases |= {name: mx.array(bias.astype(np.float32)) for name, bias in file.biases.items()}
+    rules = file.seal["parameters"]["layers"]
+    inputs = {name: describe_input(rules[name]["activation"], file, name) for name in rules}
+    return QuantizedLinears(layers, weights, biases, inputs, file.sigmas, "nearest")
+
+
+class TestExport:
+    def test_what_is_written_and_read_is_what_was_learned_to_the_bit(self, study, tmp_path):
+        learned = move(study.start)
+        file, weights = write_student(tmp_path, study, learned), study.student.restore_weights(learned)
+        assert file.weights.keys() == study.student.grids.keys()
+        for name, layer in file.weights.items():
+            assert (layer.grid.scales.dtype, layer.grid.biases.dtype) == (np.float16, np.float16)
+            np.testing.assert_array_equal(dequantize(layer.codes, layer.grid), np.array(weights[name]), err_msg=name)
+        for name, bias in study.student.restore_biases(learned).items():
+            assert (bias is None) == (name not in file.biases)
+            if bias is not None:
+                np.testing.assert_array_equal(file.biases[name].astype(np.float32), np.array(bias))
+        steps, readers = study.student.restore_steps(learned), study.student.readers
+        assert set(file.inputs) == {name for name, key in readers.items() if key in steps}
+        for name, read in file.inputs.items():
+            np.testing.assert_array_equal(read.steps, np.array(steps[readers[name]]))
+        np.testing.assert_array_equal(file.sigmas, SIGMAS)
+
+    def test_shift_and_migration_stay_as_the_blocks_have_them(self, table, tmp_path):
+        found = write_student(tmp_path, table, move(table.start)).inputs
+        given = {name: read for file in table.files for name, read in file.inputs.items()}
+        centred = [name for name, read in found.items() if read.shift is not None]
+        assert centred == [name for name in found if name.endswith(AFTER_GELU)]
+        for name in centred:
+            np.testing.assert_array_equal(found[name].shift, given[name].shift)
+            np.testing.assert_array_equal(found[name].migration, given[name].migration)
+
+    def test_without_learning_the_files_are_written_again(self, table, tmp_path):
+        found = write_student(tmp_path, table, table.start)
+        for file in table.files:
+            for name, layer in file.weights.items():
+                np.testing.assert_array_equal(found.weights[name].codes, layer.codes)
+                for part, expected in zip(found.weights[name].grid, layer.grid, strict=True):
+                    np.testing.assert_array_equal(part, expected)
+
+    def test_a_displacement_is_relative(self, table):
+        """Scales and steps by a factor, zero points by their group's range, biases by the layer's root mean square."""
+        name, reader = "mm_00.image.attn.o_proj", "mm_00.image.attn.o_proj"
+        assert name in table.student.grids
+        learned = {kind: {key: part + 0.01 for key, part in parts.items()} for kind, parts in table.start.items()}
+        grid, bias = table.student.grids[name], np.array(table.student.biases[name])
+        scales, zeros = table.student.restore_grids(learned)
+        first, base = grid.scales.astype(np.float64), grid.biases.astype(np.float64)
+        np.testing.assert_allclose(np.array(scales[name]), first * np.exp(0.01), rtol=1e-3)
+        np.testing.assert_allclose(
+            np.array(zeros[name]), base + 0.01 * first * (2**grid.bits - 1), rtol=2e-3, atol=1e-4
+        )
+        size = np.sqrt(np.square(bias).mean())
+        np.testing.assert_allclose(np.array(table.student.restore_biases(learned)[name]) - bias, 0.01 * size, rtol=0.1)
+        ratio = np.array(table.student.restore_steps(learned)[reader]) / np.array(
+            table.student.quantizers[reader].steps
+        )
+        np.testing.assert_allclose(ratio, np.exp(0.01), rtol=1e-5)
+
+
+class TestParts:
+    def test_one_blocks_student_computes_its_layers_alike(self, table):
+        names = {layer.name for layer in list_layers(table.model) if layer.block == "mm_01"}
+        learned = move(table.start)
+        own, part = select_learned(learned, names), table.student.select(names)
+        assert set(part.restore_weights(own)) == names
+        assert {key for kind in own.values() for key in kind} <= names
+        assert set(part.quantizers) == set(part.readers.values()) <= names
+        timesteps, x = mx.array([1000.0, 100.0]), mx.random.normal((2, 4, 128), key=mx.random.key(0))
+        whole, alone = table.student.bind(learned, timesteps), part.bind(own, timesteps)
+        for name in ("mm_01.image.attn.q_proj", "mm_01.image.attn.o_proj"):
+            assert mx.array_equal(whole(name, x), alone(name, x))
+
+    def test_a_file_without_the_step_sizes_its_rules_ask_for_is_refused(self, table, tmp_path):
+        file = table.files[0]
+        path = tmp_path / "mm_00.safetensors"
+        write_block(path, file.weights, {}, file.sigmas, file.seal["parameters"], {})
+        with pytest.raises(UserError, match="no step sizes for a lut policy; run optimise_block again"):
+            assemble_student(table.model, [read_block(path), *table.files[1:]])
+
+
+class TestGroupsOfChannels:
+    """Dynamic step sizes of neighbouring channels."""
+
+    X = np.random.default_rng(4).standard_normal((2, 3, 64)).astype(np.float32) * np.geomspace(
+        1, 100, 64, dtype=np.float32
+    )
+
+    @pytest.mark.parametrize("size", [1, 8, 32, 64])
+    @pytest.mark.parametrize("bits", [4, 8])
+    def test_each_group_has_the_step_that_reaches_its_largest(self, size, bits):
+        found = np.array(compute_token_step(mx.array(self.X), bits, size))
+        assert found.shape == self.X.shape
+        for b, t, channel in np.ndindex(self.X.shape):
+            start = channel // size * size
+            largest = np.abs(self.X[b, t, start : start + size]).max()
+            assert found[b, t, channel] == pytest.approx(largest / (2 ** (bits - 1) - 1), rel=1e-6)
+
+    def test_a_group_of_all_channels_is_the_token(self):
+        token = compute_token_step(mx.array(self.X), 8)
+        assert token.shape == (2, 3, 1)
+        np.testing.assert_array_equal(np.array(compute_token_step(mx.array(self.X), 8, 64)), np.repeat(token, 64, -1))
+
+    @pytest.mark.parametrize("size", [5, 48, 128])
+    def test_a_width_that_no_whole_number_of_groups_fills_is_refused(self, size):
+        with pytest.raises(ValueError, match=f"64 channels are no multiple of the group size {size}"):
+            compute_token_step(mx.array(self.X), 8, size)
+
+    def test_groups_of_zeros_can_be_divided_by(self):
+        step = np.array(compute_token_step(mx.zeros((1, 1, 64)), 8, 32))
+        assert (step > 0).all()
+
+    def test_they_err_less_than_a_step_for_the_token(self):
+        """Where channels differ in size, as these do."""
+        errors = {}
+        for size in ("token", 32, 8):
+            step = np.array(compute_token_step(mx.array(self.X), 8, size), np.float64)
+            relative = (np.rint(self.X / step) * step - self.X) / np.abs(self.X).mean(axis=(0, 1))
+            errors[size] = np.square(relative).mean()
+        assert errors[8] < errors[32] < errors["token"]
+
+    @pytest.mark.parametrize("size", ["token", 8, 32])
+    @pytest.mark.parametrize("bits", [4, 8])
+    def test_learning_and_inference_round_alike(self, size, bits):
+        """Both are the slow twin: round to the step's multiples, none beyond the largest code."""
+        x = mx.array(self.X)
+        learned = bind_rounding({"fc2": InputQuantizer("dynamic", bits, group_size=size)}, {}, mx.zeros(2, mx.int32))
+        reader = Reader(InputGrid(bits, "dynamic", group_size=size))
+        step = np.array(compute_token_step(x, bits, size), np.float64)
+        expected = np.clip(np.rint(self.X / step), 1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) * step
+        np.testing.assert_allclose(np.array(learned("fc2", x)), expected, rtol=1e-5)
+        np.testing.assert_allclose(np.array(reader.read(x, *reader.choose_step(np.ones(1)))), expected, rtol=1e-5)

@@ -1,0 +1,143 @@
+"""Observe what every linear layer reads, on one part of the calibration points; write it and its seal."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from taqmlx.mmdit.footprint import check_forward, choose_batch
+from taqmlx.mmdit.forward import bind_linears
+from taqmlx.mmdit.observe import Reduced, assemble_batch, find_broken_row, observe_batch
+from taqmlx.mmdit.transformer import Transformer
+from taqmlx.models.catalogue import find_model
+from taqmlx.numerics.observations import Observations, add_batch, create_observation, pack_observations
+from taqmlx.numerics.selection import choose_points
+from taqmlx.planning import plan
+from taqmlx.planning.layers import list_linears
+from taqmlx.planning.step_choice import choose_steps
+from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
+from taqmlx.store.calibration import POINT_ARRAYS, Calibration, open_calibration
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, read_json, write_json
+from taqmlx.store.seal import make_seal
+from taqmlx.store.tensors import write_tensors
+
+# Points that run together, at most; more gains nothing, and a step's share of a part is about this by default.
+BATCH = 64
+
+
+Conditions = Callable[[np.ndarray], list[np.ndarray]]
+
+
+class Points(NamedTuple):
+    """Calibration points ordered by step: their indices (n,), and the set's arrays at them."""
+
+    indices: np.ndarray
+    xs: np.ndarray
+    ts: np.ndarray
+    sigmas: np.ndarray
+    steps: np.ndarray
+    prompt_indices: np.ndarray
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="collect_activations")
+    calibration = open_calibration(arguments.calibration)
+    calibration.verify()
+    steps = calibration.read("steps")
+    sigmas = find_sigmas(steps, calibration.read("sigmas"), parameters["statistics_steps"])
+    points = read_points(calibration, choose_share(steps, list(sigmas), parameters, arguments.shard))
+    model = find_model(parameters["model"], parameters)
+    transformer = model.load_transformer()
+    cs_shape = calibration.specs["cs"].shape
+    size = choose_batch(transformer, model.LATENT_SHAPE, cs_shape, BATCH)
+    check_forward(transformer, model.LATENT_SHAPE, cs_shape[2], cs_shape[1] * size, "observing the layers")
+    read_conditions = calibration.bind_conditions()
+    observations = observe_points(transformer, parameters["model"], points, read_conditions, list(sigmas), size)
+    write_tensors(arguments.out, pack_observations(observations))
+    seal = make_seal(
+        parameters | {"shard": arguments.shard, "sigmas": [[step, sigma] for step, sigma in sigmas.items()]},
+        {"calibration": calibration.seal["fingerprint"], "model": model.file_digests()},
+        {arguments.out.name: hash_file(arguments.out)},
+    )
+    write_json(arguments.out.with_suffix(".json"), seal)
+    log.info(f"activations {arguments.shard}: {len(observations)} inputs at {len(sigmas)} steps in {arguments.out}")
+
+
+def find_sigmas(steps: np.ndarray, sigmas: np.ndarray, choice: str | int) -> dict[int, float]:
+    """The steps to observe, ascending, with their sigma, from those of every point (n,)."""
+    present, first = np.unique(steps, return_index=True)
+    known = dict(zip(present.tolist(), sigmas[first].tolist(), strict=True))
+    return {step: known[step] for step in choose_steps(choice, present.tolist())}
+
+
+def choose_share(steps: np.ndarray, chosen: list[int], parameters: plan.Parameters, shard: str) -> np.ndarray:
+    """Part `shard` of the points to observe: their indices, ordered by step.
+
+    Raises UserError if there is no such part, or not a point for every step.
+    """
+    limit = parameters["statistics_points"]
+    part = choose_part(shard, parameters["statistics_shards"])
+    if 0 < limit < len(chosen):
+        raise UserError(
+            f"statistics_points: {limit} is too few for {len(chosen)} steps; set it to {len(chosen)} or more"
+        )
+    points = choose_points(steps, chosen, limit, parameters["seed"])
+    return points[part :: parameters["statistics_shards"]]
+
+
+def read_points(calibration: Calibration, indices: np.ndarray) -> Points:
+    """The points at `indices`."""
+    return Points(indices, **{name: calibration.read_rows(name, indices) for name in POINT_ARRAYS})
+
+
+def list_batches(steps: np.ndarray, size: int) -> Iterator[slice]:
+    """Runs of at most `size` points of one step, among points ordered by step."""
+    starts = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), len(steps)]
+    for start, end in pairwise(starts):
+        for first in range(start, end, size):
+            yield slice(first, min(first + size, end))
+
+
+def observe_points(
+    transformer: Transformer, model_name: str, points: Points, read_conditions: Conditions, steps: list[int], size: int
+) -> Observations:
+    """The observations of every linear input at each of `steps`, `size` points at a time.
+
+    read_conditions: as `Calibration.bind_conditions` gives it. Raises UserError for a value that is not finite.
+    """
+    layers = list_linears(*plan.MODEL_BLOCKS[model_name])
+    linear = bind_linears(transformer)
+    observations: Observations = {}
+    progress = Progress("activations", len(points.indices), "points")
+    for batch in list_batches(points.steps, size):
+        step = int(points.steps[batch.start])
+        prompts, places = np.unique(points.prompt_indices[batch], return_inverse=True)
+        rows = assemble_batch(points.xs[batch], places, float(points.ts[batch.start]), *read_conditions(prompts))
+        for name, reduced in observe_batch(transformer, linear, layers, rows):
+            refuse_broken(reduced, step, points.indices[batch])
+            if name not in observations:
+                observations[name] = [create_observation(len(reduced.channels.mean)) for _ in steps]
+            place = steps.index(step)
+            observations[name][place] = add_batch(observations[name][place], reduced.channels, reduced.sample)
+        progress.advance(batch.stop - batch.start)
+    return observations
+
+
+def refuse_broken(reduced: Reduced, step: int, indices: np.ndarray) -> None:
+    """Raise UserError, naming layer, step and point, if the layer read a NaN or an infinity."""
+    row = find_broken_row(reduced)
+    if row is not None:
+        point = indices[row % len(indices)]
+        raise UserError(
+            f"{reduced.layer} reads a value that is not finite at step {step}, calibration point {point};"
+            " check the model's weights, and that point in calibration.zarr"
+        )
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "calibration", "out")
+    parser.add_argument("--shard", required=True, help="the part of the points, such as 00")
+    run(main, parser)

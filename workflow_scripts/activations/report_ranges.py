@@ -1,0 +1,112 @@
+"""Write what the statistics say about how hard the model is to quantize, in Markdown."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from taqmlx.numerics.ranges import measure_input
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
+from taqmlx.store.vouching import write_text
+
+HEADINGS = {
+    "absmax_low": "smallest absmax",
+    "absmax_high": "largest absmax",
+    "drift": "drift",
+    "crest": "absmax / std",
+    "channel_spread": "channel spread",
+    "min": "min",
+    "max": "max",
+    "negative_share": "negative share",
+    "asymmetry": "asymmetry",
+    "shift_gain": "gain of the shift",
+}
+ALL_INPUTS = ("absmax_low", "absmax_high", "drift", "crest", "channel_spread")
+POST_GELU = ("min", "max", "negative_share", "asymmetry", "drift", "shift_gain")
+WORDS = """\
+Ranges are in the units of the activations, everything else is a ratio.
+
+- *absmax* is the largest magnitude of the whole tensor at one step. *Drift* is the largest absmax of any step over the
+  smallest: what one step size for all steps would waste. 2 costs a bit at the quietest step.
+- *absmax / std* at the worst step: 4 to 5 for a Gaussian. Twice that costs a bit of every value.
+- *Channel spread* is the range of the widest channel over that of the median one: what one step size for all channels
+  costs the others.
+- After GELU, *asymmetry* is |max + min| / (max - min): 0 for a centred tensor, 1 for a one-sided one, of which a
+  symmetric grid wastes up to half. The *gain of the shift* is absmax without over absmax with the static shift of each
+  channel.
+"""
+
+
+def main(arguments: argparse.Namespace) -> None:
+    statistics = read_statistics(arguments.statistics)
+    arrays = read_statistics_arrays(arguments.statistics, statistics)
+    measured = {
+        name: measure_input(described["per_step"], arrays[f"{name}/minimum"], arrays[f"{name}/maximum"])
+        for name, described in statistics["inputs"].items()
+    }
+    text = format_report(statistics, measured)
+    write_text(arguments.out, text)
+    log.info(f"ranges of {len(measured)} inputs in {arguments.out}")
+
+
+def format_report(statistics: Mapping[str, Any], measured: Mapping[str, Mapping[str, float]]) -> str:
+    """The whole report; the inputs hardest to quantize come first."""
+    sigmas, rows = statistics["sigmas"], statistics["inputs"]
+    points = max(max(described["rows"]) for described in rows.values())
+    post_gelu = {name: values for name, values in measured.items() if "shift_gain" in values}
+    parts = [
+        f"# Activation ranges of {statistics['model']}",
+        f"{len(measured)} linear inputs at {len(sigmas)} steps, sigma {max(sigmas):.3g} to {min(sigmas):.3g};"
+        f" up to {points} tokens an input and step.",
+        WORDS + "\n" + format_findings(measured, post_gelu),
+        "## All inputs, the widest channel spread first",
+        format_table(sort_inputs(measured, "channel_spread"), ALL_INPUTS),
+    ]
+    if post_gelu:
+        parts += [
+            "## After GELU, the largest drift first",
+            format_table(sort_inputs(post_gelu, "drift"), POST_GELU),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def format_findings(measured: Mapping[str, Mapping[str, float]], post_gelu: Mapping[str, Mapping[str, float]]) -> str:
+    """One line for each difficulty: its worst input and its median."""
+    looked_at = {"drift": measured, "crest": measured, "channel_spread": measured}
+    if post_gelu:
+        looked_at |= {"asymmetry": post_gelu, "shift_gain": post_gelu}
+    lines = ["| difficulty | median input | worst input | which |", "|---|---:|---:|---|"]
+    for key, group in looked_at.items():
+        ordered = sort_inputs(group, key)
+        name, worst = next(iter(ordered.items()))
+        median = [*ordered.values()][len(ordered) // 2][key]
+        after = ", after GELU" if group is post_gelu else ""
+        lines.append(f"| {HEADINGS[key]}{after} | {format_number(median)} | {format_number(worst[key])} | {name} |")
+    return "\n".join(lines)
+
+
+def sort_inputs(measured: Mapping[str, Mapping[str, float]], key: str) -> dict[str, Mapping[str, float]]:
+    """The inputs by `key`, largest first, then by name."""
+    return dict(sorted(measured.items(), key=lambda item: (-item[1][key], item[0])))
+
+
+def format_table(measured: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str:
+    """A Markdown table, one row an input."""
+    lines = [
+        "| input | " + " | ".join(HEADINGS[column] for column in columns) + " |",
+        "|---|" + "---:|" * len(columns),
+    ]
+    for name, values in measured.items():
+        lines.append(f"| {name} | " + " | ".join(format_number(values[column]) for column in columns) + " |")
+    return "\n".join(lines)
+
+
+def format_number(value: float) -> str:
+    """Three significant digits, without an exponent from 0.001 to 99999."""
+    if value == 0 or 1e-3 <= abs(value) < 100:
+        return f"{value:.3g}"
+    return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value:.2e}"
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__, "statistics", "out"))

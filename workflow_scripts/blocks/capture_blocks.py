@@ -1,0 +1,112 @@
+"""Capture what every block reads, on one part of the chosen calibration points, going on after an interruption."""
+
+import argparse
+import shutil
+
+import numpy as np
+
+from taqmlx.mmdit.capture import assemble_rows, capture_states
+from taqmlx.mmdit.footprint import check_forward
+from taqmlx.mmdit.forward import bind_linears, measure_shapes
+from taqmlx.mmdit.transformer import Transformer
+from taqmlx.models.catalogue import find_model
+from taqmlx.numerics.selection import choose_spread_points
+from taqmlx.planning import plan
+from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
+from taqmlx.store.block_inputs import choose_batch, count_bytes
+from taqmlx.store.block_recorder import BlockRecorder
+from taqmlx.store.calibration import POINT_ARRAYS, Calibration, open_calibration
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
+from taqmlx.store.lock import hold_lock
+from taqmlx.store.room import check_disk
+from taqmlx.store.seal import is_finished
+
+
+def main(arguments: argparse.Namespace) -> None:
+    calibration = open_calibration(arguments.calibration)
+    calibration.verify()
+    parameters = read_part_parameters(arguments, calibration)
+    model = find_model(parameters["model"], parameters)
+    transformer, tokens = model.load_transformer(), calibration.specs["cs"].shape[2]
+    inputs = {"calibration": calibration.seal["fingerprint"], "model": model.file_digests()}
+    inputs |= measure_shapes(transformer.config, model.LATENT_SHAPE, tokens)
+    with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
+        if is_finished(arguments.out, parameters, inputs):
+            shutil.rmtree(arguments.scratch, ignore_errors=True)
+            log.info(f"{arguments.out} is finished already")
+            return
+        conditions = plan.count_conditions(parameters["model"])
+        rows = conditions * choose_batch(conditions, inputs["image_shape"], inputs["text_shape"])
+        check_forward(transformer, model.LATENT_SHAPE, tokens, rows, "capturing what the blocks read")
+        recorder = BlockRecorder(arguments.scratch, parameters, inputs)
+        begun = take_up(recorder)
+        announce_size(recorder, arguments)
+        by_point = {name: calibration.read_rows(name, np.array(parameters["points"])) for name in POINT_ARRAYS}
+        if not begun:
+            recorder.start({name: by_point[name] for name in ("sigmas", "steps", "prompt_indices")})
+        capture_points(recorder, transformer, calibration, by_point)
+        recorder.publish(arguments.out)
+    log.info(f"captured what the blocks read at {len(parameters['points'])} points: {arguments.out}")
+
+
+def read_part_parameters(arguments: argparse.Namespace, calibration: Calibration) -> plan.Parameters:
+    """The stage's parameters, the part's name, and the indices of its points, ordered by step.
+
+    Raises UserError if there is no such part, or not a point for every step and part.
+    """
+    parameters = read_json(arguments.params, stage="capture_blocks")
+    shards, limit = parameters["capture_shards"], parameters["capture_points"]
+    part = choose_part(arguments.shard, shards)
+    steps, prompts = (calibration.read(name) for name in ("steps", "prompt_indices"))
+    count = len(np.unique(steps))
+    if limit < count:
+        raise UserError(f"capture_points: {limit} is too few for {count} steps; set it to {count} or more")
+    points = choose_spread_points(steps, prompts, limit, parameters["seed"])
+    if shards > len(points):
+        raise UserError(
+            f"capture_shards: {shards} is too many for {len(points)} points; set it to {len(points)} or less"
+        )
+    share = points[part::shards]
+    return parameters | {"shard": arguments.shard, "points": share.tolist()}
+
+
+def take_up(recorder: BlockRecorder) -> bool:
+    """Whether the scratch folder holds a beginning; if what it holds is no use, say so and empty it."""
+    try:
+        begun = recorder.resume()
+    except UserError as error:
+        log.info(f"{str(error).partition(';')[0]}; starting this part over")
+        shutil.rmtree(recorder.scratch)
+        return False
+    if begun:
+        log.info(f"resuming {recorder.scratch} at batch {recorder.done + 1} of {len(recorder.batches)}")
+    return begun
+
+
+def announce_size(recorder: BlockRecorder, arguments: argparse.Namespace) -> None:
+    """Say how large the part will be. Raises UserError if the disk has no room for what is still missing."""
+    points, blocks = len(recorder.parameters["points"]), recorder.specs["text"].shape[0]
+    log.info(f"{points} points, {blocks} blocks: {count_bytes(recorder.specs) / 1e6:.1f} MB in {arguments.out}")
+    check_disk(recorder.scratch.parent, recorder.count_missing_bytes(), "lower capture_points")
+
+
+def capture_points(
+    recorder: BlockRecorder, transformer: Transformer, calibration: Calibration, by_point: dict[str, np.ndarray]
+) -> None:
+    """Capture every batch that is not stored yet; by_point: the calibration set's arrays at the part's points (n,)."""
+    linear = bind_linears(transformer)
+    label = f"capture {recorder.parameters['shard']}"
+    progress = Progress(label, len(by_point["xs"]), "points", recorder.stored_points)
+    read_conditions = calibration.bind_conditions()
+    for batch in recorder.batches[recorder.done :]:
+        conditions = read_conditions(by_point["prompt_indices"][batch])
+        rows = assemble_rows(by_point["xs"][batch], by_point["ts"][batch], *conditions)
+        recorder.store_batch(*capture_states(transformer, linear, rows))
+        progress.advance(batch.stop - batch.start)
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "calibration", "scratch", "out")
+    parser.add_argument("--shard", required=True, help="the part of the points, such as 00")
+    run(main, parser)

@@ -1,0 +1,120 @@
+"""Measure what rounding each layer's weight costs the guided velocity, in every width and group size.
+
+Errors are those of GPTQ's codes, estimated from gradients (`reconstruction/weight_costs.py`).
+"""
+
+import argparse
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from taqmlx.mmdit.calibration_points import CalibrationPoints, read_points, split_runs
+from taqmlx.mmdit.footprint import check_forward, choose_batch
+from taqmlx.mmdit.transformer import Transformer
+from taqmlx.models.catalogue import find_model
+from taqmlx.numerics.selection import choose_spread_points
+from taqmlx.planning import plan
+from taqmlx.planning.bit_choices import GROUP_SIZES, PROBE_POINTS, Costs, list_choices
+from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.reconstruction.block_assembly import read_weights
+from taqmlx.reconstruction.layer_hessians import accumulate_hessians, measure_rank
+from taqmlx.reconstruction.layer_rounding import choose_damping
+from taqmlx.reconstruction.weight_costs import estimate_costs, group_layers, round_choices
+from taqmlx.runtime.entry import Progress, build_parser, log, run
+from taqmlx.store.calibration import open_calibration
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
+from taqmlx.store.weight_costs import write_costs
+
+TOGETHER = 32  # points of a forward, at most
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="measure_costs")
+    calibration = open_calibration(arguments.calibration)
+    calibration.verify()
+    model = find_model(parameters["model"], parameters)
+    transformer, points = model.load_transformer(), read_points(calibration)
+    layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
+    weights, _ = read_weights(transformer, layers)
+    rules = {layer.name: find_rule(parameters["weights"], layer.name) for layer in layers}
+    rounded = [layer for layer in layers if rules[layer.name]["bits"] != UNQUANTIZED]
+    refuse_unfit(rounded, weights)
+    conditions, tokens = calibration.specs["cs"].shape[1:3]
+    together = choose_batch(transformer, model.LATENT_SHAPE, calibration.specs["cs"].shape, TOGETHER)
+    check_forward(transformer, model.LATENT_SHAPE, tokens, conditions * together, "measuring what rounding costs")
+    cfg_scale = calibration.seal["parameters"]["cfg_scale"]
+    costs, ranks = measure(parameters, transformer, points, rounded, weights, rules, cfg_scale, together)
+    origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
+    elements = {name: weight.size for name, weight in weights.items()}
+    write_costs(arguments.out, parameters, costs, elements, ranks, origin)
+    log.info(f"{len(costs)} layers, {parameters['search_probes']} gradients: {arguments.out}")
+
+
+def refuse_unfit(layers: list[Layer], weights: dict[str, mx.array]) -> None:
+    """Raise UserError if there is no layer to search, or one whose width no group size fits."""
+    if not layers:
+        raise UserError("weights: all layers have 16 bits, so there are none to choose; lower some")
+    for layer in layers:
+        width = weights[layer.name].shape[1]
+        if not list_choices(width):
+            raise UserError(
+                f"weights: {layer.name}: {width} inputs are no multiple of the group sizes {GROUP_SIZES[0]} and"
+                f" {GROUP_SIZES[1]}; give it 16 bits, or set bits_per_weight to null"
+            )
+
+
+def measure(
+    parameters: plan.Parameters,
+    transformer: Transformer,
+    points: CalibrationPoints,
+    layers: list[Layer],
+    weights: dict[str, mx.array],
+    rules: dict[str, dict[str, Any]],
+    cfg_scale: float,
+    together: int,
+) -> tuple[Costs, dict[str, int]]:
+    """The costs of every choice by layer, and the effective rank of every input by its name.
+
+    Hessians take `together` points at a time.
+    """
+    steps = np.unique(points.sigmas, return_inverse=True)[1]
+    chosen = choose_spread_points(steps, points.prompts, parameters["search_points"], parameters["seed"])
+    rng = np.random.default_rng(parameters["seed"])
+    probes = [rng.choice(chosen, min(PROBE_POINTS, len(chosen)), replace=False)]
+    probes += [rng.choice(chosen, len(probes[0]), replace=False) for _ in range(parameters["search_probes"] - 1)]
+    progress = Progress("measure_costs", len(layers), "layers")
+    costs: Costs = {}
+    ranks: dict[str, int] = {}
+    for group in group_layers(layers, weights):
+        batches = (points.take(run) for run in split_runs(chosen, together))
+        hessians = accumulate_hessians(transformer, group, batches)
+        ranks |= measure_ranks(hessians)
+        changes = {}
+        for layer in group:
+            name = layer.name
+            try:
+                damping = choose_damping(layer, parameters["gptq_damping"])
+                changes[name] = round_choices(weights[name], rules[name], hessians[layer.input], damping)
+            except ValueError as error:
+                raise UserError(f"{name}: {error}") from error
+            progress.advance()
+        costs |= estimate_costs(transformer, points, probes, changes, cfg_scale, parameters["seed"])
+    return costs, ranks
+
+
+def measure_ranks(hessians: dict[str, np.ndarray]) -> dict[str, int]:
+    """The effective rank of each input by its name. Raises UserError naming one that is not finite."""
+    ranks = {}
+    for name, hessian in hessians.items():
+        try:
+            ranks[name] = measure_rank(hessian)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}; check the model's weights") from error
+    return ranks
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__, "params", "calibration", "out"))

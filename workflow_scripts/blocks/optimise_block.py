@@ -1,0 +1,185 @@
+"""Quantize one block: round its weights by the engine asked for, choose the step sizes of its inputs, and measure.
+
+Goes on where an earlier run of the same work was interrupted. What is written is the best of the ways tried, on points
+that took no part in any of them; the report beside it has the errors of all.
+"""
+
+import argparse
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.models.catalogue import find_model
+from taqmlx.models.protocol import Model
+from taqmlx.numerics.footprint import estimate_learning
+from taqmlx.numerics.loss_curve import shorten_losses
+from taqmlx.planning import plan
+from taqmlx.reconstruction.block_task import Task, list_inputs, prepare
+from taqmlx.reconstruction.candidates import Candidate, Learning, choose_candidate, list_candidates, measure_candidate
+from taqmlx.reconstruction.input_quantizers import InputQuantizer
+from taqmlx.reconstruction.reconstruction import PHASES
+from taqmlx.reconstruction.state_arrays import pack_state, unpack_state
+from taqmlx.runtime.entry import Progress, build_parser, log, run
+from taqmlx.store.block_file import BlockFile, LayerWeight, holds_work, read_block, write_block
+from taqmlx.store.block_inputs import BlockInputs, open_block_inputs
+from taqmlx.store.block_report import name_report, write_report
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
+from taqmlx.store.learning_state import read_learning, write_learning
+from taqmlx.store.lock import hold_lock
+from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
+from taqmlx.store.room import check_memory
+from taqmlx.store.seal import check_origin, fingerprint_origin
+
+LINEAR_WIDTHS = 24  # a block's linears together, as squares of its width: 12 a stream
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="optimise_block", block=arguments.out.stem)
+    inputs = open_block_inputs(arguments.inputs)
+    before = [read_block(path) for path in arguments.before]
+    mixed = read_mixed_bits(arguments.mixed) if arguments.mixed else None
+    model = find_model(parameters["model"], parameters)
+    origin = list_origin(parameters, inputs, before, model) | identify_bits(parameters, mixed)
+    with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
+        if is_finished(arguments.out, parameters, origin, arguments.replace):
+            log.info(f"{arguments.out} is finished already")
+        else:
+            check_room(parameters, inputs)
+            try:
+                rules = overlay_bits(parameters["layers"], mixed)
+                task = prepare(parameters, rules, inputs, before, model.load_transformer(), model.LATENT_SHAPE)
+                quantize_block(arguments, parameters, origin, task)
+            except ValueError as error:  # what numerics say of weights and inputs
+                raise UserError(f"{parameters['block']}: {error}") from error
+        shutil.rmtree(arguments.scratch, ignore_errors=True)
+
+
+def list_origin(
+    parameters: plan.Parameters, inputs: BlockInputs, before: list[BlockFile], model: Model
+) -> dict[str, Any]:
+    """Digests of what the block is made from. Raises UserError if it does not belong together."""
+    digests = model.file_digests()
+    for part in inputs.parts:
+        check_origin(part.seal, part.path, plan.select_row_keys(parameters), {"model": digests})
+    blocks = plan.list_blocks(parameters["model"])
+    if parameters["block"] not in blocks:
+        raise UserError(f"{parameters['block']}: the model {parameters['model']} has the blocks {', '.join(blocks)}")
+    wanted = blocks[: blocks.index(parameters["block"])] if parameters["block_inputs"] == "quantized" else []
+    found = [file.seal["parameters"]["block"] for file in before]
+    if found != wanted:
+        raise UserError(f"--before: the files of blocks {wanted} are needed in this order, and {found} are named")
+    shared = {"model": digests, "block_inputs": [part.seal["fingerprint"] for part in inputs.parts]}
+    for name, file in zip(found, before, strict=True):
+        check_origin(file.seal, Path(name), {}, shared)
+    return shared | {"before": [file.seal["checksum"] for file in before]}
+
+
+def check_room(parameters: plan.Parameters, inputs: BlockInputs) -> None:
+    """Raise UserError if this machine has not the memory to quantize a block of the rows' width."""
+    (images, width), (texts, _) = (inputs.parts[0].seal["inputs"][f"{name}_shape"] for name in ("image", "text"))
+    rows = parameters.get("adaround_batch", 0)
+    needed = estimate_learning(LINEAR_WIDTHS * width**2, rows, len(inputs.points), images + texts, width)
+    check_memory(needed, "quantizing a block", "lower adaround_batch or capture_points")
+
+
+def is_finished(path: Path, parameters: plan.Parameters, origin: dict[str, Any], replaceable: bool) -> bool:
+    """Whether the block in `path` is made of this.
+
+    Raises UserError if it is there and damaged or made of something else, unless it may be replaced.
+    """
+    try:
+        return holds_work(path, parameters, origin)
+    except UserError as error:
+        if not replaceable:
+            raise
+        log.info(f"{str(error).partition(';')[0]}; it is made again")
+        return False
+
+
+def quantize_block(
+    arguments: argparse.Namespace, parameters: plan.Parameters, origin: dict[str, Any], task: Task
+) -> None:
+    """Try the engines, keep the best on the held-out points, write the report, the block and its seal."""
+    learning = open_learning(arguments.scratch / "learning.safetensors", parameters, origin)
+    candidates = list_candidates(task.problem, task.grids, task.quantizers, parameters, learning)
+    errors = [measure_candidate(task.problem, task.grids, candidate) for candidate in candidates]
+    refuse_broken(parameters["block"], candidates, errors)
+    best = candidates[choose_candidate(candidates, errors)]
+    write_report(name_report(arguments.out), parameters["block"], describe(task, candidates, errors, best))
+    weights = task.modulation | {name: LayerWeight(task.grids[name], codes) for name, codes in best.codes.items()}
+    write_block(
+        arguments.out, weights, list_inputs(task.problem, best.quantizers), task.problem.sigmas, parameters, origin
+    )
+    for candidate, error in zip(candidates, errors, strict=True):
+        log.info(f"{parameters['block']} {candidate.engine}: {describe_errors(error['quantized_inputs'])} held out")
+    log.info(f"{parameters['block']}: {best.engine} is written to {arguments.out}")
+
+
+def refuse_broken(block: str, candidates: list[Candidate], errors: list[dict[str, Any]]) -> None:
+    """Raise UserError naming the engine if an error on the held-out points is not a finite number."""
+    for candidate, error in zip(candidates, errors, strict=True):
+        if not all(math.isfinite(value) for way in error.values() for value in way.values()):
+            raise UserError(
+                f"{block}: the outputs by {candidate.engine} on held-out points are not finite;"
+                " check the model's weights, and the captured rows"
+            )
+
+
+def open_learning(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> Learning:
+    """Where the learning stands and is saved; a checkpoint that is no use is said so and not used."""
+    fingerprint = fingerprint_origin(parameters, origin)
+    try:
+        state = unpack_state(read_learning(path, fingerprint))
+    except UserError as error:
+        log.info(f"{str(error).partition(';')[0]}; it is not used, and {parameters['block']} starts over")
+        state = None
+    if state:
+        log.info(f"resuming {parameters['block']} after {len(state.losses)} iterations")
+    total = parameters.get("adaround_iterations", 0) * len(PHASES[parameters.get("reconstruction", "joint")])
+    progress = Progress(parameters["block"], total, "iterations", len(state.losses) if state else 0)
+    return Learning(
+        state,
+        lambda state: write_learning(path, fingerprint, *pack_state(state)),
+        lambda loss: progress.advance(note=f"loss {loss:.4g}"),
+    )
+
+
+def describe(task: Task, candidates: list[Candidate], errors: list[dict[str, Any]], best: Candidate) -> dict[str, Any]:
+    """The report: held-out errors over the power of the outputs by engine, what was learned, and how it went."""
+    rounded, problem = candidates[0].codes, task.problem
+    return {
+        "chosen": best.engine,
+        "rows": {"training": len(problem.training), "held_out": len(problem.held_out)},
+        "errors": {candidate.engine: error for candidate, error in zip(candidates, errors, strict=True)},
+        "layers": {
+            name: {
+                "moved_from_nearest": float(np.mean(codes != rounded[name])),
+                "migrated_channels": count_migrated(best.quantizers[problem.readers[name]]),
+            }
+            for name, codes in best.codes.items()
+        },
+        "loss": shorten_losses(candidates[-1].losses),
+    }
+
+
+def count_migrated(quantizer: InputQuantizer) -> int:
+    """The channels with a migration above 1."""
+    return 0 if quantizer.migration is None else int((np.array(quantizer.migration) > 1).sum())
+
+
+def describe_errors(error: dict[str, float]) -> str:
+    """Signal-to-noise ratios of the streams in words."""
+    return ", ".join(f"{name} {-10 * math.log10(max(value, 1e-30)):.2f} dB" for name, value in error.items())
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "scratch", "out")
+    parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="the parts of block_inputs.zarr")
+    parser.add_argument("--before", type=Path, nargs="*", default=[], help="the quantized blocks before this one")
+    parser.add_argument("--mixed", type=Path, help="mixed_bits.json, with bits_per_weight: the widths of the layers")
+    parser.add_argument("--replace", action="store_true", help="make a block again that other parameters made")
+    run(main, parser)

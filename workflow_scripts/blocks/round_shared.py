@@ -1,0 +1,91 @@
+"""Quantize the layers of no block, the embedders and the final layer, into a file like a block's, called shared."""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from taqmlx.mmdit.calibration_points import CalibrationPoints, read_points, split_runs
+from taqmlx.mmdit.footprint import check_forward, choose_batch
+from taqmlx.mmdit.observe import Batch
+from taqmlx.mmdit.transformer import Transformer
+from taqmlx.models.catalogue import find_model
+from taqmlx.numerics.selection import choose_spread_points
+from taqmlx.planning import block_plan, plan
+from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRules
+from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.reconstruction.block_assembly import read_weights, split_points
+from taqmlx.reconstruction.layer_hessians import accumulate_hessians, observe_layers
+from taqmlx.reconstruction.layer_rounding import round_layer
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.block_file import LayerWeight, write_block
+from taqmlx.store.calibration import open_calibration
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
+from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
+
+TOGETHER = 32  # points of a forward, at most
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = block_plan.select_block(read_json(arguments.params, stage="round_shared"), plan.SHARED)
+    calibration = open_calibration(arguments.calibration)
+    calibration.verify()
+    mixed = read_mixed_bits(arguments.mixed) if arguments.mixed else None
+    model = find_model(parameters["model"], parameters)
+    origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
+    origin |= identify_bits(parameters, mixed)
+    transformer, points = model.load_transformer(), read_points(calibration)
+    shape = calibration.specs["cs"].shape
+    together = choose_batch(transformer, model.LATENT_SHAPE, shape, TOGETHER)
+    check_forward(transformer, model.LATENT_SHAPE, shape[2], shape[1] * together, "rounding layers")
+    rules = overlay_bits(parameters["layers"], mixed)
+    try:
+        rounded = round_layers(transformer, points, rules, parameters, together)
+    except ValueError as error:  # what numerics say of weights and inputs
+        raise UserError(f"{plan.SHARED}: {error}") from error
+    write_block(arguments.out, rounded, {}, np.unique(points.sigmas)[::-1], parameters, origin)
+    log.info(f"{len(rounded)} layers of no block: {arguments.out}")
+
+
+def round_layers(
+    transformer: Transformer, points: CalibrationPoints, rules: LayerRules, parameters: plan.Parameters, together: int
+) -> dict[str, LayerWeight]:
+    """The quantized layers of no block; `together` points run at a time. Raises ValueError as `round_layer`."""
+    layers = [layer for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]]) if not layer.block]
+    layers = [layer for layer in layers if rules[layer.name]["weight"]["bits"] != UNQUANTIZED]
+    if not layers:
+        return {}
+    steps = np.unique(points.sigmas, return_inverse=True)[1]
+    chosen = choose_spread_points(steps, points.prompts, parameters["search_points"], parameters["seed"])
+    training, held_out = split_points(chosen, points.prompts[chosen], parameters["held_out"], parameters["seed"])
+    weights, _ = read_weights(transformer, layers)
+    hessians = accumulate_hessians(transformer, layers, take_batches(points, chosen[training], together))
+    read = collect_inputs(transformer, layers, take_batches(points, chosen[held_out], together))
+    return {
+        layer.name: round_layer(
+            weights[layer.name], rules[layer.name]["weight"], hessians[layer.input], read[layer.input], parameters
+        )
+        for layer in layers
+    }
+
+
+def take_batches(points: CalibrationPoints, indices: np.ndarray, together: int) -> Iterator[Batch]:
+    """The points at `indices` in batches of at most `together`."""
+    return (points.take(run) for run in split_runs(indices, together))
+
+
+def collect_inputs(transformer: Transformer, layers: list[Layer], batches: Iterable[Batch]) -> dict[str, np.ndarray]:
+    """By input name what `layers` read on `batches`, (tokens, in)."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for batch in batches:
+        for key, x in observe_layers(transformer, layers, batch).items():
+            parts.setdefault(key, []).append(np.array(x).reshape(-1, x.shape[-1]))
+    return {key: np.concatenate(own) for key, own in parts.items()}
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "calibration", "out")
+    parser.add_argument("--mixed", type=Path, help="mixed_bits.json, with bits_per_weight")
+    run(main, parser)

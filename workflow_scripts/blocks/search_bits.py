@@ -1,0 +1,85 @@
+"""Choose the bits and the group size of every layer's weight: the least error of the guided velocity within a size.
+
+Errors add up over layers. The size is that of all linear layers, scales and zero points included: `bits_per_weight`, or
+without one that of the rules.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.numerics.bit_search import Option, count_stored_bits, search_sizes, write_rules
+from taqmlx.planning import plan
+from taqmlx.planning.bit_choices import Costs
+from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.planning.layers import list_linears
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, write_json
+from taqmlx.store.mixed_bits import FORMAT
+from taqmlx.store.weight_costs import read_costs
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="search_bits")
+    measured = read_costs(arguments.costs, parameters["model"], parameters["weights"])
+    names = [layer.name for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]])]
+    rules = {name: find_rule(parameters["weights"], name) for name in names}
+    content = search(parameters, rules, measured.costs, measured.elements)
+    write_json(arguments.out, FORMAT | content | {"ranks": measured.ranks, "origin": measured.origin})
+    report(content, arguments.out)
+
+
+def search(
+    parameters: plan.Parameters, rules: dict[str, dict[str, Any]], costs: Costs, elements: dict[str, int]
+) -> dict[str, Any]:
+    """What the file has: the best choices within the size, and beside them the best single one. Raises UserError."""
+    total = sum(elements.values())
+    plain = UNQUANTIZED * sum(count for name, count in elements.items() if name not in costs)
+    budget = (parameters["bits_per_weight"] or count_stored_bits(rules, elements)) * total - plain
+    options = {
+        name: [Option(choice, cost, choice.bits_per_weight * elements[name]) for choice, cost in own.items()]
+        for name, own in costs.items()
+    }
+    try:
+        found = search_sizes(options, budget)
+    except ValueError:
+        least = (plain + sum(min(option.size for option in own) for own in options.values())) / total
+        raise UserError(
+            f"bits_per_weight: {(budget + plain) / total:g} bits are too few, with scales and zero points {least:.3g}"
+            f" is the least possible; raise it to {np.ceil(least * 100) / 100:g} or more"
+        ) from None
+    described = {
+        name: {
+            "bits_per_weight": float((plain + sum(option.size for option in own.values())) / total),
+            "predicted": float(sum(option.cost for option in own.values())),
+            "layers": {layer: option.choice._asdict() for layer, option in own.items()},
+        }
+        for name, own in found.items()
+    }
+    chosen = {name: rules[name] | own for name, own in described["mixed"]["layers"].items()}
+    return {
+        "model": parameters["model"],
+        "budget": (budget + plain) / total,
+        "parameters": parameters,
+        **described,
+        "rules": write_rules(parameters["weights"], list(rules), chosen),
+    }
+
+
+def report(content: dict[str, Any], path: Path) -> None:
+    """Say what was found."""
+    for name in ("uniform", "mixed"):
+        found = content[name]
+        if found["layers"]:
+            log.info(
+                f"{name:<7} {found['bits_per_weight']:.3f} bits per weight, velocity predicted"
+                f" {-10 * np.log10(found['predicted']):.2f} dB"
+            )
+    log.info(f"{len(content['mixed']['layers'])} layers in {len(content['rules'])} rules: {path}")
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__, "params", "costs", "out"))

@@ -1,0 +1,56 @@
+"""Export the calibration set in the original flat format, one `.npz` file that `np.load` reads without pickle.
+
+Keys: xs (points, h, w, c) fp16; ts (points,) in the model's precision; prompt_indices (points,); cs (prompts, 2,
+tokens, width); cs_pooled (prompts, 2, width); prompts (prompts,) text; cfg_scale, a number.
+"""
+
+import argparse
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.calibration import FLAT_ARRAYS, Calibration, open_calibration
+from taqmlx.store.files import write_atomically
+from taqmlx.store.vouching import vouched
+
+EPOCH = (1980, 1, 1, 0, 0, 0)  # equal sets give equal bytes
+
+
+def main(arguments: argparse.Namespace) -> None:
+    calibration = open_calibration(arguments.calibration)
+    calibration.verify()
+    with vouched(arguments.out):
+        write_atomically(arguments.out, lambda partial: write_npz(partial, calibration))
+    log.info(f"exported {calibration.specs['xs'].shape[0]} points: {arguments.out}")
+
+
+def write_npz(path: Path, calibration: Calibration) -> None:
+    """Write the archive, one chunk in memory at a time."""
+    parameters = calibration.seal["parameters"]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in FLAT_ARRAYS:
+            spec = calibration.specs[name]
+            write_member(archive, name, spec.shape, np.dtype(spec.dtype), calibration.iterate_parts(name))
+        for name, value in (
+            ("prompts", np.array(parameters["prompts"])),
+            ("cfg_scale", np.array(parameters["cfg_scale"])),
+        ):
+            write_member(archive, name, value.shape, value.dtype, [value])
+
+
+def write_member(
+    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype, parts: Iterable[np.ndarray]
+) -> None:
+    """Add the array `name`, given as consecutive parts of its first axis."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with archive.open(zipfile.ZipInfo(f"{name}.npy", EPOCH), "w", force_zip64=True) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(part.tobytes())
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__, "calibration", "out"))

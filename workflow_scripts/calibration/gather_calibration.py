@@ -1,0 +1,154 @@
+"""Gather the calibration set: the selected steps of every trajectory, shuffled, with the prompts' encodings.
+
+Every seal is checked first, every trajectory as it is read, and the set once more when it is written.
+"""
+
+import argparse
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.numerics.calibration_points import select_steps, shuffle_points
+from taqmlx.planning import plan
+from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
+from taqmlx.store.block_inputs import count_bytes
+from taqmlx.store.calibration import list_attributes, list_specs, open_calibration
+from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioning
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
+from taqmlx.store.gather import Selection, gather_points, write_conditions
+from taqmlx.store.lock import hold_lock
+from taqmlx.store.places import Place
+from taqmlx.store.room import check_disk
+from taqmlx.store.seal import check_origin, is_finished, make_seal, read_group_seal, write_group_seal
+from taqmlx.store.trajectories import Shard, Trajectory, check_root, open_shard
+from taqmlx.store.zarr_arrays import ArraySpec, create_group
+
+# What makes a shard this shard; all its other parameters must be those of the other shards.
+OWN = ("shard", "prompts", "rows")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="gather_calibration")
+    conditioning = open_conditioning(arguments.conditioning, parameters)
+    inputs = check_shards(arguments.trajectories, parameters, conditioning)
+    scratch = arguments.out.parent / "scratch" / arguments.out.stem
+    with hold_lock(scratch.with_name(f"{scratch.name}.lock"), log.info):
+        shutil.rmtree(scratch, ignore_errors=True)
+        if is_finished(arguments.out, parameters, inputs):
+            log.info(f"{arguments.out} is finished already")
+            return
+        check_disk(scratch, count_needed_bytes(parameters, inputs), "choose a results_dir elsewhere")
+        build_group(scratch, arguments.trajectories, parameters, inputs, conditioning)
+        (scratch / "group").replace(arguments.out)
+        shutil.rmtree(scratch)
+    count = parameters["trajectories"] * parameters["selected_steps"]
+    log.info(f"gathered {count} points of {parameters['trajectories']} trajectories: {arguments.out}")
+
+
+def select_wanted(parameters: plan.Parameters, shard: str) -> plan.Parameters:
+    """What the seal of `shard` must say, as far as this stage's parameters tell."""
+    wanted = plan.select_shard(parameters, shard) | {
+        "stage": "collect_shard",
+        "version": plan.STAGES["collect_shard"][0],
+    }
+    del wanted["selected_steps"]
+    return wanted
+
+
+def check_shards(store: Place, parameters: plan.Parameters, conditioning: Conditioning) -> dict[str, Any]:
+    """What the set is made of: the fingerprint of each shard and of the encodings, and their shapes.
+
+    Raises UserError unless every shard has a whole seal, made with these parameters and encodings and, beyond them,
+    with the same settings as the other shards.
+    """
+    fingerprints: dict[str, str] = {}
+    first: Mapping[str, Any] = {}
+    check_root(store)
+    for shard in plan.list_shards(parameters):
+        wanted = select_wanted(parameters, shard)
+        seal = read_group_seal(store / shard)
+        first = first or seal
+        settings = {key: value for key, value in first["parameters"].items() if key not in OWN}
+        inputs = list_inputs(conditioning, wanted) | {"latent_shape": first["inputs"]["latent_shape"]}
+        check_origin(seal, store / shard, settings | wanted, inputs)
+        fingerprints[shard] = seal["fingerprint"]
+    return {
+        "shards": fingerprints,
+        "conditioning": conditioning.seal["fingerprint"],
+        "model": conditioning.weights,
+        "latent_shape": first["inputs"]["latent_shape"],
+    } | conditioning.read_shapes()
+
+
+def list_arrays(parameters: plan.Parameters, inputs: dict[str, Any]) -> dict[str, ArraySpec]:
+    """The arrays of the set, by name."""
+    count = parameters["trajectories"] * parameters["selected_steps"]
+    return list_specs(count, *(inputs[name] for name in ("latent_shape", "cs_shape", "cs_pooled_shape")))
+
+
+def count_needed_bytes(parameters: plan.Parameters, inputs: dict[str, Any]) -> int:
+    """The size of the set, uncompressed, and of the flat file its points go through."""
+    specs = list_arrays(parameters, inputs)
+    return count_bytes(specs) + count_bytes({"flat": specs["xs"]})
+
+
+def build_group(
+    scratch: Path, store: Place, parameters: plan.Parameters, inputs: dict[str, Any], conditioning: Conditioning
+) -> None:
+    """Write, seal and verify the set as `scratch / "group"`. Raises UserError naming whatever is damaged."""
+    path, specs = scratch / "group", list_arrays(parameters, inputs)
+    create_group(path, list(specs.values()), list_attributes(parameters))
+    selection = describe_selection(open_first(store, parameters), parameters)
+    digests = gather_points(scratch / "flat", read_trajectories(store, parameters), selection, path, specs)
+    digests |= write_conditions(conditioning, len(parameters["prompts"]), path, specs)
+    write_group_seal(path, make_seal(parameters, inputs, digests))
+    open_calibration(path).verify()
+
+
+def open_first(store: Place, parameters: plan.Parameters) -> Shard:
+    """The first shard; the schedule of all is in it."""
+    shard = plan.list_shards(parameters)[0]
+    return open_shard(store / shard, select_wanted(parameters, shard), {})
+
+
+def describe_selection(shard: Shard, parameters: plan.Parameters) -> Selection:
+    """The points to gather, with the schedule of `shard`."""
+    steps = select_steps(parameters["steps"], parameters["selected_steps"])
+    permutation = shuffle_points(parameters["trajectories"] * len(steps), parameters["seed"])
+    return Selection(steps, shard.small["ts"][steps], shard.small["sigmas"][steps], permutation)
+
+
+def read_trajectories(store: Place, parameters: plan.Parameters) -> Iterator[Trajectory]:
+    """All trajectories, verified, shard by shard. Raises UserError if shards differ in their schedule."""
+    progress = Progress("gather", parameters["trajectories"], "trajectories")
+    schedule = open_first(store, parameters).seal["sha256"]["arrays"]
+    for name in plan.list_shards(parameters):
+        shard = open_shard(store / name, select_wanted(parameters, name), {})
+        if any(shard.seal["sha256"]["arrays"][key] != schedule[key] for key in ("ts", "sigmas")):
+            raise UserError(f"{shard.path} has another schedule than the first shard; delete it and run again")
+        for row in range(shard.layout.rows):
+            trajectory = shard.read_trajectory(row)
+            refuse_broken(shard.path, trajectory)
+            yield trajectory
+            progress.advance()
+
+
+def refuse_broken(path: Path, trajectory: Trajectory) -> None:
+    """Raise UserError, naming trajectory and step, if a state or the final latents are not finite."""
+    states = [*trajectory.states, trajectory.latents]
+    for step, state in enumerate(states):
+        if not np.isfinite(state).all():
+            raise UserError(
+                f"{path}: trajectory {trajectory.number} has values that are not finite at step {step}; check the"
+                f" model's weights, delete {path} and run again"
+            )
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "conditioning", "out")
+    add_place(parser, "trajectories")
+    run(main, parser)

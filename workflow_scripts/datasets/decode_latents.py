@@ -1,0 +1,53 @@
+"""Decode final latents, `.npy` files in the decoder's space, to pictures, `.png` files of the same names.
+
+Such files are past the sampler's scale and shift (DiffusionKit's `process_out`) already, so they go to the decoder as
+they are: scaling them once more gives pale pictures.
+"""
+
+import argparse
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from PIL import Image
+
+from taqmlx.models.catalogue import find_model
+from taqmlx.runtime.entry import Progress, build_parser, log, run
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
+from taqmlx.store.original_layout import read_latents
+from taqmlx.store.vouching import write_vouched_folder
+
+BATCH = 16
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="collect_shard")
+    model = find_model(parameters["model"], parameters)
+    paths = sorted(arguments.latents.glob("*.npy"))
+    if not paths:
+        raise UserError(f"{arguments.latents} has no .npy file; run export_latents first")
+    decoder, progress = model.load_decoder(), Progress("decode", len(paths), "pictures")
+
+    def fill(folder: Path) -> None:
+        for start in range(0, len(paths), BATCH):
+            batch = paths[start : start + BATCH]
+            latents = np.stack([read_checked(path, model.LATENT_SHAPE) for path in batch])
+            for path, picture in zip(batch, model.decode_processed(decoder, mx.array(latents)), strict=True):
+                Image.fromarray(picture).save(folder / f"{path.stem}.png")
+            progress.advance(len(batch))
+
+    write_vouched_folder(arguments.out, fill)
+    log.info(f"decoded {len(paths)} pictures: {arguments.out}")
+
+
+def read_checked(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The latents in `path`. Raises UserError unless they are finite and of this shape (h, w, c)."""
+    latents = read_latents(path)
+    if latents.shape != shape or not np.isfinite(latents).all():
+        raise UserError(f"{path} has latents of shape {latents.shape}, or NaN; finite ones of {shape} are decoded")
+    return latents
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__, "params", "latents", "out"))

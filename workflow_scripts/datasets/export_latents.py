@@ -1,0 +1,35 @@
+"""Export every trajectory's final latents as `.npy` files in the decoder's space, as other programs keep them."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from taqmlx.models.catalogue import find_model
+from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
+from taqmlx.store.files import read_json
+from taqmlx.store.original_layout import name_latents, write_latents
+from taqmlx.store.trajectories import open_shards
+from taqmlx.store.vouching import write_vouched_folder
+
+
+def main(arguments: argparse.Namespace) -> None:
+    stage = read_json(arguments.params, stage="collect_shard")
+    process_out = find_model(stage["model"], stage).process_out
+    progress = Progress("export", stage["trajectories"], "latents")
+
+    def fill(folder: Path) -> None:
+        for shard in open_shards(arguments.trajectories, stage):
+            for row in range(shard.layout.rows):
+                trajectory = shard.read_trajectory(row)
+                write_latents(name_latents(folder, trajectory.number), np.array(process_out(trajectory.latents)))
+                progress.advance()
+
+    write_vouched_folder(arguments.out, fill)
+    log.info(f"exported {stage['trajectories']} latents: {arguments.out}")
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "out")
+    add_place(parser, "trajectories")
+    run(main, parser)

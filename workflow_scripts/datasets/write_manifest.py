@@ -1,0 +1,40 @@
+"""Write the manifest of a dataset from the seals of its trajectories: every image, its prompt and its seed.
+
+It can be run at any time, with however many shards finished. It counts the trajectories of the store; with `--saved`
+the files in a folder of the original layout.
+"""
+
+import argparse
+from pathlib import Path
+
+from taqmlx.planning import plan
+from taqmlx.runtime.entry import add_place, build_parser, log, run
+from taqmlx.store.files import hash_file, read_json, write_json
+from taqmlx.store.manifest import SAVED, Manifest, build_manifest, count_saved, read_seals
+from taqmlx.store.seal import Seal
+
+
+def main(arguments: argparse.Namespace) -> None:
+    stage = read_json(arguments.params, stage="collect_shard")
+    seals = read_seals(arguments.trajectories, stage)
+    manifest = describe_exports(arguments.saved, stage, seals) if arguments.saved else build_manifest(stage, seals)
+    write_json(arguments.out, manifest)
+    log.info(f"{manifest['n_completed']} of {manifest['num_images']} images in {arguments.out}")
+
+
+def describe_exports(folder: Path, stage: plan.Parameters, seals: dict[str, Seal]) -> Manifest:
+    """The manifest of what lies in a folder of the original layout, with the sha256 of each picture."""
+    digests = {path.name: hash_file(path) for path in folder.glob(SAVED["images"])}
+    return build_manifest(stage, seals, count_saved(folder)) | {"sha256": digests}
+
+
+def build_arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__, "params", "out")
+    add_place(parser, "trajectories")
+    parser.add_argument("--saved", type=Path, help="count the files in this folder instead of the trajectories")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main, build_arguments())

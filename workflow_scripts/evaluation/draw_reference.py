@@ -1,0 +1,50 @@
+"""Draw the real pictures the embedded model's are compared with: scenes of combinations kept out of its training.
+
+Their seal lies beside their folder.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from taqmlx.planning import plan
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, read_json, write_folder, write_json
+from taqmlx.store.pictures import name_picture
+from taqmlx.store.seal import make_seal
+from taqmlx.training.captions import sample_scene
+from taqmlx.training.pictures import draw_scene
+
+PER_PICTURE, ENOUGH = 4, 4096  # so that the reference adds little to the error of what is compared with it
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="draw_reference")
+    if parameters["model"] != plan.EMBEDDED:
+        raise UserError(f"reference_pictures: none can be drawn for {parameters['model']}; name a folder of pictures")
+    pictures = parameters["evaluation_pictures"]
+    count = max(pictures, min(PER_PICTURE * pictures, ENOUGH))
+    folder = arguments.out.with_suffix("")
+    if not arguments.out.exists():  # pictures without their seal are of a run that was cut short
+        shutil.rmtree(folder, ignore_errors=True)
+    write_folder(folder, lambda partial: draw_pictures(partial, count, parameters["evaluation_seed"]))
+    digests = {path.name: [hash_file(path)] for path in (name_picture(folder, index) for index in range(count))}
+    own = parameters | {"pictures": [[None, index] for index in range(count)]}
+    write_json(arguments.out, make_seal(own, {}, digests))
+    log.info(f"{count} pictures of the generator: {folder}")
+
+
+def draw_pictures(folder: Path, count: int, seed: int) -> None:
+    """Draw `count` pictures into `folder`."""
+    rng = np.random.default_rng((seed, 3))  # a stream of its own: captions are drawn from (seed, 1) and (seed, 2)
+    for index in range(count):
+        scene = sample_scene(rng, 1 + index % 2, held_out=True)
+        Image.fromarray(draw_scene(rng, scene)).save(name_picture(folder, index))
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__, "params", "out"))

@@ -1,0 +1,119 @@
+"""Read a shard of pictures once, and write what every measure needs of it.
+
+`classifier` features (n, 128) and `values` (n, attributes), and with weights for them `inception` (n, 2048) and `clip`.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from taqmlx.models.classifier import judge_pictures, load_classifier
+from taqmlx.models.embedded import FOLDER, PICTURE_SIZE
+from taqmlx.planning import plan
+from taqmlx.planning.user_files import find_place
+from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, read_json
+from taqmlx.store.picture_sets import REAL, list_sealed
+from taqmlx.store.pictures import list_pictures, read_picture, stack_pictures
+from taqmlx.store.tensors import refuse_broken, write_sealed_tensors
+
+BATCH = 128
+SCALE = 9.0  # the classifier's features are divided by it, so that of real pictures they have a mean square of 1
+Extractor = Callable[[Sequence[Image.Image]], dict[str, np.ndarray]]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    parameters = read_json(arguments.params, stage="extract_features")
+    extractors, about = open_extractors(parameters)
+    paths, source = find_pictures(arguments, parameters)
+    parts, resized = [], 0
+    progress = Progress(f"features of {arguments.pictures.name}", len(paths), "pictures")
+    for start in range(0, len(paths), BATCH):
+        images = [read_picture(path) for path in paths[start : start + BATCH]]
+        resized += sum(image.size != (PICTURE_SIZE, PICTURE_SIZE) for image in images)
+        parts.append({name: rows for extract in extractors for name, rows in extract(images).items()})
+        refuse_broken(arguments.pictures, parts[-1], "check the weights of the network that reads them")
+        progress.advance(len(images))
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    about |= {"pictures": len(paths), "resized": resized, "shard": arguments.shard} | source
+    write_sealed_tensors(arguments.out, arrays, about)
+    log.info(f"{len(paths)} pictures, {', '.join(about['features'])}: {arguments.out}")
+
+
+def open_extractors(parameters: plan.Parameters) -> tuple[list[Extractor], dict[str, Any]]:
+    """What reads features, and what is to be said about them. Raises UserError for missing weights."""
+    if parameters["model"] != plan.EMBEDDED and not parameters["inception"]:
+        raise UserError(
+            f"inception: the embedded model's classifier cannot judge pictures of {parameters['model']}; name the"
+            " weights of an Inception v3"
+        )
+    classifier = load_classifier()
+
+    def judge(images: Sequence[Image.Image]) -> dict[str, np.ndarray]:
+        values, features = judge_pictures(classifier, stack_pictures(images, PICTURE_SIZE))
+        return {"classifier": features / np.float32(SCALE), "values": values.astype(np.int32)}
+
+    extractors: list[Extractor] = [judge]
+    about = {
+        "classifier": {
+            "network": "the embedded model's attribute classifier",
+            "weights_sha256": hash_file(FOLDER / "classifier.safetensors"),
+            "divided_by": SCALE,
+            "resize": f"none at {PICTURE_SIZE} x {PICTURE_SIZE}, else Pillow, bicubic, to that",
+        }
+    }
+    # PyTorch loads for seconds, so only for those who have weights for it.
+    if parameters["inception"]:
+        from taqmlx.evaluation.inception import InceptionFeatures
+
+        inception = InceptionFeatures(find_place("inception", parameters["inception"]))
+        extractors.append(lambda images: {"inception": inception(images)})
+        about["inception"] = inception.about
+    if parameters["clip"]:
+        from taqmlx.evaluation.clip_features import ClipFeatures
+
+        clip = ClipFeatures(find_place("clip", parameters["clip"]))
+        extractors.append(lambda images: {"clip": clip(images)})
+        about["clip"] = clip.about
+    return extractors, {"features": about}
+
+
+def find_pictures(
+    arguments: argparse.Namespace, parameters: plan.Parameters
+) -> tuple[list[Path], dict[str, str | None]]:
+    """The pictures to read, all of a variant's shard or a share of real ones, and what they are of.
+
+    That is `set`, a variant's name or REAL, and `origin`, the checksum of their seal, None for a folder without one.
+    Raises UserError for pictures that are missing or not what their seal vouches for.
+    """
+    if arguments.pictures.suffix != ".json":
+        return take_share(list_pictures(arguments.pictures), arguments, parameters), {"set": REAL, "origin": None}
+    seal, paths = list_sealed(arguments.pictures)
+    name = seal["parameters"].get("variant", REAL)
+    shown = take_share(paths, arguments, parameters) if name == REAL else paths
+    return shown, {"set": name, "origin": seal["checksum"]}
+
+
+def take_share(paths: list[Path], arguments: argparse.Namespace, parameters: plan.Parameters) -> list[Path]:
+    """Every so many of `paths`."""
+    shards = parameters["evaluation_shards"]
+    return paths[choose_part(arguments.shard, shards) :: shards]
+
+
+def build_arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__, "params", "out")
+    parser.add_argument("--pictures", type=Path, required=True, help="a shard's seal, or a folder of pictures")
+    parser.add_argument("--shard", required=True, help="which share of the folder to read, such as 00")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main, build_arguments())

@@ -1,0 +1,30 @@
+"""How much a variant's weights take, and how many bits its layers read, as JSON."""
+
+import argparse
+from pathlib import Path
+
+from taqmlx.mmdit.variant_sizes import measure_variant
+from taqmlx.models.catalogue import find_model
+from taqmlx.planning.variants import ALL
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.files import read_json, write_json
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="measure_size")
+    transformer = find_model(parameters["model"], parameters).load_transformer()
+    measured = measure_variant(transformer, ALL[arguments.variant].source, arguments.source)
+    write_json(arguments.out, {"format": "sizes", "variant": arguments.variant} | measured)
+    log.info(f"{arguments.variant}: {measured['bits_per_weight']:.2f} bits per weight: {arguments.out}")
+
+
+def build_arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__, "params", "out")
+    parser.add_argument("--variant", required=True, choices=list(ALL))
+    parser.add_argument("--source", type=Path, nargs="*", default=[], help="the files the variant's layers come from")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main, build_arguments())

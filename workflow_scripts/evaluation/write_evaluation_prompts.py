@@ -1,0 +1,48 @@
+"""Write what the evaluation's pictures show: prompts that no calibration used, and each picture's prompt and seed."""
+
+import argparse
+from pathlib import Path
+
+from taqmlx.planning import configuration, plan
+from taqmlx.planning.prompts import read_prompts
+from taqmlx.planning.user_files import find_place
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, write_json
+from taqmlx.training.captions import Caption
+from taqmlx.training.scoring import write_captions
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="write_evaluation_prompts")
+    if parameters["model"] != plan.EMBEDDED and not parameters["evaluation_prompts"]:
+        raise UserError(f"evaluation_prompts: {parameters['model']} has no captions of its own; name a file of prompts")
+    count = parameters["evaluation_pictures"]
+    captions = read_captions(parameters) if parameters["evaluation_prompts"] else draw_captions(parameters, count)
+    prompts = [{"text": caption.text, "asked": list(caption.asked) or None} for caption in captions[:count]]
+    seeds = range(parameters["evaluation_seed"], parameters["evaluation_seed"] + count)
+    pictures = [{"prompt": index % len(prompts), "seed": seed} for index, seed in enumerate(seeds)]
+    write_json(arguments.out, {"format": "evaluation-prompts", "prompts": prompts, "pictures": pictures})
+    log.info(f"{count} pictures of {len(prompts)} prompts: {arguments.out}")
+
+
+def read_captions(parameters: plan.Parameters) -> list[Caption]:
+    """The prompts of a file, nothing asked. Raises UserError if it cannot be read or shares one with calibration."""
+    try:
+        prompts = read_prompts(Path(find_place("evaluation_prompts", parameters["evaluation_prompts"])))
+        configuration.refuse_shared_prompts(prompts, parameters["prompts"])
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return [Caption(text, ()) for text in prompts]
+
+
+def draw_captions(parameters: plan.Parameters, count: int) -> list[Caption]:
+    """Captions of combinations kept out of the training, of one object and of two in turn."""
+    used = set(parameters["prompts"])
+    kinds = [write_captions(parameters["evaluation_seed"], count + len(used), objects) for objects in (1, 2)]
+    fresh = [[caption for caption in captions if caption.text not in used] for captions in kinds]
+    return [caption for pair in zip(*fresh, strict=False) for caption in pair][:count]
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__, "params", "out"))

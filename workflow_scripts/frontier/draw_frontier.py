@@ -1,0 +1,105 @@
+"""Draw the frontier's pictures, of held-out captions, one way after the other, and compare each with full precision.
+
+`--reference` alone writes the latents of full precision; with `--family` the ways to call `nn.quantize` are drawn, with
+`--quant-config` a config's weights, and its weights and inputs.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from taqmlx.mmdit.forward import bind_linears
+from taqmlx.mmdit.sampling import LinearAt, sample
+from taqmlx.mmdit.transformer import Transformer
+from taqmlx.mmdit.variant_sizes import measure_variant
+from taqmlx.models.catalogue import find_model
+from taqmlx.models.protocol import Model
+from taqmlx.numerics.quality import measure_snr
+from taqmlx.numerics.schedule import draw_noise
+from taqmlx.planning import plan
+from taqmlx.planning.plain_ways import FAMILIES, list_plain
+from taqmlx.reconstruction.plain_rounding import bind_plain
+from taqmlx.reconstruction.variant_linears import bind_source
+from taqmlx.runtime.entry import Progress, build_parser, log, run
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, read_json, write_json
+from taqmlx.store.frontier_file import PICTURES
+from taqmlx.store.tensors import read_sealed_tensors, write_sealed_tensors
+
+EXACT = 150.0  # dB: nothing in fp32 is nearer without being equal, and JSON has no infinity
+
+
+class Way(NamedTuple):
+    """One way to quantize: its name and title, its linears, and its bits per weight over all of them."""
+
+    name: str
+    title: str
+    linear_at: LinearAt
+    bits_per_weight: float
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="measure_frontier")
+    evaluation = read_json(arguments.prompts, format="evaluation-prompts")
+    model = find_model(parameters["model"], parameters)
+    transformer = model.load_transformer()
+    pictures = evaluation["pictures"][: parameters["frontier_pictures"]]
+    about = {"parameters": parameters, "pictures": plan.fingerprint(pictures), "model": model.file_digests()}
+    start = start_pictures(parameters, model, evaluation["prompts"], pictures)
+    cfg, steps = parameters["evaluation_cfg"], parameters["evaluation_steps"]
+    if not (arguments.family or arguments.quant_config):
+        exact = bind_linears(transformer)
+        progress = Progress("full precision", len(pictures) * steps, "trajectory-steps")
+        latents = sample(transformer, lambda sigma: exact, *start, cfg, progress.advance)
+        write_sealed_tensors(arguments.out, {"latents": np.array(latents)}, about)
+        return
+    reference, found = read_sealed_tensors(arguments.reference)
+    if difference := plan.describe_difference(found, about):
+        raise UserError(f"{arguments.reference} is of other pictures ({difference}); delete it and run again")
+    ways = []
+    for way in list_ways(arguments, transformer):
+        progress = Progress(way.title, len(pictures) * steps, "trajectory-steps")
+        latents = np.array(sample(transformer, way.linear_at, *start, cfg, progress.advance))
+        ratios = [min(measure_snr(*pair), EXACT) for pair in zip(latents, reference["latents"], strict=True)]
+        ways.append({"name": way.name, "title": way.title, "bits_per_weight": way.bits_per_weight, "ratios": ratios})
+        log.info(f"{way.title}: {way.bits_per_weight:.2f} bits per weight, median {np.median(ratios):.2f} dB")
+    source = {path.name: hash_file(path) for path in arguments.quant_config[:1]}
+    write_json(arguments.out, PICTURES | about | {"source": source, "ways": ways})
+
+
+def start_pictures(
+    parameters: plan.Parameters, model: Model, prompts: list[dict[str, Any]], pictures: list[dict[str, Any]]
+) -> tuple[mx.array, ...]:
+    """What `sample` starts from: cs and cs_pooled of each picture's prompt, its noise, and the noise levels."""
+    texts = [prompts[picture["prompt"]]["text"] for picture in pictures]
+    noise = draw_noise([picture["seed"] for picture in pictures], *model.LATENT_SHAPE)
+    encodings = model.encode_prompts(texts, parameters["negative_prompt"])
+    return (*encodings, noise, model.compute_sigmas(parameters["evaluation_steps"]))
+
+
+def list_ways(arguments: argparse.Namespace, transformer: Transformer) -> Iterator[Way]:
+    """The ways of a family of plain rounding, or of a quantization config."""
+    if arguments.family:
+        for plain in list_plain(arguments.family):
+            name = f"plain_{plain.modulation_bits}_{plain.bits}_g{plain.group_size}"
+            yield Way(name, plain.title, *bind_plain(transformer, plain))
+        return
+    config, model, layout = arguments.quant_config
+    for name, source, files in (("w_a16", "weights", [model, layout]), ("w_a8", "quant_config", [config, model])):
+        size = measure_variant(transformer, source, files)
+        read = "inputs unrounded" if source == "weights" else f"inputs of {min(size['activation_bits'])} bits"
+        yield Way(name, f"learned, {read}", bind_source(transformer, source, files), size["bits_per_weight"])
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "prompts", "out")
+    parser.add_argument("--reference", type=Path, help="the latents of full precision, to compare with")
+    parser.add_argument("--family", choices=FAMILIES, help="ways to call nn.quantize")
+    parser.add_argument(
+        "--quant-config", type=Path, nargs=3, default=[], help="the config, its model.safetensors and its config.json"
+    )
+    run(main, parser)

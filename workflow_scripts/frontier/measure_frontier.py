@@ -1,0 +1,98 @@
+"""Set our sizes against `nn.quantize`: quality by bits per weight, and the bits saved, as JSON and Markdown."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.numerics.frontier import describe_quality, describe_saving
+from taqmlx.planning import plan
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, write_json
+from taqmlx.store.frontier_file import FORMAT, PICTURES, find_best, list_ours
+from taqmlx.store.vouching import write_text
+
+HEAD = ("", "bits per weight", "median, dB", "lowest 5 %, dB", "turn out otherwise", "bits saved, median", "lowest 5 %")
+NOTE = """\
+Latent signal-to-noise ratio to full precision in dB, of {n} pictures of held-out captions ({steps} steps, guidance
+{cfg:g}). Bits per weight are of all linear layers, scales and zero points included. A picture below 5 dB turned out
+otherwise. Bits saved: what nn.quantize needs for the same quality, between the points of its own frontier, less ours.
+Intervals are 95 %, by a bootstrap of the pictures. Rounded inputs are simulated.
+"""
+
+
+def main(arguments: argparse.Namespace) -> None:
+    files = {path: read_json(path, **PICTURES) for path in [*arguments.plain, *arguments.learned]}
+    first = files[arguments.plain[0]]
+    for path, content in files.items():
+        for key in ("parameters", "pictures", "model"):
+            if difference := plan.describe_difference({key: content[key]}, {key: first[key]}):
+                raise UserError(f"{path} is of other pictures ({difference}); delete it and run draw_frontier again")
+    plain = [way for path in arguments.plain for way in files[path]["ways"]]
+    asked = zip(arguments.sizes, arguments.learned, strict=True)
+    learned = [way | {"asked": size} for size, path in asked for way in files[path]["ways"]]
+    seed = 0
+    bits, ratios = np.array([way["bits_per_weight"] for way in plain]), np.array([way["ratios"] for way in plain])
+    described = [describe_way(way, seed) for way in plain]
+    for way in learned:
+        own = np.array(way["ratios"])
+        saved = {
+            name: describe_saving(way["bits_per_weight"], own, bits, ratios, low, seed)
+            for name, low in (("median", False), ("p5", True))
+        }
+        described.append(describe_way(way, seed) | {"asked": way["asked"], "bits_saved": saved})
+    content = {
+        "n": ratios.shape[1],
+        "steps": first["parameters"]["evaluation_steps"],
+        "cfg": first["parameters"]["evaluation_cfg"],
+        "ways": described,
+    }
+    write_json(arguments.out, FORMAT | content)
+    text = format_table(content)
+    write_text(arguments.out.with_suffix(".md"), text)
+    log.info(f"{len(plain)} ways of nn.quantize, {len(learned)} of ours: {arguments.out}")
+
+
+def describe_way(way: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A way's size and quality, with intervals and every picture's ratio."""
+    quality = describe_quality(np.array(way["ratios"]), seed)
+    return {key: way[key] for key in ("name", "title", "bits_per_weight", "ratios")} | quality
+
+
+def format_table(content: dict[str, Any]) -> str:
+    """The ways of ours, and those of nn.quantize on its frontier of the median, as a Markdown table."""
+    lines = [f"| {' | '.join(HEAD)} |", "|---|" + "---:|" * (len(HEAD) - 1)]
+    shown = sorted([*find_best(content), *list_ours(content)], key=lambda way: (way["bits_per_weight"], way["title"]))
+    lines += [format_row(way) for way in shown]
+    note = NOTE.format(n=content["n"], steps=content["steps"], cfg=content["cfg"])
+    return "\n".join([*lines, "", note])
+
+
+def format_row(way: dict[str, Any]) -> str:
+    """One way as a row."""
+    saved = way.get("bits_saved", {})
+    cells = [
+        way["title"],
+        f"{way['bits_per_weight']:.2f}",
+        f"{way['median']['value']:.1f}",
+        f"{way['p5']['value']:.1f}",
+        f"{100 * way['otherwise']['value']:.1f} %",
+        *(format_interval(saved[name]) if name in saved else "" for name in ("median", "p5")),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def format_interval(found: dict[str, Any]) -> str:
+    """A value with its interval."""
+    low, high = found["interval_95"]
+    return f"{found['value']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "out")
+    parser.add_argument("--plain", type=Path, nargs="+", required=True, help="pictures by nn.quantize")
+    parser.add_argument("--learned", type=Path, nargs="+", required=True, help="pictures of our sizes")
+    parser.add_argument("--sizes", type=float, nargs="+", required=True, help="the bits per weight asked for, in order")
+    run(main, parser)

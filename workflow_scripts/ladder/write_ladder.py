@@ -1,0 +1,88 @@
+"""Compare the rungs of the ladder: how near their pictures and blocks are to full precision, as JSON and Markdown."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.numerics.quality import measure_snr, to_decibels
+from taqmlx.planning import ladder
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.block_report import read_report
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import write_json
+from taqmlx.store.tensors import read_sealed_tensors
+from taqmlx.store.vouching import write_text
+
+FORMAT = {"format": "weights-ladder", "version": 1}
+EXACT = 150.0  # dB; nothing in fp32 is nearer without being equal, and JSON has no infinity
+EXPLANATION = """\
+Signal-to-noise ratios in dB against full precision, from the same seeds and prompts: of the final latents (the median
+over pictures, and the worst picture), and of the blocks' outputs on points held out from everything learned (the mean
+over blocks and streams, and the worst). One decibel more is a fifth less error energy. The worst picture is often one
+whose prompt leaves something open, and which therefore turned out otherwise.
+"""
+
+
+def main(arguments: argparse.Namespace) -> None:
+    reference = read_latents(arguments.ladder, ladder.FULL_PRECISION)
+    rungs = [
+        describe_rung(name, title, read_latents(arguments.ladder, name), reference, arguments.ladder / name)
+        for name, (title, _) in ladder.RUNGS.items()
+        if name != ladder.FULL_PRECISION
+    ]
+    for name, title in ((ladder.OWN, ladder.OWN_TITLE), (ladder.PACKED, ladder.PACKED_TITLE)):
+        latents = read_latents(arguments.ladder, name)
+        rungs.append(describe_rung(name, title, latents, reference, arguments.adaround))
+    write_json(arguments.out, FORMAT | {"pictures": len(reference), "rungs": rungs})
+    text = "\n".join(tabulate(rungs))
+    write_text(arguments.out.with_suffix(".md"), text)
+    log.info(f"{len(rungs)} rungs in {arguments.out}")
+
+
+def read_latents(folder: Path, rung: str) -> np.ndarray:
+    """The final latents (n, h, w, c) of a rung. Raises UserError if they are missing, damaged, or another rung's."""
+    path = folder / rung / "latents.safetensors"
+    arrays, about = read_sealed_tensors(path)
+    if about["rung"] != rung:
+        raise UserError(f"{path} is of the rung {about['rung']}; delete it and run sample_rung again")
+    return arrays["latents"]
+
+
+def describe_rung(name: str, title: str, latents: np.ndarray, reference: np.ndarray, blocks: Path) -> dict[str, Any]:
+    """One rung's numbers: `latent_snr` of each picture and `block_snr` of each block's streams, in dB."""
+    pictures = [min(measure_snr(*pair), EXACT) for pair in zip(latents, reference, strict=True)]
+    reports = {report["block"]: report for report in map(read_report, sorted(blocks.glob("*.report.json")))}
+    streams = {block: measure_block(report) for block, report in reports.items()}
+    values = [value for block in streams.values() for value in block.values()]
+    return {
+        "rung": name,
+        "title": title.strip(),
+        "latent_snr": {"typical": float(np.median(pictures)), "worst": min(pictures), "pictures": pictures},
+        "block_snr": {"typical": float(np.mean(values)), "worst": min(values), "blocks": streams},
+        "chosen": {block: report["chosen"] for block, report in reports.items()},
+    }
+
+
+def measure_block(report: dict[str, Any]) -> dict[str, float]:
+    """The streams' signal-to-noise ratios in dB of what was chosen for a block, as it runs."""
+    errors = report["errors"][report["chosen"]]["quantized_inputs"]
+    return {stream: min(to_decibels(1, error), EXACT) for stream, error in errors.items()}
+
+
+def tabulate(rungs: list[dict[str, Any]]) -> list[str]:
+    """The lines of a Markdown table."""
+    titles = {name: title for name, (title, _) in ladder.RUNGS.items()}
+    lines = ["# What each part of the method is worth", "", EXPLANATION]
+    lines += ["| rung | latents | worst picture | blocks | worst block |", "|---|---:|---:|---:|---:|"]
+    for rung in rungs:
+        title = titles.get(rung["rung"], rung["title"]).replace("  ", "&nbsp;&nbsp;")
+        numbers = [rung[kind][key] for kind in ("latent_snr", "block_snr") for key in ("typical", "worst")]
+        lines.append(f"| {title} | " + " | ".join(f"{value:.2f}" for value in numbers) + " |")
+    return [*lines, ""]
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "ladder", "adaround", "out")
+    run(main, parser)

@@ -1,0 +1,221 @@
+"""Write a quantization config whose activations have 4, 6 or 8 bits, by layer and noise level, and why.
+
+Starts from the quantization config, whose weights, shifts and migrations stay. Bits are only ever taken away: a layer
+without rounding stays without, and one with few bits keeps them.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.numerics import tier_summary, tiers
+from taqmlx.numerics.phases import PHASES
+from taqmlx.numerics.tier_rules import Evidence, choose_bits
+from taqmlx.planning import plan
+from taqmlx.planning.layer_rules import UNQUANTIZED
+from taqmlx.planning.layers import list_linears
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, name_below, read_json, write_json
+from taqmlx.store.layer_errors import LayerErrors, list_layer_errors
+from taqmlx.store.quant_config import QuantConfig, read_quant_config
+from taqmlx.store.sensitivity_file import read_sensitivities
+from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
+from taqmlx.store.tensors import write_tensors
+
+NOTHING_KNOWN = {"clip": {}, "smoothquant_candidate": False, "smoothquant_levels": 0}
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="write_multitier")
+    config = read_quant_config(arguments.config)
+    statistics = read_statistics(arguments.statistics)
+    blocks = read_sensitivities(arguments.sensitivity, parameters["model"])
+    check_origins(parameters, config, statistics, blocks, arguments)
+    errors = list_layer_errors(blocks)
+    extremes = read_statistics_arrays(arguments.statistics, statistics)
+    evidence = gather_evidence(config, errors, extremes)
+    chosen = {name: choose_bits(own, config.content["sigmas"], parameters) for name, own in evidence.items()}
+    layers, arrays = {}, dict(config.arrays)
+    for name, entry in config.layers.items():
+        activation, own = entry["activation"], {}
+        if name in chosen:
+            activation, own = narrow_activation(name, config, chosen[name][0], evidence[name])
+        layers[name], arrays = entry | {"activation": activation}, arrays | own
+    arrays_path = arguments.out.with_suffix(".safetensors")
+    write_tensors(arrays_path, arrays)
+    content = config.content | {
+        "weights": move_weights(config, arguments),
+        "arrays": {"file": arrays_path.name, "sha256": hash_file(arrays_path)},
+        "layers": layers,
+        "analysis": analyse(config, parameters, evidence, chosen, errors),
+        "origin": config.content["origin"] | {"multitier": describe_origin(parameters, statistics, arguments)},
+    }
+    write_json(arguments.out, content)
+    read_quant_config(arguments.out)
+    log.info(f"{describe_summary(content['analysis']['summary'])}, in {arguments.out}")
+
+
+def check_origins(
+    parameters: plan.Parameters,
+    config: QuantConfig,
+    statistics: dict,
+    blocks: dict[str, dict],
+    arguments: argparse.Namespace,
+) -> None:
+    """Raise UserError unless all is of one model and run, the config has one number of bits for each layer, and the
+    output is another file.
+    """
+    model = parameters["model"]
+    if arguments.out.resolve().with_suffix("") == arguments.config.resolve().with_suffix(""):
+        raise UserError(f"--out {arguments.out} is the config that is read; give it another name")
+    for path, found in ((arguments.config, config.content["model"]), (arguments.statistics, statistics["model"])):
+        if found != model:
+            raise UserError(f"{path} is of the model {found}, not {model}; make it again")
+    if config.content["origin"].get("statistics") != {"fingerprint": plan.fingerprint(statistics)}:
+        raise UserError(f"{arguments.config} was not made with {arguments.statistics}; run write_quant_config again")
+    digests = next(iter(blocks.values()))["origin"]["model"]
+    if difference := plan.describe_difference(digests, config.content["origin"]["model"]):
+        raise UserError(
+            f"{arguments.sensitivity[0]} is of other weights than {arguments.config} ({difference}); make both again"
+        )
+    if several := [name for name in config.layers if not isinstance(config.activation_bits(name), int)]:
+        raise UserError(
+            f"{arguments.config} has several numbers of bits for {several[0]}; start from quant_config.json"
+        )
+
+
+def gather_evidence(config: QuantConfig, errors: LayerErrors, extremes: dict[str, np.ndarray]) -> dict[str, Evidence]:
+    """What is known of every layer whose input is rounded, by name."""
+    sigmas, evidence = config.content["sigmas"], {}
+    for layer in list_linears(*plan.MODEL_BLOCKS[config.content["model"]]):
+        if (own := config.activation_bits(layer.name)) == UNQUANTIZED:
+            continue
+        shift, migration = config.activation_shift(layer.name), config.activation_migration(layer.name)
+        channels = tiers.measure_channels(
+            *(extremes[f"{layer.input}/{kind}"] for kind in ("minimum", "maximum")), shift, migration
+        )
+        measured = errors.inputs.get(layer.name, {})
+        evidence[layer.name] = Evidence(
+            own,
+            config.layers[layer.name]["activation"]["policy"],
+            channels,
+            {bits: tiers.move_to_knots(tier.errors, tier.sigmas, sigmas) for bits, tier in measured.items()},
+            {bits: tier.clip for bits, tier in measured.items()},
+            {bits: tier.inside for bits, tier in measured.items()},
+            shift is not None,
+        )
+    return evidence
+
+
+def narrow_activation(
+    name: str, config: QuantConfig, bits: np.ndarray, evidence: Evidence
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A layer's activation entry with `bits` (K,), and its steps where they are a table; nothing else changes."""
+    entry, own = config.layers[name]["activation"], evidence.own
+    if np.all(bits == own):
+        return entry, {}
+    is_uniform = not np.ptp(bits)
+    entry = entry | {"bits": int(bits[0]) if is_uniform else bits.tolist()}
+    if entry["policy"] == "dynamic":
+        return entry, {}
+    steps = np.broadcast_to(config.activation_steps(name), len(bits))
+    steps = tiers.narrow_steps(steps, own, bits, evidence.channels.max(axis=1), evidence.clips)
+    entry["range"] = "clipped"
+    if entry["policy"] == "static" and is_uniform:
+        return entry | {"step": float(steps.max())}, {}
+    entry.pop("step", None)
+    return entry | {"policy": "lut", "steps": f"{name}/steps"}, {f"{name}/steps": steps}
+
+
+def move_weights(config: QuantConfig, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The config's entry of its weights, by names relative to the new one. Raises UserError if they lie elsewhere."""
+    weights, (source, target) = config.content["weights"], (path.parent for path in (arguments.config, arguments.out))
+    return weights | {key: name_below(source / weights[key], target) for key in ("file", "config")}
+
+
+def analyse(
+    config: QuantConfig,
+    parameters: plan.Parameters,
+    evidence: dict[str, Evidence],
+    chosen: dict[str, tuple[np.ndarray, str]],
+    errors: LayerErrors,
+) -> dict[str, Any]:
+    """Why the bits are what they are, by layer and in all."""
+    sigmas, rule = config.content["sigmas"], parameters["multitier_rule"]
+    limit = {
+        "measured": {"budget_db": parameters["multitier_budget"]},
+        "thresholds": {"thresholds": parameters["multitier_thresholds"]},
+    }[rule]
+    layers = {}
+    for name in config.layers:
+        bits, reason = chosen.get(name, (np.full(len(sigmas), UNQUANTIZED), "not rounded in the config it starts from"))
+        layers[name] = {
+            "phases": tier_summary.find_most_by_phase(bits, sigmas),
+            "weight_bits": suggest_weight_bits(errors.weights.get(name), parameters),
+            "reason": reason,
+        } | (describe_evidence(evidence[name]) if name in evidence else NOTHING_KNOWN)
+    return limit | {
+        "rule": rule,
+        "weight_budget_db": parameters["weight_budget"],
+        "phases": {name: list(ends) for name, ends in PHASES.items()},
+        "layers": layers,
+        "summary": summarise(evidence, {name: bits for name, (bits, _) in chosen.items()}),
+    }
+
+
+def suggest_weight_bits(errors: dict[int, float] | None, parameters: plan.Parameters) -> int | None:
+    """The fewest of 2, 4, 6 and 8 bits for a layer's weight within the budget; None for an unquantized weight."""
+    if errors is None:
+        return None
+    return int(tiers.take_fewest({bits: errors[bits] for bits in tiers.WEIGHT_BITS}, parameters["weight_budget"]))
+
+
+def describe_evidence(evidence: Evidence) -> dict[str, Any]:
+    """The grid that costs least by bits, and whether scaling channels down could help, which nothing here does."""
+    clips = {
+        str(bits): {"share": share, "inside_percent": 100 * evidence.inside[bits]}
+        for bits, share in evidence.clips.items()
+    }
+    levels = int(tiers.find_spikes(evidence.channels).sum())
+    return {"clip": clips, "smoothquant_candidate": levels > 0, "smoothquant_levels": levels}
+
+
+def summarise(evidence: dict[str, Evidence], bits: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The choice in all, over the layers whose input is rounded."""
+    widths = {name: own.channels.shape[1] for name, own in evidence.items()}
+    return tier_summary.summarise_bits(bits, widths) | {
+        "high_variability_layers": [
+            name for name, own in evidence.items() if tier_summary.is_highly_variable(own.channels.max(axis=1))
+        ],
+        "smoothquant_layers": [name for name, own in evidence.items() if tiers.find_spikes(own.channels).any()],
+    }
+
+
+def describe_origin(parameters: plan.Parameters, statistics: dict, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Fingerprints of what the bits were chosen from."""
+    return {
+        "parameters": parameters,
+        "config": hash_file(arguments.config),
+        "statistics": plan.fingerprint(statistics),
+        "sensitivity": {path.stem: hash_file(path) for path in sorted(arguments.sensitivity)},
+    }
+
+
+def describe_summary(summary: dict[str, Any]) -> str:
+    """One line: the shares of the bits, and how many layers change them."""
+    if not summary["total_layers"]:
+        return "no activation is rounded, so no bits were taken away"
+    shares = ", ".join(f"A{tier} {summary[f'a{tier}_percentage']:.1f} %" for tier in tiers.TIERS)
+    return (
+        f"{shares} of {summary['total_decisions']} decisions, {summary['mean_bits']:.2f} bits in the mean;"
+        f" {len(summary['switching_layers'])} of {summary['total_layers']} layers change bits between noise levels"
+    )
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "config", "statistics", "out")
+    parser.add_argument("--sensitivity", type=Path, nargs="+", required=True, help="the blocks' sensitivity files")
+    run(main, parser)

@@ -1,0 +1,53 @@
+"""Draw what quantization did to the blocks, as PNG and SVG: distributions, convergence, errors by block and layer."""
+
+import argparse
+from pathlib import Path
+
+from taqmlx.plots import blocks, distributions
+from taqmlx.plots.style import save_figure
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.block_report import read_report
+from taqmlx.store.files import read_json
+from taqmlx.store.sensitivity_file import read_sensitivity, read_sensitivity_arrays
+
+
+def main(arguments: argparse.Namespace) -> None:
+    sensitivities = [read_sensitivity(path) for path in arguments.sensitivity]
+    reports = [read_report(path) for path in arguments.reports]
+    described = {name: about for found in sensitivities for name, about in found["distributions"].items()}
+    arrays = {
+        name: array
+        for path, found in zip(arguments.sensitivity, sensitivities, strict=True)
+        for name, array in read_sensitivity_arrays(path, found).items()
+    }
+    warm_ups = {block: end for block, end in map(find_warm_up, arguments.params) if end is not None}
+    figures = {
+        "distributions": distributions.draw_distributions(described, arrays),
+        "adaround_convergence": blocks.draw_convergence(reports, warm_ups),
+        "block_errors": blocks.draw_block_errors(reports),
+        "layer_errors": blocks.draw_layer_errors(sensitivities),
+    }
+    for name, figure in figures.items():
+        save_figure(figure, arguments.out / name)
+    log.info(f"{len(figures)} figures in {arguments.out}")
+
+
+def find_warm_up(path: Path) -> tuple[str, float | None]:
+    """A block, and the iteration its warm-up ended at, where its engine has one."""
+    parameters = read_json(path, stage="optimise_block", block=path.stem)
+    if parameters["engine"] != "adaround":
+        return parameters["block"], None
+    return parameters["block"], parameters["adaround_warm_up"] * parameters["adaround_iterations"]
+
+
+def build_arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__, "out")
+    parser.add_argument("--sensitivity", type=Path, nargs="+", required=True, help="the blocks' sensitivity files")
+    parser.add_argument("--reports", type=Path, nargs="+", required=True, help="the blocks' optimisation reports")
+    parser.add_argument("--params", type=Path, nargs="*", default=[], help="the parameters the blocks were made with")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main, build_arguments())

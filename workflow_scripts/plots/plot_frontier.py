@@ -1,0 +1,24 @@
+"""Draw quality against size, ours beside what `nn.quantize` gives, as PNG and SVG."""
+
+import argparse
+
+from taqmlx.plots.frontier import draw_frontier
+from taqmlx.plots.style import save_figure
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.frontier_file import read_frontier
+
+
+def main(arguments: argparse.Namespace) -> None:
+    save_figure(draw_frontier(read_frontier(arguments.frontier), arguments.size), arguments.out / "frontier")
+    log.info(f"1 figure in {arguments.out}")
+
+
+def build_arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__, "frontier", "out")
+    parser.add_argument("--size", type=float, help="the bits per weight of the configuration, to mark what they save")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main, build_arguments())

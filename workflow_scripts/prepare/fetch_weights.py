@@ -1,0 +1,30 @@
+"""Get the model's files, download those the Hub's cache lacks, check them all, and write their digests."""
+
+import argparse
+
+from taqmlx.models.loaders import describe_unread
+from taqmlx.models.releases import RELEASES
+from taqmlx.models.sd3 import fetch_files
+from taqmlx.models.weight_files import verify_file
+from taqmlx.planning import plan
+from taqmlx.planning.glimpses import glimpse
+from taqmlx.planning.user_files import find_place
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.files import read_json, write_json
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="fetch_weights")
+    name = parameters["model"]
+    files = fetch_files(name, find_place(plan.WEIGHTS_FROM), parameters["use_t5"])
+    if unread := describe_unread(RELEASES[name], files):
+        log.info(unread)
+    digests = {name: digest for located in files.values() for name, digest in verify_file(located).items()}
+    parts = {name: path for located in files.values() for name, path in located.list_files().items()}
+    glimpses = {name: glimpse(path) for name, path in parts.items()}
+    write_json(arguments.out, {"model": name, "sha256": digests, "glimpses": glimpses})
+    log.info(f"{len(digests)} files of {name} are here and whole: {arguments.out}")
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__, "params", "out"))

@@ -1,0 +1,1 @@
+"""The commands of rules/quant_config.smk."""

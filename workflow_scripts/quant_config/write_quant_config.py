@@ -1,0 +1,174 @@
+"""Write the quantization config: every layer's weight and activation quantization, and what it was made from."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from taqmlx.numerics.activation import compute_ranges, compute_step
+from taqmlx.planning import plan
+from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.block_file import LayerInput
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, name_below, read_json, write_json
+from taqmlx.store.learned_inputs import check_blocks, pick_inputs, read_blocks
+from taqmlx.store.packed_checkpoint import read_packed_config
+from taqmlx.store.quant_config import FORMAT, VERSION, check_file, read_quant_config
+from taqmlx.store.seal import read_group_seal
+from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
+from taqmlx.store.tensors import write_tensors
+
+UNQUANTIZED_WEIGHT = {"bits": UNQUANTIZED, "group_size": None, "mode": None}
+AFTER_GELU = "fc2"  # the role of the layers that can be shifted and migrated
+LEARNED = "learned"
+
+
+class Observed(NamedTuple):
+    """What is known of the layers' inputs.
+
+    inputs: the statistics of each input, and shifts float32 (in,) of those that have one, by the input's name; learned:
+    what the blocks determined, by layer name.
+    """
+
+    inputs: dict[str, dict]
+    shifts: dict[str, np.ndarray]
+    learned: dict[str, LayerInput]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="write_quant_config")
+    statistics = read_statistics(arguments.statistics)
+    checkpoint = read_packed_config(arguments.quantized)
+    seal = read_group_seal(arguments.calibration)
+    check_origins(parameters, statistics, checkpoint, seal, arguments)
+    blocks = read_blocks(arguments.blocks)
+    registry = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
+    check_blocks(blocks, parameters["activations"], checkpoint, {layer.name: layer.path for layer in registry})
+    observed = Observed(
+        statistics["inputs"],
+        read_shifts(arguments.statistics, statistics),
+        pick_inputs(blocks, statistics["sigmas"]),
+    )
+    layers, arrays = describe_layers(registry, parameters["activations"], checkpoint["quantization"], observed)
+    arrays_path = arguments.out.with_suffix(".safetensors")
+    write_tensors(arrays_path, arrays)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": parameters["model"],
+        "sigmas": statistics["sigmas"],
+        "weights": describe_weights(arguments.quantized, checkpoint, arguments.out.parent),
+        "arrays": {"file": arrays_path.name, "sha256": hash_file(arrays_path)},
+        "layers": layers,
+        "realization": {"weights": "packed", "activations": "simulated"},
+        "origin": describe_origin(parameters, statistics, checkpoint, seal, blocks),
+    }
+    write_json(arguments.out, content)
+    read_quant_config(arguments.out)
+    activations = [layer["activation"] for layer in layers.values()]
+    quantized = sum(entry["policy"] != "none" for entry in activations)
+    learned = sum(entry.get("range") == LEARNED for entry in activations)
+    log.info(
+        f"{len(layers)} layers, activations of {quantized} quantized, {learned} as their blocks determined,"
+        f" in {arguments.out}"
+    )
+
+
+def check_origins(
+    parameters: plan.Parameters, statistics: dict, checkpoint: dict, seal: dict, arguments: argparse.Namespace
+) -> None:
+    """Raise UserError unless statistics and checkpoint belong to this model and to this calibration set."""
+    for path, model in ((arguments.statistics, statistics["model"]), (arguments.quantized, checkpoint["architecture"])):
+        if model != parameters["model"]:
+            raise UserError(f"{path} is of the model {model}, not {parameters['model']}; make it again")
+    if statistics["origin"]["calibration"] != seal["fingerprint"]:
+        raise UserError(
+            f"{arguments.statistics} was not made from {arguments.calibration}; run merge_activations again"
+        )
+    check_file(arguments.quantized / checkpoint["model"]["file"], checkpoint["model"]["sha256"], arguments.quantized)
+
+
+def read_shifts(path: Path, statistics: dict) -> dict[str, np.ndarray]:
+    """The shift of each input that has one, float32 (D,)."""
+    suffix = "/shift"
+    arrays = read_statistics_arrays(path, statistics)
+    return {key.removesuffix(suffix): value for key, value in arrays.items() if key.endswith(suffix)}
+
+
+def describe_layers(
+    layers: Sequence[Layer], rules: Sequence[dict[str, Any]], weights: dict[str, dict], observed: Observed
+) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    """Every layer's entry by name, and the arrays the entries name."""
+    entries, arrays = {}, {}
+    for layer in layers:
+        activation, own = describe_activation(layer, find_rule(rules, layer.name), observed)
+        weight = weights.get(layer.path, UNQUANTIZED_WEIGHT)
+        entries[layer.name] = {"path": layer.path, "weight": weight, "activation": activation}
+        arrays |= {f"{layer.name}/{kind}": array for kind, array in own.items()}
+    return entries, arrays
+
+
+def describe_activation(
+    layer: Layer, rule: dict[str, Any], observed: Observed
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """One layer's activation entry, and its arrays by kind.
+
+    Raises UserError if the rule asks for a migration and no block has determined one.
+    """
+    if rule["bits"] == UNQUANTIZED:
+        return {"policy": "none", "bits": UNQUANTIZED}, {}
+    learned = observed.learned.get(layer.name)
+    if layer.role == AFTER_GELU and rule["migration"] and learned is None:
+        raise UserError(
+            f"activations: {layer.name} is to be migrated, and no block file says how; quantize its weight and give"
+            " its activations the policy lut or static, or set migration: false"
+        )
+    entry = {"policy": rule["policy"], "bits": rule["bits"]}
+    if rule["policy"] == "dynamic":
+        return entry | {"group_size": rule["group_size"]}, {}
+    given, entry["range"] = (learned, LEARNED) if learned else choose_from_statistics(layer, rule, observed)
+    arrays = {kind: array for kind in ("shift", "migration") if (array := getattr(given, kind)) is not None}
+    entry |= {kind: f"{layer.name}/{kind}" if kind in arrays else None for kind in ("shift", "migration")}
+    if rule["policy"] == "static":
+        return entry | {"step": float(given.steps.max())}, arrays
+    return entry | {"steps": f"{layer.name}/steps"}, arrays | {"steps": given.steps}
+
+
+def choose_from_statistics(layer: Layer, rule: dict[str, Any], observed: Observed) -> tuple[LayerInput, str]:
+    """Steps (S,) that reach what was observed at each noise level, after the shift if there is one; and their range."""
+    shift = observed.shifts.get(layer.input) if rule["shift"] else None
+    ranges = compute_ranges(observed.inputs[layer.input]["per_step"], rule["range"], shift is not None)
+    return LayerInput(compute_step(ranges, rule["bits"]), shift), rule["range"] if shift is None else "absmax"
+
+
+def describe_weights(folder: Path, checkpoint: dict, base: Path) -> dict[str, Any]:
+    """The packed checkpoint, by names relative to `base`. Raises UserError if it lies elsewhere."""
+    return {
+        "file": name_below(folder / checkpoint["model"]["file"], base),
+        "sha256": checkpoint["model"]["sha256"],
+        "config": name_below(folder / "config.json", base),
+        "bits_per_weight": checkpoint["bits_per_weight"],
+    }
+
+
+def describe_origin(
+    parameters: plan.Parameters, statistics: dict, checkpoint: dict, seal: dict, blocks: dict[str, tuple]
+) -> dict[str, Any]:
+    """Fingerprints of what the config was made from."""
+    return {
+        "parameters": parameters,
+        "calibration": {"fingerprint": seal["fingerprint"], "inputs": seal["inputs"]},
+        "statistics": {"fingerprint": plan.fingerprint(statistics)},
+        "model": checkpoint["origin"]["model"],
+        "blocks": {name: block.seal["fingerprint"] for name, (_, block) in blocks.items()},
+    }
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "statistics", "quantized", "calibration", "out")
+    parser.add_argument("--blocks", type=Path, nargs="*", default=[], help="the blocks' files")
+    run(main, parser)

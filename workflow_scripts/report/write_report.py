@@ -1,0 +1,156 @@
+"""Put the results on one page: a file of HTML that needs nothing else, to judge the quantized model by."""
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from taqmlx.planning.layers import list_linears
+from taqmlx.planning.plan import MODEL_BLOCKS
+from taqmlx.report import (
+    blocks,
+    checkpoint,
+    distillation,
+    frontier,
+    kinds,
+    layers,
+    overview,
+    runs,
+    suggestions,
+    trouble,
+)
+from taqmlx.report.figures import embed_plots
+from taqmlx.report.page import render_page
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.block_report import read_report
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
+from taqmlx.store.frontier_file import read_frontier
+from taqmlx.store.mixed_bits import read_mixed_bits
+from taqmlx.store.packed_checkpoint import read_packed_config
+from taqmlx.store.quant_config import QuantConfig, read_content, read_quant_config
+from taqmlx.store.sensitivity_file import read_sensitivity
+from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
+from taqmlx.store.vouching import write_text
+
+Facts = dict[str, Any]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    config, fid = read_config(arguments.config), read_json(arguments.fid, format="evaluation", version=2)
+    quantization = read_quant_config(arguments.quant_config)
+    sensitivity = read_by_block(read_sensitivity, arguments.sensitivity)
+    reports = read_by_block(read_report, arguments.reports)
+    multitier = read_content(arguments.multitier)
+    mixed = read_mixed_bits(arguments.mixed)
+    distilled = read_report(arguments.distilled) if arguments.distilled else None
+    benchmarks = runs.read_benchmarks(arguments.benchmarks)
+    described = describe_layers(arguments, quantization, sensitivity, reports, multitier, mixed)
+    described["blocks"] = blocks.describe_blocks(reports, sensitivity)
+    content = (
+        summarise(config, fid, quantization.content, described)
+        | suggestions.describe_suggestions(multitier, mixed)
+        | list_facts(config, quantization.content, multitier, fid, benchmarks)
+        | {
+            "frontier": frontier.tabulate_frontier(read_frontier(arguments.frontier), config["bits_per_weight"]),
+            "kinds": kinds.tabulate_kinds(list_linears(*MODEL_BLOCKS[quantization.content["model"]]), quantization),
+            "distillation": distillation.describe_distillation(distilled, benchmarks),
+            "figures": embed_plots(arguments.plots),
+            "infinity": math.inf,
+        }
+    )
+    text = render_page(content)
+    write_text(arguments.out, text)
+    log.info(f"{len(described['weights'])} layers, {len(arguments.plots)} plots in {arguments.out}")
+
+
+def read_config(text: str) -> Facts:
+    """The configuration from the command line. Raises UserError if it is not JSON."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"--config is not JSON ({error}); give the configuration as JSON") from None
+
+
+def read_by_block(read: Callable[[Path], Facts], paths: list[Path]) -> dict[str, Facts]:
+    """What `read` finds in files by the block that each names."""
+    return {content["block"]: content for content in map(read, paths)}
+
+
+def describe_layers(
+    arguments: argparse.Namespace,
+    quantization: QuantConfig,
+    sensitivity: Facts,
+    reports: Facts,
+    multitier: Facts,
+    mixed: Facts,
+) -> dict[str, list[Facts]]:
+    """What is known of every quantized model's layer: of its weight, and of what it reads."""
+    statistics = read_statistics(arguments.statistics)
+    ranges = layers.measure_ranges(statistics, read_statistics_arrays(arguments.statistics, statistics))
+    prefix = read_packed_config(quantization.weights.parent)["prefix"]
+    sizes = checkpoint.measure_layers(quantization.weights, prefix, quantization.layers)
+    suggested, bits = multitier["analysis"]["layers"], mixed["mixed"]["layers"]
+    known = list_linears(*MODEL_BLOCKS[quantization.content["model"]])
+    # The blocks first: what is outside them is few, and seldom quantized.
+    found = sorted((layer for layer in known if layer.name in quantization.layers), key=lambda layer: not layer.block)
+    return {
+        "weights": [
+            layers.describe_weights(layer, quantization, sizes, sensitivity, reports, suggested, bits)
+            for layer in found
+        ],
+        "inputs": [layers.describe_input(layer, quantization, ranges, sensitivity, suggested) for layer in found],
+    }
+
+
+def summarise(config: Facts, fid: Facts, quantization: Facts, described: dict[str, list[Facts]]) -> Facts:
+    """The summary, and the tables by layer and block."""
+    order = overview.order_variants(fid, config["evaluation_variants"])
+    subject = overview.choose_subject(order)
+    return {
+        "model": config["model"],
+        "subject": subject and overview.name_short(fid["variants"][subject]),
+        "caution": overview.describe_realization(fid, quantization["realization"]),
+        "reading": overview.read_result(fid, subject),
+        "tiles": overview.list_tiles(fid, subject),
+        "quality": overview.tabulate_quality(fid, order, subject),
+        "sizes": overview.tabulate_sizes(fid, order),
+        "sources": overview.describe_sources(fid),
+        "troubles": trouble.list_troubles(fid, subject, **described),
+        "weights": layers.tabulate_weights(described["weights"]),
+        "inputs": layers.tabulate_inputs(described["inputs"]),
+        "blocks": blocks.tabulate_blocks(described["blocks"]),
+    }
+
+
+def list_facts(config: Facts, quantization: Facts, multitier: Facts, fid: Facts, benchmarks: runs.Benchmarks) -> Facts:
+    """What was run, with what, from what, and what it took."""
+    values = runs.list_configuration(config)
+    digests = runs.list_digests(quantization, multitier, fid)
+    return {
+        "stages": runs.tabulate_benchmarks(benchmarks),
+        "versions": runs.list_versions(),
+        "configuration": runs.tabulate_pairs("configuration", "The configuration", values, ("Key", "Value")),
+        "digests": runs.tabulate_pairs("digests", "Digests", digests, ("Of", "Digest")),
+    }
+
+
+def build_arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    paths = ("fid", "frontier", "quant-config", "multitier", "mixed", "statistics", "benchmarks", "out")
+    parser = build_parser(__doc__, *paths)
+    parser.add_argument("--distilled", type=Path, help="the report of the distillation, if there was one")
+    parser.add_argument("--config", required=True, help="the configuration as JSON")
+    for name, words in (
+        ("reports", "what each way of rounding costs, a file a block"),
+        ("sensitivity", "what each layer's bits cost, a file a block"),
+        ("plots", "the plots as PNG, in their order"),
+    ):
+        parser.add_argument(f"--{name}", type=Path, nargs="+", required=True, help=words)
+    return parser
+
+
+if __name__ == "__main__":
+    run(main, build_arguments())

@@ -1,0 +1,101 @@
+"""Measure what rounding costs one block, layer by layer: its weights to 2 to 8 bits, and what they read to 4 to 8."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.mmdit.blocks import find_block
+from taqmlx.mmdit.footprint import check_forward
+from taqmlx.models.catalogue import find_model
+from taqmlx.models.protocol import Model
+from taqmlx.planning import plan
+from taqmlx.planning.block_plan import select_block
+from taqmlx.reconstruction.block_assembly import assemble_problem, list_own_linears, read_weights
+from taqmlx.reconstruction.input_histograms import measure_distributions
+from taqmlx.reconstruction.input_quantizers import observe_inputs
+from taqmlx.reconstruction.input_sensitivity import measure_inputs
+from taqmlx.reconstruction.sensitivity import count_together
+from taqmlx.reconstruction.velocity import POINTS, bind_tail, compare_velocities, measure_gains, spread_points
+from taqmlx.reconstruction.weight_sensitivity import measure_weights, round_block
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.block_inputs import BlockInputs, open_block_inputs
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
+from taqmlx.store.seal import check_origin
+from taqmlx.store.sensitivity_file import write_sensitivity
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="measure_sensitivity")
+    inputs, model = open_block_inputs(arguments.inputs), find_model(parameters["model"], parameters)
+    origin = list_origin(parameters, arguments.block, inputs, model)
+    try:
+        content, arrays = measure(select_block(parameters, arguments.block), inputs, model)
+    except ValueError as error:  # what numerics say of weights and inputs
+        raise UserError(f"{arguments.block}: {error}") from error
+    write_sensitivity(arguments.out, content | {"origin": origin}, arrays)
+    log.info(f"{arguments.block}: {len(content['weights'])} weights, {len(content['inputs'])} inputs: {arguments.out}")
+
+
+def list_origin(parameters: plan.Parameters, block: str, inputs: BlockInputs, model: Model) -> dict[str, Any]:
+    """Digests of what the block is measured from. Raises UserError if it does not belong together."""
+    digests = model.file_digests()
+    for part in inputs.parts:
+        check_origin(part.seal, part.path, plan.select_row_keys(parameters), {"model": digests})
+    blocks = plan.list_blocks(parameters["model"])
+    if block not in blocks:
+        raise UserError(f"{block}: the model {parameters['model']} has the blocks {', '.join(blocks)}")
+    return {"model": digests, "block_inputs": [part.seal["fingerprint"] for part in inputs.parts]}
+
+
+def measure(
+    parameters: plan.Parameters, inputs: BlockInputs, model: Model
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The content of the sensitivity file of one block but for its origin, and the arrays. Raises ValueError."""
+    block, rules, transformer = parameters["block"], parameters["layers"], model.load_transformer()
+    index, every = plan.list_blocks(parameters["model"]).index(block), np.arange(len(inputs.points))
+    layers = list_own_linears(transformer, block)
+    weights, _ = read_weights(transformer, layers)
+    problem = assemble_problem(
+        transformer,
+        find_block(transformer, block, model.LATENT_SHAPE),
+        rules,
+        weights,
+        inputs.read_block(index),
+        inputs.read_targets(index),
+        inputs.modulation,
+        inputs.sigmas,
+        (every, every),
+    )
+    conditions, shape = plan.count_conditions(parameters["model"]), model.LATENT_SHAPE
+    few = spread_points(inputs.sigmas, inputs.points, inputs.negative, conditions, POINTS)
+    tokens = problem.rows.text.shape[1]
+    check_forward(transformer, shape, tokens, count_together(problem), "measuring sensitivity")
+    tail = bind_tail(transformer, index, shape)
+    finish = compare_velocities(tail, inputs.modulation, conditions, parameters["evaluation_cfg"])
+    whole = round_block(transformer, problem, layers, rules, inputs.modulation)
+    observed = observe_inputs(problem, every)
+    linears = [layer for layer in layers if layer.name in problem.weights]
+    activations = {name: rule["activation"] for name, rule in rules.items()}
+    distributions, arrays = measure_distributions(problem, observed, parameters["seed"])
+    return {
+        "model": parameters["model"],
+        "block": block,
+        "parameters": parameters,
+        "sigmas": problem.sigmas.tolist(),
+        "points": len(every),
+        "velocity_points": len(few),
+        "gains": measure_gains(problem, few, whole, finish),
+        "weights": measure_weights(transformer, problem, layers, rules, inputs.modulation, finish, few),
+        "inputs": measure_inputs(problem, linears, observed, activations, parameters["seed"]),
+        "distributions": distributions,
+    }, arrays
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "out")
+    parser.add_argument("--block", required=True, help="the block's name, such as mm_00")
+    parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="the parts of block_inputs.zarr")
+    run(main, parser)

@@ -1,0 +1,1 @@
+"""Commands that no rule runs, and checks."""

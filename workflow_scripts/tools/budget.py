@@ -1,0 +1,159 @@
+"""Say what a configuration will take, stage by stage, before anything starts: jobs, hours, memory and disk.
+
+Jobs and disk follow from the configuration. Hours and memory come from a table of costs; with --measure the model's own
+transformer takes a few steps here, which sets the hours. Ends with 1 if the disk is too small.
+"""
+
+import argparse
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import yaml
+
+from taqmlx.budgeting.shapes import ModelShapes, read_shapes
+from taqmlx.budgeting.stages import Stage, count_missing, list_export_stages, list_stages
+from taqmlx.budgeting.work import estimate_rates
+from taqmlx.mmdit.footprint import check_forward
+from taqmlx.mmdit.forward import bind_linears
+from taqmlx.mmdit.sampling import bind_step
+from taqmlx.models.catalogue import find_model
+from taqmlx.numerics.schedule import draw_noise, start_latents
+from taqmlx.planning import configuration, plan
+from taqmlx.planning.plain_files import read_plain
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.errors import UserError
+
+DEFAULT = Path("config/config.yaml")
+LARGEST_CONFIG = 1 << 20  # bytes
+MEASURED_STEPS = 2
+COLUMNS = "{:<20} {:>6} {:>9} {:>10} {:>10}"
+
+
+def main(arguments: argparse.Namespace) -> None:
+    config, prompts = read_configuration(arguments)
+    shapes = read_shapes(config)
+    step = measure_step(config, shapes) if arguments.measure else None
+    rates = estimate_rates(config, shapes.sizes, step)
+    stages = list_stages(config, prompts, shapes, rates)
+    stages += list_export_stages(config, shapes) if arguments.exports else []
+    print("\n".join(tabulate(stages)))
+    print(f"hours: of one job at a time, {rates.source}")
+    print(
+        f"memory: of one job, estimated, computing in {8 * shapes.itemsize} bits; disk: with what is deleted at the end"
+    )
+    refuse_full_disk(stages, Path(config["results_dir"]))
+
+
+def read_configuration(arguments: argparse.Namespace) -> tuple[plan.Parameters, list[str]]:
+    """The configuration as Snakemake puts it together: the default file, the one named, then single keys.
+
+    Raises UserError in one line for what cannot be meant.
+    """
+    config: dict[str, Any] = {}
+    for path in dict.fromkeys([DEFAULT, *arguments.configfile]):
+        try:
+            config |= read_yaml(read_plain(path, LARGEST_CONFIG).decode("utf-8")) or {}
+        except (OSError, TypeError, ValueError):
+            raise UserError(f"--configfile: {path} is no YAML file of keys and values that can be read") from None
+    try:
+        config |= dict(read_pair(pair) for pair in arguments.config)
+        return configuration.load(config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def read_pair(pair: str) -> tuple[str, Any]:
+    """A key and its value from `key=value`, the value in YAML. Raises UserError without an equals sign."""
+    key, equals, value = pair.partition("=")
+    if not equals:
+        raise UserError(f"--config: {pair} is not key=value")
+    try:
+        return key, read_yaml(value)
+    except ValueError:
+        raise UserError(f"--config: {key} has a value that is no YAML; put it in quotes") from None
+
+
+def read_yaml(text: str) -> Any:
+    """The value `text` stands for. Raises ValueError if it is no YAML, or nested too deeply."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, AttributeError) as error:
+        raise ValueError("no YAML that can be read") from error
+
+
+def measure_step(config: plan.Parameters, shapes: ModelShapes) -> float:
+    """Seconds of one Euler step of one trajectory here, by the model's transformer on random conditions.
+
+    Raises UserError if its weights are not here, or the memory is too small; nothing is downloaded.
+    """
+    model = find_model(config["model"], config)
+    transformer = model.load_transformer()
+    rows, linear = min(2, config["batch_size"]), bind_linears(transformer)
+    check_forward(transformer, model.LATENT_SHAPE, shapes.context[0], shapes.conditions * rows, "measuring a step")
+    cs = mx.random.normal((rows, shapes.conditions, *shapes.context), key=mx.random.key(0))
+    cs_pooled = mx.random.normal((rows, shapes.conditions, shapes.pooled), key=mx.random.key(1))
+    sigmas = model.compute_sigmas(MEASURED_STEPS + 1)
+    latents = start_latents(draw_noise(list(range(rows)), *model.LATENT_SHAPE), sigmas[0])
+    advance = bind_step(transformer, lambda sigma: linear, cs, cs_pooled, mx.arange(rows), sigmas, config["cfg_scale"])
+    seconds = []
+    for index in range(MEASURED_STEPS + 1):  # the first one reads the weights, so it does not count
+        start = time.perf_counter()
+        latents = advance(latents, index)
+        mx.eval(latents)
+        seconds.append(time.perf_counter() - start)
+    log.info(f"{MEASURED_STEPS} steps of {rows} trajectories: {min(seconds[1:]) / rows:.3g} s a trajectory-step")
+    return min(seconds[1:]) / rows
+
+
+def tabulate(stages: Sequence[Stage]) -> Iterator[str]:
+    """The stages as lines of text, and their total: of memory the largest, of all else the sum."""
+    yield COLUMNS.format("stage", "jobs", "hours", "memory", "disk")
+    known = [stage for stage in stages if math.isfinite(stage.seconds)]
+    total = Stage(
+        "total",
+        sum(stage.jobs for stage in stages),
+        sum(stage.seconds for stage in known),
+        max(stage.memory for stage in known),
+        sum(stage.disk for stage in stages),
+        (),
+    )
+    for stage in (*stages, total):
+        hours, memory = format_hours(stage.seconds), format_bytes(stage.memory)
+        yield COLUMNS.format(stage.name, stage.jobs, hours, memory, format_bytes(stage.disk))
+
+
+def format_hours(seconds: float) -> str:
+    """Hours with three digits, or a dash for an unknown time."""
+    return f"{seconds / 3600:.3g}" if seconds < 3.6e6 else f"{seconds / 3600:,.0f}" if math.isfinite(seconds) else "-"
+
+
+def format_bytes(count: float) -> str:
+    """Bytes as MB or GB (1000 MB), or a dash for an unknown size."""
+    if not math.isfinite(count):
+        return "-"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+
+
+def refuse_full_disk(stages: Sequence[Stage], results: Path) -> None:
+    """Raise UserError if the disk of `results` has no room for what the stages have still to write."""
+    place = next(path for path in (results.absolute(), *results.absolute().parents) if path.exists())
+    needed, free = count_missing(stages, results), shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            f"results_dir: {results} needs {format_bytes(needed)} more and the disk of {place} has"
+            f" {format_bytes(free)} free; make room, or choose a results_dir on another disk"
+        )
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__)
+    parser.add_argument("--configfile", type=Path, nargs="+", default=[], help="a configuration, over the default one")
+    parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="single keys, over the files")
+    parser.add_argument("--exports", action="store_true", help="with what the target exports writes")
+    parser.add_argument("--measure", action="store_true", help="let the model take a few steps here for the hours")
+    run(main, parser)

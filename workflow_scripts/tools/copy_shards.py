@@ -1,0 +1,54 @@
+"""Copy the finished shards of a store to another one, each of the two a folder or a URL.
+
+Every shard is verified on its way. One that is there already is left alone; one that is not finished is not copied.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from taqmlx.planning import plan
+from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
+from taqmlx.store.places import Place
+from taqmlx.store.publishing import fetch_group, publish_group
+from taqmlx.store.seal import check_origin, is_finished, read_group_seal
+from taqmlx.store.trajectories import find_faults
+
+
+def main(arguments: argparse.Namespace) -> None:
+    stage = read_json(arguments.params)
+    shards = plan.list_shards(stage)
+    finished = [name for name in shards if (arguments.trajectories / name / "zarr.json").is_file()]
+    progress, copied = Progress("copy", len(finished), "shards"), 0
+    for name in finished:
+        copied += copy_shard(arguments.trajectories / name, arguments.to / name, plan.select_shard(stage, name))
+        progress.advance()
+    there = len(finished) - copied
+    log.info(f"{arguments.to}: {copied} shards copied, {there} there already, {len(shards) - len(finished)} unfinished")
+
+
+def copy_shard(source: Place, out: Place, parameters: plan.Parameters) -> bool:
+    """Copy one shard; whether it was not there yet. Raises UserError naming a damaged file or what is in the way."""
+    seal = read_group_seal(source)
+    check_origin(seal, source, parameters, {})
+    if is_finished(out, parameters, seal["inputs"]):
+        return False
+    beside = out.parent if isinstance(out, Path) else None  # renaming works within a file system only
+    if beside:
+        beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial", dir=beside) as scratch:
+        group = Path(scratch) / "group"
+        fetch_group(source, group)
+        for fault in find_faults(group, parameters, seal["inputs"]):
+            raise UserError(fault.replace(str(group), str(source)))
+        publish_group(group, out)
+    return True
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params")
+    add_place(parser, "trajectories", help="the store to copy from")
+    add_place(parser, "to", help="the store to copy to")
+    run(main, parser)

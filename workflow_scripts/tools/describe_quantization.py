@@ -1,0 +1,27 @@
+"""Print what a quantization config quantizes, by kind of layer, as a Markdown table."""
+
+import argparse
+from pathlib import Path
+
+from taqmlx.planning.layers import list_linears
+from taqmlx.planning.plan import MODEL_BLOCKS
+from taqmlx.report.kinds import tabulate_kinds
+from taqmlx.report.tables import format_markdown
+from taqmlx.runtime.entry import build_parser, run
+from taqmlx.store.quant_config import read_quant_config
+
+
+def main(arguments: argparse.Namespace) -> None:
+    config = read_quant_config(arguments.config)
+    print(format_markdown(tabulate_kinds(list_linears(*MODEL_BLOCKS[config.content["model"]]), config)))
+
+
+def build_arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = build_parser(__doc__)
+    parser.add_argument("config", type=Path, help="quant_config.json, beside what it names")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main, build_arguments())

@@ -1,0 +1,101 @@
+"""Take a dataset in the original layout into the trajectory store: samples, manifest and, if there, final latents.
+
+The configuration says what the dataset has to be (`write_import_config` writes it from the manifest), and its prompts
+must be encoded. Everything is checked first: whatever is missing, damaged or wrong is listed, a line each, and then
+nothing is taken. States are kept in fp16, as every recorded state; final latents in fp32.
+"""
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taqmlx.models.catalogue import find_model
+from taqmlx.models.protocol import Model
+from taqmlx.numerics import schedule
+from taqmlx.planning import plan
+from taqmlx.runtime.entry import Progress, build_parser, log, run
+from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioning
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, read_json
+from taqmlx.store.lock import hold_lock
+from taqmlx.store.manifest import read_manifest
+from taqmlx.store.original_layout import name_sample, read_sample
+from taqmlx.store.recorder import Recorder
+from taqmlx.store.sample_folder import Expected, count_faults, find_folder_faults, find_manifest_faults
+from taqmlx.store.seal import is_finished
+
+
+def main(arguments: argparse.Namespace) -> None:
+    stage = read_json(arguments.params, stage="collect_shard")
+    conditioning = open_conditioning(arguments.conditioning, stage)
+    model = find_model(stage["model"], stage)
+    if model.file_digests() != conditioning.weights:
+        raise UserError(f"{conditioning.path} was made with other weights of the model; delete it and run again")
+    sigmas = model.compute_sigmas(stage["steps"])
+    levels = {"ts": np.array(schedule.compute_timesteps(sigmas[:-1])), "sigmas": np.array(sigmas)}
+    expected = Expected(range(stage["trajectories"]), levels["sigmas"], model.LATENT_SHAPE)
+    check_folder(arguments.folder, stage, expected, model)
+    with ExitStack() as stack:
+        recorders = {}
+        for shard in plan.list_shards(stage):
+            scratch = arguments.trajectories.parent / "scratch" / shard
+            stack.enter_context(hold_lock(scratch.with_name(f"{shard}.lock"), log.info))
+            parameters = plan.select_shard(stage, shard)
+            inputs = describe_inputs(arguments.folder, conditioning, parameters, model)
+            if not is_finished(arguments.trajectories / shard, parameters, inputs):
+                recorders[shard] = Recorder(scratch, parameters, inputs, levels)
+        import_shards(arguments.folder, arguments.trajectories, recorders)
+    log.info(f"imported {stage['trajectories']} trajectories, {len(recorders)} shards now: {arguments.trajectories}")
+
+
+def check_folder(folder: Path, stage: plan.Parameters, expected: Expected, model: Model) -> None:
+    """List every fault of the dataset. Raises UserError, with their counts, if there is one."""
+    faults = list(find_manifest_faults(read_manifest(folder / "manifest.json"), stage))
+    advice = "write_import_config writes the configuration of this folder"
+    if not faults:
+        faults = list(find_folder_faults(folder, expected, model.process_out))
+        advice = "restore these files"
+    for fault in faults:
+        log.error(f"{fault.kind}: {fault.line}")
+    if faults:
+        raise UserError(f"{folder}: {count_faults(faults)}, listed above; nothing was imported; {advice}")
+
+
+def describe_inputs(
+    folder: Path, conditioning: Conditioning, parameters: plan.Parameters, model: Model
+) -> dict[str, Any]:
+    """What an imported shard is made of; `imported` tells it from a recorded one."""
+    inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}
+    return inputs | {"imported": {"manifest": hash_file(folder / "manifest.json")}}
+
+
+def import_shards(folder: Path, store: Path, recorders: dict[str, Recorder]) -> None:
+    """Write every shard in its scratch folder; when all are there, seal them and rename them into place."""
+    total = sum(recorder.layout.rows for recorder in recorders.values())
+    progress = Progress("import", total, "trajectories")
+    for recorder in recorders.values():
+        recorder.start()
+        for row, (image, _) in enumerate(recorder.parameters["rows"]):
+            import_trajectory(recorder, row, folder / "samples", image)
+            progress.advance()
+    for shard, recorder in recorders.items():
+        recorder.publish(store / shard)
+
+
+def import_trajectory(recorder: Recorder, row: int, samples: Path, image: int) -> None:
+    """Store the samples of an image as a row of a shard."""
+    steps, block = recorder.layout.steps, recorder.layout.block
+    for first in range(0, steps, block):
+        end = min(first + block, steps)
+        x = np.stack([read_sample(name_sample(samples, image, step)).x for step in range(first, end + 1)])
+        states = [recorder.round_states(row, first + i, x[i : i + 1])[0] for i in range(end - first)]
+        recorder.store_block(row, first, np.stack(states)[None], x[-1:])
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "conditioning", "trajectories")
+    parser.add_argument("folder", type=Path, help="the folder of samples/ and manifest.json")
+    run(main, parser)

