@@ -14,6 +14,7 @@ report: "report/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/inputs.smk"
 include: "rules/prepare.smk"
 include: "rules/trajectories.smk"
 include: "rules/calibration.smk"

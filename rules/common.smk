@@ -1,28 +1,27 @@
-"""The validated configuration, the names that follow from it, and the input functions. No rules."""
+"""The validated configuration, the names that follow from it, and what every job is given. No rules."""
 
 import shlex
 import sys
 import time
 from pathlib import Path
 
+from taqmlx.budgeting import jobs, work
 from taqmlx.planning import (
     ablation,
     block_plan,
     config_relations,
     configuration,
-    dates,
-    glimpses,
+    guard,
     ladder,
+    plain_ways,
     plan,
+    sizes,
     user_files,
     variants,
 )
 from taqmlx.runtime import versions
-from taqmlx.budgeting import jobs, work
-from taqmlx.planning import sizes
-from taqmlx.planning import plain_ways
-from taqmlx.store.errors import UserError
 from taqmlx.runtime.summary import describe_results
+from taqmlx.store.errors import UserError
 
 
 def stop(reason):
@@ -47,7 +46,6 @@ TRAJECTORIES = plan.select_parameters("collect_shard", config, PROMPTS)
 SHARDS = plan.list_shards(TRAJECTORIES)
 # Where the shards lie, as a word of a command. No parameter of a rule, since it is not what they hold: a store may move.
 STORE = shlex.quote(plan.place_store(config)).replace("{", "{{").replace("}", "}}")
-BLOCK_PARAMETERS = plan.select_parameters("optimise_block", config, PROMPTS)
 BLOCKS = plan.list_blocks(config["model"])
 UNITS = plan.list_units(config["model"])
 CAPTURE_SHARDS = plan.list_parts(config["capture_shards"])
@@ -66,27 +64,11 @@ SCORES = {"fid": "evaluation", "ablation": "ablation"}
 
 RESULTS = Path(config["results_dir"])
 
-refuse_conflicts(plan.find_conflicts(RESULTS, TRAJECTORIES))
-refuse_conflicts(block_plan.find_conflicts(RESULTS / "adaround", BLOCK_PARAMETERS))
-refuse_conflicts(
-    block_plan.find_source_conflicts(
-        RESULTS,
-        [
-            plan.select_parameters(stage, config, PROMPTS)
-            for stage in ("gather_calibration", "capture_blocks")
-        ],
-    )
-)
-if plan.MODEL_KEYS[config["model"]] and config["weights_from"]:
-    for other in glimpses.find_other_weights(
-        RESULTS / "weights.json", config["weights_from"]
-    ):
-        stop(f"weights_from: {other}; choose another results_dir for these weights")
-
+refuse_conflicts(guard.find_conflicts(config, PROMPTS))
+for other in guard.find_other_weights(config):
+    stop(other)
 if workflow.is_main_process:
-    for line in dates.find_future(RESULTS, time.time()):
-        stop(line)
-    for line in dates.find_outdated_shards(RESULTS) if not config["overwrite"] else []:
+    for line in guard.find_wrong_dates(config, time.time()):
         stop(line)
     try:
         for line in versions.find_changes(RESULTS):
@@ -134,214 +116,6 @@ def ask_memory(rule):
 def ask_minutes(rule):
     """The minutes a job of a rule asks for."""
     return lambda wildcards, attempt: jobs.ask_minutes(JOBS[rule], attempt)
-
-
-def get_stage_values(wildcards):
-    """The configuration values a stage reads."""
-    return plan.encode_values(wildcards.stage, config)
-
-
-def get_study_values(wildcards):
-    """The values of a study that a stage reads."""
-    return plan.encode_values(wildcards.stage, STUDIES[wildcards.study])
-
-
-def get_prompt_file(wildcards):
-    """The prompt file, for the stages that read it. Ends the planning for a stage that the configuration rules out."""
-    try:
-        config_relations.refuse_stage(wildcards.stage, config)
-    except ValueError as error:
-        stop(error)
-    return config["prompts"] if wildcards.stage in plan.READS_PROMPTS else []
-
-
-def get_block_values(wildcards):
-    """The configuration values a block is made with; they change with what it reads, and with nothing else."""
-    return block_plan.encode_block(config, wildcards.block)
-
-
-def list_blocks_before(block, values, folder):
-    """The quantized blocks in `folder` whose outputs `block` is optimised on."""
-    before = (
-        BLOCKS[: BLOCKS.index(block)] if values["block_inputs"] == "quantized" else []
-    )
-    return [f"{config['results_dir']}/{folder}/{name}.safetensors" for name in before]
-
-
-def get_mixed_bits(wildcards):
-    """The bits that a search chose, where the configuration asks for one."""
-    searched = config["bits_per_weight"] is not None
-    return [f"{config['results_dir']}/mixed_bits.json"] if searched else []
-
-
-def name_option(option, value):
-    """The words of a command's option with its value, or none where there is no such value."""
-    return [option, str(value)] if value else []
-
-
-def list_quantized(suffix):
-    """The files the packed weights are made of: the distilled model, or the blocks and the layers of none."""
-    names = (
-        [f"adaround/{unit}" for unit in UNITS]
-        if config["distil"] == "none"
-        else [plan.WHOLE]
-    )
-    return [f"{config['results_dir']}/{name}.{suffix}" for name in names]
-
-
-def change_size(size):
-    """The configuration at another size."""
-    return config | {"bits_per_weight": float(size)}
-
-
-def get_size_values(wildcards):
-    """The values of a size of the frontier that a stage reads."""
-    return plan.encode_values(wildcards.stage, change_size(wildcards.size))
-
-
-def get_size_block_values(wildcards):
-    """The configuration values a block of a size is made with."""
-    return block_plan.encode_block(change_size(wildcards.size), wildcards.block)
-
-
-def get_size_blocks_before(wildcards):
-    """The quantized blocks of the same size before one, where the configuration chains them."""
-    return list_blocks_before(
-        wildcards.block, config, f"frontier/{wildcards.size}/adaround"
-    )
-
-
-def list_size_quantized(suffix):
-    """The files the packed weights of a size are made of, as `list_quantized`."""
-    main = f"{config['results_dir']}/"
-    return [
-        f"{main}frontier/{{size}}/{path.removeprefix(main)}"
-        for path in list_quantized(suffix)
-    ]
-
-
-def get_size_source(wildcards):
-    """The quantization config of a size and its weights; the configuration's own where that is its size."""
-    own = config["bits_per_weight"] == float(wildcards.size)
-    folder = "" if own else f"frontier/{wildcards.size}/"
-    names = (
-        "quant_config.json",
-        "quantized/model.safetensors",
-        "quantized/config.json",
-    )
-    return [f"{config['results_dir']}/{folder}{name}" for name in names]
-
-
-def get_blocks_before(wildcards):
-    """The quantized blocks before one, where the configuration chains them."""
-    return list_blocks_before(wildcards.block, config, "adaround")
-
-
-def get_rung_values(wildcards):
-    """The configuration values a block of a rung is made with."""
-    values = configuration.complete(
-        variants.change(config, wildcards.rung), configuration.load_schema()
-    )
-    parameters = plan.select_parameters("optimise_block", values, PROMPTS)
-    # Here and not above: only the rungs that are asked for may stop a run.
-    refuse_conflicts(
-        block_plan.find_conflict(
-            RESULTS / "ladder" / wildcards.rung / f"{wildcards.block}.json",
-            block_plan.select_block(parameters, wildcards.block),
-        )
-    )
-    return block_plan.encode_block(values, wildcards.block)
-
-
-def get_rung_blocks_before(wildcards):
-    """The quantized blocks of the same rung before one, where the rung chains them."""
-    values = variants.change(config, wildcards.rung)
-    return list_blocks_before(wildcards.block, values, f"ladder/{wildcards.rung}")
-
-
-def get_weights(wildcards):
-    """What says that the model's files are here, if it does not come with the project."""
-    return (
-        [f"{config['results_dir']}/weights.json"]
-        if plan.MODEL_KEYS[config["model"]]
-        else []
-    )
-
-
-def get_variant_source(wildcards):
-    """The files the layers of a variant come from."""
-    return variants.list_sources(wildcards.variant, config["results_dir"], BLOCKS)
-
-
-def get_evaluation_prompts(wildcards):
-    """The file of the evaluation's prompts, if they come from one."""
-    return config["evaluation_prompts"] or []
-
-
-def list_compared(wildcards):
-    """A variant and what it is compared with."""
-    return list(dict.fromkeys([wildcards.variant, variants.FULL_PRECISION]))
-
-
-def get_compared_images(wildcards):
-    """The seals of the pictures a variant is compared by."""
-    folder = f"{config['results_dir']}/{wildcards.study}/images"
-    return [
-        f"{folder}/{name}/{part}.json"
-        for name in list_compared(wildcards)
-        for part in EVALUATION_SHARDS
-    ]
-
-
-def get_compared_features(wildcards):
-    """The features a variant is compared by, those of real pictures too."""
-    folder = f"{config['results_dir']}/{wildcards.study}/features"
-    names = [*list_compared(wildcards), "real"]
-    return [
-        f"{folder}/{name}/{part}.safetensors"
-        for name in names
-        for part in EVALUATION_SHARDS
-    ]
-
-
-def get_score_files(wildcards):
-    """What the scores of a study are put together from."""
-    study = SCORES[wildcards.scores]
-    folder = f"{config['results_dir']}/{study}"
-    names = STUDIES[study]["evaluation_variants"]
-    return {
-        "params": f"{config['results_dir']}/params/{study}/score.json",
-        "prompts": f"{folder}/prompts.json",
-        "real": expand(
-            f"{folder}/features/real/{{part}}.safetensors", part=EVALUATION_SHARDS
-        ),
-        "frontier": list_frontier(study, names),
-        "compared": expand(
-            f"{folder}/compared/{{variant}}.json",
-            variant=[*names, *variants.NOISE_FLOOR],
-        ),
-        "sizes": expand(f"{folder}/sizes/{{variant}}.json", variant=names),
-        "growth": expand(
-            f"{folder}/growth/{{variant}}.json",
-            variant=[name for name in names if name != variants.FULL_PRECISION],
-        ),
-    }
-
-
-def list_frontier(study, names):
-    """The frontier, where a size is configured and the evaluation has variants of it."""
-    is_sized = study == "evaluation" and config["bits_per_weight"] is not None
-    is_quantized = any(variants.VARIANTS[name].source != "none" for name in names)
-    return (
-        [f"{config['results_dir']}/frontier.json"] if is_sized and is_quantized else []
-    )
-
-
-def show_plot(name, category, caption=None):
-    """The PNG file of a plot, with its caption in Snakemake's report."""
-    place, words = f"<results>/plots/{name}.png", f"../report/{caption or name}.rst"
-    labels = {"figure": name.replace("_", " ")}
-    return report(place, caption=words, category=category, labels=labels)
 
 
 onstart:
