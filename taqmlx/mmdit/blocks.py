@@ -162,7 +162,7 @@ def normalize(x: mx.array, shift: mx.array, scale: mx.array, eps: float) -> mx.a
 
 
 def project_heads(linear: Linear, block: Block, stream: str, x: mx.array) -> list[mx.array]:
-    """Queries, keys and values of x (B, T, D), each (B, heads, T, head dim); queries and keys normed if the block is."""
+    """Queries, keys and values of x (B, T, D), each (B, heads, T, head dim); the first two normed if in `norms`."""
     batch, length, _ = x.shape
     heads = [
         linear(f"{block.name}.{stream}.attn.{part}_proj", x).reshape(batch, length, block.num_heads, -1).swapaxes(1, 2)
