@@ -101,9 +101,9 @@ def measure_powers(rows: Rows[np.ndarray], indices: np.ndarray) -> dict[str, flo
 
 
 def bind_block(problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize) -> Linear:
-    """`linear(name, x)` over `weights` for one forward: an input that layers share is quantized once."""
-    quantized: dict[str, mx.array] = {}
     """`linear(name, x)` with `weights` for one forward; a shared layer input is quantized once."""
+    quantized: dict[str, mx.array] = {}
+
     def linear(name: str, x: mx.array) -> mx.array:
         key = problem.readers[name]
         if key not in quantized:
