@@ -177,7 +177,7 @@ def check_steps(inputs: Mapping[str, InputGrid], knots: int) -> None:
         if grid.policy == "lut" and steps != knots:
             raise ValueError(f"{name} has {steps} steps for {knots} noise levels")
         if not isinstance(grid.bits, int) and (grid.policy, len(grid.bits)) != ("lut", knots):
-            raise ValueError(f"{name} has {len(grid.bits)} numbers of bits; only a table of {knots} steps has so many")
+            raise ValueError(f"{name} has {len(grid.bits)} bit widths; only a table of {knots} steps can have them")
 
 
 def bind_product(weight: mx.array | PackedWeight) -> Product:

@@ -24,8 +24,8 @@ class NotFiniteError(UserError):
     def __init__(self, row: int, step: int, words: str = ""):
         self.row, self.step = row, step
         super().__init__(
-            f"{words or f'picture {row}'}: the latents after step {step} are not finite; check the model's weights,"
-            " and what its layers are rounded with"
+            f"{words or f'picture {row}'}: the latents after step {step} are not finite; check the model's weights"
+            " and their quantization"
         )
 
 

@@ -68,7 +68,7 @@ def compute_token_step(x: mx.array, bits: int, group_size: GroupSize = PER_TOKEN
         absmax = absmax.max(axis=-1, keepdims=True)
     else:
         if x.shape[-1] % group_size:
-            raise ValueError(f"{x.shape[-1]} channels are no multiple of the group size {group_size}")
+            raise ValueError(f"{x.shape[-1]} channels are not a multiple of the group size {group_size}")
         groups = absmax.reshape(*x.shape[:-1], -1, group_size).max(axis=-1)  # (..., D) -> (..., D / group_size)
         absmax = mx.repeat(groups, group_size, axis=-1)
     return mx.maximum(absmax / find_largest_code(bits), SMALLEST_STEP)

@@ -46,7 +46,7 @@ def factorize(hessian: np.ndarray, order: np.ndarray, damping: float) -> np.ndar
     Raises ValueError if the Hessian is not finite or not positive definite.
     """
     if not np.isfinite(np.diag(hessian)).all():  # LAPACK may return a factor of NaN
-        raise ValueError("the Hessian is not finite: a layer's input has a NaN or an infinity, or overflows its square")
+        raise ValueError("the Hessian is not finite: the layer input contains NaN or infinity, or its square overflows")
     # The Cholesky factor is lower triangular; that of the reversed matrix, reversed, is upper triangular.
     backwards = order[::-1]
     damped = hessian[np.ix_(backwards, backwards)].astype(np.float64, copy=False)

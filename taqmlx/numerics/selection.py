@@ -61,6 +61,6 @@ def hold_out_groups(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
     """
     unique = np.unique(groups)
     if len(unique) < 2:
-        raise ValueError("one group cannot be learned from and held out")
+        raise ValueError("at least 2 groups are needed to hold one out")
     count = min(max(1, round(share * len(unique))), len(unique) - 1)
     return np.isin(groups, np.random.default_rng(seed).permutation(unique)[:count])

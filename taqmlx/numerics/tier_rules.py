@@ -31,7 +31,7 @@ def choose_bits(evidence: Evidence, sigmas: Sequence[float], parameters: Mapping
     bits = np.minimum(bits, evidence.own)
     if evidence.policy == "dynamic" and np.ptp(bits):
         kept = np.full_like(bits, evidence.own)
-        return kept, f"a step for each token has no table of bits: the {evidence.own} bits stay; else {reason}"
+        return kept, f"dynamic step sizes have no table of bits: {evidence.own} bits are kept; otherwise {reason}"
     return bits, reason
 
 

@@ -86,7 +86,7 @@ def fit_group_size(width: int, group_size: int | Literal["row"]) -> int:
     for size in sizes:
         if width % size == 0:
             return size
-    raise ValueError(f"{width} inputs are no multiple of the group size {sizes[-1]}")
+    raise ValueError(f"{width} inputs are not a multiple of the group size {sizes[-1]}")
 
 
 def split_groups(weight: np.ndarray, span: int) -> Iterator[np.ndarray]:

@@ -45,7 +45,7 @@ def split_points(points: np.ndarray, prompts: np.ndarray, share: float, seed: in
     of a point stay together. Raises UserError if there is only one point.
     """
     if len(np.unique(points)) < 2:
-        raise UserError("a block needs 2 points at least, one of them held out; raise capture_points, or trajectories")
+        raise UserError("a block needs at least 2 points, one of them held out; raise capture_points or trajectories")
     held_out = hold_out_groups(prompts if len(np.unique(prompts)) > 1 else points, share, seed)
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 

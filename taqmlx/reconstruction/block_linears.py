@@ -34,6 +34,6 @@ def describe_input(rule: InputRule, file: BlockFile, name: str) -> InputGrid:
     if rule["policy"] == "dynamic":
         return InputGrid(rule["bits"], "dynamic", group_size=rule["group_size"])
     if name not in file.inputs:
-        raise UserError(f"{name}: its block's file has no step sizes for its input; run optimise_block again")
+        raise UserError(f"{name}: the block file has no step sizes for its input; run optimise_block again")
     grid = file.inputs[name]
     return InputGrid(rule["bits"], rule["policy"], np.asarray(grid.steps), grid.shift, grid.migration)

@@ -44,6 +44,6 @@ def accumulate_hessians(model: Transformer, layers: Sequence[Layer], batches: It
 def measure_rank(hessian: np.ndarray) -> int:
     """Effective rank of an input: number of directions that hold ENERGY. Raises ValueError unless it is finite."""
     if not np.isfinite(hessian).all():
-        raise ValueError("what it reads has values that are not finite, or too large to square")
+        raise ValueError("the layer input has values that are not finite or too large to square")
     values = np.linalg.eigvalsh(hessian)[::-1]
     return int(np.searchsorted(np.cumsum(values), ENERGY * values.sum()) + 1)

@@ -35,7 +35,7 @@ def restore_quantizer(rule: InputRule, grid: LayerInput | None) -> InputQuantize
     if rule["policy"] == "dynamic":
         return InputQuantizer("dynamic", rule["bits"], group_size=rule["group_size"])
     if grid is None:
-        raise UserError(f"a block's file has no step sizes for a {rule['policy']} policy; run optimise_block again")
+        raise UserError(f"a block file has no step sizes for a {rule['policy']} policy; run optimise_block again")
     shift, migration = (
         None if part is None else mx.array(part.astype(np.float32)) for part in (grid.shift, grid.migration)
     )
