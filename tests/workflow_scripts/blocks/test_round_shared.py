@@ -158,7 +158,7 @@ class TestRefusals:
                 name: rule | {"weight": rule["weight"] | {"group_size": 96}} for name, rule in rules.items()
             },
         )
-        with pytest.raises(UserError, match="shared: 128 inputs are no multiple of the group size 96"):
+        with pytest.raises(UserError, match="shared: 128 inputs are not a multiple of the group size 96"):
             round_them(tmp_path, calibration)
         assert not (tmp_path / "adaround" / "shared.safetensors").exists()
 
