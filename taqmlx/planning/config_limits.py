@@ -19,7 +19,10 @@ PATHS = ("results_dir", "prompts", "evaluation_prompts", "reference_pictures")  
 UNFIT = re.compile(r"[\x00-\x1f\x7f{}<>]")
 ROOT = Path(__file__).parents[2]
 # What is in the project besides results.
-SOURCES = {*(".git", ".github", ".snakemake", ".venv", "config", "docs"), *("profiles", "report", "rules", "tests")}
+SOURCES = {
+    *(".git", ".github", ".snakemake", ".venv", "config", "docs"),
+    *("profiles", "report", "rules", "tests", "workflow"),
+}
 SOURCES |= {"taqmlx", "workflow_scripts", "compat", "src"}
 
 
