@@ -65,7 +65,7 @@ def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_word(value: Any, described: dict[str, Any]) -> Any:
-    """The boolean or number that the string `value` spells if the schema `described` asks for one; otherwise `value`."""
+    """The boolean or number spelled by the string `value`, if the schema `described` asks for one; else `value`."""
     try:
         return _WORDS[described["type"]](value) if isinstance(value, str) else value
     except (KeyError, ValueError):

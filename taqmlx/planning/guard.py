@@ -7,7 +7,7 @@ from taqmlx.planning import block_plan, dates, glimpses, plan
 
 
 def find_conflicts(config: plan.Parameters, prompts: Sequence[str]) -> Iterator[str]:
-    """Yield a line per finished trajectory shard, block or block source made with other parameters than `config` gives."""
+    """Yield a line per finished trajectory shard, block or block source made with other parameters than `config`."""
     results = Path(config["results_dir"])
     yield from plan.find_conflicts(results, plan.select_parameters("collect_shard", config, prompts))
     blocks = plan.select_parameters("optimise_block", config, prompts)

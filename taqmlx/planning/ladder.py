@@ -33,34 +33,34 @@ FULL_PRECISION = "full_precision"
 RUNGS: dict[str, tuple[str, dict[str, Any]]] = {
     FULL_PRECISION: ("full precision", RTN | {"weights": UNROUNDED, "activations": UNROUNDED}),
     "w8a8_rtn": (
-        "W8A8, RTN,  static",
+        "W8A8, RTN, static",
         RTN | {"weights": choose_weights(8), "activations": choose_activations("static")},
     ),
     "w4a16_rtn_row": (
-        "W4A16, RTN,  per row",
+        "W4A16, RTN, per row",
         RTN | {"weights": choose_weights(group_size="row"), "activations": UNROUNDED},
     ),
     "w4a16_rtn_g128": (
-        "W4A16, RTN,  groups of 128",
+        "W4A16, RTN, groups of 128",
         RTN | {"weights": choose_weights(group_size=128), "activations": UNROUNDED},
     ),
     "w4a16_rtn_g64": (
-        "W4A16, RTN,  groups of 64",
+        "W4A16, RTN, groups of 64",
         RTN | {"weights": choose_weights(group_size=64), "activations": UNROUNDED},
     ),
     "w4a16_rtn_g32": (
-        "W4A16, RTN,  groups of 32",
+        "W4A16, RTN, groups of 32",
         RTN | {"weights": choose_weights(group_size=32), "activations": UNROUNDED},
     ),
-    "w4a8_rtn_static": ("W4A8, RTN,  static", RTN | _W4A8 | {"activations": choose_activations("static")}),
-    "w4a8_rtn_sigma": ("W4A8, RTN,  per sigma", RTN | _W4A8),
-    "w4a8_rtn_dynamic": ("W4A8, RTN,  per token", RTN | _W4A8 | {"activations": choose_activations("dynamic")}),
+    "w4a8_rtn_static": ("W4A8, RTN, static", RTN | _W4A8 | {"activations": choose_activations("static")}),
+    "w4a8_rtn_sigma": ("W4A8, RTN, per sigma", RTN | _W4A8),
+    "w4a8_rtn_dynamic": ("W4A8, RTN, per token", RTN | _W4A8 | {"activations": choose_activations("dynamic")}),
     "w4a8_rtn_groups": (
-        "W4A8, RTN,  per token and 32 channels",
+        "W4A8, RTN, per token and 32 channels",
         RTN | _W4A8 | {"activations": choose_activations("dynamic", group_size=32)},
     ),
     "w4a16_adaln4_rtn": (
-        "W4A16, RTN,  adaLN layers 4 bits",
+        "W4A16, RTN, adaLN layers 4 bits",
         RTN | {"weights": choose_weights(modulation_bits=4), "activations": UNROUNDED},
     ),
     "w4a16_adaln4_gptq": (
@@ -87,7 +87,7 @@ RUNGS: dict[str, tuple[str, dict[str, Any]]] = {
         | {"activations": choose_activations(shift=True), "adaround_start": "gptq", "block_inputs": "quantized"},
     ),
     # 8-bit activations add little error beside 4-bit weights; the benefit of joint learning shows with fewer bits.
-    "w4a4_rtn_sigma": ("W4A4, RTN,  per sigma", RTN | _W4A4),
+    "w4a4_rtn_sigma": ("W4A4, RTN, per sigma", RTN | _W4A4),
     "w4a4_separate": ("W4A4, AdaRound, separate", PAPER | _W4A4 | {"reconstruction": "separate"}),
     "w4a4_joint": ("W4A4, AdaRound, joint", PAPER | _W4A4 | {"reconstruction": "joint"}),
 }

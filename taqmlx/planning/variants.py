@@ -54,7 +54,7 @@ def change(config: dict[str, Any], rung: str) -> dict[str, Any]:
 
 
 def list_sources(variant: str, results: str, blocks: list[str]) -> list[str]:
-    """Files that the layers of a variant are read from; for packed weights and configs, the first one names the rest."""
+    """Files that the layers of a variant are read from; of packed weights and configs, the first names the rest."""
     found = ALL[variant]
     return {
         "none": [],
