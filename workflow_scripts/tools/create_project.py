@@ -1,6 +1,6 @@
-"""Write the workflow's files to a new folder, to run Snakemake in there without a clone.
+"""Write the workflow's files to a new folder, to run Snakemake there without a clone.
 
-They are the Snakefile, the rules, the configurations, the profiles and the report's captions. In the folder:
+The files are the Snakefile, the rules, the configurations, the profiles and the report's captions. In the folder, run:
 `snakemake --cores 1 quant_config --configfile config/quick.yaml`.
 """
 
