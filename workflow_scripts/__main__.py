@@ -29,7 +29,7 @@ def main() -> None:
         print("\n".join([USAGE, "", *(f"{name:<{width}}  {describe(path)}" for name, path in commands.items())]))
         return
     if words[0] not in commands:
-        sys.exit(f"error: {words[0]!r} is no command; taqmlx --help lists them")
+        sys.exit(f"error: {words[0]!r} is not a command; taqmlx --help lists them")
     sys.argv = sys.argv[1:]
     try:
         runpy.run_module(

@@ -26,7 +26,7 @@ SOURCES |= {"taqmlx", "workflow_scripts", "compat", "src"}
 def refuse_unwieldy(config: Any) -> None:
     """Raise ValueError unless `config` is a dictionary of plain values within the limits on count, size and nesting."""
     if not isinstance(config, dict):
-        raise ValueError("the configuration is no list of keys and values; write key: value, a line each")
+        raise ValueError("the configuration is not a list of keys and values; write one key: value per line")
     level, count = [("", config)], 0
     for _ in range(DEEPEST):
         found = []
@@ -85,7 +85,7 @@ def refuse_paths(config: dict[str, Any]) -> None:
             )
     results = config["results_dir"]
     if ".." in Path(results).parts:
-        raise ValueError(f"results_dir: {results[:80]} leads upwards; name the folder by its absolute path")
+        raise ValueError(f"results_dir: {results[:80]} contains ..; give an absolute path")
     place = Path(os.path.normpath(Path.cwd() / results))
     if Path.cwd().is_relative_to(place) or ROOT.is_relative_to(place):
         raise ValueError(f"results_dir: {results[:80]} holds the project itself; choose a folder of its own")

@@ -24,9 +24,9 @@ def find_obstacle(path: Path) -> str:
     if not os.path.exists(place):  # noqa: PTH110 Path.exists raises for a link into an unreadable folder
         return f"{place} is a link to {place.readlink()}, which cannot be reached"
     if place != path and not place.is_dir():
-        return f"{place} is no folder"
+        return f"{place} is not a folder"
     if not os.access(place, os.R_OK | os.X_OK if place.is_dir() else os.R_OK):
-        return f"{place} may not be read"
+        return f"{place} is not readable"
     return ""
 
 
@@ -55,29 +55,29 @@ def refuse_places(config: dict[str, Any]) -> None:
 def refuse_results(results: Path) -> None:
     """Raise ValueError unless `results` is a readable and writable folder, or can be created."""
     if obstacle := find_obstacle(results):
-        raise ValueError(f"results_dir: {obstacle}; mend that, or choose another results_dir")
+        raise ValueError(f"results_dir: {obstacle}; fix that, or choose another results_dir")
     place = find_nearest(results)
     if not place.is_dir():
-        raise ValueError(f"results_dir: {place} is no folder; choose another results_dir, or move that away")
+        raise ValueError(f"results_dir: {place} is not a folder; choose another results_dir, or move that away")
     if not os.access(place, os.W_OK):
-        raise ValueError(f"results_dir: {place} may not be written; give yourself the right, or choose another")
+        raise ValueError(f"results_dir: {place} is not writable; change its permissions, or choose another")
     if place != results:
         return
     for path in sorted(path for path in results.iterdir() if not path.name.startswith(".")):
         obstacle = find_obstacle(path)
         if not obstacle and path.name in RESULT_FOLDERS and not path.is_dir():
-            obstacle = f"{path} is no folder"
+            obstacle = f"{path} is not a folder"
         if obstacle:
-            raise ValueError(f"results_dir: {obstacle}; mend that, or move it away")
+            raise ValueError(f"results_dir: {obstacle}; fix that, or move it away")
 
 
 def refuse_absent(key: str, path: Path, is_folder: bool) -> None:
     """Raise ValueError unless `path` is a readable file, or folder if `is_folder`."""
     if obstacle := find_obstacle(path):
-        raise ValueError(f"{key}: {obstacle}; mend that, or name another")
+        raise ValueError(f"{key}: {obstacle}; fix that, or name another")
     wanted = "folder" if is_folder else "file"
     if not (path.is_dir() if is_folder else path.is_file()):
-        raise ValueError(f"{key}: {path} is no {wanted}; name one that is there, or set {key} to null")
+        raise ValueError(f"{key}: {path} is not a {wanted}; name an existing one, or set {key} to null")
 
 
 def refuse_few_pictures(folder: str | None) -> None:
@@ -101,6 +101,6 @@ def refuse_weights(weights_from: str, model: str) -> None:
     if weights_from in REPOSITORIES.values():
         raise ValueError(f"weights_from: {weights_from} has other weights than {model}'s; set it to {repo}")
     if obstacle := find_obstacle(path):
-        raise ValueError(f"weights_from: {obstacle}; mend that, or name another")
+        raise ValueError(f"weights_from: {obstacle}; fix that, or name another")
     if not path.exists():
         raise ValueError(f"weights_from: there is no {path}; name a folder, a file, or the repository {repo}")

@@ -22,7 +22,7 @@ def open_plain(path: Path) -> BufferedReader:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
 
 
@@ -54,7 +54,7 @@ def parse_json(content: str | bytes) -> Any:
     except RecursionError:
         raise ValueError(f"it is nested more than {DEEPEST_JSON} levels deep") from None
     except UnicodeEncodeError:
-        raise ValueError("it has half a character") from None
+        raise ValueError("it has a lone surrogate") from None
     if is_deeper(value, DEEPEST_JSON):
         raise ValueError(f"it is nested more than {DEEPEST_JSON} levels deep")
     return value
@@ -64,7 +64,7 @@ def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A dictionary of `pairs`. Raises ValueError for a duplicate key."""
     built = dict(pairs)
     if len(built) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("it has a duplicate key")
     return built
 
 

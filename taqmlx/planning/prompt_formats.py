@@ -70,7 +70,7 @@ def read_rows(text: str, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Row
             row = next(reader, None)
         except csv.Error as error:
             raise ValueError(
-                f"line {start + 1} begins no row that ends ({error}); close each quote that opens a cell, and write"
+                f"line {start + 1} begins a row that does not end ({error}); close each quote that opens a cell, and write"
                 " quotes within a cell twice"
             ) from None
         if row is None:
@@ -126,7 +126,7 @@ def read_json(text: str) -> list[str]:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return read_json_lines(text)
-        raise ValueError(f"it is no JSON ({error})") from None
+        raise ValueError(f"it is not JSON ({error})") from None
     items = value if isinstance(value, list) else [value]
     return [take_prompt(item, f"item {number}") for number, item in enumerate(items, 1)]
 
@@ -139,7 +139,7 @@ def read_json_lines(text: str) -> list[str]:
             try:
                 item = parse_json(line)
             except ValueError as error:
-                raise ValueError(f"line {number} is no JSON ({error})") from None
+                raise ValueError(f"line {number} is not JSON ({error})") from None
             prompts.append(take_prompt(item, f"line {number}"))
     return prompts
 
@@ -149,7 +149,7 @@ def take_prompt(item: Any, place: str) -> str:
     if isinstance(item, dict):
         item = list(item.values())[find_name(list(item), place, "key")]
     if not isinstance(item, str):
-        raise ValueError(f"{place} is no text, nor an object with a text as its prompt or caption")
+        raise ValueError(f"{place} is neither a text nor an object with a text as its prompt or caption")
     return join_lines(item)
 
 

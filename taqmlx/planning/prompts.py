@@ -12,7 +12,7 @@ LONGEST_PROMPT = 10_000  # characters
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # Suffixes of formats that are not one prompt per line.
 FOREIGN = {".yaml", ".yml", ".md", ".rst", ".html", ".xml", ".xlsx", ".xls", ".ods", ".parquet", ".arrow"}
-READABLE = "one prompt a line (.txt), a table (.csv, .tsv) or JSON (.json, .jsonl)"
+READABLE = "one prompt per line (.txt), a table (.csv, .tsv) or JSON (.json, .jsonl)"
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -37,7 +37,7 @@ def read_prompts(path: Path) -> list[str]:
         raise ValueError(f"prompts: {path} is no file of prompts: {error}") from None
     prompts = split_prompts(text, suffix, path)
     if not prompts:
-        raise ValueError(f"prompts: {path} has no prompt; write one a line")
+        raise ValueError(f"prompts: {path} has no prompt; write one per line")
     for prompt in prompts:
         refuse_unreadable(prompt, path)
     return prompts

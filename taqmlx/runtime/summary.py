@@ -51,7 +51,7 @@ def describe_results(results: Path) -> list[str]:
     config = results / "quant_config.json"
     if config.exists():
         lines.append(f"  {describe_widths(config)}")
-    return ["Made so far:", *lines] if lines else []
+    return ["Results so far:", *lines] if lines else []
 
 
 def describe_widths(config: Path) -> str:

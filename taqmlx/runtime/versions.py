@@ -41,7 +41,7 @@ def read_recorded(results: Path) -> list[Versions]:
     path = results / FILE
     recorded = read_json(path).get("made_with") if path.exists() else []
     if not isinstance(recorded, list) or not all(map(is_combination, recorded)):
-        raise UserError(f"{path} is no record of versions; delete it and run again")
+        raise UserError(f"{path} is not a valid record of versions; delete it and run again")
     return recorded
 
 

@@ -59,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
         return
     reference, found = read_sealed_tensors(arguments.reference)
     if difference := plan.describe_difference(found, about):
-        raise UserError(f"{arguments.reference} is of other pictures ({difference}); delete it and run again")
+        raise UserError(f"{arguments.reference} was made with other pictures ({difference}); delete it and run again")
     ways = []
     for way in list_ways(arguments, transformer):
         progress = Progress(way.title, len(pictures) * steps, "trajectory-steps")

@@ -29,7 +29,9 @@ def main(arguments: argparse.Namespace) -> None:
     for path, content in files.items():
         for key in ("parameters", "pictures", "model"):
             if difference := plan.describe_difference({key: content[key]}, {key: first[key]}):
-                raise UserError(f"{path} is of other pictures ({difference}); delete it and run draw_frontier again")
+                raise UserError(
+                    f"{path} was made with other pictures ({difference}); delete it and run draw_frontier again"
+                )
     plain = [way for path in arguments.plain for way in files[path]["ways"]]
     asked = zip(arguments.sizes, arguments.learned, strict=True)
     learned = [way | {"asked": size} for size, path in asked for way in files[path]["ways"]]

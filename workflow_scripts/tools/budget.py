@@ -57,7 +57,7 @@ def read_configuration(arguments: argparse.Namespace) -> tuple[plan.Parameters, 
         try:
             config |= read_yaml(read_plain(path, LARGEST_CONFIG).decode("utf-8")) or {}
         except (OSError, TypeError, ValueError):
-            raise UserError(f"--configfile: {path} is no YAML file of keys and values that can be read") from None
+            raise UserError(f"--configfile: {path} is not a readable YAML file of keys and values") from None
     try:
         config |= dict(read_pair(pair) for pair in arguments.config)
         return configuration.load(config)
@@ -75,7 +75,7 @@ def read_pair(pair: str) -> tuple[str, Any]:
     try:
         return key, read_yaml(value)
     except ValueError:
-        raise UserError(f"--config: {key} has a value that is no YAML; put it in quotes") from None
+        raise UserError(f"--config: {key} has a value that is not valid YAML; put it in quotes") from None
 
 
 def read_yaml(text: str) -> Any:
@@ -83,7 +83,7 @@ def read_yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, AttributeError) as error:
-        raise ValueError("no YAML that can be read") from error
+        raise ValueError("not valid YAML") from error
 
 
 def measure_step(config: plan.Parameters, shapes: ModelShapes) -> float:

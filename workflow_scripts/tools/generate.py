@@ -101,7 +101,10 @@ def list_prompts(arguments: argparse.Namespace) -> list[str]:
 
 
 def choose_guidance(arguments: argparse.Namespace) -> float:
-    """The requested guidance weight, or the model's usual one. Raises UserError for a model without guidance."""
+    """The requested guidance weight, or the usual one of the model.
+
+    Raises UserError if guidance or a negative prompt is given for a model without guidance.
+    """
     if arguments.model not in plan.UNGUIDED:
         return GUIDANCE if arguments.cfg is None else arguments.cfg
     if arguments.cfg not in (None, plan.NO_GUIDANCE) or arguments.negative_prompt:

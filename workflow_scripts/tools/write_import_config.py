@@ -31,7 +31,7 @@ def find_prompts(prompts: list[str]) -> list[str]:
     """The shortest run of prompts that repeats throughout. Raises UserError for a prompt that is not a single line."""
     for prompt in prompts:
         if not prompt or prompt != prompt.strip() or "\n" in prompt:
-            raise UserError(f"the prompt {prompt!r} is empty or no single line; a file of prompts cannot hold it")
+            raise UserError(f"the prompt {prompt!r} is empty or not a single line; a file of prompts cannot hold it")
     count = len(prompts)
     return next(prompts[:p] for p in range(1, count + 1) if all(prompts[i] == prompts[i % p] for i in range(count)))
 
