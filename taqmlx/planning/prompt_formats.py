@@ -70,8 +70,8 @@ def read_rows(text: str, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Row
             row = next(reader, None)
         except csv.Error as error:
             raise ValueError(
-                f"line {start + 1} begins a row that does not end ({error}); close each quote that opens a cell, and write"
-                " quotes within a cell twice"
+                f"line {start + 1} begins a row that does not end ({error}); close each quote that opens a cell, and"
+                " double the quotes within a cell"
             ) from None
         if row is None:
             break

@@ -56,7 +56,7 @@ def open_folder():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: path.symlink_to("/mnt/unmounted"), "is a link to /mnt/unmounted, which cannot be reached; mend"),
+        (lambda path: path.symlink_to("/mnt/unmounted"), "is a link to /mnt/unmounted, which cannot be reached; fix"),
         (lambda path: path.symlink_to(path), "which cannot be reached; fix that, or choose another results_dir"),
         (Path.touch, "is not a folder; "),
         (os.mkfifo, "is not a folder; "),
