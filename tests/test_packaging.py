@@ -115,7 +115,7 @@ def test_a_command_of_taqmlx_is_the_module_of_that_name():
 
 def test_what_is_no_command_is_said_in_one_line():
     done = run_taqmlx("quantise")
-    assert done.stderr == "error: 'quantise' is no command; taqmlx --help lists them\n"
+    assert done.stderr == "error: 'quantise' is not a command; taqmlx --help lists them\n"
     assert done.returncode == 1
 
 
@@ -146,7 +146,7 @@ def test_a_new_project_has_all_that_snakemake_reads_and_keeps_what_may_be_execut
 
 def test_a_new_project_overwrites_nothing(tmp_path):
     (tmp_path / "notes").touch()
-    with pytest.raises(UserError, match="is no empty folder; choose another --out"):
+    with pytest.raises(UserError, match="is not an empty folder; choose another --out"):
         create_project.main(create_project.build_parser("", "out").parse_args(["--out", str(tmp_path)]))
 
 

@@ -1,4 +1,4 @@
-"""Write the ablation as a table, beside the paper's."""
+"""Write the ablation as a table, beside the paper's results."""
 
 import argparse
 from typing import Any
@@ -10,12 +10,12 @@ from taqmlx.store.files import read_json
 from taqmlx.store.vouching import write_text
 
 HEAD = """\
-FID of {n:,} pictures over {steps} steps to full precision's and to real ones, by the embedded model's classifier, with
-95 % intervals; signal-to-noise ratio of the final latents, the median picture. Beside it the FID to ImageNet that the
-TaQ-DiT paper gives for DiT-XL/2 at 256 x 256: another model, other data and other features, so that only the order of
-the rows compares.
+FID of {n:,} images ({steps} steps) to those of full precision and to real images, from features of the embedded
+model's classifier, with 95 % intervals; signal-to-noise ratio of the final latents, median over images. The last column
+is the FID to ImageNet that the TaQ-DiT paper reports for DiT-XL/2 at 256 x 256. Model, data and features differ, so
+only the order of the rows is comparable.
 
-| | FID to full precision | FID to real | latents, dB | shows what was asked | the paper's FID |
+| | FID to full precision | FID to real | latent SNR, dB | prompt accuracy | FID in the paper |
 |---|---:|---:|---:|---:|---:|
 """
 
@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def tabulate_row(found: dict[str, Any], paper: float | None) -> str:
-    """One row of the table. Full precision is at no distance from itself."""
+    """One row of the table; the distance of full precision to itself is left blank."""
     paired, accuracy = found.get("paired"), found["prompt_accuracy"]
     cells = [
         found["title"],

@@ -171,4 +171,4 @@ class TestRefusals:
 def test_how_many_layers_there_are_is_logged(tmp_path, calibration, caplog):
     with caplog.at_level(logging.INFO, "taqmlx"):
         out = round_them(tmp_path, calibration, engine="rtn")
-    assert f"7 layers of no block: {out}" in caplog.messages
+    assert f"7 layers outside the blocks: {out}" in caplog.messages
