@@ -22,7 +22,7 @@ from taqmlx.store.original_layout import (
 from taqmlx.store.pictures import read_picture
 from taqmlx.store.trajectories import open_shards
 
-PIXEL_TOLERANCE = 1  # out of 255: results depend on batch size in the last digit
+PIXEL_TOLERANCE = 1  # out of 255: rounding depends on the batch size
 
 
 def check_samples(results: Results) -> Report | None:

@@ -136,8 +136,7 @@ def read_group(group: Path) -> list[str]:
 
 
 def collect_claims(paths: Iterable[Path]) -> tuple[Claims, list[str]]:
-    """Collect the digests that files record for other files, by file, and a line for each checksum file that is
-    unreadable."""
+    """Collect the digests recorded for each file, and a line for each unreadable checksum file."""
     claims, faults = defaultdict(list), []
     for path in paths:
         try:
@@ -172,8 +171,7 @@ def list_no_results(folder: Path, patterns: Iterable[str | None]) -> Iterator[st
 
 
 def list_unvouched(folder: Path, paths: Sequence[Path]) -> Iterator[str]:
-    """Yield a line for each kind of file from earlier versions without a checksum, and for each other file without
-    one."""
+    """Yield a line for each kind of file from earlier versions without a checksum, and for each other such file."""
     kinds = {path: find_match(path.relative_to(folder).as_posix(), EARLIER) for path in paths}
     for pattern, count in Counter(filter(None, kinds.values())).items():
         how = f"delete what is there and make {EARLIER[pattern] or folder / pattern} again"

@@ -26,8 +26,10 @@ class Report(NamedTuple):
 
 
 class Results:
-    """A results folder and its `store` of trajectories; `picks` random steps and pictures, drawn with `seed`, are
-    computed again."""
+    """A results folder and its `store` of trajectories.
+
+    `picks` random steps and pictures, drawn with `seed`, are computed again.
+    """
 
     def __init__(self, folder: Path, store: Place, picks: int, seed: int):
         self.folder, self.store, self.picks, self.seed = folder, store, picks, seed

@@ -62,6 +62,5 @@ def judge_pictures(classifier: Classifier, pictures: np.ndarray) -> tuple[np.nda
 
 
 def compare_attributes(values: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """True for each correct attribute, (n, attributes) bool; an attribute that was not requested (-1) counts as
-    correct."""
+    """True for each correct attribute, (n, attributes) bool; attributes not requested (-1) count as correct."""
     return (values == asked) | (asked < 0)

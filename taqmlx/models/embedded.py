@@ -113,8 +113,7 @@ def iterate_encodings(
 
 
 def describe_dropped(texts: Sequence[str]) -> list[str]:
-    """Phrases, with counts, that describe the parts of the texts dropped by the text encoder; empty if there are
-    none."""
+    """Phrases, with counts, that describe the parts of the texts dropped by the text encoder; empty if none."""
     return load_tokenizer().describe_dropped(list(texts))
 
 

@@ -51,8 +51,7 @@ class Model(Protocol):
     def iterate_encodings(
         self, prompts: Sequence[str], negative_prompt: str, scratch: Path
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Iterate over the encodings of `encode_prompts` by prompt; intermediate results may be kept in folder
-        `scratch`."""
+        """Iterate over the encodings of `encode_prompts` by prompt; `scratch` may hold temporary files."""
 
     def describe_dropped(self, texts: Sequence[str]) -> list[str]:
         """Phrases, with counts, that describe the parts of the texts that are dropped; empty if there are none."""

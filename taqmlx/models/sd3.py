@@ -143,8 +143,7 @@ class ReleasedModel:
 
 @contextmanager
 def serve_tokenizers(files: Iterable[Located]) -> Iterator[None]:
-    """Context in which DiffusionKit loads the tokenizers among the files. Raises UserError, naming them, if it
-    cannot."""
+    """Context in which DiffusionKit loads the tokenizers among the files. Raises UserError, naming them, on failure."""
     served = [located for located in files if not located.file.name.endswith(WEIGHTS)]
     try:
         with serve_files(served):

@@ -32,8 +32,7 @@ CLIP_MODELS = {"clip_l": True, "clip_g": False}
 
 
 def list_tokens(tokenizer: Any, text: str) -> list[int]:
-    """Token ids with start and end, truncated to `max_length`. Raises UserError for a character CLIP's vocabulary
-    lacks."""
+    """Token ids with start and end, cut at `max_length`. Raises UserError for a character CLIP's vocabulary lacks."""
     try:
         return tokenizer.tokenize(text)
     except KeyError as error:
@@ -75,8 +74,7 @@ def describe_dropped(release: Release, texts: Sequence[str], use_t5: bool) -> li
 
 
 def encode_clip(name: str, texts: Iterable[str], files: Files, dtype: mx.Dtype) -> Iterator[tuple[mx.array, mx.array]]:
-    """Iterate over the embeddings of each text by one CLIP model: tokens (77, d) of the penultimate layer, and pooled
-    (p,)."""
+    """Iterate over a CLIP model's embeddings of each text: tokens (77, d) of the penultimate layer, and pooled (p,)."""
     model = load_clip(name, files, dtype)
     tokenizer = load_clip_tokenizer(name)
     for text in texts:

@@ -75,8 +75,7 @@ class Located:
 
     @property
     def download(self) -> str:
-        """Command that downloads the published file in place of this one; a local file is neither replaced nor
-        named."""
+        """Command that downloads the published file in place of this one; a local file is left alone and not named."""
         if is_own_file(self.weights_from, self.file):
             return f"hf download {self.file.repo} {self.file.name}  # and weights_from: {self.file.repo}"
         # Without the option, an unreachable Hub leaves the existing file in place and the command succeeds.
@@ -159,8 +158,7 @@ def describe_missing(weights_from: str, repo: str, names: str) -> str:
 
 
 def list_shards(index: Path) -> list[Path]:
-    """Read the shards listed in the index of a checkpoint. Raises UserError if it is damaged, or if a shard is
-    missing."""
+    """Read the shards listed in a checkpoint's index. Raises UserError if it is damaged or a shard is missing."""
     try:
         names = sorted(set(read_plain_json(index)["weight_map"].values()))
         if not names or any(Path(name).name != name for name in names):
@@ -175,8 +173,7 @@ def list_shards(index: Path) -> list[Path]:
 
 
 def verify_file(located: Located) -> dict[str, str]:
-    """sha256 of each of a file's shards, by name. Raises UserError if the Hub's cache stores one under another
-    digest."""
+    """sha256 of each underlying file, by name. Raises UserError if the Hub's cache stores one under another digest."""
     digests = {}
     for name, path in located.list_files().items():
         digests[name], stored = hash_file(path), path.resolve().name
@@ -196,7 +193,7 @@ def hash_as_git(path: Path) -> str:
 
 
 def digest_files(located: Located) -> dict[str, str]:
-    """sha256 of each of a file's shards, by name; a file stored under its sha256 in the Hub's cache is not read."""
+    """sha256 of each underlying file, by name; a file stored under its sha256 in the Hub's cache is not read."""
     return {name: digest_file(path) for name, path in located.list_files().items()}
 
 

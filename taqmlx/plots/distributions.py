@@ -1,4 +1,4 @@
-"""Histograms of fc2 inputs as they are, after the shift, and after shift and migration, with the grid they meet."""
+"""Histograms of fc2 inputs before the shift, after it, and after shift and migration, with their quantization grid."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +13,8 @@ from taqmlx.plots.inputs import find_place, shorten
 from taqmlx.plots.style import BLUE, GREY, ORANGE, create_figure, styled, write_note
 
 ROWS = 4
-GRID_LINES = 16  # at most so many levels are drawn of a grid
-# what is shown: (title, counts, edges, step size; none: the one that reaches the largest magnitude)
+GRID_LINES = 16  # largest number of grid levels drawn
+# (title, counts, edges, step size; if None, the step size whose grid reaches the absmax)
 STAGES = (
     ("as it is", "before", "edges", None),
     ("after the shift", "shifted", "shifted_edges", "step"),
@@ -24,7 +24,7 @@ STAGES = (
 
 @styled
 def draw_distributions(described: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> Figure:
-    """The layers whose range is reduced most, in rows; what was done to the values, in columns.
+    """Plot histograms: rows are the layers with the largest range reduction, columns the transformation stages.
 
     described: by layer `sigma`, `bits`, `step`, `migrated_step` and `has_migration`; arrays: `<layer>/before` and so
     on, 256 counts between 257 edges each.
@@ -51,7 +51,7 @@ def draw_distributions(described: Mapping[str, Mapping[str, Any]], arrays: Mappi
 
 
 def choose_layers(described: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """The layers whose largest magnitude shift and migration reduce most, in the order of the blocks."""
+    """Layers whose absmax is reduced most by shift and migration, in block order."""
 
     def measure_gain(layer: str) -> float:
         edges = [arrays[f"{layer}/{name}"] for _, _, name, _ in STAGES if f"{layer}/{name}" in arrays]
@@ -70,7 +70,7 @@ def draw_stage(
     edges: str,
     step: str | None,
 ) -> None:
-    """One histogram over its grid, or a note where there is none."""
+    """Plot one histogram with its grid, or a note if there is none."""
     axes.set(xlabel="value (activation units)", ylabel="values (log)")
     short = f"{find_place(layer).block} {find_place(layer).stream}" if find_place(layer).block else shorten(layer)
     axes.set_title(f"{short}, {title}")
@@ -90,12 +90,12 @@ def draw_stage(
 
 
 def count_positive(bits: int) -> int:
-    """The levels above zero of a signed symmetric grid."""
+    """Number of positive levels of a signed symmetric grid."""
     return 2 ** (bits - 1) - 1
 
 
 def draw_grid(axes: Axes, step: float, bits: int) -> tuple[float, float]:
-    """Lines at the levels -2^(b-1) to 2^(b-1) - 1 times `step`, or at every so many of them; returns the ends."""
+    """Plot the levels -2^(b-1) to 2^(b-1) - 1 times `step`, thinned to at most GRID_LINES; return the two ends."""
     levels = np.arange(-(2 ** (bits - 1)), 2 ** (bits - 1))
     stride = max(1, len(levels) // GRID_LINES)
     axes.grid(visible=False)
@@ -108,7 +108,7 @@ def draw_grid(axes: Axes, step: float, bits: int) -> tuple[float, float]:
 
 
 def share_used(edges: np.ndarray, counts: Sequence[int], step: float, bits: int) -> float:
-    """The share of the grid's levels between the smallest and the largest value."""
+    """Share of the grid's levels between the smallest and the largest value."""
     filled = np.flatnonzero(np.asarray(counts))
     if not len(filled):
         return 0.0

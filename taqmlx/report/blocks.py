@@ -1,4 +1,4 @@
-"""How near every block's output is to full precision, by each way of rounding its weights."""
+"""Error of each block's output by rounding method."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ INPUTS = {"full_precision_inputs": "exact inputs", "quantized_inputs": "rounded 
 
 
 def describe_blocks(reports: dict[str, Any], sensitivity: dict[str, Any]) -> list[dict[str, Any]]:
-    """One entry a block and stream: ratios in dB by (engine, inputs), `now` of what was chosen, and the gain."""
+    """One entry per block and stream: ratios in dB by (engine, inputs), `now` for the chosen engine, and the gain."""
     facts = []
     for block, report in reports.items():
         for stream in report["errors"][report["chosen"]]["quantized_inputs"]:
@@ -32,7 +32,7 @@ def describe_blocks(reports: dict[str, Any], sensitivity: dict[str, Any]) -> lis
 
 
 def tabulate_blocks(facts: list[dict[str, Any]]) -> Table:
-    """A row for each stream of each block."""
+    """Table with one row per block and stream."""
     found = {engine for fact in facts for engine, _ in fact["ratios"]}
     columns: list[tuple[Column, Getter]] = [
         (Column("Block, stream", is_number=False), lambda fact: show_words(fact["name"])),

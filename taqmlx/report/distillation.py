@@ -1,4 +1,4 @@
-"""The distillation of the whole model: its error before and after, what moved, and the time it took."""
+"""Distillation of the whole model: its error before and after, moved codes, and time."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ KEPT = {
 
 
 def describe_distillation(report: Facts | None, benchmarks: Benchmarks) -> list[tuple[str, str]]:
-    """What there is to say of the report of a distillation, as (term, words); nothing without one."""
+    """Summary of a distillation report as (term, text); empty without a report."""
     if report is None:
         return []
     before, after = (to_decibels(1, report["errors"][name]) for name in ("blocks", "distilled"))

@@ -1,4 +1,4 @@
-"""The plots, embedded: in which section each belongs, its caption, and its picture as text."""
+"""Embedded plots: section, caption, and picture data as text."""
 
 import base64
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from taqmlx.store.errors import UserError
 from taqmlx.store.pictures import open_picture
 
-# A plot's name, or how the names of several begin: (section, title, caption).
+# Plot name, or a common prefix of several: (section, title, caption).
 PLOTS = {
     "frontier": (
         "frontier",
@@ -115,7 +115,7 @@ PLOTS = {
 
 
 class Figure(NamedTuple):
-    """A plot as it is put on the page; width and height in pixels."""
+    """A plot on the page; width and height in pixels."""
 
     name: str
     section: str
@@ -127,9 +127,9 @@ class Figure(NamedTuple):
 
 
 def embed_plots(paths: Sequence[Path]) -> dict[str, list[Figure]]:
-    """The figures of each section, in the order of the files.
+    """Figures by section, in file order.
 
-    Raises UserError for a file that is not a plot this report knows, damaged, or another plot.
+    Raises UserError for a file that is not a known plot, is damaged, or is another plot.
     """
     sections: dict[str, list[Figure]] = {section: [] for section, *_ in PLOTS.values()}
     for path in paths:
@@ -139,7 +139,7 @@ def embed_plots(paths: Sequence[Path]) -> dict[str, list[Figure]]:
 
 
 def embed_plot(path: Path) -> Figure:
-    """One plot with its picture as a data URI."""
+    """Embed one plot as a data URI."""
     key = next((key for key in PLOTS if path.stem == key or (key.endswith("_") and path.stem.startswith(key))), None)
     if key is None:
         raise UserError(f"{path} is a plot without a caption; describe {path.stem} in the report's figures")

@@ -1,4 +1,4 @@
-"""What quantization did to every layer: a table of the weights and one of what the layers read."""
+"""Effect of quantization on every layer: a table of weights and a table of layer inputs."""
 
 import math
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ PHASES = ("early", "mid", "late")
 
 
 def measure_ranges(statistics: Facts, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """The ratios that make an input hard, by input."""
+    """Range ratios of each layer input, by input."""
     return {
         name: measure_input(described["per_step"], arrays[f"{name}/minimum"], arrays[f"{name}/maximum"])
         for name, described in statistics["inputs"].items()
@@ -42,9 +42,9 @@ def measure_ranges(statistics: Facts, arrays: Mapping[str, np.ndarray]) -> dict[
 def describe_weights(
     layer: Any, config: QuantConfig, sizes: Facts, sensitivity: Facts, reports: Facts, suggested: Facts, mixed: Facts
 ) -> Facts:
-    """What is known of a layer's weight; ratios are signal over error in dB.
+    """Facts about a layer's weight; ratios are signal over error in dB.
 
-    `layer` is of the registry; `sensitivity` and `reports` are by block; `suggested` and `mixed` by layer.
+    `layer` is an entry of the registry; `sensitivity` and `reports` are by block; `suggested` and `mixed` by layer.
     """
     weight, size = config.layers[layer.name]["weight"], sizes[layer.name]
     measured = sensitivity.get(layer.block, {}).get("weights", {}).get(layer.name)
@@ -69,13 +69,13 @@ def describe_weights(
 
 
 def find_ratio(errors: Facts | None) -> float | None:
-    """dB of the error of the stream that suffers most; `errors` are relative squared errors by stream."""
+    """dB of the error in the stream with the largest error; `errors` are relative squared errors by stream."""
     found = [errors[stream] for stream in STREAMS if errors.get(stream) is not None] if errors else []
     return to_decibels(1, max(found)) if found else None
 
 
 def describe_input(layer: Any, config: QuantConfig, ranges: Facts, sensitivity: Facts, suggested: Facts) -> Facts:
-    """What is known of what a layer reads, and how it is rounded."""
+    """Facts about a layer input and its quantization."""
     activation, steps = config.layers[layer.name]["activation"], config.activation_steps(layer.name)
     readers = sensitivity.get(layer.block, {}).get("inputs", {})
     tiers = next((found["tiers"] for found in readers.values() if layer.name in found["layers"]), {})
@@ -95,14 +95,14 @@ def describe_input(layer: Any, config: QuantConfig, ranges: Facts, sensitivity: 
 
 
 def show_bits(bits: int | list[int]) -> Cell:
-    """A width, or the narrowest and widest of those a table has by noise level."""
+    """Bit width, or the smallest and largest of a table by noise level."""
     widths = [bits] if isinstance(bits, int) else bits
     low, high = min(widths), max(widths)
     return Cell(f"{low}\u2013{high}" if low < high else str(low), sum(widths) / len(widths))
 
 
 def show_phases(phases: dict[str, int | None] | None) -> Cell:
-    """The bits of each phase, the first drawn first; sorts by their mean. A phase without a noise level has none."""
+    """Bits of each phase, in sampling order; sorts by their mean. A phase without a noise level has none."""
     ordered = [phases[name] for name in PHASES] if phases else []
     known = [bits for bits in ordered if bits is not None]
     if not known or set(known) == {UNQUANTIZED}:
@@ -182,16 +182,16 @@ INPUTS: tuple[tuple[Column, Getter], ...] = (
 
 
 def tabulate_weights(facts: list[Facts]) -> Table:
-    """A row for each layer's weight."""
+    """Table with one row per layer weight."""
     return tabulate("weights", "The weights of every layer", WEIGHTS, facts, "layers")
 
 
 def tabulate_inputs(facts: list[Facts]) -> Table:
-    """A row for what each layer reads."""
+    """Table with one row per layer input."""
     return tabulate("inputs", "What every layer reads", INPUTS, facts, "layers")
 
 
 def find_worst(facts: list[Facts], key: str) -> Facts | None:
-    """The facts with the lowest finite ratio, of those that have one."""
+    """Entry with the lowest finite ratio; None if no ratio is finite."""
     known = [fact for fact in facts if fact.get(key) is not None and math.isfinite(fact[key])]
     return min(known, key=lambda fact: fact[key], default=None)

@@ -46,8 +46,11 @@ class LayerInput:
 
 @dataclass(frozen=True)
 class BlockFile:
-    """Result of one block's job: weights and inputs by layer name, the noise levels (K,) of the steps, and the learned
-    biases fp16 (out,), if any."""
+    """Result of one block's job.
+
+    weights and inputs are by layer name; sigmas (K,) are the noise levels of the steps; biases fp16 (out,) are those
+    learned, if any.
+    """
 
     weights: dict[str, LayerWeight]
     inputs: dict[str, LayerInput]

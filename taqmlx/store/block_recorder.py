@@ -123,8 +123,7 @@ class BlockRecorder:
         write_json(self.checkpoint_path, make_seal(self.parameters, self.inputs, self.digests))
 
     def _round(self, batch: int, block: int, stream: str, values: np.ndarray) -> np.ndarray:
-        """Round the values (B, tokens, D) to float16. Raises UserError for the first one that is not finite or too
-        large."""
+        """Round (B, tokens, D) to float16. Raises UserError for the first value that is not finite or too large."""
         with np.errstate(over="ignore"):
             rounded = values.astype(np.float16)
         bad = np.argwhere(~np.isfinite(rounded))

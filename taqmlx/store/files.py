@@ -25,8 +25,7 @@ CHECKSUM = "checksum"
 
 @contextmanager
 def name_file(path: Path) -> Iterator[None]:
-    """Set the file name of an OSError to `path`: errors of writing and flushing name no file, others a temporary
-    one."""
+    """Set the file name of an OSError to `path`: errors of writing name no file, others a temporary one."""
     try:
         yield
     except OSError as error:
@@ -90,7 +89,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_plain_json(path: Place, whole: Place | None = None) -> Any:
     """Read a JSON file from any program; `whole` is the folder to delete if the file cannot be remade alone.
 
-    Raises UserError naming the file and the remedy if it is absent, not JSON, or too large.
+    Raises UserError naming the file and the remedy if it is absent, not JSON, or rejected by `parse_json`.
     """
     (content,) = read_files([path], plain_files.LARGEST_JSON)
     return decode_json(content, path, whole)
@@ -168,8 +167,7 @@ def find_named(path: Path, name: str) -> Path:
 
 
 def name_below(path: Path, folder: Path) -> str:
-    """Return the reference to `path` from a file in `folder`, as `find_named` resolves it. Raises UserError if not
-    below."""
+    """Reference to `path` from a file in `folder`, as `find_named` resolves it. Raises UserError if not below."""
     name = Path(os.path.relpath(path, folder)).as_posix()
     if name.startswith("../"):
         raise UserError(f"{path} is not below {folder}, where what names it is written; write that beside it or above")

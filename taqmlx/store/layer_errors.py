@@ -20,8 +20,7 @@ class InputTier(NamedTuple):
 
 
 class LayerErrors(NamedTuple):
-    """Error of quantizing the input, and of quantizing the weight (in the stream with the largest error), by layer name
-    and bits."""
+    """Errors by layer name and bits: of the quantized input, and of the quantized weight in its worst stream."""
 
     inputs: dict[str, dict[int, InputTier]]
     weights: dict[str, dict[int, float]]

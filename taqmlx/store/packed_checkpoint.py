@@ -36,8 +36,7 @@ class PackedCheckpoint:
 
 
 def read_packed(folder: Path) -> PackedCheckpoint:
-    """Read and check the checkpoint in `folder`. Raises UserError if it is missing, damaged, changed, or of another
-    format."""
+    """Read and check the checkpoint in `folder`. Raises UserError if it is missing, damaged, or of another format."""
     checkpoint = open_packed(folder)
     config, path = checkpoint.config, checkpoint.path
     if hash_file(path) != config["model"]["sha256"]:

@@ -45,8 +45,7 @@ class PictureSet:
         return np.array([prompt for prompt, _ in self.rows])
 
     def read_pictures(self) -> np.ndarray:
-        """Read (n, h, w, 3) uint8. Raises UserError for a picture that cannot be read or differs in size from the
-        first."""
+        """Read (n, h, w, 3) uint8. Raises UserError for an unreadable picture or one of another size."""
         pictures = [np.asarray(read_picture(path)) for path in self.paths]
         for path, picture in zip(self.paths, pictures, strict=True):
             if picture.shape != pictures[0].shape:
@@ -54,8 +53,7 @@ class PictureSet:
         return np.stack(pictures)
 
     def read_latents(self) -> np.ndarray:
-        """Read final latents (n, h, w, c). Raises UserError for latents that cannot be read or differ in shape from the
-        first."""
+        """Read final latents (n, h, w, c). Raises UserError for unreadable latents or ones of another shape."""
         found = [read_latents(path) for path in self.paths]
         for path, latents in zip(self.paths, found, strict=True):
             if latents.shape != found[0].shape:

@@ -48,8 +48,8 @@ class QuantConfig:
         return bits if isinstance(bits, int) else tuple(bits)
 
     def activation_steps(self, layer: str) -> np.ndarray | None:
-        """Step sizes of the input of `layer`, float32: (K,) for a table, (1,) for static; None for dynamic or
-        unquantized inputs."""
+        """Step sizes of the input of `layer`, float32: (K,) for a table, (1,) for static; None for dynamic or no
+        quantization."""
         activation = self.layers[layer]["activation"]
         if activation["policy"] == "lut":
             return self.arrays[activation["steps"]]
@@ -108,8 +108,7 @@ def read_quant_config(path: Path) -> QuantConfig:
 
 
 def read_content(path: Path) -> dict[str, Any]:
-    """Read the JSON of a config only. Raises UserError if it is damaged, of another format, or does not fit the
-    schema."""
+    """Read the JSON of a config only. Raises UserError if it is damaged, of another format, or invalid."""
     content = read_plain_json(path)
     refuse_other_formats(content, path)
     content = refuse_changed(path, content, "write_quant_config")

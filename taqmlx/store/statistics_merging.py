@@ -41,8 +41,7 @@ def merge_shards(shards: Sequence[Path]) -> tuple[list[Seal], dict[str, dict[str
 
 
 def read_part(path: Path) -> Observations:
-    """Read the observations of a part. Raises UserError, naming input and number, if one is unreadable or not
-    finite."""
+    """Read the observations of a part. Raises UserError, naming input and number, if unreadable or not finite."""
     tensors = read_tensors(path)
     with blame(path):
         observations = unpack_observations(tensors)
@@ -76,8 +75,7 @@ def check_parts(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
 
 
 def describe_statistics(seals: Sequence[Seal], inputs: dict[str, dict[str, Any]], arrays: Path) -> dict[str, Any]:
-    """Content of the statistics file: per-step values have one entry per entry of `steps`, overall values cover all
-    steps."""
+    """Content of the statistics file: per-step values are lists over `steps`, overall values cover all steps."""
     parameters = seals[0]["parameters"]
     layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
     for name, described in inputs.items():

@@ -73,8 +73,7 @@ def list_identities(parameters: plan.Parameters) -> dict[str, np.ndarray]:
 
 
 def begin_digest(number: int, prompt_index: int) -> "hashlib._Hash":
-    """Start the sha256 of trajectory `number`; update it with the states (float16, in step order), then the final
-    latents."""
+    """Start the sha256 of trajectory `number`; its states (float16, in step order), then its final latents, follow."""
     return hashlib.sha256(np.array([number, prompt_index], dtype="<i8").tobytes())
 
 
@@ -85,7 +84,7 @@ def digest_arrays(arrays: dict[str, np.ndarray]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One verified trajectory: its number, prompt index, states (steps, h, w, c) float16 and final latents (h, w, c)
+    """One verified trajectory: number, prompt index, states (steps, h, w, c) float16, final latents (h, w, c)
     float32."""
 
     number: int
@@ -141,8 +140,7 @@ def open_shard(path: Place, parameters: plan.Parameters, inputs: dict[str, Any])
 
 
 def check_root(store: Place) -> None:
-    """Raise UserError unless the root metadata of `store` is intact; other programs cannot open the store without
-    it."""
+    """Raise UserError unless the root metadata of `store` is intact; other programs need it to open the store."""
     path = store / "zarr.json"
     if read_plain_json(path) != ROOT:
         raise UserError(f"{path} is damaged; delete it and run create_store again")

@@ -43,8 +43,7 @@ def vouched(place: Path, *files: Path) -> Iterator[None]:
 
 
 def write_sums(sums: Path, digests: dict[str, str]) -> None:
-    """Write sha256 digests (hex) by name, relative to the folder of `sums`; the last line is a comment with their own
-    digest."""
+    """Write sha256 digests (hex) by name, relative to the folder of `sums`, then their own digest as a comment."""
     lines = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
     write_atomically(sums, lambda partial: partial.write_text(f"{lines}{MARK}{digest(lines)}\n", encoding="utf-8"))
 
@@ -80,8 +79,7 @@ def list_plain(folder: Path) -> list[Path]:
 
 
 def read_sums(sums: Path) -> dict[str, str]:
-    """Read the digests in `sums` by name. Raises UserError, naming it, if it is damaged or lists files of another
-    result."""
+    """Read the digests in `sums` by name. Raises UserError, naming it, if it is damaged or of another result."""
     line = re.compile(rf"([0-9a-f]{{64}})  ({re.escape(name_place(sums).name)}(?:[./].+)?)")
     try:
         lines, _, last = read_plain(sums).decode("utf-8").rpartition(MARK)
