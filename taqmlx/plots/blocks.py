@@ -26,13 +26,13 @@ from taqmlx.plots.style import (
     write_note,
 )
 
-ENGINES = {"rtn": ("to nearest", ORANGE, "s"), "gptq": ("GPTQ", BLUE, "^"), "adaround": ("AdaRound", PINK, "o")}
-INPUTS = {"full_precision_inputs": "inputs in full precision", "quantized_inputs": "inputs rounded too"}
+ENGINES = {"rtn": ("RTN", ORANGE, "s"), "gptq": ("GPTQ", BLUE, "^"), "adaround": ("AdaRound", PINK, "o")}
+INPUTS = {"full_precision_inputs": "full-precision inputs", "quantized_inputs": "quantized inputs"}
 NUMBERED = 12  # largest number of blocks for which errors are also written as numbers
 SHARED = "q, k, v"
 LAYERS = (SHARED, "q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2", "adaLN_modulation")
 STREAMS = ("image", "text", "unified")
-DB = "power of the output / error (dB)"
+DB = "output SNR (dB)"
 SMOOTHED = 0.05  # share of the iterations in the running mean
 FLOOR = 1e-12
 
@@ -53,7 +53,7 @@ def draw_convergence(reports: Sequence[Mapping[str, Any]], warm_ups: Mapping[str
     """
     blocks = [report["block"] for report in reports]
     with_loss = [report for report in reports if has_loss(report)]
-    figure = create_figure("Loss of AdaRound over its iterations, block by block", 4.5)
+    figure = create_figure("AdaRound loss over the iterations, by block", 4.5)
     axes = figure.add_subplot()
     axes.set(
         xlabel="iteration", ylabel="loss (squared error of a row / mean square of its\ntarget, summed over streams)"
@@ -143,11 +143,11 @@ def draw_layer_errors(sensitivities: Sequence[Mapping[str, Any]]) -> Figure:
     """Plot the error of the block's output with one layer's weight in 4 bits, or its input in 8 bits."""
     blocks = [described["block"] for described in sensitivities]
     sides = (
-        ("weights alone in 4 bits", take_weight_errors(sensitivities, "4")),
-        ("input alone in 8 bits", take_input_errors(sensitivities, "8")),
+        ("weight in 4 bits", take_weight_errors(sensitivities, "4")),
+        ("input in 8 bits", take_input_errors(sensitivities, "8")),
     )
     streams = [s for s in STREAMS if any(s == stream for _, errors in sides for _, stream, _ in errors)]
-    figure = create_figure("What rounding one layer costs its block's output", 1.2 + 2.1 * 2 * max(len(streams), 1))
+    figure = create_figure("Block output error with one layer quantized", 1.2 + 2.1 * 2 * max(len(streams), 1))
     parts = figure.subfigures(2, 1)
     for part, (title, errors) in zip(parts, sides, strict=True):
         panels = part.subplots(max(len(streams), 1), 1, squeeze=False)[:, 0]
@@ -155,7 +155,7 @@ def draw_layer_errors(sensitivities: Sequence[Mapping[str, Any]]) -> Figure:
         norm = Normalize(min(finite), max(*finite, min(finite) + 1))
         for axes, stream in zip(panels, streams, strict=False):
             mesh = paint_errors(axes, blocks, stream, errors, norm)
-            axes.set_title(f"{stream} stream, a layer's {title}")
+            axes.set_title(f"{stream} stream, one layer's {title}")
         if streams:
             part.colorbar(mesh, ax=list(panels), label=DB, aspect=30, pad=0.02)
     return figure

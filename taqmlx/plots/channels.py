@@ -22,12 +22,12 @@ def draw_channel_ranges(extremes: Mapping[str, tuple[np.ndarray, np.ndarray]]) -
     """
     ranges = {name: (low.min(axis=0), high.max(axis=0)) for name, (low, high) in keep_inside(extremes).items()}
     chosen = sorted(ranges, key=lambda name: -measure_spread(*ranges[name]))[:PANELS]
-    figure = create_figure("Channel ranges of the inputs whose channels differ most, over all steps", 7.2)
+    figure = create_figure("Channel ranges of the inputs with the largest channel spread, over all steps", 7.2)
     panels = figure.subplots(len(chosen), 1, squeeze=False)[:, 0]
     for axes, name in zip(panels, chosen, strict=True):
         draw_ranges(axes, name, *ranges[name])
     handles = [
-        Line2D([], [], color=BLUE, linewidth=2, label="channel, smallest to largest value"),
+        Line2D([], [], color=BLUE, linewidth=2, label="channel minimum to maximum"),
         Line2D([], [], color=ORANGE, linewidth=2, label=f"outlier: range over {OUTLIER} times the median range"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
@@ -45,8 +45,8 @@ def draw_ranges(axes: Axes, name: str, low: np.ndarray, high: np.ndarray) -> Non
         )
     axes.set_xlim(-0.01 * len(low), 1.01 * len(low))
     axes.set_title(
-        f"{shorten(name)}: the widest of {len(low)} channels has {measure_spread(low, high):.1f} times the median"
-        f" range; outliers: {int(far.sum())}"
+        f"{shorten(name)}: largest of {len(low)} channel ranges {measure_spread(low, high):.1f} times the median;"
+        f" outliers: {int(far.sum())}"
     )
     axes.set(xlabel="channel", ylabel="value\n(activation units)")
 

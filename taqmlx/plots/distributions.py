@@ -16,7 +16,7 @@ ROWS = 4
 GRID_LINES = 16  # largest number of grid levels drawn
 # (title, counts, edges, step size; if None, the step size whose grid reaches the absmax)
 STAGES = (
-    ("as it is", "before", "edges", None),
+    ("original", "before", "edges", None),
     ("after the shift", "shifted", "shifted_edges", "step"),
     ("after shift + migration", "migrated", "migrated_edges", "migrated_step"),
 )
@@ -31,7 +31,7 @@ def draw_distributions(described: Mapping[str, Mapping[str, Any]], arrays: Mappi
     """
     chosen = choose_layers(described, arrays)
     sigmas = sorted({described[layer]["sigma"] for layer in chosen}, reverse=True)
-    title = "Inputs of fc2 and the grid they are rounded to" + ", sigma " * bool(sigmas)
+    title = "Inputs of fc2 and their quantization grid" + ", sigma " * bool(sigmas)
     figure = create_figure(title + ", ".join(f"{sigma:.3g}" for sigma in sigmas), 1.4 + 1.9 * max(len(chosen), 1))
     panels = figure.subplots(max(len(chosen), 1), len(STAGES), squeeze=False)
     for row, layer in zip(panels, chosen, strict=False):
@@ -43,7 +43,7 @@ def draw_distributions(described: Mapping[str, Mapping[str, Any]], arrays: Mappi
             write_note(axes, "no fc2 input was observed")
     handles = [
         Patch(color=BLUE, label="values"),
-        Line2D([], [], color=GREY, linewidth=0.5, label=f"levels of the grid, at most {GRID_LINES} of them"),
+        Line2D([], [], color=GREY, linewidth=0.5, label=f"grid levels (at most {GRID_LINES} shown)"),
         Line2D([], [], color=ORANGE, linestyle="--", label="ends of the grid"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
@@ -75,7 +75,7 @@ def draw_stage(
     short = f"{find_place(layer).block} {find_place(layer).stream}" if find_place(layer).block else shorten(layer)
     axes.set_title(f"{short}, {title}")
     if f"{layer}/{counts}" not in arrays or (counts == "migrated" and not about["has_migration"]):
-        write_note(axes, "nothing migrates: no channel stands out")
+        write_note(axes, "no migration: no outlier channel")
         return
     heights, places = arrays[f"{layer}/{counts}"], np.asarray(arrays[f"{layer}/{edges}"], np.float64)
     size = about[step] if step else np.abs(places).max() / count_positive(about["bits"])
@@ -85,7 +85,7 @@ def draw_stage(
     margin = 0.04 * (max(ends[1], places[-1]) - min(ends[0], places[0]))
     axes.set_xlim(min(ends[0], places[0]) - margin, max(ends[1], places[-1]) + margin)
     axes.set_title(
-        f"{short}, {title}\nstep {size:.3g}, {share_used(places, heights, size, about['bits']):.0%} of levels met"
+        f"{short}, {title}\nstep {size:.3g}, {share_used(places, heights, size, about['bits']):.0%} of levels used"
     )
 
 

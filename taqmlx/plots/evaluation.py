@@ -14,14 +14,19 @@ from taqmlx.plots.style import GREY, PALE, create_figure, cycle_styles, styled, 
 
 Variants = Mapping[str, Mapping[str, Any]]
 RUNS = {
-    "free_running": "free-running: errors add up",
-    "teacher_forced": "teacher-forced: the error of each step alone",
+    "free_running": "free-running: errors accumulate",
+    "teacher_forced": "teacher-forced: error of each step alone",
 }
 SNR, FID = "latent SNR to full precision (dB)", "FID to full precision"
 APART = 4  # spacing in points between variants of equal size
 SAME_SIZE = 0.01  # relative difference below which sizes are drawn side by side
-MARKERS = {16: ("o", "inputs unrounded"), 8: ("s", "8-bit inputs"), 6: ("D", "6-bit inputs"), 4: ("^", "4-bit inputs")}
-MIXED = ("P", "inputs of several widths")
+MARKERS = {
+    16: ("o", "unquantized inputs"),
+    8: ("s", "8-bit inputs"),
+    6: ("D", "6-bit inputs"),
+    4: ("^", "4-bit inputs"),
+}
+MIXED = ("P", "mixed-width inputs")
 MEGABYTE = 1e6
 
 
@@ -29,7 +34,7 @@ MEGABYTE = 1e6
 def draw_error_growth(variants: Variants) -> Figure:
     """Plot latent SNR after each step by variant, with 95 % intervals, free-running and teacher-forced."""
     grown = {name: about for name, about in variants.items() if about.get("error_growth")}
-    figure = create_figure("How far from full precision the latents are after each step", 4.3 + 0.1 * len(grown))
+    figure = create_figure("Latent error relative to full precision after each step", 4.3 + 0.1 * len(grown))
     panels = figure.subplots(1, len(RUNS), sharey=True)
     for axes, (run, title) in zip(panels, RUNS.items(), strict=True):
         axes.set(title=title, xlabel="step", ylabel=SNR)
@@ -85,7 +90,7 @@ def draw_size_quality(variants: Variants, floor: Mapping[str, Any]) -> Figure:
     draw_floor(panels[1], floor.get("fid_to_full_precision"))
     for axes in panels:
         axes.set_xlabel(
-            "size (bits per weight, scales included)\nvariants of one size stand side by side over its pale line"
+            "size (bits per weight, scales included)\nvariants of equal size are side by side over a pale line"
         )
     handles = [
         Line2D([], [], color=styles[name]["color"], marker=choose_marker(about["size"])[0], linestyle="",

@@ -44,7 +44,7 @@ def draw_frontier(frontier: Mapping[str, Any], asked: float | None) -> Figure:
     handles = [
         Line2D([], [], color=GREY, marker=".", label="nn.quantize: the best at each size"),
         Line2D(
-            [], [], color=GREY, marker=".", alpha=0.4, linestyle="", label="nn.quantize: its other widths and groups"
+            [], [], color=GREY, marker=".", alpha=0.4, linestyle="", label="nn.quantize: other bits and group sizes"
         ),
         *(
             Line2D([], [], color=colour, marker=mark, markersize=4, label=f"this project: {titles[name]}")
@@ -52,7 +52,7 @@ def draw_frontier(frontier: Mapping[str, Any], asked: float | None) -> Figure:
             if name in titles
         ),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, title="upright lines: 95 % intervals")
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, title="vertical lines: 95 % intervals")
     return figure
 
 

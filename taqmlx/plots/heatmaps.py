@@ -30,7 +30,7 @@ def draw_absmax_map(sigmas: Sequence[float], absmax: Series) -> Figure:
     positive = values[values > 0]
     limits = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
     return draw_map(
-        sigmas, absmax, LogNorm(*limits), ORDERED, "Largest magnitude of every input", "absmax (activation units, log)"
+        sigmas, absmax, LogNorm(*limits), ORDERED, "Absmax of every input", "absmax (activation units, log)"
     )
 
 
@@ -43,15 +43,15 @@ def draw_variability_map(sigmas: Sequence[float], absmax: Series) -> Figure:
     logs = {name: np.log2(np.maximum(values, 1e-12)) for name, values in absmax.items()}
     bits = {name: values - values.mean() for name, values in logs.items()}
     most = max(1e-6, max(float(np.abs(values).max()) for values in keep_inside(bits).values()))
-    title = "How the range of every input changes with the noise level"
-    label = "absmax against its own mean over sigma (bits: 1 = twice as large)"
+    title = "Range of every input relative to its mean over the noise levels"
+    label = "absmax / its geometric mean over sigma (bits: 1 = twice as large)"
     return draw_map(sigmas, bits, TwoSlopeNorm(0, -most, most), DIVERGING, title, label)
 
 
 @styled
 def draw_negative_map(sigmas: Sequence[float], shares: Series) -> Figure:
     """Plot the share of negative values."""
-    title = "Share of values below zero of every input"
+    title = "Share of negative values of every input"
     return draw_map(sigmas, shares, TwoSlopeNorm(0.5, 0, 1), DIVERGING, title, "negative share (0.5: balanced)")
 
 

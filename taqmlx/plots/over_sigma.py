@@ -30,15 +30,15 @@ def draw_most_variable(sigmas: Sequence[float], absmax: Series) -> Figure:
     """Plot the inputs with the largest ratio of absmax to its minimum over sigma: the motivation for time-awareness."""
     inside = keep_inside(absmax)
     relative = {name: np.asarray(values) / max(min(values), 1e-12) for name, values in inside.items()}
-    title = f"The {min(MOST_VARIABLE, len(inside))} inputs in blocks whose range changes most over the noise levels"
-    return draw_named(sigmas, relative, MOST_VARIABLE, title, "absmax / its smallest over sigma (ratio)")
+    title = f"The {min(MOST_VARIABLE, len(inside))} block inputs with the most variable range over the noise levels"
+    return draw_named(sigmas, relative, MOST_VARIABLE, title, "absmax / its minimum over sigma")
 
 
 @styled
 def draw_largest(sigmas: Sequence[float], absmax: Series) -> Figure:
     """Plot the inputs with the largest absmax."""
     inside = keep_inside(absmax)
-    title = f"The {min(LARGEST, len(inside))} inputs in blocks with the largest magnitudes"
+    title = f"The {min(LARGEST, len(inside))} block inputs with the largest absmax"
     return draw_named(sigmas, inside, LARGEST, title, ABSMAX)
 
 
@@ -60,7 +60,7 @@ def draw_named(sigmas: Sequence[float], series: Series, count: int, title: str, 
 @styled
 def draw_image_fc1(sigmas: Sequence[float], absmax: Series) -> Figure:
     """Plot the inputs of the image stream's fc1."""
-    return draw_by_block(sigmas, absmax, [("image", "fc1")], "Inputs of the image stream's fc1, block by block")
+    return draw_by_block(sigmas, absmax, [("image", "fc1")], "Inputs of the image stream's fc1, by block")
 
 
 @styled
@@ -108,7 +108,7 @@ def draw_fc2_shift(
     places = list_places(middles)
     blocks = list_block_names(places)
     streams = [stream for stream in ("image", "text", "unified") if select(places, stream, "fc2")]
-    figure = create_figure("How far from zero the channels of fc2 inputs lie, and the static shift used", 6)
+    figure = create_figure("Channel offsets of fc2 inputs from zero, and the static shift", 6)
     panels = figure.subplots(2, max(len(streams), 1), squeeze=False)
     for row, (name, reduce) in zip(panels, {"largest": np.max, "mean": np.mean}.items(), strict=True):
         for axes, stream in zip(row, streams, strict=False):

@@ -39,7 +39,7 @@ def draw_picture_grid(pictures: np.ndarray, titles: Sequence[str], captions: Seq
     axes.tick_params(length=0, labeltop=True, labelbottom=False, top=False)
     axes.set_xticks(xs, labels=[wrap(text, CAPTION, CAPTION_LINES) for text in captions], fontsize=7)
     axes.set_yticks(ys, labels=[wrap(label, LABEL, 4) for label in labels])
-    axes.set(xlabel="prompt and seed (worst: those that the worst variant changes most)", ylabel="variant")
+    axes.set(xlabel="prompt and seed (worst: largest difference in the worst variant)", ylabel="variant")
     return figure
 
 

@@ -45,7 +45,7 @@ def draw_snapshot(
 def name_snapshot(steps: Sequence[int], sigmas: Sequence[float], wanted: int) -> str:
     """Figure title with the step shown; it names the requested step if that differs."""
     index = find_nearest(steps, wanted)
-    title = f"Largest magnitude of every linear input at step {steps[index]}, sigma {sigmas[index]:.3g}"
+    title = f"Absmax of every layer input at step {steps[index]}, sigma {sigmas[index]:.3g}"
     return title if steps[index] == wanted else f"{title} (nearest observed to step {wanted})"
 
 

@@ -5,8 +5,8 @@ from typing import Any
 from taqmlx.numerics.quality import to_decibels
 from taqmlx.report.tables import Column, Getter, Table, show_decibels, show_magnitude, show_words, tabulate
 
-ENGINES = {"rtn": "To nearest", "gptq": "GPTQ", "adaround": "AdaRound"}
-INPUTS = {"full_precision_inputs": "exact inputs", "quantized_inputs": "rounded inputs"}
+ENGINES = {"rtn": "RTN", "gptq": "GPTQ", "adaround": "AdaRound"}
+INPUTS = {"full_precision_inputs": "full-precision inputs", "quantized_inputs": "quantized inputs"}
 
 
 def describe_blocks(reports: dict[str, Any], sensitivity: dict[str, Any]) -> list[dict[str, Any]]:
@@ -42,13 +42,13 @@ def tabulate_blocks(facts: list[dict[str, Any]]) -> Table:
             if engine in found
             for inputs, words in INPUTS.items()
         ),
-        (Column("Chosen", is_number=False, meaning="what the weights are made by"), lambda f: show_words(f["chosen"])),
+        (Column("Chosen", is_number=False, meaning="method of the final weights"), lambda f: show_words(f["chosen"])),
         (
             Column("Gain", meaning="relative error of the model's velocity per relative error here", worst="high"),
             lambda fact: show_magnitude(fact["gain"]),
         ),
     ]
-    caption = "Every block's output over its error, dB, on points held out from everything learned"
+    caption = "Block output SNR, dB, on held-out calibration points"
     return tabulate("blocks", caption, columns, facts, "rows")
 
 

@@ -11,7 +11,7 @@ from taqmlx.store.quant_config import QuantConfig
 
 Facts = dict[str, Any]
 KINDS = {
-    "embedder": "Embedders of text, pooled text and time step",
+    "embedder": "Embedders of text, pooled text and timestep",
     "adaLN": "adaLN modulation",
     "qkv": "Query, key and value",
     "o": "Attention output",
@@ -26,7 +26,7 @@ COLUMNS = (
     Column("Weight bits, mean", meaning="of a code, over the weights of the kind"),
     Column("Least to most", meaning="bits of a code; 16 is not quantized"),
     Column("Bits per weight", meaning="as stored, with scales and zero points"),
-    Column("Input bits", is_number=False, meaning="of a value that a layer reads"),
+    Column("Input bits", is_number=False, meaning="of a layer input"),
     Column("Share, %", meaning="of the weights of all layers here"),
 )
 
@@ -82,4 +82,4 @@ def show_kind(title: str, facts: Sequence[Facts], total: int) -> list[Cell]:
 
 def show_inputs(widths: Iterable[int]) -> Cell:
     """Distinct bit widths of inputs."""
-    return Cell(", ".join("not rounded" if bits == UNQUANTIZED else str(bits) for bits in sorted(set(widths))))
+    return Cell(", ".join("unquantized" if bits == UNQUANTIZED else str(bits) for bits in sorted(set(widths))))

@@ -119,7 +119,7 @@ NAMES: tuple[tuple[Column, Getter], ...] = (
     (Column("Stream", is_number=False), lambda fact: show_words(fact["stream"])),
     (Column("Role", is_number=False), lambda fact: show_words(fact["role"])),
 )
-SNR = "how far below the block's output the error is, of this layer alone rounded to nearest; the worse stream, in dB"
+SNR = "block output SNR with only this layer quantized (RTN), in the worse stream, in dB"
 WEIGHTS: tuple[tuple[Column, Getter], ...] = (
     *NAMES,
     (Column("Bits", meaning="of a code; 16 is not quantized"), lambda fact: show_bits(fact["bits"])),
@@ -128,48 +128,48 @@ WEIGHTS: tuple[tuple[Column, Getter], ...] = (
         lambda fact: show_count(fact["group"]) if isinstance(fact["group"], int) else NOTHING,
     ),
     (
-        Column("Bits a weight", meaning="as stored, with scales and zero points"),
+        Column("Bits per weight", meaning="as stored, with scales and zero points"),
         lambda fact: show_number(fact["bits_per_weight"]),
     ),
     (Column("KB", meaning="thousands of bytes, as stored"), lambda fact: show_number(fact["bytes"] / 1000, 1)),
     (
-        Column("Moved, %", meaning="codes that learning moved away from the nearest"),
+        Column("Moved, %", meaning="codes that differ from RTN"),
         lambda fact: show_number(None if fact["moved"] is None else 100 * fact["moved"], 1),
     ),
     (Column("4 bits, dB", meaning=SNR, worst="low"), lambda fact: show_decibels(fact["at_4"])),
-    (Column("Own bits, dB", meaning="the same at the bits it has", worst="low"), lambda f: show_decibels(f["own"])),
+    (Column("Own bits, dB", meaning="the same at its own bits", worst="low"), lambda f: show_decibels(f["own"])),
     (
-        Column("Velocity, dB", meaning="the same error where it leaves the model", worst="low"),
+        Column("Velocity, dB", meaning="the same for the model's velocity", worst="low"),
         lambda fact: show_decibels(fact["velocity"]),
     ),
     (
-        Column("Suggested", meaning="bits, the fewest whose error stays within weight_budget"),
+        Column("Suggested", meaning="smallest number of bits with an error within weight_budget"),
         lambda fact: show_count(fact["suggested"]),
     ),
     (
-        Column("Mixed", meaning="bits and group size, by the search under bits_per_weight"),
+        Column("Mixed", meaning="bits and group size chosen by the search under bits_per_weight"),
         lambda fact: show_choice(fact["mixed"]),
     ),
 )
-READ_SNR = "how far below the block's output the error is, of this input alone rounded, at the worst noise level, in dB"
+READ_SNR = "block output SNR with only this input quantized, at the worst noise level, in dB"
 INPUTS: tuple[tuple[Column, Getter], ...] = (
     *NAMES,
-    (Column("Bits", meaning="of a value; 16 is not rounded"), lambda fact: show_bits(fact["bits"])),
+    (Column("Bits", meaning="of a value; 16 is unquantized"), lambda fact: show_bits(fact["bits"])),
     (
         Column(
             "Policy",
             is_number=False,
-            meaning="lut: a step by noise level; static: one step; dynamic: per token; shift: centred before",
+            meaning="lut: step size per noise level; static: one step size; dynamic: per token; shift: centred first",
         ),
         lambda fact: show_words(fact["policy"] + (" + shift" if fact["shift"] else "")),
     ),
-    (Column("Step, smallest", meaning="over noise levels"), lambda fact: show_magnitude(fact["step_low"])),
-    (Column("Step, largest", meaning="over noise levels"), lambda fact: show_magnitude(fact["step_high"])),
-    (Column("Absmax, least", meaning="the largest magnitude, at the quietest step"), _ranged("absmax_low")),
-    (Column("Absmax, most", meaning="the largest magnitude, at the loudest step"), _ranged("absmax_high")),
-    (Column("Drift", meaning="the ratio of the two", worst="high"), _ranged("drift")),
+    (Column("Smallest step size", meaning="over noise levels"), lambda fact: show_magnitude(fact["step_low"])),
+    (Column("Largest step size", meaning="over noise levels"), lambda fact: show_magnitude(fact["step_high"])),
+    (Column("Smallest absmax", meaning="over steps"), _ranged("absmax_low")),
+    (Column("Largest absmax", meaning="over steps"), _ranged("absmax_high")),
+    (Column("Drift", meaning="ratio of the largest to the smallest per-step absmax", worst="high"), _ranged("drift")),
     (
-        Column("Spread", meaning="range of the widest channel over that of the median one", worst="high"),
+        Column("Spread", meaning="ratio of the largest channel range to the median one", worst="high"),
         _ranged("channel_spread"),
     ),
     (Column("4 bits, dB", meaning=READ_SNR, worst="low"), lambda fact: show_decibels(fact["at"].get("4"))),
@@ -188,7 +188,7 @@ def tabulate_weights(facts: list[Facts]) -> Table:
 
 def tabulate_inputs(facts: list[Facts]) -> Table:
     """Table with one row per layer input."""
-    return tabulate("inputs", "What every layer reads", INPUTS, facts, "layers")
+    return tabulate("inputs", "The inputs of every layer", INPUTS, facts, "layers")
 
 
 def find_worst(facts: list[Facts], key: str) -> Facts | None:

@@ -28,8 +28,8 @@ class Measure(NamedTuple):
 
 MEASURES = (
     Measure("FID to full precision", ("fid_to_full_precision",), 3, "lower is nearer to full precision's pictures"),
-    Measure("KID to full precision", ("kid_to_full_precision",), 3, "the same by another distance", 1000, "×10³"),
-    Measure("CMMD to full precision", ("cmmd_to_full_precision",), 3, "the same by CLIP's features"),
+    Measure("KID to full precision", ("kid_to_full_precision",), 3, "the same with another distance", 1000, "×10³"),
+    Measure("CMMD to full precision", ("cmmd_to_full_precision",), 3, "the same with CLIP features"),
     Measure(
         "Latent SNR",
         ("paired", "latent_snr_db"),
@@ -50,8 +50,8 @@ MEASURES = (
     Measure("LPIPS", ("paired", "lpips"), 4, "of pictures, the median one; 0 is equal"),
     Measure("Prompts followed", ("prompt_accuracy", "all"), 1, "by the embedded model's classifier", 100, "%"),
     Measure("FID to real", ("fid_to_real",), 3, "lower is nearer to real pictures"),
-    Measure("KID to real", ("kid_to_real",), 3, "the same by another distance", 1000, "×10³"),
-    Measure("CMMD to real", ("cmmd_to_real",), 3, "the same by CLIP's features"),
+    Measure("KID to real", ("kid_to_real",), 3, "the same with another distance", 1000, "×10³"),
+    Measure("CMMD to real", ("cmmd_to_real",), 3, "the same with CLIP features"),
 )
 DISTANCE, LATENTS, ACCURACY = MEASURES[0], MEASURES[3], MEASURES[8]
 
@@ -132,7 +132,15 @@ def show_variant(name: str, described: Facts, measures: Sequence[Measure], is_su
 
 def tabulate_sizes(fid: Facts, order: Sequence[str]) -> Table:
     """Table of the sizes of each variant's linear layers."""
-    titles = ("Variant", "Stored", "Weights", "Bits a weight", "Of 32-bit size, %", "Of 16-bit size, %", "Inputs, bits")
+    titles = (
+        "Variant",
+        "Stored",
+        "Weights",
+        "Bits per weight",
+        "Of 32-bit size, %",
+        "Of 16-bit size, %",
+        "Inputs, bits",
+    )
     rows = [show_size(name, fid["variants"][name]) for name in order]
     columns = [Column(title, is_number=place > 0) for place, title in enumerate(titles)]
     return Table("sizes", "Size of all linear layers, scales and zero points included", columns, [Body(rows)])
@@ -142,7 +150,7 @@ def show_size(name: str, described: Facts) -> list[Cell]:
     """Row of the size table."""
     size = described["size"]
     shares = [show_number(100 * size["bytes"] / (size["weights"] * width), 1) for width in (SINGLE, HALF)]
-    widths = ", ".join("not rounded" if bits == 16 else str(bits) for bits in size["activation_bits"]) or UNKNOWN
+    widths = ", ".join("unquantized" if bits == 16 else str(bits) for bits in size["activation_bits"]) or UNKNOWN
     return [
         Cell(described["title"], note=name),
         Cell(format_bytes(size["bytes"])),

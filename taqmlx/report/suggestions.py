@@ -36,8 +36,8 @@ def tabulate_mixed(mixed: Facts) -> Table:
     columns = [
         Column("Weights", is_number=False),
         Column("Bits per weight", meaning="over all linear layers, scales and zero points included"),
-        Column("Predicted, dB", meaning="the guided velocity over its error, from each layer's own; higher is better"),
-        *(Column(kind, meaning="layers with so many bits, in groups of so many weights") for kind in kinds),
+        Column("Predicted, dB", meaning="guided velocity SNR, from the errors of single layers; higher is better"),
+        *(Column(kind, meaning="number of layers with these bits and this group size") for kind in kinds),
     ]
     body = Body([show_mixed(title, row, kinds) for title, row in rows.items()])
     caption = f"Uniform and mixed weight bits, at most {format_fixed(mixed['budget'], 2)} bits per weight"
@@ -74,9 +74,9 @@ def tabulate_tiers(summary: Facts) -> Table:
     ]
     columns = [
         Column("Inputs", is_number=False),
-        Column("Share, %", meaning="of decisions: a layer at a noise level"),
+        Column("Share, %", meaning="of decisions; one decision per layer and noise level"),
         Column("Decisions"),
-        Column("Layers always", meaning="layers that have these bits at every noise level"),
+        Column("Constant layers", meaning="layers with these bits at every noise level"),
     ]
     return Table("tiers", "Input bits by layer and noise level", columns, [Body(rows)])
 
@@ -95,5 +95,5 @@ def list_tiers(analysis: Facts) -> list[tuple[str, str]]:
     ]
     if summary["total_layers"]:
         changing = f"{len(summary['switching_layers'])} of {summary['total_layers']} layers"
-        pairs += [("Mean bits", format_fixed(summary["mean_bits"], 2)), ("Bits change in time", changing)]
+        pairs += [("Mean bits", format_fixed(summary["mean_bits"], 2)), ("Bits vary over time", changing)]
     return pairs

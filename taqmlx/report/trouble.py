@@ -23,7 +23,7 @@ def list_troubles(
 def describe_block(blocks: list[Facts]) -> tuple[str, str] | None:
     """Block and stream with the lowest SNR."""
     worst = find_worst(blocks, "now")
-    return worst and (f"Block {worst['name']}", f"its output is {format_fixed(worst['now'], 1)} dB above its error")
+    return worst and (f"Block {worst['name']}", f"output SNR {format_fixed(worst['now'], 1)} dB")
 
 
 def describe_weight(weights: list[Facts]) -> tuple[str, str] | None:
@@ -31,8 +31,8 @@ def describe_weight(weights: list[Facts]) -> tuple[str, str] | None:
     worst = find_worst(weights, "velocity")
     return worst and (
         f"Weight {worst['name']}",
-        f"rounded to nearest alone at {worst['bits']} bits, the model's velocity is"
-        f" {format_fixed(worst['velocity'], 1)} dB above its error",
+        f"velocity SNR {format_fixed(worst['velocity'], 1)} dB with only this weight quantized (RTN) to"
+        f" {worst['bits']} bits",
     )
 
 
@@ -41,8 +41,8 @@ def describe_input(inputs: list[Facts]) -> tuple[str, str] | None:
     worst = find_worst([fact | {"at_8": fact["at"].get("8")} for fact in inputs], "at_8")
     return worst and (
         f"Input of {worst['name']}",
-        f"rounded alone to 8 bits, the block's output is {format_fixed(worst['at_8'], 1)} dB above its error"
-        " at the worst noise level",
+        f"block output SNR {format_fixed(worst['at_8'], 1)} dB at the worst noise level with only this input"
+        " quantized to 8 bits",
     )
 
 
@@ -55,8 +55,8 @@ def describe_step(variant: Facts) -> tuple[str, str] | None:
     step = min(range(len(ratios)), key=ratios.__getitem__)
     return (
         f"Step {step + 1} of {len(ratios)}",
-        f"from noise level {growth['sigmas'][step]:.3f} to {growth['sigmas'][step + 1]:.3f} {name_short(variant)} loses"
-        f" most: {format_fixed(ratios[step], 1)} dB after this step alone",
+        f"largest error of {name_short(variant)}, from sigma {growth['sigmas'][step]:.3f} to"
+        f" {growth['sigmas'][step + 1]:.3f}: latent SNR {format_fixed(ratios[step], 1)} dB after this step alone",
     )
 
 
@@ -67,6 +67,6 @@ def describe_picture(variant: Facts) -> tuple[str, str] | None:
         return None
     return (
         "The worst picture",
-        f"its latent is {format_fixed(found['worst'], 1)} dB above its error; the median picture's is"
+        f"latent SNR {format_fixed(found['worst'], 1)} dB; the median picture has"
         f" {format_fixed(found['median'], 1)} dB",
     )
