@@ -25,7 +25,7 @@ NO_RESULTS = {
     "scratch/*": "work in progress",
     "*.checkpoint.safetensors": "work in progress",
     "*.lock": "a lock",
-    ".*": "a mark of Snakemake's, or what a killed job left",
+    ".*": "a Snakemake marker, or left by a killed job",
     "config.yaml": "settings",
 }
 # Files that earlier versions wrote without a checksum, and the target that remakes them with one, if it has a name.
@@ -161,7 +161,7 @@ def find_missing(claims: Claims) -> Iterator[str]:
             for path in targets.keys() - there:
                 # Snakemake remakes only missing files, together with all outputs of the same job.
                 target = targets[there[0]] if there else targets[path]
-                yield f"{path} is missing, and {voucher} vouches for it; delete {target} and {say_how(target)}"
+                yield f"{path} is missing, but listed in {voucher}; delete {target} and {say_how(target)}"
 
 
 def list_no_results(folder: Path, patterns: Iterable[str | None]) -> Iterator[str]:
@@ -177,4 +177,4 @@ def list_unvouched(folder: Path, paths: Sequence[Path]) -> Iterator[str]:
         how = f"delete what is there and make {EARLIER[pattern] or folder / pattern} again"
         yield f"{folder}/{pattern}: no checksum: made by an earlier version ({count}); {how}"
     for path in (path for path, pattern in kinds.items() if pattern is None):
-        yield f"{path}: no checksum: not of this workflow, not finished, or without the one it had"
+        yield f"{path}: no checksum: not from this workflow, unfinished, or its checksum was removed"

@@ -121,7 +121,7 @@ def find_fault(path: Path, claims: list[Claim]) -> str | None:
     for claim in sorted(claims, key=lambda claim: claim.voucher.parent != path.parent):
         if claim.sha256 != digest:
             gone = "both" if claim.target in (path, claim.voucher) else claim.target
-            return f"{path} is not what {claim.voucher} vouches for; delete {gone} and {say_how(claim.target)}"
+            return f"{path} does not match {claim.voucher}; delete {gone} and {say_how(claim.target)}"
     return "" if claims else find_own_fault(path)
 
 

@@ -47,7 +47,7 @@ def fill(what: str, module: torch.nn.Module, state: dict[str, torch.Tensor]) -> 
     # Batch counters: not every file has them, and inference does not use them.
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing:
-        raise UserError(f"{what}: the file has not the weights of the network it is for ({missing[0]})")
+        raise UserError(f"{what}: the file lacks the weights of the network it is for ({missing[0]})")
     for name, value in module.state_dict().items():
         if value.is_floating_point() and state[name].dtype not in NUMBERS:
             raise UserError(f"{what}: the file stores {name} as {state[name].dtype}; take its weights in fp16 or fp32")

@@ -16,7 +16,7 @@ log = logging.getLogger("taqmlx")
 def warn_of_dropped_text(model: Model, texts: Sequence[str]) -> None:
     """Log one warning, with counts, about the parts of the texts that the model's encoders drop."""
     if phrases := model.describe_dropped(texts):
-        log.warning(f"text that is not read: {'; '.join(phrases)}")
+        log.warning(f"dropped text: {'; '.join(phrases)}")
 
 
 def find_model(name: str, parameters: Mapping[str, Any] = MappingProxyType({})) -> Model:

@@ -80,7 +80,7 @@ def fill_module(
     except KeyError as error:
         raise explain(located, f"it lacks {error.args[0]}") from None
     except UNFIT as error:
-        raise explain(located, f"DiffusionKit cannot take it apart: {error}") from None
+        raise explain(located, f"DiffusionKit cannot parse it: {error}") from None
     sources = {id(value): name for name, value in tensors.items()}  # most tensors are only renamed
     stored = {name: sources.get(id(value), name) for name, value in weights.items()}
     if difference := describe_difference(dict(tree_flatten(module.parameters())), weights, stored):

@@ -49,9 +49,9 @@ def explain_failure(file: WeightFile, error: OSError) -> str:
     if isinstance(error, GatedRepoError):
         return f"{file.repo} is gated; accept its licence at https://huggingface.co/{file.repo}, then\n  hf auth login"
     if isinstance(error, RepositoryNotFoundError):
-        return f"the Hub shows no {file.repo} to whom it does not know; log in:\n  hf auth login"
+        return f"the Hub shows {file.repo} only after login; log in:\n  hf auth login"
     if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
-        return f"{constants.HF_HUB_CACHE} lacks {file.name}, and the Hub is out of reach; when it is not:\n{again}"
+        return f"{constants.HF_HUB_CACHE} lacks {file.name}, and the Hub is unreachable; try again later:\n{again}"
     if error.errno == errno.ENOSPC:
         return f"the disk of {constants.HF_HUB_CACHE} is full; make room, then\n{again}"
     reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]

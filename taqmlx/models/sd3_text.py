@@ -36,7 +36,7 @@ def list_tokens(tokenizer: Any, text: str) -> list[int]:
     try:
         return tokenizer.tokenize(text)
     except KeyError as error:
-        raise UserError(f"the prompt {text!r} has {error}, which CLIP's vocabulary has not; leave it out") from None
+        raise UserError(f"the prompt {text!r} has {error}, which CLIP's vocabulary lacks; remove it") from None
 
 
 def tokenize(tokenizer: Any, text: str) -> mx.array:

@@ -164,7 +164,7 @@ def list_shards(index: Path) -> list[Path]:
         if not names or any(Path(name).name != name for name in names):
             raise ValueError("a shard lies beside its index")
     except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
-        raise UserError(f"{index} is no index of shards ({error}); name the one of a whole checkpoint") from None
+        raise UserError(f"{index} is not an index of shards ({error}); name the one of a whole checkpoint") from None
     if missing := [name for name in names if not (index.parent / name).is_file()]:
         raise UserError(
             f"{index.parent} lacks {missing[0]}, which {index.name} lists; put all {len(names)} shards there"

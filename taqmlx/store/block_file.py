@@ -93,7 +93,7 @@ def read_block(path: Path) -> BlockFile:
     tensors = read_tensors(path)
     if seal["sha256"].get(path.name) != hash_file(path):
         seal_path = path.with_suffix(".json")
-        raise UserError(f"{path} is not what {seal_path} vouches for; delete both and run {name_stage(seal)} again")
+        raise UserError(f"{path} does not match {seal_path}; delete both and run {name_stage(seal)} again")
     refuse_broken(path, tensors, f"delete {path} and run {name_stage(seal)} again")
     with blame(path):
         layers = read_note(path, "layers").items()

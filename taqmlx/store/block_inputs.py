@@ -83,7 +83,7 @@ def read_sealed(path: Path, spec: ArraySpec, index: Index, digests: dict[str, st
     """Read a chunk of the group at `path` and check it against `digests`. Raises UserError naming the file."""
     values, file = read_chunk(path, spec, index), spec.name_file(index)
     if digest_values(values) != digests.get(file):
-        raise UserError(f"{path / file} is not what was sealed; delete {path} and run again")
+        raise UserError(f"{path / file} does not match its seal; delete {path} and run again")
     return values
 
 
@@ -110,7 +110,7 @@ class Part:
         row = int(np.argwhere(~np.isfinite(values))[0, axis]) + index[axis] * spec.chunks[axis]
         point = read_chunk(self.path, self.specs["points"])[row]
         raise UserError(
-            f"{self.path / spec.name_file(index)}: what is read at calibration point {point} is not finite;"
+            f"{self.path / spec.name_file(index)}: a value at calibration point {point} is not finite;"
             f" check the model's weights, delete {self.path} and run capture_blocks again"
         )
 

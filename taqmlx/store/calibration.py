@@ -94,7 +94,7 @@ class Calibration:
             for part in self.iterate_parts(name):
                 digest.update(part.data)
             if digest.hexdigest() != self.seal["sha256"][name]:
-                raise UserError(f"{self.path / name} is not what was sealed; delete {self.path} and run again")
+                raise UserError(f"{self.path / name} does not match its seal; delete {self.path} and run again")
 
 
 def open_calibration(path: Path) -> Calibration:
@@ -109,7 +109,7 @@ def open_calibration(path: Path) -> Calibration:
         specs = list_specs(count, *shapes)
         check_group(path, list(specs.values()))
         if lacking := specs.keys() - seal["sha256"].keys():
-            raise UserError(f"{path}: its seal vouches for no {min(lacking)}; delete it and run again")
+            raise UserError(f"{path}: its seal has no digest of {min(lacking)}; delete it and run again")
         if difference := plan.describe_difference(read_attributes(path), list_attributes(seal["parameters"])):
             raise UserError(f"{path / 'zarr.json'} is not as sealed ({difference}); delete {path} and run again")
     return Calibration(path, seal, specs)

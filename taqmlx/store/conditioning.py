@@ -93,9 +93,7 @@ class Conditioning:
             with blame(self.path):
                 cs, cs_pooled = (np.stack([part[index] for index in indices]) for part in slices)
         if list(map(digest_prompt, cs, cs_pooled)) != self.list_digests(indices):
-            raise UserError(
-                f"{self.path} is not what {self.path.with_suffix('.json')} seals; delete both and run again"
-            )
+            raise UserError(f"{self.path} does not match {self.path.with_suffix('.json')}; delete both and run again")
         refuse_broken(self.path, dict(zip(NAMES, (cs, cs_pooled), strict=True)), f"delete {self.path} and run again")
         return cs, cs_pooled
 

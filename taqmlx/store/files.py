@@ -81,7 +81,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises UserError, naming the key, for a number that is not finite.
     """
     if broken := next(find_broken(content), None):
-        raise UserError(f"{path}: {broken} would be no finite number; check what it is made from")
+        raise UserError(f"{path}: {broken} is not a finite number; check its inputs")
     kept = drop_checksum(json.loads(encode_json(content)))
     write_plain_json(path, kept | {CHECKSUM: plan.fingerprint(kept)})
 

@@ -111,7 +111,7 @@ def open_place(text: str) -> Place:
 
         filesystem, key = fsspec.url_to_fs(text, use_listings_cache=False)
     except (ImportError, ValueError, TypeError) as error:
-        raise UserError(f"{text} is no URL that can be used here ({error})") from error
+        raise UserError(f"{text} is not a supported URL ({error})") from error
     return RemotePath(filesystem, key)
 
 

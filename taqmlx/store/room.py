@@ -26,6 +26,5 @@ def check_disk(folder: Path, needed: int, advice: str) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise UserError(
-            f"{folder}: {needed / 1e6:.1f} MB are to be written and {free / 1e6:.1f} MB are free;"
-            f" make room, or {advice}"
+            f"{folder}: {needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; make room, or {advice}"
         )

@@ -45,7 +45,7 @@ def read_header(path: Path, cure: str = "delete it and get it again") -> dict[st
             tensors = {name: about for name, about in header.items() if name != "__metadata__"}
             end = LENGTH_BYTES + length + measure_tensors(tensors)
         except UNFIT:
-            raise UserError(f"{path} ({size} bytes) is no whole safetensors file; {cure}") from None
+            raise UserError(f"{path} ({size} bytes) is not a complete safetensors file; {cure}") from None
     if size != end:
         raise UserError(f"{path} has {size} of {end} bytes; {cure}")
     return {name: StoredTensor(about["dtype"], about["shape"]) for name, about in tensors.items()}

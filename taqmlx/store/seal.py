@@ -61,7 +61,7 @@ def check_seal(seal: Any, place: Place) -> Seal:
         and isinstance(seal.get("sha256"), dict)
         and seal.get("fingerprint") == fingerprint_origin(parameters, inputs)
     ):
-        raise UserError(f"{place} has a seal that no writer makes; delete it and run again")
+        raise UserError(f"{place} has an inconsistent seal; delete it and run again")
     return cast(Seal, seal)
 
 

@@ -41,7 +41,9 @@ def read_sensitivity(path: Path) -> dict[str, Any]:
     """Read `path`. Raises UserError if it is missing, damaged, or of another format or version."""
     content = read_json(path)
     if {key: content.get(key) for key in FORMAT} != FORMAT:
-        raise UserError(f"{path} is no sensitivity file of version {FORMAT['version']}; run measure_sensitivity again")
+        raise UserError(
+            f"{path} is not a sensitivity file of version {FORMAT['version']}; run measure_sensitivity again"
+        )
     if content.get("block") != path.stem:
         raise UserError(f"{path} is of the block {content.get('block')}; delete it and run measure_sensitivity again")
     return content

@@ -54,9 +54,7 @@ def read_part_seal(path: Path) -> Seal:
     """Read the seal beside a part. Raises UserError if it is damaged or does not match the part's bytes."""
     seal = read_file_seal(path.with_suffix(".json"))
     if not path.is_file() or seal["sha256"] != {path.name: hash_file(path)}:
-        raise UserError(
-            f"{path} is missing or not what its seal vouches for; delete it and run collect_activations again"
-        )
+        raise UserError(f"{path} is missing or does not match its seal; delete it and run collect_activations again")
     return seal
 
 

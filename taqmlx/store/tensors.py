@@ -120,7 +120,7 @@ def read_sealed_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, An
         about = json.loads(read_metadata(path)["about"])
         found = about.pop("sha256")
     except (KeyError, ValueError, TypeError, AttributeError):
-        raise UserError(f"{path} does not say what it holds; delete it and run again") from None
+        raise UserError(f"{path} has no valid metadata; delete it and run again") from None
     if found != digest_tensors(arrays, about):
         raise UserError(f"{path} is not what was written; delete it and run again")
     refuse_broken(path, arrays, "delete it and run again")

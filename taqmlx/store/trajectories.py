@@ -114,8 +114,8 @@ class Shard:
         digest.update(latents.data)
         if digest.hexdigest() != sealed:
             raise UserError(
-                f"{self.path}/xs/c.{row}.* or {self.path}/latents/c.{row}.*: trajectory {number} is not what was"
-                f" sealed, its chunks were changed or swapped; delete {self.path} and run again"
+                f"{self.path}/xs/c.{row}.* or {self.path}/latents/c.{row}.*: trajectory {number} does not"
+                f" match its seal: chunks were changed or swapped; delete {self.path} and run again"
             )
         return Trajectory(number, prompt_index, states, latents)
 
@@ -135,7 +135,7 @@ def open_shard(path: Place, parameters: plan.Parameters, inputs: dict[str, Any])
         small = dict(zip(SMALL_ARRAYS, chunks, strict=True))
         for name, digest in digest_arrays(small).items():
             if digest != seal["sha256"]["arrays"][name]:
-                raise UserError(f"{path / name} is not what was sealed; delete {path} and run again")
+                raise UserError(f"{path / name} does not match its seal; delete {path} and run again")
     return Shard(path, seal, layout, small)
 
 
