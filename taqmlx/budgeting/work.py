@@ -1,5 +1,7 @@
-"""Time, in seconds of one worker, and memory of the unit operations. Standard library only, because planning uses
-it."""
+"""Time, in seconds of one worker, and memory of the unit operations.
+
+Standard library only, because planning uses it.
+"""
 
 import json
 import math
@@ -120,7 +122,8 @@ def estimate_searching_memory(sizes: Sizes) -> int:
 
 
 def estimate_distilling_memory(config: plan.Parameters, sizes: Sizes) -> int:
-    """Bytes of the distillation worker, including the gradients of one block at a time."""
+    """Bytes of the distillation worker, with gradients of all blocks at once if they fit in BATCH_BYTES, else of
+    one."""
     rows = sizes.conditions * config["distil_batch"] * count_learning_bytes(sizes.tokens, sizes.width)
     every = rows * len(plan.list_blocks(config["model"]))
     kind = "codes" if config["distil"] == "none" else config["distil"]

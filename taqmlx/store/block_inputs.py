@@ -80,7 +80,7 @@ def digest_values(values: np.ndarray) -> str:
 
 
 def read_sealed(path: Path, spec: ArraySpec, index: Index, digests: dict[str, str]) -> np.ndarray:
-    """Read a chunk of the group at `path` and check it against `digests`. Raises UserError naming the file."""
+    """Read and check a chunk of the group at `path`; `digests` are by file. Raises UserError naming the file."""
     values, file = read_chunk(path, spec, index), spec.name_file(index)
     if digest_values(values) != digests.get(file):
         raise UserError(f"{path / file} does not match its seal; delete {path} and run again")

@@ -84,8 +84,10 @@ def digest_arrays(arrays: dict[str, np.ndarray]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One verified trajectory: number, prompt index, states (steps, h, w, c) float16, final latents (h, w, c)
-    float32."""
+    """One verified trajectory.
+
+    number; prompt_index; states (steps, h, w, c) float16; latents (h, w, c) float32, the final ones.
+    """
 
     number: int
     prompt_index: int

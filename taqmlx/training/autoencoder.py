@@ -143,8 +143,7 @@ def compare_pictures(restored: Tensor, pictures: Tensor) -> Tensor:
 
 @torch.no_grad()
 def open_trunk(model: Autoencoder) -> None:
-    """Initialise resolution changes as average pooling or nearest-neighbour upsampling, to pass colours from the
-    start."""
+    """Initialise resizes as average pooling or nearest-neighbour upsampling, so that colours pass from the start."""
     for module in model.modules():
         if isinstance(module, ResolutionBlock) and module.downsample is not None:
             module.downsample.weight.mul_(0.1)

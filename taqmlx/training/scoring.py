@@ -19,8 +19,7 @@ def write_captions(seed: int, count: int, objects: int) -> list[Caption]:
 
 
 def generate_pictures(folder: Path, prompts: list[str], steps: int, cfg_weight: float, seed: int) -> np.ndarray:
-    """Generate one picture per prompt, (n, 64, 64, 3) uint8, by the model in `folder`; picture i has seed `seed` +
-    i."""
+    """Generate one picture per prompt, (n, 64, 64, 3) uint8, with the model in `folder`; seeds are `seed` + i."""
     model, decoder = embedded.load_transformer(folder=folder), embedded.load_decoder(folder)
     cs, cs_pooled = embedded.encode_prompts(prompts, folder=folder)
     linear, sigmas = bind_linears(model), compute_sigmas(steps, embedded.SAMPLER_SHIFT)
