@@ -122,8 +122,7 @@ def estimate_searching_memory(sizes: Sizes) -> int:
 
 
 def estimate_distilling_memory(config: plan.Parameters, sizes: Sizes) -> int:
-    """Bytes of the distillation worker, with gradients of all blocks at once if they fit in BATCH_BYTES, else of
-    one."""
+    """Bytes of the distillation worker, with gradients of all blocks if they fit in BATCH_BYTES, else of one."""
     rows = sizes.conditions * config["distil_batch"] * count_learning_bytes(sizes.tokens, sizes.width)
     every = rows * len(plan.list_blocks(config["model"]))
     kind = "codes" if config["distil"] == "none" else config["distil"]

@@ -153,8 +153,7 @@ class BlockInputs:
         return self._read("image", index), self._read("text", index)
 
     def read_targets(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Outputs of block `index`, as `read_block`; the last block has no text output. Raises UserError naming a
-        file."""
+        """Outputs of block `index`, as `read_block`; no text for the last block. Raises UserError naming a file."""
         last = index + 1 == self.parts[0].specs["text"].shape[0]
         return self._read("image", index + 1), None if last else self._read("text", index + 1)
 

@@ -48,8 +48,7 @@ class QuantConfig:
         return bits if isinstance(bits, int) else tuple(bits)
 
     def activation_steps(self, layer: str) -> np.ndarray | None:
-        """Step sizes of the input of `layer`, float32: (K,) for a table, (1,) for static; None for dynamic or
-        unquantized."""
+        """Step sizes of the input of `layer`, float32: (K,) table, (1,) static; None if dynamic or unquantized."""
         activation = self.layers[layer]["activation"]
         if activation["policy"] == "lut":
             return self.arrays[activation["steps"]]

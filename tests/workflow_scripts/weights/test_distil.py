@@ -245,7 +245,7 @@ class TestFinished:
         path.write_bytes(content)
         with caplog.at_level(logging.INFO, "taqmlx"):
             assert not self.ask(sources, copy)
-        assert "is not what" in caplog.text
+        assert "does not match" in caplog.text
         assert "it is made again" in caplog.text
 
     @pytest.mark.parametrize(
