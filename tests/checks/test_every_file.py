@@ -189,4 +189,4 @@ def test_a_name_from_other_hands_leads_to_no_file_elsewhere(results, name, is_mi
     amend(results / "quant_config.json", lambda value: value["arrays"].update(file=name))
     faults, _ = read_everything(results)
     assert len(faults) == is_missing
-    assert all(" is missing, and " in fault for fault in faults)
+    assert all(" is missing, but " in fault for fault in faults)
