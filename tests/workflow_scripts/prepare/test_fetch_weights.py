@@ -83,7 +83,7 @@ def test_only_what_is_missing_is_downloaded(hub, files, fetch, monkeypatch):
 
 def test_nothing_in_the_cache_and_no_network(fetch, hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub.with_name("empty")))
-    lines = refuse(fetch, "out of reach")
+    lines = refuse(fetch, "unreachable")
     assert lines[1].strip() == f"hf download {CHECKPOINT_REPO} {CHECKPOINT.name}"
 
 
