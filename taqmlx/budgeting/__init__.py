@@ -1,1 +1,1 @@
-"""What a configuration will cost: jobs, time, memory and disk of each stage, before anything starts."""
+"""Cost of a configuration: jobs, time, memory and disk of each stage, estimated before a run."""

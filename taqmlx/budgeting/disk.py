@@ -1,4 +1,4 @@
-"""What each stage writes, in bytes, from the shapes: the arrays as the store describes them, before compression."""
+"""Bytes written by each stage, computed from shapes: the store's arrays before compression."""
 
 import math
 from typing import Any
@@ -10,11 +10,11 @@ from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
 from taqmlx.store import block_inputs, calibration, trajectories
 
 FP16, FP32 = 2, 4
-CHANNEL_BYTES = 24  # of a channel at a step: extremes in single, moments in double precision
-SKETCH_BYTES = 8_800  # of a tensor's distribution at a step in one part, as measured
-SHARD_BYTES = 7_000  # of a shard's seal and the descriptions of its arrays, about
-RECORD_BYTES = 4_000  # of a seal or a report, about
-ROW_GROUPS = (128, 64, 32)  # a row's grid is stored for the largest groups that fit
+CHANNEL_BYTES = 24  # per channel and step: extremes in single, moments in double precision
+SKETCH_BYTES = 8_800  # per tensor, step and part: a sketch of its distribution, as measured
+SHARD_BYTES = 7_000  # approximate, per shard: its seal and array metadata
+RECORD_BYTES = 4_000  # approximate, per seal or report
+ROW_GROUPS = (128, 64, 32)  # with group size "row", the largest of these that divides the row is used
 
 
 def count_trajectories(parameters: plan.Parameters, shapes: ModelShapes) -> int:
@@ -25,29 +25,29 @@ def count_trajectories(parameters: plan.Parameters, shapes: ModelShapes) -> int:
 
 
 def count_calibration(points: int, prompts: int, shapes: ModelShapes) -> int:
-    """The calibration set of `points` points, with its own copy of the encodings."""
+    """Calibration set of `points` points, with its own copy of the encodings."""
     cs, pooled = (prompts, shapes.conditions, *shapes.context), (prompts, shapes.conditions, shapes.pooled)
     return block_inputs.count_bytes(calibration.list_specs(points, shapes.latent, cs, pooled))
 
 
 def count_statistics(steps: int, parts: int, shapes: ModelShapes) -> int:
-    """The statistics of every input at `steps` steps: `parts` parts with their sketches, and what they merge to."""
+    """Statistics of every input at `steps` steps: `parts` parts with their sketches, and the merged file."""
     widths = {layer.input: shapes.weights[layer.name][1] for layer in shapes.layers}
     channels = steps * CHANNEL_BYTES * sum(widths.values())
     return channels + parts * (channels + steps * SKETCH_BYTES * len(widths))
 
 
 def count_captured(points: int, blocks: int, shapes: ModelShapes) -> int:
-    """What the blocks read at `points` points, in however many parts."""
+    """Block inputs at `points` points, independent of the number of parts."""
     return block_inputs.count_bytes(
         block_inputs.list_specs(points, shapes.conditions, blocks, shapes.image, shapes.text)
     )
 
 
 def count_weight(shape: tuple[int, int], rule: dict[str, Any], bits_per_weight: float | None) -> int:
-    """A weight (out, in) by its rule: codes with a scale and a bias in fp16 for each group, or fp16 as it is.
+    """A weight (out, in) under its rule: codes with an fp16 scale and bias per group, or plain fp16.
 
-    Where a search chooses the widths, a quantized weight counts its share of the size.
+    If a search chooses the bit widths, a quantized weight counts at the requested average.
     """
     out, columns = shape
     if bits_per_weight and rule["bits"] != UNQUANTIZED:
@@ -60,7 +60,7 @@ def count_weight(shape: tuple[int, int], rule: dict[str, Any], bits_per_weight: 
 
 
 def count_blocks(config: plan.Parameters, shapes: ModelShapes) -> int:
-    """The blocks' files: codes, grids and, for activations with grids of their own, step sizes and shifts."""
+    """Block files: codes, scales and biases and, for quantized inputs, step sizes and shifts."""
     total = 0
     for layer in shapes.layers:
         rule, read = (find_rule(config[kind], layer.name) for kind in ("weights", "activations"))
@@ -74,7 +74,7 @@ def count_blocks(config: plan.Parameters, shapes: ModelShapes) -> int:
 
 
 def count_packed(config: plan.Parameters, shapes: ModelShapes) -> int:
-    """The packed checkpoint: quantized layers as their rules say, all else in fp16."""
+    """Packed checkpoint: quantized layers under their rules, all else in fp16."""
     rules = {name: find_rule(config["weights"], name) for name in shapes.weights}
     linears = sum(math.prod(shape) for shape in shapes.weights.values())
     others = (shapes.parameters - linears) * FP16
@@ -84,7 +84,7 @@ def count_packed(config: plan.Parameters, shapes: ModelShapes) -> int:
 
 
 def count_exports(config: plan.Parameters, shapes: ModelShapes) -> dict[str, int]:
-    """The exported dataset, at most: a state of fp32 for each step, final latents, and pictures as if uncompressed."""
+    """Upper bound for the exported dataset: an fp32 state per step, final latents, and uncompressed pictures."""
     rows, latent = config["trajectories"], math.prod(shapes.latent) * FP32
     return {
         "export_samples": rows * (config["steps"] + 1) * latent,

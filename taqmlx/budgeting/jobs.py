@@ -1,6 +1,6 @@
-"""The jobs of `quant_config`, rule by rule: how many, and how long and how much memory one takes.
+"""Jobs of `quant_config` by rule: number of jobs, and time and memory of one.
 
-Standard library only: what a scheduler is asked for is decided when a run is planned.
+Standard library only: scheduler resources are determined while a run is planned.
 """
 
 import math
@@ -12,17 +12,17 @@ from taqmlx.planning import plan
 from taqmlx.planning.sizes import Sizes
 from taqmlx.planning.step_choice import choose_steps
 
-OBSERVED_TOGETHER = 64  # points that collect_activations runs at a time, at most
-CAPTURED_TOGETHER = 32  # points that capture_blocks runs at a time, at most
+OBSERVED_TOGETHER = 64  # largest number of points that collect_activations runs at a time
+CAPTURED_TOGETHER = 32  # largest number of points that capture_blocks runs at a time
 MERGE_SECONDS = 1
-# What is asked of a scheduler over the estimate: a factor, and what starting a job takes before its worker works.
+# Scheduler request relative to the estimate: a factor, and a constant for starting a job.
 SPARE_MEMORY, SPARE_TIME = 1.5, 3
-START_MEMORY, START_MINUTES = 600, 10  # MB, with Snakemake itself, which runs twice around a worker
-GROWTH = 3  # times as much at most, however many attempts: a job may need many where its time is short
+START_MEMORY, START_MINUTES = 600, 10  # MB and minutes, including Snakemake itself, which runs twice around a worker
+GROWTH = 3  # largest factor for repeated attempts: a job with short time limits may need many
 
 
 class Jobs(NamedTuple):
-    """The jobs of a rule: count, seconds of one, and bytes of memory of one."""
+    """Jobs of a rule: count, seconds of one job, and bytes of memory of one job."""
 
     count: int
     seconds: float
@@ -30,7 +30,7 @@ class Jobs(NamedTuple):
 
 
 def list_jobs(config: plan.Parameters, prompts: int, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:
-    """The jobs of each rule, for `prompts` prompts in the file."""
+    """Jobs of each rule, for `prompts` prompts in the file."""
     jobs = (
         list_data_jobs(config, prompts, sizes, rates)
         | list_observing_jobs(config, sizes, rates)
@@ -40,7 +40,7 @@ def list_jobs(config: plan.Parameters, prompts: int, sizes: Sizes, rates: work.R
 
 
 def is_run(rule: str, config: plan.Parameters) -> bool:
-    """Whether the configuration has the rule run."""
+    """True if the configuration runs the rule."""
     return {
         "measure_costs": config["bits_per_weight"] is not None,
         "distil": config["distil"] != "none",
@@ -48,7 +48,7 @@ def is_run(rule: str, config: plan.Parameters) -> bool:
 
 
 def list_data_jobs(config: plan.Parameters, prompts: int, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:
-    """From the prompts to the calibration set."""
+    """Jobs from the prompts to the calibration set."""
     used = min(prompts, config["trajectories"])
     shards = math.ceil(used / config["prompts_per_shard"])
     widest = min(config["prompts_per_shard"], used) * math.ceil(config["trajectories"] / used)
@@ -65,7 +65,7 @@ def list_data_jobs(config: plan.Parameters, prompts: int, sizes: Sizes, rates: w
 
 
 def list_observing_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:
-    """The statistics of what layers read, and what is captured for the blocks."""
+    """Jobs for activation statistics and captured block inputs."""
     points, steps, observed = count_observed(config)
     captured, shares = min(config["capture_points"], points), config["capture_shards"]
     parts = config["statistics_shards"]
@@ -81,7 +81,7 @@ def list_observing_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates
 
 
 def count_observed(config: plan.Parameters) -> tuple[int, int, int]:
-    """The calibration points, the steps of them that are observed, and the points observed in all."""
+    """Number of calibration points, of observed steps among the selected ones, and of observed points."""
     points = config["trajectories"] * config["selected_steps"]
     steps = len(choose_steps(config["statistics_steps"], range(config["selected_steps"])))
     observed = points * steps // config["selected_steps"]
@@ -89,7 +89,7 @@ def count_observed(config: plan.Parameters) -> tuple[int, int, int]:
 
 
 def list_weight_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:
-    """From the blocks to the deliverable."""
+    """Jobs from the blocks to the final quantized model."""
     rounds = {"joint": 1, "separate": 2}[config["reconstruction"]]
     iterations = config["adaround_iterations"] * rounds * (config["engine"] == "adaround")
     block = rates.start + work.PASSES * config["capture_points"] * rates.block + iterations * rates.iteration
@@ -113,10 +113,10 @@ def list_weight_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -
 
 
 def ask_memory(jobs: Jobs, attempt: int) -> int:
-    """The MB to ask a scheduler for, more at the second and third attempt."""
+    """Memory in MB to request from a scheduler; more for the second and third attempt."""
     return min(attempt, GROWTH) * (START_MEMORY + math.ceil(SPARE_MEMORY * jobs.memory / 1e6))
 
 
 def ask_minutes(jobs: Jobs, attempt: int) -> int:
-    """The minutes to ask a scheduler for, more at the second and third attempt."""
+    """Minutes to request from a scheduler; more for the second and third attempt."""
     return min(attempt, GROWTH) * (START_MINUTES + math.ceil(SPARE_TIME * jobs.seconds / 60))

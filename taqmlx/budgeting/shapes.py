@@ -1,4 +1,4 @@
-"""The shapes of a model, known without its weights."""
+"""Shapes of a model, known without its weights."""
 
 from typing import NamedTuple
 
@@ -16,9 +16,12 @@ from taqmlx.planning.sizes import Sizes, read_sizes
 
 
 class ModelShapes(NamedTuple):
-    """conditions of a point, its rows; latent (h, w, c); picture (H, W); context (T, D) and pooled width of a text;
-    image and text, (N, width) and (T, width), what a block reads; heads of the attention; weights: (out, in) of every
-    linear by name; parameters of the transformer; bytes of each where it computes."""
+    """Shapes of a model.
+
+    conditions: rows per point; latent (h, w, c); picture (H, W); context (T, D) and pooled width of a text; image (N,
+    width) and text (T, width): block inputs; heads: attention heads; weights: (out, in) of every linear by name;
+    parameters: number of them in the transformer; itemsize: bytes of a parameter at compute precision.
+    """
 
     conditions: int
     latent: tuple[int, ...]
@@ -35,7 +38,7 @@ class ModelShapes(NamedTuple):
 
     @property
     def sizes(self) -> Sizes:
-        """What time and memory follow from."""
+        """Sizes that determine time and memory."""
         return Sizes(
             conditions=self.conditions,
             image_tokens=self.image[0],
@@ -49,7 +52,7 @@ class ModelShapes(NamedTuple):
         )
 
 
-# By model: the sizes of its transformer.
+# Transformer sizes, by model.
 _SIZES = {
     "embedded": lambda: sizes.MMDiTConfig(**embedded.TRANSFORMER, low_memory_mode=False),
     "sd3-medium": lambda: sizes.SD3_2b,
@@ -59,7 +62,7 @@ _SIZES = {
 
 
 def read_shapes(config: plan.Parameters) -> ModelShapes:
-    """The shapes of the model that `config` names. MLX is lazy: no weight comes into being."""
+    """Shapes of the model in `config`. MLX is lazy: no weight is allocated."""
     name = config["model"]
     model, size = find_model(name, config), _SIZES[name]()
     transformer = mmdit.MMDiT(size)
@@ -82,7 +85,7 @@ def read_shapes(config: plan.Parameters) -> ModelShapes:
 
 
 def count_block_weights(shapes: ModelShapes) -> dict[str, int]:
-    """The quantizable weights of each block."""
+    """Number of quantizable weights of each block."""
     counts: dict[str, int] = {}
     for layer in (layer for layer in shapes.layers if layer.block and layer.role != "adaLN"):
         out, columns = shapes.weights[layer.name]

@@ -1,4 +1,4 @@
-"""The stages of a configuration as the rows of a table: jobs, time, memory and disk."""
+"""Stages of a configuration as table rows: jobs, time, memory and disk."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,12 +9,12 @@ from taqmlx.budgeting.jobs import count_observed, list_jobs
 from taqmlx.budgeting.shapes import ModelShapes
 from taqmlx.planning import plan
 
-CONFIG_BYTES = 500_000  # quant_config.json with its step sizes, about
+CONFIG_BYTES = 500_000  # approximate size of quant_config.json with its step sizes
 
 
 class Stage(NamedTuple):
-    """A stage: its rule's name, jobs, seconds of one worker in all, memory of a job in bytes, bytes on disk, and where
-    under the results folder these are."""
+    """A stage: rule name, number of jobs, total seconds of one worker, memory of a job in bytes, bytes on disk, and the
+    paths of its outputs under the results folder."""
 
     name: str
     jobs: int
@@ -24,7 +24,7 @@ class Stage(NamedTuple):
     places: tuple[str, ...]
 
 
-# By rule: where under the results folder what it writes is.
+# Output paths under the results folder, by rule.
 PLACES = {
     "encode_prompts": ("conditioning.safetensors", "conditioning.json"),
     "collect_shard": ("trajectories.zarr",),
@@ -41,7 +41,7 @@ PLACES = {
 
 
 def list_stages(config: plan.Parameters, prompts: Sequence[str], shapes: ModelShapes, rates: work.Rates) -> list[Stage]:
-    """What `quant_config` takes, stage by stage."""
+    """Stages of `quant_config`."""
     written = count_written(config, prompts, shapes)
     return [
         Stage(name, jobs.count, jobs.count * jobs.seconds, jobs.memory, written[name], PLACES[name])
@@ -51,7 +51,7 @@ def list_stages(config: plan.Parameters, prompts: Sequence[str], shapes: ModelSh
 
 
 def count_written(config: plan.Parameters, prompts: Sequence[str], shapes: ModelShapes) -> dict[str, float]:
-    """The bytes on disk of what each rule writes."""
+    """Bytes on disk written by each rule."""
     parameters = plan.select_parameters("collect_shard", config, prompts)
     used, blocks = len(parameters["prompts"]), len(plan.list_blocks(config["model"]))
     stored = work.COSTS[config["model"]]["stored_over_raw"]
@@ -73,7 +73,7 @@ def count_written(config: plan.Parameters, prompts: Sequence[str], shapes: Model
 
 
 def list_export_stages(config: plan.Parameters, shapes: ModelShapes) -> list[Stage]:
-    """What the target `exports` takes besides, but for the time, which decoding decides."""
+    """Additional stages of the target `exports`, without times, which depend on decoding."""
     sizes = disk.count_exports(config, shapes)
     places = {"export_samples": "samples", "export_latents": "latents", "decode_latents": "images"}
     return [
@@ -82,11 +82,11 @@ def list_export_stages(config: plan.Parameters, shapes: ModelShapes) -> list[Sta
 
 
 def count_missing(stages: Iterable[Stage], results: Path) -> float:
-    """The bytes that are still to be written: what a place holds already is not counted again."""
+    """Bytes still to be written; existing outputs are deducted."""
     return sum(max(0.0, stage.disk - sum(count_held(results / place) for place in stage.places)) for stage in stages)
 
 
 def count_held(path: Path) -> int:
-    """The bytes of a file, or of all files of a folder."""
+    """Bytes of a file, or of all files of a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())

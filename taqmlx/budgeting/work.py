@@ -1,5 +1,7 @@
-"""How long a machine works on one thing, in seconds of one worker, and how much memory that takes. Standard library
-only, as planning asks it too."""
+"""Time, in seconds of one worker, and memory of the unit operations.
+
+Standard library only, because planning uses it.
+"""
 
 import json
 import math
@@ -21,15 +23,18 @@ from taqmlx.planning.sizes import Sizes
 
 COSTS = json.loads(Path(__file__).with_name("costs.json").read_text(encoding="utf-8"))
 FP32 = 4
-LEARNED_FORWARDS = 4  # forwards that an iteration of learning takes: the teacher's, the student's and its gradients
-GPTQ_SECONDS = 7e-6  # of a weight, rounded in every width and group size that the search tries
-PASSES = 4  # forwards over the captured rows that rounding to nearest, GPTQ and measuring take together, about
+LEARNED_FORWARDS = 4  # forwards per learning iteration: the teacher's, the student's and its gradients
+GPTQ_SECONDS = 7e-6  # per weight, over all bit widths and group sizes that the search tries
+PASSES = 4  # approximate forwards over the captured rows by RTN, GPTQ and the measurements together
 
 
 class Rates(NamedTuple):
-    """Seconds of one worker: step, one Euler step of one trajectory, with both halves of guidance if there is any;
-    iteration, one of a block's learning; block, a block's forward on the rows of one point; observe, one calibration
-    point observed; encode, a prompt; start, until a worker works. source: where they were measured, and how."""
+    """Seconds of one worker.
+
+    step: one Euler step of one trajectory, both halves of guidance included; iteration: one learning iteration of a
+    block; block: one block forward on the rows of one point; observe: one observed calibration point; encode: one
+    prompt; start: startup of a worker. source: where and how they were measured.
+    """
 
     step: float
     iteration: float
@@ -49,7 +54,7 @@ def fit_tokens(measured: list[list[float]], tokens: int) -> float:
 
 
 def estimate_rates(config: plan.Parameters, sizes: Sizes, step: float | None = None) -> Rates:
-    """The rates of the table at the model's sizes; where `step`, seconds, was measured here, all in proportion."""
+    """Rates from the cost table at the model's sizes; scaled in proportion if `step`, in seconds, was measured here."""
     costs = COSTS[config["model"]]
     pair = fit_tokens(costs["block_pair_seconds"], sizes.tokens)
     block = pair * sizes.conditions / 2
@@ -69,55 +74,55 @@ def estimate_rates(config: plan.Parameters, sizes: Sizes, step: float | None = N
 
 
 def estimate_forward_memory(rows: int, sizes: Sizes) -> int:
-    """Bytes of a worker that runs the transformer on `rows` rows at a time: an estimate."""
+    """Estimated bytes of a worker that runs the transformer on `rows` rows at a time."""
     return estimate_forward(rows, sizes.tokens, sizes.width, sizes.parameters * sizes.itemsize, sizes.itemsize)
 
 
 def count_together(most: int, points: int, sizes: Sizes) -> int:
-    """The rows that go together where `points` points, of a row for each condition, go together at `most`."""
+    """Rows per batch, one per condition, for `points` points in batches of at most `most` points."""
     return sizes.conditions * limit_batch(min(most, points), sizes.tokens, sizes.width, rows=sizes.conditions)
 
 
 def select_encoders(config: plan.Parameters, key: str) -> list[float]:
-    """What the table says under `key` of each text encoder that the configuration uses."""
+    """Entries of the cost table under `key` for each text encoder in use."""
     reads_t5 = config["use_t5"] or "use_t5" not in plan.MODEL_KEYS[config["model"]]
     return [value for name, value in COSTS[config["model"]][key].items() if name != "t5" or reads_t5]
 
 
 def count_conditioning(prompts: int, sizes: Sizes) -> int:
-    """The bytes of the encodings of `prompts` prompts, each with its negative if the model knows any, float32."""
+    """Bytes of the float32 encodings of `prompts` prompts, each with its negative if the model has guidance."""
     return prompts * sizes.conditions * (math.prod(sizes.context) + sizes.pooled) * FP32
 
 
 def estimate_encoding_memory(config: plan.Parameters, encoding: int, itemsize: int) -> int:
-    """Bytes of the worker that encodes: the largest encoder, and one prompt's encodings."""
+    """Bytes of the encoding worker: the largest encoder, and one prompt's encodings."""
     used = select_encoders(config, "encoder_parameters")
     return PROCESS_BYTES + round(max(used) * itemsize + 4 * encoding)
 
 
 def estimate_learning_memory(config: plan.Parameters, sizes: Sizes) -> int:
-    """Bytes of a worker that quantizes one block: its weights and their learning, the rows of an iteration, and what
-    was captured for it with its targets."""
+    """Bytes of a worker that quantizes one block: its weights and their learning state, the rows of an iteration, and
+    its captured inputs with their targets."""
     rows = config["adaround_batch"] if config["engine"] == "adaround" else 0
     captured = sizes.conditions * config["capture_points"]
     return estimate_learning(sizes.block_parameters, rows, captured, sizes.tokens, sizes.width)
 
 
 def count_searching(config: plan.Parameters, sizes: Sizes) -> float:
-    """The points that the search for bits runs forward, or as much of a backward pass."""
+    """Number of points run forward by the bit search, with backward passes counted as equivalents."""
     groups = max(1, round(sizes.parameters * CHOICES * CHANGE_BYTES / GROUP_BYTES))
     points: float = groups * (config["search_points"] / 2 + 3 * PROBE_POINTS * config["search_probes"])
     return points
 
 
 def estimate_searching_memory(sizes: Sizes) -> int:
-    """Bytes of the worker that searches bits: the model in single precision, and the changes of a group of layers."""
+    """Bytes of the bit search worker: the model in single precision, and the changes of a group of layers."""
     rows = sizes.conditions * PROBE_POINTS
     return estimate_forward(rows, sizes.tokens, sizes.width, sizes.parameters * FP32) + GROUP_BYTES
 
 
 def estimate_distilling_memory(config: plan.Parameters, sizes: Sizes) -> int:
-    """Bytes of the worker that distils, with what the gradients of one block need at a time."""
+    """Bytes of the distillation worker, with gradients of all blocks if they fit in BATCH_BYTES, else of one."""
     rows = sizes.conditions * config["distil_batch"] * count_learning_bytes(sizes.tokens, sizes.width)
     every = rows * len(plan.list_blocks(config["model"]))
     kind = "codes" if config["distil"] == "none" else config["distil"]

@@ -1,1 +1,1 @@
-"""What is checked of a folder of results. A check gives a detail and its faults, or None where there is nothing yet."""
+"""Checks of a results folder. A check returns a detail and its faults, or None if there is nothing to check yet."""

@@ -1,4 +1,4 @@
-"""Checks of what was exported for other programs: each file against the store."""
+"""Checks of exported files: each file is compared with the store."""
 
 from pathlib import Path
 
@@ -22,11 +22,11 @@ from taqmlx.store.original_layout import (
 from taqmlx.store.pictures import read_picture
 from taqmlx.store.trajectories import open_shards
 
-PIXEL_TOLERANCE = 1  # of 255: another batch size may round another way
+PIXEL_TOLERANCE = 1  # out of 255: rounding depends on the batch size
 
 
 def check_samples(results: Results) -> Report | None:
-    """Whether every sample is the state of the store that its name says."""
+    """Check that every sample equals the corresponding state in the store."""
     folder = results.folder / "exports" / "samples"
     if not folder.exists():
         return None
@@ -42,7 +42,7 @@ def check_samples(results: Results) -> Report | None:
 
 
 def compare_sample(path: Path, sample: Sample) -> list[str]:
-    """A line unless the file holds this sample."""
+    """Return one line if the file differs from this sample, else none."""
     try:
         found = read_sample(path)
     except UserError as error:
@@ -52,17 +52,17 @@ def compare_sample(path: Path, sample: Sample) -> list[str]:
 
 
 def list_strays(folder: Path, wanted: set[str]) -> list[str]:
-    """A line for each file that does not belong."""
+    """One line for each unexpected file."""
     return [f"{path} does not belong to it" for path in sorted(folder.glob("[!.]*")) if path.name not in wanted]
 
 
 def name_cure(faults: list[str], folder: Path) -> list[str]:
-    """Each fault with what to do: an exported folder is made whole or not at all."""
+    """Append the remedy to each fault: an exported folder is remade as a whole."""
     return [f"{fault}; delete {folder} and run the target exports again" for fault in faults]
 
 
 def check_latents(results: Results) -> Report | None:
-    """Whether the final latents are the store's, in the decoder's space."""
+    """Check that the final latents equal the store's, in the decoder's space."""
     folder = results.folder / "exports" / "latents"
     if not folder.exists():
         return None
@@ -82,7 +82,7 @@ def check_latents(results: Results) -> Report | None:
 
 
 def check_images(results: Results) -> Report | None:
-    """Whether there is a readable picture of every trajectory; random ones are decoded again."""
+    """Check that every trajectory has a readable picture; decode a random selection again."""
     folder = results.folder / "exports" / "images"
     if not folder.exists():
         return None
@@ -107,14 +107,14 @@ def check_images(results: Results) -> Report | None:
 
 
 def find_changed(folder: Path, paths: list[Path]) -> list[Path]:
-    """Those of the pictures that the manifest of the exports, if it is there, knows with another digest."""
+    """Pictures whose digest differs from the manifest of the exports, if there is one."""
     manifest = folder.parent / "manifest.json"
     digests = read_json(manifest).get("sha256", {}) if manifest.exists() else {}
     return [path for path in paths if path.name in digests and hash_file(path) != digests[path.name]]
 
 
 def read_flat(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz` file. Raises UserError, naming it, if it is damaged."""
+    """Read the arrays of an `.npz` file. Raises UserError, naming it, if it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as flat:
             if sum(member.file_size for member in flat.zip.infolist()) > path.stat().st_size:
@@ -125,7 +125,7 @@ def read_flat(path: Path) -> dict[str, np.ndarray]:
 
 
 def check_flat(results: Results) -> Report | None:
-    """Whether the flat calibration file holds the calibration set."""
+    """Check that the flat calibration file equals the calibration set."""
     path = results.folder / "DiT_cali_data.npz"
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""Every file of a folder of results, read and held to what vouches for it; and those that nothing vouches for."""
+"""Check of every file of a results folder against its checksum, and a list of files without one."""
 
 import os
 from collections import Counter, defaultdict
@@ -18,17 +18,17 @@ from taqmlx.store.trajectories import find_faults
 from taqmlx.store.vouching import SUMS
 from taqmlx.store.zarr_arrays import find_strays
 
-# What carries no checksum, since it is no result. The patterns are of names below a folder of results, as all here.
+# Files without checksum because they are not results. Patterns are relative to a results folder, as everywhere here.
 NO_RESULTS = {
     "logs/*": "a log",
     "benchmarks/*": "measured time and memory",
     "scratch/*": "work in progress",
     "*.checkpoint.safetensors": "work in progress",
     "*.lock": "a lock",
-    ".*": "a mark of Snakemake's, or what a killed job left",
+    ".*": "a Snakemake marker, or left by a killed job",
     "config.yaml": "settings",
 }
-# What earlier versions made without a checksum, and the target that makes it again with one, if it has a name.
+# Files that earlier versions wrote without a checksum, and the target that remakes them with one, if it has a name.
 EARLIER = {
     "plots/ablation_*": "ablation",
     "plots/*": "plots",
@@ -45,28 +45,28 @@ EARLIER = {
 
 
 def list_calibration_faults(path: Path) -> Iterator[str]:
-    """A line for each fault of a calibration set. Raises UserError."""
+    """Yield a line for each fault of a calibration set. Raises UserError."""
     calibration = open_calibration(path)
     calibration.verify()
     yield from find_strays(path, list(calibration.specs.values()))
 
 
 def list_part_faults(path: Path) -> Iterator[str]:
-    """A line for each fault of a part of what the blocks read. Raises UserError."""
+    """Yield a line for each fault of a part of the block inputs. Raises UserError."""
     part = open_part(path)
     part.verify()
     yield from find_strays(path, list(part.specs.values()))
 
 
 def list_shard_faults(path: Path) -> Iterator[str]:
-    """A line for each fault of a shard of trajectories, or of its receipt. Raises UserError."""
+    """Yield a line for each fault of a shard of trajectories, or of its receipt. Raises UserError."""
     if (path / plan.RECEIPT).is_file():
         check_seal(read_plain_json(path / plan.RECEIPT, whole=path), path)
     else:
         yield from find_faults(path, {}, {})
 
 
-# Folders that are sealed as a whole, and what reads all that is in them.
+# Folders sealed as a whole, and the functions that read all their content.
 GROUPS: dict[str, Callable[[Path], Iterator[str]]] = {
     "trajectories.zarr/*": list_shard_faults,
     "calibration.zarr": list_calibration_faults,
@@ -75,7 +75,7 @@ GROUPS: dict[str, Callable[[Path], Iterator[str]]] = {
 
 
 def check_files(results: Results) -> Report:
-    """Whether every file is what its own checksum, a seal or a file of digests says."""
+    """Check every file against its own checksum, a seal or a checksum file."""
     folder = results.folder
     names, groups = walk(folder)
     kinds = {name: find_match(name, NO_RESULTS) for name in names}
@@ -92,9 +92,9 @@ def check_files(results: Results) -> Report:
 
 
 def walk(folder: Path) -> tuple[list[str], list[Path]]:
-    """The names of all files below `folder`, sorted, but for those in folders sealed as a whole; and these folders.
+    """List all files below `folder`, sorted, except those in folders sealed as a whole; and these folders.
 
-    A link into `folder` is no file of its own.
+    Links into `folder` are skipped.
     """
     names, groups, root = [], [], folder.resolve()
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -109,12 +109,12 @@ def walk(folder: Path) -> tuple[list[str], list[Path]]:
 
 
 def is_group(name: str) -> bool:
-    """Whether the folder `name` is sealed as a whole once it is finished."""
+    """True if the folder `name` is sealed as a whole once finished."""
     return find_match(name, NO_RESULTS) is None and find_match(name, GROUPS) is not None
 
 
 def leads_inside(path: Path, root: Path) -> bool:
-    """Whether `path` is a link to what lies below `root`, or to a folder around it."""
+    """True if `path` is a link to a target below `root` or to a parent of it."""
     if not path.is_symlink():
         return False
     target = path.resolve()
@@ -122,12 +122,12 @@ def leads_inside(path: Path, root: Path) -> bool:
 
 
 def find_match(name: str, patterns: Iterable[str]) -> str | None:
-    """The first pattern that fits `name`, below this folder of results or below one that lies in it."""
+    """First pattern that matches `name`, relative to this results folder or to one nested in it."""
     return next((pattern for pattern in patterns if fnmatchcase(f"/{name}", f"*/{pattern}")), None)
 
 
 def read_group(group: Path) -> list[str]:
-    """A line for each fault of a folder that is sealed as a whole."""
+    """One line for each fault of a folder sealed as a whole."""
     read = GROUPS[find_match(group.as_posix(), GROUPS)]
     try:
         return list(read(group))
@@ -136,7 +136,7 @@ def read_group(group: Path) -> list[str]:
 
 
 def collect_claims(paths: Iterable[Path]) -> tuple[Claims, list[str]]:
-    """What the files say of one another, by the file it is said of, and a line for each that cannot say it."""
+    """Collect the digests recorded for each file, and a line for each unreadable checksum file."""
     claims, faults = defaultdict(list), []
     for path in paths:
         try:
@@ -148,9 +148,9 @@ def collect_claims(paths: Iterable[Path]) -> tuple[Claims, list[str]]:
 
 
 def find_missing(claims: Claims) -> Iterator[str]:
-    """A line for each missing file that is vouched for.
+    """Yield a line for each missing file that has a recorded digest.
 
-    Not where all that a file of digests speaks of is missing: that is not made yet, or not wanted any more.
+    A checksum file whose files are all missing is skipped: the result is not made yet, or no longer wanted.
     """
     by_voucher = defaultdict(dict)
     for path, claim in ((path, claim) for path, own in claims.items() for claim in own):
@@ -159,22 +159,22 @@ def find_missing(claims: Claims) -> Iterator[str]:
         there = [path for path in targets if path.is_file()]
         if voucher.suffix != SUMS or there:
             for path in targets.keys() - there:
-                # Snakemake makes again only what is not there, and all of one making with it.
+                # Snakemake remakes only missing files, together with all outputs of the same job.
                 target = targets[there[0]] if there else targets[path]
-                yield f"{path} is missing, and {voucher} vouches for it; delete {target} and {say_how(target)}"
+                yield f"{path} is missing, but listed in {voucher}; delete {target} and {say_how(target)}"
 
 
 def list_no_results(folder: Path, patterns: Iterable[str | None]) -> Iterator[str]:
-    """A line for each kind of files that carry no checksum, given the pattern of each file."""
+    """Yield a line for each kind of file that has no checksum by design, given the pattern of each file."""
     for pattern, count in Counter(filter(None, patterns)).items():
         yield f"{folder}/{pattern}: no checksum: {NO_RESULTS[pattern]} ({count})"
 
 
 def list_unvouched(folder: Path, paths: Sequence[Path]) -> Iterator[str]:
-    """A line for each kind of files that nothing vouches for though earlier versions made them, and for each other."""
+    """Yield a line for each kind of file from earlier versions without a checksum, and for each other such file."""
     kinds = {path: find_match(path.relative_to(folder).as_posix(), EARLIER) for path in paths}
     for pattern, count in Counter(filter(None, kinds.values())).items():
         how = f"delete what is there and make {EARLIER[pattern] or folder / pattern} again"
         yield f"{folder}/{pattern}: no checksum: made by an earlier version ({count}); {how}"
     for path in (path for path, pattern in kinds.items() if pattern is None):
-        yield f"{path}: no checksum: not of this workflow, not finished, or without the one it had"
+        yield f"{path}: no checksum: not from this workflow, unfinished, or its checksum was removed"

@@ -1,4 +1,4 @@
-"""What does not hold of packed weights: shapes, numbers, digests, and the blocks' seals."""
+"""Checks of packed weights: shapes, values, digests, and the blocks' seals."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +17,13 @@ from taqmlx.store.packed_checkpoint import PackedCheckpoint, find_misfits, measu
 from taqmlx.store.seal import read_file_seal
 
 MODELS = {model: list_linears(*depths) for model, depths in plan.MODEL_BLOCKS.items()}
-Quantization = dict[str, dict[str, Any]]  # by path, bits, group size and mode
+Quantization = dict[str, dict[str, Any]]  # path: bits, group size and mode
 
 MEASURED = ("bits_per_weight", "quantized_weights", "parameters")
 
 
 def find_problems(checkpoint: PackedCheckpoint, blocks: Path | None) -> tuple[Quantization, list[str]]:
-    """The layers whose tensors fit together, and all that does not hold; `blocks` is the folder of the block files."""
+    """Return the layers with consistent tensors, and all faults; `blocks` is the folder of the block files."""
     config = checkpoint.config
     faults = {path: list(find_misfits(checkpoint, path)) for path in config["quantization"]}
     intact = {path: how for path, how in config["quantization"].items() if not faults[path]}
@@ -38,7 +38,7 @@ def find_problems(checkpoint: PackedCheckpoint, blocks: Path | None) -> tuple[Qu
 
 
 def check_layers(checkpoint: PackedCheckpoint) -> Iterator[str]:
-    """Layers of the model that are missing, and quantized ones that the config does not name."""
+    """Yield missing layers of the model, and quantized layers that the config does not list."""
     config, tensors = checkpoint.config, checkpoint.tensors
     if config["architecture"] not in MODELS:
         yield f"the architecture {config['architecture']} is not known, so its layers cannot be checked"
@@ -52,7 +52,7 @@ def check_layers(checkpoint: PackedCheckpoint) -> Iterator[str]:
 
 
 def check_digests(checkpoint: PackedCheckpoint, intact: Quantization) -> Iterator[str]:
-    """Codes of the `intact` layers that are not those the config names, or beyond their nominal width."""
+    """Yield `intact` layers whose codes differ from the config's digests or exceed their nominal bit width."""
     config = checkpoint.config
     for path in sorted(config["codes"].keys() ^ config["quantization"].keys()):
         yield f"{path}: config.json has only one of its bits and its codes"
@@ -66,7 +66,7 @@ def check_digests(checkpoint: PackedCheckpoint, intact: Quantization) -> Iterato
 
 
 def check_measures(checkpoint: PackedCheckpoint) -> Iterator[str]:
-    """Numbers of the config that are not what the file measures."""
+    """Yield values in the config that differ from those measured in the file."""
     measured = measure_tensors(checkpoint.tensors, checkpoint.config["quantization"])
     for key in MEASURED:
         if checkpoint.config[key] != measured[key]:
@@ -74,7 +74,7 @@ def check_measures(checkpoint: PackedCheckpoint) -> Iterator[str]:
 
 
 def check_file(checkpoint: PackedCheckpoint) -> Iterator[str]:
-    """Whether the file is the one the config names."""
+    """Yield differences in size and digest between the file and its config entry."""
     named, path = checkpoint.config["model"], checkpoint.path
     if path.stat().st_size != named["bytes"]:
         yield f"{path.name} has {path.stat().st_size} bytes, not the {named['bytes']} config.json names"
@@ -83,7 +83,7 @@ def check_file(checkpoint: PackedCheckpoint) -> Iterator[str]:
 
 
 def check_numbers(tensors: dict[str, np.ndarray]) -> Iterator[str]:
-    """Values that are no numbers, and scales of zero."""
+    """Yield arrays with values that are not finite, and scales of zero."""
     for key, array in tensors.items():
         if np.issubdtype(array.dtype, np.floating) and (count := int((~np.isfinite(array)).sum())):
             yield f"{key}: {count} of {array.size} values are NaN or infinite"
@@ -92,7 +92,7 @@ def check_numbers(tensors: dict[str, np.ndarray]) -> Iterator[str]:
 
 
 def check_seals(checkpoint: PackedCheckpoint, folder: Path) -> Iterator[str]:
-    """Where the checkpoint is not made of the blocks in `folder`, or of the distilled model beside it."""
+    """Yield differences between the checkpoint and the blocks in `folder`, or the distilled model beside it."""
     config, sealed = checkpoint.config, {}
     paths = {layer.name: layer.path for layer in MODELS.get(config["architecture"], [])}
     for block, fingerprint in config["origin"]["blocks"].items():

@@ -1,4 +1,4 @@
-"""Checks of what is made from the trajectories: manifest, calibration set, statistics, weights and their config."""
+"""Checks of results derived from the trajectories: manifest, calibration set, statistics, weights and their config."""
 
 import json
 import math
@@ -21,11 +21,11 @@ from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
 from taqmlx.store.statistics_merging import describe_statistics, merge_shards
 from taqmlx.store.zarr_arrays import find_strays
 
-ROUNDING = 1e-6  # what merging the same parts on another machine may change, relative or absolute
+ROUNDING = 1e-6  # tolerance, relative or absolute, for merging the same parts on another machine
 
 
 def check_manifest(results: Results) -> Report | None:
-    """Whether the manifest is what the seals give now."""
+    """Check that the manifest matches the current seals."""
     path = results.folder / "manifest.json"
     if not path.exists():
         return None
@@ -34,23 +34,23 @@ def check_manifest(results: Results) -> Report | None:
 
 
 def check_export_manifest(results: Results) -> Report | None:
-    """Whether the manifest of the exports is what the seals give now, and counts the files there are."""
+    """Check that the manifest of the exports matches the current seals and the number of files."""
     path = results.folder / "exports" / "manifest.json"
     if not path.exists():
         return None
-    # Not the pictures' digests: they tell of the pictures, not of the manifest.
+    # Without the pictures' digests, which are checked with the pictures.
     wanted = build_manifest(results.stage, read_seals(results.store, results.stage), count_saved(path.parent))
     counts = f"{wanted['images_saved']} pictures and {wanted['latents_saved']} latents"
     return Report(f"{counts} saved, as they lie there", list_stale(path, wanted))
 
 
 def list_stale(path: Path, wanted: Manifest) -> list[str]:
-    """A line for each difference of the manifest in `path` from `wanted`."""
+    """One line for each difference between the manifest at `path` and `wanted`."""
     return [f"{path} is stale: {reason}; delete it and run again" for reason in find_staleness(read_json(path), wanted)]
 
 
 def check_calibration(results: Results) -> Report | None:
-    """Whether the calibration set is as sealed, and made from these trajectories."""
+    """Check that the calibration set matches its seal and was made from these trajectories."""
     path = results.folder / "calibration.zarr"
     if not path.exists():
         return None
@@ -66,7 +66,7 @@ def check_calibration(results: Results) -> Report | None:
 
 
 def check_statistics(results: Results) -> Report | None:
-    """Whether the statistics are what their parts give when merged again, from the calibration set as it is."""
+    """Check that the statistics equal their parts merged again, and were made from the current calibration set."""
     path = results.folder / "activations" / "statistics.json"
     if not path.exists():
         return None
@@ -86,7 +86,7 @@ def check_statistics(results: Results) -> Report | None:
 
 
 def list_differences(found: Any, wanted: Any, place: str = "") -> Iterator[str]:
-    """Every place where two JSON values differ, with both."""
+    """Yield every place where two JSON values differ, with both values."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in sorted(found.keys() | wanted.keys()):
             yield from list_differences(found.get(key), wanted.get(key), f"{place}.{key}".lstrip("."))
@@ -98,13 +98,13 @@ def list_differences(found: Any, wanted: Any, place: str = "") -> Iterator[str]:
 
 
 def is_near(found: Any, wanted: Any) -> bool:
-    """Whether two numbers are the same but for the rounding of another machine."""
+    """True if two numbers are equal up to the rounding of another machine."""
     both_floats = isinstance(found, float) and isinstance(wanted, float)
     return both_floats and math.isclose(found, wanted, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
 def check_weights(results: Results) -> Report | None:
-    """Whether the packed weights are what their config and the blocks' seals say."""
+    """Check that the packed weights match their config and the blocks' seals."""
     folder = results.folder / "quantized"
     if not folder.exists():
         return None
@@ -116,7 +116,7 @@ def check_weights(results: Results) -> Report | None:
 
 
 def check_quant_config(results: Results) -> Report | None:
-    """Whether the quantization config is whole and made from the statistics and the calibration set as they are."""
+    """Check that the quantization config is intact and was made from the current statistics and calibration set."""
     path = results.folder / "quant_config.json"
     if not path.exists():
         return None

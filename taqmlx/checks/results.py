@@ -1,4 +1,4 @@
-"""A folder of results as the checks see it: where things are, and what the configuration says they have to be."""
+"""Results folder under check: its paths, and the expected values from the configuration."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -18,7 +18,7 @@ from taqmlx.store.trajectories import Layout, plan_layout
 
 
 class Report(NamedTuple):
-    """What a check found: what it looked at, in words, a line for each fault, and one for what it cannot judge."""
+    """Result of a check: a description, a line for each fault, and a line for each item that cannot be checked."""
 
     detail: str
     faults: list[str]
@@ -26,63 +26,65 @@ class Report(NamedTuple):
 
 
 class Results:
-    """A folder of results and its `store` of trajectories; `picks` random steps and pictures, chosen by `seed`, are
-    computed again."""
+    """A results folder and its `store` of trajectories.
+
+    `picks` random steps and pictures, drawn with `seed`, are computed again.
+    """
 
     def __init__(self, folder: Path, store: Place, picks: int, seed: int):
         self.folder, self.store, self.picks, self.seed = folder, store, picks, seed
 
     @cached_property
     def stage(self) -> plan.Parameters:
-        """The parameters of the trajectories."""
+        """Parameters of the trajectories."""
         return read_json(self.folder / "params" / "collect_shard.json", stage="collect_shard")
 
     @cached_property
     def conditioning(self) -> Conditioning:
-        """The prompts' encodings."""
+        """Prompt encodings."""
         return open_conditioning(self.folder / "conditioning.safetensors", self.stage)
 
     @cached_property
     def model(self) -> Model:
-        """The model, as the catalogue has it."""
+        """Model of the trajectories."""
         return find_model(self.stage["model"], self.stage)
 
     @cached_property
     def sigmas(self) -> np.ndarray:
-        """The noise levels (steps + 1,) of the configuration."""
+        """Noise levels (steps + 1,) of the configuration."""
         return np.array(self.model.compute_sigmas(self.stage["steps"]))
 
     @cached_property
     def folders(self) -> list[str]:
-        """The folders of the store."""
+        """Folders in the store."""
         return list_folders(self.store)
 
     @cached_property
     def shards(self) -> list[str]:
-        """The shards that are to be and are there, whole or not."""
+        """Planned shards that exist, complete or not."""
         present = set(self.folders)
         return [name for name in plan.list_shards(self.stage) if name in present]
 
     def select(self, shard: str) -> plan.Parameters:
-        """The parameters of a shard."""
+        """Parameters of a shard."""
         return plan.select_shard(self.stage, shard)
 
     def plan_layout(self, shard: str) -> Layout:
-        """The arrays a shard has to have."""
+        """Expected arrays of a shard."""
         return plan_layout(self.select(shard), self.model.LATENT_SHAPE)
 
     def list_inputs(self, shard: str) -> dict[str, Any]:
-        """What a shard has to be made from."""
+        """Expected inputs of a shard."""
         return list_inputs(self.conditioning, self.select(shard))
 
     def iterate_rows(self) -> Iterator[tuple[str, int, int]]:
-        """Every trajectory that is to be in one of the shards: shard, row and number."""
+        """Iterate over the planned trajectories of the existing shards: shard, row and number."""
         for shard in self.shards:
             for row, (number, _) in enumerate(self.select(shard)["rows"]):
                 yield shard, row, number
 
     def read_row(self, shard: str, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """States (steps, h, w, c) and final latents (h, w, c) as they lie there, held to no seal.
+        """Read states (steps, h, w, c) and final latents (h, w, c) without checking the seal.
 
         Raises UserError for a missing or damaged chunk.
         """
@@ -92,7 +94,7 @@ class Results:
 
 
 def read_or_none(results: Results, shard: str, row: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """`Results.read_row`, or None for what cannot be read: that is a matter of the checksums.
+    """Call `Results.read_row`; None if the row is unreadable, which the checksum checks report.
 
     Raises UnreachableError.
     """

@@ -1,4 +1,4 @@
-"""Checks of the trajectories: all there, as sealed, of the right numbers, and drawn by the model."""
+"""Checks of the trajectories: completeness, seals, values, schedule, and replay by the model."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -19,15 +19,15 @@ from taqmlx.store.seal import read_group_seal
 from taqmlx.store.trajectories import IDENTITIES, find_faults, list_identities
 from taqmlx.store.zarr_arrays import check_group, read_chunk
 
-# Root mean square of a replayed state's error over that of the state. States are kept in fp16, which alone gives up to
-# 3.3e-4 before and after a step together; another prompt gives 3.3e-3 and more even where 100 steps are shortest.
+# RMS error of a replayed state relative to the RMS of the state. States are stored in fp16, which alone gives up to
+# 3.3e-4 before and after a step together; another prompt gives at least 3.3e-3, even for the shortest of 100 steps.
 REPLAY_TOLERANCE = 1e-3
-START_TOLERANCE = 1e-3  # of a first state, absolute over its size: fp16 holds 4.9e-4
+START_TOLERANCE = 1e-3  # of a first state, absolute and relative: fp16 holds 4.9e-4
 LEVEL_TOLERANCE = 1e-6
 
 
 def check_counts(results: Results) -> Report:
-    """Whether every shard is there with as many trajectories as it has to have, and no other."""
+    """Check that every shard exists with the expected number of trajectories, and that there are no others."""
     planned, present = dict.fromkeys(plan.list_shards(results.stage)), set(results.folders)
     faults = [f"{results.store / name} is missing" for name in planned if name not in present]
     for name in results.folders:
@@ -44,7 +44,7 @@ def check_counts(results: Results) -> Report:
 
 
 def read_rows(group: Place) -> list:
-    """The trajectories a shard's seal lists; none without a whole seal."""
+    """Trajectories listed in a shard's seal; empty without a valid seal."""
     try:
         return read_group_seal(group)["parameters"]["rows"]
     except UserError:
@@ -52,7 +52,7 @@ def read_rows(group: Place) -> list:
 
 
 def check_arrays(results: Results) -> Report:
-    """Whether the arrays have the shapes and types the configuration gives them."""
+    """Check the shapes and dtypes of the arrays against the configuration."""
     faults = []
     for name in results.shards:
         try:
@@ -64,20 +64,20 @@ def check_arrays(results: Results) -> Report:
 
 
 def check_seals(results: Results) -> Report:
-    """Whether every file is there and is what the seals vouch for."""
+    """Check that every file exists and matches its seal."""
     faults, imported = [], 0
     for name in results.shards:
         found = list(find_faults(results.store / name, results.select(name), results.list_inputs(name)))
         faults += found
         imported += not found and "imported" in read_group_seal(results.store / name)["inputs"]
     for prompt in range(len(results.stage["prompts"])):
-        results.conditioning.read([prompt])  # one by one, since all of a large model need not fit in memory
+        results.conditioning.read([prompt])  # one by one: the encodings of a large model need not fit in memory
     detail = f"seals, crc32c of every chunk, sha256 of every trajectory and encoding; {imported} shards imported"
     return Report(detail, faults)
 
 
 def check_values(results: Results) -> Report:
-    """Whether all states and final latents are numbers."""
+    """Check that all states and final latents are finite."""
     faults, count, unread = [], 0, 0
     for shard, row, number in results.iterate_rows():
         values = read_or_none(results, shard, row)
@@ -94,7 +94,7 @@ def check_values(results: Results) -> Report:
 
 
 def check_levels(results: Results) -> Report:
-    """Whether the sigmas fall from step to step down to 0 and are, with the time steps, those of the schedule."""
+    """Check that sigmas decrease to 0 and that sigmas and timesteps match the schedule."""
     faults = []
     for name in results.shards:
         path, specs = results.store / name, results.plan_layout(name).specs
@@ -109,7 +109,7 @@ def check_levels(results: Results) -> Report:
 
 
 def find_level_faults(sigmas: np.ndarray, ts: np.ndarray, wanted: np.ndarray) -> Iterator[str]:
-    """What is wrong with sigmas (steps + 1,) and time steps (steps,)."""
+    """Yield the faults of sigmas (steps + 1,) and timesteps (steps,)."""
     rising = np.flatnonzero(~(np.diff(sigmas) < 0))
     if len(rising):
         yield f"sigmas: not below the one before at step {rising[0] + 1}"
@@ -122,7 +122,7 @@ def find_level_faults(sigmas: np.ndarray, ts: np.ndarray, wanted: np.ndarray) ->
 
 
 def check_identities(results: Results) -> Report:
-    """Whether every trajectory has the prompt and the seed that its number gives it."""
+    """Check that every trajectory has the prompt and the seed given by its number."""
     faults = []
     for name in results.shards:
         path, parameters, specs = results.store / name, results.select(name), results.plan_layout(name).specs
@@ -143,7 +143,7 @@ def check_identities(results: Results) -> Report:
 
 
 def check_starts(results: Results) -> Report:
-    """Whether every trajectory starts from the noise of its seed."""
+    """Check that every trajectory starts from the noise of its seed."""
     faults, count = [], 0
     sigma = mx.array(results.sigmas[0])
     for shard, row, number in results.iterate_rows():
@@ -159,7 +159,7 @@ def check_starts(results: Results) -> Report:
 
 
 def replay_steps(results: Results) -> Report:
-    """Whether random steps, taken again by the model, lead where the store says."""
+    """Check that random steps, replayed by the model, give the stored states."""
     transformer = results.model.load_transformer()
     rows, steps = list(results.iterate_rows()), results.stage["steps"]
     picks = pick_steps([shard for shard, _, _ in rows], steps, results)
@@ -173,14 +173,14 @@ def replay_steps(results: Results) -> Report:
         errors.append(replay_step(results, transformer, values, number, step))
         if not errors[-1] <= REPLAY_TOLERANCE:
             faults.append(
-                f"{results.store / shard}: trajectory {number}, step {step}: the model leads elsewhere, relative error"
-                f" {errors[-1]:.2g}: another prompt, another model, or changed states"
+                f"{results.store / shard}: trajectory {number}, step {step}: the model gives another state, relative"
+                f" error {errors[-1]:.2g}: another prompt, another model, or changed states"
             )
     return Report(f"{len(picks)} steps, relative error at most {max(errors):.2g} of {REPLAY_TOLERANCE:g}", faults)
 
 
 def pick_steps(shards: list[str], steps: int, results: Results) -> list[tuple[int, int]]:
-    """Random (row, step) pairs, given the shard of each row: one of every shard before a second one of any."""
+    """Random (row, step) pairs, given the shard of each row: one from each shard before a second from any."""
     shuffled = np.random.default_rng(results.seed).permutation(len(shards) * steps)
     turns: Counter[str] = Counter()
     ranked = []
@@ -188,14 +188,14 @@ def pick_steps(shards: list[str], steps: int, results: Results) -> list[tuple[in
         shard = shards[pick // steps]
         ranked.append((turns[shard], pick))
         turns[shard] += 1
-    ranked.sort(key=lambda entry: entry[0])  # stable: at random within a turn
+    ranked.sort(key=lambda entry: entry[0])  # stable: random order within a turn
     return sorted(divmod(pick, steps) for _, pick in ranked[: results.picks])
 
 
 def replay_step(
     results: Results, transformer: Transformer, values: tuple[np.ndarray, np.ndarray], number: int, step: int
 ) -> float:
-    """The relative error of the state after `step` of trajectory `number`, whose states and final latents are given."""
+    """Relative error of the replayed state after `step` of trajectory `number`, given its states and final latents."""
     linear = bind_linears(transformer)
     cs, cs_pooled = map(mx.array, results.conditioning.read([number % len(results.stage["prompts"])]))
     levels, cfg_scale = mx.array(results.sigmas), results.stage["cfg_scale"]

@@ -1,4 +1,5 @@
-"""What vouches for a file: its own checksum, or its digest in a seal, in what names it, or in a file of digests."""
+"""Recorded digests of a file: its own checksum, or a digest in a seal, in a file that references it, or in a checksum
+file."""
 
 import json
 from collections.abc import Iterator
@@ -13,11 +14,11 @@ from taqmlx.store.trajectories import ROOT
 from taqmlx.store.vouching import SUMS, name_place, read_sums
 
 SEAL_KEYS = {"parameters", "inputs", "fingerprint", "sha256"}
-UNMADE = {"versions.json"}  # what no target makes, but every run
+UNMADE = {"versions.json"}  # written by every run, not by a target
 
 
 class Claim(NamedTuple):
-    """What the file `voucher` says of another one, and the target that makes both again."""
+    """Digest that the file `voucher` records for another file, and the target that remakes both."""
 
     sha256: str
     voucher: Path
@@ -28,7 +29,7 @@ Claims = dict[Path, list[Claim]]
 
 
 def list_claims(path: Path) -> Iterator[tuple[Path, Claim]]:
-    """What a file says of others. Raises UserError if it is damaged."""
+    """Yield the digests that a file records for others. Raises UserError if it is damaged."""
     if path.suffix == SUMS:
         yield from list_sums_claims(path)
     elif path.suffix == ".json":
@@ -36,7 +37,7 @@ def list_claims(path: Path) -> Iterator[tuple[Path, Claim]]:
 
 
 def list_sums_claims(sums: Path) -> Iterator[tuple[Path, Claim]]:
-    """What a file of digests says. Raises UserError, with what to do, if it is damaged."""
+    """Yield the entries of a checksum file. Raises UserError, with the remedy, if it is damaged."""
     place = name_place(sums)
     try:
         digests = read_sums(sums)
@@ -51,14 +52,14 @@ def list_sums_claims(sums: Path) -> Iterator[tuple[Path, Claim]]:
 
 
 def list_json_claims(path: Path, content: Any) -> Iterator[tuple[Path, Claim]]:
-    """What the `content` of a JSON file says of others: as a seal, or where it names a `file` and its `sha256`."""
+    """Yield digests in the `content` of a JSON file: a seal's, or those of entries with `file` and `sha256`."""
     if not isinstance(content, dict):
         return
     sealed = content["sha256"] if content.keys() >= SEAL_KEYS else {}
     for name, digest in sealed.items() if isinstance(sealed, dict) else ():
         if isinstance(digest, str):
             yield path.parent / name, Claim(digest, path, path)
-        elif isinstance(digest, list) and PurePosixPath(name).suffix:  # a picture's, and its latents'
+        elif isinstance(digest, list) and PurePosixPath(name).suffix:  # digests of a picture and its latents
             picture = path.with_suffix("") / name
             for file, own in zip((picture, picture.with_suffix(".safetensors")), digest, strict=False):
                 yield file, Claim(own, path, path)
@@ -68,7 +69,7 @@ def list_json_claims(path: Path, content: Any) -> Iterator[tuple[Path, Claim]]:
 
 
 def find_own_fault(path: Path) -> str | None:
-    """What is wrong with a file by its own checksum: an empty string if it holds, None if it has none."""
+    """Fault of a file by its own checksum: an empty string if it matches, None if the file has none."""
     try:
         if path.suffix == ".json":
             return judge_json(path)
@@ -78,7 +79,7 @@ def find_own_fault(path: Path) -> str | None:
 
 
 def judge_json(path: Path) -> str | None:
-    """`find_own_fault` of a JSON file. Raises UserError for one that is none."""
+    """Apply `find_own_fault` to a JSON file. Raises UserError if it is damaged."""
     content = read_plain_json(path)
     if path.parts[-2:] == ("trajectories.zarr", "zarr.json"):
         holds = content == ROOT
@@ -92,7 +93,7 @@ def judge_json(path: Path) -> str | None:
 
 
 def find_renamed(content: dict[str, Any]) -> str | None:
-    """The key that was `checksum` before it was damaged: its value is that of all the others."""
+    """Key that was `checksum` before it was damaged: its value is the fingerprint of the others."""
     for key, value in content.items():
         if isinstance(value, str) and len(value) == 64:
             others = {other: content[other] for other in content if other != key}
@@ -102,7 +103,7 @@ def find_renamed(content: dict[str, Any]) -> str | None:
 
 
 def judge_tensors(path: Path) -> str | None:
-    """`find_own_fault` of a safetensors file. Raises UserError for one that is none or is not what was written."""
+    """Apply `find_own_fault` to a safetensors file. Raises UserError if it is damaged or differs from its digest."""
     metadata = read_metadata(path)
     if "about" not in metadata and "sha256" not in json.dumps(metadata):
         return None
@@ -111,19 +112,19 @@ def judge_tensors(path: Path) -> str | None:
 
 
 def find_fault(path: Path, claims: list[Claim]) -> str | None:
-    """What is wrong with a file by what `claims` say of it, as `find_own_fault`."""
+    """Fault of a file by the digests in `claims`, in the form of `find_own_fault`."""
     try:
         digest = hash_file(path) if claims else ""
     except OSError as error:
         return f"{path} cannot be read ({error.strerror})"
-    # Who lies beside it first, since it was written with it.
+    # Records in the same folder first, because they were written together.
     for claim in sorted(claims, key=lambda claim: claim.voucher.parent != path.parent):
         if claim.sha256 != digest:
             gone = "both" if claim.target in (path, claim.voucher) else claim.target
-            return f"{path} is not what {claim.voucher} vouches for; delete {gone} and {say_how(claim.target)}"
+            return f"{path} does not match {claim.voucher}; delete {gone} and {say_how(claim.target)}"
     return "" if claims else find_own_fault(path)
 
 
 def say_how(target: Path) -> str:
-    """What makes a target again."""
+    """How to remake a target."""
     return "run again" if target.name in UNMADE else f"make {target} again"

@@ -1,1 +1,1 @@
-"""What a picture is measured by: features, distances between sets of them, and measures of pairs. Needs PyTorch."""
+"""Picture evaluation: features, distances between picture sets, and pairwise measures. Needs PyTorch."""

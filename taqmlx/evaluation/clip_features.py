@@ -1,4 +1,4 @@
-"""CLIP embeddings of pictures, for CMMD, from a local folder."""
+"""CLIP embeddings of pictures for CMMD, from a local folder."""
 
 import os
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ class ClipFeatures:
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error)[:200]}"
             raise UserError(f"clip: {folder} holds no CLIP vision model ({reason})") from None
-        if missing := sorted(loading["missing_keys"]):  # they would be drawn at random
-            raise UserError(f"clip: {folder} has not the weights of a CLIP vision model ({missing[0]}); name another")
+        if missing := sorted(loading["missing_keys"]):  # missing weights would be initialised at random
+            raise UserError(f"clip: {folder} lacks the weights of a CLIP vision model ({missing[0]}); name another")
         self.network, self.size = network.eval().requires_grad_(False), network.config.image_size
         if not 1 <= self.size <= LARGEST_SIZE:
             raise UserError(f"clip: {folder} is for pictures of {self.size} pixels; the most are {LARGEST_SIZE}")

@@ -1,7 +1,7 @@
-"""Inception v3 as FID was defined with: the network of 2015, in the layout of torch-fidelity's weight file.
+"""The Inception v3 that defines FID: the network of 2015, in the layout of torch-fidelity's weight file.
 
-Szegedy et al. 2015 (arXiv 1512.00567). It differs from torchvision's: its average pools count no padding, its last
-block takes the largest, and pictures are resized as TensorFlow 1 did.
+Szegedy et al. 2015 (arXiv 1512.00567). Differences from torchvision's: average pooling excludes padding, the last block
+uses max pooling, and pictures are resized as in TensorFlow 1.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from taqmlx.evaluation.weights import fill, read_state
 SIZE, FEATURES, BATCH = 299, 2048, 32
 RESIZE = f"bilinear to {SIZE} x {SIZE}, as TensorFlow 1 did"
 
-# A unit of a branch: name, output channels, kernel, padding, stride.
+# One unit of a branch: name, output channels, kernel, padding, stride.
 Unit = tuple[str, int, int | tuple[int, int], int | tuple[int, int], int]
 ROW, COLUMN = ((1, 7), (0, 3)), ((7, 1), (3, 0))
 WIDE, TALL = ((1, 3), (0, 1)), ((3, 1), (1, 0))
@@ -37,22 +37,22 @@ class ConvolutionUnit(nn.Module):
 
 
 def pool_average(x: torch.Tensor) -> torch.Tensor:
-    """3 x 3 means that do not count padding."""
+    """3 x 3 average pooling that excludes padding."""
     return functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
 
 def pool_largest(x: torch.Tensor) -> torch.Tensor:
-    """3 x 3 maxima of the same size."""
+    """3 x 3 max pooling of stride 1."""
     return functional.max_pool2d(x, 3, 1, 1)
 
 
 def pool_halving(x: torch.Tensor) -> torch.Tensor:
-    """3 x 3 maxima of half the size."""
+    """3 x 3 max pooling of stride 2."""
     return functional.max_pool2d(x, 3, 2)
 
 
 class Mixed(nn.Module):
-    """Branches side by side; the last units of a branch that share a list read the same. Then the pooled branch."""
+    """Parallel branches, then the pooling branch; units of a branch in one list share an input and are concatenated."""
 
     def __init__(self, inputs: int, branches: Sequence[Sequence[Unit | list[Unit]]], pool: Any, pooled: int):
         super().__init__()
@@ -86,13 +86,13 @@ def build_a(inputs: int, pooled: int) -> Mixed:
 
 
 def build_b(inputs: int) -> Mixed:
-    """From 35 x 35 to 17 x 17."""
+    """Reduction from 35 x 35 to 17 x 17."""
     threes = [("branch3x3dbl_1", 64, 1, 0, 1), ("branch3x3dbl_2", 96, 3, 1, 1), ("branch3x3dbl_3", 96, 3, 0, 2)]
     return Mixed(inputs, [[("branch3x3", 384, 3, 0, 2)], threes], pool_halving, 0)
 
 
 def build_c(width: int) -> Mixed:
-    """Blocks at 17 x 17, `width` channels inside."""
+    """Blocks at 17 x 17 with `width` inner channels."""
     sevens = [
         ("branch7x7_1", width, 1, 0, 1),
         ("branch7x7_2", width, *ROW, 1),
@@ -109,7 +109,7 @@ def build_c(width: int) -> Mixed:
 
 
 def build_d() -> Mixed:
-    """From 17 x 17 to 8 x 8."""
+    """Reduction from 17 x 17 to 8 x 8."""
     threes = [("branch3x3_1", 192, 1, 0, 1), ("branch3x3_2", 320, 3, 0, 2)]
     sevens = [
         ("branch7x7x3_1", 192, 1, 0, 1),
@@ -150,7 +150,7 @@ class Inception(nn.Module):
         self.Mixed_7b, self.Mixed_7c = build_e(1280, pool_average), build_e(2048, pool_largest)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features (n, 2048) of pictures (n, 3, 299, 299), 0 to 255."""
+        """Features (n, 2048) of pictures (n, 3, 299, 299) in 0 to 255."""
         x = (x - 128) / 128
         for module in self.children():
             x = module(x)
@@ -158,7 +158,7 @@ class Inception(nn.Module):
 
 
 class InceptionFeatures:
-    """Features by the weights of the configuration's file. Raises UserError if it is missing or another."""
+    """Inception features, with the weight file of the configuration. Raises UserError if it is missing or differs."""
 
     def __init__(self, source: dict[str, Any]):
         self.network = fill("inception", Inception(), read_state("inception", source))
@@ -172,7 +172,7 @@ class InceptionFeatures:
 
 
 def resize_as_tensorflow(picture: np.ndarray, size: int) -> torch.Tensor:
-    """A picture (h, w, 3) as (1, 3, size, size) float32, bilinear from corners, without antialiasing."""
+    """Resize a picture (h, w, 3) to (1, 3, size, size) float32: bilinear from the corner, without antialiasing."""
     x = torch.from_numpy(picture.astype(np.float32)).permute(2, 0, 1)[None]  # (1, 3, h, w)
     for axis in (2, 3):
         length = x.shape[axis]

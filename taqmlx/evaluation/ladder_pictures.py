@@ -1,4 +1,4 @@
-"""What the ladder's pictures are drawn from: the same prompts, noise and noise levels for whatever is compared."""
+"""Sampling inputs of the ladder's pictures: the same prompts, noise and noise levels for all variants."""
 
 import mlx.core as mx
 
@@ -11,10 +11,10 @@ from taqmlx.store.conditioning import Conditioning
 def start_pictures(
     parameters: plan.Parameters, model: Model, conditioning: Conditioning
 ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-    """As `sample` takes them: cs (N, 2, T, D), cs_pooled (N, 2, W), noise (N, h, w, c) and sigmas (steps + 1,), fp32.
+    """Arguments for `sample`: cs (N, 2, T, D), cs_pooled (N, 2, W), noise (N, h, w, c) and sigmas (steps + 1,), fp32.
 
-    The prompts take turns, and the seeds follow those of the trajectories. N is `ladder_pictures`. Raises UserError if
-    the encodings are damaged.
+    Prompts are used in turn, and seeds continue after those of the trajectories. N is `ladder_pictures`. Raises
+    UserError if the encodings are damaged.
     """
     count, prompts = parameters["ladder_pictures"], len(parameters["prompts"])
     cs, cs_pooled = map(mx.array, conditioning.read([index % prompts for index in range(count)]))

@@ -1,5 +1,7 @@
-"""LPIPS with AlexNet (Zhang et al. 2018, arXiv 1801.03924): its layer weights come with torchmetrics, the network's
-from a local file of torchvision's layout."""
+"""LPIPS with AlexNet (Zhang et al. 2018, arXiv 1801.03924).
+
+The layer weights come with torchmetrics, those of the network from a local file in torchvision's layout.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,13 @@ from torch import nn
 from taqmlx.evaluation.weights import fill, read_state
 
 LAYER_WEIGHTS = Path(torchmetrics.__file__).parent / "functional/image/lpips_models/alex.pth"
-TAPS = (1, 4, 7, 9, 11)  # the ReLUs whose outputs are compared
+TAPS = (1, 4, 7, 9, 11)  # indices of the ReLUs whose outputs are compared
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 BATCH, TINY = 64, 1e-10
 
 
 class AlexNet(nn.Module):
-    """The convolutions of AlexNet."""
+    """Convolutional layers of AlexNet."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +32,7 @@ class AlexNet(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Unit vectors over channels at every place of the tapped layers."""
+        """Channel-wise unit vectors at every position of the tapped layers."""
         found = []
         for index, layer in enumerate(self.features):
             x = layer(x)
@@ -40,7 +42,7 @@ class AlexNet(nn.Module):
 
 
 class Lpips:
-    """Distances by the weights of the configuration's file. Raises UserError if it is missing or another."""
+    """LPIPS distances, with the weight file of the configuration. Raises UserError if it is missing or differs."""
 
     def __init__(self, source: dict[str, Any]):
         self.network = fill("lpips", AlexNet(), read_state("lpips", source))
@@ -49,18 +51,18 @@ class Lpips:
         self.about = {"network": "AlexNet", "weights_sha256": source["sha256"]}
 
     def __call__(self, pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
-        """The distance of each picture (n, h, w, 3) uint8 to its reference, (n,) float64."""
+        """Distance between each picture (n, h, w, 3) uint8 and its reference, (n,) float64."""
         with torch.inference_mode():
             parts = zip(prepare(pictures).split(BATCH), prepare(references).split(BATCH), strict=True)
             return torch.cat([self.compare(*part) for part in parts]).double().numpy()
 
     def compare(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The sum over layers of the weighted squared differences, averaged over places, (n,)."""
+        """Weighted squared differences, averaged over positions and summed over layers, (n,)."""
         pairs = zip(self.network(x), self.network(y), self.weights, strict=True)
         return sum((weight * (a - b).square()).sum(1).mean((1, 2)) for a, b, weight in pairs)
 
 
 def prepare(pictures: np.ndarray) -> torch.Tensor:
-    """Pictures (n, h, w, 3) uint8 as the network reads them, (n, 3, h, w) float32."""
+    """Normalise pictures (n, h, w, 3) uint8 to network input, (n, 3, h, w) float32."""
     x = torch.from_numpy(pictures.astype(np.float32) / 127.5 - 1)
     return ((x - torch.tensor(SHIFT)) / torch.tensor(SCALE)).permute(0, 3, 1, 2)

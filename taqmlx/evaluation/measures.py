@@ -1,6 +1,7 @@
-"""What one set of pictures is worth beside another: distances of sets, measures of pairs, and their intervals.
+"""Comparison of two picture sets: distances between sets, pairwise measures, and their intervals.
 
-Intervals are 95 % by a bootstrap over prompts: `counts` (resamples, n) say how often each picture counts in each.
+Intervals are 95 %, from a bootstrap over prompts: `counts` (resamples, n) are the multiplicities of the pictures in
+each resample.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ PairMeasure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def compare_with_fixed(found: np.ndarray, reference: np.ndarray, counts: np.ndarray, seed: int) -> dict[str, Measured]:
-    """FID and KID of features (n, d) to a reference (m, d) that stays as it is when prompts are drawn again."""
+    """FID and KID between features (n, d) and a reference (m, d) that is fixed under resampling."""
     x, y = found.astype(np.float64), reference.astype(np.float64)
     ones = np.ones(len(y))
     fixed, kernels = fit_gaussian(y, ones), compute_kernels(compute_cubic_kernel, x, y)
@@ -43,7 +44,7 @@ def compare_with_fixed(found: np.ndarray, reference: np.ndarray, counts: np.ndar
 
 
 def compare_with_partners(found: np.ndarray, reference: np.ndarray, counts: np.ndarray) -> dict[str, Measured]:
-    """FID and KID of features (n, d) to those of their partners (n, d), with whom they are drawn again."""
+    """FID and KID between features (n, d) and those of their partners (n, d), resampled together."""
     x, y = found.astype(np.float64), reference.astype(np.float64)
     kernels = compute_kernels(compute_cubic_kernel, x, y)
     fids = np.array([measure_frechet(fit_gaussian(x, row), fit_gaussian(y, row)) for row in counts])
@@ -54,7 +55,7 @@ def compare_with_partners(found: np.ndarray, reference: np.ndarray, counts: np.n
 
 
 def describe_distances(fid: float, fids: np.ndarray, kid: float, kids: np.ndarray, count: int) -> dict[str, Measured]:
-    """Both values with their intervals. Equal sets are at 0, which rounding may miss by a little from below."""
+    """FID and KID with their intervals. FID is clipped at 0, which rounding may undershoot for equal sets."""
     return {
         "fid": {
             "value": max(fid, 0.0),
@@ -66,7 +67,7 @@ def describe_distances(fid: float, fids: np.ndarray, kid: float, kids: np.ndarra
 
 
 def compare_by_clip(found: np.ndarray, reference: np.ndarray, counts: np.ndarray, reference_counts: Any) -> Measured:
-    """CMMD of unit vectors (n, d) to those of the reference (m, d), drawn again by (resamples, m) counts."""
+    """CMMD between unit vectors (n, d) and those of the reference (m, d), resampled with (resamples, m) counts."""
     x, y = found.astype(np.float64), reference.astype(np.float64)
     kernels, value = compute_kernels(compute_gaussian_kernel, x, y), measure_cmmd(x, y)
     drawn = np.array(
@@ -76,11 +77,11 @@ def compare_by_clip(found: np.ndarray, reference: np.ndarray, counts: np.ndarray
 
 
 def measure_each(measure: Callable[..., float]) -> PairMeasure:
-    """A measure of two arrays as one of many pairs, (n,) float64."""
+    """Apply a measure of two arrays to each of many pairs, (n,) float64."""
     return lambda found, reference: np.array([measure(*pair) for pair in zip(found, reference, strict=True)])
 
 
-# name: (the measure of pairs of pictures, the worst of its values)
+# name: (measure of picture pairs, function that selects the worst value)
 PICTURE_MEASURES: dict[str, tuple[PairMeasure, Callable[..., float]]] = {
     "psnr_db": (measure_each(lambda found, reference: measure_psnr(found, reference)), np.min),
     "ssim": (compute_ssim, np.min),
@@ -96,7 +97,7 @@ def describe_pairs(
     reference: np.ndarray,
     counts: np.ndarray,
 ) -> dict[str, Measured]:
-    """Each measure of pairs (n, ...): median with interval, worst, how many pictures equal their partners."""
+    """Each measure of pairs (n, ...): median with interval, worst value, and number of pairs that are equal."""
     equal = int((found == reference).reshape(len(found), -1).all(axis=1).sum())
     described = {}
     for name, (measure, find_worst) in measures.items():
@@ -106,7 +107,7 @@ def describe_pairs(
 
 
 def summarise(values: np.ndarray, counts: np.ndarray) -> Measured:
-    """The median of values (n,), which may be infinite, with its interval."""
+    """Median of values (n,), which may be infinite, with its interval."""
     return {
         "median": say_finite(np.median(values)),
         "interval_95": find_interval(repeat_median(values, counts)),
@@ -115,25 +116,25 @@ def summarise(values: np.ndarray, counts: np.ndarray) -> Measured:
 
 
 def describe_share(right: np.ndarray, counts: np.ndarray) -> Measured:
-    """The share of pictures (n,) bool that are right, with its interval."""
-    drawn = counts[counts.sum(axis=1) > 0]  # some have none of a small set
+    """Share of correct pictures (n,) bool, with its interval."""
+    drawn = counts[counts.sum(axis=1) > 0]  # a resample of a small set may be empty
     drawn = drawn @ right / drawn.sum(axis=1)
     return {"value": float(right.mean()), "interval_95": find_interval(drawn), "n": len(right)}
 
 
 def describe_otherwise(found: np.ndarray, reference: np.ndarray, counts: np.ndarray) -> Measured:
-    """The share of latents (n, ...) whose ratio to their partners is below OTHERWISE dB, with its interval."""
+    """Share of latents (n, ...) with an SNR to their partners below OTHERWISE dB, with its interval."""
     measure, _ = LATENT_MEASURES["latent_snr_db"]
     return describe_share(measure(found, reference) < OTHERWISE, counts)
 
 
 def describe_growth(values: list[list[float | None]], counts: np.ndarray) -> dict[str, list]:
-    """Median and interval of each step's values (steps, n), null for equal latents."""
+    """Median and interval of each step's values (steps, n); null for equal latents."""
     table = [np.array([np.inf if value is None else value for value in step]) for step in values]
     summaries = [summarise(step, counts) for step in table]
     return {key: [summary[key] for summary in summaries] for key in ("median", "interval_95")}
 
 
 def say_finite(value: float) -> float | None:
-    """A number, or None for an infinite one, which JSON has not."""
+    """Convert a number; None if it is infinite, which JSON cannot represent."""
     return float(value) if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""PyTorch weight files that lie on this machine, named by path and sha256; nothing is downloaded."""
+"""Local PyTorch weight files, given by path and sha256; nothing is downloaded."""
 
 import zipfile
 from pathlib import Path
@@ -13,7 +13,7 @@ NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_state(what: str, source: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors of the file `source["path"]`. Raises UserError, naming `what`, unless it has that sha256."""
+    """Read the tensors of the file `source["path"]`. Raises UserError, naming `what`, unless its sha256 matches."""
     path = Path(source["path"])
     if not path.is_file():
         raise UserError(f"{what}: {path} is missing; put the weights there (nothing is downloaded), or set it to null")
@@ -27,7 +27,7 @@ def read_state(what: str, source: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def refuse_compressed(path: Path) -> None:
-    """Raise ValueError for an archive that takes more in memory than on the disk: PyTorch writes none."""
+    """Raise ValueError for an archive that is larger in memory than on disk: PyTorch writes none."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
@@ -35,19 +35,19 @@ def refuse_compressed(path: Path) -> None:
 
 
 def fill(what: str, module: torch.nn.Module, state: dict[str, torch.Tensor]) -> torch.nn.Module:
-    """`module` with these weights, for inference.
+    """Load these weights into `module` for inference.
 
-    Raises UserError unless every weight it has is there, fits, and is of the type of a number: codes would be taken for
-    numbers.
+    Raises UserError unless every weight is present, has the right shape and a floating-point dtype: integer codes would
+    be read as numbers.
     """
     try:
         missing, _ = module.load_state_dict(state, strict=False)
     except (RuntimeError, TypeError, AttributeError):
         missing = ["of another shape, or no tensors"]
-    # Counters of batches seen: not every file has them, and inference reads none.
+    # Batch counters: not every file has them, and inference does not use them.
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing:
-        raise UserError(f"{what}: the file has not the weights of the network it is for ({missing[0]})")
+        raise UserError(f"{what}: the file lacks the weights of the network it is for ({missing[0]})")
     for name, value in module.state_dict().items():
         if value.is_floating_point() and state[name].dtype not in NUMBERS:
             raise UserError(f"{what}: the file stores {name} as {state[name].dtype}; take its weights in fp16 or fp32")

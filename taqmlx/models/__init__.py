@@ -1,1 +1,1 @@
-"""The models: the embedded one, and those DiffusionKit defines."""
+"""Models: the embedded one and those defined by DiffusionKit."""

@@ -1,4 +1,4 @@
-"""The models a configuration can name."""
+"""Lookup of the models that a configuration can name."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ log = logging.getLogger("taqmlx")
 
 
 def warn_of_dropped_text(model: Model, texts: Sequence[str]) -> None:
-    """Say in one line, with counts, what of the texts the model's encoders do not read."""
+    """Log one warning, with counts, about the parts of the texts that the model's encoders drop."""
     if phrases := model.describe_dropped(texts):
-        log.warning(f"text that is not read: {'; '.join(phrases)}")
+        log.warning(f"dropped text: {'; '.join(phrases)}")
 
 
 def find_model(name: str, parameters: Mapping[str, Any] = MappingProxyType({})) -> Model:
-    """The model called `name`, of what `parameters` say of it. Raises UserError for an unknown one."""
+    """Return the model called `name` with its options in `parameters`. Raises UserError for an unknown name."""
     if name not in plan.MODEL_KEYS:
         raise UserError(f"model: {name} is unknown; choose one of {', '.join(plan.MODEL_KEYS)}")
-    # Imported where they are needed, as that takes a second.
+    # Imported on demand: the imports take a second.
     if name == plan.EMBEDDED:
         from taqmlx.models import embedded
 
@@ -32,4 +32,4 @@ def find_model(name: str, parameters: Mapping[str, Any] = MappingProxyType({})) 
 
     parameters = {plan.WEIGHTS_FROM: find_place(plan.WEIGHTS_FROM)} | dict(parameters)
     settings = {key: parameters[key] for key in plan.MODEL_KEYS[name]}
-    return MODELS[name](**{"use_t5": True} | settings)  # FLUX reads nothing but T5's tokens
+    return MODELS[name](**{"use_t5": True} | settings)  # FLUX requires T5

@@ -1,6 +1,6 @@
-"""Tensors of checkpoints, read as what they are or refused: types, names and shapes are checked before they are used.
+"""Checkpoint tensors: dtypes, names and shapes are checked before use.
 
-Nothing of a tensor is read before it is used, so checking costs no more than reading headers.
+Only headers are read for the checks; tensor data is read on use.
 """
 
 import math
@@ -21,7 +21,7 @@ Tensors = dict[str, mx.array]
 
 
 def read_headers(located: Located) -> dict[str, StoredTensor]:
-    """What a file's parts hold. Raises UserError for one that is cut short or no safetensors file."""
+    """Read the headers of a file's shards. Raises UserError for one that is truncated or not a safetensors file."""
     stored = {}
     for path in located.list_parts().values():
         try:
@@ -34,12 +34,12 @@ def read_headers(located: Located) -> dict[str, StoredTensor]:
 
 
 def count_weights(located: Located) -> int:
-    """The numbers in a file. Raises UserError as `read_headers`."""
+    """Number of values in a file. Raises UserError as `read_headers`."""
     return sum(math.prod(about.shape) for about in read_headers(located).values())
 
 
 def read_tensors(located: Located, prefix: str = "", unread: str = "") -> Tensors:
-    """The tensors whose names begin with `prefix`, but for those in whose names `unread` is found.
+    """Read the tensors whose names begin with `prefix`, except those that match the regular expression `unread`.
 
     Raises UserError if there are none, or if one is not stored as fp16, bf16 or fp32.
     """
@@ -55,14 +55,14 @@ def read_tensors(located: Located, prefix: str = "", unread: str = "") -> Tensor
         raise explain(located, describe_coded(coded))
     try:
         parts = [mx.load(str(path), format="safetensors") for path in located.list_parts().values()]
-    except RuntimeError as error:  # MLX opens no file with certain types in it, be they read or not
+    except RuntimeError as error:  # MLX rejects any file with certain dtypes in it, even if those tensors are not read
         coded = {name: kind for name, kind in find_coded(stored).items() if kind in str(error)}
         raise explain(located, describe_coded(coded) if coded else f"MLX cannot open it: {error}") from None
     return {name: part[name] for part in parts for name in part if name in chosen}
 
 
 def describe_coded(coded: dict[str, str]) -> str:
-    """Which tensors are of which type, and what is read."""
+    """Describe the rejected tensors and their dtype, and list the supported dtypes."""
     first, *rest = coded
     more = f" and {len(rest)} more tensors" if rest else ""
     return f"it stores {first}{more} as {coded[first]}, and {', '.join(WEIGHT_TYPES)} are read"
@@ -71,17 +71,17 @@ def describe_coded(coded: dict[str, str]) -> str:
 def fill_module(
     module: nn.Module, located: Located, tensors: Tensors, adjust: Callable[[Tensors], Tensors], dtype: mx.Dtype
 ) -> nn.Module:
-    """`module` for inference, its parameters the tensors that `adjust` makes of the file's, in `dtype`.
+    """Load `module` for inference with the file's tensors, renamed by `adjust` and cast to `dtype`.
 
-    Raises UserError, saying which, for names and shapes that are not those of the module.
+    Raises UserError, naming the tensors, for names and shapes that differ from the module's.
     """
     try:
         weights = adjust(tensors)
     except KeyError as error:
         raise explain(located, f"it lacks {error.args[0]}") from None
     except UNFIT as error:
-        raise explain(located, f"DiffusionKit cannot take it apart: {error}") from None
-    sources = {id(value): name for name, value in tensors.items()}  # most are only renamed
+        raise explain(located, f"DiffusionKit cannot parse it: {error}") from None
+    sources = {id(value): name for name, value in tensors.items()}  # most tensors are only renamed
     stored = {name: sources.get(id(value), name) for name, value in weights.items()}
     if difference := describe_difference(dict(tree_flatten(module.parameters())), weights, stored):
         raise explain(located, f"it {difference}")
@@ -91,9 +91,9 @@ def fill_module(
 
 
 def describe_difference(wanted: Tensors, found: Tensors, stored: dict[str, str]) -> str:
-    """What `found` lacks, has besides, and has of another shape than `wanted`, each with a count; or nothing.
+    """Describe missing, surplus and misshapen tensors of `found` compared with `wanted`, with counts; empty if none.
 
-    `stored` has the names in the file, which a tensor that is lacking has not.
+    `stored` maps names to those in the file; missing tensors have no entry.
     """
     lacking, surplus = (
         sorted(wanted.keys() - found.keys()),
@@ -114,7 +114,7 @@ def describe_difference(wanted: Tensors, found: Tensors, stored: dict[str, str])
 
 @contextmanager
 def refuse_damage(located: Located) -> Iterator[None]:
-    """Raise UserError for whatever does not fit while a file that is not of weights is taken apart."""
+    """Turn exceptions from parsing a file other than weights into a UserError that names it."""
     try:
         yield
     except (OSError, *UNFIT) as error:
@@ -123,7 +123,7 @@ def refuse_damage(located: Located) -> Iterator[None]:
 
 
 def explain(located: Located, fault: str) -> UserError:
-    """Two lines: what the file is, if it can be recognised, what is wrong with it and what to take; the command."""
+    """Build a two-line error: the recognised file type, the fault and the remedy; then the download command."""
     file, command = located.file, f"\n  {located.download}"
     if layout := recognise_tensors(read_headers(located), located.place, file.name):
         return UserError(f"{located.place} is {layout.name}; {layout.advice} ({fault}):{command}")

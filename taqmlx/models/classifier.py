@@ -1,6 +1,6 @@
-"""The attribute classifier that ships with the embedded model: what does a picture show, and how like another is it?
+"""Attribute classifier that ships with the embedded model: attributes and features of pictures.
 
-Its answers give prompt accuracy; its feature vector serves FID and KID where Inception weights are absent.
+Its predictions give prompt accuracy; its feature vector is used for FID and KID if Inception weights are absent.
 """
 
 from pathlib import Path
@@ -14,12 +14,12 @@ from taqmlx.models.embedded import CONFIG, FOLDER, fill_module, read_weights
 WIDTHS, FEATURES = tuple(CONFIG["classifier"]["widths"]), CONFIG["classifier"]["features"]
 HEADS: dict[str, int] = dict(CONFIG["classifier"]["heads"])  # attribute -> number of values, in the order of the logits
 GROUPS = 8
-GRID = 4  # the feature map before the features is 4 x 4
-BATCH = 128  # pictures judged at a time, to bound memory
+GRID = 4  # the last feature map is 4 x 4
+BATCH = 128  # pictures classified at a time, to bound memory
 
 
 class Classifier(nn.Module):
-    """Four strided convolutions, a feature layer, and one linear layer that holds all heads side by side."""
+    """Four strided convolutions, a feature layer, and one linear layer with all heads concatenated."""
 
     def __init__(self):
         super().__init__()
@@ -41,15 +41,15 @@ class Classifier(nn.Module):
 
 
 def load_classifier(folder: Path = FOLDER) -> Classifier:
-    """The trained classifier, fp32."""
+    """Load the trained classifier, fp32."""
     return fill_module(Classifier(), read_weights(folder / "classifier.safetensors"))
 
 
 def judge_pictures(classifier: Classifier, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What pictures (n, 64, 64, 3) uint8 show.
+    """Classify pictures (n, 64, 64, 3) uint8.
 
-    Returns the most likely value of each attribute, (n, attributes) int in the order of `HEADS`, and the features
-    (n, 128) fp32. Attributes that do not apply (the second object of a picture with one) hold arbitrary values.
+    Returns the most likely value of each attribute, (n, attributes) int in the order of `HEADS`, and the features (n,
+    128) fp32. Attributes that do not apply (the second object of a picture with one) have arbitrary values.
     """
     ends = np.cumsum(list(HEADS.values()))[:-1]
     values, features = [], []
@@ -62,5 +62,5 @@ def judge_pictures(classifier: Classifier, pictures: np.ndarray) -> tuple[np.nda
 
 
 def compare_attributes(values: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Whether each asked attribute is right, (n, attributes) bool; one that was not asked (-1) counts as right."""
+    """True for each correct attribute, (n, attributes) bool; attributes not requested (-1) count as correct."""
     return (values == asked) | (asked < 0)

@@ -1,11 +1,11 @@
 """DiffusionKit's own modules, imported in a fraction of a second.
 
-`diffusionkit/mlx/__init__.py` imports its pipeline and with it torch, transformers and Core ML tools: seconds that a
-worker with only a transformer to run need not wait for. Here the package exists with its real path but its `__init__`
-has not run yet, so `mmdit`, `vae`, `clip`, `config` and `sampler` load alone. `load_pipeline_module` runs it on the
-same module object, so both ways give the same classes.
+`diffusionkit/mlx/__init__.py` imports its pipeline, and with it torch, transformers and Core ML tools, which takes
+seconds and is not needed to run a transformer. Here the package exists with its real path but its `__init__` has not
+run, so `mmdit`, `vae`, `clip`, `config` and `sampler` load alone. `load_pipeline_module` runs it on the same module
+object, so both ways give the same classes.
 
-DiffusionKit takes three names from `argmaxtools`, of which it uses a logger and two empty base classes.
+DiffusionKit imports three names from `argmaxtools`: a logger and two empty base classes.
 """
 
 import importlib
@@ -29,7 +29,7 @@ ARGMAXTOOLS = {
 
 
 def provide_argmaxtools() -> None:
-    """Register the three names under `argmaxtools`, unless the real package is imported already."""
+    """Register the three names under `argmaxtools`, unless the real package is already imported."""
     if "argmaxtools" in sys.modules:
         return
     for name, contents in ARGMAXTOOLS.items():
@@ -39,14 +39,14 @@ def provide_argmaxtools() -> None:
 
 
 def provide_memory_size() -> None:
-    """Let `mx.metal.device_info` name the memory's size, as it does on a Mac: DiffusionKit's T5 asks for it."""
+    """Make `mx.metal.device_info` report the memory size as on a Mac, for DiffusionKit's T5."""
     if not mx.metal.is_available():
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         mx.metal.device_info = lambda: {"memory_size": size}
 
 
 def create_package() -> ModuleType:
-    """The `diffusionkit.mlx` package: as imported, else with its path set and its `__init__` not run."""
+    """Return the `diffusionkit.mlx` package: as imported, else with its path set and its `__init__` not run."""
     if PACKAGE not in sys.modules:
         provide_argmaxtools()
         spec = importlib.util.find_spec(PACKAGE)
@@ -57,7 +57,7 @@ def create_package() -> ModuleType:
 
 
 def load_pipeline_module() -> ModuleType:
-    """The complete `diffusionkit.mlx` with `DiffusionPipeline`, `CFGDenoiser` and `sample_euler`; takes seconds.
+    """Return the complete `diffusionkit.mlx` with `DiffusionPipeline`, `CFGDenoiser` and `sample_euler`; takes seconds.
 
     Raises ImportError if torch, transformers or another package of the pipeline is not installed.
     """
@@ -68,7 +68,7 @@ def load_pipeline_module() -> ModuleType:
 
 
 def load_model_io() -> ModuleType:
-    """`diffusionkit.mlx.model_io`, the loaders; takes a second, as it imports transformers."""
+    """Return `diffusionkit.mlx.model_io`, the loaders; takes a second because it imports transformers."""
     provide_memory_size()
     return importlib.import_module(f"{PACKAGE}.model_io")
 

@@ -1,7 +1,7 @@
-"""The embedded model: a trained miniature of Stable Diffusion 3, built from DiffusionKit's own classes.
+"""Embedded model: a trained miniature of Stable Diffusion 3, built from DiffusionKit's own classes.
 
-Its files lie in `embedded_model/` beside this module: fp16 weights, loaded as fp32, and `config.json` with the
-dimensions and the vocabulary. `embedded_model/MODEL_CARD.md` says how it was trained and what it can do.
+Its files are in `embedded_model/` beside this module: fp16 weights, loaded as fp32, and `config.json` with the
+dimensions and the vocabulary. `embedded_model/MODEL_CARD.md` describes its training and its abilities.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,9 +36,9 @@ ENCODE_BATCH = 256  # prompts encoded at a time, for the same reason
 
 
 def read_weights(path: Path, prefix: str = "") -> list[tuple[str, mx.array]]:
-    """The fp32 weights of one file whose names start with `prefix`, without it.
+    """Read the weights of one file whose names start with `prefix`, in fp32, with the prefix removed.
 
-    Raises UserError if it is absent, or, naming the tensor, if a weight is of no type of weights or not finite.
+    Raises UserError if the file is absent or, naming the tensor, if a weight has an unsupported dtype or is not finite.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing; restore it, or train it: snakemake --cores 2 train_embedded_model")
@@ -56,7 +56,7 @@ def read_weights(path: Path, prefix: str = "") -> list[tuple[str, mx.array]]:
 
 
 def fill_module(module: nn.Module, weights: list[tuple[str, mx.array]]) -> nn.Module:
-    """`module` with exactly these weights (a missing or surplus name raises ValueError), evaluated, for inference."""
+    """Load exactly these weights into `module` and evaluate them; a missing or surplus name raises ValueError."""
     module.load_weights(weights, strict=True)
     module.eval()
     mx.eval(module.parameters())
@@ -64,28 +64,28 @@ def fill_module(module: nn.Module, weights: list[tuple[str, mx.array]]) -> nn.Mo
 
 
 def load_transformer(dtype: mx.Dtype = mx.float32, folder: Path = FOLDER) -> mmdit.MMDiT:
-    """The MMDiT with its weights in `dtype`."""
+    """Load the MMDiT with its weights in `dtype`."""
     sizes = config.MMDiTConfig(**TRANSFORMER, dtype=dtype, float16_dtype=dtype, low_memory_mode=False)
     weights = [(name, value.astype(dtype)) for name, value in read_weights(folder / "transformer.safetensors")]
     return fill_module(mmdit.MMDiT(sizes), weights)
 
 
 def load_text_encoder(folder: Path = FOLDER) -> clip.CLIPTextModel:
-    """The text model, fp32."""
+    """Load the text encoder, fp32."""
     sizes = config.CLIPTextModelConfig(**TEXT_ENCODER, vocab_size=len(load_tokenizer()), hidden_act="quick_gelu")
     return fill_module(clip.CLIPTextModel(sizes), read_weights(folder / "text_encoder.safetensors"))
 
 
 def load_tokenizer() -> Tokenizer:
-    """The word tokenizer of the vocabulary in `config.json`."""
+    """Return the word tokenizer of the vocabulary in `config.json`."""
     return Tokenizer(CONFIG["words"], TEXT_ENCODER["max_length"])
 
 
 def encode_prompts(prompts: list[str], negative_prompt: str = "", folder: Path = FOLDER) -> tuple[mx.array, mx.array]:
-    """Token-level and pooled text embeddings of each prompt and its negative, as Stable Diffusion 3 orders them.
+    """Token-level and pooled text embeddings of each prompt and its negative, in Stable Diffusion 3's order.
 
-    Returns `cs` (prompts, 2, tokens, width) and `cs_pooled` (prompts, 2, width), fp32; index 0 is the prompt and
-    index 1 the negative prompt. Any string is a prompt.
+    Returns `cs` (prompts, 2, tokens, width) and `cs_pooled` (prompts, 2, width), fp32; index 0 is the prompt and index
+    1 the negative prompt. Any string is a valid prompt.
     """
     tokens = mx.array(load_tokenizer().encode([*prompts, negative_prompt]))
     encode, encoded = load_text_encoder(folder), []
@@ -106,14 +106,14 @@ def encode_prompts(prompts: list[str], negative_prompt: str = "", folder: Path =
 def iterate_encodings(
     prompts: Sequence[str], negative_prompt: str, scratch: Path
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What `encode_prompts` gives, prompt by prompt, in memory that does not grow with them. Needs no `scratch`."""
+    """Iterate over the encodings of `encode_prompts` by prompt, in constant memory. `scratch` is not used."""
     for start in range(0, len(prompts), ENCODE_BATCH):
         encodings = encode_prompts(list(prompts[start : start + ENCODE_BATCH]), negative_prompt)
         yield from zip(*map(np.array, encodings), strict=True)
 
 
 def describe_dropped(texts: Sequence[str]) -> list[str]:
-    """Phrases that say with counts what of the texts the text encoder does not read; none if it reads everything."""
+    """Phrases, with counts, that describe the parts of the texts dropped by the text encoder; empty if none."""
     return load_tokenizer().describe_dropped(list(texts))
 
 
@@ -122,29 +122,29 @@ def _autoencoder_sizes() -> dict:
 
 
 def load_decoder(folder: Path = FOLDER) -> vae.VAEDecoder:
-    """The decoder of the autoencoder, fp32."""
+    """Load the decoder of the autoencoder, fp32."""
     decoder = vae.VAEDecoder(AUTOENCODER["latent_channels"], 3, **_autoencoder_sizes())
     return fill_module(decoder, read_weights(folder / "autoencoder.safetensors", "decoder."))
 
 
 def load_encoder(folder: Path = FOLDER) -> vae.VAEEncoder:
-    """The encoder, fp32: pictures (n, 64, 64, 3) in [-1, 1] to means and log-variances (n, 8, 8, 32)."""
+    """Load the encoder, fp32: pictures (n, 64, 64, 3) in [-1, 1] to means and log-variances (n, 8, 8, 32)."""
     encoder = vae.VAEEncoder(3, 2 * AUTOENCODER["latent_channels"], **_autoencoder_sizes())
     return fill_module(encoder, read_weights(folder / "autoencoder.safetensors", "encoder."))
 
 
 def decode_latents(decoder: vae.VAEDecoder, latents: mx.array) -> np.ndarray:
-    """Pictures (n, 64, 64, 3) uint8 of final latents (n, 8, 8, 16) in the sampler's space."""
+    """Decode final latents (n, 8, 8, 16) in the sampler's space to pictures (n, 64, 64, 3) uint8."""
     return decode_processed(decoder, process_out(latents.astype(mx.float32)))
 
 
 def decode_processed(decoder: vae.VAEDecoder, latents: mx.array) -> np.ndarray:
-    """Pictures (n, 64, 64, 3) uint8 of latents (n, 8, 8, 16) that `process_out` gave."""
+    """Decode latents (n, 8, 8, 16), the output of `process_out`, to pictures (n, 64, 64, 3) uint8."""
     return decode_pictures(decoder, latents, mx.float32, DECODE_BATCH)
 
 
 def encode_pictures(encoder: vae.VAEEncoder, pictures: np.ndarray) -> mx.array:
-    """Latents (n, 8, 8, 16) fp32 in the sampler's space, of pictures (n, 64, 64, 3) uint8 (posterior means)."""
+    """Encode pictures (n, 64, 64, 3) uint8 to latents (n, 8, 8, 16) fp32 in the sampler's space (posterior means)."""
     mean = encoder(mx.array(pictures).astype(mx.float32) / 127.5 - 1)[..., : AUTOENCODER["latent_channels"]]
     return (mean - SD3_SHIFT) * SD3_SCALE
 

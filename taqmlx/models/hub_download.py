@@ -1,4 +1,4 @@
-"""Getting what the Hub's cache lacks of a model: the only place that uses a network."""
+"""Download of model files missing from the Hub's cache: the only module that uses a network."""
 
 import errno
 import shutil
@@ -16,11 +16,11 @@ from huggingface_hub.errors import (
 from taqmlx.models.weight_files import WeightFile
 from taqmlx.store.errors import UserError
 
-SPARE_BYTES = 1 << 30  # left free on the disk
+SPARE_BYTES = 1 << 30  # kept free on the disk
 
 
 def download_files(files: Iterable[WeightFile]) -> None:
-    """Download `files` into the Hub's cache. Raises UserError, naming the command that helps, if that fails."""
+    """Download `files` into the Hub's cache. Raises UserError, naming the command to run, if that fails."""
     wanted = list(files)
     for file in wanted:
         try:
@@ -32,7 +32,7 @@ def download_files(files: Iterable[WeightFile]) -> None:
 
 
 def check_disk(needed: int) -> None:
-    """Raise UserError if the disk of the Hub's cache has no room for `needed` bytes."""
+    """Raise UserError if the disk of the Hub's cache has less than `needed` bytes free."""
     cache = Path(constants.HF_HUB_CACHE)
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
@@ -44,14 +44,14 @@ def check_disk(needed: int) -> None:
 
 
 def explain_failure(file: WeightFile, error: OSError) -> str:
-    """Two lines: why a file could not be had, and the command that helps."""
+    """Build a two-line message: the cause of the failure, and the command to run."""
     again = f"  hf download {file.repo} {file.name}"
     if isinstance(error, GatedRepoError):
         return f"{file.repo} is gated; accept its licence at https://huggingface.co/{file.repo}, then\n  hf auth login"
     if isinstance(error, RepositoryNotFoundError):
-        return f"the Hub shows no {file.repo} to whom it does not know; log in:\n  hf auth login"
+        return f"the Hub shows {file.repo} only after login; log in:\n  hf auth login"
     if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
-        return f"{constants.HF_HUB_CACHE} lacks {file.name}, and the Hub is out of reach; when it is not:\n{again}"
+        return f"{constants.HF_HUB_CACHE} lacks {file.name}, and the Hub is unreachable; try again later:\n{again}"
     if error.errno == errno.ENOSPC:
         return f"the disk of {constants.HF_HUB_CACHE} is full; make room, then\n{again}"
     reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]

@@ -1,4 +1,4 @@
-"""Chosen files as DiffusionKit's tokenizers look for them: a Hub cache of links, and nothing else, offline."""
+"""Temporary offline Hub cache of links to chosen files, for DiffusionKit's tokenizers."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,9 +14,9 @@ REVISION = "0" * 40
 
 @contextmanager
 def serve_files(files: Iterable[Located]) -> Iterator[None]:
-    """While it lasts the Hub's client finds these files, without a network, and no others.
+    """Context in which the Hub's client finds these files, without a network, and no others.
 
-    So a job reads what was located and checked, and downloads nothing.
+    A job thus reads only files that were located and checked, and downloads nothing.
     """
     before = constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE
     with TemporaryDirectory(prefix="weights-") as folder:
@@ -32,7 +32,7 @@ def serve_files(files: Iterable[Located]) -> Iterator[None]:
 
 
 def find_snapshot(cache: Path, repo: str) -> Path:
-    """The folder of a repository's files in a Hub cache; its branch `main` is made to point there."""
+    """Folder of a repository's files in a Hub cache; its branch `main` is set to point there."""
     folder = cache / f"models--{repo.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True, exist_ok=True)
     (folder / "refs" / "main").write_text(REVISION)

@@ -1,4 +1,4 @@
-"""The latent spaces of Stable Diffusion 3 and FLUX: the sampler works on x0 = (encoder mean - shift) * scale."""
+"""Latent spaces of Stable Diffusion 3 and FLUX: the sampler works on x0 = (encoder mean - shift) * scale."""
 
 from typing import Any, NamedTuple, TypeVar
 
@@ -9,13 +9,13 @@ Latents = TypeVar("Latents", mx.array, np.ndarray)
 
 
 class LatentFormat(NamedTuple):
-    """A latent space, as DiffusionKit's class of that name."""
+    """Scale and shift of a latent space, as in DiffusionKit's class of the same name."""
 
     scale: float
     shift: float
 
     def process_out(self, latents: Latents) -> Latents:
-        """From the sampler's space to the decoder's."""
+        """Convert latents from the sampler's space to the decoder's."""
         return latents / self.scale + self.shift
 
 
@@ -25,7 +25,7 @@ process_out = SD3_LATENTS.process_out
 
 
 def decode_pictures(decoder: Any, latents: mx.array, dtype: mx.Dtype, batch: int) -> np.ndarray:
-    """Pictures (n, H, W, 3) uint8 of latents (n, h, w, 16) that `process_out` gave, `batch` at a time."""
+    """Decode latents (n, h, w, 16), the output of `process_out`, to pictures (n, H, W, 3) uint8, `batch` at a time."""
     pictures = []
     for start in range(0, len(latents), batch):
         x = decoder(latents[start : start + batch].astype(dtype))

@@ -1,4 +1,4 @@
-"""Files of models as other programs write them, recognised to say what they are and what to take instead."""
+"""Recognition of model files in other layouts, with advice on which file to use instead."""
 
 import re
 from collections.abc import Iterable
@@ -11,15 +11,15 @@ PLAIN = "take the weights in fp16, bf16 or fp32"
 SINGLE = "take the single file of the original layout"
 SET_MODEL = "set model: {}, or take the file of this model"
 OTHER = "take the file of the model in the configuration"
-SNIFFED = 512  # bytes of a file's beginning
+SNIFFED = 512  # bytes read from the beginning of a file
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file is, and what to do, if each of the regular expressions `patterns` is found.
+    """A file type and its advice, matched if every regular expression in `patterns` is found.
 
-    where: in the first bytes, in the names of its tensors, in the name of the file, or in the names of a folder's
-    files. own: the published files that look like that themselves, so it explains nothing about those.
+    where: in the first bytes, in the tensor names, in the file name, or in the names of a folder's files. own:
+    published files that match this layout themselves, so that it explains nothing about them.
     """
 
     where: str
@@ -41,7 +41,7 @@ def _folder(pattern: str, name: str, advice: str) -> Layout:
     return Layout("folder", (pattern,), name, advice)
 
 
-# The first that is found counts: how the weights are coded, then parts of models, then whole models, then encoders.
+# The first match counts: weight encodings, then parts of models, then whole models, then encoders.
 LAYOUTS = (
     _bytes(r"^GGUF", "a GGUF file, of weights in blocks of few bits", f"{PLAIN} as safetensors"),
     _bytes(r"^PK\x03\x04", "a PyTorch checkpoint or another zip archive", "take the safetensors file"),
@@ -99,7 +99,7 @@ LAYOUTS = (
 
 
 def recognise(where: str, texts: Iterable[str], own: str = "") -> Layout | None:
-    """The first layout whose patterns are all found in the texts; None if the published file `own` is of it too."""
+    """First layout whose patterns are all found in the texts; None if the published file `own` also matches it."""
     texts = list(texts)
     for layout in LAYOUTS:
         if layout.where == where and all(any(re.search(p, text) for text in texts) for p in layout.patterns):
@@ -108,7 +108,7 @@ def recognise(where: str, texts: Iterable[str], own: str = "") -> Layout | None:
 
 
 def recognise_bytes(path: Path) -> Layout | None:
-    """What a file that is no safetensors file is by its first bytes, if it can be read."""
+    """Recognise a file that is not safetensors by its first bytes, if it is readable."""
     try:
         with open_plain(path) as file:
             return recognise("bytes", [file.read(SNIFFED).decode("latin-1")])
@@ -117,12 +117,12 @@ def recognise_bytes(path: Path) -> Layout | None:
 
 
 def recognise_tensors(names: Iterable[str], path: Path, own: str) -> Layout | None:
-    """What a safetensors file in place of the published file `own` is, by its tensors, else by its name."""
+    """Recognise a safetensors file given for the published file `own` by its tensors, else by its name."""
     return recognise("tensors", names, own) or recognise("name", [path.name])
 
 
 def describe_folder(folder: Path) -> str:
-    """What a folder is, and what to do, or nothing."""
+    """Describe a recognised folder, with advice; empty if it is not recognised."""
     names = [str(path.relative_to(folder)) for path in (*folder.glob("*"), *folder.glob("*/*"))]
     layout = recognise("folder", names)
     return f"{layout.name} ({layout.advice})" if layout else ""

@@ -1,6 +1,6 @@
-"""DiffusionKit's modules, filled with the weights of checkpoints under the names DiffusionKit gives them.
+"""DiffusionKit's modules, loaded with checkpoint weights under DiffusionKit's names.
 
-Its own loaders take a file that lacks a tensor of a text encoder, or has one of another type, without a word.
+DiffusionKit's own loaders silently accept a file with a missing or mistyped text encoder tensor.
 """
 
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ from taqmlx.planning.plain_files import read_plain_json
 
 model_io = load_model_io()
 
-TRANSFORMER_PREFIX = "model.diffusion_model."  # in a file that has other parts too
+TRANSFORMER_PREFIX = "model.diffusion_model."  # in a file that also has other parts
 TEXT_PREFIX = "text_encoders."
 T5_FILE, T5_CONFIG = WeightFile(TEXT_REPO, TEXT_NAMES["t5"]), WeightFile(T5_REPO, "config.json")
-SHARED, EMBEDDED = "shared.weight", "encoder.embed_tokens.weight"  # T5's table of tokens, once or twice
-# Tensors of published text encoders that no encoder computes with.
+SHARED, EMBEDDED = "shared.weight", "encoder.embed_tokens.weight"  # T5's token table, stored once or twice
+# Tensors of published text encoders that are not used for inference.
 CLIP_UNREAD, T5_UNREAD = r"position_ids$|^logit_scale$", r"^decoder\.|^lm_head\."
 
 Files = Mapping[WeightFile, Located]
 
 
 def load_transformer(release: Release, files: Files, dtype: mx.Dtype) -> mmdit.MMDiT:
-    """The MMDiT. Raises UserError for a file of another one."""
+    """Load the MMDiT. Raises UserError for a file of another model."""
     sizes = replace(model_io._CONFIG[release.repo], low_memory_mode=False)
     located = files[release.transformer]
     if release.guided:
@@ -44,13 +44,13 @@ def load_transformer(release: Release, files: Files, dtype: mx.Dtype) -> mmdit.M
 
 
 def adjust_flux(tensors: Tensors, **sizes: int) -> Tensors:
-    """FLUX's tensors under DiffusionKit's names, without biases of keys: its transformer has no room for them."""
+    """Rename FLUX's tensors to DiffusionKit's names, dropping key biases, which its transformer does not have."""
     weights = model_io.flux_state_dict_adjustments(tensors, **sizes)
     return {name: value for name, value in weights.items() if not name.endswith("k_proj.bias")}
 
 
 def load_decoder(release: Release, files: Files, dtype: mx.Dtype) -> vae.VAEDecoder:
-    """The decoder of the autoencoder. Raises UserError for a file of another one."""
+    """Load the decoder of the autoencoder. Raises UserError for a file of another model."""
     sizes, prefix = model_io.VAEDecoderConfig(), model_io._PREFIX[release.repo]["vae_decoder"]
     named = "in_channels", "out_channels", "block_out_channels", "layers_per_block", "resnet_groups"
     decoder = vae.VAEDecoder(**{name: getattr(sizes, name) for name in named})
@@ -60,7 +60,7 @@ def load_decoder(release: Release, files: Files, dtype: mx.Dtype) -> vae.VAEDeco
 
 
 def load_clip(name: str, files: Files, dtype: mx.Dtype) -> clip.CLIPTextModel:
-    """The CLIP model `name`, clip_l or clip_g. Raises UserError for a file of another one."""
+    """Load the CLIP model `name`, clip_l or clip_g. Raises UserError for a file of another model."""
     described = files[WeightFile(TEXT_REPO, TEXT_NAMES[f"{name}_config"])]
     with refuse_damage(described):
         about = read_plain_json(described.place)
@@ -79,12 +79,12 @@ def load_clip(name: str, files: Files, dtype: mx.Dtype) -> clip.CLIPTextModel:
 
 
 def adjust_clip(tensors: Tensors) -> Tensors:
-    """A CLIP model's tensors under DiffusionKit's names."""
+    """Rename a CLIP model's tensors to DiffusionKit's names."""
     return dict(pair for item in tensors.items() for pair in model_io.map_clip_text_encoder_weights(*item))
 
 
 def load_t5(files: Files, dtype: mx.Dtype) -> nn.Module:
-    """The T5 encoder. Raises UserError for a file of another one."""
+    """Load the T5 encoder. Raises UserError for a file of another model."""
     with refuse_damage(files[T5_CONFIG]):
         sizes = model_io.T5Config.from_dict(read_plain_json(files[T5_CONFIG].place))
         model = model_io.SD3T5Encoder(sizes, low_memory_mode=False)
@@ -93,14 +93,14 @@ def load_t5(files: Files, dtype: mx.Dtype) -> nn.Module:
 
 
 def adjust_t5(tensors: Tensors) -> Tensors:
-    """T5's tensors under DiffusionKit's names; its table of tokens may be stored under either name, or both."""
+    """Rename T5's tensors to DiffusionKit's names; its token table may be stored under either name, or both."""
     table = {name: tensors[name] for name in (SHARED, EMBEDDED) if name in tensors}
     both = {SHARED: table.get(SHARED, table.get(EMBEDDED)), EMBEDDED: table.get(EMBEDDED, table.get(SHARED))}
     return model_io.t5_encoder_state_dict_adjustments(tensors | (both if table else {}), prefix="")
 
 
 def describe_unread(release: Release, files: Files) -> str:
-    """A line on the text encoders in the transformer's file, which are not read, or nothing."""
+    """Describe text encoders in the transformer's file, which are ignored; empty if there are none."""
     names = [name for name in read_headers(files[release.transformer]) if name.startswith(TEXT_PREFIX)]
     parts = dict.fromkeys(name.split(".")[1] for name in names)
     if not parts:
@@ -109,7 +109,7 @@ def describe_unread(release: Release, files: Files) -> str:
 
 
 def check_weights(release: Release, files: Files) -> None:
-    """Raise UserError unless every file of weights in `files` is what it should be, to the last tensor's shape."""
+    """Load every weight file in `files`; raise UserError unless all tensor names, dtypes and shapes are correct."""
     load_transformer(release, files, release.half)
     load_decoder(release, files, release.half)
     for name in release.clip_models:

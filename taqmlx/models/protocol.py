@@ -1,4 +1,4 @@
-"""The type of a model: what a command asks of one, whichever it is."""
+"""Protocol of a model: the interface that commands use for every model."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,10 +12,10 @@ from taqmlx.models.latent_format import Latents
 
 
 class Model(Protocol):
-    """A model, a module or an object. Nothing of it is loaded before it is asked for.
+    """A module or object that implements a model. Weights are loaded on demand.
 
-    PICTURE_SHAPE (H, W) and LATENT_SHAPE (h, w, c); compute_sigmas: the noise levels (steps + 1,) of a number of steps.
-    A decoder is whatever `load_decoder` gives.
+    PICTURE_SHAPE (H, W) and LATENT_SHAPE (h, w, c); compute_sigmas: noise levels (steps + 1,) for a number of steps.
+    The type of a decoder is that returned by `load_decoder`.
     """
 
     @property
@@ -31,27 +31,27 @@ class Model(Protocol):
         """sha256 of each weight file the pictures depend on, by name."""
 
     def load_transformer(self) -> Transformer:
-        """The transformer."""
+        """Load the transformer."""
 
     def load_decoder(self) -> Any:
-        """The decoder of the autoencoder."""
+        """Load the decoder of the autoencoder."""
 
     def decode_latents(self, decoder: Any, latents: mx.array) -> np.ndarray:
-        """Pictures (n, H, W, 3) uint8 of final latents (n, h, w, c) in the sampler's space."""
+        """Decode final latents (n, h, w, c) in the sampler's space to pictures (n, H, W, 3) uint8."""
 
     def decode_processed(self, decoder: Any, latents: mx.array) -> np.ndarray:
-        """Pictures (n, H, W, 3) uint8 of latents (n, h, w, c) that `process_out` gave."""
+        """Decode latents (n, h, w, c), the output of `process_out`, to pictures (n, H, W, 3) uint8."""
 
     def process_out(self, latents: Latents) -> Latents:
-        """From the sampler's space to the decoder's."""
+        """Convert latents from the sampler's space to the decoder's."""
 
     def encode_prompts(self, prompts: list[str], negative_prompt: str = "") -> tuple[mx.array, mx.array]:
-        """Text embeddings of each prompt's C conditions: of tokens (n, C, T, D) and pooled (n, C, W), fp32."""
+        """Text embeddings of each prompt's C conditions: token-level (n, C, T, D) and pooled (n, C, W), fp32."""
 
     def iterate_encodings(
         self, prompts: Sequence[str], negative_prompt: str, scratch: Path
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """What `encode_prompts` gives, prompt by prompt; a file in the folder `scratch` may hold what waits."""
+        """Iterate over the encodings of `encode_prompts` by prompt; `scratch` may hold temporary files."""
 
     def describe_dropped(self, texts: Sequence[str]) -> list[str]:
-        """Phrases that say with counts what of the texts is not read; none if everything is."""
+        """Phrases, with counts, that describe the parts of the texts that are dropped; empty if there are none."""

@@ -1,4 +1,4 @@
-"""What sets the released models apart: their files, text encoders, schedule, latent space and half precision."""
+"""Properties of the released models: files, text encoders, schedule, latent space and half precision."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from taqmlx.numerics.schedule import compute_even_sigmas, compute_sigmas
 
 @dataclass(frozen=True)
 class Release:
-    """One model as DiffusionKit knows it.
+    """One released model, as defined by DiffusionKit.
 
-    clip_models: those that read a prompt and give the pooled embedding; clip_tokens: whether their tokens stand before
-    T5's, which are t5_tokens; guided: whether there is a negative prompt; compute_sigmas: the noise levels (steps + 1,)
-    of so many steps; half: what it computes in on a GPU.
+    clip_models: CLIP encoders, which give the pooled embedding; clip_tokens: True if their tokens precede T5's;
+    t5_tokens: number of T5 tokens; guided: True if there is a negative prompt; compute_sigmas: noise levels (steps +
+    1,) for a number of steps; half: compute dtype on a GPU.
     """
 
     repo: str
@@ -31,12 +31,12 @@ class Release:
 
     @property
     def transformer(self) -> WeightFile:
-        """The file of the transformer."""
+        """File of the transformer."""
         return TRANSFORMERS[self.repo]
 
     @property
     def autoencoder(self) -> WeightFile:
-        """The file of the autoencoder, which can be the same."""
+        """File of the autoencoder, which can be the same."""
         return AUTOENCODERS[self.repo]
 
 

@@ -1,8 +1,7 @@
-"""Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv 2403.03206) and FLUX.1-schnell, from their files.
+"""Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv 2403.03206) and FLUX.1-schnell, from their published files.
 
-DiffusionKit's own modules, filled with the files' weights under the names it gives them.
-
-Half precision on a GPU, single on a CPU, where products in half precision are some hundred times slower.
+They use DiffusionKit's own modules, loaded with the files' weights under DiffusionKit's names. Computation is in half
+precision on a GPU and in single precision on a CPU, where half-precision products are some hundred times slower.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,15 +33,15 @@ from taqmlx.models.weight_files import (
 from taqmlx.store.errors import UserError
 from taqmlx.store.room import check_memory
 
-PIXELS = 8  # of a picture's edge to one of the latent's
+PIXELS = 8  # picture pixels per latent pixel, along each axis
 LATENT_CHANNELS = 16
-EDGE, LARGEST_EDGE = 16, 1536  # pixels: a patch of the latent, and the table of positions
+EDGE, LARGEST_EDGE = 16, 1536  # pixels: a latent patch, and the size of the position table
 WEIGHTS = ".safetensors"
 DECODE_PIXELS = 512 * 512  # decoded at a time, to bound memory
 
 
 class ReleasedModel:
-    """A model at one size of picture; nothing is loaded before it is asked for."""
+    """A model at one picture size; weights are loaded on demand."""
 
     def __init__(
         self,
@@ -53,10 +52,10 @@ class ReleasedModel:
         width: int,
         dtype: mx.Dtype | None = None,
     ):
-        """`weights_from` None is the model's repository on the Hub.
+        """A `weights_from` of None selects the model's repository on the Hub.
 
-        Raises UserError for another model's, and for a size that is not whole patches of the latent, or beyond the
-        table of positions.
+        Raises UserError for the repository of another model, and for a size that is not a multiple of the latent patch
+        or exceeds the position table.
         """
         for side in (height, width):
             if side % EDGE or not EDGE <= side <= LARGEST_EDGE:
@@ -72,32 +71,32 @@ class ReleasedModel:
         return list_files(self.release, self.use_t5)
 
     def file_digests(self) -> dict[str, str]:
-        """sha256 of each of them, by its name in a local folder. Raises UserError if one is missing."""
+        """sha256 of each of these files, by its name in a local folder. Raises UserError if one is missing."""
         files = self._locate(self.list_files())
         return {name: digest for located in files.values() for name, digest in digest_files(located).items()}
 
     def load_transformer(self) -> mmdit.MMDiT:
-        """The MMDiT; its weights are read where they are used."""
+        """Load the MMDiT; its weights are read on use."""
         return loaders.load_transformer(self.release, self._locate([self.release.transformer]), self.dtype)
 
     def load_decoder(self) -> vae.VAEDecoder:
-        """The decoder of the autoencoder."""
+        """Load the decoder of the autoencoder."""
         return loaders.load_decoder(self.release, self._locate([self.release.autoencoder]), self.dtype)
 
     def decode_latents(self, decoder: vae.VAEDecoder, latents: mx.array) -> np.ndarray:
-        """Pictures (n, H, W, 3) uint8 of final latents (n, H / 8, W / 8, 16) in the sampler's space."""
+        """Decode final latents (n, H / 8, W / 8, 16) in the sampler's space to pictures (n, H, W, 3) uint8."""
         return self.decode_processed(decoder, self.process_out(latents.astype(mx.float32)))
 
     def decode_processed(self, decoder: vae.VAEDecoder, latents: mx.array) -> np.ndarray:
-        """Pictures (n, H, W, 3) uint8 of latents (n, H / 8, W / 8, 16) that `process_out` gave."""
+        """Decode latents (n, H / 8, W / 8, 16), the output of `process_out`, to pictures (n, H, W, 3) uint8."""
         height, width = self.PICTURE_SHAPE
         return decode_pictures(decoder, latents, self.dtype, max(1, DECODE_PIXELS // (height * width)))
 
     def encode_prompts(self, prompts: list[str], negative_prompt: str = "") -> tuple[mx.array, mx.array]:
-        """Text embeddings of each prompt's C conditions: of tokens (n, C, T, 4096) and pooled (n, C, W), fp32.
+        """Text embeddings of each prompt's C conditions: token-level (n, C, T, 4096) and pooled (n, C, W), fp32.
 
-        Index 0 is the prompt and index 1 the negative prompt; C is 1 without guidance. T and W are as `TextEncoder` has
-        them.
+        Index 0 is the prompt and index 1 the negative prompt; C is 1 without guidance. T and W are those of
+        `TextEncoder`.
         """
         encodings = self.iterate_encodings(prompts, negative_prompt)
         cs, cs_pooled = map(np.stack, zip(*encodings, strict=True))
@@ -106,9 +105,9 @@ class ReleasedModel:
     def iterate_encodings(
         self, prompts: Sequence[str], negative_prompt: str, scratch: Path | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """What `encode_prompts` gives, prompt by prompt, in memory that does not grow with them.
+        """Iterate over the encodings of `encode_prompts` by prompt, in constant memory.
 
-        A file in the folder `scratch` holds what waits, for some hundred prompts and more.
+        A file in folder `scratch` holds intermediate results for more than some hundred prompts.
         """
         files = self._locate(list_text_files(self.use_t5, self.release.clip_models))
         self.check_encoding_memory(files.values())
@@ -122,28 +121,29 @@ class ReleasedModel:
         mx.clear_cache()
 
     def describe_dropped(self, texts: Sequence[str]) -> list[str]:
-        """Phrases that say with counts what of the texts the text encoders do not read; none if they read everything.
+        """Phrases, with counts, that describe the parts of the texts dropped by the text encoders; empty if there are
+        none.
 
-        Raises UserError for a character CLIP does not know.
+        Raises UserError for a character that CLIP's vocabulary lacks.
         """
         files = self._locate(list_text_files(self.use_t5, self.release.clip_models))
         with serve_tokenizers(files.values()):
             return describe_dropped(self.release, texts, self.use_t5)
 
     def check_encoding_memory(self, files: Iterable[Located]) -> None:
-        """Raise UserError if this machine has not the memory for the largest text encoder."""
+        """Raise UserError if this machine has too little memory for the largest text encoder."""
         largest = max(count_weights(located) for located in files if located.file.name.endswith(WEIGHTS))
         advice = "leave T5 out (use_t5: false), or take a machine with more" if self.use_t5 else "take another machine"
         check_memory(largest * self.dtype.size, "the largest text encoder", advice)
 
     def _locate(self, files: Iterable[WeightFile]) -> dict[WeightFile, Located]:
-        """Where the files are. Raises UserError if one is missing."""
+        """Locate the files. Raises UserError if one is missing."""
         return locate_files(self.weights_from, files)
 
 
 @contextmanager
 def serve_tokenizers(files: Iterable[Located]) -> Iterator[None]:
-    """Let DiffusionKit load the tokenizers among the files. Raises UserError, naming them, if it cannot."""
+    """Context in which DiffusionKit loads the tokenizers among the files. Raises UserError, naming them, on failure."""
     served = [located for located in files if not located.file.name.endswith(WEIGHTS)]
     try:
         with serve_files(served):
@@ -157,7 +157,7 @@ def serve_tokenizers(files: Iterable[Located]) -> Iterator[None]:
 
 
 def choose_source(release: Release, weights_from: str | None) -> str:
-    """Where the weights come from. Raises UserError for the repository of another model."""
+    """Source of the weights. Raises UserError for the repository of another model."""
     if weights_from in TITLES and weights_from != release.repo:
         raise UserError(
             f"weights_from: {weights_from} has {TITLES[weights_from]}; for {TITLES[release.repo]} set it to"
@@ -167,13 +167,13 @@ def choose_source(release: Release, weights_from: str | None) -> str:
 
 
 def list_files(release: Release, use_t5: bool) -> list[WeightFile]:
-    """Every file of a model, each once."""
+    """Every file of a model, without duplicates."""
     own = dict.fromkeys([release.transformer, release.autoencoder])
     return [*own, *list_text_files(use_t5, release.clip_models)]
 
 
 def shorten(error: Exception, limit: int = 160) -> str:
-    """The first line of an error."""
+    """First line of an error."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:limit]
 
 
@@ -181,14 +181,14 @@ MODELS = {name: partial(ReleasedModel, release) for name, release in RELEASES.it
 
 
 def fetch_files(name: str, weights_from: str | None, use_t5: bool) -> dict[WeightFile, Located]:
-    """Every file of the model `name`, its tensors' types, names and shapes checked.
+    """Locate every file of the model `name`; check its tensors' dtypes, names and shapes.
 
-    Those the Hub's cache lacks are downloaded, unless `weights_from` is None. Raises UserError, naming the command that
-    helps, for a file that cannot be had or is not what it should be.
+    Files missing from the Hub's cache are downloaded, unless `weights_from` is None. Raises UserError, naming the
+    command to run, for a file that is unavailable or incorrect.
     """
     release, source = RELEASES[name], choose_source(RELEASES[name], weights_from)
     files = list_files(release, use_t5)
-    if weights_from and not is_folder(weights_from):  # nothing is downloaded unless it is asked for by name
+    if weights_from and not is_folder(weights_from):  # download only from a repository that is named explicitly
         download_files([file for file in files if find_place(source, file) is None])
     located = locate_files(source, files)
     loaders.check_weights(release, located)

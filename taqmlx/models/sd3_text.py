@@ -1,6 +1,6 @@
-"""What a prompt is to Stable Diffusion 3 and FLUX: CLIP models and a T5 encoder, each loaded, used and let go.
+"""Text encoding for Stable Diffusion 3 and FLUX: CLIP models and a T5 encoder, loaded and released one after another.
 
-DiffusionKit's models over DiffusionKit's tokens, joined as the `encode_text` of its pipelines joins them.
+The models and tokenizers are DiffusionKit's; the embeddings are joined as in `encode_text` of its pipelines.
 """
 
 import logging
@@ -20,34 +20,34 @@ from taqmlx.models.tokenizer import describe_cut
 from taqmlx.store.errors import UserError
 
 model_io = load_model_io()
-# It says of every text it cuts off that it does; `describe_dropped` says it once.
+# It warns about every truncated text; `describe_dropped` reports them once.
 logging.getLogger("diffusionkit.mlx.tokenizer").setLevel(logging.ERROR)
 
-WIDTH = 4096  # of a token's embedding: T5's; CLIP's is filled up with zeros
+WIDTH = 4096  # width of T5's token embeddings; CLIP's are padded with zeros
 CLIP_TOKENS = 77
 UNLIMITED = 1 << 30  # tokens
-SPILLED_FROM = 1 << 26  # bytes that CLIP's embeddings of all texts may take in memory
-# model: whether its tokens are filled up with the end token (else with 0)
+SPILLED_FROM = 1 << 26  # bytes of CLIP embeddings of all texts kept in memory
+# model: True to pad tokens with the end token (else with 0)
 CLIP_MODELS = {"clip_l": True, "clip_g": False}
 
 
 def list_tokens(tokenizer: Any, text: str) -> list[int]:
-    """Token ids, with start and end, cut off at `max_length`. Raises UserError for a character CLIP does not know."""
+    """Token ids with start and end, cut at `max_length`. Raises UserError for a character CLIP's vocabulary lacks."""
     try:
         return tokenizer.tokenize(text)
     except KeyError as error:
-        raise UserError(f"the prompt {text!r} has {error}, which CLIP's vocabulary has not; leave it out") from None
+        raise UserError(f"the prompt {text!r} has {error}, which CLIP's vocabulary lacks; remove it") from None
 
 
 def tokenize(tokenizer: Any, text: str) -> mx.array:
-    """Token ids (1, max_length) int, filled up. Raises UserError as `list_tokens`."""
+    """Token ids (1, max_length) int, padded. Raises UserError as `list_tokens`."""
     tokens = list_tokens(tokenizer, text)
     filler = tokenizer.eos_token if tokenizer.pad_with_eos else 0
     return mx.array([tokens + [filler] * (tokenizer.max_length - len(tokens))])
 
 
 def load_clip_tokenizer(name: str) -> Any:
-    """DiffusionKit's tokenizer of one CLIP model."""
+    """Load DiffusionKit's tokenizer of one CLIP model."""
     return model_io.load_tokenizer(
         model_io._DEFAULT_MODEL,
         merges_key=f"tokenizer_{name[-1]}_merges",
@@ -57,11 +57,11 @@ def load_clip_tokenizer(name: str) -> Any:
 
 
 def describe_dropped(release: Release, texts: Sequence[str], use_t5: bool) -> list[str]:
-    """Phrases that say with counts what of the texts no encoder reads in full; none if all read everything.
+    """Phrases, with counts, that describe the parts of the texts dropped by an encoder; empty if there are none.
 
     Raises UserError as `list_tokens`.
     """
-    clip = load_clip_tokenizer(release.clip_models[0])  # all CLIP models have one vocabulary
+    clip = load_clip_tokenizer(release.clip_models[0])  # all CLIP models share one vocabulary
     clip.max_length = UNLIMITED
     phrases = describe_cut([len(list_tokens(clip, text)) for text in texts], CLIP_TOKENS, "tokens of CLIP")
     if use_t5:
@@ -74,7 +74,7 @@ def describe_dropped(release: Release, texts: Sequence[str], use_t5: bool) -> li
 
 
 def encode_clip(name: str, texts: Iterable[str], files: Files, dtype: mx.Dtype) -> Iterator[tuple[mx.array, mx.array]]:
-    """The embeddings of each text by one CLIP model: of tokens (77, d), by its last layer but one, and pooled (p,)."""
+    """Iterate over a CLIP model's embeddings of each text: tokens (77, d) of the penultimate layer, and pooled (p,)."""
     model = load_clip(name, files, dtype)
     tokenizer = load_clip_tokenizer(name)
     for text in texts:
@@ -83,27 +83,27 @@ def encode_clip(name: str, texts: Iterable[str], files: Files, dtype: mx.Dtype) 
 
 
 def bind_t5(tokens: int, files: Files, dtype: mx.Dtype) -> Callable[[str], mx.array]:
-    """T5: a text's embedding (tokens, 4096)."""
+    """Return a function that gives a text's T5 embedding (tokens, 4096)."""
     model = load_t5(files, dtype)
     tokenizer = model_io.load_t5_tokenizer(max_context_length=tokens)
     return lambda text: model(tokenize(tokenizer, text))[0]
 
 
 def give_zeros(text: str) -> mx.array:
-    """What stands in T5's place without it: as many zeros as CLIP has tokens, (77, 4096)."""
+    """Replacement for T5's embedding if T5 is not used: zeros (77, 4096), one per CLIP token."""
     return mx.zeros((CLIP_TOKENS, WIDTH))
 
 
 def convert(part: mx.array) -> np.ndarray:
-    """An embedding as float32."""
+    """Convert an embedding to float32."""
     return np.array(part.astype(mx.float32))
 
 
 class TextEncoder:
-    """The embeddings of given texts, one after the other: the CLIP models are done with, T5 is loaded.
+    """Iterable over the embeddings of given texts; the CLIP models are released before T5 is loaded.
 
-    What CLIP makes of the texts waits in a file in `scratch` while T5 works, in memory if it is little. The Hub's
-    client has to find the tokenizers' files.
+    CLIP embeddings of the texts are kept in a temporary file in `scratch` while T5 runs, or in memory if they are
+    small. The Hub's client must find the tokenizers' files.
     """
 
     def __init__(
@@ -122,10 +122,10 @@ class TextEncoder:
         self.encode_rest = bind_t5(release.t5_tokens, files, dtype) if T5_FILE in files else give_zeros
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Of each text float32: of tokens (T, 4096) and pooled (W,).
+        """Iterate over the float32 embeddings of each text: token-level (T, 4096) and pooled (W,).
 
-        Stable Diffusion 3: T is 77 + 512, CLIP's tokens and T5's, W 2048; without T5 its tokens are as many zeros as
-        CLIP has tokens, 77 + 77. FLUX: T is 256, T5's tokens alone, W 768.
+        Stable Diffusion 3: T is 77 + 512, CLIP's tokens and T5's, W is 2048; without T5 its tokens are replaced by as
+        many zeros as CLIP has tokens, 77 + 77. FLUX: T is 256, T5's tokens only, W is 768.
         """
         for text in self.texts:
             clip, pooled = zip(*(read_arrays(*spill) for spill in self.spills), strict=True)
@@ -134,7 +134,7 @@ class TextEncoder:
 
 
 def join_tokens(clip: Sequence[np.ndarray], rest: np.ndarray) -> np.ndarray:
-    """CLIP's embeddings (77, d) side by side, filled up to (77, 4096), then T5's (t, 4096): (77 + t, 4096)."""
+    """Concatenate CLIP's embeddings (77, d) by channel, pad to (77, 4096), append T5's (t, 4096): (77 + t, 4096)."""
     beside = np.concatenate(clip, axis=-1)
     joined = np.zeros((CLIP_TOKENS + len(rest), WIDTH), np.float32)
     joined[:CLIP_TOKENS, : beside.shape[-1]], joined[CLIP_TOKENS:] = beside, rest
@@ -142,5 +142,5 @@ def join_tokens(clip: Sequence[np.ndarray], rest: np.ndarray) -> np.ndarray:
 
 
 def read_arrays(file: IO[bytes], shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-    """The next float32 arrays of these shapes."""
+    """Read the next float32 arrays of these shapes."""
     return [np.frombuffer(file.read(4 * math.prod(shape)), np.float32).reshape(shape) for shape in shapes]

@@ -1,16 +1,16 @@
-"""Words to token ids, for the embedded model's text encoder."""
+"""Word tokenizer of the embedded model's text encoder."""
 
 import re
 
 import numpy as np
 
-PAD, BOS, UNKNOWN = 0, 1, 2  # the words follow, and the end token comes last: the text model finds it by argmax
+PAD, BOS, UNKNOWN = 0, 1, 2  # followed by the words, then the end token: the text encoder finds it by argmax
 WORD = re.compile(r"\w+")
-SHOWN = 5  # unknown words
+SHOWN = 5  # unknown words shown
 
 
 class Tokenizer:
-    """A fixed vocabulary of lower-case words; anything else is the unknown token."""
+    """Fixed vocabulary of lower-case words; all other words map to the unknown token."""
 
     def __init__(self, words: list[str], max_length: int):
         self.ids = {word: number for number, word in enumerate(words, start=UNKNOWN + 1)}
@@ -21,7 +21,7 @@ class Tokenizer:
         return self.eos + 1
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        """Token ids, (texts, max_length) int32: start, words, end, padding. Words beyond the length are dropped."""
+        """Token ids, (texts, max_length) int32: start, words, end, padding. Excess words are dropped."""
         tokens = np.full((len(texts), self.max_length), PAD, np.int32)
         for row, text in zip(tokens, texts, strict=True):
             words = WORD.findall(text.lower())[: self.max_length - 2]
@@ -30,7 +30,7 @@ class Tokenizer:
         return tokens
 
     def describe_dropped(self, texts: list[str]) -> list[str]:
-        """Phrases with counts: texts with more words than are read, and texts with unknown words among those read."""
+        """Phrases with counts: texts with too many words, and texts with unknown words among those encoded."""
         limit = self.max_length - 2
         words = [WORD.findall(text.lower()) for text in texts]
         unknown = [[word for word in found[:limit] if word not in self.ids] for found in words]
@@ -43,6 +43,6 @@ class Tokenizer:
 
 
 def describe_cut(lengths: list[int], limit: int, unit: str) -> list[str]:
-    """A phrase with the count of texts longer than `limit`, if there are any; lengths: of each text."""
+    """Phrase with the number of texts longer than `limit`, if there are any; lengths: length of each text."""
     count = sum(length > limit for length in lengths)
     return [f"beyond the {limit} {unit} in {count} of {len(lengths)} prompts (up to {max(lengths)})"] if count else []

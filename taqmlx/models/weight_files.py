@@ -1,7 +1,7 @@
-"""The files of the released models: their names on the Hub, where they are, and how to get one again.
+"""Files of the released models: Hub names, local paths, and download commands.
 
-They come from the Hub's cache, from a local folder, or, the transformer and its autoencoder, from a local file. A local
-file of weights may be stored in shards, which an index beside them lists.
+They come from the Hub's cache, from a local folder or, for the transformer and its autoencoder, from a local file. A
+local weight file may be stored in shards, which are listed in an index beside them.
 """
 
 import hashlib
@@ -36,53 +36,53 @@ SHA256, GIT_SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file by its repository and name on the Hub."""
+    """Repository and name of a file on the Hub."""
 
     repo: str
     name: str
 
     @property
     def local_name(self) -> str:
-        """Its name in a local folder, where the files of the T5 tokenizer have a folder of their own."""
+        """Name in a local folder; the files of the T5 tokenizer have a folder of their own."""
         return f"{self.repo.split('/')[1]}/{self.name}" if self.repo == T5_REPO else self.name
 
 
-# By the model's repository.
+# By model repository.
 TRANSFORMERS = {repo: WeightFile(repo, model_io._MMDIT[repo][repo]) for repo in TITLES}
 AUTOENCODERS = {repo: WeightFile(repo, model_io._MMDIT[repo]["vae"]) for repo in TITLES}
-CHECKPOINT = TRANSFORMERS[CHECKPOINT_REPO]  # with its autoencoder in it, as that of Stable Diffusion 3.5 has
+CHECKPOINT = TRANSFORMERS[CHECKPOINT_REPO]  # includes its autoencoder, as does that of Stable Diffusion 3.5
 
 
 @dataclass(frozen=True)
 class Located:
-    """A file where `weights_from` has it: `place` is the file, or the index of its shards."""
+    """A file located in `weights_from`: `place` is the file, or the index of its shards."""
 
     file: WeightFile
     place: Path
     weights_from: str
 
     def list_parts(self) -> dict[str, Path]:
-        """The files that have its tensors, by their names in a local folder. Raises UserError as `list_shards`."""
+        """Files that contain its tensors, by their names in a local folder. Raises UserError as `list_shards`."""
         if not self.place.name.endswith(INDEX):
             return {self.file.local_name: self.place}
         folder = Path(self.file.local_name).parent
         return {str(folder / shard.name): shard for shard in list_shards(self.place)}
 
     def list_files(self) -> dict[str, Path]:
-        """Every file it consists of: its parts and, if there is one, their index."""
+        """All its files: shards and, if there is one, their index."""
         index = {self.file.local_name + INDEX: self.place} if self.place.name.endswith(INDEX) else {}
         return index | self.list_parts()
 
     @property
     def download(self) -> str:
-        """The command that puts the published file in the place of this one; a local file is left, and not named."""
+        """Command that downloads the published file in place of this one; a local file is left alone and not named."""
         if is_own_file(self.weights_from, self.file):
             return f"hf download {self.file.repo} {self.file.name}  # and weights_from: {self.file.repo}"
-        # Without the option a Hub that does not answer leaves what is there, and the command succeeds.
+        # Without the option, an unreachable Hub leaves the existing file in place and the command succeeds.
         return f"{format_download(self.weights_from, self.file.repo, self.file.name)} --force-download"
 
     def explain_renewal(self, path: Path) -> str:
-        """What to do if `path`, one of its files, is damaged: the file a link leads to has to go, and the link."""
+        """Remedy for a damaged file `path`: a linked file must be removed together with its link."""
         remove = " ".join(["rm", *(shlex.quote(str(each)) for each in dict.fromkeys([path.resolve(), path]))])
         if is_own_file(self.weights_from, self.file) or path != self.place:
             return f"delete it and put a whole copy at {path}:\n  {remove}"
@@ -91,15 +91,15 @@ class Located:
 
 
 def list_text_files(use_t5: bool, clip_models: Iterable[str] = ("clip_l", "clip_g")) -> list[WeightFile]:
-    """The files of the text encoders and their tokenizers."""
-    ends = {name[-2:] for name in clip_models}  # clip_l, clip_l_config, tokenizer_l_vocab, ... are of one model
+    """Files of the text encoders and their tokenizers."""
+    ends = {name[-2:] for name in clip_models}  # clip_l, clip_l_config, tokenizer_l_vocab, ... belong to one model
     keys = [key for key in TEXT_NAMES if (key == "t5" and use_t5) or any(end in key for end in ends)]
     files = [WeightFile(TEXT_REPO, TEXT_NAMES[key]) for key in keys]
     return files + [WeightFile(T5_REPO, name) for name in T5_NAMES if use_t5]
 
 
 def locate_files(weights_from: str, files: Iterable[WeightFile]) -> dict[WeightFile, Located]:
-    """Where the files are. Raises UserError, naming the command that helps, for the first that is missing."""
+    """Locate the files. Raises UserError, naming the download command, if any is missing."""
     places = {file: find_place(weights_from, file) for file in files}
     missing = [file for file, place in places.items() if place is None]
     if missing:
@@ -110,19 +110,19 @@ def locate_files(weights_from: str, files: Iterable[WeightFile]) -> dict[WeightF
 
 
 def is_folder(weights_from: str) -> bool:
-    """Whether it names a local folder, and not a repository of the Hub or a file."""
+    """True if `weights_from` is a local folder rather than a Hub repository or a file."""
     return weights_from not in TITLES and Path(weights_from).expanduser().is_dir()
 
 
 def is_own_file(weights_from: str, file: WeightFile) -> bool:
-    """Whether it names a local file, and `file` is what that stands for."""
+    """True if `weights_from` is a local file that stands for `file`."""
     return weights_from not in TITLES and Path(weights_from).expanduser().is_file() and file in TRANSFORMERS.values()
 
 
 def find_place(weights_from: str, file: WeightFile) -> Path | None:
-    """Where one file, or the index of its shards, is, or None.
+    """Path of one file, or of the index of its shards; None if it is absent.
 
-    Raises UserError if `weights_from` names nothing that could hold it.
+    Raises UserError if `weights_from` is neither a known repository nor an existing path.
     """
     source = Path(weights_from).expanduser()
     if weights_from not in TITLES and not source.exists():
@@ -140,7 +140,7 @@ def find_place(weights_from: str, file: WeightFile) -> Path | None:
 
 
 def format_download(weights_from: str, repo: str, names: str) -> str:
-    """The command that downloads files of a repository to where `weights_from` looks for them."""
+    """Command that downloads files of a repository to the location that `weights_from` refers to."""
     if not is_folder(weights_from):
         return f"hf download {repo} {names}"
     folder = Path(weights_from).expanduser() / (WeightFile(repo, "").local_name if repo == T5_REPO else "")
@@ -148,7 +148,7 @@ def format_download(weights_from: str, repo: str, names: str) -> str:
 
 
 def describe_missing(weights_from: str, repo: str, names: str) -> str:
-    """Two lines: which files of a repository are not there, and how to get them."""
+    """Build a two-line message: the missing files of a repository, and the download command."""
     place, folder = constants.HF_HUB_CACHE, Path(weights_from).expanduser()
     if is_folder(weights_from):
         place = folder / WeightFile(repo, "").local_name if repo == T5_REPO else folder
@@ -158,13 +158,13 @@ def describe_missing(weights_from: str, repo: str, names: str) -> str:
 
 
 def list_shards(index: Path) -> list[Path]:
-    """The shards in the index of a checkpoint. Raises UserError if it is damaged, or for one that is missing."""
+    """Read the shards listed in a checkpoint's index. Raises UserError if it is damaged or a shard is missing."""
     try:
         names = sorted(set(read_plain_json(index)["weight_map"].values()))
         if not names or any(Path(name).name != name for name in names):
             raise ValueError("a shard lies beside its index")
     except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
-        raise UserError(f"{index} is no index of shards ({error}); name the one of a whole checkpoint") from None
+        raise UserError(f"{index} is not an index of shards ({error}); name the one of a whole checkpoint") from None
     if missing := [name for name in names if not (index.parent / name).is_file()]:
         raise UserError(
             f"{index.parent} lacks {missing[0]}, which {index.name} lists; put all {len(names)} shards there"
@@ -173,7 +173,7 @@ def list_shards(index: Path) -> list[Path]:
 
 
 def verify_file(located: Located) -> dict[str, str]:
-    """sha256 of each of a file's files by name. Raises UserError if the Hub's cache has one under another digest."""
+    """sha256 of each underlying file, by name. Raises UserError if the Hub's cache stores one under another digest."""
     digests = {}
     for name, path in located.list_files().items():
         digests[name], stored = hash_file(path), path.resolve().name
@@ -193,11 +193,11 @@ def hash_as_git(path: Path) -> str:
 
 
 def digest_files(located: Located) -> dict[str, str]:
-    """sha256 of each of a file's files by name; one that the Hub's cache has under its sha256 is not read."""
+    """sha256 of each underlying file, by name; a file stored under its sha256 in the Hub's cache is not read."""
     return {name: digest_file(path) for name, path in located.list_files().items()}
 
 
 def digest_file(path: Path) -> str:
-    """sha256 of a file; the Hub's cache has a large one under that name, and then nothing is read."""
+    """sha256 of a file; the Hub's cache names large files by their sha256, so those are not read."""
     stored = path.resolve().name
     return stored if path.is_symlink() and SHA256.fullmatch(stored) else hash_file(path)

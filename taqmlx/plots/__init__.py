@@ -1,1 +1,1 @@
-"""Figures from plain arrays and dictionaries. They read no file and save none but those they are told to."""
+"""Figures from plain arrays and dictionaries. They read no files and write only on request."""

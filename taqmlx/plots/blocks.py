@@ -1,4 +1,4 @@
-"""What the blocks' optimisation did, and which layers' rounding costs most."""
+"""Plots of the block optimisation, and of the layers most sensitive to quantization."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,19 +26,19 @@ from taqmlx.plots.style import (
     write_note,
 )
 
-ENGINES = {"rtn": ("to nearest", ORANGE, "s"), "gptq": ("GPTQ", BLUE, "^"), "adaround": ("AdaRound", PINK, "o")}
-INPUTS = {"full_precision_inputs": "inputs in full precision", "quantized_inputs": "inputs rounded too"}
-NUMBERED = 12  # blocks at most whose errors are written as numbers too
+ENGINES = {"rtn": ("RTN", ORANGE, "s"), "gptq": ("GPTQ", BLUE, "^"), "adaround": ("AdaRound", PINK, "o")}
+INPUTS = {"full_precision_inputs": "full-precision inputs", "quantized_inputs": "quantized inputs"}
+NUMBERED = 12  # largest number of blocks for which errors are also written as numbers
 SHARED = "q, k, v"
 LAYERS = (SHARED, "q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2", "adaLN_modulation")
 STREAMS = ("image", "text", "unified")
-DB = "power of the output / error (dB)"
-SMOOTHED = 0.05  # of the iterations a running mean goes over
+DB = "output SNR (dB)"
+SMOOTHED = 0.05  # share of the iterations in the running mean
 FLOOR = 1e-12
 
 
 def convert_to_db(error: float | None) -> float:
-    """A relative squared error as a ratio in dB, higher is better; NaN where it was not measured, inf without error."""
+    """Convert a relative squared error to a ratio in dB, higher is better; NaN if not measured, inf for zero error."""
     if error is None:
         return float("nan")
     return float(-10 * np.log10(error)) if error > FLOOR else float("inf")
@@ -46,11 +46,14 @@ def convert_to_db(error: float | None) -> float:
 
 @styled
 def draw_convergence(reports: Sequence[Mapping[str, Any]], warm_ups: Mapping[str, float]) -> Figure:
-    """The loss over the iterations of every block's report; warm_ups: by block, the iteration at which rounding starts
-    to be pressed towards 0 and 1, where known. Reports of engines without a loss are left out, and it is said."""
+    """Plot the loss over the iterations of every block's report.
+
+    warm_ups: by block, the iteration at which the regularizer towards 0 and 1 starts, where known. Reports of engines
+    without a loss are left out, and the title gives their number.
+    """
     blocks = [report["block"] for report in reports]
     with_loss = [report for report in reports if has_loss(report)]
-    figure = create_figure("Loss of AdaRound over its iterations, block by block", 4.5)
+    figure = create_figure("AdaRound loss over the iterations, by block", 4.5)
     axes = figure.add_subplot()
     axes.set(
         xlabel="iteration", ylabel="loss (squared error of a row / mean square of its\ntarget, summed over streams)"
@@ -73,12 +76,12 @@ def draw_convergence(reports: Sequence[Mapping[str, Any]], warm_ups: Mapping[str
 
 
 def has_loss(report: Mapping[str, Any]) -> bool:
-    """Whether the block was learned: the other engines report no values."""
+    """True if the block was optimised iteratively: other engines report no loss values."""
     return bool((report.get("loss") or {}).get("values"))
 
 
 def draw_loss(axes: Axes, loss: Mapping[str, Any], colour: np.ndarray) -> None:
-    """The values faint, their running mean clear."""
+    """Plot the values faintly and their running mean clearly."""
     values = np.asarray(loss["values"], np.float64)
     at = (np.arange(len(values)) + 0.5) * loss["every"]
     axes.plot(at, values, color=colour, linewidth=0.5, alpha=0.35)
@@ -89,7 +92,7 @@ def draw_loss(axes: Axes, loss: Mapping[str, Any], colour: np.ndarray) -> None:
 
 @styled
 def draw_block_errors(reports: Sequence[Mapping[str, Any]]) -> Figure:
-    """The error of every block's output, stream and engine, with full-precision and with rounded inputs."""
+    """Plot the error of each block's output by stream and engine, with full-precision and with quantized inputs."""
     blocks = [report["block"] for report in reports]
     engines = [name for name in ENGINES if any(name in report["errors"] for report in reports)]
     streams = find_streams(errors for r in reports for engine in r["errors"].values() for errors in engine.values())
@@ -114,13 +117,13 @@ def draw_block_errors(reports: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def find_streams(errors: Any) -> list[str]:
-    """The streams that any of the mappings has, image first."""
+    """Streams that occur in any of the mappings, image first."""
     found = {stream for mapping in errors for stream in mapping}
     return [stream for stream in STREAMS if stream in found]
 
 
 def draw_engine(axes: Axes, engine: str, kind: str, values: Sequence[float]) -> None:
-    """One engine's errors by block; hollow where inputs are rounded too."""
+    """Plot one engine's errors by block; hollow markers for quantized inputs."""
     _, colour, marker = ENGINES[engine]
     rounded = kind == "quantized_inputs"
     axes.plot(
@@ -137,14 +140,14 @@ def draw_engine(axes: Axes, engine: str, kind: str, values: Sequence[float]) -> 
 
 @styled
 def draw_layer_errors(sensitivities: Sequence[Mapping[str, Any]]) -> Figure:
-    """What rounding one layer's weights to 4 bits, or its input to 8, alone does to its block's output."""
+    """Plot the error of the block's output with one layer's weight in 4 bits, or its input in 8 bits."""
     blocks = [described["block"] for described in sensitivities]
     sides = (
-        ("weights alone in 4 bits", take_weight_errors(sensitivities, "4")),
-        ("input alone in 8 bits", take_input_errors(sensitivities, "8")),
+        ("weight in 4 bits", take_weight_errors(sensitivities, "4")),
+        ("input in 8 bits", take_input_errors(sensitivities, "8")),
     )
     streams = [s for s in STREAMS if any(s == stream for _, errors in sides for _, stream, _ in errors)]
-    figure = create_figure("What rounding one layer costs its block's output", 1.2 + 2.1 * 2 * max(len(streams), 1))
+    figure = create_figure("Block output error with one layer quantized", 1.2 + 2.1 * 2 * max(len(streams), 1))
     parts = figure.subfigures(2, 1)
     for part, (title, errors) in zip(parts, sides, strict=True):
         panels = part.subplots(max(len(streams), 1), 1, squeeze=False)[:, 0]
@@ -152,7 +155,7 @@ def draw_layer_errors(sensitivities: Sequence[Mapping[str, Any]]) -> Figure:
         norm = Normalize(min(finite), max(*finite, min(finite) + 1))
         for axes, stream in zip(panels, streams, strict=False):
             mesh = paint_errors(axes, blocks, stream, errors, norm)
-            axes.set_title(f"{stream} stream, a layer's {title}")
+            axes.set_title(f"{stream} stream, one layer's {title}")
         if streams:
             part.colorbar(mesh, ax=list(panels), label=DB, aspect=30, pad=0.02)
     return figure
@@ -162,9 +165,9 @@ Errors = dict[tuple[str, str, str], float]
 
 
 def paint_errors(axes: Axes, blocks: Sequence[str], stream: str, errors: Errors, norm: Normalize) -> QuadMesh:
-    """Layers by block in colours, with the numbers in them where there is room.
+    """Paint layers by block as colours, with numbers in the cells if there is room.
 
-    Grey where there is no such layer, and with an ∞ where rounding it changes nothing.
+    Cells without such a layer are grey; an ∞ marks zero error.
     """
     layers = [layer for layer in LAYERS if any((s, found) == (stream, layer) for _, s, found in errors)]
     table = np.array([[convert_to_db(errors.get((b, stream, layer))) for b in blocks] for layer in layers])
@@ -185,13 +188,13 @@ def paint_errors(axes: Axes, blocks: Sequence[str], stream: str, errors: Errors,
 
 
 def split_layer(name: str) -> tuple[str, str, str]:
-    """Block, stream and last part of a layer's name."""
+    """Return block, stream and last part of a layer's name."""
     block, stream, *_, last = name.split(".")
     return block, stream, last
 
 
 def take_weight_errors(sensitivities: Sequence[Mapping[str, Any]], bits: str) -> Errors:
-    """The errors from a layer's weights, summed over the block's streams, by block, stream and layer."""
+    """Errors from a layer's weight, summed over the block's streams, by block, stream and layer."""
     return {
         split_layer(name): sum(about["errors"][bits].get(stream) or 0.0 for stream in STREAMS)
         for described in sensitivities
@@ -201,7 +204,7 @@ def take_weight_errors(sensitivities: Sequence[Mapping[str, Any]], bits: str) ->
 
 
 def take_input_errors(sensitivities: Sequence[Mapping[str, Any]], bits: str) -> Errors:
-    """The errors from an input, the mean over noise levels, by block, stream and reader; q, k and v share one."""
+    """Errors from an input, averaged over noise levels, by block, stream and reader; q, k and v share one input."""
     return {
         (*split_layer(reader)[:2], split_layer(reader)[2] if len(about["layers"]) == 1 else SHARED): float(
             np.mean(about["tiers"][bits]["errors"])

@@ -1,4 +1,4 @@
-"""The ranges of an input's channels."""
+"""Plots of per-channel ranges of layer inputs."""
 
 from collections.abc import Mapping
 
@@ -10,24 +10,24 @@ from matplotlib.lines import Line2D
 from taqmlx.plots.inputs import keep_inside, shorten
 from taqmlx.plots.style import BLUE, ORANGE, create_figure, styled
 
-OUTLIER = 2.5  # times the median channel's range
+OUTLIER = 2.5  # multiple of the median channel range
 PANELS = 4
 
 
 @styled
 def draw_channel_ranges(extremes: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """The smallest and largest value of each channel over all steps, of the blocks' inputs whose channels differ most.
+    """Plot each channel's minimum and maximum over all steps, for the block inputs with the largest channel spread.
 
-    extremes: by input the minimum and maximum of each channel, (S, D) each.
+    extremes: by input, the minimum and maximum of each channel, (S, D) each.
     """
     ranges = {name: (low.min(axis=0), high.max(axis=0)) for name, (low, high) in keep_inside(extremes).items()}
     chosen = sorted(ranges, key=lambda name: -measure_spread(*ranges[name]))[:PANELS]
-    figure = create_figure("Channel ranges of the inputs whose channels differ most, over all steps", 7.2)
+    figure = create_figure("Channel ranges of the inputs with the largest channel spread, over all steps", 7.2)
     panels = figure.subplots(len(chosen), 1, squeeze=False)[:, 0]
     for axes, name in zip(panels, chosen, strict=True):
         draw_ranges(axes, name, *ranges[name])
     handles = [
-        Line2D([], [], color=BLUE, linewidth=2, label="channel, smallest to largest value"),
+        Line2D([], [], color=BLUE, linewidth=2, label="channel minimum to maximum"),
         Line2D([], [], color=ORANGE, linewidth=2, label=f"outlier: range over {OUTLIER} times the median range"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
@@ -35,7 +35,7 @@ def draw_channel_ranges(extremes: Mapping[str, tuple[np.ndarray, np.ndarray]]) -
 
 
 def draw_ranges(axes: Axes, name: str, low: np.ndarray, high: np.ndarray) -> None:
-    """A line from the smallest to the largest value of each channel (D,)."""
+    """Plot a line from the smallest to the largest value of each channel (D,)."""
     far = find_outliers(low, high)
     channels = np.arange(len(low))
     width = float(np.clip(400 / len(low), 0.5, 2.5))
@@ -45,20 +45,20 @@ def draw_ranges(axes: Axes, name: str, low: np.ndarray, high: np.ndarray) -> Non
         )
     axes.set_xlim(-0.01 * len(low), 1.01 * len(low))
     axes.set_title(
-        f"{shorten(name)}: the widest of {len(low)} channels has {measure_spread(low, high):.1f} times the median"
-        f" range; outliers: {int(far.sum())}"
+        f"{shorten(name)}: largest of {len(low)} channel ranges {measure_spread(low, high):.1f} times the median;"
+        f" outliers: {int(far.sum())}"
     )
     axes.set(xlabel="channel", ylabel="value\n(activation units)")
 
 
 def measure_spread(low: np.ndarray, high: np.ndarray) -> float:
-    """The range of the widest channel over that of the median one."""
+    """Ratio of the largest channel range to the median one."""
     ranges = high.astype(np.float64) - low
     middle = float(np.median(ranges))
     return float(ranges.max()) / middle if middle else 1.0
 
 
 def find_outliers(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Which channels' ranges are more than OUTLIER times the median range, (D,) bool."""
+    """True for each channel whose range exceeds OUTLIER times the median range, (D,) bool."""
     ranges = high.astype(np.float64) - low
     return ranges > OUTLIER * np.median(ranges)

@@ -1,4 +1,4 @@
-"""Histograms of fc2 inputs as they are, after the shift, and after shift and migration, with the grid they meet."""
+"""Histograms of fc2 inputs before the shift, after it, and after shift and migration, with their quantization grid."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from taqmlx.plots.inputs import find_place, shorten
 from taqmlx.plots.style import BLUE, GREY, ORANGE, create_figure, styled, write_note
 
 ROWS = 4
-GRID_LINES = 16  # at most so many levels are drawn of a grid
-# what is shown: (title, counts, edges, step size; none: the one that reaches the largest magnitude)
+GRID_LINES = 16  # largest number of grid levels drawn
+# (title, counts, edges, step size; if None, the step size whose grid reaches the absmax)
 STAGES = (
-    ("as it is", "before", "edges", None),
+    ("original", "before", "edges", None),
     ("after the shift", "shifted", "shifted_edges", "step"),
     ("after shift + migration", "migrated", "migrated_edges", "migrated_step"),
 )
@@ -24,14 +24,14 @@ STAGES = (
 
 @styled
 def draw_distributions(described: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> Figure:
-    """The layers whose range is reduced most, in rows; what was done to the values, in columns.
+    """Plot histograms: rows are the layers with the largest range reduction, columns the transformation stages.
 
     described: by layer `sigma`, `bits`, `step`, `migrated_step` and `has_migration`; arrays: `<layer>/before` and so
     on, 256 counts between 257 edges each.
     """
     chosen = choose_layers(described, arrays)
     sigmas = sorted({described[layer]["sigma"] for layer in chosen}, reverse=True)
-    title = "Inputs of fc2 and the grid they are rounded to" + ", sigma " * bool(sigmas)
+    title = "Inputs of fc2 and their quantization grid" + ", sigma " * bool(sigmas)
     figure = create_figure(title + ", ".join(f"{sigma:.3g}" for sigma in sigmas), 1.4 + 1.9 * max(len(chosen), 1))
     panels = figure.subplots(max(len(chosen), 1), len(STAGES), squeeze=False)
     for row, layer in zip(panels, chosen, strict=False):
@@ -43,7 +43,7 @@ def draw_distributions(described: Mapping[str, Mapping[str, Any]], arrays: Mappi
             write_note(axes, "no fc2 input was observed")
     handles = [
         Patch(color=BLUE, label="values"),
-        Line2D([], [], color=GREY, linewidth=0.5, label=f"levels of the grid, at most {GRID_LINES} of them"),
+        Line2D([], [], color=GREY, linewidth=0.5, label=f"grid levels (at most {GRID_LINES} shown)"),
         Line2D([], [], color=ORANGE, linestyle="--", label="ends of the grid"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
@@ -51,7 +51,7 @@ def draw_distributions(described: Mapping[str, Mapping[str, Any]], arrays: Mappi
 
 
 def choose_layers(described: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """The layers whose largest magnitude shift and migration reduce most, in the order of the blocks."""
+    """Layers whose absmax is reduced most by shift and migration, in block order."""
 
     def measure_gain(layer: str) -> float:
         edges = [arrays[f"{layer}/{name}"] for _, _, name, _ in STAGES if f"{layer}/{name}" in arrays]
@@ -70,12 +70,12 @@ def draw_stage(
     edges: str,
     step: str | None,
 ) -> None:
-    """One histogram over its grid, or a note where there is none."""
+    """Plot one histogram with its grid, or a note if there is none."""
     axes.set(xlabel="value (activation units)", ylabel="values (log)")
     short = f"{find_place(layer).block} {find_place(layer).stream}" if find_place(layer).block else shorten(layer)
     axes.set_title(f"{short}, {title}")
     if f"{layer}/{counts}" not in arrays or (counts == "migrated" and not about["has_migration"]):
-        write_note(axes, "nothing migrates: no channel stands out")
+        write_note(axes, "no migration: no outlier channel")
         return
     heights, places = arrays[f"{layer}/{counts}"], np.asarray(arrays[f"{layer}/{edges}"], np.float64)
     size = about[step] if step else np.abs(places).max() / count_positive(about["bits"])
@@ -85,17 +85,17 @@ def draw_stage(
     margin = 0.04 * (max(ends[1], places[-1]) - min(ends[0], places[0]))
     axes.set_xlim(min(ends[0], places[0]) - margin, max(ends[1], places[-1]) + margin)
     axes.set_title(
-        f"{short}, {title}\nstep {size:.3g}, {share_used(places, heights, size, about['bits']):.0%} of levels met"
+        f"{short}, {title}\nstep {size:.3g}, {share_used(places, heights, size, about['bits']):.0%} of levels used"
     )
 
 
 def count_positive(bits: int) -> int:
-    """The levels above zero of a signed symmetric grid."""
+    """Number of positive levels of a signed symmetric grid."""
     return 2 ** (bits - 1) - 1
 
 
 def draw_grid(axes: Axes, step: float, bits: int) -> tuple[float, float]:
-    """Lines at the levels -2^(b-1) to 2^(b-1) - 1 times `step`, or at every so many of them; returns the ends."""
+    """Plot the levels -2^(b-1) to 2^(b-1) - 1 times `step`, thinned to at most GRID_LINES; return the two ends."""
     levels = np.arange(-(2 ** (bits - 1)), 2 ** (bits - 1))
     stride = max(1, len(levels) // GRID_LINES)
     axes.grid(visible=False)
@@ -108,7 +108,7 @@ def draw_grid(axes: Axes, step: float, bits: int) -> tuple[float, float]:
 
 
 def share_used(edges: np.ndarray, counts: Sequence[int], step: float, bits: int) -> float:
-    """The share of the grid's levels between the smallest and the largest value."""
+    """Share of the grid's levels between the smallest and the largest value."""
     filled = np.flatnonzero(np.asarray(counts))
     if not len(filled):
         return 0.0

@@ -1,4 +1,4 @@
-"""How good the variants are: along the trajectory, and against their size."""
+"""Plots of the variants' quality: along the trajectory, and against size."""
 
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
@@ -14,22 +14,27 @@ from taqmlx.plots.style import GREY, PALE, create_figure, cycle_styles, styled, 
 
 Variants = Mapping[str, Mapping[str, Any]]
 RUNS = {
-    "free_running": "free-running: errors add up",
-    "teacher_forced": "teacher-forced: the error of each step alone",
+    "free_running": "free-running: errors accumulate",
+    "teacher_forced": "teacher-forced: error of each step alone",
 }
 SNR, FID = "latent SNR to full precision (dB)", "FID to full precision"
-APART = 4  # points between variants of one size
-SAME_SIZE = 0.01  # relative difference of sizes that are drawn side by side
-MARKERS = {16: ("o", "inputs unrounded"), 8: ("s", "8-bit inputs"), 6: ("D", "6-bit inputs"), 4: ("^", "4-bit inputs")}
-MIXED = ("P", "inputs of several widths")
+APART = 4  # spacing in points between variants of equal size
+SAME_SIZE = 0.01  # relative difference below which sizes are drawn side by side
+MARKERS = {
+    16: ("o", "unquantized inputs"),
+    8: ("s", "8-bit inputs"),
+    6: ("D", "6-bit inputs"),
+    4: ("^", "4-bit inputs"),
+}
+MIXED = ("P", "mixed-width inputs")
 MEGABYTE = 1e6
 
 
 @styled
 def draw_error_growth(variants: Variants) -> Figure:
-    """Latent SNR after each step by variant, with its 95 % interval, free-running and teacher-forced."""
+    """Plot latent SNR after each step by variant, with 95 % intervals, free-running and teacher-forced."""
     grown = {name: about for name, about in variants.items() if about.get("error_growth")}
-    figure = create_figure("How far from full precision the latents are after each step", 4.3 + 0.1 * len(grown))
+    figure = create_figure("Latent error relative to full precision after each step", 4.3 + 0.1 * len(grown))
     panels = figure.subplots(1, len(RUNS), sharey=True)
     for axes, (run, title) in zip(panels, RUNS.items(), strict=True):
         axes.set(title=title, xlabel="step", ylabel=SNR)
@@ -49,7 +54,7 @@ def draw_error_growth(variants: Variants) -> Figure:
 
 
 def draw_growth(axes: Axes, growth: Mapping[str, Any], style: Mapping[str, str]) -> None:
-    """The median after each step and its interval; steps at which it is infinite are left out."""
+    """Plot the median after each step with its interval; steps with an infinite median are left out."""
     median = to_array(growth["median"])
     low, high = to_array(growth["interval_95"]).reshape(-1, 2).T
     steps = np.arange(1, len(median) + 1)
@@ -58,7 +63,7 @@ def draw_growth(axes: Axes, growth: Mapping[str, Any], style: Mapping[str, str])
 
 
 def add_sigmas(axes: Axes, sigmas: Sequence[float]) -> None:
-    """A second axis on top: the noise level after each step."""
+    """Add a top axis with the noise level after each step."""
     places = [step for step in thin(len(sigmas), 8) if step > 0]
     top = axes.secondary_xaxis("top")
     top.set_xticks(places, labels=[f"{sigmas[step]:.2f}" for step in places])
@@ -67,13 +72,13 @@ def add_sigmas(axes: Axes, sigmas: Sequence[float]) -> None:
 
 
 def to_array(values: Any) -> np.ndarray:
-    """Float64, with NaN for null."""
+    """Convert to float64, with NaN for null."""
     return np.array(values, np.float64)
 
 
 @styled
 def draw_size_quality(variants: Variants, floor: Mapping[str, Any]) -> Figure:
-    """Size against latent SNR and FID with 95 % intervals; floor: of full precision from other seeds, for scale."""
+    """Plot latent SNR and FID against size, with 95 % intervals; floor: full precision with other seeds, for scale."""
     sized = {name: about for name, about in variants.items() if about.get("size")}
     figure = create_figure("Size of the weights against the quality of the pictures", 4.6 + 0.09 * len(sized))
     panels = figure.subplots(1, 2)
@@ -85,7 +90,7 @@ def draw_size_quality(variants: Variants, floor: Mapping[str, Any]) -> Figure:
     draw_floor(panels[1], floor.get("fid_to_full_precision"))
     for axes in panels:
         axes.set_xlabel(
-            "size (bits per weight, scales included)\nvariants of one size stand side by side over its pale line"
+            "size (bits per weight, scales included)\nvariants of equal size are side by side over a pale line"
         )
     handles = [
         Line2D([], [], color=styles[name]["color"], marker=choose_marker(about["size"])[0], linestyle="",
@@ -102,19 +107,19 @@ Measured = tuple[float, float, float] | None
 
 
 def take_snr(about: Mapping[str, Any]) -> Measured:
-    """Median and interval of the latent SNR; None where it is infinite or was not measured."""
+    """Median and interval of the latent SNR; None if infinite or not measured."""
     found = (about.get("paired") or {}).get("latent_snr_db")
     return as_measured(found["median"], found["interval_95"]) if found else None
 
 
 def take_fid(about: Mapping[str, Any]) -> Measured:
-    """Value and interval of FID to full precision; None where it was not measured."""
+    """Value and interval of FID to full precision; None if not measured."""
     found = about.get("fid_to_full_precision")
     return as_measured(found["value"], found["interval_95"]) if found else None
 
 
 def as_measured(value: float | None, interval: Sequence[float | None] | None) -> Measured:
-    """(value, low, high): the value itself where an end of the interval is null; None where the value is."""
+    """Return (value, low, high); a null end of the interval becomes the value. None if the value is None."""
     if value is None:
         return None
     low, high = interval or (None, None)
@@ -122,7 +127,7 @@ def as_measured(value: float | None, interval: Sequence[float | None] | None) ->
 
 
 def spread_sizes(sizes: Mapping[str, float]) -> dict[str, float]:
-    """How many places right of its size to draw each variant: those of one size side by side, none hidden."""
+    """Horizontal offset of each variant, in positions: variants of equal size are drawn side by side."""
     groups: list[list[str]] = []
     for name in sorted(sizes, key=lambda name: sizes[name]):
         same = groups and sizes[name] <= sizes[groups[-1][0]] * (1 + SAME_SIZE)
@@ -131,7 +136,7 @@ def spread_sizes(sizes: Mapping[str, float]) -> dict[str, float]:
 
 
 def draw_quality(axes: Axes, sized: Variants, measured: Mapping[str, Measured], styles: Mapping[str, Any]) -> None:
-    """A mark with its interval for each variant that has a value, over its size; a pale line at each size."""
+    """Plot a marker with its interval over its size for each variant with a value, and a pale line at each size."""
     sizes = {name: about["size"]["bits_per_weight"] for name, about in sized.items()}
     if not any(measured.values()):
         write_note(axes, "no variant has a finite value and a size")
@@ -142,7 +147,7 @@ def draw_quality(axes: Axes, sized: Variants, measured: Mapping[str, Measured], 
         moved = axes.transData + ScaledTranslation(place * APART / 72, 0, axes.figure.dpi_scale_trans)
         shape = {"marker": choose_marker(sized[name]["size"])[0], "fillstyle": choose_fill(styles[name])}
         axes.axvline(sizes[name], color=PALE, linewidth=4, zorder=0)
-        axes.update_datalim([(sizes[name], low), (sizes[name], high)])  # moved artists do not count by themselves
+        axes.update_datalim([(sizes[name], low), (sizes[name], high)])  # transformed artists do not update the limits
         axes.plot([sizes[name]] * 2, [low, high], color=styles[name]["color"], linewidth=1, transform=moved)
         axes.plot(sizes[name], value, color=styles[name]["color"], markersize=5, transform=moved, **shape)
     for name in measured.keys() - places.keys():
@@ -152,7 +157,7 @@ def draw_quality(axes: Axes, sized: Variants, measured: Mapping[str, Measured], 
 
 
 def show_sizes(axes: Axes, sizes: Collection[float]) -> None:
-    """A logarithmic axis with plain numbers that has room for every size."""
+    """Set a logarithmic axis with plain numbers that covers every size."""
     axes.set_xscale("log", base=2)
     axes.set_xlim(min(sizes) / 1.5, max(sizes) * 1.3)
     ticks = [bits for bits in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if min(sizes) / 1.5 <= bits <= max(sizes) * 1.3]
@@ -162,7 +167,7 @@ def show_sizes(axes: Axes, sizes: Collection[float]) -> None:
 
 
 def draw_floor(axes: Axes, found: Mapping[str, Any] | None) -> None:
-    """The value of full precision from other seeds: a line where the axis nearly reaches it, else in words."""
+    """Plot full precision with other seeds: as a line if it is close to the axis range, else as text."""
     if not found:
         return
     value, text = found["value"], "full precision from other seeds"
@@ -178,22 +183,22 @@ def draw_floor(axes: Axes, found: Mapping[str, Any] | None) -> None:
 
 
 def choose_marker(size: Mapping[str, Any]) -> tuple[str, str]:
-    """The mark of the widths of a variant's inputs, and what it means."""
+    """Marker and legend text of the bit widths of a variant's inputs."""
     widths = [bits for bits in size["activation_bits"] if bits != 16] or [16]
     return MARKERS.get(widths[0], (MIXED[0], f"{widths[0]}-bit inputs")) if len(widths) == 1 else MIXED
 
 
 def choose_fill(style: Mapping[str, str]) -> str:
-    """Filled marks for the first eight colours, hollow ones for the next."""
+    """Filled markers for the first eight colours, hollow ones for the next."""
     return "full" if style["linestyle"] == "-" else "none"
 
 
 def describe_variant(about: Mapping[str, Any]) -> str:
-    """A variant and its size in one line."""
+    """Describe a variant and its size in one line."""
     size = about["size"]
     return wrap(f"{about['title']}: {size['bytes'] / MEGABYTE:.3g} MB, {size['bits_per_weight']:.3g} bits")
 
 
 def wrap(text: str) -> str:
-    """Broken so that two fit side by side."""
+    """Wrap so that two labels fit side by side."""
     return "\n".join(textwrap.wrap(text, 62))

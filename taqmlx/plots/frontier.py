@@ -1,4 +1,4 @@
-"""Quality against size: ours at several sizes, beside everything that `nn.quantize` gives."""
+"""Quality against size: this project at several sizes, and all configurations of `nn.quantize`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,13 +15,13 @@ from taqmlx.store.frontier_file import ROUNDED, UNROUNDED, list_ours, list_plain
 
 Way = Mapping[str, Any]
 QUALITIES = {"median": "the median picture", "p5": "the lowest 5 % of the pictures"}
-OURS = {UNROUNDED: (BLUE, "o", -1), ROUNDED: (RED, "s", 1)}  # colour, mark, and to which side it is moved
-APART = 1.5  # points that ours are moved from their common size
+OURS = {UNROUNDED: (BLUE, "o", -1), ROUNDED: (RED, "s", 1)}  # colour, marker, and side of the offset
+APART = 1.5  # offset in points of our markers from their common size
 
 
 @styled
 def draw_frontier(frontier: Mapping[str, Any], asked: float | None) -> Figure:
-    """Median and lowest 5 % of latent SNR over bits per weight; the bits saved at the size `asked`, if there is one."""
+    """Plot median and 5th percentile of latent SNR over bits per weight; mark the bits saved at size `asked`."""
     figure = create_figure(
         f"Quality against size, {frontier['n']:,} pictures of held-out captions, {frontier['steps']} steps, guidance"
         f" {frontier['cfg']:g}",
@@ -44,7 +44,7 @@ def draw_frontier(frontier: Mapping[str, Any], asked: float | None) -> Figure:
     handles = [
         Line2D([], [], color=GREY, marker=".", label="nn.quantize: the best at each size"),
         Line2D(
-            [], [], color=GREY, marker=".", alpha=0.4, linestyle="", label="nn.quantize: its other widths and groups"
+            [], [], color=GREY, marker=".", alpha=0.4, linestyle="", label="nn.quantize: other bits and group sizes"
         ),
         *(
             Line2D([], [], color=colour, marker=mark, markersize=4, label=f"this project: {titles[name]}")
@@ -52,12 +52,12 @@ def draw_frontier(frontier: Mapping[str, Any], asked: float | None) -> Figure:
             if name in titles
         ),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, title="upright lines: 95 % intervals")
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, title="vertical lines: 95 % intervals")
     return figure
 
 
 def draw_plain(axes: Axes, ways: Sequence[Way], quality: str) -> None:
-    """Every way to call nn.quantize as a point, and a line through those that none of at most their size equals."""
+    """Plot every `nn.quantize` configuration as a point, and a line through its Pareto front."""
     if not ways:
         return
     bits, found = np.array([[way["bits_per_weight"], way[quality]["value"]] for way in ways]).T
@@ -67,7 +67,7 @@ def draw_plain(axes: Axes, ways: Sequence[Way], quality: str) -> None:
 
 
 def draw_ours(axes: Axes, ways: Sequence[Way], quality: str) -> None:
-    """One of our ways at every size, with intervals."""
+    """Plot one of our configurations at every size, with intervals."""
     if not ways:
         return
     colour, mark, side = OURS[ways[0]["name"]]
@@ -77,12 +77,12 @@ def draw_ours(axes: Axes, ways: Sequence[Way], quality: str) -> None:
     for way in ways:
         ends = [(way["bits_per_weight"], end) for end in way[quality]["interval_95"]]
         axes.plot(*zip(*ends, strict=True), color=colour, linewidth=1, transform=moved, zorder=3)
-        axes.update_datalim(ends)  # moved artists do not count by themselves
+        axes.update_datalim(ends)  # transformed artists do not update the limits
     axes.autoscale_view()
 
 
 def mark_saving(axes: Axes, way: Way, quality: str) -> None:
-    """An arrow from one of our sizes to where nn.quantize has its quality, and how far that is."""
+    """Draw an arrow from one of our sizes to the `nn.quantize` size of equal quality, with the difference."""
     saved, place = way["bits_saved"][quality], (way["bits_per_weight"], way[quality]["value"])
     end = place[0] + saved["value"], place[1]
     low, high = saved["interval_95"]
@@ -97,7 +97,7 @@ def mark_saving(axes: Axes, way: Way, quality: str) -> None:
 
 
 def show_bits(axes: Axes, sizes: Sequence[float]) -> None:
-    """A tick at every whole number of bits."""
+    """Set a tick at every whole number of bits."""
     low, high = np.floor(min(sizes)), np.ceil(max(sizes))
     axes.set_xlim(low - 0.2, high + 0.2)
     axes.set_xticks(np.arange(low, high + 1))

@@ -1,4 +1,4 @@
-"""Every linear input at every noise level, as colours."""
+"""Heatmaps of every layer input at every noise level."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,38 +25,38 @@ Series = Mapping[str, Sequence[float]]
 
 @styled
 def draw_absmax_map(sigmas: Sequence[float], absmax: Series) -> Figure:
-    """The largest magnitudes, on a logarithmic scale that spans those in the blocks."""
+    """Plot absmax on a logarithmic scale that spans the blocks' inputs."""
     values = np.array(list(keep_inside(absmax).values()))
     positive = values[values > 0]
     limits = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
     return draw_map(
-        sigmas, absmax, LogNorm(*limits), ORDERED, "Largest magnitude of every input", "absmax (activation units, log)"
+        sigmas, absmax, LogNorm(*limits), ORDERED, "Absmax of every input", "absmax (activation units, log)"
     )
 
 
 @styled
 def draw_variability_map(sigmas: Sequence[float], absmax: Series) -> Figure:
-    """The largest magnitudes, each relative to its own geometric mean over the noise levels, in bits.
+    """Plot absmax relative to its geometric mean over the noise levels, in bits.
 
-    The colours span what is in the blocks.
+    The colour scale spans the blocks' inputs.
     """
     logs = {name: np.log2(np.maximum(values, 1e-12)) for name, values in absmax.items()}
     bits = {name: values - values.mean() for name, values in logs.items()}
     most = max(1e-6, max(float(np.abs(values).max()) for values in keep_inside(bits).values()))
-    title = "How the range of every input changes with the noise level"
-    label = "absmax against its own mean over sigma (bits: 1 = twice as large)"
+    title = "Range of every input relative to its mean over the noise levels"
+    label = "absmax / its geometric mean over sigma (bits: 1 = twice as large)"
     return draw_map(sigmas, bits, TwoSlopeNorm(0, -most, most), DIVERGING, title, label)
 
 
 @styled
 def draw_negative_map(sigmas: Sequence[float], shares: Series) -> Figure:
-    """The share of values below zero."""
-    title = "Share of values below zero of every input"
+    """Plot the share of negative values."""
+    title = "Share of negative values of every input"
     return draw_map(sigmas, shares, TwoSlopeNorm(0.5, 0, 1), DIVERGING, title, "negative share (0.5: balanced)")
 
 
 def draw_map(sigmas: Sequence[float], series: Series, norm: Normalize, colours: str, title: str, label: str) -> Figure:
-    """A panel for each stream and role, its blocks from the top down, and one of the inputs outside the blocks."""
+    """Plot a panel per stream and role, with blocks from top to bottom, and a panel of inputs outside the blocks."""
     places = list_places(series)
     streams, blocks, outside = list_stream_names(places), list_block_names(places), list_outside(places)
     height = min(1.0 + 0.07 * len(blocks), 2.2)
@@ -83,7 +83,7 @@ def draw_map(sigmas: Sequence[float], series: Series, norm: Normalize, colours: 
 
 
 def paint(axes: Axes, sigmas: Sequence[float], rows: Sequence[Sequence[float]], norm: Normalize, colours: str) -> None:
-    """Rows of colours over sigma, each noise level as wide as its distance to the others; a note if there is none."""
+    """Paint rows over sigma, with cell edges halfway between noise levels; write a note if there are no rows."""
     axes.set(xlabel="sigma")
     if not rows:
         write_note(axes, "this model has none")
@@ -95,7 +95,7 @@ def paint(axes: Axes, sigmas: Sequence[float], rows: Sequence[Sequence[float]], 
 
 
 def find_edges(sigmas: np.ndarray) -> np.ndarray:
-    """Where each of S levels ends: half way to its neighbours and never below 0, S + 1 values."""
+    """Cell edges of S levels: halfway to the neighbours and never below 0, S + 1 values."""
     if len(sigmas) == 1:
         return sigmas[0] + np.array([0.5, -0.5]) * 0.1
     middles = (sigmas[1:] + sigmas[:-1]) / 2
@@ -103,7 +103,7 @@ def find_edges(sigmas: np.ndarray) -> np.ndarray:
 
 
 def name_rows(axes: Axes, names: Sequence[str], label: str) -> None:
-    """Name the rows, or as many of them as there is room for."""
+    """Label the rows, thinned if necessary."""
     places = thin(len(names), 8)
     axes.set_yticks(places, labels=[names[place] for place in places])
     axes.set_ylabel(label)

@@ -1,4 +1,4 @@
-"""The linear inputs of a model, told apart by block, stream and role."""
+"""Layer inputs of a model, by block, stream and role."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ STREAM_ORDER = ("image", "text", "unified")
 
 
 class Place(NamedTuple):
-    """Where an input is read; block, stream and role are empty outside the blocks."""
+    """Location of an input; block, stream and role are empty outside the blocks."""
 
     name: str
     block: str
@@ -21,47 +21,47 @@ class Place(NamedTuple):
 
 
 def find_place(name: str) -> Place:
-    """The place of an input, from its name: `mm_00.image.mlp.fc2`, or `context_embedder`."""
+    """Parse the location of an input from its name: `mm_00.image.mlp.fc2`, or `context_embedder`."""
     found = IN_BLOCK.fullmatch(name)
     return Place(name, *found.group("block", "stream", "role")) if found else Place(name, "", "", "")
 
 
 def list_places(names: Iterable[str]) -> list[Place]:
-    """The places of inputs, in the order of the names."""
+    """Locations of inputs, in the order of the names."""
     return [find_place(name) for name in names]
 
 
 def keep_inside(series: Mapping[str, Any]) -> dict[str, Any]:
-    """What belongs to the blocks' inputs, those that are rounded; everything where there is no block."""
+    """Entries of inputs in blocks, which are quantized; all entries if there are no blocks."""
     return {name: values for name, values in series.items() if find_place(name).block} or dict(series)
 
 
 def list_block_names(places: Iterable[Place]) -> list[str]:
-    """The blocks, multimodal ones first."""
+    """Block names, multimodal blocks first."""
     return sorted({place.block for place in places if place.block})
 
 
 def list_stream_names(places: Iterable[Place]) -> list[str]:
-    """The streams of the blocks, image first."""
+    """Stream names of the blocks, image first."""
     found = {place.stream for place in places if place.block}
     return [stream for stream in STREAM_ORDER if stream in found]
 
 
 def list_outside(places: Iterable[Place]) -> list[str]:
-    """The inputs outside the blocks: of embedders, the modulation and the final layer."""
+    """Inputs outside the blocks: of embedders, the modulation and the final layer."""
     return [place.name for place in places if not place.block]
 
 
 def select(places: Iterable[Place], stream: str, role: str) -> list[Place]:
-    """The inputs of one stream and role, block by block."""
+    """Inputs of one stream and role, in block order."""
     return sorted((p for p in places if (p.stream, p.role) == (stream, role)), key=lambda place: place.block)
 
 
 def find_nearest(steps: Sequence[int], wanted: int) -> int:
-    """The index of the step nearest to the one wanted; the earlier of two."""
+    """Index of the step nearest to `wanted`; the earlier of two."""
     return int(np.abs(np.asarray(steps) - wanted).argmin())
 
 
 def shorten(name: str) -> str:
-    """A name without what its place does not need: `mm_03.image.fc2`, `t_embedder.0`."""
+    """Shorten a name by parts that its location does not need: `mm_03.image.fc2`, `t_embedder.0`."""
     return re.sub(r"\.attn|\.mlp(\.layers)?", "", name)

@@ -1,4 +1,4 @@
-"""How the inputs change with the noise level."""
+"""Plots of layer inputs over the noise level."""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,23 +27,23 @@ ABSMAX = "absmax (activation units)"
 
 @styled
 def draw_most_variable(sigmas: Sequence[float], absmax: Series) -> Figure:
-    """The inputs whose largest magnitude changes most, as ratios to its smallest: what time-awareness is for."""
+    """Plot the inputs with the largest ratio of absmax to its minimum over sigma: the motivation for time-awareness."""
     inside = keep_inside(absmax)
     relative = {name: np.asarray(values) / max(min(values), 1e-12) for name, values in inside.items()}
-    title = f"The {min(MOST_VARIABLE, len(inside))} inputs in blocks whose range changes most over the noise levels"
-    return draw_named(sigmas, relative, MOST_VARIABLE, title, "absmax / its smallest over sigma (ratio)")
+    title = f"The {min(MOST_VARIABLE, len(inside))} block inputs with the most variable range over the noise levels"
+    return draw_named(sigmas, relative, MOST_VARIABLE, title, "absmax / its minimum over sigma")
 
 
 @styled
 def draw_largest(sigmas: Sequence[float], absmax: Series) -> Figure:
-    """The inputs with the largest magnitudes."""
+    """Plot the inputs with the largest absmax."""
     inside = keep_inside(absmax)
-    title = f"The {min(LARGEST, len(inside))} inputs in blocks with the largest magnitudes"
+    title = f"The {min(LARGEST, len(inside))} block inputs with the largest absmax"
     return draw_named(sigmas, inside, LARGEST, title, ABSMAX)
 
 
 def draw_named(sigmas: Sequence[float], series: Series, count: int, title: str, label: str) -> Figure:
-    """The `count` series of the largest maxima, named beside the panel from the largest down."""
+    """Plot the `count` series with the largest maxima; the legend is in descending order."""
     chosen = sorted(series, key=lambda name: -max(series[name]))[:count]
     figure = create_figure(title, 4.5)
     axes = figure.add_subplot()
@@ -59,20 +59,20 @@ def draw_named(sigmas: Sequence[float], series: Series, count: int, title: str, 
 
 @styled
 def draw_image_fc1(sigmas: Sequence[float], absmax: Series) -> Figure:
-    """The inputs of the image stream's first feed-forward layers."""
-    return draw_by_block(sigmas, absmax, [("image", "fc1")], "Inputs of the image stream's fc1, block by block")
+    """Plot the inputs of the image stream's fc1."""
+    return draw_by_block(sigmas, absmax, [("image", "fc1")], "Inputs of the image stream's fc1, by block")
 
 
 @styled
 def draw_text_mlp(sigmas: Sequence[float], absmax: Series) -> Figure:
-    """The inputs of the text stream's feed-forward layers."""
+    """Plot the inputs of the text stream's feed-forward layers."""
     return draw_by_block(
         sigmas, absmax, [("text", "fc1"), ("text", "fc2")], "Inputs of the text stream's feed-forward layers"
     )
 
 
 def draw_by_block(sigmas: Sequence[float], absmax: Series, panels: Sequence[tuple[str, str]], title: str) -> Figure:
-    """A panel for each (stream, role), a line for each block."""
+    """Plot one panel per (stream, role), with one line per block."""
     places = list_places(absmax)
     blocks = list_block_names(places)
     figure = create_figure(title, 4)
@@ -86,7 +86,7 @@ def draw_by_block(sigmas: Sequence[float], absmax: Series, panels: Sequence[tupl
 
 
 def draw_lines(axes: Axes, sigmas: Sequence[float], lines: Series, blocks: Sequence[str]) -> None:
-    """A line for each block in its colour, or a note where there is none."""
+    """Plot one line per block in its colour, or a note if there is none."""
     colours = choose_block_colours(len(blocks))
     for block, values in lines.items():
         axes.plot(sigmas, values, color=colours[blocks.index(block)])
@@ -101,14 +101,14 @@ def draw_lines(axes: Axes, sigmas: Sequence[float], lines: Series, blocks: Seque
 def draw_fc2_shift(
     sigmas: Sequence[float], middles: Mapping[str, np.ndarray], shifts: Mapping[str, np.ndarray]
 ) -> Figure:
-    """How far the channels of fc2 inputs lie from zero.
+    """Plot the offset of fc2 input channels from zero.
 
-    middles: (S, D) by input, the middle of each channel's range; shifts: (D,) by input, the one the layers use.
+    middles: (S, D) by input, the middle of each channel's range; shifts: (D,) by input, the shift used by the layers.
     """
     places = list_places(middles)
     blocks = list_block_names(places)
     streams = [stream for stream in ("image", "text", "unified") if select(places, stream, "fc2")]
-    figure = create_figure("How far from zero the channels of fc2 inputs lie, and the static shift used", 6)
+    figure = create_figure("Channel offsets of fc2 inputs from zero, and the static shift", 6)
     panels = figure.subplots(2, max(len(streams), 1), squeeze=False)
     for row, (name, reduce) in zip(panels, {"largest": np.max, "mean": np.mean}.items(), strict=True):
         for axes, stream in zip(row, streams, strict=False):
@@ -129,7 +129,7 @@ def draw_fc2_shift(
 
 
 def mark_shifts(axes: Axes, shifts: Mapping[str, float], blocks: Sequence[str]) -> None:
-    """The static shift of each block, as a mark at the right edge."""
+    """Mark the static shift of each block at the right edge."""
     colours = choose_block_colours(len(blocks))
     for block, value in shifts.items():
         axes.plot(

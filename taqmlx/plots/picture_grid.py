@@ -1,17 +1,17 @@
-"""Pictures with their captions under them, as one picture."""
+"""Grid of captioned pictures, rendered as one picture."""
 
 import textwrap
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-WIDTH, MARGIN, GAP = 192, 12, 4  # small pictures are enlarged to about this width; pixels around them and below
-LINE_HEIGHT, LINE_LENGTH, LINES = 17, 27, 5  # of captions: pixels, characters, and lines at most
+WIDTH, MARGIN, GAP = 192, 12, 4  # approximate width after enlarging; pixels around and below pictures
+LINE_HEIGHT, LINE_LENGTH, LINES = 17, 27, 5  # captions: pixels per line, characters per line, largest number of lines
 PAPER, FRAME, INK, FAINT_INK = (246, 246, 246), (222, 222, 222), (30, 30, 30), (110, 110, 110)
 
 
 def draw_grid(pictures: np.ndarray, captions: list[str], columns: int) -> Image.Image:
-    """A grid of pictures (n, h, w, 3) uint8, each over its caption, of which lines after the first are fainter."""
+    """Draw a grid of pictures (n, h, w, 3) uint8 with captions below; caption lines after the first are fainter."""
     zoom = max(1, WIDTH // pictures.shape[2])
     height, width = (zoom * edge for edge in pictures.shape[1:3])
     wrapped = [wrap_caption(caption, LINE_LENGTH * width // WIDTH) for caption in captions]
@@ -28,7 +28,7 @@ def draw_grid(pictures: np.ndarray, captions: list[str], columns: int) -> Image.
 
 
 def wrap_caption(caption: str, length: int) -> list[tuple[str, tuple[int, int, int]]]:
-    """The first lines of a caption with their ink, each line broken where it is longer than `length` characters."""
+    """Wrap a caption to `length` characters and return its first lines with their colour."""
     lines = [
         (text, FAINT_INK if place else INK)
         for place, line in enumerate(caption.splitlines())

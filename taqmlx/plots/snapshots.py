@@ -1,4 +1,4 @@
-"""The largest magnitude of every linear input at one step."""
+"""Absmax of every layer input at one step."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,14 +19,14 @@ from taqmlx.plots.inputs import (
 )
 from taqmlx.plots.style import STREAMS, create_figure, is_wide, label_blocks, styled
 
-GROUP = 0.8  # of the room of a block that its bars fill
+GROUP = 0.8  # share of a block's width filled by its bars
 
 
 @styled
 def draw_snapshot(
     steps: Sequence[int], sigmas: Sequence[float], absmax: Mapping[str, Sequence[float]], wanted: int
 ) -> Figure:
-    """Bars of `absmax` (S values by input) at the step nearest to `wanted`: a panel for each role."""
+    """Plot bars of `absmax` (S values by input) at the step nearest to `wanted`, one panel per role."""
     index = find_nearest(steps, wanted)
     places = list_places(absmax)
     values = {name: float(series[index]) for name, series in absmax.items()}
@@ -43,14 +43,14 @@ def draw_snapshot(
 
 
 def name_snapshot(steps: Sequence[int], sigmas: Sequence[float], wanted: int) -> str:
-    """The title: which step is shown, and that it stands for another where it does."""
+    """Figure title with the step shown; it names the requested step if that differs."""
     index = find_nearest(steps, wanted)
-    title = f"Largest magnitude of every linear input at step {steps[index]}, sigma {sigmas[index]:.3g}"
+    title = f"Absmax of every layer input at step {steps[index]}, sigma {sigmas[index]:.3g}"
     return title if steps[index] == wanted else f"{title} (nearest observed to step {wanted})"
 
 
 def draw_role(axes: Axes, places: Sequence[Place], values: Mapping[str, float], role: str) -> None:
-    """Bars by block, one for each stream."""
+    """Plot bars by block, one per stream."""
     blocks, streams = list_block_names(places), list_stream_names(places)
     width = GROUP / max(len(streams), 1)
     heights = []
@@ -67,7 +67,7 @@ def draw_role(axes: Axes, places: Sequence[Place], values: Mapping[str, float], 
 
 
 def draw_outside(axes: Axes, names: Sequence[str], values: Mapping[str, float]) -> None:
-    """Lying bars of the inputs outside the blocks."""
+    """Plot horizontal bars of the inputs outside the blocks."""
     heights = [values[name] for name in names]
     axes.barh(range(len(names)), heights, color=STREAMS["shared"])
     axes.set_xscale(choose_scale(heights))
@@ -78,5 +78,5 @@ def draw_outside(axes: Axes, names: Sequence[str], values: Mapping[str, float]) 
 
 
 def choose_scale(heights: Sequence[float]) -> str:
-    """Logarithmic where one bar would leave the others invisible."""
+    """Logarithmic scale if one bar would make the others invisible."""
     return "log" if is_wide(heights) else "linear"

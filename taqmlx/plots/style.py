@@ -1,7 +1,6 @@
-"""What all figures share: fonts, colours that colour-blind readers tell apart, and files of equal bytes.
+"""Common figure style: fonts, colour-blind safe colours, and byte-reproducible files.
 
-Colours: Okabe and Ito, "Color Universal Design" (2008), where things are named; viridis, cividis and PuOr where they
-are ordered.
+Colours: Okabe and Ito, "Color Universal Design" (2008), for named items; viridis, cividis and PuOr for ordered ones.
 """
 
 import textwrap
@@ -26,7 +25,7 @@ BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = (
     "#CC79A7",
     "#56B4E9",
     "#D55E00",
-    "#B8A800",  # Okabe and Ito's yellow, darker: theirs is hard to see on white
+    "#B8A800",  # darker than Okabe and Ito's yellow, which is hard to see on white
     "#000000",
 )
 NAMED = (BLUE, RED, GREEN, ORANGE, PINK, SKY, YELLOW, BLACK)
@@ -34,11 +33,11 @@ DASHES = ("-", "--", ":", "-.")
 GREY, PALE = "#666666", "#E4E4E4"
 ORDERED, DIVERGING = "viridis", "PuOr"
 STREAMS = {"image": BLUE, "text": RED, "unified": GREEN, "shared": GREY}
-WIDTH = 9.0  # of figures, inches
+WIDTH = 9.0  # figure width, inches
 DPI = 150
-WIDE = 20.0  # the largest value over the median one from which on an axis is logarithmic
+WIDE = 20.0  # ratio of the largest to the median value above which an axis is logarithmic
 STYLE = {
-    "font.family": "DejaVu Sans",  # matplotlib's own, so that machines agree
+    "font.family": "DejaVu Sans",  # shipped with matplotlib, hence equal on all machines
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
@@ -61,7 +60,7 @@ STYLE = {
 
 
 def styled(draw):
-    """Let `draw` make and finish its figure in this style, whatever the process is set to."""
+    """Decorator: run `draw` with this style, whatever the process settings."""
 
     @wraps(draw)
     def draw_in_style(*values, **options):
@@ -72,7 +71,7 @@ def styled(draw):
 
 
 def create_figure(title: str, height: float, width: float = WIDTH) -> Figure:
-    """An empty figure of `width` x `height` inches under a title, broken where it is too long."""
+    """Create an empty figure of `width` x `height` inches with a wrapped title."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     figure.suptitle("\n".join(textwrap.wrap(title, int(width * 11))))
     return figure
@@ -80,7 +79,7 @@ def create_figure(title: str, height: float, width: float = WIDTH) -> Figure:
 
 @styled
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write `path`.png, which says its name, and `path`.svg, without date or version: equal bytes for equal figures."""
+    """Write `path`.png, with its name as metadata, and `path`.svg, without date or version: reproducible bytes."""
     files = {
         path.with_name(f"{path.name}.png"): {"Software": None, "Title": path.name},
         path.with_name(f"{path.name}.svg"): {"Date": None, "Creator": None},
@@ -93,7 +92,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def cycle_styles(count: int) -> list[dict[str, str]]:
-    """Colours and dashes of `count` named lines: 32 that differ."""
+    """Colours and dashes for `count` named lines; 32 are distinct."""
     return [
         {"color": NAMED[index % len(NAMED)], "linestyle": DASHES[index // len(NAMED) % len(DASHES)]}
         for index in range(count)
@@ -101,12 +100,12 @@ def cycle_styles(count: int) -> list[dict[str, str]]:
 
 
 def choose_block_colours(count: int) -> np.ndarray:
-    """Colours (count, 4) of blocks from the first to the last; the palest end of the map is left out."""
+    """Colours (count, 4) of blocks in order; the palest end of the colour map is excluded."""
     return mpl.colormaps[ORDERED](np.linspace(0, 0.92, max(count, 1)))
 
 
 def add_block_scale(figure: Figure, axes: Sequence[Axes], blocks: Sequence[str]) -> None:
-    """A colour bar that says which colour is which block."""
+    """Add a colour bar that maps colours to blocks."""
     colours = mpl.colors.ListedColormap(choose_block_colours(len(blocks)))
     norm = BoundaryNorm(np.arange(len(blocks) + 1) - 0.5, len(blocks))
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, label="block", aspect=40, pad=0.02)
@@ -116,12 +115,12 @@ def add_block_scale(figure: Figure, axes: Sequence[Axes], blocks: Sequence[str])
 
 
 def thin(count: int, most: int = 12) -> list[int]:
-    """At most `most` of `count` places, evenly spaced from the first, to label."""
+    """At most `most` of `count` indices, evenly spaced from the first, for labels."""
     return list(range(0, count, -(-count // most) or 1))
 
 
 def label_blocks(axes: Axes, blocks: Sequence[str], most: int = 12) -> None:
-    """Name the blocks along the x axis, or as many of them as there is room for."""
+    """Label the blocks along the x axis, thinned if necessary."""
     places = thin(len(blocks), most)
     axes.set_xticks(places, labels=[blocks[place].removeprefix("mm_") for place in places])
     axes.set_xlim(-0.6, len(blocks) - 0.4)
@@ -130,7 +129,7 @@ def label_blocks(axes: Axes, blocks: Sequence[str], most: int = 12) -> None:
 
 
 def follow_sigma(axes: Axes, sigmas: Sequence[float]) -> None:
-    """Let the noise level fall to the right, as sampling goes."""
+    """Set up the x axis so that sigma decreases to the right, in sampling order."""
     low, high = min(sigmas), max(sigmas)
     margin = 0.02 * (high - low) or 0.05
     axes.set_xlim(high + margin, low - margin)
@@ -138,13 +137,13 @@ def follow_sigma(axes: Axes, sigmas: Sequence[float]) -> None:
 
 
 def is_wide(values: Sequence[float]) -> bool:
-    """Whether the largest of positive values would leave most others invisible on a linear axis."""
+    """True if the largest of positive values would make most others invisible on a linear axis."""
     found = np.asarray(values, np.float64)
     return bool(found.size and found.min() > 0 and found.max() > WIDE * np.median(found))
 
 
 def write_note(axes: Axes, text: str) -> None:
-    """Say in an otherwise empty panel why it is empty."""
+    """Write a note into an empty panel."""
     axes.text(0.5, 0.5, textwrap.fill(text, 60), transform=axes.transAxes, ha="center", va="center", color=GREY)
     axes.grid(visible=False)
     axes.set(xticks=[], yticks=[])

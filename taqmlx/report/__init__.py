@@ -1,1 +1,1 @@
-"""The report's parts: plain tables and figures gathered from the results, and the page they are put on."""
+"""Report parts: plain tables and figures from the results, and the page that contains them."""

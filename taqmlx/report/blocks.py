@@ -1,16 +1,16 @@
-"""How near every block's output is to full precision, by each way of rounding its weights."""
+"""Error of each block's output by rounding method."""
 
 from typing import Any
 
 from taqmlx.numerics.quality import to_decibels
 from taqmlx.report.tables import Column, Getter, Table, show_decibels, show_magnitude, show_words, tabulate
 
-ENGINES = {"rtn": "To nearest", "gptq": "GPTQ", "adaround": "AdaRound"}
-INPUTS = {"full_precision_inputs": "exact inputs", "quantized_inputs": "rounded inputs"}
+ENGINES = {"rtn": "RTN", "gptq": "GPTQ", "adaround": "AdaRound"}
+INPUTS = {"full_precision_inputs": "full-precision inputs", "quantized_inputs": "quantized inputs"}
 
 
 def describe_blocks(reports: dict[str, Any], sensitivity: dict[str, Any]) -> list[dict[str, Any]]:
-    """One entry a block and stream: ratios in dB by (engine, inputs), `now` of what was chosen, and the gain."""
+    """One entry per block and stream: ratios in dB by (engine, inputs), `now` for the chosen engine, and the gain."""
     facts = []
     for block, report in reports.items():
         for stream in report["errors"][report["chosen"]]["quantized_inputs"]:
@@ -32,7 +32,7 @@ def describe_blocks(reports: dict[str, Any], sensitivity: dict[str, Any]) -> lis
 
 
 def tabulate_blocks(facts: list[dict[str, Any]]) -> Table:
-    """A row for each stream of each block."""
+    """Table with one row per block and stream."""
     found = {engine for fact in facts for engine, _ in fact["ratios"]}
     columns: list[tuple[Column, Getter]] = [
         (Column("Block, stream", is_number=False), lambda fact: show_words(fact["name"])),
@@ -42,13 +42,13 @@ def tabulate_blocks(facts: list[dict[str, Any]]) -> Table:
             if engine in found
             for inputs, words in INPUTS.items()
         ),
-        (Column("Chosen", is_number=False, meaning="what the weights are made by"), lambda f: show_words(f["chosen"])),
+        (Column("Chosen", is_number=False, meaning="method of the final weights"), lambda f: show_words(f["chosen"])),
         (
             Column("Gain", meaning="relative error of the model's velocity per relative error here", worst="high"),
             lambda fact: show_magnitude(fact["gain"]),
         ),
     ]
-    caption = "Every block's output over its error, dB, on points held out from everything learned"
+    caption = "Block output SNR, dB, on held-out calibration points"
     return tabulate("blocks", caption, columns, facts, "rows")
 
 

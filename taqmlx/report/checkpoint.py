@@ -1,4 +1,4 @@
-"""How many bytes each layer takes in the packed checkpoint, from the file's header."""
+"""Bytes of each layer in the packed checkpoint, from the file's header."""
 
 from pathlib import Path
 from typing import Any
@@ -8,14 +8,14 @@ from taqmlx.store.packed_checkpoint import PARTS
 from taqmlx.store.tensors import open_tensors
 
 BYTES = {"F16": 2, "BF16": 2, "F32": 4, "U32": 4, "I32": 4}
-WORD = 32  # bits of what codes are packed into
+WORD = 32  # bits per word of packed codes
 KERNEL = 4  # dimensions of a convolution's weight: out, height, width, in
 
 
 def measure_layers(file: Path, prefix: str, layers: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """By layer name: `weights`, how many there are, and `bytes`, of the codes with scales, zero points and migration.
+    """By layer name: `weights`, their number, and `bytes`, including codes, scales, zero points and migration.
 
-    `layers` are those of a quantization config whose weights are `file`; `prefix` begins the names of its tensors.
+    `layers` are those of the quantization config whose weights are `file`; `prefix` is the prefix of its tensor names.
     """
     with blame(file), open_tensors(file) as tensors:
         sizes = {key: measure_tensor(tensors.get_slice(key)) for key in tensors.keys()}  # noqa: SIM118
@@ -32,7 +32,7 @@ def measure_layers(file: Path, prefix: str, layers: dict[str, dict[str, Any]]) -
 
 
 def measure_convolutions(file: Path) -> list[dict[str, int]]:
-    """`weights` and `bytes` of every kernel of a convolution, the tensors of four dimensions."""
+    """`weights` and `bytes` of each convolution kernel, the tensors with four dimensions."""
     with blame(file), open_tensors(file) as tensors:
         slices = [tensors.get_slice(key) for key in tensors.keys()]  # noqa: SIM118
         measured = [measure_tensor(found) for found in slices if len(found.get_shape()) == KERNEL]
@@ -40,7 +40,7 @@ def measure_convolutions(file: Path) -> list[dict[str, int]]:
 
 
 def measure_tensor(tensor: Any) -> tuple[int, int]:
-    """The elements and the bytes of a tensor in an open file."""
+    """Number of elements and bytes of a tensor in an open file."""
     elements = 1
     for extent in tensor.get_shape():
         elements *= extent

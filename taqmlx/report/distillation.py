@@ -1,4 +1,4 @@
-"""The distillation of the whole model: its error before and after, what moved, and the time it took."""
+"""Distillation of the whole model: its error before and after, moved codes, and time."""
 
 from typing import Any
 
@@ -10,21 +10,21 @@ Facts = dict[str, Any]
 STAGE = "distil"
 KEPT = {
     "distilled": "the distilled model",
-    "blocks": "the blocks as they were, which are nearer on held-out points",
+    "blocks": "the blocks before distillation, which have the lower error on held-out points",
 }
 
 
 def describe_distillation(report: Facts | None, benchmarks: Benchmarks) -> list[tuple[str, str]]:
-    """What there is to say of the report of a distillation, as (term, words); nothing without one."""
+    """Summary of a distillation report as (term, text); empty without a report."""
     if report is None:
         return []
     before, after = (to_decibels(1, report["errors"][name]) for name in ("blocks", "distilled"))
     points, moved, losses = report["points"], report["moved_codes"], report["loss"]["values"]
     pairs = [
         (
-            "Guided velocity over its error",
-            f"{format_fixed(before, 2)} dB by the blocks, {format_fixed(after, 2)} dB distilled, on"
-            f" {points['held_out']:,} points of prompts held out; {points['training']:,} were learned from",
+            "Guided velocity SNR",
+            f"{format_fixed(before, 2)} dB before, {format_fixed(after, 2)} dB after distillation, on"
+            f" {points['held_out']:,} points of held-out prompts; {points['training']:,} training points",
         ),
         ("Kept", KEPT[report["chosen"]]),
     ]
@@ -39,6 +39,6 @@ def describe_distillation(report: Facts | None, benchmarks: Benchmarks) -> list[
             )
         )
     if losses:
-        pairs.append(("Loss", f"{losses[0]:.3g} in the beginning, {losses[-1]:.3g} in the end"))
+        pairs.append(("Loss", f"{losses[0]:.3g} at the start, {losses[-1]:.3g} at the end"))
     seconds = [float(row["s"]) for row in benchmarks.get(STAGE, [])]
     return [*pairs, *([("Time", format_seconds(sum(seconds)))] if seconds else [])]

@@ -1,4 +1,4 @@
-"""Quality against size: our sizes beside `nn.quantize`'s frontier, and the bits saved, which head the report."""
+"""Quality against size: our sizes, the `nn.quantize` frontier, and the bits saved, the headline of the report."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ COLUMNS = (
     Column("", is_number=False),
     Column("Bits per weight", meaning="over all linear layers, scales and zero points included"),
     Column("Median, dB", meaning="latent SNR to full precision of the median picture; higher is nearer"),
-    Column("Lowest 5 %, dB", meaning="the latent SNR below which one picture of twenty is"),
+    Column("Lowest 5 %, dB", meaning="5th percentile of the latent SNR"),
     Column("Turn out otherwise, %", meaning="pictures below 5 dB of latent SNR, which show something else"),
-    Column("Bits saved, median", meaning="bits per weight that nn.quantize needs for the same median, less ours"),
+    Column("Bits saved, median", meaning="bits per weight of nn.quantize at the same median, minus ours"),
     Column("Bits saved, lowest 5 %", meaning="the same for the lowest 5 %"),
 )
 
 
 def tabulate_frontier(frontier: Facts, asked: float | None) -> Table:
-    """Ours at every size, those of the size `asked` marked, and the best of `nn.quantize` at each size."""
+    """Table of our sizes, with size `asked` marked, and of the `nn.quantize` frontier."""
     ours = sorted(list_ours(frontier), key=lambda way: (way["bits_per_weight"], way["name"]))
     bodies = [
         Body([show_way(way, is_subject=way["asked"] == asked) for way in ours], "This project"),
@@ -33,12 +33,12 @@ def tabulate_frontier(frontier: Facts, asked: float | None) -> Table:
 
 
 def describe_setting(measured: Facts) -> str:
-    """Of which pictures the numbers are."""
+    """Describe the pictures that were measured."""
     return f"{measured['n']:,} pictures of held-out captions, {measured['steps']} steps, guidance {measured['cfg']:g}"
 
 
 def show_way(way: Facts, is_subject: bool = False) -> list[Cell]:
-    """A row: size and quality of a way to quantize, and what it saves if it is one of ours."""
+    """Row with size and quality of a configuration and, for ours, the bits saved."""
     saved = way.get("bits_saved", {})
     return [
         Cell(way["title"], mark="subject" if is_subject else ""),
@@ -51,17 +51,17 @@ def show_way(way: Facts, is_subject: bool = False) -> list[Cell]:
 
 
 def show_interval(found: Facts, digits: int, scale: float = 1) -> Cell:
-    """A value with its 95 % interval as the note."""
+    """Value with its 95 % interval as note."""
     return Cell(format_fixed(scale * found["value"], digits), found["value"], format_interval(found, digits, scale))
 
 
 def format_interval(found: Facts, digits: int, scale: float = 1) -> str:
-    """A 95 % interval as `low to high`."""
+    """Format a 95 % interval as `low to high`."""
     return " to ".join(format_fixed(scale * end, digits) for end in found["interval_95"])
 
 
 def describe_saving(saved: Facts | None) -> list[tuple[str, str, str]]:
-    """The tiles that head the report, as (what, value, beside what); none where no size is configured."""
+    """Headline tiles as (title, value, note); empty if no size is configured."""
     if saved is None:
         return []
     own = saved["ways"][ROUNDED]

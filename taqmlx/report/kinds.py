@@ -1,4 +1,4 @@
-"""What is quantized and what is not, by kind of layer."""
+"""Quantized and unquantized layers, by kind."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from taqmlx.store.quant_config import QuantConfig
 
 Facts = dict[str, Any]
 KINDS = {
-    "embedder": "Embedders of text, pooled text and time step",
+    "embedder": "Embedders of text, pooled text and timestep",
     "adaLN": "adaLN modulation",
     "qkv": "Query, key and value",
     "o": "Attention output",
@@ -26,13 +26,14 @@ COLUMNS = (
     Column("Weight bits, mean", meaning="of a code, over the weights of the kind"),
     Column("Least to most", meaning="bits of a code; 16 is not quantized"),
     Column("Bits per weight", meaning="as stored, with scales and zero points"),
-    Column("Input bits", is_number=False, meaning="of a value that a layer reads"),
+    Column("Input bits", is_number=False, meaning="of a layer input"),
     Column("Share, %", meaning="of the weights of all layers here"),
 )
 
 
 def tabulate_kinds(layers: Iterable[Any], config: QuantConfig) -> Table:
-    """A row for each kind of the registry's `layers`, with sizes from the packed weights; below, what stays as it is.
+    """Table with one row per kind of the registry's `layers`, with sizes from the packed weights, then unquantized
+    parts.
 
     Raises UserError if the packed weights cannot be read.
     """
@@ -54,7 +55,7 @@ def tabulate_kinds(layers: Iterable[Any], config: QuantConfig) -> Table:
 
 
 def describe_layer(role: str, layer: Facts, size: Facts) -> Facts:
-    """One layer: its kind, the bits of its codes and of what it reads, how many weights, and their bytes."""
+    """Kind, code bits, input bits, number of weights, and bytes of one layer."""
     inputs = layer["activation"]["bits"]
     return {
         "role": role,
@@ -64,7 +65,7 @@ def describe_layer(role: str, layer: Facts, size: Facts) -> Facts:
 
 
 def show_kind(title: str, facts: Sequence[Facts], total: int) -> list[Cell]:
-    """A row of layers of one kind; `total` weights are all of them."""
+    """Row for the layers of one kind; `total` is the number of all weights."""
     weights = sum(fact["weights"] for fact in facts)
     widths = [fact["bits"] for fact in facts]
     low, high = min(widths), max(widths)
@@ -80,5 +81,5 @@ def show_kind(title: str, facts: Sequence[Facts], total: int) -> list[Cell]:
 
 
 def show_inputs(widths: Iterable[int]) -> Cell:
-    """The widths of inputs, each once."""
-    return Cell(", ".join("not rounded" if bits == UNQUANTIZED else str(bits) for bits in sorted(set(widths))))
+    """Distinct bit widths of inputs."""
+    return Cell(", ".join("unquantized" if bits == UNQUANTIZED else str(bits) for bits in sorted(set(widths))))

@@ -1,4 +1,4 @@
-"""What quantization did to every layer: a table of the weights and one of what the layers read."""
+"""Effect of quantization on every layer: a table of weights and a table of layer inputs."""
 
 import math
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ PHASES = ("early", "mid", "late")
 
 
 def measure_ranges(statistics: Facts, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """The ratios that make an input hard, by input."""
+    """Range ratios of each layer input, by input."""
     return {
         name: measure_input(described["per_step"], arrays[f"{name}/minimum"], arrays[f"{name}/maximum"])
         for name, described in statistics["inputs"].items()
@@ -42,9 +42,9 @@ def measure_ranges(statistics: Facts, arrays: Mapping[str, np.ndarray]) -> dict[
 def describe_weights(
     layer: Any, config: QuantConfig, sizes: Facts, sensitivity: Facts, reports: Facts, suggested: Facts, mixed: Facts
 ) -> Facts:
-    """What is known of a layer's weight; ratios are signal over error in dB.
+    """Facts about a layer's weight; ratios are signal over error in dB.
 
-    `layer` is of the registry; `sensitivity` and `reports` are by block; `suggested` and `mixed` by layer.
+    `layer` is an entry of the registry; `sensitivity` and `reports` are by block; `suggested` and `mixed` by layer.
     """
     weight, size = config.layers[layer.name]["weight"], sizes[layer.name]
     measured = sensitivity.get(layer.block, {}).get("weights", {}).get(layer.name)
@@ -69,13 +69,13 @@ def describe_weights(
 
 
 def find_ratio(errors: Facts | None) -> float | None:
-    """dB of the error of the stream that suffers most; `errors` are relative squared errors by stream."""
+    """dB of the error in the stream with the largest error; `errors` are relative squared errors by stream."""
     found = [errors[stream] for stream in STREAMS if errors.get(stream) is not None] if errors else []
     return to_decibels(1, max(found)) if found else None
 
 
 def describe_input(layer: Any, config: QuantConfig, ranges: Facts, sensitivity: Facts, suggested: Facts) -> Facts:
-    """What is known of what a layer reads, and how it is rounded."""
+    """Facts about a layer input and its quantization."""
     activation, steps = config.layers[layer.name]["activation"], config.activation_steps(layer.name)
     readers = sensitivity.get(layer.block, {}).get("inputs", {})
     tiers = next((found["tiers"] for found in readers.values() if layer.name in found["layers"]), {})
@@ -95,14 +95,14 @@ def describe_input(layer: Any, config: QuantConfig, ranges: Facts, sensitivity: 
 
 
 def show_bits(bits: int | list[int]) -> Cell:
-    """A width, or the narrowest and widest of those a table has by noise level."""
+    """Bit width, or the smallest and largest of a table by noise level."""
     widths = [bits] if isinstance(bits, int) else bits
     low, high = min(widths), max(widths)
     return Cell(f"{low}\u2013{high}" if low < high else str(low), sum(widths) / len(widths))
 
 
 def show_phases(phases: dict[str, int | None] | None) -> Cell:
-    """The bits of each phase, the first drawn first; sorts by their mean. A phase without a noise level has none."""
+    """Bits of each phase, in sampling order; sorts by their mean. A phase without a noise level has none."""
     ordered = [phases[name] for name in PHASES] if phases else []
     known = [bits for bits in ordered if bits is not None]
     if not known or set(known) == {UNQUANTIZED}:
@@ -119,7 +119,7 @@ NAMES: tuple[tuple[Column, Getter], ...] = (
     (Column("Stream", is_number=False), lambda fact: show_words(fact["stream"])),
     (Column("Role", is_number=False), lambda fact: show_words(fact["role"])),
 )
-SNR = "how far below the block's output the error is, of this layer alone rounded to nearest; the worse stream, in dB"
+SNR = "block output SNR with only this layer quantized (RTN), in the worse stream, in dB"
 WEIGHTS: tuple[tuple[Column, Getter], ...] = (
     *NAMES,
     (Column("Bits", meaning="of a code; 16 is not quantized"), lambda fact: show_bits(fact["bits"])),
@@ -128,48 +128,48 @@ WEIGHTS: tuple[tuple[Column, Getter], ...] = (
         lambda fact: show_count(fact["group"]) if isinstance(fact["group"], int) else NOTHING,
     ),
     (
-        Column("Bits a weight", meaning="as stored, with scales and zero points"),
+        Column("Bits per weight", meaning="as stored, with scales and zero points"),
         lambda fact: show_number(fact["bits_per_weight"]),
     ),
     (Column("KB", meaning="thousands of bytes, as stored"), lambda fact: show_number(fact["bytes"] / 1000, 1)),
     (
-        Column("Moved, %", meaning="codes that learning moved away from the nearest"),
+        Column("Moved, %", meaning="codes that differ from RTN"),
         lambda fact: show_number(None if fact["moved"] is None else 100 * fact["moved"], 1),
     ),
     (Column("4 bits, dB", meaning=SNR, worst="low"), lambda fact: show_decibels(fact["at_4"])),
-    (Column("Own bits, dB", meaning="the same at the bits it has", worst="low"), lambda f: show_decibels(f["own"])),
+    (Column("Own bits, dB", meaning="the same at its own bits", worst="low"), lambda f: show_decibels(f["own"])),
     (
-        Column("Velocity, dB", meaning="the same error where it leaves the model", worst="low"),
+        Column("Velocity, dB", meaning="the same for the model's velocity", worst="low"),
         lambda fact: show_decibels(fact["velocity"]),
     ),
     (
-        Column("Suggested", meaning="bits, the fewest whose error stays within weight_budget"),
+        Column("Suggested", meaning="smallest number of bits with an error within weight_budget"),
         lambda fact: show_count(fact["suggested"]),
     ),
     (
-        Column("Mixed", meaning="bits and group size, by the search under bits_per_weight"),
+        Column("Mixed", meaning="bits and group size chosen by the search under bits_per_weight"),
         lambda fact: show_choice(fact["mixed"]),
     ),
 )
-READ_SNR = "how far below the block's output the error is, of this input alone rounded, at the worst noise level, in dB"
+READ_SNR = "block output SNR with only this input quantized, at the worst noise level, in dB"
 INPUTS: tuple[tuple[Column, Getter], ...] = (
     *NAMES,
-    (Column("Bits", meaning="of a value; 16 is not rounded"), lambda fact: show_bits(fact["bits"])),
+    (Column("Bits", meaning="of a value; 16 is unquantized"), lambda fact: show_bits(fact["bits"])),
     (
         Column(
             "Policy",
             is_number=False,
-            meaning="lut: a step by noise level; static: one step; dynamic: per token; shift: centred before",
+            meaning="lut: step size per noise level; static: one step size; dynamic: per token; shift: centred first",
         ),
         lambda fact: show_words(fact["policy"] + (" + shift" if fact["shift"] else "")),
     ),
-    (Column("Step, smallest", meaning="over noise levels"), lambda fact: show_magnitude(fact["step_low"])),
-    (Column("Step, largest", meaning="over noise levels"), lambda fact: show_magnitude(fact["step_high"])),
-    (Column("Absmax, least", meaning="the largest magnitude, at the quietest step"), _ranged("absmax_low")),
-    (Column("Absmax, most", meaning="the largest magnitude, at the loudest step"), _ranged("absmax_high")),
-    (Column("Drift", meaning="the ratio of the two", worst="high"), _ranged("drift")),
+    (Column("Smallest step size", meaning="over noise levels"), lambda fact: show_magnitude(fact["step_low"])),
+    (Column("Largest step size", meaning="over noise levels"), lambda fact: show_magnitude(fact["step_high"])),
+    (Column("Smallest absmax", meaning="over steps"), _ranged("absmax_low")),
+    (Column("Largest absmax", meaning="over steps"), _ranged("absmax_high")),
+    (Column("Drift", meaning="ratio of the largest to the smallest per-step absmax", worst="high"), _ranged("drift")),
     (
-        Column("Spread", meaning="range of the widest channel over that of the median one", worst="high"),
+        Column("Spread", meaning="ratio of the largest channel range to the median one", worst="high"),
         _ranged("channel_spread"),
     ),
     (Column("4 bits, dB", meaning=READ_SNR, worst="low"), lambda fact: show_decibels(fact["at"].get("4"))),
@@ -182,16 +182,16 @@ INPUTS: tuple[tuple[Column, Getter], ...] = (
 
 
 def tabulate_weights(facts: list[Facts]) -> Table:
-    """A row for each layer's weight."""
+    """Table with one row per layer weight."""
     return tabulate("weights", "The weights of every layer", WEIGHTS, facts, "layers")
 
 
 def tabulate_inputs(facts: list[Facts]) -> Table:
-    """A row for what each layer reads."""
-    return tabulate("inputs", "What every layer reads", INPUTS, facts, "layers")
+    """Table with one row per layer input."""
+    return tabulate("inputs", "The inputs of every layer", INPUTS, facts, "layers")
 
 
 def find_worst(facts: list[Facts], key: str) -> Facts | None:
-    """The facts with the lowest finite ratio, of those that have one."""
+    """Entry with the lowest finite ratio; None if no ratio is finite."""
     known = [fact for fact in facts if fact.get(key) is not None and math.isfinite(fact[key])]
     return min(known, key=lambda fact: fact[key], default=None)

@@ -1,4 +1,4 @@
-"""The summary: how large the variants are, how good, how to read that, and where it hurts. Every number is given."""
+"""Summary: size and quality of the variants, their interpretation, and the weak points."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,14 +9,14 @@ from taqmlx.report.tables import NOTHING, UNKNOWN, Body, Cell, Column, Table, fo
 from taqmlx.runtime.summary import format_bytes
 
 Facts = dict[str, Any]
-NOTES = {"null": "Exact"}  # how the page calls what the file calls otherwise
-SINGLE, HALF = 4, 2  # bytes of a weight in 32 and in 16 bits
-# Where a variant's layers come from, from the furthest from what the project delivers to the deliverable itself.
+NOTES = {"null": "Exact"}  # display names that differ from those in the file
+SINGLE, HALF = 4, 2  # bytes per weight in 32 and in 16 bits
+# Sources of a variant's layers, from the furthest from the final quantized model to the model itself.
 _DELIVERED = ("none", "blocks", "multitier", "weights", "quant_config")
 
 
 class Measure(NamedTuple):
-    """A column of the table of quality: where its value is in a variant's entry, and how it is shown, in `unit`."""
+    """A column of the quality table: path of its value in a variant's entry, and its format and `unit`."""
 
     title: str
     path: tuple[str, ...]
@@ -28,8 +28,8 @@ class Measure(NamedTuple):
 
 MEASURES = (
     Measure("FID to full precision", ("fid_to_full_precision",), 3, "lower is nearer to full precision's pictures"),
-    Measure("KID to full precision", ("kid_to_full_precision",), 3, "the same by another distance", 1000, "×10³"),
-    Measure("CMMD to full precision", ("cmmd_to_full_precision",), 3, "the same by CLIP's features"),
+    Measure("KID to full precision", ("kid_to_full_precision",), 3, "the same with another distance", 1000, "×10³"),
+    Measure("CMMD to full precision", ("cmmd_to_full_precision",), 3, "the same with CLIP features"),
     Measure(
         "Latent SNR",
         ("paired", "latent_snr_db"),
@@ -50,14 +50,14 @@ MEASURES = (
     Measure("LPIPS", ("paired", "lpips"), 4, "of pictures, the median one; 0 is equal"),
     Measure("Prompts followed", ("prompt_accuracy", "all"), 1, "by the embedded model's classifier", 100, "%"),
     Measure("FID to real", ("fid_to_real",), 3, "lower is nearer to real pictures"),
-    Measure("KID to real", ("kid_to_real",), 3, "the same by another distance", 1000, "×10³"),
-    Measure("CMMD to real", ("cmmd_to_real",), 3, "the same by CLIP's features"),
+    Measure("KID to real", ("kid_to_real",), 3, "the same with another distance", 1000, "×10³"),
+    Measure("CMMD to real", ("cmmd_to_real",), 3, "the same with CLIP features"),
 )
 DISTANCE, LATENTS, ACCURACY = MEASURES[0], MEASURES[3], MEASURES[8]
 
 
 def find(described: Facts, measure: Measure) -> Facts | None:
-    """The entry of a measure in a variant's, or None if it was not measured."""
+    """Entry of a measure for a variant; None if it was not measured."""
     found: Any = described
     for key in measure.path:
         found = (found or {}).get(key)
@@ -65,7 +65,7 @@ def find(described: Facts, measure: Measure) -> Facts | None:
 
 
 def show_measure(described: Facts, measure: Measure) -> Cell:
-    """A value, and its 95 % interval as the note. Only a ratio of something to nothing is null: nothing differs."""
+    """Value with its 95 % interval as note. A null value is a ratio to zero difference: exact."""
     found = find(described, measure)
     if found is None:
         return NOTHING
@@ -76,23 +76,23 @@ def show_measure(described: Facts, measure: Measure) -> Cell:
 
 
 def format_measure(value: float, measure: Measure) -> str:
-    """A value of a measure in its unit."""
+    """Format a value of a measure in its unit."""
     return format_fixed(value * measure.scale, measure.digits)
 
 
 def format_interval(found: Facts, measure: Measure) -> str:
-    """A 95 % interval as `low to high`; an end that is null is exact."""
+    """Format a 95 % interval as `low to high`; a null end is exact."""
     ends = ("exact" if end is None else format_measure(end, measure) for end in found["interval_95"])
     return " to ".join(ends)
 
 
 def order_variants(fid: Facts, wanted: Sequence[str]) -> list[str]:
-    """Full precision, then the variants as the configuration orders them, then any others."""
+    """Full precision, then the variants in configuration order, then any others."""
     return [name for name in dict.fromkeys([FULL_PRECISION, *wanted, *fid["variants"]]) if name in fid["variants"]]
 
 
 def choose_subject(order: Sequence[str]) -> str | None:
-    """The variant the report is about: the one nearest to the deliverable, of equals the last; None without any."""
+    """Variant that the report is about: the closest to the final quantized model, the last of equals; None if none."""
     ranked = [
         (_DELIVERED.index(VARIANTS[name].source), place)
         for place, name in enumerate(order)
@@ -102,12 +102,12 @@ def choose_subject(order: Sequence[str]) -> str | None:
 
 
 def name_short(described: Facts) -> str:
-    """A variant's title up to its first comma."""
+    """Title of a variant up to its first comma."""
     return described["title"].split(",")[0]
 
 
 def tabulate_quality(fid: Facts, order: Sequence[str], subject: str | None) -> Table:
-    """The variants and, below them, the noise floor; measures that nothing has are left out."""
+    """Table of the variants, then the noise floor; measures without values are left out."""
     rows = {name: fid["variants"][name] for name in order}
     measures = [m for m in MEASURES if any(find(described, m) for described in rows.values())]
     bodies = [
@@ -124,25 +124,33 @@ def tabulate_quality(fid: Facts, order: Sequence[str], subject: str | None) -> T
 
 
 def show_variant(name: str, described: Facts, measures: Sequence[Measure], is_subject: bool = False) -> list[Cell]:
-    """A row: the variant's title and its measures."""
+    """Row with a variant's title and measures."""
     head = Cell(described["title"], note=name, mark="subject" if is_subject else "")
     size = show_number(described.get("size", {}).get("bits_per_weight"))
     return [head, size, *(show_measure(described, measure) for measure in measures)]
 
 
 def tabulate_sizes(fid: Facts, order: Sequence[str]) -> Table:
-    """What the linear layers of each variant take."""
-    titles = ("Variant", "Stored", "Weights", "Bits a weight", "Of 32-bit size, %", "Of 16-bit size, %", "Inputs, bits")
+    """Table of the sizes of each variant's linear layers."""
+    titles = (
+        "Variant",
+        "Stored",
+        "Weights",
+        "Bits per weight",
+        "Of 32-bit size, %",
+        "Of 16-bit size, %",
+        "Inputs, bits",
+    )
     rows = [show_size(name, fid["variants"][name]) for name in order]
     columns = [Column(title, is_number=place > 0) for place, title in enumerate(titles)]
     return Table("sizes", "Size of all linear layers, scales and zero points included", columns, [Body(rows)])
 
 
 def show_size(name: str, described: Facts) -> list[Cell]:
-    """A row of the sizes."""
+    """Row of the size table."""
     size = described["size"]
     shares = [show_number(100 * size["bytes"] / (size["weights"] * width), 1) for width in (SINGLE, HALF)]
-    widths = ", ".join("not rounded" if bits == 16 else str(bits) for bits in size["activation_bits"]) or UNKNOWN
+    widths = ", ".join("unquantized" if bits == 16 else str(bits) for bits in size["activation_bits"]) or UNKNOWN
     return [
         Cell(described["title"], note=name),
         Cell(format_bytes(size["bytes"])),
@@ -154,9 +162,10 @@ def show_size(name: str, described: Facts) -> list[Cell]:
 
 
 def read_result(fid: Facts, subject: str | None) -> str:
-    """In one sentence, how far the subject's pictures are from full precision, next to other seeds of full precision.
+    """Describe the subject's distance to full precision, compared with full precision from other seeds, in two
+    sentences.
 
-    "well below" where its interval ends before theirs begins, "below" where only the value is lower.
+    "well below" if its interval ends before theirs begins, "below" if only the value is lower.
     """
     floor = fid["noise_floor"].get(OTHER_SEEDS)
     if subject is None or floor is None:
@@ -182,7 +191,7 @@ def read_result(fid: Facts, subject: str | None) -> str:
 
 
 def list_tiles(fid: Facts, subject: str | None) -> list[tuple[str, str, str]]:
-    """What is looked at first: the bits saved, and of the subject size and quality, as (what, value, beside what)."""
+    """Headline tiles as (title, value, note): the bits saved, and size and quality of the subject."""
     if subject is None:
         return []
     setting = describe_setting(fid)
@@ -209,20 +218,20 @@ def list_tiles(fid: Facts, subject: str | None) -> list[tuple[str, str, str]]:
 
 
 def describe_setting(fid: Facts) -> str:
-    """Of which pictures the numbers are."""
+    """Describe the pictures that were measured."""
     return (
         f"{fid['n']:,} pictures of {fid['prompts']:,} held-out prompts, {fid['steps']} steps, guidance {fid['cfg']:g}"
     )
 
 
 def describe_realization(fid: Facts, realization: Facts) -> str:
-    """What is real and what is simulated, and whether FID is a headline, in sentences."""
+    """Describe real and simulated parts, and, if FID is not a headline, the reason."""
     parts = (f"Weights are {realization['weights']}", fid["notes"]["simulated"])
     return " ".join(f"{part.rstrip('.')}." for part in (*parts, *([] if fid["is_headline"] else [fid["headline"]])))
 
 
 def describe_sources(fid: Facts) -> list[tuple[str, str]]:
-    """What the numbers stand on, as (term, words)."""
+    """Sources of the numbers as (term, text)."""
     features, real = fid["features"], fid["reference"]["real"]
     return [
         ("Features", f"{features['network']}, {features['dimensions']:,} dimensions; resized: {features['resize']}"),

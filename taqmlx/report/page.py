@@ -1,4 +1,4 @@
-"""The page: tables and figures put into the template, with its style and script inside."""
+"""Report page: tables and figures in the template, with inlined style and script."""
 
 import base64
 import hashlib
@@ -12,9 +12,9 @@ FOLDER = Path(__file__).parent
 
 
 def render_page(content: dict[str, Any]) -> str:
-    """The whole file as HTML; all text of `content` is escaped.
+    """Render the whole file as HTML; all text in `content` is escaped.
 
-    Its policy allows the style and the script it carries, by their digests, pictures that are inside, and nothing else.
+    Its content security policy allows only the inlined style and script, by their digests, and embedded pictures.
     """
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     policy = (
@@ -33,5 +33,5 @@ def render_page(content: dict[str, Any]) -> str:
 
 
 def digest(text: str) -> str:
-    """A digest as a Content-Security-Policy names it."""
+    """Digest in the form of a Content-Security-Policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

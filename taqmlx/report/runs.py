@@ -1,4 +1,4 @@
-"""What was run: configuration, versions, digests, and what every stage took."""
+"""Record of the run: configuration, versions, digests, and the cost of each stage."""
 
 import csv
 import json
@@ -12,21 +12,21 @@ from taqmlx.runtime.entry import format_duration
 from taqmlx.runtime.versions import find_version
 
 Facts = dict[str, Any]
-Benchmarks = dict[str, list[Mapping[str, str]]]  # the rows of Snakemake's tables by stage
+Benchmarks = dict[str, list[Mapping[str, str]]]  # rows of Snakemake's benchmark tables, by stage
 PACKAGES = (
     "time-aware-mmdit-quantization",
     *("mlx", "diffusionkit", "numpy", "zarr", "snakemake", "torch", "torchmetrics", "matplotlib"),
 )
-MEGABYTES = 1.048576  # psutil counts in MiB
+MEGABYTES = 1.048576  # psutil reports MiB
 
 
 def list_configuration(config: Facts) -> list[tuple[str, str]]:
-    """Every key and its value as YAML's flow style, in the configuration's order; of absolute paths the last part."""
+    """All keys with values in YAML flow style, in configuration order; only the last part of absolute paths."""
     return [(key, format_value(hide_folders(value))) for key, value in config.items()]
 
 
 def hide_folders(value: Any) -> Any:
-    """`value` with the folders of every absolute path in it left out."""
+    """Strip the folders of every absolute path in `value`."""
     if isinstance(value, dict):
         return {key: hide_folders(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -37,17 +37,17 @@ def hide_folders(value: Any) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """A value in one line; text as it is, unless it is empty."""
+    """Format a value in one line; text is kept as it is, unless it is empty."""
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
 def list_versions() -> list[tuple[str, str]]:
-    """Python and the packages that computed the results."""
+    """Versions of Python and of the packages that computed the results."""
     return [("Python", platform.python_version()), *((name, find_version(name)) for name in PACKAGES)]
 
 
 def list_digests(config: Facts, multitier: Facts, fid: Facts) -> list[tuple[str, str]]:
-    """What the results stand on, as sha256 or fingerprints."""
+    """Digests of the sources of the results, as sha256 or fingerprints."""
     origin = config["origin"]
     return [
         ("packed weights", config["weights"]["sha256"]),
@@ -62,13 +62,13 @@ def list_digests(config: Facts, multitier: Facts, fid: Facts) -> list[tuple[str,
 
 
 def tabulate_pairs(name: str, caption: str, pairs: Iterable[tuple[str, str]], titles: tuple[str, str]) -> Table:
-    """Two columns of words."""
+    """Table with two text columns."""
     rows = [[show_words(key), show_words(value)] for key, value in pairs]
     return Table(name, caption, [Column(title, is_number=False) for title in titles], [Body(rows)])
 
 
 def read_benchmarks(folder: Path) -> Benchmarks:
-    """Every measurement of Snakemake's in `folder`, by stage: its file's name, or the first folder it is in."""
+    """Read Snakemake's benchmarks in `folder`, by stage: the file name, or the top folder it is in."""
     stages: Benchmarks = {}
     for path in sorted(folder.rglob("*.tsv")):
         stage = path.relative_to(folder).with_suffix("").parts[0]
@@ -78,7 +78,7 @@ def read_benchmarks(folder: Path) -> Benchmarks:
 
 
 def tabulate_benchmarks(stages: Benchmarks) -> Table:
-    """What each stage took, the longest first."""
+    """Table of the cost of each stage, the longest first."""
     facts = sorted((describe_stage(name, rows) for name, rows in stages.items()), key=lambda f: -f["total"])
     rows = [
         [
@@ -98,12 +98,12 @@ def tabulate_benchmarks(stages: Benchmarks) -> Table:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration, with a decimal below a minute."""
+    """Format a duration, with one decimal below a minute."""
     return f"{seconds:.1f} s" if seconds < 59.95 else format_duration(seconds)
 
 
 def describe_stage(name: str, rows: list[Mapping[str, str]]) -> Facts:
-    """Jobs, seconds and the largest resident memory in MB of a stage; jobs too short to be observed have none."""
+    """Jobs, seconds and largest resident memory in MB of a stage; jobs too short to be sampled have none."""
     seconds = [float(row["s"]) for row in rows]
     memory = [float(row["max_rss"]) * MEGABYTES for row in rows if row["max_rss"] not in ("-", "NA")]
     return {

@@ -1,4 +1,4 @@
-"""Fewer bits where they suffice: what the search for mixed bits and the analysis by tiers suggest."""
+"""Suggested lower bit widths: from the mixed-precision search and the tier analysis."""
 
 from collections import Counter
 from typing import Any
@@ -21,7 +21,7 @@ Facts = dict[str, Any]
 
 
 def describe_suggestions(multitier: Facts, mixed: Facts) -> dict[str, Any]:
-    """The table of mixed against uniform bits, the tiers of inputs, and how those were chosen."""
+    """Table of mixed and uniform bits, the tiers of inputs, and their settings."""
     return {
         "mixed": tabulate_mixed(mixed),
         "tiers": tabulate_tiers(multitier["analysis"]["summary"]),
@@ -30,14 +30,14 @@ def describe_suggestions(multitier: Facts, mixed: Facts) -> dict[str, Any]:
 
 
 def tabulate_mixed(mixed: Facts) -> Table:
-    """The best single choice of bits and group size, if one fits, and mixed ones of at most the same size."""
+    """Best uniform choice of bits and group size, if one fits, and the mixed choice of at most the same size."""
     rows = {title: row for title in ("uniform", "mixed") if (row := mixed[title])["layers"]}
     kinds = sorted({name_choice(choice) for row in rows.values() for choice in row["layers"].values()}, key=read_bits)
     columns = [
         Column("Weights", is_number=False),
         Column("Bits per weight", meaning="over all linear layers, scales and zero points included"),
-        Column("Predicted, dB", meaning="the guided velocity over its error, from each layer's own; higher is better"),
-        *(Column(kind, meaning="layers with so many bits, in groups of so many weights") for kind in kinds),
+        Column("Predicted, dB", meaning="guided velocity SNR, from the errors of single layers; higher is better"),
+        *(Column(kind, meaning="number of layers with these bits and this group size") for kind in kinds),
     ]
     body = Body([show_mixed(title, row, kinds) for title, row in rows.items()])
     caption = f"Uniform and mixed weight bits, at most {format_fixed(mixed['budget'], 2)} bits per weight"
@@ -45,7 +45,7 @@ def tabulate_mixed(mixed: Facts) -> Table:
 
 
 def show_mixed(title: str, row: Facts, kinds: list[str]) -> list[Cell]:
-    """A row of the table of mixed bits: size, predicted error, and how many layers have each choice."""
+    """Row of the mixed-bits table: size, predicted error, and number of layers with each choice."""
     counts = Counter(name_choice(choice) for choice in row["layers"].values())
     return [
         Cell(title),
@@ -56,12 +56,12 @@ def show_mixed(title: str, row: Facts, kinds: list[str]) -> list[Cell]:
 
 
 def read_bits(kind: str) -> tuple[int, ...]:
-    """What `name_choice` named, to sort by."""
+    """Sort key of a label from `name_choice`."""
     return tuple(int(part) for part in kind.split(" / "))
 
 
 def tabulate_tiers(summary: Facts) -> Table:
-    """How often each number of bits was chosen for an input."""
+    """Table of the frequency of each input bit width."""
     found = sorted(int(key.removeprefix("total_a")) for key in summary if key.startswith("total_a"))
     rows = [
         [
@@ -74,15 +74,15 @@ def tabulate_tiers(summary: Facts) -> Table:
     ]
     columns = [
         Column("Inputs", is_number=False),
-        Column("Share, %", meaning="of decisions: a layer at a noise level"),
+        Column("Share, %", meaning="of decisions; one decision per layer and noise level"),
         Column("Decisions"),
-        Column("Layers always", meaning="layers that have these bits at every noise level"),
+        Column("Constant layers", meaning="layers with these bits at every noise level"),
     ]
     return Table("tiers", "Input bits by layer and noise level", columns, [Body(rows)])
 
 
 def list_tiers(analysis: Facts) -> list[tuple[str, str]]:
-    """By what the tiers were chosen, and what that comes to, as (term, words)."""
+    """Settings and summary of the tier choice, as (term, text)."""
     settings = {key: value for key, value in analysis.items() if key not in ("layers", "summary", "phases")}
     summary = analysis["summary"]
     pairs = [
@@ -95,5 +95,5 @@ def list_tiers(analysis: Facts) -> list[tuple[str, str]]:
     ]
     if summary["total_layers"]:
         changing = f"{len(summary['switching_layers'])} of {summary['total_layers']} layers"
-        pairs += [("Mean bits", format_fixed(summary["mean_bits"], 2)), ("Bits change in time", changing)]
+        pairs += [("Mean bits", format_fixed(summary["mean_bits"], 2)), ("Bits vary over time", changing)]
     return pairs

@@ -1,15 +1,15 @@
-"""Tables as data: columns, and rows of cells that know both how they read and how they sort."""
+"""Tables as data: columns, and rows of cells with display text and sort value."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 MINUS, UNKNOWN = "\u2212", "\u2013"
-SHORT = 5  # rows, of which none is marked
+SHORT = 5  # tables with fewer rows have no marks
 
 
 class Cell(NamedTuple):
-    """`text` is shown, `note` below it in small; rows sort by `value`, and by `text` where it is None."""
+    """`text` is shown, with `note` below in small print; rows sort by `value`, or by `text` if it is None."""
 
     text: str
     value: float | None = None
@@ -18,7 +18,7 @@ class Cell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """`meaning` is explained below the table; `worst` is `low` or `high` where that end of the column is marked."""
+    """`meaning` is explained below the table; `worst` is `low` or `high` to mark that end of the column."""
 
     title: str
     is_number: bool = True
@@ -27,14 +27,14 @@ class Column(NamedTuple):
 
 
 class Body(NamedTuple):
-    """Rows that belong together, under a title if there is one. The first cell of a row names it."""
+    """A group of rows, with an optional title. The first cell of a row is its header."""
 
     rows: list[list[Cell]]
     title: str = ""
 
 
 class Table(NamedTuple):
-    """A table with a caption; where `is_sortable`, of one body, it can be sorted and searched."""
+    """A table with a caption; if `is_sortable`, it has one body and can be sorted and searched."""
 
     name: str
     caption: str
@@ -52,29 +52,29 @@ EXACT = Cell("exact", math.inf)
 def tabulate(
     name: str, caption: str, columns: Sequence[tuple[Column, Getter]], facts: Iterable[dict[str, Any]], unit: str
 ) -> Table:
-    """A sortable table: a row for each of `facts`, whose cells the columns get."""
+    """Sortable table with one row per entry of `facts`; each column has a getter for its cells."""
     heads = [column for column, _ in columns]
     rows = [[get(fact) for _, get in columns] for fact in facts]
     return Table(name, caption, heads, [Body(mark_worst(heads, rows))], is_sortable=True, unit=unit)
 
 
 def format_markdown(table: Table) -> str:
-    """The table's cells as Markdown, the bodies below each other."""
+    """Format the cells as Markdown, with the bodies concatenated."""
     rows = [row for body in table.bodies for row in body.rows]
     lines = [[column.title for column in table.columns], ["---:" if c.is_number else "---" for c in table.columns]]
     return "\n".join(f"| {' | '.join(line)} |" for line in [*lines, *([cell.text for cell in row] for row in rows)])
 
 
 def mark_worst(columns: Sequence[Column], rows: list[list[Cell]], share: float = 0.1) -> list[list[Cell]]:
-    """The rows with the worst `share` of every column that has a worst end marked."""
+    """Mark the worst `share` of every column that has a worst end."""
     limits = [find_limit([row[i].value for row in rows], column.worst, share) for i, column in enumerate(columns)]
     return [[mark(cell, limit) for cell, limit in zip(row, limits, strict=True)] for row in rows]
 
 
 def find_limit(values: Iterable[float | None], worst: str, share: float) -> tuple[float, int] | None:
-    """The last value that is among the worst `share`, and the sign that makes low values bad.
+    """Return the limit of the worst `share`, and the sign for which low values are bad.
 
-    None where nothing stands out: of few values, or of equal ones.
+    None if there is no outlier: too few values, or equal ones.
     """
     known = sorted((value for value in values if value is not None), reverse=worst == "high")
     if not worst or len(known) < SHORT or known[0] == known[-1]:
@@ -83,55 +83,55 @@ def find_limit(values: Iterable[float | None], worst: str, share: float) -> tupl
 
 
 def mark(cell: Cell, limit: tuple[float, int] | None) -> Cell:
-    """The cell, marked if its value is at `limit` or worse."""
+    """Mark the cell if its value is at `limit` or worse."""
     if limit is None or cell.value is None or cell.value * limit[1] > limit[0] * limit[1]:
         return cell
     return cell._replace(mark="worst")
 
 
 def show_words(text: str) -> Cell:
-    """A cell that sorts by its text."""
+    """Text cell, sorted by its text."""
     return Cell(text)
 
 
 def show_count(value: int | None) -> Cell:
-    """A whole number, thousands apart."""
+    """Integer with thousands separators."""
     return NOTHING if value is None else Cell(f"{value:,}", value)
 
 
 def show_number(value: float | None, digits: int = 2) -> Cell:
-    """A number with a fixed number of decimals."""
+    """Number with a fixed number of decimals."""
     return NOTHING if value is None else Cell(format_fixed(value, digits), value)
 
 
 def name_choice(choice: dict[str, int]) -> str:
-    """Bits and group size of a weight."""
+    """Label with bits and group size of a weight."""
     return f"{choice['bits']} / {choice['group_size']}"
 
 
 def show_choice(choice: dict[str, int] | None) -> Cell:
-    """Bits and group size of a weight; sorts by the bits, smaller groups after larger."""
+    """Bits and group size of a weight; sorts by bits, then from larger to smaller groups."""
     return Cell(name_choice(choice), choice["bits"] + 1 / choice["group_size"]) if choice else NOTHING
 
 
 def show_magnitude(value: float | None) -> Cell:
-    """A number of any size with three significant digits."""
+    """Number of any size with three significant digits."""
     return NOTHING if value is None else Cell(format_significant(value), value)
 
 
 def show_decibels(value: float | None) -> Cell:
-    """A ratio in dB with one decimal; an infinite one is exact."""
+    """Ratio in dB with one decimal; an infinite one is exact."""
     return EXACT if value == math.inf else show_number(value, 1)
 
 
 def format_fixed(value: float, digits: int) -> str:
-    """`value` with `digits` decimals and a true minus, none before a zero."""
+    """Format with `digits` decimals and a true minus sign, which is omitted for zero."""
     text = f"{abs(value):,.{digits}f}"
     return MINUS + text if value < 0 and any(digit in "123456789" for digit in text) else text
 
 
 def format_significant(value: float) -> str:
-    """`value` with three significant digits, as a power of ten outside 0.001 to 99,999."""
+    """Format with three significant digits, as a power of ten outside 0.001 to 99,999."""
     if value == 0 or 1e-3 <= abs(value) < 100:
         return f"{value:#.3g}".rstrip(".").replace("-", MINUS) if value else "0"
     return (f"{value:,.0f}" if 100 <= abs(value) < 1e5 else f"{value:.2e}").replace("-", MINUS)

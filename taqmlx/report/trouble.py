@@ -1,4 +1,4 @@
-"""Where quantization hurts most, in sentences made from the measurements."""
+"""Largest quantization errors, described in sentences."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ Facts = dict[str, Any]
 def list_troubles(
     fid: Facts, subject: str | None, blocks: list[Facts], weights: list[Facts], inputs: list[Facts]
 ) -> list[tuple[str, str]]:
-    """What is worst, as (where, how bad): of blocks, weights, inputs, steps and pictures, where measured."""
+    """Worst block, weight, input, step and picture, where measured, as (place, description)."""
     found = [describe_block(blocks), describe_weight(weights), describe_input(inputs)]
     if subject:
         found += [describe_step(fid["variants"][subject]), describe_picture(fid["variants"][subject])]
@@ -21,33 +21,33 @@ def list_troubles(
 
 
 def describe_block(blocks: list[Facts]) -> tuple[str, str] | None:
-    """The block's stream that is furthest from full precision."""
+    """Block and stream with the lowest SNR."""
     worst = find_worst(blocks, "now")
-    return worst and (f"Block {worst['name']}", f"its output is {format_fixed(worst['now'], 1)} dB above its error")
+    return worst and (f"Block {worst['name']}", f"output SNR {format_fixed(worst['now'], 1)} dB")
 
 
 def describe_weight(weights: list[Facts]) -> tuple[str, str] | None:
-    """The weight whose own rounding the model's velocity feels most."""
+    """Weight whose own quantization causes the largest velocity error."""
     worst = find_worst(weights, "velocity")
     return worst and (
         f"Weight {worst['name']}",
-        f"rounded to nearest alone at {worst['bits']} bits, the model's velocity is"
-        f" {format_fixed(worst['velocity'], 1)} dB above its error",
+        f"velocity SNR {format_fixed(worst['velocity'], 1)} dB with only this weight quantized (RTN) to"
+        f" {worst['bits']} bits",
     )
 
 
 def describe_input(inputs: list[Facts]) -> tuple[str, str] | None:
-    """The input whose rounding to 8 bits its block feels most."""
+    """Input whose quantization to 8 bits causes the largest error of its block."""
     worst = find_worst([fact | {"at_8": fact["at"].get("8")} for fact in inputs], "at_8")
     return worst and (
         f"Input of {worst['name']}",
-        f"rounded alone to 8 bits, the block's output is {format_fixed(worst['at_8'], 1)} dB above its error"
-        " at the worst noise level",
+        f"block output SNR {format_fixed(worst['at_8'], 1)} dB at the worst noise level with only this input"
+        " quantized to 8 bits",
     )
 
 
 def describe_step(variant: Facts) -> tuple[str, str] | None:
-    """The step that adds most error, each made from where full precision is."""
+    """Step with the largest teacher-forced error."""
     growth = variant["error_growth"]
     if growth is None:
         return None
@@ -55,18 +55,18 @@ def describe_step(variant: Facts) -> tuple[str, str] | None:
     step = min(range(len(ratios)), key=ratios.__getitem__)
     return (
         f"Step {step + 1} of {len(ratios)}",
-        f"from noise level {growth['sigmas'][step]:.3f} to {growth['sigmas'][step + 1]:.3f} {name_short(variant)} loses"
-        f" most: {format_fixed(ratios[step], 1)} dB after this step alone",
+        f"largest error of {name_short(variant)}, from sigma {growth['sigmas'][step]:.3f} to"
+        f" {growth['sigmas'][step + 1]:.3f}: latent SNR {format_fixed(ratios[step], 1)} dB after this step alone",
     )
 
 
 def describe_picture(variant: Facts) -> tuple[str, str] | None:
-    """The picture that turned out furthest from full precision's."""
+    """Picture with the lowest latent SNR."""
     found = find(variant, LATENTS)
     if found is None or found["worst"] is None:
         return None
     return (
         "The worst picture",
-        f"its latent is {format_fixed(found['worst'], 1)} dB above its error; the median picture's is"
+        f"latent SNR {format_fixed(found['worst'], 1)} dB; the median picture has"
         f" {format_fixed(found['median'], 1)} dB",
     )

@@ -1,1 +1,1 @@
-"""How results lie on disk: atomic files, locks, seals and Zarr arrays."""
+"""Storage of results: atomic files, locks, seals and Zarr arrays."""

@@ -1,11 +1,11 @@
-"""One block's quantization: `<results>/adaround/mm_03.safetensors` and its seal beside it.
+"""Quantized block file: `<results>/adaround/mm_03.safetensors`, with its seal beside it.
 
-Tensors, by layer name: `<layer>.weight` uint32, `.scales` and `.biases` fp16, as MLX packs an affine weight; where the
-inputs have a grid of their own `<layer>.steps` float32 (K,), or (1,) for all noise levels, `.shift` float32 (in,)
-and `.migration` int32 (in,); and `sigmas` float32 (K,), the noise levels of the steps. A migrated layer's weight is
-W diag(migration). Of the distilled model, `<results>/distilled.safetensors`, all layers lie in one file, with
-`<layer>.bias` fp16 (out,). The metadata `layers` says bits and group size. The seal's `sha256` has the file's digest
-and, under `codes`, one of each packed weight.
+Tensors, by layer name: `<layer>.weight` uint32, `.scales` and `.biases` fp16, in the layout of an MLX affine-quantized
+weight. A layer whose input is quantized with stored step sizes also has `<layer>.steps` float32, (K,) per noise level
+or (1,) static, `.shift` float32 (in,) and `.migration` int32 (in,). `sigmas` float32 (K,) are the noise levels of the
+steps. The weight of a migrated layer is W diag(migration). The distilled model, `<results>/distilled.safetensors`, has
+all layers in one file, with `<layer>.bias` fp16 (out,). The metadata entry `layers` gives bits and group size. The
+seal's `sha256` has the digest of the file and, under `codes`, one digest per packed weight.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from taqmlx.store.tensors import read_note, read_tensors, refuse_broken, write_t
 
 @dataclass(frozen=True)
 class LayerWeight:
-    """A quantized weight: its grid and the codes uint8 (out, in) on it."""
+    """Quantized weight: its grid and its codes uint8 (out, in)."""
 
     grid: Grid
     codes: np.ndarray
@@ -37,7 +37,7 @@ class LayerWeight:
 
 @dataclass(frozen=True)
 class LayerInput:
-    """The grid of what a layer reads: steps float32 (K,) or (1,), shift float32 (in,), migration int32 (in,)."""
+    """Input quantizer of a layer: steps float32 (K,) or (1,), shift float32 (in,), migration int32 (in,)."""
 
     steps: np.ndarray
     shift: np.ndarray | None = None
@@ -46,8 +46,11 @@ class LayerInput:
 
 @dataclass(frozen=True)
 class BlockFile:
-    """What one block's job made: weights and inputs by layer name, the noise levels (K,) of the steps, and biases fp16
-    (out,) where they were learned too."""
+    """Result of one block's job.
+
+    weights and inputs are by layer name; sigmas (K,) are the noise levels of the steps; biases fp16 (out,) are those
+    learned, if any.
+    """
 
     weights: dict[str, LayerWeight]
     inputs: dict[str, LayerInput]
@@ -70,7 +73,7 @@ def write_block(
     origin: dict[str, Any],
     biases: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> None:
-    """Write a block's file and, after it, its seal. `origin` are the digests of what was read."""
+    """Write a block's file, then its seal. `origin` has the digests of the inputs."""
     tensors = {"sigmas": sigmas}
     for name, layer in weights.items():
         tensors[f"{name}.weight"] = pack_codes(layer.codes, layer.grid.bits)
@@ -85,12 +88,12 @@ def write_block(
 
 
 def read_block(path: Path) -> BlockFile:
-    """The block in `path`. Raises UserError if it or its seal is missing or damaged."""
+    """Read the block at `path`. Raises UserError if it or its seal is missing or damaged."""
     seal = read_file_seal(path.with_suffix(".json"))
     tensors = read_tensors(path)
     if seal["sha256"].get(path.name) != hash_file(path):
         seal_path = path.with_suffix(".json")
-        raise UserError(f"{path} is not what {seal_path} vouches for; delete both and run {name_stage(seal)} again")
+        raise UserError(f"{path} does not match {seal_path}; delete both and run {name_stage(seal)} again")
     refuse_broken(path, tensors, f"delete {path} and run {name_stage(seal)} again")
     with blame(path):
         layers = read_note(path, "layers").items()
@@ -105,9 +108,10 @@ def read_block(path: Path) -> BlockFile:
 
 
 def holds_work(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> bool:
-    """Whether `path` holds a block, with seal and report, made with `parameters` from `origin`; False if one is absent.
+    """True if `path` holds a block made with `parameters` from `origin`, with seal and report; False if one of them is
+    absent.
 
-    Raises UserError if they are damaged or made of something else.
+    Raises UserError if they are damaged or were made from something else.
     """
     if not all(place.exists() for place in (path, path.with_suffix(".json"), name_report(path))):
         return False
@@ -118,13 +122,13 @@ def holds_work(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) 
 
 
 def name_stage(seal: Seal) -> str:
-    """The stage whose job made a file: `optimise_block` or `distil`."""
+    """Return the stage that made the file: `optimise_block` or `distil`."""
     stage: str = seal["parameters"]["stage"]
     return stage
 
 
 def read_weight(tensors: dict[str, np.ndarray], name: str, sizes: dict[str, Any]) -> LayerWeight:
-    """The weight of the layer `name`. Raises KeyError or ValueError if its tensors are not there or do not fit."""
+    """Return the weight of layer `name`. Raises KeyError or ValueError if its tensors are missing or inconsistent."""
     grid = Grid(tensors[f"{name}.scales"], tensors[f"{name}.biases"], sizes["bits"], sizes["group_size"])
     codes = unpack_codes(tensors[f"{name}.weight"], grid.bits)
     shape = len(codes), codes.shape[1] // grid.group_size

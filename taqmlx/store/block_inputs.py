@@ -1,11 +1,11 @@
-"""What the blocks read at some calibration points: a sealed Zarr group for each part of the points.
+"""Captured block inputs at calibration points: one sealed Zarr group per part of the points.
 
-Each point gives two rows, with its prompt and with the negative prompt, or one where the model knows no guidance. Rows
-come in batches of as many points as `choose_batch` says, in each all positives, then all negatives. With R rows: image
-(blocks + 1, R, N, D) and text (blocks, R, T, D), float16, are what each block reads, hence what the one before it gave,
-and the last block's image output; modulation (R, D) float32 is what all adaLN linears read; sigmas (R,) float32; steps,
-points (indices in the calibration set), prompt_indices and negative (0 or 1), (R,) int64. A chunk is a batch of rows,
-of one block.
+Each point gives two rows, one with its prompt and one with the negative prompt, or a single row for a model without
+guidance. Rows come in batches of `choose_batch` points; within a batch all positive rows come first, then all negative
+ones. With R rows: image (blocks + 1, R, N, D) and text (blocks, R, T, D), float16, are the inputs of each block, which
+are the outputs of the block before it; the last entry of image is the last block's output. modulation (R, D) float32 is
+the input of all adaLN linears. sigmas is (R,) float32; steps, points (indices in the calibration set), prompt_indices
+and negative (0 or 1) are (R,) int64. A chunk is a batch of rows of one block.
 """
 
 import hashlib
@@ -23,22 +23,22 @@ from taqmlx.store.errors import UserError, blame
 from taqmlx.store.seal import Seal, check_origin, read_group_seal
 from taqmlx.store.zarr_arrays import ArraySpec, Index, check_group, read_chunk
 
-BATCH = 32  # points that are captured together, at most
+BATCH = 32  # largest number of points captured together
 ROW_ARRAYS = ("sigmas", "steps", "points", "prompt_indices", "negative")
 SMALL_ARRAYS = ("modulation", *ROW_ARRAYS)
-# What makes a part this part; its other parameters and all inputs are those of the other parts.
+# Parameters that differ between parts; all other parameters and all inputs are shared.
 OWN = ("shard", "points")
 
 
 def choose_batch(conditions: int, image_shape: Sequence[int], text_shape: Sequence[int]) -> int:
-    """How many points, of a row for each condition, are captured together; a row's image is (N, D), its text (T, D)."""
+    """Number of points captured together, one row per condition; a row's image is (N, D), its text (T, D)."""
     return limit_batch(BATCH, image_shape[0] + text_shape[0], image_shape[1], rows=conditions)
 
 
 def list_specs(
     points: int, conditions: int, blocks: int, image_shape: Sequence[int], text_shape: Sequence[int]
 ) -> dict[str, ArraySpec]:
-    """The arrays of a part of `points` points by name; a row's image is (N, D) and its text (T, D)."""
+    """Arrays of a part of `points` points, by name; a row's image is (N, D) and its text (T, D)."""
     rows, width = conditions * points, image_shape[-1]
     chunk = conditions * min(points, choose_batch(conditions, image_shape, text_shape))
     specs = [
@@ -52,23 +52,23 @@ def list_specs(
 
 
 def describe_part(parameters: plan.Parameters, inputs: dict[str, Any]) -> dict[str, ArraySpec]:
-    """The arrays of the part that a seal's `parameters` and `inputs` describe."""
+    """Arrays of the part described by a seal's `parameters` and `inputs`."""
     conditions, blocks = plan.count_conditions(parameters["model"]), len(plan.list_blocks(parameters["model"]))
     return list_specs(len(parameters["points"]), conditions, blocks, inputs["image_shape"], inputs["text_shape"])
 
 
 def count_bytes(specs: dict[str, ArraySpec]) -> int:
-    """The size of the arrays, uncompressed; compression gains little on float16."""
+    """Uncompressed size of the arrays in bytes; compression gains little on float16."""
     return sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs.values())
 
 
 def list_batches(points: int, size: int) -> list[slice]:
-    """The batches of at most `size` that `points` points are captured in."""
+    """Batches of at most `size` points in which `points` points are captured."""
     return [slice(start, min(start + size, points)) for start in range(0, points, size)]
 
 
 def order_rows(batches: Sequence[slice], conditions: int) -> tuple[np.ndarray, np.ndarray]:
-    """The point that each row of `batches` belongs to, and 1 where it is of the negative prompt: (rows,) int64 both."""
+    """Point index of each row of `batches`, and 1 for rows of the negative prompt: both (rows,) int64."""
     places = [np.tile(np.arange(batch.start, batch.stop), conditions) for batch in batches]
     negative = [np.repeat(np.arange(conditions), batch.stop - batch.start) for batch in batches]
     return np.concatenate(places), np.concatenate(negative)
@@ -80,23 +80,23 @@ def digest_values(values: np.ndarray) -> str:
 
 
 def read_sealed(path: Path, spec: ArraySpec, index: Index, digests: dict[str, str]) -> np.ndarray:
-    """A chunk of the group in `path`, if `digests`, by file, vouch for it. Raises UserError naming the file."""
+    """Read and check a chunk of the group at `path`; `digests` are by file. Raises UserError naming the file."""
     values, file = read_chunk(path, spec, index), spec.name_file(index)
     if digest_values(values) != digests.get(file):
-        raise UserError(f"{path / file} is not what was sealed; delete {path} and run again")
+        raise UserError(f"{path / file} does not match its seal; delete {path} and run again")
     return values
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part, opened."""
+    """One opened part."""
 
     path: Path
     seal: Seal
     specs: dict[str, ArraySpec]
 
     def iterate_chunks(self, name: str, *first: int) -> Iterator[np.ndarray]:
-        """The chunks of an array whose index begins with `first`, in the order of rows. Raises UserError."""
+        """Iterate over the chunks of an array whose index begins with `first`, in row order. Raises UserError."""
         for index in self.specs[name].list_chunks():
             if index[: len(first)] == first:
                 values = read_sealed(self.path, self.specs[name], index, self.seal["sha256"])
@@ -105,24 +105,24 @@ class Part:
                 yield values
 
     def _refuse(self, name: str, index: Index, values: np.ndarray) -> None:
-        """Raise UserError, naming file and calibration point, for values of a chunk that are not finite."""
-        spec, axis = self.specs[name], 0 if name in SMALL_ARRAYS else 1  # the axis of the rows
+        """Raise UserError, naming file and calibration point, for a chunk with values that are not finite."""
+        spec, axis = self.specs[name], 0 if name in SMALL_ARRAYS else 1  # row axis
         row = int(np.argwhere(~np.isfinite(values))[0, axis]) + index[axis] * spec.chunks[axis]
         point = read_chunk(self.path, self.specs["points"])[row]
         raise UserError(
-            f"{self.path / spec.name_file(index)}: what is read at calibration point {point} is not finite;"
+            f"{self.path / spec.name_file(index)}: a value at calibration point {point} is not finite;"
             f" check the model's weights, delete {self.path} and run capture_blocks again"
         )
 
     def verify(self) -> None:
-        """Read everything. Raises UserError naming the first file that is not what was sealed."""
+        """Read everything. Raises UserError naming the first file that differs from its seal."""
         for name in self.specs:
             for _ in self.iterate_chunks(name):
                 pass
 
 
 def open_part(path: Path) -> Part:
-    """The part in the folder `path`, its seal and the description of its arrays checked. Raises UserError."""
+    """Open the part in folder `path`; check its seal and the description of its arrays. Raises UserError."""
     seal = read_group_seal(path)
     check_origin(seal, path, {"stage": "capture_blocks"}, {})
     with blame(path):
@@ -133,7 +133,7 @@ def open_part(path: Path) -> Part:
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """All parts; rows (R,) are those of the first part, then those of the second, and so on."""
+    """All parts concatenated: rows (R,) of the first part, then of the second, and so on."""
 
     parts: list[Part]
     modulation: np.ndarray
@@ -145,15 +145,15 @@ class BlockInputs:
 
     @property
     def seals(self) -> list[Seal]:
-        """The seals of the parts."""
+        """Seals of the parts."""
         return [part.seal for part in self.parts]
 
     def read_block(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """What block `index` reads: image (R, N, D) and text (R, T, D), float16. Raises UserError naming a file."""
+        """Inputs of block `index`: image (R, N, D) and text (R, T, D), float16. Raises UserError naming a file."""
         return self._read("image", index), self._read("text", index)
 
     def read_targets(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """What block `index` gives, as `read_block`; the last one has no text. Raises UserError naming a file."""
+        """Outputs of block `index`, as `read_block`; no text for the last block. Raises UserError naming a file."""
         last = index + 1 == self.parts[0].specs["text"].shape[0]
         return self._read("image", index + 1), None if last else self._read("text", index + 1)
 
@@ -167,7 +167,7 @@ class BlockInputs:
 
 
 def open_block_inputs(paths: Sequence[Path]) -> BlockInputs:
-    """The parts in the folders `paths`, in whatever order, as one.
+    """Open the parts in folders `paths`, in any order, as one.
 
     Raises UserError, naming the file, if a part is missing, unfinished or damaged, or does not belong with the others.
     """
@@ -180,7 +180,7 @@ def open_block_inputs(paths: Sequence[Path]) -> BlockInputs:
 
 
 def check_parts(parts: Sequence[Part]) -> None:
-    """Raise UserError unless the parts are all there, of one making, and have no point in common."""
+    """Raise UserError unless the parts are complete, have the same origin and share no point."""
     shared = {key: value for key, value in parts[0].seal["parameters"].items() if key not in OWN}
     seen: dict[int, Path] = {}
     for part in parts:

@@ -1,8 +1,8 @@
-"""Writing a part of the blocks' inputs so that it survives any interruption.
+"""Interruptible writing of one part of the block inputs.
 
-The scratch folder holds the Zarr group and a checkpoint: a seal of what is stored so far. A batch goes to the chunk
-files first and to the checkpoint after, each flushed to disk; what is stored beyond the checkpoint is written again
-with the same bytes. The complete group is sealed, verified and renamed into place.
+The scratch folder holds the Zarr group and a checkpoint: a seal of the chunks stored so far. A batch is written to the
+chunk files first and to the checkpoint afterwards, each flushed to disk; chunks stored after the last checkpoint are
+rewritten with the same bytes. The complete group is sealed, verified and renamed into place.
 """
 
 import shutil
@@ -32,8 +32,8 @@ from taqmlx.store.zarr_arrays import Index, check_group, create_group, find_stra
 class BlockRecorder:
     """A part under construction in `scratch`.
 
-    parameters: those of the stage, `shard`, and `points`, the indices of its points in the calibration set; inputs:
-    what it is made of, with `image_shape` (N, D) and `text_shape` (T, D).
+    parameters: those of the stage, with `shard` and `points`, the indices of its points in the calibration set; inputs:
+    the origin of the part, with `image_shape` (N, D) and `text_shape` (T, D).
     """
 
     def __init__(self, scratch: Path, parameters: plan.Parameters, inputs: dict[str, Any]):
@@ -47,21 +47,21 @@ class BlockRecorder:
 
     @property
     def done(self) -> int:
-        """The number of batches that are stored."""
+        """Number of stored batches."""
         return sum(file.startswith("modulation/") for file in self.digests)
 
     @property
     def stored_points(self) -> int:
-        """The number of points in the batches that are stored."""
+        """Number of points in the stored batches."""
         return self.batches[self.done - 1].stop if self.done else 0
 
     def count_missing_bytes(self) -> int:
-        """The size, uncompressed, of the rows that are not stored yet."""
+        """Uncompressed size in bytes of the rows not stored yet."""
         points = len(self.parameters["points"])
         return count_bytes(self.specs) * (points - self.stored_points) // points
 
     def resume(self) -> bool:
-        """Take up what the scratch folder holds, verified; False if it holds nothing.
+        """Resume from the scratch folder after verifying it; False if there is none.
 
         Raises UserError, naming the file, if it is damaged or was made with other parameters or inputs.
         """
@@ -79,7 +79,7 @@ class BlockRecorder:
         return True
 
     def start(self, by_point: dict[str, np.ndarray]) -> None:
-        """Begin with an empty group; by_point: `sigmas`, `steps` and `prompt_indices` (n,) of the points."""
+        """Create an empty group; by_point: `sigmas`, `steps` and `prompt_indices` (n,) of the points."""
         create_group(self.path, list(self.specs.values()))
         places, negative = order_rows(self.batches, plan.count_conditions(self.parameters["model"]))
         by_point = by_point | {"points": np.array(self.parameters["points"], dtype=np.int64)}
@@ -88,10 +88,10 @@ class BlockRecorder:
         self._write_checkpoint()
 
     def store_batch(self, modulation: np.ndarray, states: Iterator[tuple[np.ndarray, np.ndarray | None]]) -> None:
-        """Store the next batch and the checkpoint after it.
+        """Store the next batch, then the checkpoint.
 
-        modulation (B, D) and, one after the other, images (B, N, D) and texts (B, T, D) between the blocks, float32;
-        B rows of b points. Raises UserError, naming block, stream and point, for what float16 cannot hold.
+        modulation (B, D) and an iterator over images (B, N, D) and texts (B, T, D) between the blocks, float32; B rows
+        of b points. Raises UserError, naming block, stream and point, for a value that float16 cannot hold.
         """
         batch = self.done
         for block, (image, text) in enumerate(states):
@@ -102,7 +102,7 @@ class BlockRecorder:
         self._write_checkpoint()
 
     def publish(self, out: Path) -> None:
-        """Seal the complete group, read it back and verify everything, and rename it to `out`. Raises UserError."""
+        """Seal the complete group, read it back, verify everything and rename it to `out`. Raises UserError."""
         for leftover in self.path.rglob("*.partial*"):
             leftover.unlink()
         write_group_seal(self.path, make_seal(self.parameters, self.inputs, self.digests))
@@ -123,7 +123,7 @@ class BlockRecorder:
         write_json(self.checkpoint_path, make_seal(self.parameters, self.inputs, self.digests))
 
     def _round(self, batch: int, block: int, stream: str, values: np.ndarray) -> np.ndarray:
-        """The values (B, tokens, D) as float16. Raises UserError for the first that is not finite or too large."""
+        """Round (B, tokens, D) to float16. Raises UserError for the first value that is not finite or too large."""
         with np.errstate(over="ignore"):
             rounded = values.astype(np.float16)
         bad = np.argwhere(~np.isfinite(rounded))

@@ -1,4 +1,4 @@
-"""The report beside a block: what each way of rounding it costs. `<results>/adaround/mm_03.report.json`"""
+"""Report beside a block file: the error of each rounding method. `<results>/adaround/mm_03.report.json`"""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ FORMAT = {"format": "block-report"}
 
 
 def name_report(path: Path) -> Path:
-    """Where the report of the block in `path` is."""
+    """Path of the report of the block at `path`."""
     return path.with_suffix(".report.json")
 
 
@@ -19,5 +19,5 @@ def write_report(path: Path, block: str, content: dict[str, Any]) -> None:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A block's report. Raises UserError if it is missing, damaged, or another block's."""
+    """Read a block's report. Raises UserError if it is missing, damaged, or another block's."""
     return read_json(path, **FORMAT, block=path.name.partition(".")[0])

@@ -1,8 +1,8 @@
-"""The calibration set: selected states of all trajectories, shuffled, in one sealed Zarr group.
+"""Calibration set: selected states of all trajectories, shuffled, in one sealed Zarr group.
 
 Arrays over the points: xs (points, h, w, c) float16; ts and sigmas (points,) float32; steps and prompt_indices
-(points,) int64. Beside them cs (prompts, 2, tokens, width) and cs_pooled (prompts, 2, width), float32. The attributes
-`prompts` and `cfg_scale` repeat what the seal's parameters say.
+(points,) int64. Arrays over the prompts: cs (prompts, 2, tokens, width) and cs_pooled (prompts, 2, width), float32. The
+attributes `prompts` and `cfg_scale` repeat the seal's parameters.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ from taqmlx.store.files import read_plain_json
 from taqmlx.store.seal import Seal, read_group_seal
 from taqmlx.store.zarr_arrays import ArraySpec, check_group, read_chunk
 
-PART_BYTES = 1 << 20  # of xs in a chunk, about; also what readers hold at a time
-KEPT_BYTES = 1 << 28  # of the prompts' encodings
+PART_BYTES = 1 << 20  # approximate bytes of xs per chunk; also the amount readers hold at a time
+KEPT_BYTES = 1 << 28  # cache size for prompt encodings
 POINT_ARRAYS = ("xs", "ts", "sigmas", "steps", "prompt_indices")
 PROMPT_ARRAYS = ("cs", "cs_pooled")
-FLAT_ARRAYS = ("xs", "ts", "prompt_indices", *PROMPT_ARRAYS)  # of the set in the original flat format
+FLAT_ARRAYS = ("xs", "ts", "prompt_indices", *PROMPT_ARRAYS)  # arrays of the set in the original flat format
 
 
 def list_specs(
     points: int, latent_shape: Sequence[int], cs_shape: Sequence[int], cs_pooled_shape: Sequence[int]
 ) -> dict[str, ArraySpec]:
-    """The arrays of a set of `points` points, by name; a chunk is some points of about a megabyte, or one prompt."""
+    """Arrays of a set of `points` points, by name; a chunk holds about a megabyte of points, or one prompt."""
     shape = tuple(latent_shape)
     part = min(points, max(1, PART_BYTES // (2 * math.prod(shape))))
     specs = [ArraySpec("xs", (points, *shape), (part, *shape), "float16")]
@@ -44,25 +44,25 @@ def list_specs(
 
 @dataclass(frozen=True)
 class Calibration:
-    """A sealed calibration set, opened."""
+    """An opened, sealed calibration set."""
 
     path: Path
     seal: Seal
     specs: dict[str, ArraySpec]
 
     def iterate_parts(self, name: str) -> Iterator[np.ndarray]:
-        """The array `name`, one chunk of its first axis after the other. Raises UserError naming a damaged file."""
+        """Iterate over the chunks of array `name` along its first axis. Raises UserError naming a damaged file."""
         for index in range(self.specs[name].file_count[0]):
             yield read_chunk(self.path, self.specs[name], (index,))
 
     def read(self, name: str) -> np.ndarray:
-        """The whole array `name`. Raises UserError naming a damaged file."""
+        """Read the whole array `name`. Raises UserError naming a damaged file."""
         return np.concatenate(list(self.iterate_parts(name)))
 
     def bind_conditions(self) -> Callable[[np.ndarray], list[np.ndarray]]:
-        """`read(prompts (n,))` gives cs (n, 2, T, D) and cs_pooled (n, 2, W) of these prompts.
+        """Return `read(prompts (n,))`, which gives cs (n, 2, T, D) and cs_pooled (n, 2, W) of these prompts.
 
-        The prompts read last are kept, in KEPT_BYTES. Raises UserError naming a damaged file.
+        The most recently read prompts are cached, up to KEPT_BYTES. Raises UserError naming a damaged file.
         """
         specs = [self.specs[name] for name in PROMPT_ARRAYS]
         size = sum(math.prod(spec.shape[1:]) * np.dtype(spec.dtype).itemsize for spec in specs)
@@ -77,7 +77,7 @@ class Calibration:
         return read
 
     def read_rows(self, name: str, indices: np.ndarray) -> np.ndarray:
-        """The rows at `indices` (n,) of the array `name`, which need not fit in memory. Raises as `read`."""
+        """Read the rows at `indices` (n,) of array `name`, which need not fit in memory. Raises as `read`."""
         spec = self.specs[name]
         rows = np.empty((len(indices), *spec.shape[1:]), spec.dtype)
         start = 0
@@ -88,17 +88,17 @@ class Calibration:
         return rows
 
     def verify(self) -> None:
-        """Read everything. Raises UserError naming what is not what was sealed."""
+        """Read everything. Raises UserError naming the array that differs from its seal."""
         for name in self.specs:
             digest = hashlib.sha256()
             for part in self.iterate_parts(name):
                 digest.update(part.data)
             if digest.hexdigest() != self.seal["sha256"][name]:
-                raise UserError(f"{self.path / name} is not what was sealed; delete {self.path} and run again")
+                raise UserError(f"{self.path / name} does not match its seal; delete {self.path} and run again")
 
 
 def open_calibration(path: Path) -> Calibration:
-    """The calibration set in the folder `path`, its seal and the description of its arrays checked.
+    """Open the calibration set in folder `path`; check its seal and the description of its arrays.
 
     Raises UserError if it is missing, unfinished or damaged.
     """
@@ -109,18 +109,18 @@ def open_calibration(path: Path) -> Calibration:
         specs = list_specs(count, *shapes)
         check_group(path, list(specs.values()))
         if lacking := specs.keys() - seal["sha256"].keys():
-            raise UserError(f"{path}: its seal vouches for no {min(lacking)}; delete it and run again")
+            raise UserError(f"{path}: its seal has no digest of {min(lacking)}; delete it and run again")
         if difference := plan.describe_difference(read_attributes(path), list_attributes(seal["parameters"])):
             raise UserError(f"{path / 'zarr.json'} is not as sealed ({difference}); delete {path} and run again")
     return Calibration(path, seal, specs)
 
 
 def list_attributes(parameters: plan.Parameters) -> dict[str, Any]:
-    """What the group says beside its seal, for readers that know no seals."""
+    """Group attributes for readers that do not read seals."""
     return {key: parameters[key] for key in ("prompts", "cfg_scale") if key in parameters}
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """What the group in `path` says beside its seal."""
+    """Attributes of the group at `path`, without its seal."""
     attributes = read_plain_json(path / "zarr.json", whole=path)["attributes"]
     return {key: value for key, value in attributes.items() if key != "seal"}

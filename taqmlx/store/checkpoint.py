@@ -1,4 +1,4 @@
-"""The state of an unfinished shard: one file that is replaced atomically and knows when it is damaged.
+"""Checkpoint of an unfinished shard: one file with a digest, replaced atomically.
 
 First line: sha256 of the rest. Second line: JSON. Then the latents as little-endian float32.
 """
@@ -17,10 +17,10 @@ from taqmlx.store.files import write_atomically
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """How far a shard is.
+    """Progress of a shard.
 
-    fingerprint: of the parameters and inputs; row: the first of the rows that advance together; step: their next step;
-    digests: sha256 (hex) of what each row from 0 on has stored; latents: (n, h, w, c) float32 before that step.
+    fingerprint: of the parameters and inputs; row: the first row of the batch in progress; step: its next step;
+    digests: sha256 (hex) of the stored data of each row from 0; latents: (n, h, w, c) float32 before that step.
     """
 
     fingerprint: str
@@ -31,7 +31,7 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Replace the checkpoint in `path`; it is on disk when this returns."""
+    """Replace the checkpoint at `path`; it is on disk on return."""
     latents = np.ascontiguousarray(checkpoint.latents, dtype="<f4")
     header = asdict(checkpoint) | {"latents": list(latents.shape)}
     content = json.dumps(header).encode() + b"\n" + latents.tobytes()
@@ -39,7 +39,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in `path`. Raises UserError if it is missing or damaged."""
+    """Read the checkpoint at `path`. Raises UserError if it is missing or damaged."""
     try:
         digest, _, content = read_plain(path).partition(b"\n")
     except FileNotFoundError:

@@ -1,6 +1,7 @@
-"""The prompts' encodings: one safetensors file with its seal, a JSON file of the same name, beside it.
+"""Prompt encodings: one safetensors file with its seal, a JSON file of the same name.
 
-`cs` (prompts, 2, tokens, width) and `cs_pooled` (prompts, 2, width), float32; of each pair the second is the negative.
+`cs` (prompts, 2, tokens, width) and `cs_pooled` (prompts, 2, width), float32; the second entry of each pair is the
+negative prompt.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from taqmlx.store.seal import Seal, check_origin, make_seal, read_file_seal
 from taqmlx.store.tensors import open_tensors, refuse_broken, stream_tensors
 
 NAMES = ("cs", "cs_pooled")
-Encoding = tuple[np.ndarray, np.ndarray]  # of one prompt: (2, tokens, width) and (2, width), float32
+Encoding = tuple[np.ndarray, np.ndarray]  # one prompt: (2, tokens, width) and (2, width), float32
 
 
 def digest_prompt(cs: np.ndarray, cs_pooled: np.ndarray) -> str:
@@ -36,7 +37,7 @@ def write_conditioning(
 ) -> Seal:
     """Write the encodings of `parameters["prompts"]`, then their seal; `weights` are digests of the model's files.
 
-    One prompt's `cs` is in memory at a time, and `cs_pooled` of all.
+    Memory holds `cs` of one prompt at a time and `cs_pooled` of all prompts.
     """
     encodings = iter(encodings)
     first = next(encodings)
@@ -60,14 +61,14 @@ def write_conditioning(
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Sealed encodings, read prompt by prompt."""
+    """Sealed encodings, read by prompt."""
 
     path: Path
     seal: Seal
 
     @property
     def weights(self) -> dict[str, str]:
-        """sha256 of each file of the model that made them."""
+        """sha256 of each file of the model that computed the encodings."""
         with blame(self.path):
             digests: dict[str, str] = self.seal["inputs"]["model"]
             return digests
@@ -83,30 +84,28 @@ class Conditioning:
             return {f"{name}_shape": file.get_slice(name).get_shape() for name in NAMES}
 
     def read(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """`cs` and `cs_pooled` of the prompts at `indices`, verified.
+        """Read and verify `cs` and `cs_pooled` of the prompts at `indices`.
 
-        Raises UserError if the file is damaged, or they are not finite.
+        Raises UserError if the file is damaged or the values are not finite.
         """
         with open_tensors(self.path) as file:
             slices = [file.get_slice(name) for name in NAMES]
             with blame(self.path):
                 cs, cs_pooled = (np.stack([part[index] for index in indices]) for part in slices)
         if list(map(digest_prompt, cs, cs_pooled)) != self.list_digests(indices):
-            raise UserError(
-                f"{self.path} is not what {self.path.with_suffix('.json')} seals; delete both and run again"
-            )
+            raise UserError(f"{self.path} does not match {self.path.with_suffix('.json')}; delete both and run again")
         refuse_broken(self.path, dict(zip(NAMES, (cs, cs_pooled), strict=True)), f"delete {self.path} and run again")
         return cs, cs_pooled
 
 
 def list_inputs(conditioning: Conditioning, parameters: plan.Parameters) -> dict[str, Any]:
-    """What a shard of `parameters` reads: the digests of its own prompts' encodings and of the model's files."""
+    """Inputs of a shard with `parameters`: digests of its own prompts' encodings and of the model's files."""
     indices = sorted({prompt_index for _, prompt_index in parameters["rows"]})
     return {"conditioning": conditioning.list_digests(indices), "model": conditioning.weights}
 
 
 def open_conditioning(path: Path, parameters: plan.Parameters) -> Conditioning:
-    """The encodings in `path`, if made for the prompts, model and negative prompt of `parameters` (where it has them).
+    """Open the encodings at `path` and check prompts, model and negative prompt against `parameters` (where present).
 
     Raises UserError if the seal is absent, damaged, or of other parameters.
     """

@@ -3,21 +3,21 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What readers stumble over in a file that none of our writers wrote.
+# Exceptions raised when parsing a file that is not in our format.
 UNFIT = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 
 
 class UserError(Exception):
-    """One or two lines: what is wrong, where, and what to do about it."""
+    """An error in one or two lines: the problem, its place and the remedy."""
 
 
 class UnreachableError(UserError):
-    """A place that gives no answer: what it holds is neither there, nor missing, nor damaged, but unknown."""
+    """Storage that does not answer; whether its content is present, missing or damaged is unknown."""
 
 
 @contextmanager
 def blame(path: object) -> Iterator[None]:
-    """Raise UserError, naming the file or folder `path`, for whatever does not fit while its content is taken apart."""
+    """Turn exceptions from parsing the file or folder `path` into a UserError that names it."""
     try:
         yield
     except UNFIT as error:

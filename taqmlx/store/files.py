@@ -1,6 +1,6 @@
-"""Files that are either whole or absent: written beside their place, then renamed into it.
+"""Atomic files: written to a temporary name in the same folder, then renamed.
 
-JSON files of results vouch for themselves: `checksum` is the fingerprint of everything else in them.
+JSON result files carry a `checksum`, the fingerprint of the rest of their content.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.partials import hold_partial
 from taqmlx.store.places import Place, read_files
 
-# What Snakemake leaves in the folders it knows.
+# Files that Snakemake leaves in the folders it tracks.
 SNAKEMAKE_MARKS = {".snakemake_timestamp"}
 CHECKSUM = "checksum"
 
 
 @contextmanager
 def name_file(path: Path) -> Iterator[None]:
-    """Let an OSError name `path`: those of writing and flushing name no file, others a temporary one."""
+    """Set the file name of an OSError to `path`: errors of writing name no file, others a temporary one."""
     try:
         yield
     except OSError as error:
@@ -35,7 +35,7 @@ def name_file(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, flush it to disk and rename it into place."""
+    """Call `write` on a temporary file beside `path`, flush it to disk and rename it."""
     with name_file(path), hold_partial(path, Path.touch) as partial:
         write(partial)
         with partial.open("rb") as file:
@@ -44,9 +44,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` fill a folder beside `path`, then rename it into place: it is there whole or not at all.
+    """Call `fill` on a temporary folder beside `path`, then rename it, so that `path` is complete or absent.
 
-    Raises UserError if `path` holds anything already.
+    Raises UserError if `path` already holds anything.
     """
     if path.is_file() or (path.is_dir() and any(file.name not in SNAKEMAKE_MARKS for file in path.iterdir())):
         raise UserError(f"{path} is in the way; delete it and run again")
@@ -57,17 +57,17 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def encode_json(value: Any) -> str:
-    """Sorted, indented JSON with a final newline: equal values give equal bytes. NaN is refused."""
+    """Encode as sorted, indented JSON with a final newline: equal values give equal bytes. NaN is rejected."""
     return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_plain_json(path: Path, value: Any) -> None:
-    """Write `value` atomically as sorted JSON, as other programs lay it out."""
+    """Write `value` atomically as sorted JSON without a checksum, in the layout of other programs."""
     write_atomically(path, lambda partial: partial.write_text(encode_json(value), encoding="utf-8"))
 
 
 def find_broken(value: Any, place: str = "") -> Iterator[str]:
-    """Where in `value` a number is NaN or infinite: the names on the way there, joined by dots."""
+    """Yield the dotted path of each number in `value` that is NaN or infinite."""
     if isinstance(value, dict | list | tuple):
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
             yield from find_broken(part, f"{place}.{key}".lstrip("."))
@@ -76,27 +76,27 @@ def find_broken(value: Any, place: str = "") -> Iterator[str]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` atomically as sorted JSON with its checksum, whatever `checksum` it has.
+    """Write `content` atomically as sorted JSON with a new checksum; an existing `checksum` is replaced.
 
-    Raises UserError, naming the place, for a number that is not finite.
+    Raises UserError, naming the key, for a number that is not finite.
     """
     if broken := next(find_broken(content), None):
-        raise UserError(f"{path}: {broken} would be no finite number; check what it is made from")
+        raise UserError(f"{path}: {broken} is not a finite number; check its inputs")
     kept = drop_checksum(json.loads(encode_json(content)))
     write_plain_json(path, kept | {CHECKSUM: plan.fingerprint(kept)})
 
 
 def read_plain_json(path: Place, whole: Place | None = None) -> Any:
-    """Read a JSON file of any program; `whole` is what it is a part of, if it cannot be made again by itself.
+    """Read a JSON file from any program; `whole` is the folder to delete if the file cannot be remade alone.
 
-    Raises UserError naming the file, and what to delete, if it is absent, not JSON, or none that could be ours.
+    Raises UserError naming the file and the remedy if it is absent, not JSON, or rejected by `parse_json`.
     """
     (content,) = read_files([path], plain_files.LARGEST_JSON)
     return decode_json(content, path, whole)
 
 
 def decode_json(content: bytes | Exception, path: Place, whole: Place | None = None) -> Any:
-    """The value in the `content` of a JSON file, or in place of it the error of reading it.
+    """Decode the `content` of a JSON file; `content` may be the exception raised by reading it.
 
     Raises as `read_plain_json`.
     """
@@ -114,9 +114,9 @@ def decode_json(content: bytes | Exception, path: Place, whole: Place | None = N
 
 
 def read_json(path: Path, **expected: Any) -> dict[str, Any]:
-    """The content of a file of `write_json`, without its checksum; `expected` are values it has to have.
+    """Read a file written by `write_json`, without its checksum; `expected` gives values it must have.
 
-    Raises UserError naming the file if it is absent, changed, or another.
+    Raises UserError naming the file if it is absent, was changed, or has other values.
     """
     content = read_plain_json(path)
     if not isinstance(content, dict) or not is_unchanged(content):
@@ -128,19 +128,19 @@ def read_json(path: Path, **expected: Any) -> dict[str, Any]:
 
 
 def is_unchanged(content: dict[str, Any]) -> bool:
-    """Whether `content`, read from a file, has a checksum and it holds."""
+    """True if `content`, read from a file, has a checksum that matches."""
     return content.get(CHECKSUM) == plan.fingerprint(drop_checksum(content))
 
 
 def drop_checksum(content: dict[str, Any]) -> dict[str, Any]:
-    """`content` without its checksum."""
+    """Return `content` without its checksum."""
     return {key: value for key, value in content.items() if key != CHECKSUM}
 
 
 def refuse_changed(path: Path, content: dict[str, Any], rule: str) -> dict[str, Any]:
-    """`content` of `path` without its checksum, which others may leave out.
+    """Return `content` of `path` without its checksum, which is optional in files from other programs.
 
-    Raises UserError, naming the `rule` that makes the file, if there is one and it does not hold.
+    Raises UserError, naming the `rule` that makes the file, if there is a checksum and it does not match.
     """
     if CHECKSUM in content and not is_unchanged(content):
         raise UserError(
@@ -151,15 +151,15 @@ def refuse_changed(path: Path, content: dict[str, Any], rule: str) -> dict[str, 
 
 
 def find_named(path: Path, name: str) -> Path:
-    """The file that the file `path` calls `name`: beside it, or in a folder below.
+    """Resolve the file `name` referenced in the file `path`: in the same folder or below.
 
-    Raises UserError for a name, or a link, that leads elsewhere.
+    Raises UserError for a name or link that leads elsewhere.
     """
     folder = path.parent
     try:
         (folder / name).is_file()
         is_inside = (folder / name).resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # a circle of links, or a name no file can have
+    except (OSError, RuntimeError, ValueError):  # circular links, or an invalid file name
         is_inside = False
     if not is_inside:
         raise UserError(f"{path} names {name[:80]!r}, which leads out of {folder}; put the file there, and name it so")
@@ -167,7 +167,7 @@ def find_named(path: Path, name: str) -> Path:
 
 
 def name_below(path: Path, folder: Path) -> str:
-    """What a file in `folder` calls the file `path` for `find_named` to find. Raises UserError for one elsewhere."""
+    """Reference to `path` from a file in `folder`, as `find_named` resolves it. Raises UserError if not below."""
     name = Path(os.path.relpath(path, folder)).as_posix()
     if name.startswith("../"):
         raise UserError(f"{path} is not below {folder}, where what names it is written; write that beside it or above")
@@ -175,6 +175,6 @@ def name_below(path: Path, folder: Path) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes, as hex."""
+    """sha256 (hex) of a file's bytes."""
     with plain_files.open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,9 @@
-"""Quality against size as measured: `<results>/frontier.json`.
+"""Measured quality against size: `<results>/frontier.json`.
 
-Each of `ways` has `name`, `title`, `bits_per_weight` over all linear layers, `ratios` (dB, a picture each), and
-`median`, `p5` (dB) and `otherwise` (a share), each `value` and `interval_95`. Ours have `asked` too, the size asked
-for, and `bits_saved`: `median` and `p5`. `n` pictures of held-out captions were drawn in `steps` with guidance `cfg`.
+Each entry of `ways` has `name`, `title`, `bits_per_weight` over all linear layers, `ratios` (dB, one per picture), and
+`median`, `p5` (dB) and `otherwise` (a share), each with `value` and `interval_95`. Entries of this project also have
+`asked`, the requested size, and `bits_saved` for `median` and `p5`. `n` pictures of held-out captions were drawn in
+`steps` with guidance `cfg`.
 """
 
 import math
@@ -14,34 +15,34 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 
 FORMAT = {"format": "frontier", "version": 1}
-PICTURES = {"format": "frontier-pictures", "version": 1}  # of one job, before they are set against each other
-UNROUNDED, ROUNDED = "w_a16", "w_a8"  # names of ours: inputs as they are, and as the quantization config rounds them
+PICTURES = {"format": "frontier-pictures", "version": 1}  # pictures of one job, before the comparison
+UNROUNDED, ROUNDED = "w_a16", "w_a8"  # names of ours: inputs unquantized, inputs quantized per the quantization config
 
 
 def read_frontier(path: Path) -> dict[str, Any]:
-    """The content of `path`. Raises UserError if it is missing, damaged, or of another format or version."""
+    """Read `path`. Raises UserError if it is missing, damaged, or of another format or version."""
     return read_json(path, **FORMAT)
 
 
 def list_ours(frontier: dict[str, Any]) -> list[dict[str, Any]]:
-    """The ways of ours, at every size."""
+    """Entries of this project, at every size."""
     return [way for way in frontier["ways"] if "asked" in way]
 
 
 def list_plain(frontier: dict[str, Any]) -> list[dict[str, Any]]:
-    """The ways to call `nn.quantize`."""
+    """Entries made with `nn.quantize`."""
     return [way for way in frontier["ways"] if "asked" not in way]
 
 
 def find_best(frontier: dict[str, Any]) -> list[dict[str, Any]]:
-    """Those ways to call `nn.quantize` that none of at most their size equals in the median, the smallest first."""
+    """`nn.quantize` entries on the Pareto front of size and median quality, smallest first."""
     plain = sorted(list_plain(frontier), key=lambda way: (way["bits_per_weight"], -way["median"]["value"]))
     best = accumulate((way["median"]["value"] for way in plain), max, initial=-math.inf)
     return [way for way, before in zip(plain, best, strict=False) if way["median"]["value"] > before]
 
 
 def find_size(frontier: dict[str, Any], asked: float, path: Path) -> list[dict[str, Any]]:
-    """Our ways at one size. Raises UserError if `path` has none."""
+    """Entries of this project at one size. Raises UserError if `path` has none."""
     found = [way for way in list_ours(frontier) if way["asked"] == asked]
     if not found:
         raise UserError(f"{path} has no size of {asked:g} bits per weight; delete it and run measure_frontier again")

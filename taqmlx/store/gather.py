@@ -1,8 +1,8 @@
-"""Gathering calibration points from trajectories in memory that does not grow with their number.
+"""Gather calibration points from trajectories in constant memory.
 
-Point j K + k is the state of trajectory j at the k-th of K selected steps; place i of the set holds point
-`permutation[i]`. One trajectory at a time, its points are written to their places in a flat scratch file; the file
-then becomes the set's chunks, one after the other.
+Point j K + k is the state of trajectory j at the k-th of K selected steps; position i of the set holds point
+`permutation[i]`. The points of one trajectory at a time are written to their positions in a flat scratch file; the file
+is then split into the chunks of the set.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from taqmlx.store.zarr_arrays import ArraySpec, write_chunks
 
 @dataclass(frozen=True)
 class Selection:
-    """Which points are gathered: the states at `steps` (K,), whose `ts` and `sigmas` (K,) these are, of all
-    trajectories, in the order of `permutation` (trajectories K,)."""
+    """Selected points: the states of all trajectories at `steps` (K,), with their `ts` and `sigmas` (K,), in the order
+    of `permutation` (trajectories K,)."""
 
     steps: np.ndarray
     ts: np.ndarray
@@ -35,9 +35,9 @@ class Selection:
 
 
 def scatter_states(file: BinaryIO, trajectories: Iterable[Trajectory], selection: Selection) -> np.ndarray:
-    """Write the selected states of `trajectories`, in any order, to their places in `file`.
+    """Write the selected states of `trajectories`, in any order, to their positions in `file`.
 
-    Returns the prompt index of each trajectory, (N,) int64. Raises UserError unless each of the N comes exactly once.
+    Returns the prompt index of each trajectory, (N,) int64. Raises UserError unless each of the N occurs exactly once.
     """
     places = invert_permutation(selection.permutation).reshape(-1, len(selection.steps))  # (N, K)
     prompts = np.full(len(places), -1, dtype=np.int64)
@@ -55,7 +55,7 @@ def scatter_states(file: BinaryIO, trajectories: Iterable[Trajectory], selection
 def write_points(
     file: BinaryIO, prompts: np.ndarray, selection: Selection, path: Path, specs: dict[str, ArraySpec]
 ) -> dict[str, str]:
-    """Fill the arrays of points of the group in `path` from `file` and from what is known of each point.
+    """Fill the point arrays of the group at `path` from `file` and the selection.
 
     prompts (N,) is the prompt index of each trajectory. Returns the arrays' sha256 (hex).
     """
@@ -79,7 +79,7 @@ def write_points(
 
 
 def write_conditions(conditioning: Conditioning, count: int, path: Path, specs: dict[str, ArraySpec]) -> dict[str, str]:
-    """Copy the encodings of `count` prompts to the group in `path`, one at a time; returns their sha256 (hex)."""
+    """Copy the encodings of `count` prompts to the group at `path`, one at a time; return their sha256 (hex)."""
     digests = {name: hashlib.sha256() for name in PROMPT_ARRAYS}
     for index in range(count):
         for name, value in zip(PROMPT_ARRAYS, conditioning.read([index]), strict=True):
@@ -95,7 +95,7 @@ def gather_points(
     path: Path,
     specs: dict[str, ArraySpec],
 ) -> dict[str, str]:
-    """Fill the arrays of points of the group in `path` by way of the scratch file `flat`; returns their sha256."""
+    """Fill the point arrays of the group at `path` through the scratch file `flat`; return their sha256 (hex)."""
     with name_file(flat), flat.open("w+b", buffering=0) as file:
         prompts = scatter_states(file, trajectories, selection)
         return write_points(file, prompts, selection, path, specs)

@@ -1,4 +1,4 @@
-"""What the blocks' sensitivity files say of each layer, by its name."""
+"""Quantization errors per layer, from the blocks' sensitivity files."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,10 +7,10 @@ import numpy as np
 
 
 class InputTier(NamedTuple):
-    """What a layer reads, rounded to so many bits.
+    """Layer input quantized to a number of bits.
 
-    errors: float64 (J,), relative squared errors of the block's output at sigmas (J,); clip: the share of the largest
-    magnitude that the grid reaches; inside: the share of values within it.
+    errors: float64 (J,), relative squared errors of the block's output at sigmas (J,); clip: clipping range as a share
+    of the absmax; inside: share of values within it.
     """
 
     sigmas: list[float]
@@ -20,14 +20,14 @@ class InputTier(NamedTuple):
 
 
 class LayerErrors(NamedTuple):
-    """By layer name and bits: what its input rounded costs, and its weight rounded, in the stream that suffers most."""
+    """Errors by layer name and bits: of the quantized input, and of the quantized weight in its worst stream."""
 
     inputs: dict[str, dict[int, InputTier]]
     weights: dict[str, dict[int, float]]
 
 
 def list_layer_errors(blocks: Mapping[str, dict[str, Any]]) -> LayerErrors:
-    """The errors of all layers of the sensitivity files' contents. Layers that share an input share its entry."""
+    """Errors of all layers in the sensitivity files' contents. Layers that share an input share its entry."""
     inputs: dict[str, dict[int, InputTier]] = {}
     weights: dict[str, dict[int, float]] = {}
     for content in blocks.values():
@@ -43,5 +43,5 @@ def list_layer_errors(blocks: Mapping[str, dict[str, Any]]) -> LayerErrors:
 
 
 def read_tier(tier: Mapping[str, Any], sigmas: list[float]) -> InputTier:
-    """One input at some bits."""
+    """Read one input at one number of bits."""
     return InputTier(sigmas, np.array(tier["errors"], np.float64), tier["clip"], tier["inside"])

@@ -1,4 +1,4 @@
-"""What the blocks' jobs determined about what their layers read, checked against what it is put together with."""
+"""Input quantizers determined by the blocks' jobs, checked against activation rules and packed checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,15 +12,15 @@ from taqmlx.planning.layer_rules import find_rule
 from taqmlx.store.block_file import BlockFile, LayerInput, read_block
 from taqmlx.store.errors import UserError, blame
 
-TOLERANCE = 1e-6  # relative, of noise levels that went through float32
+TOLERANCE = 1e-6  # relative; noise levels may have passed through float32
 
 
-# block name: its file's path and content
+# block name: path and content of its file
 Blocks = Mapping[str, tuple[Path, BlockFile]]
 
 
 def read_blocks(paths: Sequence[Path]) -> Blocks:
-    """The block files by block name. Raises UserError if one is damaged or two are of one block."""
+    """Read block files by block name. Raises UserError if one is damaged or two are of the same block."""
     blocks: dict[str, tuple[Path, BlockFile]] = {}
     for path in paths:
         block = read_block(path)
@@ -37,8 +37,8 @@ def check_blocks(
 ) -> None:
     """Raise UserError, naming the difference, unless the blocks fit activation `rules` and packed checkpoint.
 
-    They have to be those the checkpoint (its `config.json`) was packed from, optimised for these rules. layer_paths:
-    the module path of each layer by name.
+    They must be the blocks that the checkpoint (its `config.json`) was packed from, optimised for these rules.
+    layer_paths: module path of each layer by name.
     """
     if wrong := set(checkpoint["origin"]["blocks"]) ^ set(blocks):
         raise UserError(f"blocks: {', '.join(sorted(wrong))}: named and packed ones differ; name what pack_weights had")
@@ -56,7 +56,7 @@ def check_rules(path: Path, block: BlockFile, rules: Sequence[dict[str, Any]]) -
 
 
 def check_weights(path: Path, block: BlockFile, checkpoint: dict[str, Any], layer_paths: Mapping[str, str]) -> None:
-    """Raise UserError unless model, codes and migrated layers of the block are those of the checkpoint."""
+    """Raise UserError unless model, codes and migrated layers of the block match the checkpoint."""
     if block.seal["inputs"]["model"] != checkpoint["origin"]["model"]:
         raise UserError(f"{path} and the packed checkpoint were made from different weight files; make both again")
     for name, digest in block.seal["sha256"]["codes"].items():
@@ -68,12 +68,12 @@ def check_weights(path: Path, block: BlockFile, checkpoint: dict[str, Any], laye
 
 
 def is_migrated(given: LayerInput | None) -> bool:
-    """Whether a layer's input is divided by something other than one."""
+    """True if the layer's input is divided by a migration other than one."""
     return given is not None and given.migration is not None and bool(np.any(given.migration != 1))
 
 
 def pick_inputs(blocks: Blocks, sigmas: Sequence[float]) -> dict[str, LayerInput]:
-    """What the blocks determined, by layer name, its tables of steps at `sigmas` (S,) only.
+    """Input quantizers by layer name, with step size tables at `sigmas` (S,) only.
 
     Raises UserError, naming the noise level, if a block was not optimised at one of them.
     """
@@ -88,7 +88,7 @@ def pick_inputs(blocks: Blocks, sigmas: Sequence[float]) -> dict[str, LayerInput
 
 
 def find_sigmas(sigmas: Sequence[float], knots: np.ndarray, path: Path) -> list[int]:
-    """The place of each of `sigmas` among `knots` (K,). Raises UserError naming one that is not there."""
+    """Index of each of `sigmas` in `knots` (K,). Raises UserError naming a sigma that is not there."""
     places = [find_nearest_knot(sigma, knots) for sigma in sigmas]
     for sigma, place in zip(sigmas, places, strict=True):
         if abs(knots[place] - sigma) > TOLERANCE * sigma:

@@ -1,4 +1,4 @@
-"""The checkpoint of a block's learning: one safetensors file that is replaced atomically."""
+"""Checkpoint of a block's optimisation: one safetensors file, replaced atomically."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from taqmlx.store.tensors import read_sealed_tensors, write_sealed_tensors
 
 
 def write_learning(path: Path, fingerprint: str, numbers: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Replace the checkpoint in `path`: `numbers`, plain values, and `arrays` by name; on disk when this returns."""
+    """Replace the checkpoint at `path`: `numbers`, plain values, and `arrays` by name; it is on disk on return."""
     write_sealed_tensors(path, arrays, {"fingerprint": fingerprint, "numbers": numbers})
 
 
 def read_learning(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """The numbers and arrays in `path`, or None if it is absent.
+    """Return the numbers and arrays at `path`, or None if it is absent.
 
-    Raises UserError if it is damaged, or was made with other parameters or inputs than `fingerprint` stands for.
+    Raises UserError if it is damaged or its fingerprint of parameters and inputs is not `fingerprint`.
     """
     if not path.exists():
         return None

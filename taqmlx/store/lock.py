@@ -1,4 +1,4 @@
-"""A lock that one process holds at a time and that dies with its holder."""
+"""Exclusive file lock, released when its process ends."""
 
 import fcntl
 from collections.abc import Callable, Iterator
@@ -8,10 +8,11 @@ from pathlib import Path
 
 @contextmanager
 def hold_lock(path: Path, announce: Callable[[str], None]) -> Iterator[None]:
-    """Hold the exclusive lock of the file `path`, made if need be.
+    """Hold an exclusive lock on the file `path`, which is created if absent.
 
-    If another process holds it, `announce` gets one line and this one waits: the other may be a worker that outlived
-    the workflow that started it. The file stays; were it removed, two processes could hold two locks of one name.
+    If another process holds it, `announce` is called with one line and this process waits: the holder may be a worker
+    that outlived its workflow. The file is never removed; otherwise two processes could hold locks on two files of the
+    same name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:

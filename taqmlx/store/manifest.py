@@ -1,7 +1,7 @@
-"""The manifest of a dataset: every image with its prompt and seed, and what all images share.
+"""Manifest of a dataset: every image with its prompt and seed, and the values shared by all images.
 
-It follows from the seals of the trajectories alone, so it can be written again at any time. The keys are those of the
-original layout; `shards`, the checksum of each shard's seal, is ours, and tells a stale manifest from a current one.
+It is derived from the trajectories' seals alone, so it can be rewritten at any time. The keys are those of the original
+layout; `shards`, the checksum of each shard's seal, is an addition that detects a stale manifest.
 """
 
 from collections.abc import Iterator
@@ -17,16 +17,16 @@ from taqmlx.store.seal import Seal, check_origin, read_group_seal
 
 Manifest = dict[str, Any]
 
-SAVED = {"images": "images/*.png", "latents": "latents/*.npy"}  # the files of each kind beside a manifest of exports
+SAVED = {"images": "images/*.png", "latents": "latents/*.npy"}  # files of each kind beside an exported manifest
 PROMPT_FILE = "conditioning.json"  # beside the manifest of results; its parameters list the prompts in order
-# What an import needs of a manifest, and of each of its images.
-LONGEST_NAME = 80  # characters of one that is shown
+# Keys that an import needs in a manifest and in each of its images.
+LONGEST_NAME = 80  # characters shown of a name
 NEEDED = {"num_steps": int, "cfg_scale": (int, float), "images": list}
 NEEDED_OF_IMAGE = {"image_id": int, "prompt": str, "seed": int}
 
 
 def read_seals(store: Place, stage: plan.Parameters) -> dict[str, Seal]:
-    """The seals of the finished shards in `store`, by shard; `stage` are the parameters of `collect_shard`.
+    """Read the seals of the finished shards in `store`, by shard; `stage` are the parameters of `collect_shard`.
 
     Raises UserError for a seal that is damaged or of other parameters.
     """
@@ -39,9 +39,9 @@ def read_seals(store: Place, stage: plan.Parameters) -> dict[str, Seal]:
 
 
 def build_manifest(stage: plan.Parameters, seals: dict[str, Seal], saved: dict[str, int] | None = None) -> Manifest:
-    """The manifest of the images in `seals`; `stage` are the parameters of `collect_shard`.
+    """Build the manifest of the images in `seals`; `stage` are the parameters of `collect_shard`.
 
-    saved: how many `images` and `latents` lie as files beside it; without, those in the store, which has no pictures.
+    saved: number of `images` and `latents` files beside it; by default those in the store, which has no pictures.
     """
     images = sorted((image for seal in seals.values() for image in list_images(seal)), key=lambda i: i["image_id"])
     saved = saved or {"images": 0, "latents": len(images)}
@@ -64,12 +64,12 @@ def build_manifest(stage: plan.Parameters, seals: dict[str, Seal], saved: dict[s
 
 
 def count_saved(folder: Path) -> dict[str, int]:
-    """How many files of each kind a folder of the original layout has."""
+    """Number of files of each kind in a folder of the original layout."""
     return {kind: len(list(folder.glob(pattern))) for kind, pattern in SAVED.items()}
 
 
 def list_images(seal: Seal) -> Iterator[dict[str, Any]]:
-    """The entry of every trajectory of a shard."""
+    """Yield the manifest entry of each trajectory of a shard."""
     parameters = seal["parameters"]
     first = min(prompt for _, prompt in parameters["rows"])
     for number, prompt in parameters["rows"]:
@@ -85,7 +85,7 @@ def list_images(seal: Seal) -> Iterator[dict[str, Any]]:
 
 
 def find_staleness(found: Manifest, wanted: Manifest) -> Iterator[str]:
-    """Where the manifest `found` is not `wanted`, the one that the seals give."""
+    """Yield each difference between the manifest `found` and `wanted`, the one derived from the seals."""
     images = found.get("images", []) if isinstance(found, dict) else None
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
         yield "it is not a manifest"
@@ -103,7 +103,7 @@ def find_staleness(found: Manifest, wanted: Manifest) -> Iterator[str]:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """A manifest of the original layout. Raises UserError, naming the key, if it lacks what an import needs."""
+    """Read a manifest of the original layout. Raises UserError, naming the key, if it lacks what an import needs."""
     manifest = read_plain_json(path)
     if not isinstance(manifest, dict):
         raise UserError(f"{path} is not a manifest")

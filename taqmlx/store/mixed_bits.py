@@ -1,8 +1,8 @@
-"""The bits and group sizes that a search chose: `<results>/mixed_bits.json`.
+"""Bits and group sizes chosen by the search: `<results>/mixed_bits.json`.
 
-`uniform` and `mixed` have `bits_per_weight` over all linear layers, the error `predicted` of the guided velocity,
-relative and squared, and `layers`: by layer name `bits` and `group_size`. `budget` is the size that was asked for,
-`rules` are for the configuration, `ranks` the directions that hold 99.9 % of each layer input's energy.
+`uniform` and `mixed` have `bits_per_weight` over all linear layers, `predicted`, the relative squared error of the
+guided velocity, and `layers`: `bits` and `group_size` by layer name. `budget` is the requested size, `rules` are the
+corresponding configuration rules, `ranks` the number of directions that hold 99.9 % of each layer input's energy.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ FORMAT = {"format": "mixed-bits", "version": 2}
 
 
 def read_mixed_bits(path: Path) -> dict[str, Any]:
-    """The content of `path`. Raises UserError if it is missing, damaged, or of another format or version."""
+    """Read `path`. Raises UserError if it is missing, damaged, or of another format or version."""
     return read_json(path, **FORMAT)
 
 
 def overlay_bits(rules: LayerRules, mixed: Mapping[str, Any] | None) -> LayerRules:
-    """The rules of layers, `weight` and `activation` by name, with the bits and group sizes that a search chose."""
+    """Layer rules, `weight` and `activation` by name, with the bits and group sizes chosen by the search."""
     if mixed is None:
         return rules
     chosen = mixed["mixed"]["layers"]
@@ -31,9 +31,9 @@ def overlay_bits(rules: LayerRules, mixed: Mapping[str, Any] | None) -> LayerRul
 
 
 def identify_bits(parameters: Mapping[str, Any], mixed: Mapping[str, Any] | None) -> dict[str, str]:
-    """What of a search enters the origin of layers quantized by it: the fingerprint of the bits it chose.
+    """Origin entry of layers quantized after a search: the fingerprint of the chosen bits.
 
-    Raises UserError if `bits_per_weight` asks for a search and there is none, or the other way around.
+    Raises UserError if `bits_per_weight` asks for a search and there is none, or the reverse.
     """
     if (parameters["bits_per_weight"] is None) != (mixed is None):
         raise UserError("--mixed: mixed_bits.json is needed where bits_per_weight is set, and only there")

@@ -1,8 +1,8 @@
-"""The original layout of a dataset, which other programs read: a folder of small NumPy files, a PNG file per image.
+"""Original dataset layout, readable by other programs: a folder of small NumPy files and one PNG file per image.
 
-`samples/{image}_{step}.npz` holds one state of one trajectory, `latents/{image}.npy` the final latents as the decoder
-takes them, `images/{image}.png` the picture, `manifest.json` what they are. An image's number is its trajectory's. The
-samples of an image are the states before each step and, last, the one after all: that one has sigma 0.
+`samples/{image}_{step}.npz` holds one state of one trajectory, `latents/{image}.npy` the final latents in the decoder's
+space, `images/{image}.png` the picture, `manifest.json` their description. An image has the number of its trajectory.
+The samples of an image are the states before each step, then the final state at sigma 0.
 """
 
 import io
@@ -20,15 +20,15 @@ from taqmlx.planning.plain_files import open_plain
 from taqmlx.store.errors import UNFIT, UserError
 from taqmlx.store.trajectories import Trajectory
 
-# What a sample holds beside `x` (1, h, w, c) float32; none of it has an axis. Earlier programs wrote the time step in
-# the precision of their model, so any floating type is read.
+# Entries of a sample besides `x` (1, h, w, c) float32; all are scalars. Earlier programs wrote the time step in the
+# precision of their model, so any floating type is read.
 SCALARS = {"timestep": "float32", "sigma": "float32", "step_index": "int32", "image_id": "int32", "is_final": "bool"}
 DAMAGE = (*UNFIT, OSError, EOFError, RuntimeError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
-LARGEST_ARRAY = 1 << 26  # bytes that a file's arrays may take, whatever it is compressed to
+LARGEST_ARRAY = 1 << 26  # largest uncompressed size in bytes of one array
 
 
 class Sample(NamedTuple):
-    """x (h, w, c) float32, the latents in the sampler's space at `sigma`; the rest says where on which trajectory."""
+    """x (h, w, c) float32: latents in the sampler's space at `sigma`; the other fields give trajectory and step."""
 
     x: np.ndarray
     timestep: float
@@ -39,22 +39,22 @@ class Sample(NamedTuple):
 
 
 def name_sample(folder: Path, image: int, step: int) -> Path:
-    """The file of a sample in the folder of samples."""
+    """Path of a sample in the folder of samples."""
     return folder / f"{image:04d}_{step:03d}.npz"
 
 
 def name_latents(folder: Path, image: int) -> Path:
-    """The file of an image's final latents in the folder of latents."""
+    """Path of an image's final latents in the folder of latents."""
     return folder / f"{image:04d}.npy"
 
 
 def name_image(folder: Path, image: int) -> Path:
-    """The file of a picture in the folder of images."""
+    """Path of a picture in the folder of images."""
     return folder / f"{image:04d}.png"
 
 
 def list_samples(trajectory: Trajectory, ts: np.ndarray, sigmas: np.ndarray) -> Iterator[Sample]:
-    """The samples of a trajectory: its states, and its final latents at sigma 0. ts (steps,), sigmas (steps + 1,)."""
+    """Samples of a trajectory: its states, then its final latents at sigma 0. ts (steps,), sigmas (steps + 1,)."""
     timesteps = np.append(ts, np.float32(0))
     for step, x in enumerate([*trajectory.states, trajectory.latents]):
         yield Sample(x.astype(np.float32), timesteps[step], sigmas[step], step, trajectory.number, step == len(ts))
@@ -64,14 +64,14 @@ def write_sample(path: Path, sample: Sample) -> None:
     """Write one sample; equal samples give equal bytes."""
     values = sample._asdict()
     scalars = {key: np.array(values[key], dtype=dtype) for key, dtype in SCALARS.items()}
-    content = io.BytesIO()  # NumPy does not say when a file's last bytes cannot be written
-    # NumPy's types take one of `scalars` for its only other keyword, allow_pickle.
+    content = io.BytesIO()  # NumPy does not report a failure to write a file's last bytes
+    # NumPy's type hints match the `scalars` to its only other keyword, allow_pickle.
     np.savez_compressed(content, x=sample.x[None].astype(np.float32), **scalars)  # type: ignore[arg-type]
     path.write_bytes(content.getvalue())
 
 
 def read_sample(path: Path) -> Sample:
-    """The sample in `path`. Raises UserError, naming the file, if it is missing, damaged or not a sample."""
+    """Read the sample at `path`. Raises UserError, naming the file, if it is missing, damaged or not a sample."""
     try:
         with open_plain(path) as opened, zipfile.ZipFile(opened) as archive:
             arrays = {key: read_member(archive, key) for key in Sample._fields if f"{key}.npy" in archive.namelist()}
@@ -92,15 +92,15 @@ def read_sample(path: Path) -> Sample:
 
 
 def read_member(archive: zipfile.ZipFile, key: str) -> np.ndarray:
-    """The array `key` of an `.npz` archive. Raises ValueError if it is too large."""
+    """Read the array `key` of an `.npz` archive. Raises ValueError if it is too large."""
     with archive.open(f"{key}.npy") as file:
         return read_array(file, archive.getinfo(f"{key}.npy").file_size)
 
 
 def read_array(file: IO[bytes], size: int) -> np.ndarray:
-    """The array in a `.npy` file of `size` bytes, unpickled never.
+    """Read the array in a `.npy` file of `size` bytes, without unpickling.
 
-    Raises ValueError if it is too large, or none of as many bytes as its head says: NumPy reserves what the head says.
+    Raises ValueError if it is too large, or if its size differs from its header: NumPy allocates what the header says.
     """
     if size > LARGEST_ARRAY:
         raise ValueError(f"an array of {size} bytes, and at most {LARGEST_ARRAY} are read")
@@ -123,7 +123,7 @@ def write_latents(path: Path, latents: np.ndarray) -> None:
 
 
 def read_latents(path: Path) -> np.ndarray:
-    """The final latents (h, w, c) float32 in `path`. Raises UserError if they are missing, damaged or misshapen."""
+    """Read the final latents (h, w, c) float32. Raises UserError if they are missing, damaged or of another shape."""
     try:
         with open_plain(path) as file:
             latents = read_array(file, path.stat().st_size)

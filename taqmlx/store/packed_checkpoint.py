@@ -1,8 +1,9 @@
-"""The packed checkpoint: a folder with `model.safetensors` and `config.json`.
+"""Packed checkpoint: a folder with `model.safetensors` and `config.json`.
 
-Of a quantized layer the tensors are those of MLX's QuantizedLinear: `<path>.weight` uint32, `.scales` and `.biases`
-fp16, and its `.bias` as it was. A layer with `<path>.migration` int32 (in,) holds W diag(migration), so its input has
-to be divided first: no module of MLX has such a parameter, so a strict load refuses it. All else is fp16.
+The tensors of a quantized layer are those of MLX's QuantizedLinear: `<path>.weight` uint32, `.scales` and `.biases`
+fp16, and its unchanged `.bias`. A layer with `<path>.migration` int32 (in,) holds W diag(migration), so its input must
+be divided by the migration first: no MLX module has such a parameter, so a strict load rejects it. All other tensors
+are fp16.
 """
 
 from collections import Counter
@@ -21,13 +22,13 @@ from taqmlx.store.tensors import read_tensors, refuse_broken
 
 SCHEMA = load_schema("packed_checkpoint.schema.json")
 FORMAT, VERSION = (SCHEMA["properties"][key]["const"] for key in ("format", "version"))
-LONGEST_NAME = 80  # characters of one that is shown
+LONGEST_NAME = 80  # characters shown of a name
 PARTS = ("weight", "scales", "biases", "migration")
 
 
 @dataclass(frozen=True)
 class PackedCheckpoint:
-    """`config.json`, the tensors by the names of DiffusionKit's parameters (no prefix), and their file."""
+    """`config.json`, the tensors by DiffusionKit parameter name (no prefix), and their file."""
 
     config: dict[str, Any]
     tensors: dict[str, np.ndarray]
@@ -35,7 +36,7 @@ class PackedCheckpoint:
 
 
 def read_packed(folder: Path) -> PackedCheckpoint:
-    """The checkpoint in `folder`. Raises UserError if it is missing, damaged, changed, or of another format."""
+    """Read and check the checkpoint in `folder`. Raises UserError if it is missing, damaged, or of another format."""
     checkpoint = open_packed(folder)
     config, path = checkpoint.config, checkpoint.path
     if hash_file(path) != config["model"]["sha256"]:
@@ -49,14 +50,14 @@ def read_packed(folder: Path) -> PackedCheckpoint:
 
 
 def open_packed(folder: Path) -> PackedCheckpoint:
-    """The checkpoint in `folder`, as it is. Raises UserError if its config or its tensors cannot be read."""
+    """Read the checkpoint in `folder` without checks. Raises UserError if its config or its tensors cannot be read."""
     config = read_packed_config(folder)
     path = find_named(folder / "config.json", config["model"]["file"])
     return PackedCheckpoint(config, read_packed_tensors(path, config["prefix"]), path)
 
 
 def read_packed_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a packed checkpoint. Raises UserError if it is missing, damaged or of another format."""
+    """Read `config.json` of a packed checkpoint. Raises UserError if it is missing, damaged or of another format."""
     path = folder / "config.json"
     config = read_plain_json(path)
     found = (config.get("format"), config.get("version")) if isinstance(config, dict) else (None, None)
@@ -71,12 +72,12 @@ def read_packed_config(folder: Path) -> dict[str, Any]:
 
 
 def read_packed_tensors(path: Path, prefix: str) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file, without `prefix`. Raises UserError if it is missing or damaged."""
+    """Read the tensors of a safetensors file, without `prefix`. Raises UserError if it is missing or damaged."""
     return {key.removeprefix(prefix): array for key, array in read_tensors(path).items()}
 
 
 def find_misfits(checkpoint: PackedCheckpoint, path: str) -> Iterator[str]:
-    """What is wrong with the types, shapes and grids of one quantized layer's tensors."""
+    """Yield the faults in dtypes, shapes and migration of one quantized layer's tensors."""
     tensors, how = checkpoint.tensors, checkpoint.config["quantization"][path]
     missing = [part for part in ("weight", "scales", "biases") if f"{path}.{part}" not in tensors]
     if missing:
@@ -102,9 +103,10 @@ def find_misfits(checkpoint: PackedCheckpoint, path: str) -> Iterator[str]:
 
 
 def measure_tensors(tensors: dict[str, np.ndarray], quantization: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What `tensors` hold: `bits_per_weight`, `quantized_weights` and `parameters`, the share at each stored width.
+    """Summary of `tensors`: `bits_per_weight`, `quantized_weights` and `parameters`, the share of each stored bit
+    width.
 
-    `bits_per_weight` counts all tensors that stand for the quantized weights, grids included; without any it is 16.
+    `bits_per_weight` counts all tensors of the quantized weights, including scales and biases; without any it is 16.
     """
     counts: Counter[int] = Counter()
     stored = 0

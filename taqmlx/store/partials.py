@@ -1,7 +1,7 @@
-"""What is being written: a file or folder beside its place, locked by its writer, renamed into place when it is whole.
+"""Partial output: a file or folder beside its final path, locked by its writer and renamed when complete.
 
-A writer that is killed leaves its part behind, and its lock dies with it. So whoever writes the same place next finds
-that part unlocked and removes it, and leaves alone what another living process is writing there.
+A killed writer leaves its partial behind, but its lock is released. The next writer of the same path removes unlocked
+partials and leaves those of other living processes alone.
 """
 
 import fcntl
@@ -16,10 +16,10 @@ from pathlib import Path
 
 @contextmanager
 def hold_partial(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
-    """What `create` makes beside `path`, for this process alone; gone afterwards, unless it was renamed.
+    """Create a partial of `path` with `create`, for this process only; it is removed afterwards unless renamed.
 
-    Its name keeps the suffix of `path`, since some writers choose a format by it. What killed writers of `path` left
-    is removed first.
+    Its name keeps the suffix of `path`, because some writers choose a format by suffix. Partials left by killed writers
+    of `path` are removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_partials(path)
@@ -32,7 +32,7 @@ def hold_partial(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
 
 
 def sweep_partials(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it."""
+    """Remove partials of `path` left by killed writers."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.partial{re.escape(path.suffix)}")
     for leftover in path.parent.iterdir():
         if name.fullmatch(leftover.name):
@@ -40,11 +40,11 @@ def sweep_partials(path: Path) -> None:
 
 
 def _create_locked(path: Path, create: Callable[[Path], None]) -> tuple[Path, int]:
-    """A new partial of `path`, and the descriptor that holds its lock."""
+    """Create a partial of `path`; return it with the descriptor that holds its lock."""
     while True:
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial{path.suffix}")
         create(partial)
-        # Until it is locked it looks abandoned; if another writer has just removed it, it is made anew.
+        # Until it is locked it looks abandoned; if another writer has just removed it, create a new one.
         with suppress(FileNotFoundError):
             descriptor = os.open(partial, os.O_RDONLY)
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""All pictures of one variant: their features, and on demand themselves, shard after shard."""
+"""All pictures of one variant: their features and, on demand, the pictures, shard by shard."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,15 @@ from taqmlx.store.pictures import name_picture, read_latents, read_picture
 from taqmlx.store.seal import Seal, read_file_seal
 from taqmlx.store.tensors import read_sealed_tensors
 
-REAL = "real"  # the name of the set of real pictures, beside those of variants
+REAL = "real"  # name of the set of real pictures
 
 
 @dataclass(frozen=True)
 class Features:
-    """arrays: (n, d) by name; about: what they were read with; pictures and resized: how many there are and were.
+    """Features of a picture set.
 
-    origins: of each shard, the checksum of the seal of its pictures, or None where they have none.
+    arrays: (n, d) by name; about: weights and settings of the feature networks; pictures, resized: number of pictures
+    and of resized ones; origins: per shard, the checksum of the seal of its pictures, or None if there is none.
     """
 
     arrays: dict[str, np.ndarray]
@@ -32,7 +33,7 @@ class Features:
 
 @dataclass(frozen=True)
 class PictureSet:
-    """features; rows: the prompt's number and the seed of each picture; paths: where it lies."""
+    """features; rows: prompt index and seed of each picture; paths: path of each picture."""
 
     features: Features
     rows: list[tuple[int, int]]
@@ -40,11 +41,11 @@ class PictureSet:
 
     @property
     def prompts(self) -> np.ndarray:
-        """The number of each picture's prompt, (n,)."""
+        """Prompt index of each picture, (n,)."""
         return np.array([prompt for prompt, _ in self.rows])
 
     def read_pictures(self) -> np.ndarray:
-        """(n, h, w, 3) uint8. Raises UserError for one that cannot be read, or of another size than the first."""
+        """Read (n, h, w, 3) uint8. Raises UserError for an unreadable picture or one of another size."""
         pictures = [np.asarray(read_picture(path)) for path in self.paths]
         for path, picture in zip(self.paths, pictures, strict=True):
             if picture.shape != pictures[0].shape:
@@ -52,7 +53,7 @@ class PictureSet:
         return np.stack(pictures)
 
     def read_latents(self) -> np.ndarray:
-        """Final latents (n, h, w, c). Raises UserError for some that cannot be read, or of another shape."""
+        """Read final latents (n, h, w, c). Raises UserError for unreadable latents or ones of another shape."""
         found = [read_latents(path) for path in self.paths]
         for path, latents in zip(self.paths, found, strict=True):
             if latents.shape != found[0].shape:
@@ -61,9 +62,9 @@ class PictureSet:
 
 
 def read_features(paths: Sequence[Path], name: str) -> Features:
-    """The features of all shards of the variant `name`, or of REAL pictures.
+    """Read the features of all shards of variant `name`, or of the REAL pictures.
 
-    Raises UserError if they are of others, or shards were read with different weights.
+    Raises UserError if they are of another set, or if shards were computed with different weights.
     """
     parts, abouts = [], []
     for path in paths:
@@ -87,14 +88,14 @@ def read_features(paths: Sequence[Path], name: str) -> Features:
 
 
 def choose_features(arrays: Mapping[str, np.ndarray]) -> str:
-    """What FID and KID are computed of: Inception's features where there are any, else the classifier's."""
+    """Features for FID and KID: Inception's if available, else the classifier's."""
     return "inception" if "inception" in arrays else "classifier"
 
 
 def list_sealed(path: Path) -> tuple[Seal, list[Path]]:
-    """The seal in `path` of the pictures in the folder of its name, and those pictures, in its order.
+    """Return the seal at `path` of the pictures in the folder of the same name, and their paths in its order.
 
-    Raises UserError if it is damaged, or a file it vouches for is missing or another.
+    Raises UserError if it is damaged, or if a sealed file is missing or differs.
     """
     seal = read_file_seal(path)
     with blame(path):
@@ -108,7 +109,7 @@ def list_sealed(path: Path) -> tuple[Seal, list[Path]]:
 
 
 def read_set(seals: Sequence[Path], features: Sequence[Path], variant: str) -> PictureSet:
-    """The pictures of `variant` by its shards' seals, and their features.
+    """Return the pictures of `variant`, from its shards' seals, with their features.
 
     Raises UserError if they are damaged, of another variant, or do not belong together.
     """
@@ -130,7 +131,7 @@ def read_set(seals: Sequence[Path], features: Sequence[Path], variant: str) -> P
 
 
 def check_pairs(name: str, found: PictureSet, other: str, reference: PictureSet, moved: int) -> None:
-    """Raise UserError unless both sets show the same prompts from the same seeds, `moved` on in `found`."""
+    """Raise UserError unless both sets have the same prompts and seeds; the seeds of `found` are offset by `moved`."""
     if found.rows == [(prompt, seed + moved) for prompt, seed in reference.rows]:
         return
     raise UserError(

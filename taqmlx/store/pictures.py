@@ -1,4 +1,4 @@
-"""Pictures as PNG files that say in their text chunks what they are, with their final latents beside them."""
+"""PNG pictures with their origin in text chunks, and their final latents beside them."""
 
 import io
 import json
@@ -15,12 +15,12 @@ from taqmlx.store.files import write_atomically
 from taqmlx.store.tensors import read_sealed_tensors, write_sealed_tensors
 
 READABLE = PICTURES
-FORMATS = ("PNG", "JPEG", "WEBP")  # no other is tried, whatever a file is called: some run programs
+FORMATS = ("PNG", "JPEG", "WEBP")  # no other format is tried, whatever the file name: some run programs
 LARGEST_PICTURE = 1 << 26  # pixels
 
 
 def name_picture(folder: Path, seed: int) -> Path:
-    """Where the picture of a seed lies."""
+    """Path of the picture of a seed."""
     return folder / f"{seed:010d}.png"
 
 
@@ -34,12 +34,12 @@ def write_picture(path: Path, picture: np.ndarray, latents: np.ndarray, about: d
 
 
 def encode_text(about: dict[str, Any]) -> dict[str, str]:
-    """Text as it is, other values as JSON."""
+    """Keep text as it is; encode other values as JSON."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
 
 def is_drawn(path: Path, about: dict[str, Any]) -> bool:
-    """Whether `path` and the latents beside it are whole and say they are what `about` says."""
+    """True if `path` and its latents are complete and their metadata equals `about`."""
     try:
         found = dict(getattr(open_picture(path), "text", {}))
         _, latents_about = read_sealed_tensors(path.with_suffix(".safetensors"))
@@ -49,14 +49,14 @@ def is_drawn(path: Path, about: dict[str, Any]) -> bool:
 
 
 def read_latents(path: Path) -> np.ndarray:
-    """The final latents (h, w, c) of the picture at `path`. Raises UserError if they are missing or damaged."""
+    """Read the final latents (h, w, c) of the picture at `path`. Raises UserError if they are missing or damaged."""
     place = path.with_suffix(".safetensors")
     with blame(place):
         return read_sealed_tensors(place)[0]["latents"]
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The picture, loaded, its checksums too: Pillow skips those of the pixels of a PNG file.
+    """Load a picture and verify its checksums, which Pillow skips for the pixels of a PNG file.
 
     Raises UserError, naming the file, if it is missing, damaged or too large.
     """
@@ -71,17 +71,17 @@ def open_picture(path: Path) -> Image.Image:
             return image
     except FileNotFoundError:
         raise UserError(f"{path} is missing; delete what was made with it and run again") from None
-    except Exception as error:  # of whatever kind: Pillow's readers of formats raise many
+    except Exception as error:  # Pillow's format readers raise many types
         raise UserError(f"{path} is not a readable picture ({str(error)[:200]}); delete it and run again") from None
 
 
 def read_picture(path: Path) -> Image.Image:
-    """The picture in RGB. Raises UserError, naming the file, if it is missing or damaged."""
+    """Read the picture in RGB. Raises UserError, naming the file, if it is missing or damaged."""
     return open_picture(path).convert("RGB")
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """The pictures in a folder by name. Raises UserError if there are none."""
+    """Pictures in a folder, by name. Raises UserError if there are none."""
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in READABLE)
     if not found:
         raise UserError(f"{folder} has no picture ({', '.join(READABLE)}); name a folder with pictures")
@@ -89,7 +89,7 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def stack_pictures(images: Sequence[Image.Image], size: int) -> np.ndarray:
-    """RGB pictures as (n, size, size, 3) uint8; those of another size are resized (Pillow, bicubic, antialiased)."""
+    """Stack RGB pictures as (n, size, size, 3) uint8; other sizes are resized (Pillow, bicubic, antialiased)."""
     fitting = [
         image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
         for image in images

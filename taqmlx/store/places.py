@@ -1,9 +1,9 @@
-"""Where a store lies: in a folder, or at a URL that fsspec understands, such as `s3://bucket/run/trajectories.zarr`.
+"""Location of a store: a folder, or a URL that fsspec understands, such as `s3://bucket/run/trajectories.zarr`.
 
-A `RemotePath` has as much of `pathlib.Path` as reading and publishing a store take. It never replaces or deletes
-anything: an object is created, or is there already with the same bytes. Endpoint and credentials come from the
+A `RemotePath` implements the subset of `pathlib.Path` needed to read and publish a store. It never replaces or deletes
+anything: an object is created, or already exists with the same bytes. Endpoint and credentials come from the
 environment or from fsspec's own configuration. fsspec takes longer to load than a worker to start, so it is imported
-when there is a URL.
+only when there is a URL.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HINT = "check the bucket, AWS_ENDPOINT_URL and the credentials in the environmen
 
 
 class RemotePath:
-    """The object or folder `key` of an fsspec file system."""
+    """Object or folder `key` of an fsspec file system."""
 
     def __init__(self, filesystem: Any, key: str):
         self.filesystem, self.key = filesystem, key.rstrip("/")
@@ -33,11 +33,11 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last part of the key."""
+        """Last part of the key."""
         return self.key.rpartition("/")[2]
 
     def is_file(self) -> bool:
-        """Whether there is such an object. Raises UnreachableError."""
+        """True if the object exists. Raises UnreachableError."""
         try:
             return bool(self.filesystem.info(self.key)["type"] == "file")
         except Exception as error:
@@ -46,7 +46,7 @@ class RemotePath:
             raise reason from error
 
     def read_bytes(self) -> bytes:
-        """The object. Raises FileNotFoundError, or UnreachableError if there is no telling."""
+        """Read the object. Raises FileNotFoundError, or UnreachableError if its existence is unknown."""
         try:
             content: bytes = self.filesystem.cat_file(self.key)
             return content
@@ -56,19 +56,19 @@ class RemotePath:
     def create(self, content: bytes) -> None:
         """Write the object and read it back.
 
-        Raises UserError if there is another one, or if what is read is not what was written; UnreachableError.
+        Raises UserError if another object exists or the bytes read differ from those written; UnreachableError.
         """
         try:
             self.filesystem.pipe_file(self.key, content, mode="create")
         except FileExistsError:
-            pass  # by an upload that was interrupted, or by another worker of the same shard; told by its bytes
+            pass  # by an interrupted upload, or another worker of the same shard; the bytes are compared below
         except Exception as error:
             raise self._explain(error) from error
         if self.read_bytes() != content:
             raise UserError(f"{self} is in the way: it holds other bytes; delete what is there and run again")
 
     def list_keys(self) -> list[str]:
-        """The keys of all objects below, relative to this one. Raises UnreachableError, also for a missing bucket."""
+        """Keys of all objects below, relative to this one. Raises UnreachableError, also for a missing bucket."""
         try:
             keys = self.filesystem.find(self.key)
         except Exception as error:
@@ -76,7 +76,7 @@ class RemotePath:
         return [key.removeprefix(f"{self.key}/") for key in keys if key != self.key]
 
     def list_folders(self) -> list[str]:
-        """The names of the folders in this one. Raises UnreachableError."""
+        """Names of the folders in this one. Raises UnreachableError."""
         try:
             entries = self.filesystem.ls(self.key, detail=True)
         except Exception as error:
@@ -86,10 +86,10 @@ class RemotePath:
         return [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory"]
 
     def judge(self, error: Exception) -> Exception:
-        """What an error of reading means: a FileNotFoundError, if there is no such object, or an UnreachableError."""
+        """Classify a read error: FileNotFoundError if the object does not exist, else UnreachableError."""
         if not isinstance(error, FileNotFoundError):
             return self._explain(error)
-        self.list_keys()  # raises if it is the bucket that is missing
+        self.list_keys()  # raises if the bucket is missing
         return FileNotFoundError(str(self))
 
     def _explain(self, error: Exception) -> UnreachableError:
@@ -101,7 +101,7 @@ Place = Path | RemotePath
 
 
 def open_place(text: str) -> Place:
-    """The folder or URL that `text` names. Raises UserError for a URL that cannot be one."""
+    """Return the folder or URL named by `text`. Raises UserError for an invalid URL."""
     if "://" not in text:
         return Path(text)
     if "@" in text.partition("://")[2].partition("/")[0]:
@@ -111,14 +111,14 @@ def open_place(text: str) -> Place:
 
         filesystem, key = fsspec.url_to_fs(text, use_listings_cache=False)
     except (ImportError, ValueError, TypeError) as error:
-        raise UserError(f"{text} is no URL that can be used here ({error})") from error
+        raise UserError(f"{text} is not a supported URL ({error})") from error
     return RemotePath(filesystem, key)
 
 
 def read_files(places: Sequence[Place], largest: int | None = None) -> Iterator[bytes | Exception]:
-    """The content of each of several files of one store, or the error of reading it; at a URL many at once.
+    """Yield the content of each of several files of one store, or the error of reading it; at a URL concurrently.
 
-    In a folder it is a ValueError if a file has more than `largest` bytes. Raises UnreachableError.
+    A local file with more than `largest` bytes gives a ValueError. Raises UnreachableError.
     """
     remote = [place for place in places if isinstance(place, RemotePath)]
     if remote:
@@ -137,14 +137,14 @@ def read_files(places: Sequence[Place], largest: int | None = None) -> Iterator[
 
 
 def list_files(place: Place) -> set[str]:
-    """The names, relative to `place`, of all files below it."""
+    """Names, relative to `place`, of all files below it."""
     if isinstance(place, RemotePath):
         return set(place.list_keys())
     return {str(file.relative_to(place)) for file in place.rglob("*") if file.is_file()}
 
 
 def list_folders(place: Place) -> list[str]:
-    """The names of the folders in `place`, sorted."""
+    """Names of the folders in `place`, sorted."""
     if isinstance(place, RemotePath):
         return sorted(place.list_folders())
     return sorted(path.name for path in place.glob("*") if path.is_dir())

@@ -1,7 +1,7 @@
-"""Finished groups on their way from one place to another; a reader sees a group whole or not at all.
+"""Publishing of finished groups; a reader sees a group complete or not at all.
 
-In a folder a group appears by being renamed. Object storage knows no renaming and no locks: there the objects are
-created one by one, each read back, and the root's metadata with the seal last. Without it a reader sees no group.
+In a folder a group is published by renaming it. Object storage has no rename and no locks: the objects are created one
+by one and read back, and the root metadata with the seal is created last. Without it a reader sees no group.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +16,9 @@ SEALED = "zarr.json"
 
 
 def publish_group(group: Path, out: Place) -> None:
-    """Make the sealed group in the folder `group` the group `out`: renamed if that is a folder, else uploaded.
+    """Publish the sealed group in folder `group` as `out`: by renaming to a folder, or by uploading to a URL.
 
-    Raises UserError, naming the object, if `out` holds anything else; what is there is never replaced.
+    Raises UserError, naming the object, if `out` holds anything else; existing objects are never replaced.
     """
     if isinstance(out, RemotePath):
         upload_group(group, out)
@@ -28,7 +28,7 @@ def publish_group(group: Path, out: Place) -> None:
 
 
 def upload_group(group: Path, out: RemotePath) -> None:
-    """Create the objects of the group, the sealed one last. Raises as `publish_group`."""
+    """Create the objects of the group, the root metadata last. Raises as `publish_group`."""
     names = {name for name in list_files(group) if Path(name).name not in SNAKEMAKE_MARKS}
     for name in sorted(list_files(out) - names):
         raise UserError(f"{out / name} is in the way: it is not of this group; delete {out} and run again")
@@ -42,7 +42,7 @@ def upload_group(group: Path, out: RemotePath) -> None:
 
 
 def fetch_group(source: Place, folder: Path) -> None:
-    """Copy the files of a group to `folder`; they are on disk when this returns, and to be verified."""
+    """Copy the files of a group to `folder`; they are on disk on return and still have to be verified."""
     names = [name for name in sorted(list_files(source)) if Path(name).name not in SNAKEMAKE_MARKS]
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

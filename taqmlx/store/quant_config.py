@@ -1,4 +1,4 @@
-"""Reading the quantization config: validated, whole, and looked up by layer and noise level."""
+"""Read the quantization config: validation, and lookup by layer and noise level."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from taqmlx.store.tensors import read_tensors, refuse_broken
 
 FORMAT, VERSION = "time-aware-quant-config", 2
 SCHEMA = load_schema("quant_config.schema.json")
-LONGEST_NAME = 80  # characters of one that is shown
+LONGEST_NAME = 80  # characters shown of a name
 _RANGES = "its `scale` is the largest magnitude, not a step size"
 OTHER_FORMATS = {
     "per_timestep_quant_config_v3": _RANGES,
@@ -30,7 +30,7 @@ OTHER_FORMATS = {
 
 @dataclass(frozen=True)
 class QuantConfig:
-    """A quantization config and its arrays; `weights` is the packed checkpoint's path."""
+    """Quantization config and its arrays; `weights` is the packed checkpoint's path."""
 
     content: dict[str, Any]
     arrays: dict[str, np.ndarray]
@@ -38,26 +38,27 @@ class QuantConfig:
 
     @property
     def layers(self) -> dict[str, dict[str, Any]]:
-        """By layer name: `path`, `weight` and `activation`."""
+        """`path`, `weight` and `activation` by layer name."""
         layers: dict[str, dict[str, Any]] = self.content["layers"]
         return layers
 
     def activation_bits(self, layer: str) -> int | tuple[int, ...]:
-        """The bits of what `layer` reads; of a table whose noise levels differ, K of them. 16: it is not rounded."""
+        """Bits of the input of `layer`: one number, or K of them if they differ by noise level. 16: unquantized."""
         bits = self.layers[layer]["activation"]["bits"]
         return bits if isinstance(bits, int) else tuple(bits)
 
     def activation_steps(self, layer: str) -> np.ndarray | None:
-        """All step sizes of what `layer` reads, float32: (K,) of a table, (1,) of one for all; None as in the next."""
+        """Step sizes of the input of `layer`, float32: (K,) table, (1,) static; None if dynamic or unquantized."""
         activation = self.layers[layer]["activation"]
         if activation["policy"] == "lut":
             return self.arrays[activation["steps"]]
         return np.array([activation["step"]], np.float32) if activation["policy"] == "static" else None
 
     def activation_step(self, layer: str, sigma: float, lookup: str = DEFAULT_LOOKUP) -> float | None:
-        """The step size of what `layer` reads at `sigma`; None where it is per token, or nothing is quantized.
+        """Step size of the input of `layer` at `sigma`; None for dynamic or unquantized inputs.
 
-        Between the noise levels of a table that of the nearest, or with `lookup` "interpolated" linear in sigma.
+        Between noise levels of a table, the step size of the nearest one, or linear in sigma if `lookup` is
+        "interpolated".
         """
         activation = self.layers[layer]["activation"]
         if activation["policy"] == "lut":
@@ -67,18 +68,18 @@ class QuantConfig:
         return step
 
     def activation_group_size(self, layer: str) -> GroupSize:
-        """The channels of a token that share a dynamic step size, or PER_TOKEN."""
+        """Number of channels of a token that share a dynamic step size, or PER_TOKEN."""
         size: GroupSize = self.layers[layer]["activation"].get("group_size", PER_TOKEN)
         return size
 
     def activation_shift(self, layer: str) -> np.ndarray | None:
-        """What is subtracted from the channels of the layer's input before rounding, float32 (in,), or None."""
+        """Per-channel shift subtracted from the layer input before quantization, float32 (in,), or None."""
         return self._find_array(layer, "shift")
 
     def activation_migration(self, layer: str) -> np.ndarray | None:
-        """What the channels of the layer's input are divided by after the shift, int32 (in,), or None.
+        """Per-channel divisor of the layer input after the shift, int32 (in,), or None.
 
-        The columns of the layer's weight are multiplied by it already.
+        The columns of the layer's weight are already multiplied by it.
         """
         return self._find_array(layer, "migration")
 
@@ -88,13 +89,13 @@ class QuantConfig:
 
 
 def read_quant_config(path: Path) -> QuantConfig:
-    """The config in `path`, with its arrays.
+    """Read the config at `path` with its arrays.
 
     Raises UserError if it is of another format or version, does not fit the schema, or names a file that is missing or
     changed.
     """
     content = read_content(path)
-    place = path.resolve() if path.is_symlink() else path  # names in it are relative to itself
+    place = path.resolve() if path.is_symlink() else path  # references are relative to the real file
     find_named(place, content["weights"]["config"])
     files = {part: find_named(place, content[part]["file"]) for part in ("weights", "arrays")}
     for part, file in files.items():
@@ -106,7 +107,7 @@ def read_quant_config(path: Path) -> QuantConfig:
 
 
 def read_content(path: Path) -> dict[str, Any]:
-    """The JSON of a config alone. Raises UserError if it is damaged, of another format, or does not fit the schema."""
+    """Read the JSON of a config only. Raises UserError if it is damaged, of another format, or invalid."""
     content = read_plain_json(path)
     refuse_other_formats(content, path)
     content = refuse_changed(path, content, "write_quant_config")
@@ -115,7 +116,7 @@ def read_content(path: Path) -> dict[str, Any]:
 
 
 def refuse_other_formats(content: Any, path: Path) -> None:
-    """Raise UserError unless `content` says that it is of this format and version."""
+    """Raise UserError unless `content` states this format and version."""
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         found = str(found)[:LONGEST_NAME]
@@ -129,7 +130,7 @@ def refuse_other_formats(content: Any, path: Path) -> None:
 
 
 def check_file(file: Path, sha256: str, config: Path) -> None:
-    """Raise UserError unless `file` is there with the digest that `config` names."""
+    """Raise UserError unless `file` exists with the digest `sha256` given in `config`."""
     if not file.is_file():
         raise UserError(f"{file}, named in {config}, is missing; move both together, or make it again")
     if hash_file(file) != sha256:
@@ -137,10 +138,10 @@ def check_file(file: Path, sha256: str, config: Path) -> None:
 
 
 def check_arrays(content: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Raise UserError unless every named array is there and can be used.
+    """Raise UserError unless every referenced array exists and is valid.
 
-    There has to be a step size above zero for each of `sigmas`, and bits for each where they differ; a shift takes
-    numbers away, and a migration divides by integers of at least 1.
+    Each of `sigmas` needs a positive step size, and its own bits where they differ; a shift needs finite numbers, a
+    migration integers of at least 1.
     """
     count = len(content["sigmas"])
     for name, layer in content["layers"].items():
@@ -164,17 +165,17 @@ def check_arrays(content: dict[str, Any], arrays: dict[str, np.ndarray], path: P
 
 
 def is_step(steps: np.ndarray) -> bool:
-    """Whether all `steps` are floating-point numbers that stay above zero, and finite, in float32."""
+    """True if all `steps` are real numbers that are positive and finite in float32."""
     with np.errstate(over="ignore"):
         rounded = steps.astype(np.float32) if np.issubdtype(steps.dtype, np.number) else np.zeros(1)
     return not np.iscomplexobj(steps) and bool(np.all((rounded > 0) & np.isfinite(rounded)))
 
 
 def is_shift(shift: np.ndarray) -> bool:
-    """Whether `shift` is a row of finite floating-point numbers."""
+    """True if `shift` is a vector of finite floating-point numbers."""
     return shift.ndim == 1 and np.issubdtype(shift.dtype, np.floating) and bool(np.all(np.isfinite(shift)))
 
 
 def is_divisor(migration: np.ndarray) -> bool:
-    """Whether `migration` is a row of integers of at least 1."""
+    """True if `migration` is a vector of integers of at least 1."""
     return migration.ndim == 1 and np.issubdtype(migration.dtype, np.integer) and bool(np.all(migration >= 1))

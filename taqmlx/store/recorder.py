@@ -1,8 +1,8 @@
-"""Writing a shard so that it survives any interruption: recorded in a scratch folder, sealed, renamed into place.
+"""Interruptible writing of a shard: recorded in a scratch folder, sealed, renamed into place.
 
-The scratch folder holds the Zarr group and a checkpoint. A block of steps goes to the chunk files first and to the
-checkpoint after, each flushed to disk: whatever the moment of death, the checkpoint speaks only of what is stored, and
-what is stored beyond it is written again with the same bytes.
+The scratch folder holds the Zarr group and a checkpoint. A chunk of steps is written to the chunk files first and to
+the checkpoint afterwards, each flushed to disk: after a crash the checkpoint describes only stored data, and chunks
+stored after it are rewritten with the same bytes.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from taqmlx.store.zarr_arrays import ArraySpec, Index, check_group, create_group
 
 
 class Recorder:
-    """A shard under construction in `scratch`, to become the group `out`.
+    """A shard under construction in `scratch`, published as the group `out`.
 
     schedule: `ts` (steps,) and `sigmas` (steps + 1,), float32.
     """
@@ -52,7 +52,7 @@ class Recorder:
         self.digests: list[hashlib._Hash] = []
 
     def resume(self) -> Checkpoint | None:
-        """Take up what the scratch folder holds, verified; None if it holds nothing.
+        """Resume from the scratch folder after verifying it; None if there is none.
 
         Raises UserError, naming the file, if it is damaged or was made with other parameters or inputs.
         """
@@ -74,14 +74,14 @@ class Recorder:
         return checkpoint
 
     def start(self) -> None:
-        """Begin with an empty scratch folder, whatever it held."""
+        """Create an empty scratch folder, discarding any previous content."""
         shutil.rmtree(self.scratch, ignore_errors=True)
         create_group(self.path, list(self.specs.values()))
         write_chunks(self.path, ((self.specs[name], (0,), self.small[name]) for name in SMALL_ARRAYS))
         self.digests = []
 
     def round_states(self, row: int, step: int, latents: np.ndarray) -> np.ndarray:
-        """The latents (n, h, w, c) float32 of rows `row` and on before `step`, as float16.
+        """Round the latents (n, h, w, c) float32 of the rows from `row`, before `step`, to float16.
 
         Raises UserError, naming trajectory, prompt and step, if a value is not finite or too large for float16.
         """
@@ -92,10 +92,10 @@ class Recorder:
         return rounded
 
     def store_block(self, row: int, step: int, states: np.ndarray, latents: np.ndarray) -> None:
-        """Store a block of steps of rows that advance together, and the checkpoint after it.
+        """Store a chunk of steps of the rows in the current batch, then the checkpoint.
 
-        states (n, block, h, w, c) float16: rows `row` to `row + n` at steps `step` to `step + block`; latents
-        (n, h, w, c) float32: after them.
+        states (n, block, h, w, c) float16: rows `row` to `row + n` at steps `step` to `step + block`; latents (n, h, w,
+        c) float32: after them.
         """
         count, end = len(states), step + states.shape[1]
         if not np.isfinite(latents).all():
@@ -117,9 +117,9 @@ class Recorder:
         write_checkpoint(self.checkpoint_path, Checkpoint(self.fingerprint, row, end, written, latents))
 
     def publish(self, out: Place) -> Seal:
-        """Seal the complete group, read it back and verify everything, and move it to `out`.
+        """Seal the complete group, read it back, verify everything and move it to `out`.
 
-        Raises UserError, naming the file, if what is read back is not what was written, or if `out` is taken.
+        Raises UserError, naming the file, if the data read back differs from the data written, or if `out` is taken.
         """
         for leftover in self.path.rglob("*.partial*"):
             leftover.unlink()
@@ -135,7 +135,7 @@ class Recorder:
         return seal
 
     def _refuse(self, row: int, step: int, bad: np.ndarray, latents: np.ndarray) -> None:
-        """Raise UserError for the first value of `latents` that is `bad`."""
+        """Raise UserError for the first value of `latents` marked in `bad`."""
         index = tuple(np.argwhere(bad)[0])
         number, prompt_index = self.parameters["rows"][row + index[0]]
         value = latents[index]
@@ -148,7 +148,7 @@ class Recorder:
         )
 
     def _hash_row(self, row: int, steps: int) -> "hashlib._Hash":
-        """The digest of a row's first `steps` states and, if those are all, its final latents."""
+        """Digest of a row's first `steps` states and, if those are all, its final latents."""
         digest = begin_digest(*self.parameters["rows"][row])
         digest.update(self.layout.read_states(self.path, row, steps).data)
         if steps == self.layout.steps:

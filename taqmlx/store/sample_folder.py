@@ -1,4 +1,4 @@
-"""What is wrong with a folder of samples in the original layout, said before anything is taken from it."""
+"""Check a folder of samples in the original layout before it is imported."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,19 +12,19 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.manifest import Manifest
 from taqmlx.store.original_layout import Sample, name_latents, name_sample, read_latents, read_sample
 
-LEVEL_TOLERANCE = 1e-3  # of a sigma or a time step, relative: half precision holds 1000 to 5e-4
-LATENT_TOLERANCE = 1e-3  # of final latents, absolute: they are of order one, and some programs kept them in fp16
+LEVEL_TOLERANCE = 1e-3  # relative, for a sigma or a time step: half precision holds 1000 to 5e-4
+LATENT_TOLERANCE = 1e-3  # absolute, for final latents: they are of order one, and some programs stored them in fp16
 
 
 class Fault(NamedTuple):
-    """One thing that is `missing`, `damaged`, `wrong` or `foreign`, in a line."""
+    """One fault: `missing`, `damaged`, `wrong` or `foreign`, and a line that describes it."""
 
     kind: str
     line: str
 
 
 class Expected(NamedTuple):
-    """What a folder has to hold: the images' numbers, sigmas (steps + 1,), latent_shape (h, w, c)."""
+    """Expected content of a folder: image numbers, sigmas (steps + 1,), latent_shape (h, w, c)."""
 
     images: Sequence[int]
     sigmas: np.ndarray
@@ -32,12 +32,12 @@ class Expected(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Euler steps; an image has one sample more."""
+        """Number of Euler steps; an image has one sample more."""
         return len(self.sigmas) - 1
 
 
 def find_manifest_faults(manifest: Manifest, stage: plan.Parameters) -> Iterator[Fault]:
-    """Where a manifest is not of the dataset that `stage`, the parameters of `collect_shard`, describes."""
+    """Yield the differences between a manifest and `stage`, the parameters of `collect_shard`."""
     count, prompts = stage["trajectories"], stage["prompts"]
     for key, wanted in (("num_steps", stage["steps"]), ("cfg_scale", stage["cfg_scale"])):
         if manifest[key] != wanted:
@@ -58,7 +58,7 @@ def find_manifest_faults(manifest: Manifest, stage: plan.Parameters) -> Iterator
 
 
 def describe_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Every difference between what `found` says and `wanted`; what it does not say is no difference."""
+    """Describe all differences between `found` and `wanted`; keys absent from `found` are ignored."""
     return ", ".join(
         f"{key} is {plan.shorten(found[key])}, the configuration's is {plan.shorten(value)}"
         for key, value in wanted.items()
@@ -69,9 +69,9 @@ def describe_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 def find_folder_faults(
     folder: Path, expected: Expected, process_out: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[Fault]:
-    """All that is wrong with the samples in `folder`, and with the final latents if it has a folder of them.
+    """Yield all faults of the samples in `folder`, and of the final latents if it has a folder of them.
 
-    `process_out` takes latents from the sampler's space to the decoder's.
+    `process_out` maps latents from the sampler's space to the decoder's.
     """
     wanted = set()
     for image in expected.images:
@@ -84,13 +84,13 @@ def find_folder_faults(
                 yield fault
         if (folder / "latents").is_dir():
             yield from check_latents(name_latents(folder / "latents", image), last, process_out)
-    for path in sorted((folder / "samples").glob("[!.]*")):  # hidden files are the system's
+    for path in sorted((folder / "samples").glob("[!.]*")):  # hidden files belong to the system
         if path.name not in wanted:
             yield Fault("foreign", f"{path} belongs to none of the images")
 
 
 def check_sample(path: Path, image: int, step: int, expected: Expected) -> tuple[Fault | None, Sample | None]:
-    """What is wrong with a sample, if anything, and the sample if nothing is."""
+    """Return the fault of a sample or None, and the sample if it has no fault."""
     try:
         sample = read_sample(path)
     except UserError as error:
@@ -100,7 +100,7 @@ def check_sample(path: Path, image: int, step: int, expected: Expected) -> tuple
 
 
 def find_mistake(sample: Sample, image: int, step: int, expected: Expected) -> str:
-    """The first way in which a whole sample is not the one of `image` and `step`, or an empty string."""
+    """Describe the first way in which a readable sample is not that of `image` and `step`; empty if there is none."""
     sigma = float(expected.sigmas[step])
     if sample.x.shape != expected.latent_shape:
         return f"x is {sample.x.shape}, the model's latents are {expected.latent_shape}"
@@ -119,7 +119,7 @@ def find_mistake(sample: Sample, image: int, step: int, expected: Expected) -> s
 
 
 def check_latents(path: Path, last: Sample | None, process_out: Callable[[np.ndarray], np.ndarray]) -> Iterator[Fault]:
-    """Whether the final latents in `path` are those of the image's last sample."""
+    """Yield a fault if the final latents at `path` are not those of the image's last sample."""
     try:
         latents = read_latents(path)
     except UserError as error:
@@ -133,6 +133,6 @@ def check_latents(path: Path, last: Sample | None, process_out: Callable[[np.nda
 
 
 def count_faults(faults: Sequence[Fault]) -> str:
-    """`3 missing, 1 damaged`"""
+    """Return, for example, `3 missing, 1 damaged`."""
     counts = Counter(fault.kind for fault in faults)
     return ", ".join(f"{count} {kind}" for kind, count in counts.items())

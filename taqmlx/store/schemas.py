@@ -1,4 +1,4 @@
-"""Content held to its JSON Schema, and the first thing that does not fit said in a line."""
+"""JSON Schema validation, with the most relevant error in one line."""
 
 import json
 from itertools import islice
@@ -10,12 +10,12 @@ from jsonschema.exceptions import best_match
 
 from taqmlx.store.errors import UserError, blame
 
-MOST_ERRORS = 100  # that the most telling one is chosen from
+MOST_ERRORS = 100  # number of errors from which the most relevant is chosen
 LONGEST_MESSAGE = 200  # characters
 
 
 def load_schema(name: str) -> dict[str, Any]:
-    """A schema that lies beside this module."""
+    """Load a schema from the folder of this module."""
     schema: dict[str, Any] = json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
     return schema
 

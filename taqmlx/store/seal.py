@@ -1,8 +1,8 @@
-"""Seals: the only proof that something was made, by what, and that it is whole.
+"""Seals: proof that a result is complete, and of its parameters and inputs.
 
-A seal is a small dictionary written last: `format`, `parameters`, `inputs` (digests of what was read), `fingerprint` of
-those two, `sha256` (digests of what it vouches for) and its own `checksum`. It holds no time and no machine's name, so
-equal work has equal seals. A Zarr group carries it as its attribute `seal`, a file as a JSON file beside it.
+A seal is a small dictionary written last: `format`, `parameters`, `inputs` (digests of the inputs), `fingerprint` of
+those two, `sha256` (digests of the sealed data) and its own `checksum`. It contains no time and no host name, so equal
+work has equal seals. A Zarr group stores it as the attribute `seal`, a file as a JSON file beside it.
 """
 
 from pathlib import Path
@@ -14,11 +14,11 @@ from taqmlx.store.files import is_unchanged, read_plain_json, write_plain_json
 from taqmlx.store.places import Place
 
 FORMAT = 1
-GROUP = {"zarr_format": 3, "node_type": "group"}  # what makes a folder a Zarr group
+GROUP = {"zarr_format": 3, "node_type": "group"}  # metadata of any Zarr group
 
 
 class Seal(TypedDict):
-    """A whole seal."""
+    """Keys of a seal."""
 
     format: int
     parameters: plan.Parameters
@@ -29,7 +29,7 @@ class Seal(TypedDict):
 
 
 def make_seal(parameters: plan.Parameters, inputs: dict[str, Any], digests: dict[str, Any]) -> Seal:
-    """The seal of work done with `parameters` on `inputs`, vouching for `digests` (names to sha256, may nest)."""
+    """Make the seal of work done with `parameters` on `inputs`, covering `digests` (names to sha256, may be nested)."""
     seal = {
         "format": FORMAT,
         "parameters": parameters,
@@ -41,12 +41,12 @@ def make_seal(parameters: plan.Parameters, inputs: dict[str, Any], digests: dict
 
 
 def fingerprint_origin(parameters: plan.Parameters, inputs: dict[str, Any]) -> str:
-    """What identifies a piece of work: sha256 (hex) of its parameters and inputs."""
+    """Identity of a piece of work: sha256 (hex) of its parameters and inputs."""
     return plan.fingerprint({"parameters": parameters, "inputs": inputs})
 
 
 def check_seal(seal: Any, place: Place) -> Seal:
-    """`seal`, found at `place`, if it is whole. Raises UserError otherwise."""
+    """Return `seal`, found at `place`, if it is valid. Raises UserError otherwise."""
     if not isinstance(seal, dict) or "checksum" not in seal:
         raise UserError(f"{place} has no seal: it was not finished; delete it and run again")
     if not is_unchanged(seal):
@@ -61,14 +61,14 @@ def check_seal(seal: Any, place: Place) -> Seal:
         and isinstance(seal.get("sha256"), dict)
         and seal.get("fingerprint") == fingerprint_origin(parameters, inputs)
     ):
-        raise UserError(f"{place} has a seal that no writer makes; delete it and run again")
+        raise UserError(f"{place} has an inconsistent seal; delete it and run again")
     return cast(Seal, seal)
 
 
 def check_origin(seal: Seal, place: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> None:
     """Raise UserError, naming a difference, unless `seal` was made with `parameters` and `inputs`.
 
-    Only the keys given are compared, so a reader may ask for the part it knows.
+    Only the given keys are compared, so a reader may check the subset it knows.
     """
     for kind, made, wanted in (("parameters", seal["parameters"], parameters), ("inputs", seal["inputs"], inputs)):
         found = {key: made.get(key) for key in wanted}
@@ -80,7 +80,7 @@ def check_origin(seal: Seal, place: Place, parameters: plan.Parameters, inputs: 
 
 
 def read_group_seal(group: Place) -> Seal:
-    """The checked seal of a Zarr group. Raises UserError if the group or its seal is absent or damaged."""
+    """Read and check the seal of a Zarr group. Raises UserError if the group or its seal is absent or damaged."""
     metadata = read_plain_json(group / "zarr.json", whole=group)
     attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
     if not isinstance(attributes, dict) or metadata | GROUP != metadata:
@@ -89,15 +89,15 @@ def read_group_seal(group: Place) -> Seal:
 
 
 def read_file_seal(path: Path) -> Seal:
-    """The checked seal in a JSON file. Raises UserError if it is absent or damaged."""
+    """Read and check the seal in a JSON file. Raises UserError if it is absent or damaged."""
     return check_seal(read_plain_json(path), path)
 
 
 def is_finished(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> bool:
-    """Whether `path` holds a group sealed with these parameters and inputs.
+    """True if `path` holds a group sealed with these parameters and inputs.
 
-    Raises UserError if anything else is there: finished work is never overwritten. At a URL, objects without a seal are
-    an upload that was interrupted and goes on.
+    Raises UserError if it holds anything else: finished work is never overwritten. At a URL, objects without a seal are
+    an interrupted upload, which is resumed.
     """
     if (path / "zarr.json").is_file():
         check_origin(read_group_seal(path), path, parameters, inputs)
@@ -108,7 +108,7 @@ def is_finished(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]
 
 
 def write_group_seal(group: Path, seal: Seal) -> None:
-    """Make `seal` an attribute of the Zarr group in the folder `group`."""
+    """Store `seal` as an attribute of the Zarr group in folder `group`."""
     path = group / "zarr.json"
     metadata = read_plain_json(path)
     metadata["attributes"] = metadata.get("attributes", {}) | {"seal": seal}

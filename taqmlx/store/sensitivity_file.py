@@ -1,17 +1,18 @@
-"""What rounding costs each layer of one block: `<results>/sensitivity/mm_03.json` and its arrays beside it.
+"""Quantization sensitivity of the layers of one block: `<results>/sensitivity/mm_03.json`, with its arrays beside it.
 
-Errors are squared, relative to the square of full precision. Of the content:
+Errors are squared and relative to the square of the full-precision value. Keys:
 
-- gains: by stream of the block's output, the velocity's error over that stream's, where only that is led astray;
-  the velocity is the one under classifier-free guidance of the weight `evaluation_cfg`, here and below;
+- gains: by stream of the block's output, the ratio of the velocity's error to that stream's error when only that
+  stream is perturbed; the velocity here and below is under classifier-free guidance of weight `evaluation_cfg`;
 - weights: by layer, `elements`, `config_bits` and `errors`, by bits: `bits_per_weight` with scales and biases, the
-  errors of the streams `image` and `text`, and that of the `velocity`, with this layer alone rounded;
-- inputs: by reader, `layers` that share the input, `post_gelu`, `tiers`, by bits: the `clip` that costs least, the
-  share `inside` it and the `errors` of the block's output at each of `sigmas`; `clips`, by bits: the error by clip;
+  errors of the streams `image` and `text`, and that of the `velocity`, with only this layer quantized;
+- inputs: by reader, `layers` that share the input, `post_gelu`, `tiers`, by bits: the `clip` of least error, the
+  share of values `inside` it and the `errors` of the block's output at each of `sigmas`; `clips`, by bits: the error
+  by clip;
 - distributions: by layer, the grids at the noise level `knot`, whose histograms are among the arrays;
-- parameters and origin: what it was made with and from.
+- parameters and origin: parameters and inputs of the measurement.
 
-The `checksum` is that of everything else, and `arrays` has the other file's digest.
+The `checksum` covers all other keys, and `arrays` has the digest of the arrays' file.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ FORMAT = {"format": "sensitivity", "version": 1}
 
 
 def write_sensitivity(path: Path, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Write the arrays beside `path`, and after them the file."""
+    """Write the arrays beside `path`, then the file."""
     place = path.with_suffix(".safetensors")
     write_tensors(place, arrays)
     whole = FORMAT | content | {"arrays": {"file": place.name, "sha256": hash_file(place)}}
@@ -37,27 +38,29 @@ def write_sensitivity(path: Path, content: dict[str, Any], arrays: dict[str, np.
 
 
 def read_sensitivity(path: Path) -> dict[str, Any]:
-    """The content of `path`. Raises UserError if it is missing, damaged, or of another format or version."""
+    """Read `path`. Raises UserError if it is missing, damaged, or of another format or version."""
     content = read_json(path)
     if {key: content.get(key) for key in FORMAT} != FORMAT:
-        raise UserError(f"{path} is no sensitivity file of version {FORMAT['version']}; run measure_sensitivity again")
+        raise UserError(
+            f"{path} is not a sensitivity file of version {FORMAT['version']}; run measure_sensitivity again"
+        )
     if content.get("block") != path.stem:
         raise UserError(f"{path} is of the block {content.get('block')}; delete it and run measure_sensitivity again")
     return content
 
 
 def read_sensitivity_arrays(path: Path, content: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays that the `content` of `path` names. Raises UserError if they are missing or changed."""
+    """Read the arrays referenced in the `content` of `path`. Raises UserError if they are missing or changed."""
     with blame(path):
         named = content["arrays"]
     return read_named_tensors(path, named, "measure_sensitivity")
 
 
 def read_sensitivities(paths: Sequence[Path], model: str) -> dict[str, dict[str, Any]]:
-    """The contents of `paths` by block, in the order of the model's blocks.
+    """Read `paths` by block, in the order of the model's blocks.
 
-    Raises UserError if one is damaged or of another model, made from something else than the first, or if a block is
-    missing or there twice.
+    Raises UserError if one is damaged, of another model or of another origin than the first, or if a block is missing
+    or occurs twice.
     """
     read: dict[str, dict[str, Any]] = {}
     for path in paths:

@@ -1,4 +1,4 @@
-"""Reading the activation statistics: numbers as JSON, and arrays beside them."""
+"""Read the activation statistics: numbers as JSON, with arrays beside them."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ SCHEMA = load_schema("statistics.schema.json")
 
 
 def read_statistics(path: Path) -> dict[str, Any]:
-    """The statistics in `path`. Raises UserError if they are missing, damaged or of another format."""
+    """Read the statistics at `path`. Raises UserError if they are missing, damaged or of another format."""
     statistics = read_json(path)
     check_schema(statistics, SCHEMA, path)
     count = len(statistics["steps"])
@@ -27,5 +27,5 @@ def read_statistics(path: Path) -> dict[str, Any]:
 
 
 def read_statistics_arrays(path: Path, statistics: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays that the `statistics` in `path` name, `<input>/<what>`. Raises UserError if they are not those."""
+    """Read the arrays referenced in the `statistics` at `path`, `<input>/<what>`. Raises UserError if they differ."""
     return read_named_tensors(path, statistics["arrays"], "merge_activations")

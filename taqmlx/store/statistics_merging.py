@@ -1,4 +1,4 @@
-"""The statistics of what all layers read, merged from the parts' observations."""
+"""Activation statistics of all layer inputs, merged from the observations of the parts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +26,9 @@ from taqmlx.store.tensors import read_tensors, refuse_broken
 
 
 def merge_shards(shards: Sequence[Path]) -> tuple[list[Seal], dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """The seals of the parts, and what they say together: numbers by input, and the arrays that go with them.
+    """Return the seals of the parts, and their merged statistics: numbers by input, and the corresponding arrays.
 
-    Raises UserError unless the parts are whole, complete and of one making.
+    Raises UserError unless the parts are intact, complete and of the same origin.
     """
     paths = sorted(shards, key=lambda path: path.name)
     seals = [read_part_seal(path) for path in paths]
@@ -41,7 +41,7 @@ def merge_shards(shards: Sequence[Path]) -> tuple[list[Seal], dict[str, dict[str
 
 
 def read_part(path: Path) -> Observations:
-    """The observations of a part. Raises UserError, naming input and number, if one is not finite or cannot be read."""
+    """Read the observations of a part. Raises UserError, naming input and number, if unreadable or not finite."""
     tensors = read_tensors(path)
     with blame(path):
         observations = unpack_observations(tensors)
@@ -51,17 +51,15 @@ def read_part(path: Path) -> Observations:
 
 
 def read_part_seal(path: Path) -> Seal:
-    """The seal beside a part. Raises UserError if it is damaged, or is not that of the part's bytes."""
+    """Read the seal beside a part. Raises UserError if it is damaged or does not match the part's bytes."""
     seal = read_file_seal(path.with_suffix(".json"))
     if not path.is_file() or seal["sha256"] != {path.name: hash_file(path)}:
-        raise UserError(
-            f"{path} is missing or not what its seal vouches for; delete it and run collect_activations again"
-        )
+        raise UserError(f"{path} is missing or does not match its seal; delete it and run collect_activations again")
     return seal
 
 
 def check_parts(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
-    """Raise UserError unless the parts are all there and of one making."""
+    """Raise UserError unless the parts are complete and of the same origin."""
     origins = [seal["parameters"] | seal["inputs"] for seal in seals]
     with blame(paths[0].parent):
         found = [origin["shard"] for origin in origins]
@@ -75,7 +73,7 @@ def check_parts(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
 
 
 def describe_statistics(seals: Sequence[Seal], inputs: dict[str, dict[str, Any]], arrays: Path) -> dict[str, Any]:
-    """The statistics file: what is per step lists one value per entry of `steps`, what is overall is of all steps."""
+    """Content of the statistics file: per-step values are lists over `steps`, overall values cover all steps."""
     parameters = seals[0]["parameters"]
     layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
     for name, described in inputs.items():

@@ -1,6 +1,6 @@
-"""Safetensors files: written whole and with equal bytes for equal arrays, read with damage named.
+"""Safetensors files: written atomically, with equal bytes for equal arrays; damage is reported by name.
 
-Where no other file has the digest of one, it has it itself: with what there is to say `about` the arrays.
+A file whose digest is not stored elsewhere holds its own, with metadata `about` the arrays.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from taqmlx.store.errors import UserError, blame
 from taqmlx.store.files import find_named, hash_file, write_atomically
 from taqmlx.store.safetensors_header import LENGTH_BYTES
 
-ALIGNMENT = 8  # of the tensors' bytes, as the format has it
+ALIGNMENT = 8  # of the tensors' bytes, required by the format
 
 
 def write_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Write `arrays` atomically to the safetensors file `path`."""
-    # Not by safetensors' own save_file, which makes files only their owner can read.
+    # Not with safetensors' save_file, whose files are readable only by their owner.
     data = save({key: np.ascontiguousarray(array) for key, array in arrays.items()}, metadata)
     write_atomically(path, lambda partial: partial.write_bytes(data))
 
@@ -34,10 +34,10 @@ def write_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str,
 def stream_tensors(
     path: Path, shapes: Mapping[str, Sequence[int]], dtype: DTypeLike, parts: Iterable[np.ndarray]
 ) -> None:
-    """Write tensors of `shapes` and of one type, float16 or float32, atomically to the safetensors file `path`.
+    """Write tensors of `shapes` and one dtype, float16 or float32, atomically to the safetensors file `path`.
 
-    parts: the values of all of them, one tensor after the other, in pieces of any size; one is in memory at a time. The
-    bytes are those of `write_tensors` where the names are in order. Raises ValueError unless the parts fill the shapes.
+    parts: the values of all tensors in order, in pieces of any size; one piece is in memory at a time. The bytes equal
+    those of `write_tensors` if the names are sorted. Raises ValueError unless the parts fill the shapes.
     """
     header, end, dtype = {}, 0, np.dtype(dtype)
     for name, shape in shapes.items():
@@ -57,7 +57,7 @@ def stream_tensors(
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file. Raises UserError if it is missing, damaged, or of a type NumPy lacks."""
+    """Read the arrays of a safetensors file. Raises UserError if it is missing, damaged, or of a dtype NumPy lacks."""
     try:
         return load(read_plain(path))
     except FileNotFoundError:
@@ -71,22 +71,22 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_note(path: Path, key: str) -> Any:
-    """The JSON under `key` in the metadata of a safetensors file that `read_tensors` reads. Raises UserError."""
+    """Read the JSON under `key` in the metadata of a valid safetensors file. Raises UserError."""
     with blame(path):
         return parse_json(read_metadata(path)[key])
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file that `read_tensors` reads."""
+    """Read the metadata of a valid safetensors file."""
     with open_tensors(path) as file:
         return file.metadata() or {}
 
 
 @contextmanager
 def open_tensors(path: Path) -> Iterator[Any]:
-    """A safetensors file, opened to read some of it. Raises UserError if it is missing, damaged or no plain file."""
+    """Open a safetensors file for partial reading. Raises UserError if it is missing, damaged or not a regular file."""
     try:
-        open_plain(path).close()  # safetensors itself would wait at a pipe
+        open_plain(path).close()  # safetensors itself would block on a pipe
         with safe_open(path, framework="numpy") as file:
             yield file
     except (OSError, SafetensorError, IndexError) as error:
@@ -96,7 +96,7 @@ def open_tensors(path: Path) -> Iterator[Any]:
 def refuse_broken(path: Path, arrays: Mapping[str, np.ndarray], again: str) -> None:
     """Raise UserError, naming file and array, if one of `arrays`, read from `path`, has a NaN or an infinity.
 
-    again: what to do about it.
+    again: the remedy, the end of the message.
     """
     for name, array in arrays.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
@@ -104,23 +104,23 @@ def refuse_broken(path: Path, arrays: Mapping[str, np.ndarray], again: str) -> N
 
 
 def write_sealed_tensors(path: Path, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
-    """Write `arrays` atomically with what is `about` them, and a digest of both."""
+    """Write `arrays` atomically with the metadata `about` and a digest of both."""
     about = about | {"sha256": digest_tensors(arrays, about)}
-    # One entry: safetensors writes several in any order.
+    # A single entry: safetensors writes several in arbitrary order.
     write_tensors(path, arrays, {"about": json.dumps(about, sort_keys=True, ensure_ascii=False)})
 
 
 def read_sealed_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays of a file of `write_sealed_tensors`, and what is about them.
+    """Read the arrays and metadata of a file written by `write_sealed_tensors`.
 
-    Raises UserError if it is missing, damaged, not what was written, or not finite.
+    Raises UserError if it is missing, damaged, changed, or not finite.
     """
     arrays = read_tensors(path)
     try:
         about = json.loads(read_metadata(path)["about"])
         found = about.pop("sha256")
     except (KeyError, ValueError, TypeError, AttributeError):
-        raise UserError(f"{path} does not say what it holds; delete it and run again") from None
+        raise UserError(f"{path} has no valid metadata; delete it and run again") from None
     if found != digest_tensors(arrays, about):
         raise UserError(f"{path} is not what was written; delete it and run again")
     refuse_broken(path, arrays, "delete it and run again")
@@ -128,8 +128,8 @@ def read_sealed_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, An
 
 
 def digest_tensors(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
-    """sha256 (hex) of names, types, shapes and bytes, and of `about` as JSON."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # as they are written
+    """sha256 (hex) of names, dtypes, shapes and bytes, and of `about` as JSON."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # as written
     shapes = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
     digest = hashlib.sha256(json.dumps([shapes, about], sort_keys=True, ensure_ascii=False).encode())
     for name in sorted(arrays):
@@ -138,9 +138,9 @@ def digest_tensors(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
 
 
 def read_named_tensors(path: Path, named: Mapping[str, str], rule: str) -> dict[str, np.ndarray]:
-    """The arrays in the file that the JSON file `path` names: `named` has its name as `file` and its `sha256`.
+    """Read the arrays in the file referenced by the JSON file `path`: `named` has its name `file` and its `sha256`.
 
-    Raises UserError, naming the `rule` that makes both, if it is missing, another, or has values that are not finite.
+    Raises UserError, naming the `rule` that makes both, if it is missing, changed, or has values that are not finite.
     """
     with blame(path):
         file = find_named(path, named["file"])

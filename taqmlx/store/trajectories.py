@@ -1,9 +1,9 @@
-"""A shard of denoising trajectories: one Zarr group, sealed, read one verified trajectory at a time.
+"""Shard of denoising trajectories: one sealed Zarr group, read one verified trajectory at a time.
 
-Arrays, with `rows` the shard's trajectories and `steps` the Euler steps:
-xs (rows, steps, h, w, c) float16, the latents before each step; latents (rows, h, w, c) float32, the final ones;
-ts (steps,) float32, the model's timesteps; sigmas (steps + 1,) float32; trajectories, prompt_indices and seeds (rows,)
-int64. A chunk of xs is one trajectory x `checkpoint_every` steps.
+Arrays, with `rows` trajectories in the shard and `steps` Euler steps: xs (rows, steps, h, w, c) float16, the latents
+before each step; latents (rows, h, w, c) float32, the final ones; ts (steps,) float32, the model's timesteps; sigmas
+(steps + 1,) float32; trajectories, prompt_indices and seeds (rows,) int64. A chunk of xs is one trajectory x
+`checkpoint_every` steps.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ from taqmlx.store.places import Place
 from taqmlx.store.seal import Seal, check_origin, read_group_seal
 from taqmlx.store.zarr_arrays import ArraySpec, check_group, find_missing, find_strays, read_chunk, read_chunks
 
-ROOT = {"attributes": {}, "node_type": "group", "zarr_format": 3}  # of the store whose members are the shards
+ROOT = {"attributes": {}, "node_type": "group", "zarr_format": 3}  # metadata of the store that contains the shards
 IDENTITIES = ("trajectories", "prompt_indices", "seeds")
 SMALL_ARRAYS = ("ts", "sigmas", *IDENTITIES)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The arrays of a shard: `rows` trajectories of `steps` steps, `block` steps a chunk."""
+    """Array layout of a shard: `rows` trajectories of `steps` steps, `block` steps per chunk."""
 
     rows: int
     steps: int
@@ -36,7 +36,7 @@ class Layout:
 
     @property
     def specs(self) -> dict[str, ArraySpec]:
-        """The arrays by name."""
+        """Array specs by name."""
         rows, steps, shape = self.rows, self.steps, self.latent_shape
         specs = [
             ArraySpec("xs", (rows, steps, *shape), (1, self.block, *shape), "float16"),
@@ -48,20 +48,20 @@ class Layout:
         return {spec.name: spec for spec in specs}
 
     def read_states(self, path: Place, row: int, end: int) -> np.ndarray:
-        """The states (end, h, w, c) of a row before step `end`, from the group in `path`. Raises UserError."""
+        """Read the states (end, h, w, c) of a row before step `end` from the group at `path`. Raises UserError."""
         spec, blocks = self.specs["xs"], range(-(-end // self.block))
         chunks = read_chunks(path, [(spec, (row, k)) for k in blocks])
         states: np.ndarray = np.concatenate([chunk[0] for chunk in chunks])
         return states[:end]
 
     def read_latents(self, path: Place, row: int) -> np.ndarray:
-        """The final latents (h, w, c) of a row, from the group in `path`. Raises UserError."""
+        """Read the final latents (h, w, c) of a row from the group at `path`. Raises UserError."""
         latents: np.ndarray = read_chunk(path, self.specs["latents"], (row,))[0]
         return latents
 
 
 def plan_layout(parameters: plan.Parameters, latent_shape: Sequence[int]) -> Layout:
-    """The layout of the shard of `parameters` (those of `plan.select_shard`)."""
+    """Layout of the shard with `parameters` (those of `plan.select_shard`)."""
     steps = parameters["steps"]
     return Layout(len(parameters["rows"]), steps, min(parameters["checkpoint_every"], steps), tuple(latent_shape))
 
@@ -73,7 +73,7 @@ def list_identities(parameters: plan.Parameters) -> dict[str, np.ndarray]:
 
 
 def begin_digest(number: int, prompt_index: int) -> "hashlib._Hash":
-    """The sha256 of trajectory `number`, to be fed its states (float16, step after step), then its final latents."""
+    """Start the sha256 of trajectory `number`; its states (float16, in step order), then its final latents, follow."""
     return hashlib.sha256(np.array([number, prompt_index], dtype="<i8").tobytes())
 
 
@@ -84,8 +84,10 @@ def digest_arrays(arrays: dict[str, np.ndarray]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One verified trajectory: its number, its prompt's index, its states (steps, h, w, c) float16 and its final
-    latents (h, w, c) float32."""
+    """One verified trajectory.
+
+    number; prompt_index; states (steps, h, w, c) float16; latents (h, w, c) float32, the final ones.
+    """
 
     number: int
     prompt_index: int
@@ -95,7 +97,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Shard:
-    """A sealed shard, opened: its place, seal, layout and small arrays."""
+    """An opened, sealed shard: its location, seal, layout and small arrays."""
 
     path: Place
     seal: Seal
@@ -103,7 +105,7 @@ class Shard:
     small: dict[str, np.ndarray]
 
     def read_trajectory(self, row: int) -> Trajectory:
-        """The trajectory in `row`, verified. Raises UserError naming the damaged, missing or misplaced files."""
+        """Read and verify the trajectory in `row`. Raises UserError naming the damaged, missing or misplaced files."""
         with blame(self.path):
             number, prompt_index = self.seal["parameters"]["rows"][row]
             sealed = self.seal["sha256"]["trajectories"][str(number)]
@@ -114,16 +116,16 @@ class Shard:
         digest.update(latents.data)
         if digest.hexdigest() != sealed:
             raise UserError(
-                f"{self.path}/xs/c.{row}.* or {self.path}/latents/c.{row}.*: trajectory {number} is not what was"
-                f" sealed, its chunks were changed or swapped; delete {self.path} and run again"
+                f"{self.path}/xs/c.{row}.* or {self.path}/latents/c.{row}.*: trajectory {number} does not"
+                f" match its seal: chunks were changed or swapped; delete {self.path} and run again"
             )
         return Trajectory(number, prompt_index, states, latents)
 
 
 def open_shard(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> Shard:
-    """The shard in the folder `path`, its seal, arrays and small arrays checked; trajectories are when they are read.
+    """Open the shard at `path`; check its seal and small arrays. Trajectories are checked when read.
 
-    Only the parameters and inputs given are compared with the seal's. Raises UserError naming what is wrong.
+    Only the given parameters and inputs are compared with the seal's. Raises UserError naming the fault.
     """
     seal = read_group_seal(path)
     check_origin(seal, path, parameters, inputs)
@@ -135,26 +137,26 @@ def open_shard(path: Place, parameters: plan.Parameters, inputs: dict[str, Any])
         small = dict(zip(SMALL_ARRAYS, chunks, strict=True))
         for name, digest in digest_arrays(small).items():
             if digest != seal["sha256"]["arrays"][name]:
-                raise UserError(f"{path / name} is not what was sealed; delete {path} and run again")
+                raise UserError(f"{path / name} does not match its seal; delete {path} and run again")
     return Shard(path, seal, layout, small)
 
 
 def check_root(store: Place) -> None:
-    """Raise UserError unless what makes the folder `store` a store is whole; no other program opens it otherwise."""
+    """Raise UserError unless the root metadata of `store` is intact; other programs need it to open the store."""
     path = store / "zarr.json"
     if read_plain_json(path) != ROOT:
         raise UserError(f"{path} is damaged; delete it and run create_store again")
 
 
 def open_shards(store: Place, stage: plan.Parameters) -> Iterator[Shard]:
-    """Every shard that `stage`, the parameters of `collect_shard`, asks for. Raises UserError as `open_shard`."""
+    """Open every shard of `stage`, the parameters of `collect_shard`. Raises UserError as `open_shard`."""
     check_root(store)
     for name in plan.list_shards(stage):
         yield open_shard(store / name, plan.select_shard(stage, name), {})
 
 
 def find_faults(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> Iterator[str]:
-    """A line for each fault of the shard in `path`; none if it is whole and was made with `parameters` and `inputs`.
+    """Yield a line for each fault of the shard at `path`; none if it is intact and of these `parameters` and `inputs`.
 
     Raises UnreachableError.
     """

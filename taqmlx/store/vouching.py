@@ -1,8 +1,8 @@
-"""What vouches for the files of results that have no checksum of their own and no seal: digests in a file beside them.
+"""Checksum files for results that have neither a checksum of their own nor a seal.
 
-`report.html.sha256` is of `report.html`, `exports/samples.sha256` of every file in `exports/samples`, and
-`plots/size_quality.sha256` of the PNG and the SVG file of that name: as `sha256sum` writes it, so
-`sha256sum --check report.html.sha256` reads it.
+`report.html.sha256` covers `report.html`, `exports/samples.sha256` every file in `exports/samples`, and
+`plots/size_quality.sha256` the PNG and the SVG file of that name. The format is that of `sha256sum`, so `sha256sum
+--check report.html.sha256` works.
 """
 
 import hashlib
@@ -16,24 +16,24 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import SNAKEMAKE_MARKS, hash_file, name_file, write_atomically, write_folder
 
 SUMS = ".sha256"
-MARK = "# "  # of a comment, which sha256sum leaves out
+MARK = "# "  # starts a comment, which sha256sum ignores
 
 
 def name_sums(place: Path) -> Path:
-    """The file with the digests of `place`: a file, a folder, or what several files' names begin with."""
+    """Path of the checksum file of `place`: a file, a folder, or the common stem of several files."""
     return place.with_name(place.name + SUMS)
 
 
 def name_place(sums: Path) -> Path:
-    """What `name_sums` was given."""
+    """Inverse of `name_sums`."""
     return sums.with_name(sums.name.removesuffix(SUMS))
 
 
 @contextmanager
 def vouched(place: Path, *files: Path) -> Iterator[None]:
-    """Vouch for `files`, or for the one file `place`, which are written within.
+    """Write the checksum file of `files`, or of the single file `place`, which are written within the context.
 
-    The digests are gone meanwhile: whoever is killed leaves files without digests, and none that do not hold.
+    The checksum file is absent meanwhile: a killed writer leaves files without digests, never with wrong ones.
     """
     sums = name_sums(place)
     with name_file(sums):
@@ -43,7 +43,7 @@ def vouched(place: Path, *files: Path) -> Iterator[None]:
 
 
 def write_sums(sums: Path, digests: dict[str, str]) -> None:
-    """Write sha256 digests (hex) by name, relative to the folder of `sums`; last, as a comment, one of these lines."""
+    """Write sha256 digests (hex) by name, relative to the folder of `sums`, then their own digest as a comment."""
     lines = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
     write_atomically(sums, lambda partial: partial.write_text(f"{lines}{MARK}{digest(lines)}\n", encoding="utf-8"))
 
@@ -54,17 +54,17 @@ def digest(lines: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` atomically, in UTF-8, and vouch for it."""
+    """Write `text` atomically in UTF-8, with a checksum file."""
     with vouched(path):
         write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def write_vouched_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """`write_folder`, vouching for every file in the folder. Raises as that does."""
+    """Call `write_folder`, with a checksum file that covers every file in the folder. Raises as that does."""
 
     def fill_and_vouch(partial: Path) -> None:
         fill(partial)
-        # Before the folder is in place, since it is never written again once it is.
+        # Before the folder is renamed: a published folder is never rewritten.
         write_sums(
             name_sums(path),
             {f"{path.name}/{file.relative_to(partial).as_posix()}": hash_file(file) for file in list_plain(partial)},
@@ -74,12 +74,12 @@ def write_vouched_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def list_plain(folder: Path) -> list[Path]:
-    """Every file in `folder`, sorted, without Snakemake's marks."""
+    """Return every file in `folder`, sorted, without Snakemake's marks."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in SNAKEMAKE_MARKS)
 
 
 def read_sums(sums: Path) -> dict[str, str]:
-    """The digests in `sums` by name. Raises UserError, naming it, if it is damaged, or of other files than it says."""
+    """Read the digests in `sums` by name. Raises UserError, naming it, if it is damaged or of another result."""
     line = re.compile(rf"([0-9a-f]{{64}})  ({re.escape(name_place(sums).name)}(?:[./].+)?)")
     try:
         lines, _, last = read_plain(sums).decode("utf-8").rpartition(MARK)

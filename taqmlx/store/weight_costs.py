@@ -1,8 +1,8 @@
-"""What rounding a weight costs: `<results>/weight_costs.json`.
+"""Error of quantizing each weight: `<results>/weight_costs.json`.
 
-`layers` has for each linear its `elements` and, where it is quantized, `costs`: [bits, group size, error] of every
-choice, the guided velocity's squared error over its square with this layer alone rounded. `ranks`: by layer input, the
-directions that hold 99.9 % of its energy.
+`layers` has for each linear its `elements` and, if it is quantized, `costs`: [bits, group size, error] of every choice;
+the error is the relative squared error of the guided velocity with only this layer quantized. `ranks`: by layer input,
+the number of directions that hold 99.9 % of its energy.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ FORMAT = {"format": "weight-costs", "version": 1}
 
 
 class WeightCosts(NamedTuple):
-    """costs by layer and choice; elements of every linear; ranks by layer input; origin: what it was measured from."""
+    """costs by layer and choice; elements of every linear; ranks by layer input; origin: inputs of the measurement."""
 
     costs: Costs
     elements: dict[str, int]
@@ -34,7 +34,7 @@ def write_costs(
     ranks: Mapping[str, int],
     origin: dict[str, Any],
 ) -> None:
-    """Write what was measured."""
+    """Write the measured costs."""
     layers = {
         name: {"elements": count, "costs": [[*choice, cost] for choice, cost in costs.get(name, {}).items()]}
         for name, count in elements.items()
@@ -44,7 +44,7 @@ def write_costs(
 
 
 def read_costs(path: Path, model: str, rules: list[dict[str, Any]]) -> WeightCosts:
-    """What `path` holds. Raises UserError if it is missing, damaged, or of another model or other `rules`."""
+    """Read `path`. Raises UserError if it is missing, damaged, or of another model or other `rules`."""
     content = read_json(path, **FORMAT)
     wanted = {"model": model, "weights": rules}
     with blame(path):

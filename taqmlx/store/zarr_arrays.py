@@ -1,12 +1,12 @@
-"""Zarr (format 3) arrays described as data; whole chunks written and read so that damage is found and named.
+"""Zarr (format 3) arrays described as data; whole chunks are written and read, and damage is reported by file.
 
-A chunk file holds the values in little-endian order, compressed by Blosc (Zstandard level 1, bit shuffle), and last
-their crc32c, which finds any change within the file. It sees neither a missing chunk nor one put in another's place:
-reading asks for each file, and seals hold digests of the values. All chunks of an array lie in one folder
+A chunk file holds the values in little-endian order, compressed by Blosc (Zstandard level 1, bit shuffle), followed by
+their crc32c, which detects any change within the file. It detects neither a missing chunk nor two swapped chunks:
+reading opens each file, and seals hold digests of the values. All chunks of an array lie in one folder
 (`xs/c.3.1.0.0.0`): a folder per index would cost more than the chunks.
 
-Zarr itself reads these groups like any other. It is not used here: it takes longer to load and to run than a small
-shard's storage takes altogether, cannot flush what it writes, and does not say which file is damaged.
+The zarr package reads these groups like any other. It is not used here: loading and running it takes longer than all
+storage of a small shard, it cannot flush what it writes, and its errors do not name the damaged file.
 """
 
 import itertools
@@ -29,23 +29,23 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import SNAKEMAKE_MARKS, decode_json, encode_json, name_file
 from taqmlx.store.places import Place, list_files, read_files
 
-blosc.use_threads = False  # as Zarr sets it: chunks are worked on side by side instead
+blosc.use_threads = False  # as the zarr package does: chunks are processed in parallel instead
 
 COMPRESSOR, LEVEL, BLOCK_SIZE = "zstd", 1, 0
 BLOSC = {"cname": COMPRESSOR, "clevel": LEVEL, "shuffle": "bitshuffle", "blocksize": BLOCK_SIZE}
 CHECKSUM_BYTES = 4
 FILES_AT_ONCE = 16
-# What a chunk may hold: of small ones any content, of large ones no more than so many times the bytes of its file.
+# Limits on decompressed size: small chunks may hold any content, large ones at most this multiple of their file size.
 SMALL_CHUNK, LARGEST_RATIO = 1 << 20, 1000
 MOST_CHUNKS = 10_000_000
-LONGEST_VALUE = 200  # characters of one that is shown
+LONGEST_VALUE = 200  # characters shown of a value
 
 Index = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of a group: its name, shape, chunk shape and dtype."""
+    """Name, shape, chunk shape and dtype of one array of a group."""
 
     name: str
     shape: tuple[int, ...]
@@ -54,25 +54,25 @@ class ArraySpec:
 
     @property
     def fill(self) -> float | int:
-        """What an absent chunk reads as: NaN, or -1 for integers, which no real chunk holds throughout."""
+        """Value of an absent chunk: NaN, or -1 for integers; no real chunk consists of it."""
         return math.nan if np.dtype(self.dtype).kind == "f" else -1
 
     @property
     def file_count(self) -> tuple[int, ...]:
-        """The number of chunks along each axis."""
+        """Number of chunks along each axis."""
         return tuple(-(-size // chunk) for size, chunk in zip(self.shape, self.chunks, strict=True))
 
     def list_chunks(self) -> Iterator[Index]:
-        """The indices of all chunks."""
+        """Indices of all chunks."""
         return itertools.product(*map(range, self.file_count))
 
     def name_file(self, index: Index) -> str:
-        """The file of the chunk `index`, whose missing last indices are 0, relative to the group."""
+        """File of chunk `index`, relative to the group; missing trailing indices are 0."""
         whole = (*index, *(0,) * (len(self.shape) - len(index)))
         return f"{self.name}/{'.'.join(['c', *map(str, whole)])}"
 
     def describe(self) -> dict[str, Any]:
-        """The array's metadata in Zarr format 3."""
+        """Metadata of the array in Zarr format 3."""
         codecs = [
             {"name": "bytes", "configuration": {"endian": "little"}},
             {"name": "blosc", "configuration": BLOSC | {"typesize": np.dtype(self.dtype).itemsize}},
@@ -92,7 +92,7 @@ class ArraySpec:
         }
 
     def encode(self, values: np.ndarray) -> bytes:
-        """The content of the file of a chunk; `values` may end early at the array's edge."""
+        """Encode a chunk as file content; `values` may end early at the array's edge."""
         chunk = np.full(self.chunks, self.fill, dtype=np.dtype(self.dtype).newbyteorder("<"))
         chunk[tuple(map(slice, values.shape))] = values
         content: bytes = blosc.compress(chunk, COMPRESSOR.encode(), LEVEL, blosc.BITSHUFFLE, BLOCK_SIZE)
@@ -100,11 +100,11 @@ class ArraySpec:
         return content + checksum
 
     def decode(self, content: bytes, index: Index) -> np.ndarray:
-        """The values in the file of the chunk `index`, within the array. Raises ValueError for damage."""
+        """Decode the file content of chunk `index`, cropped to the array. Raises ValueError if it is damaged."""
         body, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
         if not body or google_crc32c.value(body).to_bytes(CHECKSUM_BYTES, "little") != checksum:
             raise ValueError("wrong checksum")
-        # Blosc reserves what the header says, so that is looked at first.
+        # Blosc allocates the size in the header, so that is checked first.
         size = math.prod(self.chunks) * np.dtype(self.dtype).itemsize
         if int.from_bytes(body[4:8], "little") != size or size > max(SMALL_CHUNK, LARGEST_RATIO * len(body)):
             raise ValueError("wrong size")
@@ -115,7 +115,7 @@ class ArraySpec:
 
 
 def create_group(path: Path, specs: Sequence[ArraySpec], attributes: dict[str, Any] | None = None) -> None:
-    """Make a group with `attributes` and with empty arrays, as `specs` say, in the folder `path`."""
+    """Create a group with `attributes` and the empty arrays of `specs` in folder `path`."""
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes or {}}
     described = {"zarr.json": root} | {f"{spec.name}/zarr.json": spec.describe() for spec in specs}
     for spec in specs:
@@ -124,7 +124,7 @@ def create_group(path: Path, specs: Sequence[ArraySpec], attributes: dict[str, A
 
 
 def check_group(path: Place, specs: Sequence[ArraySpec]) -> None:
-    """Raise UserError unless the arrays of the group in `path` are as `specs` say, and could have been written."""
+    """Raise UserError unless the arrays of the group at `path` match `specs` and have a possible shape."""
     for spec in specs:
         if min(spec.shape) < 1 or math.prod(spec.file_count) > MOST_CHUNKS:
             raise UserError(f"{path / spec.name} cannot be of shape {list(spec.shape)}; delete {path} and run again")
@@ -139,14 +139,14 @@ def check_group(path: Place, specs: Sequence[ArraySpec]) -> None:
 
 
 def write_chunks(path: Path, chunks: Iterable[tuple[ArraySpec, Index, np.ndarray]]) -> None:
-    """Write whole chunks of the group in `path`; they are on disk when this returns."""
+    """Write whole chunks of the group at `path`; they are on disk on return."""
     write_files((path / spec.name_file(index), lambda s=spec, v=values: s.encode(v)) for spec, index, values in chunks)
 
 
 def write_files(files: Iterable[tuple[Path, Any]]) -> None:
-    """Write files atomically, each with what its function returns; they are on disk when this returns.
+    """Write files atomically, each with the bytes returned by its function; they are on disk on return.
 
-    Many at once: file systems then write their journal once instead of once per file.
+    They are written in parallel: file systems then write their journal once instead of once per file.
     """
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         list(pool.map(_write_file, files))
@@ -164,7 +164,7 @@ def _write_file(file: tuple[Path, Any]) -> None:
 
 
 def read_chunk(path: Place, spec: ArraySpec, index: Index = (0,)) -> np.ndarray:
-    """The values of a chunk of the group in `path`; missing last indices are 0.
+    """Read a chunk of the group at `path`; missing trailing indices are 0.
 
     Raises UserError naming the file if it is missing or damaged.
     """
@@ -172,7 +172,7 @@ def read_chunk(path: Place, spec: ArraySpec, index: Index = (0,)) -> np.ndarray:
 
 
 def read_chunks(path: Place, wanted: Sequence[tuple[ArraySpec, Index]]) -> list[np.ndarray]:
-    """The values of several chunks of the group in `path`. Raises as `read_chunk`."""
+    """Read several chunks of the group at `path`. Raises as `read_chunk`."""
     files, chunks = [path / spec.name_file(index) for spec, index in wanted], []
     for (spec, index), file, content in zip(wanted, files, read_files(files), strict=True):
         try:
@@ -187,12 +187,12 @@ def read_chunks(path: Place, wanted: Sequence[tuple[ArraySpec, Index]]) -> list[
 
 
 def describe_missing(path: Place, file: Place) -> str:
-    """What is said of a missing chunk file of the group in `path`."""
+    """Message for a missing chunk file of the group at `path`."""
     return f"{file} is missing; delete {path} and run again"
 
 
 def find_missing(path: Place, specs: Sequence[ArraySpec]) -> Iterator[str]:
-    """A line for each chunk file that the group in `path` lacks."""
+    """Yield a line for each missing chunk file of the group at `path`."""
     present = list_files(path)
     for name in (spec.name_file(index) for spec in specs for index in spec.list_chunks()):
         if name not in present:
@@ -200,7 +200,7 @@ def find_missing(path: Place, specs: Sequence[ArraySpec]) -> Iterator[str]:
 
 
 def find_strays(path: Place, specs: Sequence[ArraySpec]) -> Iterator[str]:
-    """A line for each file of the group in `path` that does not belong to it."""
+    """Yield a line for each file of the group at `path` that does not belong to it."""
     expected = {"zarr.json", *(f"{spec.name}/zarr.json" for spec in specs)}
     expected.update(spec.name_file(index) for spec in specs for index in spec.list_chunks())
     for name in sorted(list_files(path) - expected):

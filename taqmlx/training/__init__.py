@@ -1,1 +1,1 @@
-"""How the embedded model is trained."""
+"""Training of the embedded model."""

@@ -1,4 +1,4 @@
-"""The autoencoder in torch, for training: DiffusionKit's `VAEEncoder` and `VAEDecoder` name by name, channels first."""
+"""Autoencoder in torch for training, with the names of DiffusionKit's `VAEEncoder` and `VAEDecoder`, channels first."""
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class Attention(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two 3 x 3 convolutions around a shortcut."""
+    """Two 3 x 3 convolutions with a shortcut."""
 
     def __init__(self, width_in: int, width_out: int):
         super().__init__()
@@ -49,7 +49,7 @@ class ResnetBlock(nn.Module):
 
 
 class ResolutionBlock(nn.Module):
-    """Resnet blocks of one resolution and the change to the next one: `downsample`, `upsample` or none."""
+    """Resnet blocks of one resolution, and the resize to the next: `downsample`, `upsample` or none."""
 
     def __init__(self, width_in: int, width_out: int, resize: str | None):
         super().__init__()
@@ -72,7 +72,7 @@ def build_mid_blocks(width: int) -> nn.ModuleList:
 
 
 class Encoder(nn.Module):
-    """Pictures in [-1, 1], (b, 3, 64, 64), to latent means and log-variances, (b, 32, 8, 8)."""
+    """Map pictures in [-1, 1], (b, 3, 64, 64), to latent means and log-variances, (b, 32, 8, 8)."""
 
     def __init__(self):
         super().__init__()
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents, (b, 16, 8, 8), to pictures in about [-1, 1], (b, 3, 64, 64). `up_blocks` run from last to first."""
+    """Map latents, (b, 16, 8, 8), to pictures in about [-1, 1], (b, 3, 64, 64). `up_blocks` run from last to first."""
 
     def __init__(self):
         super().__init__()
@@ -115,11 +115,11 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder around latents kept at zero mean and unit variance per channel.
+    """Encoder and decoder, with latents normalised to zero mean and unit variance per channel.
 
-    The normalisation runs as a batch norm without parameters while training; `fold_latent_scale` then folds it into
-    the convolutions next to it, so that the exported encoder follows the convention of Stable Diffusion 3:
-    x0 = (mean - 0.0609) * 1.5305 has zero mean and unit variance.
+    The normalisation is a batch norm without parameters during training; `fold_latent_scale` then folds it into the
+    adjacent convolutions, so that the exported encoder follows the convention of Stable Diffusion 3: x0 = (mean -
+    0.0609) * 1.5305 has zero mean and unit variance.
     """
 
     def __init__(self):
@@ -135,7 +135,7 @@ class Autoencoder(nn.Module):
 
 
 def compare_pictures(restored: Tensor, pictures: Tensor) -> Tensor:
-    """Squared error of the pixels and of their differences to the next pixel (crisp edges), and some absolute error."""
+    """Squared error of pixels and of their differences to the next pixel (sharp edges), plus some absolute error."""
     error = restored - pictures
     edges = error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()
     return error.square().mean() + EDGE_WEIGHT * edges + ABSOLUTE_WEIGHT * error.abs().mean()
@@ -143,7 +143,7 @@ def compare_pictures(restored: Tensor, pictures: Tensor) -> Tensor:
 
 @torch.no_grad()
 def open_trunk(model: Autoencoder) -> None:
-    """Starts every change of resolution as average pooling or plain repetition, so that colours pass from the start."""
+    """Initialise resizes as average pooling or nearest-neighbour upsampling, so that colours pass from the start."""
     for module in model.modules():
         if isinstance(module, ResolutionBlock) and module.downsample is not None:
             module.downsample.weight.mul_(0.1)
@@ -159,12 +159,13 @@ def open_trunk(model: Autoencoder) -> None:
 
 @torch.no_grad()
 def fold_latent_scale(model: Autoencoder, noise: float) -> dict[str, Tensor]:
-    """The weights `encoder.*` and `decoder.*` with the latent normalisation folded in (exact up to fp32 rounding).
+    """Return the weights `encoder.*` and `decoder.*` with the latent normalisation folded in (exact up to fp32
+    rounding).
 
     With m, s the channel means and deviations: encoder mean = (z / 1.5305 + 0.0609) for z = (raw - m) / s, and the
     decoder's first convolution undoes 1.5305 and 0.0609. Its zero padding makes the shift of a border pixel differ, so
-    the decoder is trained on (z / 1.5305 + 0.0609) from the start and needs no change.
-    `noise` (in units of z) gives the constant log-variance of the posterior.
+    the decoder is trained on (z / 1.5305 + 0.0609) from the start and needs no change. `noise` (in units of z) gives
+    the constant log-variance of the posterior.
     """
     norm = model.latent_norm
     scale = 1.0 / (SD3_SCALE * torch.sqrt(norm.running_var + norm.eps))

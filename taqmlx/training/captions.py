@@ -1,7 +1,7 @@
-"""What a picture may show, and the sentences that ask for it.
+"""Scenes, and captions that describe them.
 
-A scene is a table row of small integers (`FIELDS`), so a pool of scenes is one array and a caption's attributes are
-carried along, never parsed back. Slot 1 is the left or upper object, slot 2 the right or lower one.
+A scene is a row of small integers (`FIELDS`), so a pool of scenes is one array, and a caption's attributes are stored
+with it instead of being parsed from the text. Slot 1 is the left or upper object, slot 2 the right or lower one.
 """
 
 from dataclasses import dataclass
@@ -27,21 +27,21 @@ FIELDS = {
     "shape_1": len(SHAPES), "colour_1": len(COLOURS), "size_1": len(SIZES),
     "shape_2": len(SHAPES), "colour_2": len(COLOURS), "size_2": len(SIZES),
 }  # fmt: skip
-ABSENT = -1  # value of a field that does not apply, or that a caption does not name
-OMIT = {"background": 0.2, "position": 0.3, "colour": 0.1, "size": 0.25}  # chance that a caption leaves it free
-HELD_OUT_PERIOD = 16  # one in so many attribute combinations is kept for scoring
+ABSENT = -1  # value of a field that does not apply, or that a caption does not mention
+OMIT = {"background": 0.2, "position": 0.3, "colour": 0.1, "size": 0.25}  # probability of omitting the attribute
+HELD_OUT_PERIOD = 16  # one in this many attribute combinations is held out for scoring
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence, and the scene row (`FIELDS` order) of what it names; `ABSENT` where it leaves the choice free."""
+    """A sentence, and the scene row (`FIELDS` order) it describes; `ABSENT` for attributes it does not mention."""
 
     text: str
     asked: tuple[int, ...]
 
 
 def is_held_out(scene: dict[str, int]) -> bool:
-    """Whether this combination of attributes is reserved for scoring (a fixed mixing hash of the row)."""
+    """True if this combination of attributes is reserved for scoring (a fixed mixing hash of the row)."""
     code = 0
     for name, size in FIELDS.items():
         code = code * (size + 1) + scene[name] + 1
@@ -49,7 +49,7 @@ def is_held_out(scene: dict[str, int]) -> bool:
 
 
 def sample_scene(rng: np.random.Generator, count: int, held_out: bool = False) -> dict[str, int]:
-    """Draws a scene with `count` (1 or 2) objects, uniform over the admissible combinations of one side of the split.
+    """Draw a scene with `count` (1 or 2) objects, uniform over the admissible combinations of one side of the split.
 
     An object never has the colour of the background, and the two objects of a scene differ in shape or colour.
     """
@@ -74,7 +74,7 @@ def _is_admissible(scene: dict[str, int]) -> bool:
 
 
 def write_caption(rng: np.random.Generator, scene: dict[str, int], omit: dict[str, float] = OMIT) -> Caption:
-    """Writes one of the sentences that describe `scene`; `omit` is the chance to leave out each kind of attribute."""
+    """Write one of the captions of `scene`; `omit` is the probability of omitting each kind of attribute."""
     asked = dict(scene)
     for name in ("background", "position", "colour_1", "size_1", "colour_2", "size_2"):
         if rng.random() < omit.get(name.split("_")[0], 0.0):
@@ -103,13 +103,13 @@ def _join_objects(rng: np.random.Generator, first: str, second: str, layout: str
 
 
 def _spell(rng: np.random.Generator, word: str) -> str:
-    """The first spelling of `word` mostly, one of the others at times."""
+    """Return the first spelling of `word` in most cases, sometimes one of the others."""
     spellings = SPELLINGS.get(word, (word,))
     return spellings[0] if rng.random() < 0.7 else spellings[int(rng.integers(len(spellings)))]
 
 
 def list_words() -> list[str]:
-    """Every word a caption may hold, sorted: the tokenizer's vocabulary."""
+    """Every word that can occur in a caption, sorted: the tokenizer's vocabulary."""
     tables = (SHAPES, COLOURS, SIZES, BACKGROUNDS, POSITIONS, *RELATIONS.values(), *SPELLINGS.values())
     phrases = [phrase for table in tables for phrase in table] + ["a", "an", "on a background", "to the"]
     return sorted({word for phrase in phrases for word in phrase.split()})

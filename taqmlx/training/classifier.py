@@ -1,4 +1,4 @@
-"""The attribute classifier in torch, for training: `models.classifier.Classifier` name by name, channels first."""
+"""Attribute classifier in torch for training, with the names of `models.classifier.Classifier`, channels first."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from taqmlx.training.recipe import PICTURE_NOISE
 
 
 class Classifier(nn.Module):
-    """Pictures in [-1, 1], (b, 3, 64, 64), to the logits of all heads side by side."""
+    """Map pictures in [-1, 1], (b, 3, 64, 64), to the concatenated logits of all heads."""
 
     def __init__(self):
         super().__init__()
@@ -25,12 +25,12 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = functional.relu(norm(convolution(x)))
-        x = x.permute(0, 2, 3, 1).flatten(1)  # (b, c, 4, 4) -> (b, 16 c), the pixel order of the MLX twin
+        x = x.permute(0, 2, 3, 1).flatten(1)  # (b, c, 4, 4) -> (b, 16 c), in the pixel order of the MLX version
         return self.heads(functional.relu(self.embed(x)))
 
 
 def measure_classifier_loss(logits: Tensor, scenes: Tensor) -> Tensor:
-    """Mean over the heads of the cross-entropy, over the pictures to which a head applies; scenes (b, heads) int."""
+    """Cross-entropy summed over heads and applicable pictures, per picture; scenes (b, heads) int."""
     parts = logits.float().split(list(HEADS.values()), dim=1)
     losses = [
         functional.cross_entropy(part, scenes[:, i], ignore_index=ABSENT, reduction="sum")
@@ -40,7 +40,7 @@ def measure_classifier_loss(logits: Tensor, scenes: Tensor) -> Tensor:
 
 
 def soften_pictures(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures with noise, half of them blurred: a reader of generated pictures must not depend on perfect edges."""
+    """Add noise to pictures and blur half of them, so that the classifier does not depend on perfect edges."""
     noise = PICTURE_NOISE * torch.rand(len(pictures), 1, 1, 1, generator=generator)
     blurred = functional.avg_pool2d(functional.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     share = torch.rand(len(pictures), 1, 1, 1, generator=generator).mul(2).sub(1).clamp(min=0)

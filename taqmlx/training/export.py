@@ -1,4 +1,4 @@
-"""Turns trained torch weights into the fp16 files DiffusionKit's MLX classes load."""
+"""Export of trained torch weights to the fp16 files loaded by DiffusionKit's MLX classes."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def to_mlx(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def export_weights(weights: dict[str, Tensor], path: Path) -> None:
-    """Writes the weights to `path`. Raises ValueError if one of them does not fit fp16."""
+    """Write the weights to `path`. Raises ValueError if one of them does not fit fp16."""
     converted = to_mlx(weights)
     for name, value in converted.items():
         if not torch.isfinite(value).all():

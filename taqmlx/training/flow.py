@@ -1,4 +1,4 @@
-"""Rectified flow: the noisy latents, the velocity to learn, and the joint loss of text model and transformer."""
+"""Rectified flow: noisy latents, the target velocity, and the joint loss of text model and transformer."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from taqmlx.training.transformer import Transformer
 
 
 class TextToImage(nn.Module):
-    """The two parts that learn together."""
+    """Text encoder and transformer, trained jointly."""
 
     def __init__(self, vocabulary: int):
         super().__init__()
@@ -20,7 +20,7 @@ class TextToImage(nn.Module):
         self.transformer = Transformer()
 
     def forward(self, latents: Tensor, tokens: Tensor, sigma: Tensor) -> Tensor:
-        """Velocity (b, 16, 8, 8) at noisy `latents`, token ids (b, 20) and noise levels (b,) in [0, 1]."""
+        """Velocity (b, 16, 8, 8) for noisy `latents`, token ids (b, 20) and noise levels (b,) in [0, 1]."""
         cs, cs_pooled = self.text_encoder(tokens)
         return self.transformer(latents, cs, cs_pooled, 1000.0 * sigma)
 
@@ -41,7 +41,7 @@ def measure_flow_loss(model: TextToImage, latents: Tensor, tokens: Tensor, gener
 
 
 def caption_scenes(scenes: np.ndarray, tokenizer: Tokenizer, seed: int) -> Tensor:
-    """Token ids (b, 20) of a fresh caption for each row of `scenes` (b, 10); some dropped, some words unknown."""
+    """Token ids (b, 20) of a new caption for each row of `scenes` (b, 10), with caption dropout and unknown words."""
     rng = np.random.default_rng(seed)
     texts = [write_caption(rng, dict(zip(FIELDS, row, strict=True))).text for row in scenes.tolist()]
     texts = [spoil_words(rng, text) if rng.random() >= CAPTION_DROPOUT else "" for text in texts]
@@ -49,5 +49,5 @@ def caption_scenes(scenes: np.ndarray, tokenizer: Tokenizer, seed: int) -> Tenso
 
 
 def spoil_words(rng: np.random.Generator, text: str) -> str:
-    """`text` with some of its words replaced by one outside the vocabulary."""
+    """Replace some words of `text` by one outside the vocabulary."""
     return " ".join("?unknown?" if rng.random() < UNKNOWN_WORDS else word for word in text.split())

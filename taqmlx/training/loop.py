@@ -1,7 +1,7 @@
-"""The optimisation loop of every trained part: bf16 arithmetic over fp32 weights, and an exact resume.
+"""Optimisation loop of all trained parts: bf16 arithmetic on fp32 weights, with exact resume.
 
 A checkpoint is one safetensors file: weights, averaged weights, optimizer moments and the step. Batches and noise are
-drawn from a generator seeded by (seed, step), so a run that was stopped ends as if it had not been.
+drawn from a generator seeded by (seed, step), so a resumed run gives the same result as an uninterrupted one.
 """
 
 import math
@@ -21,23 +21,24 @@ from taqmlx.training.recipe import THREADS, Stage
 
 LossFunction = Callable[[torch.Generator], Tensor]
 Optimizers = list[torch.optim.Optimizer]
-MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum")  # what AdamW and Muon keep per parameter
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum")  # state that AdamW and Muon keep per parameter
 
 
 def optimise(model: nn.Module, loss_of: LossFunction, stage: Stage, out: Path, label: str) -> None:
-    """Trains `model` in place, from the checkpoint beside `out` if there is one; writes the averaged weights to `out`.
+    """Train `model` in place, resuming from the checkpoint beside `out` if present; write the averaged weights to
+    `out`.
 
     `loss_of(generator)` draws a batch with `generator` and returns the scalar loss; it runs under bf16 autocast.
     """
     with hold_lock(out.with_suffix(".lock"), log.info):
-        # The checkpoint is not a declared output: Snakemake deletes those.
+        # The checkpoint is not a declared output, because Snakemake deletes those.
         learned = learn(model, loss_of, stage, out.with_suffix(".checkpoint.safetensors"), label)
         with vouched(out):
             write_tensors(learned, out)
 
 
 def learn(model: nn.Module, loss_of: LossFunction, stage: Stage, checkpoint: Path, label: str) -> dict[str, Tensor]:
-    """Trains `model` in place, from `checkpoint` if it is there; returns the averaged weights."""
+    """Train `model` in place, resuming from `checkpoint` if present; return the averaged weights."""
     torch.set_num_threads(THREADS)
     optimizers = build_optimizers(model, stage)
     average = {name: value.clone() for name, value in model.state_dict().items()}
@@ -54,7 +55,7 @@ def learn(model: nn.Module, loss_of: LossFunction, stage: Stage, checkpoint: Pat
 
 
 def build_optimizers(model: nn.Module, stage: Stage) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices and kernels; AdamW for vectors and embedding tables."""
+    """Muon for matrices and convolution kernels; AdamW for vectors and embedding tables."""
     tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     matrices = [p for name, p in model.named_parameters() if p.ndim > 1 and name not in tables]
     others = [p for name, p in model.named_parameters() if p.ndim == 1 or name in tables]
@@ -65,7 +66,7 @@ def build_optimizers(model: nn.Module, stage: Stage) -> list[torch.optim.Optimiz
 
 
 def take_step(model: nn.Module, optimizers: Optimizers, loss_of: LossFunction, stage: Stage, step: int) -> float:
-    """One optimizer step; returns the loss."""
+    """Take one optimizer step; return the loss."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = stage.learning_rate * learning_rate_share(stage, step)
     generator = torch.Generator().manual_seed(stage.seed * 1_000_003 + step)
@@ -80,7 +81,7 @@ def take_step(model: nn.Module, optimizers: Optimizers, loss_of: LossFunction, s
 
 
 def learning_rate_share(stage: Stage, step: int) -> float:
-    """Linear warm-up, then half a cosine to zero."""
+    """Learning rate factor: linear warm-up, then cosine decay to zero."""
     if step < stage.warmup:
         return (step + 1) / stage.warmup
     return 0.5 + 0.5 * math.cos(math.pi * (step - stage.warmup) / max(stage.steps - stage.warmup, 1))
@@ -88,7 +89,7 @@ def learning_rate_share(stage: Stage, step: int) -> float:
 
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    """Moves `average` towards the model; running statistics are copied."""
+    """Move `average` towards the model's parameters; copy its running statistics."""
     parameters = dict(model.named_parameters())
     for name, value in model.state_dict().items():
         average[name].lerp_(value, 1 - decay) if name in parameters else average[name].copy_(value)
@@ -97,7 +98,7 @@ def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -
 def save_checkpoint(
     model: nn.Module, optimizers: Optimizers, average: dict[str, Tensor], step: int, path: Path
 ) -> None:
-    """Writes everything a resume needs, whole or not at all."""
+    """Write the complete training state atomically."""
     tensors = {"step": torch.tensor(step)}
     tensors |= {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.items()}
@@ -108,13 +109,13 @@ def save_checkpoint(
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """A safetensors file, whole or absent."""
+    """Write a safetensors file atomically."""
     write_atomically(path, lambda partial: save_file(tensors, partial))
 
 
 @torch.no_grad()
 def restore_checkpoint(model: nn.Module, optimizers: Optimizers, average: dict[str, Tensor], path: Path) -> int:
-    """Loads what `save_checkpoint` wrote and returns the number of steps done."""
+    """Load a checkpoint of `save_checkpoint`; return the number of completed steps."""
     tensors = load_file(path)
     model.load_state_dict(select(tensors, "model."))
     average.update(select(tensors, "average."))
@@ -128,7 +129,7 @@ def restore_checkpoint(model: nn.Module, optimizers: Optimizers, average: dict[s
 
 
 def select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with `prefix`, without it."""
+    """Tensors whose names start with `prefix`, with the prefix removed."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

@@ -1,4 +1,4 @@
-"""Muon: momentum whose every step is made orthogonal, for the matrices and convolution kernels of a network.
+"""Muon: momentum with orthogonalised updates, for matrices and convolution kernels.
 
 Jordan et al., Muon: An optimizer for hidden layers in neural networks (2024); the step is scaled to the size of an
 AdamW step (Liu et al., Muon is scalable for LLM training, 2025), so both share one learning rate.
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Newton-Schulz coefficients, five rounds
-ADAMW_STEP = 0.2  # root mean square of a typical AdamW step, in units of the learning rate
+ADAMW_STEP = 0.2  # RMS of a typical AdamW step, in units of the learning rate
 
 
 class Muon(torch.optim.Optimizer):
-    """`params` have two or more axes; all but the first are taken as one."""
+    """`params` have two or more axes; all but the first are flattened."""
 
     def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -36,7 +36,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """The nearest matrix with singular values about one (0.7 to 1.2), by five Newton-Schulz rounds in bf16."""
+    """Approximate orthogonalisation (singular values 0.7 to 1.2) by five Newton-Schulz rounds in bf16."""
     a, b, c = QUINTIC
     x = matrix.bfloat16()
     x = x / (x.norm() + 1e-7)

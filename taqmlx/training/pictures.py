@@ -1,4 +1,4 @@
-"""Draws a scene as a 64 x 64 picture: flat shapes on a flat background, edges smoothed by supersampling."""
+"""Scenes drawn as 64 x 64 pictures: flat shapes on a flat background, antialiased by supersampling."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -13,12 +13,12 @@ RGB = {
     "gray": (128, 128, 128), "pink": (250, 190, 205),
 }  # fmt: skip
 RADII = {"small": (7.0, 8.5), "large": (12.0, 14.0)}  # pixels, half the height of the shape
-CENTRES = (16.0, 32.0, 48.0)  # pixels, of the three rows and columns
+CENTRES = (16.0, 32.0, 48.0)  # pixels; coordinates of the three rows and columns
 JITTER = {"single": (2.0, 2.0), "horizontal": (1.0, 4.0), "vertical": (4.0, 1.0)}  # pixels, along x and y
 
 
 def draw_scene(rng: np.random.Generator, scene: dict[str, int]) -> np.ndarray:
-    """The picture of `scene`, (64, 64, 3) uint8; `rng` chooses the exact places and radii."""
+    """Draw `scene` as (64, 64, 3) uint8; `rng` gives the exact positions and radii."""
     edge = PICTURE_SIZE * SUPERSAMPLING
     picture = Image.new("RGB", (edge, edge), RGB[BACKGROUNDS[scene["background"]]])
     draw = ImageDraw.Draw(picture)

@@ -1,4 +1,4 @@
-"""The pool of training scenes: a table of attributes and the pictures drawn from it, as memory-mapped arrays."""
+"""Pool of training scenes: attribute rows and their pictures, as memory-mapped arrays."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ SCENES, PICTURES = "scenes.npy", "pictures.npy"
 
 
 def draw_example(seed: int, index: int, held_out: bool = False) -> tuple[dict[str, int], np.ndarray]:
-    """Scene and picture (64, 64, 3) uint8 number `index` of a seed; even ones have one object, odd ones two."""
+    """Scene and picture (64, 64, 3) uint8 number `index` of a seed; even indices have one object, odd ones two."""
     rng = np.random.default_rng((seed, index))
     scene = sample_scene(rng, 1 + index % 2, held_out)
     return scene, draw_scene(rng, scene)
 
 
 def create_pool(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Empty arrays on disk: scenes (count, 10) int8 and pictures (count, 64, 64, 3) uint8."""
+    """Create empty arrays on disk: scenes (count, 10) int8 and pictures (count, 64, 64, 3) uint8."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = (count, PICTURE_SIZE, PICTURE_SIZE, 3)
     scenes = np.lib.format.open_memmap(folder / SCENES, "w+", np.int8, (count, len(FIELDS)))
@@ -28,17 +28,17 @@ def create_pool(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def open_pool(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The scenes, in memory, and the pictures, mapped read-only."""
+    """Load the scenes into memory; map the pictures read-only."""
     scenes = np.load(folder / SCENES, allow_pickle=False)
     return scenes, np.load(folder / PICTURES, mmap_mode="r", allow_pickle=False)
 
 
 def sample_pictures(pictures: np.ndarray, batch: int, generator: torch.Generator) -> tuple[Tensor, np.ndarray]:
-    """A batch of pictures in [-1, 1], (b, 3, 64, 64), and their indices."""
+    """Draw a batch of pictures in [-1, 1], (b, 3, 64, 64), with their indices."""
     indices = torch.randint(len(pictures), (batch,), generator=generator).numpy()
     return to_tensor(pictures[indices]), indices
 
 
 def to_tensor(pictures: np.ndarray) -> Tensor:
-    """(n, 64, 64, 3) uint8 to (n, 3, 64, 64) in [-1, 1]."""
+    """Convert (n, 64, 64, 3) uint8 to (n, 3, 64, 64) in [-1, 1]."""
     return torch.tensor(np.asarray(pictures)).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1

@@ -1,4 +1,4 @@
-"""What the embedded model can do: does a picture show what its caption asked for?"""
+"""Scoring of the embedded model: agreement of pictures with their captions."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from taqmlx.training.captions import Caption, sample_scene, write_caption
 
 
 def write_captions(seed: int, count: int, objects: int) -> list[Caption]:
-    """`count` captions of scenes with `objects` (1 or 2) objects, of combinations kept out of the training."""
+    """Write `count` captions of scenes with `objects` (1 or 2) objects, from held-out combinations."""
     rng = np.random.default_rng((seed, objects))
     return [write_caption(rng, sample_scene(rng, objects, held_out=True)) for _ in range(count)]
 
 
 def generate_pictures(folder: Path, prompts: list[str], steps: int, cfg_weight: float, seed: int) -> np.ndarray:
-    """One picture per prompt, (n, 64, 64, 3) uint8, by the model in `folder`; picture i starts at noise `seed` + i."""
+    """Generate one picture per prompt, (n, 64, 64, 3) uint8, with the model in `folder`; seeds are `seed` + i."""
     model, decoder = embedded.load_transformer(folder=folder), embedded.load_decoder(folder)
     cs, cs_pooled = embedded.encode_prompts(prompts, folder=folder)
     linear, sigmas = bind_linears(model), compute_sigmas(steps, embedded.SAMPLER_SHIFT)
@@ -29,9 +29,9 @@ def generate_pictures(folder: Path, prompts: list[str], steps: int, cfg_weight: 
 
 
 def rate_pictures(values: np.ndarray, asked: np.ndarray) -> dict[str, float]:
-    """Shares of right pictures: `all` asked attributes at once, and each attribute where it was asked.
+    """Shares of correct pictures: `all` requested attributes at once, and each attribute where requested.
 
-    `values` and `asked` (n, attributes), as the classifier orders them; -1 in `asked` is "not asked".
+    `values` and `asked` (n, attributes) are in the classifier's order; -1 in `asked` means not requested.
     """
     right = compare_attributes(values, asked)
     shares = {"all": float(right.all(axis=1).mean())}

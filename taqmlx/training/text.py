@@ -1,4 +1,4 @@
-"""The text model in torch, for training: DiffusionKit's `CLIPTextModel` name by name."""
+"""Text model in torch for training, with the names of DiffusionKit's `CLIPTextModel`."""
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """A pre-norm transformer layer with the sigmoid approximation of GELU."""
+    """Pre-norm transformer layer with the sigmoid approximation of GELU."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ class Layer(nn.Module):
 
 
 class TextModel(nn.Module):
-    """Token ids (b, 20) to the last hidden state (b, 20, 128) and its row at the end token (b, 128)."""
+    """Map token ids (b, 20) to the last hidden state (b, 20, 128) and its row at the end token (b, 128)."""
 
     def __init__(self, vocabulary: int):
         super().__init__()

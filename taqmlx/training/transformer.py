@@ -1,4 +1,4 @@
-"""The transformer in torch, for training: DiffusionKit's `MMDiT` name by name, one time step per row of the batch.
+"""Transformer in torch for training, with the names of DiffusionKit's `MMDiT`, and one timestep per batch row.
 
 The architecture is that of Esser et al., Scaling Rectified Flow Transformers (2024), as in Stable Diffusion 3.
 """
@@ -18,7 +18,7 @@ NORM_EPSILON = 1e-6
 
 
 class Layers(nn.Module):
-    """A sequence under the name `layers`, as MLX stores it."""
+    """Sequence with the attribute name `layers`, as in MLX."""
 
     def __init__(self, *layers: nn.Module):
         super().__init__()
@@ -31,7 +31,7 @@ class Layers(nn.Module):
 
 
 class Embedder(nn.Module):
-    """A two-layer network to the width of the modulation vector."""
+    """Two-layer MLP to the width of the modulation vector."""
 
     def __init__(self, width_in: int):
         super().__init__()
@@ -42,7 +42,7 @@ class Embedder(nn.Module):
 
 
 class Projections(nn.Module):
-    """The linear maps of one stream's attention; keys have no bias."""
+    """Attention projections of one stream; keys have no bias."""
 
     def __init__(self, has_output: bool):
         super().__init__()
@@ -63,7 +63,7 @@ class FeedForward(nn.Module):
 
 
 class Stream(nn.Module):
-    """The image or the text side of a block. `has_output` is False for the text side of the last block."""
+    """Image or text stream of a block. `has_output` is False for the text stream of the last block."""
 
     def __init__(self, has_output: bool):
         super().__init__()
@@ -72,20 +72,20 @@ class Stream(nn.Module):
         self.adaLN_modulation = build_modulation(6 if has_output else 2)
 
     def project(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values, (b, n, 128) each, and the modulation vectors, (b, 1, 128) each."""
+        """Queries, keys and values, (b, n, 128) each, and the remaining modulation vectors, (b, 1, 128) each."""
         shift, scale, *rest = self.adaLN_modulation(modulation).chunk(2 if self.mlp is None else 6, dim=-1)
         y = normalise(x) * (1 + scale) + shift
         return self.attn.q_proj(y), self.attn.k_proj(y), self.attn.v_proj(y), rest
 
     def finish(self, x: Tensor, attended: Tensor, modulation: list[Tensor]) -> Tensor:
-        """Adds the attention's and the network's output to the stream."""
+        """Add the outputs of attention and MLP to the stream."""
         attention_gate, shift, scale, gate = modulation
         x = x + self.attn.o_proj(attended) * attention_gate
         return x + gate * self.mlp(normalise(x) * (1 + scale) + shift)
 
 
 class Block(nn.Module):
-    """One joint attention over both streams, in the order image, text."""
+    """Joint attention block over both streams, in the order image, text."""
 
     def __init__(self, has_text_output: bool):
         super().__init__()
@@ -108,7 +108,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Noisy latents (b, 16, 8, 8), text and time step to the predicted velocity (b, 16, 8, 8)."""
+    """Map noisy latents (b, 16, 8, 8), text and timestep to the predicted velocity (b, 16, 8, 8)."""
 
     def __init__(self):
         super().__init__()
@@ -135,7 +135,7 @@ class Transformer(nn.Module):
         return output.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # (b, h, w, p, q, c) -> (b, c, h p, w q)
 
     def crop_positions(self, patches: int) -> Tensor:
-        """The centre of the table of positions, (128, patches, patches)."""
+        """Centre of the position table, (128, patches, patches)."""
         table = self.x_pos_embedder["pos_embed"].weight.T.unflatten(1, (GRID, GRID))
         start = (GRID - patches) // 2
         return table[:, start : start + patches, start : start + patches]
@@ -153,7 +153,7 @@ class FinalLayer(nn.Module):
 
 
 def build_modulation(parts: int) -> Layers:
-    """Modulation starts at zero, so every block starts as the identity (Peebles & Xie, 2023)."""
+    """adaLN layer, initialised to zero so that every block starts as the identity (Peebles & Xie, 2023)."""
     linear = nn.Linear(WIDTH, parts * WIDTH)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)

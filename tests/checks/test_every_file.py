@@ -45,17 +45,17 @@ def test_nothing_that_was_made_is_without_a_voucher(complete):
 CURES = {
     "params/collect_shard.json": "R/params/collect_shard.json is damaged.*; delete it and make"
     " R/params/collect_shard.json again",
-    "conditioning.safetensors": "R/conditioning.safetensors is not what R/conditioning.json vouches for; delete both"
+    "conditioning.safetensors": "R/conditioning.safetensors does not match R/conditioning.json; delete both"
     " and make R/conditioning.json again",
-    "adaround/mm_03.safetensors": "R/adaround/mm_03.safetensors is not what R/adaround/mm_03.json vouches for; delete"
+    "adaround/mm_03.safetensors": "R/adaround/mm_03.safetensors does not match R/adaround/mm_03.json; delete"
     " both and make R/adaround/mm_03.json again",
-    "quantized/model.safetensors": "R/quantized/model.safetensors is not what R/quantized/config.json vouches for;"
+    "quantized/model.safetensors": "R/quantized/model.safetensors does not match R/quantized/config.json;"
     " delete both and make R/quantized/config.json again",
-    "exports/latents/0003.npy": "R/exports/latents/0003.npy is not what R/exports/latents.sha256 vouches for; delete"
+    "exports/latents/0003.npy": "R/exports/latents/0003.npy does not match R/exports/latents.sha256; delete"
     " R/exports/latents and make R/exports/latents again",
     "exports/samples.sha256": "R/exports/samples.sha256 .*; delete it and R/exports/samples and make"
     " R/exports/samples again",
-    "DiT_cali_data.npz": "R/DiT_cali_data.npz is not what R/DiT_cali_data.npz.sha256 vouches for; delete both and make"
+    "DiT_cali_data.npz": "R/DiT_cali_data.npz does not match R/DiT_cali_data.npz.sha256; delete both and make"
     " R/DiT_cali_data.npz again",
     "trajectories.zarr/zarr.json": "R/trajectories.zarr/zarr.json is damaged.*; delete it and make"
     " R/trajectories.zarr/zarr.json again",
@@ -118,7 +118,7 @@ def test_files_of_nobody_and_those_that_carry_no_checksum_are_listed(results):
         (results / name).touch()
     faults, notes = read_everything(results)
     assert faults == []
-    nobody = "no checksum: not of this workflow, not finished, or without the one it had"
+    nobody = "no checksum: not from this workflow, unfinished, or its checksum was removed"
     assert list_unvouched(results) == [f"{results / name}: {nobody}" for name in ("mine.json", "notes.txt")]
     assert {note.partition(": ")[0].removeprefix(f"{results}/") for note in notes} >= NO_CHECKSUM
 
@@ -127,13 +127,13 @@ def test_the_command_lists_them(results, verify, caplog):
     (results / "notes.txt").write_text("mine")
     caplog.set_level("INFO")
     assert verify(results).error == ""
-    assert f"{results}/notes.txt: no checksum: not of this workflow" in caplog.text
+    assert f"{results}/notes.txt: no checksum: not from this workflow" in caplog.text
 
 
 def test_a_file_that_is_gone_while_its_seal_is_there_is_missing(results):
     path, seal = (results / "adaround" / f"mm_02.{end}" for end in ("safetensors", "json"))
     path.unlink()
-    wanted = f"{path} is missing, and {seal} vouches for it; delete {seal} and make {seal} again"
+    wanted = f"{path} is missing, but listed in {seal}; delete {seal} and make {seal} again"
     assert read_everything(results)[0] == [wanted]
 
 
@@ -162,7 +162,7 @@ def test_a_stale_voucher_is_named(results):
     amend(results / "quant_config.json", lambda value: value["arrays"].update(sha256="0" * 64))
     path = results / "quant_config.safetensors"
     assert read_everything(results)[0] == [
-        f"{path} is not what {results / 'quant_config.json'} vouches for; delete both and make"
+        f"{path} does not match {results / 'quant_config.json'}; delete both and make"
         f" {results / 'quant_config.json'} again"
     ]
 
@@ -189,4 +189,4 @@ def test_a_name_from_other_hands_leads_to_no_file_elsewhere(results, name, is_mi
     amend(results / "quant_config.json", lambda value: value["arrays"].update(file=name))
     faults, _ = read_everything(results)
     assert len(faults) == is_missing
-    assert all(" is missing, and " in fault for fault in faults)
+    assert all(" is missing, but " in fault for fault in faults)

@@ -138,12 +138,12 @@ DAMAGES = {
     "a changed state": (
         lambda r: forge(r / "trajectories.zarr/000", change_a_state),
         {"replay", *MANIFESTS, "exported samples"},
-        "replay: .*trajectory 6, step 2: the model leads elsewhere",
+        "replay: .*trajectory 6, step 2: the model gives another state",
     ),
     "encodings of two prompts swapped": (
         swap_encodings,
         {"replay", *MANIFESTS, "calibration set"},
-        "replay: .*trajectory 0, step 0: the model leads elsewhere",
+        "replay: .*trajectory 0, step 0: the model gives another state",
     ),
     "prompts swapped in a seal": (
         swap_prompts,

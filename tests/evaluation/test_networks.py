@@ -43,7 +43,7 @@ class TestInception:
         assert features.about["weights_sha256"] == source["sha256"]
 
     def test_refuses_a_file_of_another_network(self, tmp_path):
-        with pytest.raises(UserError, match="inception: the file has not the weights"):
+        with pytest.raises(UserError, match="inception: the file lacks the weights"):
             InceptionFeatures(save(tmp_path / "alexnet.pth", AlexNet()))
 
     @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
@@ -89,7 +89,7 @@ def test_a_weight_file_runs_nothing_and_takes_no_more_than_it_has(tmp_path, kind
         ]
         torch.save(saved, path, _use_new_zipfile_serialization=kind != "pickle")
     source = {"path": str(path), "sha256": "0" * 64 if kind == "pipe" else hash_file(path)}
-    with pytest.raises(UserError, match=r"^lpips: .*(holds no PyTorch weights|has not the weights|is missing)"):
+    with pytest.raises(UserError, match=r"^lpips: .*(holds no PyTorch weights|lacks the weights|is missing)"):
         Lpips(source)
     assert not trap.exists()
 
@@ -129,7 +129,7 @@ class TestClip:
 
     @pytest.mark.parametrize(
         ("changes", "words"),
-        [({"image_size": 4096}, "is for pictures of 4096 pixels"), ({"num_hidden_layers": 3}, "has not the weights")],
+        [({"image_size": 4096}, "is for pictures of 4096 pixels"), ({"num_hidden_layers": 3}, "lacks the weights")],
     )
     def test_refuses_what_would_take_memory_or_be_drawn_at_random(self, tmp_path, changes, words):
         sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -163,5 +163,5 @@ class TestClip:
     def test_refuses_a_folder_of_something_else(self, tmp_path):
         (tmp_path / "config.json").write_text("{}")
         (tmp_path / "model.safetensors").write_bytes(b"")
-        with pytest.raises(UserError, match="is no whole safetensors file"):
+        with pytest.raises(UserError, match="is not a complete safetensors file"):
             ClipFeatures(str(tmp_path))

@@ -152,7 +152,7 @@ def test_a_text_encoder_in_shards_is_read(miniature, miniature_files, tmp_path):
 )
 def test_an_index_that_is_none(miniature, tmp_path, text):
     (tmp_path / "x.safetensors.index.json").write_text(text)
-    with pytest.raises(UserError, match=r"x\.safetensors\.index\.json is no index of shards"):
+    with pytest.raises(UserError, match=r"x\.safetensors\.index\.json is not an index of shards"):
         fetch(tmp_path / "x.safetensors.index.json")
 
 

@@ -73,7 +73,7 @@ def test_what_is_recognised_as_nothing_says_what_is_wrong(miniature, miniature_f
     path.write_bytes(save({name: value for name, value in tensors.items() if "x_embedder" not in name}))
     assert "it lacks x_embedder.proj.weight" in refuse(lambda: fetch(path))[0]
     path.write_bytes(save(tensors | {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.alpha": torch.tensor(1.0)}))
-    assert "DiffusionKit cannot take it apart: [split]" in refuse(lambda: fetch(path))[0]
+    assert "DiffusionKit cannot parse it: [split]" in refuse(lambda: fetch(path))[0]
 
 
 def test_a_folder_of_diffusers_is_named_as_one(miniature, tmp_path):

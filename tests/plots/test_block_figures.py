@@ -64,7 +64,7 @@ def test_without_migration_the_panel_says_so():
     figure = distributions.draw_distributions(content["distributions"], arrays)
     for row in np.array(figure.axes).reshape(-1, 3):
         assert [len(axes.texts) for axes in row] == [0, 0, 1]
-        assert "nothing migrates" in row[2].texts[0].get_text()
+        assert "no migration" in row[2].texts[0].get_text()
 
 
 def test_migrated_values_may_be_missing_altogether():

@@ -119,7 +119,7 @@ def test_a_value_that_is_not_finite_is_named(study, points):
 
 def test_a_changed_calibration_set_is_refused(study):
     zarr.open_group(study.calibration)["xs"][0] = 0
-    with pytest.raises(UserError, match="xs is not what was sealed"):
+    with pytest.raises(UserError, match="xs does not match its seal"):
         study.collect(study.list_parts()[0])
 
 

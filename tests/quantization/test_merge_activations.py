@@ -89,7 +89,7 @@ def test_a_changed_part_is_refused(study):
         study.collect(part)
     part = study.list_parts()[1]
     part.write_bytes(part.read_bytes()[:-1] + b"x")
-    with pytest.raises(UserError, match=r"01\.safetensors is missing or not what its seal vouches for"):
+    with pytest.raises(UserError, match=r"01\.safetensors is missing or does not match its seal"):
         study.merge()
 
 

@@ -10,17 +10,15 @@ LAYERS = [Namespace(name="a"), Namespace(name="b")]
 
 def test_errors_before_and_after_are_ratios_and_the_time_is_that_of_its_jobs():
     words = dict(describe_distillation(make_distillation(LAYERS), {"distil": [{"s": "90"}], "score": [{"s": "5"}]}))
-    assert words["Guided velocity over its error"].startswith(
-        "20.00 dB by the blocks, 23.01 dB distilled, on 100 points"
-    )
+    assert words["Guided velocity SNR"].startswith("20.00 dB before, 23.01 dB after distillation, on 100 points")
     assert words["Codes moved"] == "1.50 %, the mean of 2 layers; most in b, 2.00 %"
-    assert words["Loss"] == "0.02 in the beginning, 0.0125 in the end"
+    assert words["Loss"] == "0.02 at the start, 0.0125 at the end"
     assert words["Time"] == "1 min 30 s"
 
 
 def test_what_was_not_kept_is_said():
     report = make_distillation(LAYERS) | {"chosen": "blocks", "moved_codes": {}, "loss": {"every": 1, "values": []}}
     words = dict(describe_distillation(report, {}))
-    assert words["Kept"].startswith("the blocks as they were")
-    assert words.keys() == {"Guided velocity over its error", "Kept"}
+    assert words["Kept"].startswith("the blocks before distillation")
+    assert words.keys() == {"Guided velocity SNR", "Kept"}
     assert describe_distillation(None, {}) == []

@@ -22,7 +22,7 @@ def test_snapshots_are_named_by_their_step(tmp_path):
     for path in paths:
         draw_plot(path, 4, 3)
     titles = [figure.title for figure in embed_plots(paths)["snapshots"]]
-    assert titles == ["Largest magnitude at step 0", "Largest magnitude at step 25"]
+    assert titles == ["Absmax at step 0", "Absmax at step 25"]
 
 
 @pytest.mark.parametrize(

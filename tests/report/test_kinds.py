@@ -35,7 +35,7 @@ def test_every_layer_is_counted_under_its_kind(rows, quantized_study):
 def test_bits_are_those_of_the_configuration_and_of_the_file(rows):
     assert rows["MLP, fc1"][1:5] == ["4.00", "4", "4.50", "8"]
     assert rows["adaLN modulation"][1:3] == ["8.00", "8"]
-    assert rows["Embedders of text, pooled text and time step"][1:5] == ["16.00", "16", "16.00", "not rounded"]
+    assert rows["Embedders of text, pooled text and timestep"][1:5] == ["16.00", "16", "16.00", "unquantized"]
 
 
 def test_shares_add_up_and_products_have_no_weights(rows):
@@ -43,7 +43,7 @@ def test_shares_add_up_and_products_have_no_weights(rows):
     total = shares.pop("All linear layers")
     assert sum(shares.values()) == pytest.approx(100, abs=0.5)
     assert total == pytest.approx(100 - shares["Patch embedding, a convolution"], abs=0.11)
-    assert rows["Attention products, of queries by keys and by values"] == ["–"] * 4 + ["not rounded", "–"]
+    assert rows["Attention products, of queries by keys and by values"] == ["–"] * 4 + ["unquantized", "–"]
 
 
 def test_widths_are_weighed_by_their_weights():
@@ -52,7 +52,7 @@ def test_widths_are_weighed_by_their_weights():
         {"bits": 6, "inputs": [4, 16], "weights": 100, "bytes": 80},
     ]
     texts = [cell.text for cell in show_kind("a kind", facts, 800)]
-    assert texts == ["a kind", "2", "3.00", "2–6", "3.40", "4, 8, not rounded", "50.0"]
+    assert texts == ["a kind", "2", "3.00", "2–6", "3.40", "4, 8, unquantized", "50.0"]
 
 
 def test_the_command_prints_the_table_and_names_a_missing_file_in_one_line(quantized_study, tmp_path):

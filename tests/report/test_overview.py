@@ -73,15 +73,17 @@ def test_a_measure_that_was_configured_has_a_column():
 def test_sizes_are_shares_of_the_same_weights_in_32_and_16_bits():
     row = read_row(overview.tabulate_sizes(make_evaluation(), ["fp", "w4a8"]), "w4a8")
     assert (row["Of 32-bit size, %"].text, row["Of 16-bit size, %"].text) == ("18.3", "36.6")
-    assert row["Inputs, bits"].text == "8, not rounded"
+    assert row["Inputs, bits"].text == "8, unquantized"
 
 
 def test_only_what_is_measured_hurts():
     fid = make_evaluation()
     assert trouble.list_troubles(fid, None, [], [], []) == []
     found = dict(trouble.list_troubles(fid, "w4a8", [{"name": "mm_00 image", "now": 31.25}], [], []))
-    assert found["Block mm_00 image"] == "its output is 31.2 dB above its error"
-    assert found["Step 2 of 2"].startswith("from noise level 0.500 to 0.000 W4A8 loses most: 20.3 dB")
+    assert found["Block mm_00 image"] == "output SNR 31.2 dB"
+    assert found["Step 2 of 2"] == (
+        "largest error of W4A8, from sigma 0.500 to 0.000: latent SNR 20.3 dB after this step alone"
+    )
     assert "10.3 dB" in found["The worst picture"]
 
 

@@ -133,7 +133,7 @@ DAMAGES = {
     "a missing chunk": (lambda part: (part / "text/c.2.0.0.0").unlink(), r"00/text/c\.2\.0\.0\.0 is missing"),
     "another block's chunk": (
         lambda part: swap(part, "text/c.2.0.0.0", "text/c.3.0.0.0"),
-        r"00/text/c\.2\.0\.0\.0 is not what was sealed",
+        r"00/text/c\.2\.0\.0\.0 does not match its seal",
     ),
 }
 

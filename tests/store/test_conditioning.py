@@ -48,7 +48,7 @@ def test_damage_is_named(path):
     path.write_bytes(content)
     conditioning = open_conditioning(path, PARAMETERS)
     conditioning.read([0, 1])
-    with pytest.raises(UserError, match=r"conditioning.safetensors is not what"):
+    with pytest.raises(UserError, match=r"conditioning.safetensors does not match .*conditioning.json"):
         conditioning.read([2])
 
 

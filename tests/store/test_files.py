@@ -87,7 +87,7 @@ def test_what_is_read_can_be_changed_and_written_again(tmp_path):
 
 
 def test_a_number_that_is_none_is_named_and_nothing_written(tmp_path):
-    with pytest.raises(UserError, match=r"x\.json: layers\.fc2\.steps\.1 would be no finite number"):
+    with pytest.raises(UserError, match=r"x\.json: layers\.fc2\.steps\.1 is not a finite number"):
         write_json(tmp_path / "x.json", {"layers": {"fc2": {"steps": [1.0, float("nan")]}}})
     assert not (tmp_path / "x.json").exists()
 

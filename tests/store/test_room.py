@@ -42,6 +42,4 @@ def test_what_fits_is_not_mentioned(machine, caplog, tmp_path):
 def test_a_disk_that_is_too_small_is_refused_with_what_helps(machine, tmp_path):
     with pytest.raises(UserError) as error:
         check_disk(tmp_path, 2 * 10**9, "draw less")
-    assert (
-        str(error.value) == f"{tmp_path}: 2000.0 MB are to be written and 1000.0 MB are free; make room, or draw less"
-    )
+    assert str(error.value) == f"{tmp_path}: 2000.0 MB are needed and 1000.0 MB are free; make room, or draw less"

@@ -70,13 +70,13 @@ def test_half_a_file_is_refused(folder):
 def test_another_format_is_refused(folder, change):
     path = folder / "mm_00.json"
     write_json(path, read_json(path) | change)
-    with pytest.raises(UserError, match=r"mm_00\.json is no sensitivity file of version 1"):
+    with pytest.raises(UserError, match=r"mm_00\.json is not a sensitivity file of version 1"):
         read_sensitivity(path)
 
 
 def test_something_else_is_refused(folder):
     write_json(folder / "mm_00.json", {"block": "mm_00"})
-    with pytest.raises(UserError, match="is no sensitivity file"):
+    with pytest.raises(UserError, match="is not a sensitivity file"):
         read_sensitivity(folder / "mm_00.json")
 
 

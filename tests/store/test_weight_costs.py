@@ -45,7 +45,7 @@ def test_equal_costs_have_equal_bytes(path, tmp_path):
 
 def test_a_cost_that_is_no_number_is_not_written(tmp_path):
     costs = {"context_embedder": {Choice(2, 64): float("nan")}}
-    with pytest.raises(UserError, match=r"out\.json: layers\.context_embedder\.costs.* no finite number"):
+    with pytest.raises(UserError, match=r"out\.json: layers\.context_embedder\.costs.* is not a finite number"):
         write_costs(tmp_path / "out.json", PARAMETERS, costs, ELEMENTS, RANKS, ORIGIN)
     assert not (tmp_path / "out.json").exists()
 

@@ -174,7 +174,7 @@ def test_the_predicted_size_is_that_of_the_arrays(folder, caplog):
 def test_a_full_disk_is_refused_before_anything_is_written(folder, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 3_000_000))
-    with pytest.raises(UserError, match=r"4\.1 MB are to be written and 3\.0 MB are free; make room"):
+    with pytest.raises(UserError, match=r"4\.1 MB are needed and 3\.0 MB are free; make room"):
         capture(folder)
     assert not list_arguments(folder).scratch.exists()
 
@@ -206,7 +206,7 @@ def test_a_part_that_does_not_exist_is_refused(folder):
 
 def test_a_changed_calibration_set_is_refused(folder):
     zarr.open_group(folder / "calibration.zarr")["xs"][0] = 0
-    with pytest.raises(UserError, match="xs is not what was sealed"):
+    with pytest.raises(UserError, match="xs does not match its seal"):
         capture(folder)
 
 
@@ -283,7 +283,7 @@ DAMAGES = {
     "a missing chunk": (lambda s: (s / "group/modulation/c.0.0").unlink(), r"modulation/c\.0\.0 is missing"),
     "a chunk in another's place": (
         lambda s: shutil.copy(s / "group/text/c.1.0.0.0", s / "group/text/c.2.0.0.0"),
-        r"text/c\.2\.0\.0\.0 is not what was sealed",
+        r"text/c\.2\.0\.0\.0 does not match its seal",
     ),
 }
 

@@ -141,7 +141,7 @@ class TestRefusals:
     def test_a_damaged_calibration_set(self, tmp_path):
         calibration = write_guided_calibration(tmp_path / "calibration.zarr")
         damage(calibration)
-        self.refuse(r"calibration\.zarr/xs is not what was sealed; delete .* and run again", tmp_path, calibration)
+        self.refuse(r"calibration\.zarr/xs does not match its seal; delete .* and run again", tmp_path, calibration)
 
     def test_parameters_of_another_stage(self, tmp_path, guided_calibration):
         params = write_parameters(tmp_path / "params.json", "search_bits", {})

@@ -146,7 +146,7 @@ class TestRefusals:
     def test_a_damaged_calibration_set(self, tmp_path):
         calibration = write_guided_calibration(tmp_path / "calibration.zarr")
         damage(calibration)
-        with pytest.raises(UserError, match=r"calibration\.zarr/xs is not what was sealed"):
+        with pytest.raises(UserError, match=r"calibration\.zarr/xs does not match its seal"):
             round_them(tmp_path, calibration)
 
     def test_a_group_size_that_does_not_divide(self, tmp_path, calibration, monkeypatch):

@@ -139,7 +139,7 @@ def test_swapped_chunks_of_the_set_are_found(tmp_path):
     content = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(content)
-    with pytest.raises(UserError, match=r"calibration.zarr/cs is not what was sealed"):
+    with pytest.raises(UserError, match=r"calibration.zarr/cs does not match its seal"):
         open_calibration(path).verify()
 
 

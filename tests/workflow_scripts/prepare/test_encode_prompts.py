@@ -29,9 +29,9 @@ def test_the_negative_prompt_is_the_second_of_each_pair(tmp_path):
 
 def test_text_that_the_encoder_drops_is_said_once(tmp_path, caplog):
     prepare(tmp_path, ["three purple dragons", "red circle " * 360, "a red circle"], negative_prompt="blurred")
-    (line,) = [record.message for record in caplog.records if "text that is not read" in record.message]
+    (line,) = [record.message for record in caplog.records if "dropped text" in record.message]
     assert line == (
-        "text that is not read: beyond the 18 words of the text encoder in 1 of 4 prompts (up to 720);"
+        "dropped text: beyond the 18 words of the text encoder in 1 of 4 prompts (up to 720);"
         " unknown words in 2 of 4 prompts (blurred, dragons, three)"
     )
 

@@ -83,7 +83,7 @@ def test_only_what_is_missing_is_downloaded(hub, files, fetch, monkeypatch):
 
 def test_nothing_in_the_cache_and_no_network(fetch, hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub.with_name("empty")))
-    lines = refuse(fetch, "out of reach")
+    lines = refuse(fetch, "unreachable")
     assert lines[1].strip() == f"hf download {CHECKPOINT_REPO} {CHECKPOINT.name}"
 
 
@@ -110,9 +110,9 @@ def test_a_file_cut_short(fetch, hub, files, file):
     place.resolve().write_bytes(files[file][:-1])
     refuse(fetch, f"has {len(files[file]) - 1} of {len(files[file])} bytes; delete it")
     place.resolve().write_bytes(files[file][:100])
-    refuse(fetch, "is no whole safetensors file")
+    refuse(fetch, "is not a complete safetensors file")
     model = create(use_t5=False)
-    with pytest.raises(UserError, match="is no whole safetensors file"):
+    with pytest.raises(UserError, match="is not a complete safetensors file"):
         model.load_transformer() if file == CHECKPOINT else model.encode_prompts(["a"])
 
 

@@ -36,7 +36,7 @@ def test_sizes_of_layers_are_those_of_the_packed_file(results, quantized_study):
     head, *rows = read_table(results.render(), "weights")
     row = dict(zip(head, next(row for row in rows if row[0] == "mm_00.image.mlp.fc1"), strict=True))
     # 512 x 128 codes of 4 bits, and of each 64 a scale and a zero point of 16
-    assert (row["KB"], row["Bits a weight"], row["Bits"], row["Group"]) == ("36.9", "4.50", "4", "64")
+    assert (row["KB"], row["Bits per weight"], row["Bits"], row["Group"]) == ("36.9", "4.50", "4", "64")
     total = sum(float(row[head.index("KB")]) for row in rows)
     assert total == pytest.approx((quantized_study.quantized / "model.safetensors").stat().st_size / 1000, rel=0.1)
 
@@ -47,7 +47,7 @@ def test_measurements_are_joined_by_layer_and_block(results):
     row = dict(zip(head, next(row for row in rows if row[0] == "mm_00.image.attn.k_proj"), strict=True))
     assert (row["4 bits, dB"], row["8 bits, dB"], row["Tiers"]) == ("24.1", "48.2", "8 / 6 / –")
     head, *rows = read_table(text, "blocks")
-    assert dict(zip(head, rows[0], strict=True))["AdaRound, rounded inputs"] == "40.0"
+    assert dict(zip(head, rows[0], strict=True))["AdaRound, quantized inputs"] == "40.0"
 
 
 def test_nothing_is_loaded_from_elsewhere_and_the_page_says_so_to_the_browser(results):
@@ -112,7 +112,7 @@ def test_the_default_report_names_mixed_bits_by_width_and_group(results):
 
 def test_distillation_is_told_where_there_was_one(results):
     text = results.render()
-    assert "20.00 dB by the blocks, 23.01 dB distilled, on 100 points of prompts held out" in text
+    assert "20.00 dB before, 23.01 dB after distillation, on 100 points of held-out prompts" in text
     assert "Distillation of the whole model" not in results.render(distilled=None)
 
 

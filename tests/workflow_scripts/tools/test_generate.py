@@ -82,7 +82,7 @@ class TestFullPrecision:
 
     def test_text_that_is_not_read_is_said(self, generate):
         _, log = generate(prompts=["a red dragon", "a red circle"])
-        assert "text that is not read: unknown words in 1 of 2 prompts (dragon)" in log
+        assert "dropped text: unknown words in 1 of 2 prompts (dragon)" in log
 
     def test_guidance_and_negative_prompt_matter(self, generate):
         pictures = [generate(*options)[0] for options in ((), ("--cfg", 1.5), ("--negative-prompt", "a red circle"))]

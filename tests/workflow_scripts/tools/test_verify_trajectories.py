@@ -27,13 +27,13 @@ DAMAGES = {
     "a missing chunk": (lambda g: (g / "xs/c.4.2.0.0.0").unlink(), "xs/c.4.2.0.0.0 is missing"),
     "chunks of one trajectory swapped": (
         lambda g: swap(g / "xs/c.1.0.0.0.0", g / "xs/c.1.1.0.0.0"),
-        r"xs/c.1.\* or .*latents/c.1.\*: trajectory 3 is not what was sealed",
+        r"xs/c.1.\* or .*latents/c.1.\*: trajectory 3 does not match its seal",
     ),
     "chunks of two trajectories swapped": (
         lambda g: swap(g / "xs/c.2.1.0.0.0", g / "xs/c.3.1.0.0.0"),
-        r"xs/c.2.\* or .*latents/c.2.\*: trajectory 6 is not what was sealed",
+        r"xs/c.2.\* or .*latents/c.2.\*: trajectory 6 does not match its seal",
     ),
-    "another schedule": (rewrite_levels, "000/ts is not what was sealed"),
+    "another schedule": (rewrite_levels, "000/ts does not match its seal"),
     "a missing small chunk": (lambda g: (g / "seeds/c.0").unlink(), "seeds/c.0 is missing"),
     "a damaged seal": (damage_parameters, "000 has a damaged seal"),
     "no seal": (lambda g: edit(g / "zarr.json", lambda v: v["attributes"].clear()), "000 has no seal"),

@@ -245,7 +245,7 @@ class TestFinished:
         path.write_bytes(content)
         with caplog.at_level(logging.INFO, "taqmlx"):
             assert not self.ask(sources, copy)
-        assert "is not what" in caplog.text
+        assert "does not match" in caplog.text
         assert "it is replaced" in caplog.text
 
     @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ class TestRefusals:
         path = tmp_path / "adaround" / "mm_03.safetensors"
         path.write_bytes(path.read_bytes()[:-1] + b"?")
         arguments = list_arguments(tmp_path, tmp_path, calibration=sources / "calibration.zarr")
-        words = r"mm_03\.safetensors is not what .*mm_03\.json vouches for; delete both and run optimise_block again"
+        words = r"mm_03\.safetensors does not match .*mm_03\.json; delete both and run optimise_block again"
         self.refuse(words, sources, tmp_path, arguments)
 
     def test_blocks_of_another_model(self, sources, tmp_path):
@@ -350,7 +350,7 @@ class TestRefusals:
     def test_a_damaged_calibration_set(self, sources, tmp_path):
         calibration = write_guided_calibration(tmp_path / "calibration.zarr")
         damage(calibration)
-        words = r"calibration\.zarr/xs is not what was sealed; delete .* and run again"
+        words = r"calibration\.zarr/xs does not match its seal; delete .* and run again"
         self.refuse(words, sources, tmp_path, list_arguments(sources, tmp_path, calibration=calibration))
 
     def test_parameters_of_another_stage(self, sources, tmp_path):
