@@ -201,7 +201,7 @@ class TestInterruptions:
         interrupt(sources, tmp_path, monkeypatch, 1, distil_rate=0.1)
         with caplog.at_level(logging.INFO, "taqmlx"):
             path = run_distil(sources, tmp_path)
-        assert "learning.safetensors was made with other parameters or inputs; it is not used" in caplog.text
+        assert "learning.safetensors was made with other parameters or inputs; it is ignored" in caplog.text
         assert "resuming" not in caplog.text
         assert hash_tree(path.parent) == hash_tree(finished.parent)
 
