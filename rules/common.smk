@@ -16,7 +16,7 @@ from taqmlx.planning import (
     plain_ways,
     plan,
     sizes,
-    user_files,
+    local_paths,
     variants,
 )
 from taqmlx.runtime import versions
@@ -99,7 +99,7 @@ wildcard_constraints:
 # Workers use the Python that runs Snakemake, whether or not its environment is activated.
 PLACES = "".join(
     f"export {name}={shlex.quote(place)}; "
-    for name, place in user_files.list_places(config).items()
+    for name, place in local_paths.list_places(config).items()
 )
 shell.prefix(
     f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; {PLACES}'

@@ -15,7 +15,7 @@ from taqmlx.planning import plan
 from taqmlx.runtime.entry import report_failure
 from taqmlx.store.errors import UnreachableError, UserError
 from taqmlx.store.files import read_json
-from taqmlx.store.places import open_place
+from taqmlx.store.locations import open_place
 from taqmlx.store.seal import read_file_seal, read_group_seal
 from tests.support.damage import flip, reseal
 from tests.support.object_storage import SECRET, connect_anew, mirror, read_objects
@@ -298,7 +298,7 @@ def test_without_a_url_nothing_of_it_is_loaded():
         "import sys; from workflow_scripts.calibration import gather_calibration;"
         "from workflow_scripts.tools import copy_shards, verify_dataset;"
         "from workflow_scripts.trajectories import collect_shard;"
-        "from taqmlx.store.places import open_place; open_place('results'); print(*sys.modules)"
+        "from taqmlx.store.locations import open_place; open_place('results'); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert not {"fsspec", "s3fs", "botocore", "aiohttp"} & set(done.stdout.split())

@@ -13,7 +13,7 @@ from taqmlx.planning import plan
 from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioning
 from taqmlx.store.errors import UnreachableError, UserError
 from taqmlx.store.files import read_json
-from taqmlx.store.places import Place, list_folders
+from taqmlx.store.locations import Place, list_folders
 from taqmlx.store.trajectories import Layout, plan_layout
 
 

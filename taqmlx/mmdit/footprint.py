@@ -13,7 +13,7 @@ from taqmlx.numerics.footprint import (
     estimate_forward,
     limit_batch,
 )
-from taqmlx.store.room import check_memory
+from taqmlx.store.preflight import check_memory
 
 # Advice for a job whose batch already adapts to the model's size.
 SMALLER = "lower height and width, leave T5 out (use_t5: false), or take a machine with more"

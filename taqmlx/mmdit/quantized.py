@@ -16,7 +16,7 @@ import numpy as np
 
 from taqmlx.mmdit.blocks import Linear
 from taqmlx.numerics.activation import PER_TOKEN, compute_token_step, look_up_step, quantize_dequantize
-from taqmlx.numerics.knots import LOOKUPS
+from taqmlx.numerics.sigma_lookup import LOOKUPS
 from taqmlx.planning.layer_rules import UNQUANTIZED, GroupSize
 from taqmlx.planning.layers import Layer
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from taqmlx.models.protocol import Model
 from taqmlx.planning import plan
-from taqmlx.planning.user_files import find_place
+from taqmlx.planning.local_paths import find_place
 from taqmlx.store.errors import UserError
 
 log = logging.getLogger("taqmlx")

@@ -31,7 +31,7 @@ from taqmlx.models.weight_files import (
     locate_files,
 )
 from taqmlx.store.errors import UserError
-from taqmlx.store.room import check_memory
+from taqmlx.store.preflight import check_memory
 
 PIXELS = 8  # picture pixels per latent pixel, along each axis
 LATENT_CHANNELS = 16

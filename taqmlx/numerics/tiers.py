@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from taqmlx.numerics.activation import SMALLEST_STEP, find_largest_code
-from taqmlx.numerics.knots import find_nearest_knot
+from taqmlx.numerics.sigma_lookup import find_nearest_knot
 
 TIERS = (4, 6, 8)
 WEIGHT_BITS = (2, 4, 6, 8)

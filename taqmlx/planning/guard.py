@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from taqmlx.planning import block_plan, dates, glimpses, plan
+from taqmlx.planning import block_plan, mtime_checks, plan, weight_identity
 
 
 def find_conflicts(config: plan.Parameters, prompts: Sequence[str]) -> Iterator[str]:
@@ -21,7 +21,7 @@ def find_other_weights(config: plan.Parameters) -> Iterator[str]:
     """Yield a line for each weight file that differs from the one the results were made with."""
     if plan.MODEL_KEYS[config["model"]] and config["weights_from"]:
         record = Path(config["results_dir"]) / "weights.json"
-        for other in glimpses.find_other_weights(record, config["weights_from"]):
+        for other in weight_identity.find_other_weights(record, config["weights_from"]):
             yield f"weights_from: {other}; choose another results_dir for these weights"
 
 
@@ -31,6 +31,6 @@ def find_wrong_dates(config: plan.Parameters, now: float) -> Iterator[str]:
     `now`: seconds since the epoch.
     """
     results = Path(config["results_dir"])
-    yield from dates.find_future(results, now)
+    yield from mtime_checks.find_future(results, now)
     if not config["overwrite"]:
-        yield from dates.find_outdated_shards(results)
+        yield from mtime_checks.find_outdated_shards(results)

@@ -33,7 +33,7 @@ NO_GUIDANCE = 1.0  # guidance weight at which the negative prompt has no effect 
 # Keys that must agree between the captured block inputs and the stage that reads them.
 ROW_KEYS = ("model", "height", "width")
 
-# Configuration keys holding local paths. Parameters contain at most the file name; see `user_files.py`.
+# Configuration keys holding local paths. Parameters contain at most the file name; see `local_paths.py`.
 WEIGHTS_FROM = "weights_from"
 PLACES = (WEIGHTS_FROM, "evaluation_prompts", "reference_pictures", "inception", "clip", "lpips")
 

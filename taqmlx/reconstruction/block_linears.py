@@ -6,7 +6,7 @@ import numpy as np
 
 from taqmlx.mmdit.quantized import InputGrid, QuantizedLinears
 from taqmlx.mmdit.transformer import Transformer
-from taqmlx.numerics.knots import DEFAULT_LOOKUP
+from taqmlx.numerics.sigma_lookup import DEFAULT_LOOKUP
 from taqmlx.planning.layer_rules import UNQUANTIZED, InputRule
 from taqmlx.planning.layers import list_linears
 from taqmlx.reconstruction.block_assembly import read_weights

@@ -11,9 +11,9 @@ import mlx.core as mx
 import numpy as np
 
 from taqmlx.numerics.activation import PER_TOKEN, compute_ranges, compute_step, compute_token_step
-from taqmlx.numerics.knots import find_nearest_knot
 from taqmlx.numerics.learned_step import quantize_learned
 from taqmlx.numerics.momentum_shift import compute_momentum_shift
+from taqmlx.numerics.sigma_lookup import find_nearest_knot
 from taqmlx.numerics.sketch import sample_rows
 from taqmlx.planning.layer_rules import UNQUANTIZED, GroupSize, InputRule
 from taqmlx.reconstruction.block_problem import BlockProblem, Quantize, Rows, list_batches, run_rows, take_rows

@@ -8,7 +8,7 @@ from taqmlx.mmdit.forward import bind_linears
 from taqmlx.mmdit.packed import bind_packed
 from taqmlx.mmdit.sampling import LinearAt
 from taqmlx.mmdit.transformer import Transformer
-from taqmlx.numerics.knots import DEFAULT_LOOKUP
+from taqmlx.numerics.sigma_lookup import DEFAULT_LOOKUP
 from taqmlx.planning.layers import list_linears
 from taqmlx.reconstruction.block_linears import bind_blocks
 from taqmlx.store.block_file import read_block

@@ -17,7 +17,7 @@ from typing import Any
 
 from taqmlx.planning import plan
 from taqmlx.store.errors import UserError
-from taqmlx.store.places import Place, open_place
+from taqmlx.store.locations import Place, open_place
 
 LONGEST_ERROR = 1000  # characters
 log = logging.getLogger("taqmlx")

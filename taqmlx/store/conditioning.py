@@ -17,7 +17,7 @@ import numpy as np
 from taqmlx.planning import plan
 from taqmlx.store.errors import UserError, blame
 from taqmlx.store.files import hash_file, write_json
-from taqmlx.store.room import check_disk
+from taqmlx.store.preflight import check_disk
 from taqmlx.store.seal import Seal, check_origin, make_seal, read_file_seal
 from taqmlx.store.tensors import open_tensors, refuse_broken, stream_tensors
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from taqmlx.planning import plain_files, plan
 from taqmlx.store.errors import UserError
+from taqmlx.store.locations import Place, read_files
 from taqmlx.store.partials import hold_partial
-from taqmlx.store.places import Place, read_files
 
 # Files that Snakemake leaves in the folders it tracks.
 SNAKEMAKE_MARKS = {".snakemake_timestamp"}

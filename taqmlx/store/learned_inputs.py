@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from taqmlx.numerics.knots import find_nearest_knot
+from taqmlx.numerics.sigma_lookup import find_nearest_knot
 from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import find_rule
 from taqmlx.store.block_file import BlockFile, LayerInput, read_block

@@ -11,8 +11,8 @@ from typing import Any
 from taqmlx.planning import plan
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_plain_json, refuse_changed
+from taqmlx.store.locations import Place
 from taqmlx.store.original_layout import name_image, name_latents
-from taqmlx.store.places import Place
 from taqmlx.store.seal import Seal, check_origin, read_group_seal
 
 Manifest = dict[str, Any]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import SNAKEMAKE_MARKS
-from taqmlx.store.places import Place, RemotePath, list_files
+from taqmlx.store.locations import Place, RemotePath, list_files
 from taqmlx.store.zarr_arrays import FILES_AT_ONCE, write_files
 
 SEALED = "zarr.json"

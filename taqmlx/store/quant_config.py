@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from taqmlx.numerics.activation import PER_TOKEN, look_up_step
-from taqmlx.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
+from taqmlx.numerics.sigma_lookup import DEFAULT_LOOKUP, LOOKUPS
 from taqmlx.planning.layer_rules import GroupSize
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import find_named, hash_file, read_plain_json, refuse_changed

@@ -15,7 +15,7 @@ import numpy as np
 from taqmlx.planning import plan
 from taqmlx.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from taqmlx.store.errors import UserError, blame
-from taqmlx.store.places import Place
+from taqmlx.store.locations import Place
 from taqmlx.store.publishing import publish_group
 from taqmlx.store.seal import Seal, fingerprint_origin, make_seal, write_group_seal
 from taqmlx.store.trajectories import (

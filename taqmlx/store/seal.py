@@ -11,7 +11,7 @@ from typing import Any, TypedDict, cast
 from taqmlx.planning import plan
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import is_unchanged, read_plain_json, write_plain_json
-from taqmlx.store.places import Place
+from taqmlx.store.locations import Place
 
 FORMAT = 1
 GROUP = {"zarr_format": 3, "node_type": "group"}  # metadata of any Zarr group

@@ -16,7 +16,7 @@ import numpy as np
 from taqmlx.planning import plan
 from taqmlx.store.errors import UnreachableError, UserError, blame
 from taqmlx.store.files import read_plain_json
-from taqmlx.store.places import Place
+from taqmlx.store.locations import Place
 from taqmlx.store.seal import Seal, check_origin, read_group_seal
 from taqmlx.store.zarr_arrays import ArraySpec, check_group, find_missing, find_strays, read_chunk, read_chunks
 

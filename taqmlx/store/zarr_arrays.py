@@ -27,7 +27,7 @@ from numcodecs import blosc
 from taqmlx.planning.plain_files import LARGEST_JSON
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import SNAKEMAKE_MARKS, decode_json, encode_json, name_file
-from taqmlx.store.places import Place, list_files, read_files
+from taqmlx.store.locations import Place, list_files, read_files
 
 blosc.use_threads = False  # as the zarr package does: chunks are processed in parallel instead
 

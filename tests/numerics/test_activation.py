@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from taqmlx.numerics.activation import compute_step, compute_token_step, look_up_step, quantize_dequantize
-from taqmlx.numerics.knots import LOOKUPS, find_nearest_knot
+from taqmlx.numerics.sigma_lookup import LOOKUPS, find_nearest_knot
 
 
 def quantize_slowly(x, step, bits, shift=0.0):

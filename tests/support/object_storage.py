@@ -14,7 +14,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from s3fs import S3FileSystem
 from werkzeug.serving import make_server
 
-from taqmlx.store.places import RemotePath, open_place
+from taqmlx.store.locations import RemotePath, open_place
 
 SECRET = "an-endless-secret"
 

@@ -19,7 +19,7 @@ from taqmlx.store.calibration import POINT_ARRAYS, Calibration, open_calibration
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from taqmlx.store.lock import hold_lock
-from taqmlx.store.room import check_disk
+from taqmlx.store.preflight import check_disk
 from taqmlx.store.seal import is_finished
 
 

@@ -31,7 +31,7 @@ from taqmlx.store.files import read_json
 from taqmlx.store.learning_state import read_learning, write_learning
 from taqmlx.store.lock import hold_lock
 from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
-from taqmlx.store.room import check_memory
+from taqmlx.store.preflight import check_memory
 from taqmlx.store.seal import check_origin, fingerprint_origin
 
 LINEAR_WIDTHS = 24  # weight elements of a block's linears, in squares of its width: 12 per stream

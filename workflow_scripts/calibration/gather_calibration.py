@@ -20,9 +20,9 @@ from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioni
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from taqmlx.store.gather import Selection, gather_points, write_conditions
+from taqmlx.store.locations import Place
 from taqmlx.store.lock import hold_lock
-from taqmlx.store.places import Place
-from taqmlx.store.room import check_disk
+from taqmlx.store.preflight import check_disk
 from taqmlx.store.seal import check_origin, is_finished, make_seal, read_group_seal, write_group_seal
 from taqmlx.store.trajectories import Shard, Trajectory, check_root, open_shard
 from taqmlx.store.zarr_arrays import ArraySpec, create_group

@@ -11,7 +11,7 @@ from taqmlx.evaluation.lpips import Lpips
 from taqmlx.models.classifier import compare_attributes
 from taqmlx.numerics.distribution import draw_counts
 from taqmlx.planning import plan
-from taqmlx.planning.user_files import find_place
+from taqmlx.planning.local_paths import find_place
 from taqmlx.planning.variants import ALL, FULL_PRECISION
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.files import read_json, write_json

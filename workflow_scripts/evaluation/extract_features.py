@@ -15,7 +15,7 @@ from PIL import Image
 from taqmlx.models.classifier import judge_pictures, load_classifier
 from taqmlx.models.embedded import FOLDER, PICTURE_SIZE
 from taqmlx.planning import plan
-from taqmlx.planning.user_files import find_place
+from taqmlx.planning.local_paths import find_place
 from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, read_json

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from taqmlx.planning import configuration, plan
+from taqmlx.planning.local_paths import find_place
 from taqmlx.planning.prompts import read_prompts
-from taqmlx.planning.user_files import find_place
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json

@@ -7,8 +7,8 @@ from taqmlx.models.releases import RELEASES
 from taqmlx.models.sd3 import fetch_files
 from taqmlx.models.weight_files import verify_file
 from taqmlx.planning import plan
-from taqmlx.planning.glimpses import glimpse
-from taqmlx.planning.user_files import find_place
+from taqmlx.planning.local_paths import find_place
+from taqmlx.planning.weight_identity import glimpse
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.files import read_json, write_json
 

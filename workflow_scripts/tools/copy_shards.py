@@ -11,7 +11,7 @@ from taqmlx.planning import plan
 from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
-from taqmlx.store.places import Place
+from taqmlx.store.locations import Place
 from taqmlx.store.publishing import fetch_group, publish_group
 from taqmlx.store.seal import check_origin, is_finished, read_group_seal
 from taqmlx.store.trajectories import find_faults

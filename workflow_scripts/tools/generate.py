@@ -22,9 +22,9 @@ from taqmlx.mmdit.sampling import LinearAt, sample
 from taqmlx.mmdit.transformer import Transformer
 from taqmlx.models.catalogue import find_model, warn_of_dropped_text
 from taqmlx.models.protocol import Model
-from taqmlx.numerics.knots import DEFAULT_LOOKUP, LOOKUPS
 from taqmlx.numerics.quality import compare_weights, measure_psnr, measure_snr
 from taqmlx.numerics.schedule import draw_noise
+from taqmlx.numerics.sigma_lookup import DEFAULT_LOOKUP, LOOKUPS
 from taqmlx.planning import plan
 from taqmlx.planning.layers import Layer, list_linears
 from taqmlx.planning.prompts import read_prompts

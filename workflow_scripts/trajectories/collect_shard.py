@@ -26,8 +26,8 @@ from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioni
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.lock import hold_lock
+from taqmlx.store.preflight import check_disk
 from taqmlx.store.recorder import Recorder
-from taqmlx.store.room import check_disk
 from taqmlx.store.seal import is_finished, read_group_seal
 
 # advance(latents (n, h, w, c), step) -> the latents after that step

@@ -4,7 +4,7 @@ import argparse
 
 from taqmlx.runtime.entry import add_place, build_parser, log, run
 from taqmlx.store.files import encode_json, write_plain_json
-from taqmlx.store.places import RemotePath
+from taqmlx.store.locations import RemotePath
 from taqmlx.store.trajectories import ROOT
 
 

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from taqmlx.numerics.knots import LOOKUPS
 from taqmlx.numerics.schedule import compute_sigmas
+from taqmlx.numerics.sigma_lookup import LOOKUPS
 
 KNOTS, VALUES = np.array([1.0, 0.7, 0.2, 0.01]), np.array([4.0, 1.0, 2.0, 8.0])
 SIGMAS = [2.0, 1.0, 0.99, 0.86, 0.84, 0.7, 0.5, 0.2, 0.1, 0.01, 0.0]

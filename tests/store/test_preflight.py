@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from taqmlx.store.errors import UserError
-from taqmlx.store.room import check_disk, check_memory
+from taqmlx.store.preflight import check_disk, check_memory
 
 Memory = namedtuple("Memory", "total available")
 Disk = namedtuple("Disk", "free")

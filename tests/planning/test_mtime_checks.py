@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from taqmlx.planning.dates import COMPARED, MARK, SLACK, find_future, find_outdated_shards
+from taqmlx.planning.mtime_checks import COMPARED, MARK, SLACK, find_future, find_outdated_shards
 
 NOW = 1_700_000_000
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from taqmlx.planning.glimpses import END, find_other_weights, glimpse
+from taqmlx.planning.weight_identity import END, find_other_weights, glimpse
 from taqmlx.store.files import write_json
 
 CONTENT = bytes(range(256)) * (END // 256) * 3

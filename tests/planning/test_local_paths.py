@@ -1,6 +1,6 @@
 """Where the user's files are reaches workers through their environment, and nothing else."""
 
-from taqmlx.planning import configuration, user_files
+from taqmlx.planning import configuration, local_paths
 
 
 def complete(**changes):
@@ -8,11 +8,11 @@ def complete(**changes):
 
 
 def test_the_embedded_model_needs_none():
-    assert user_files.list_places(complete()) == {}
+    assert local_paths.list_places(complete()) == {}
 
 
 def test_every_file_named_is_told():
-    told = user_files.list_places(
+    told = local_paths.list_places(
         complete(
             model="sd3-medium",
             weights_from="/w",
@@ -29,8 +29,8 @@ def test_every_file_named_is_told():
 
 def test_the_environment_comes_before_the_name_in_the_parameters(monkeypatch):
     named = {"path": "i.pth", "sha256": "ab"}
-    assert user_files.find_place("inception", named) == named
+    assert local_paths.find_place("inception", named) == named
     monkeypatch.setenv("WORKFLOW_INCEPTION", "/home/me/i.pth")
-    assert user_files.find_place("inception", named) == {"path": "/home/me/i.pth", "sha256": "ab"}
+    assert local_paths.find_place("inception", named) == {"path": "/home/me/i.pth", "sha256": "ab"}
     monkeypatch.setenv("WORKFLOW_CLIP", "/home/me/clip")
-    assert user_files.find_place("clip", "clip") == "/home/me/clip"
+    assert local_paths.find_place("clip", "clip") == "/home/me/clip"
