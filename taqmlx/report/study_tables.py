@@ -24,7 +24,7 @@ def tabulate(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def tabulate_frontier(ways: Iterable[Facts], asked: float | None = None, columns: int = len(FRONTIER)) -> str:
     """The first `columns` of ways to quantize, the smallest first; ours of the size `asked` are in bold."""
-    shown = sorted(ways, key=lambda way: (way["bits_per_weight"], "asked" in way, way["median"]["value"]))
+    shown = sorted(ways, key=lambda way: (way["bits_per_weight"], "asked" in way, -way["median"]["value"]))
     rows = (show_way(way, "**" if asked is not None and way.get("asked") == asked else "")[:columns] for way in shown)
     return tabulate(FRONTIER[:columns], rows)
 
