@@ -11,7 +11,7 @@ from taqmlx.report.numbers import Numbers, find
 from taqmlx.store.errors import UserError
 
 MARK = re.compile(r"<!-- n: ([^>]*?) -->")
-NUMBER = re.compile(rf"{MARK.pattern}(-?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?)( ?%)?")
+NUMBER = re.compile(rf"{MARK.pattern}(-?\d+(?:,\d{{3}})*(?:\.\d+)?(?:e-?\d+)?)( ?%)?")
 FIRST = re.compile(rf"^\s*(?:(?:[->*]|\d+\.) +)*{MARK.pattern}", re.M)
 TABLE = re.compile(r"^<!-- numbers: (.*?) -->\n(.*?)^<!-- end -->$", re.M | re.S)
 DIFFERENCE = " - "
@@ -25,7 +25,9 @@ def fill(text: str, numbers: Numbers) -> str:
     if bare := [found[1] for found in MARK.finditer(text) if not NUMBER.match(text, found.start())]:
         raise UserError(f"the mark of {bare[0]} has no number after it; write one with the decimals to show")
     if found := FIRST.search(text):
-        raise UserError(f"the mark of {found[1]} begins a line, which Markdown takes for HTML; break the line elsewhere")
+        raise UserError(
+            f"the mark of {found[1]} begins a line, which Markdown takes for HTML; break the line elsewhere"
+        )
     if len(re.findall("<!-- numbers: ", text)) != len(TABLE.findall(text)):
         raise UserError("a table has no <!-- end --> on a line of its own; add it")
     text = NUMBER.sub(lambda found: show_number(found, numbers), text)
