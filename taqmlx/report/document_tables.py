@@ -9,6 +9,7 @@ from taqmlx.planning.variants import OTHER_SEEDS, RERUN
 from taqmlx.report.kinds import COLUMNS
 from taqmlx.report.numbers import PLAIN, Facts, Numbers, order
 from taqmlx.report.study_tables import (
+    sort_ways,
     tabulate,
     tabulate_ablation,
     tabulate_frontier,
@@ -31,7 +32,7 @@ POLICIES = {
 def show_readme(numbers: Numbers) -> str:
     """Ours at the configured size, the ways of PLAIN, and the one between them that is the nearest above ours."""
     ways, asked = list(numbers["frontier"]["ways"].values()), numbers["frontier"]["measured"]["asked"]
-    own = [way for way in ways if way.get("asked") == asked]
+    own = sort_ways(way for way in ways if way.get("asked") == asked)
     low, high = (numbers["frontier"]["ways"][name] for name in PLAIN)
     return tabulate_frontier([low, *own, *find_nearest(ways, own, low, high), high], asked, README_COLUMNS)
 
@@ -52,7 +53,7 @@ def find_nearest(ways: Iterable[Facts], own: Iterable[Facts], low: Facts, high: 
 def show_frontier(numbers: Numbers) -> str:
     """All ways that are kept, the configured size in bold."""
     group = numbers["frontier"]
-    return tabulate_frontier(group["ways"].values(), group["measured"]["asked"])
+    return tabulate_frontier(sort_ways(group["ways"].values()), group["measured"]["asked"])
 
 
 def show_ladder(numbers: Numbers) -> str:

@@ -22,10 +22,14 @@ def tabulate(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
+def sort_ways(ways: Iterable[Facts]) -> list[Facts]:
+    """Ways to quantize, the smallest first; of equal sizes as shown, nn.quantize first and then the best."""
+    return sorted(ways, key=lambda way: (round(way["bits_per_weight"], 2), "asked" in way, -way["median"]["value"]))
+
+
 def tabulate_frontier(ways: Iterable[Facts], asked: float | None = None, columns: int = len(FRONTIER)) -> str:
-    """The first `columns` of ways to quantize, the smallest first; ours of the size `asked` are in bold."""
-    shown = sorted(ways, key=lambda way: (way["bits_per_weight"], "asked" in way, -way["median"]["value"]))
-    rows = (show_way(way, "**" if asked is not None and way.get("asked") == asked else "")[:columns] for way in shown)
+    """The first `columns` of ways to quantize; ours of the size `asked` are in bold."""
+    rows = (show_way(way, "**" if asked is not None and way.get("asked") == asked else "")[:columns] for way in ways)
     return tabulate(FRONTIER[:columns], rows)
 
 

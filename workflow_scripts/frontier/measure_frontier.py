@@ -8,7 +8,7 @@ import numpy as np
 
 from taqmlx.numerics.frontier import describe_quality, describe_saving
 from taqmlx.planning import plan
-from taqmlx.report.study_tables import tabulate_frontier
+from taqmlx.report.study_tables import sort_ways, tabulate_frontier
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
@@ -63,7 +63,7 @@ def describe_way(way: dict[str, Any], seed: int) -> dict[str, Any]:
 
 def format_table(content: dict[str, Any]) -> str:
     """The ways of ours, and those of nn.quantize on its frontier of the median, as a Markdown table."""
-    table = tabulate_frontier([*find_best(content), *list_ours(content)])
+    table = tabulate_frontier(sort_ways([*find_best(content), *list_ours(content)]))
     note = NOTE.format(n=content["n"], steps=content["steps"], cfg=content["cfg"])
     return f"{table}\n\n{note}"
 

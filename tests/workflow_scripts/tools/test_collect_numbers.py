@@ -37,7 +37,7 @@ def write_frontier(folder):
         write_json(plain[-1], PICTURES | ABOUT | {"ways": ways})
     for size in (3.5, 4.5):
         titles = {"w_a16": "learned, inputs unrounded", "w_a8": "learned, inputs of 8 bits"}
-        ways = [make_way(name, title, size, 6 * size + 12 - (name == "w_a8")) for name, title in titles.items()]
+        ways = [make_way(name, title, size - 0.01, 6 * size + 12 - (name == "w_a8")) for name, title in titles.items()]
         learned.append(folder / f"{size}.json")
         write_json(learned[-1], PICTURES | ABOUT | {"ways": ways})
     measure_frontier.main(
