@@ -6,10 +6,11 @@ PYTHON ?= python3
 CORES ?= 1
 BIN := .venv/bin
 READY := .venv/installed
+DOCS_READY := .venv-docs/installed
 SNAKEMAKE := $(BIN)/python -m snakemake --cores $(CORES)
 
 .DEFAULT_GOAL := results/quant_config.json
-.PHONY: venv test kernels lint format bench scale faults slurm everything FORCE
+.PHONY: venv test kernels lint format docs bench scale faults slurm everything FORCE
 # Else an interrupted make deletes its target, finished or not.
 .PRECIOUS: results/quick/% results/%
 
@@ -37,13 +38,17 @@ lint: $(READY)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
-	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakefmt --check Snakefile rules workflow
 	$(SNAKEMAKE) --lint
 
 format: $(READY)
 	$(BIN)/python -m ruff format .
 	$(BIN)/python -m ruff check --fix .
-	$(BIN)/snakefmt Snakefile rules
+	$(BIN)/snakefmt Snakefile rules workflow
+
+# The site of the documents, in build/site; a broken link fails. MkDocs has an environment of its own.
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks
@@ -74,6 +79,11 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps diffusionkit==0.5.2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	$(BIN)/python -m workflow_scripts.tools.install_blas
+	@touch $@
+
+$(DOCS_READY): docs/site/requirements.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r docs/site/requirements.txt
 	@touch $@
 
 FORCE:

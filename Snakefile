@@ -6,7 +6,7 @@ min_version("9.12")
 configfile: "config/config.yaml"
 
 
-# Ignored unless Snakemake is told to deploy software: jobs run in the environment Snakemake runs in. Built by Dockerfile.
+# Ignored unless Snakemake deploys software: jobs run in the environment of Snakemake. Built with Dockerfile.
 container: "taqmlx.sif"
 
 

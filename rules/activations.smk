@@ -1,4 +1,4 @@
-"""What every linear layer reads, over the time steps.
+"""Statistics of the inputs of all linear layers, over the timesteps.
 
 INPUTS: <results>/calibration.zarr
 OUTPUTS: <results>/activations/statistics.json and .safetensors, <results>/activations/ranges.md
@@ -6,7 +6,7 @@ OUTPUTS: <results>/activations/statistics.json and .safetensors, <results>/activ
 
 
 rule collect_activations:
-    """Observe the layers' inputs on part {wildcards.part} of the calibration points."""
+    """Observe the layer inputs on part {wildcards.part} of the calibration points."""
     input:
         params="<results>/params/collect_activations.json",
         calibration="<results>/calibration.zarr",
@@ -27,7 +27,7 @@ rule collect_activations:
 
 
 rule merge_activations:
-    """Merge the parts' statistics."""
+    """Merge the statistics of all parts."""
     input:
         statistics=expand(
             "<results>/activations/shards/{part}.safetensors", part=STATISTICS_SHARDS
@@ -48,7 +48,7 @@ rule merge_activations:
 
 
 rule report_ranges:
-    """Say which layers are hard to quantize, and why."""
+    """Report which layer inputs are hard to quantize, and why."""
     input:
         statistics="<results>/activations/statistics.json",
         arrays="<results>/activations/statistics.safetensors",

@@ -1,8 +1,8 @@
-"""The bits of every layer, and the blocks, one job each: what they read, and their quantization.
+"""Bits of every layer, and one job per block: capture of its inputs, and its quantization.
 
 INPUTS: <results>/calibration.zarr
 OUTPUTS: <results>/weight_costs.json, <results>/mixed_bits.json; <results>/adaround/{block}.safetensors, its seal {block}.json and {block}.report.json;
-<results>/adaround/shared.safetensors, the layers of no block
+<results>/adaround/shared.safetensors, the layers outside the blocks
 """
 
 
@@ -11,7 +11,7 @@ localrules:
 
 
 rule capture_blocks:
-    """Record what every block reads at part {wildcards.part} of the chosen points."""
+    """Capture the inputs of all blocks on part {wildcards.part} of the chosen points."""
     input:
         params="<results>/params/capture_blocks.json",
         calibration="<results>/calibration.zarr",
@@ -35,7 +35,7 @@ rule capture_blocks:
 
 
 rule measure_costs:
-    """Measure what rounding costs every layer, in every width."""
+    """Estimate the error from rounding each layer's weight, for every width and group size."""
     input:
         params="<results>/params/measure_costs.json",
         calibration="<results>/calibration.zarr",
@@ -55,7 +55,7 @@ rule measure_costs:
 
 
 rule search_bits:
-    """Choose the bits of every layer within the size."""
+    """Choose the bits of every layer within the size budget."""
     input:
         params="<results>/params/search_bits.json",
         costs="<results>/weight_costs.json",
@@ -69,7 +69,7 @@ rule search_bits:
 
 
 rule write_block_parameters:
-    """Write the values block {wildcards.block} is made with."""
+    """Write the parameters of block {wildcards.block}."""
     output:
         "<results>/params/optimise_block/{block}.json",
     log:
@@ -89,7 +89,7 @@ rule optimise_block:
         before=get_blocks_before,
         mixed=get_mixed_bits,
     output:
-        # Not deleted before the job: where the rows were captured again for another block, this one is finished already.
+        # Not deleted before the job: if the rows were only recaptured for another block, this one is already finished.
         weights=update("<results>/adaround/{block}.safetensors"),
         seal=update("<results>/adaround/{block}.json"),
         report=update("<results>/adaround/{block}.report.json"),
@@ -111,7 +111,7 @@ rule optimise_block:
 
 
 rule round_shared:
-    """Quantize the layers of no block."""
+    """Quantize the layers outside the blocks."""
     input:
         params="<results>/params/round_shared.json",
         calibration="<results>/calibration.zarr",

@@ -6,7 +6,7 @@ OUTPUTS: <results>/calibration.zarr, <results>/DiT_cali_data.npz
 
 
 rule gather_calibration:
-    """Check every shard and gather the calibration points."""
+    """Verify every shard and gather the calibration points."""
     input:
         params="<results>/params/gather_calibration.json",
         conditioning="<results>/conditioning.safetensors",
@@ -30,7 +30,7 @@ rule gather_calibration:
 
 
 rule export_npz:
-    """Write the calibration set in the original flat format."""
+    """Export the calibration set in the original flat format."""
     input:
         "<results>/calibration.zarr",
     output:

@@ -1,4 +1,4 @@
-"""The validated configuration, the names that follow from it, and what every job is given. No rules."""
+"""Validated configuration, the names derived from it, and the environment and resources of jobs. No rules."""
 
 import shlex
 import sys
@@ -25,12 +25,12 @@ from taqmlx.store.errors import UserError
 
 
 def stop(reason):
-    """End the planning with one line."""
+    """Abort planning with a one-line error."""
     sys.exit(f"error: {reason}")
 
 
 def refuse_conflicts(conflicts):
-    """End the planning at the first finished work that it would replace, unless that is wanted."""
+    """Abort planning at the first finished result that would be replaced, unless `overwrite` is set."""
     for conflict in conflicts if not config["overwrite"] else []:
         stop(
             f"{conflict}; choose another results_dir, or replace it with --config overwrite=true"
@@ -44,21 +44,21 @@ except ValueError as error:
 
 TRAJECTORIES = plan.select_parameters("collect_shard", config, PROMPTS)
 SHARDS = plan.list_shards(TRAJECTORIES)
-# Where the shards lie, as a word of a command. No parameter of a rule, since it is not what they hold: a store may move.
+# Location of the shards, quoted for the shell. Not a rule parameter, because the store may move without a rerun.
 STORE = shlex.quote(plan.place_store(config)).replace("{", "{{").replace("}", "}}")
 BLOCKS = plan.list_blocks(config["model"])
 UNITS = plan.list_units(config["model"])
 CAPTURE_SHARDS = plan.list_parts(config["capture_shards"])
 STATISTICS_SHARDS = plan.list_parts(config["statistics_shards"])
 EVALUATION_SHARDS = plan.list_parts(config["evaluation_shards"])
-# The configuration's own size is one of them: what it saves heads the scores and the report.
+# Includes the configured size: the bits it saves head the scores and the report.
 FRONTIER_SIZES = [
     f"{size:.10g}"
     for size in sorted({*config["frontier_sizes"], config["bits_per_weight"]} - {None})
 ]
 SIZES = sizes.read_sizes(config)
 JOBS = jobs.list_jobs(config, len(PROMPTS), SIZES, work.estimate_rates(config, SIZES))
-# What is evaluated, each study in a folder of its own, and where its scores are.
+# Evaluated studies, each in its own folder, and the score files.
 STUDIES = {"evaluation": config, "ablation": ablation.change(config)}
 SCORES = {"fid": "evaluation", "ablation": "ablation"}
 
@@ -96,7 +96,7 @@ wildcard_constraints:
     family="|".join(plain_ways.FAMILIES),
 
 
-# Workers run with the Python that runs Snakemake, whether or not its environment is activated.
+# Workers use the Python that runs Snakemake, whether or not its environment is activated.
 PLACES = "".join(
     f"export {name}={shlex.quote(place)}; "
     for name, place in user_files.list_places(config).items()
@@ -106,15 +106,15 @@ shell.prefix(
 )
 
 
-# What a scheduler is asked for comes from the budget, for the rules it has. Of the resource `mlx` every job takes one
-# that computes by MLX, on the GPU where there is one; a profile says how many there are.
+# Memory and time come from the budget, for the rules it covers. Jobs that compute with MLX (on the GPU if there is one)
+# take one unit of the resource `mlx`; a profile sets how many there are.
 def ask_memory(rule):
-    """The MB a job of a rule asks for."""
+    """Input function: memory in MB requested by a job of `rule`."""
     return lambda wildcards, attempt: jobs.ask_memory(JOBS[rule], attempt)
 
 
 def ask_minutes(rule):
-    """The minutes a job of a rule asks for."""
+    """Input function: minutes requested by a job of `rule`."""
     return lambda wildcards, attempt: jobs.ask_minutes(JOBS[rule], attempt)
 
 
@@ -122,7 +122,7 @@ onstart:
     versions.record(RESULTS)
 
 
-# The CPU of a cluster's node may be of another kind than the one that plans.
+# The CPU of a cluster node may differ from that of the machine that plans.
 if workflow.remote_exec:
     versions.record(RESULTS)
 

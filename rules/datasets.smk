@@ -1,4 +1,4 @@
-"""The dataset for other programs, in their layout, its manifest, and the check of everything.
+"""Dataset for other programs, in their layout, with its manifest; verification of all results.
 
 INPUTS: <results>/trajectories.zarr/{shard}
 OUTPUTS: <results>/manifest.json, and in <results>/exports/ samples/, latents/, images/ and a manifest of these files
@@ -11,7 +11,7 @@ localrules:
 
 
 rule write_manifest:
-    """Write which images the trajectories are, from their seals."""
+    """Write the manifest of the trajectories' images, from their seals."""
     input:
         params="<results>/params/collect_shard.json",
         store="<results>/trajectories.zarr/zarr.json",
@@ -27,7 +27,7 @@ rule write_manifest:
 
 
 rule export_samples:
-    """Write every state of every trajectory as a file of its own."""
+    """Export every state of every trajectory to a separate file."""
     input:
         params="<results>/params/collect_shard.json",
         store="<results>/trajectories.zarr/zarr.json",
@@ -45,7 +45,7 @@ rule export_samples:
 
 
 rule export_latents:
-    """Write every trajectory's final latents as a file of its own."""
+    """Export the final latents of every trajectory to separate files."""
     input:
         params="<results>/params/collect_shard.json",
         store="<results>/trajectories.zarr/zarr.json",
@@ -65,7 +65,7 @@ rule export_latents:
 
 
 rule decode_latents:
-    """Decode the exported latents to pictures."""
+    """Decode the exported latents to images."""
     input:
         params="<results>/params/collect_shard.json",
         latents="<results>/exports/latents",
@@ -102,7 +102,7 @@ rule export_manifest:
 
 
 rule verify_dataset:
-    """Check all results, and compute some steps again."""
+    """Verify all results and recompute some steps."""
     input:
         manifest="<results>/manifest.json",
         config="<results>/quant_config.json",

@@ -1,10 +1,10 @@
-"""What quantization did to the pictures: every variant's, compared with real ones and with full precision.
+"""Image quality of every variant, compared with real images and with full precision.
 
-There are two studies, the evaluation of the configuration's variants and the ablation of the paper, each in a folder.
+There are two studies, each in its own folder: the evaluation of the configured variants, and the ablation of the paper.
 
-INPUTS: what the variants' layers come from: <results>/quant_config.json, <results>/quantized/, <results>/ladder/; and
+INPUTS: the files with the variants' layers: <results>/quant_config.json, <results>/quantized/, <results>/ladder/; and
     <results>/frontier.json
-OUTPUTS: <results>/fid.json, <results>/ablation.json and .md, and in <results>/{study}/ pictures, latents and features
+OUTPUTS: <results>/fid.json, <results>/ablation.json and .md, and in <results>/{study}/ images, latents and features
 """
 
 
@@ -38,7 +38,7 @@ rule write_evaluation_prompts:
 
 
 rule draw_reference:
-    """Draw real pictures to compare with."""
+    """Generate the real images of the {wildcards.study}."""
     input:
         params="<results>/params/{study}/draw_reference.json",
     output:
@@ -53,14 +53,14 @@ rule draw_reference:
 
 
 rule generate_images:
-    """Draw shard {wildcards.part} of the pictures of {wildcards.variant}."""
+    """Generate shard {wildcards.part} of the images of {wildcards.variant}."""
     input:
         params="<results>/params/{study}/generate_images.json",
         prompts="<results>/{study}/prompts.json",
         source=get_variant_source,
         weights=get_weights,
     output:
-        # The pictures beside the seal are undeclared on purpose: Snakemake deletes a failed job's outputs.
+        # The images beside the seal are undeclared on purpose: Snakemake deletes the outputs of a failed job.
         "<results>/{study}/images/{variant}/{part}.json",
     log:
         "<logs>/generate_images/{study}/{variant}/{part}.log",
@@ -77,7 +77,7 @@ rule generate_images:
 
 
 rule extract_features:
-    """Read the features of shard {wildcards.part} of {wildcards.variant}."""
+    """Extract the features of shard {wildcards.part} of {wildcards.variant}."""
     input:
         params="<results>/params/{study}/extract_features.json",
         pictures="<results>/{study}/images/{variant}/{part}.json",
@@ -107,7 +107,7 @@ use rule extract_features as extract_reference_features with:
 
 
 rule compare_variant:
-    """Compare the pictures of {wildcards.variant} with real ones and with full precision."""
+    """Compare the images of {wildcards.variant} with real images and with full precision."""
     input:
         params="<results>/params/{study}/compare_variant.json",
         prompts="<results>/{study}/prompts.json",
@@ -130,7 +130,7 @@ rule compare_variant:
 
 
 rule measure_growth:
-    """Follow the error of {wildcards.variant} along the trajectory."""
+    """Measure the error growth of {wildcards.variant} along the trajectory."""
     input:
         params="<results>/params/{study}/measure_growth.json",
         prompts="<results>/{study}/prompts.json",
@@ -150,7 +150,7 @@ rule measure_growth:
 
 
 rule measure_size:
-    """Count the bytes of the weights of {wildcards.variant}."""
+    """Measure the size of the weights of {wildcards.variant}."""
     input:
         params="<results>/params/{study}/measure_size.json",
         source=get_variant_source,
@@ -167,7 +167,7 @@ rule measure_size:
 
 
 rule score:
-    """Put together what was found of all variants."""
+    """Collect the metrics of all variants."""
     input:
         unpack(get_score_files),
     output:
@@ -185,7 +185,7 @@ rule score:
 
 
 rule tabulate_ablation:
-    """Set the ablation beside the paper's."""
+    """Write the ablation beside the paper's results."""
     input:
         "<results>/ablation.json",
     output:

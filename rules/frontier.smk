@@ -1,7 +1,7 @@
-"""Quality against size: the model quantized at several sizes, beside what `nn.quantize` gives.
+"""Quality against size: the model quantized at several sizes, compared with `nn.quantize`.
 
 INPUTS: <results>/calibration.zarr, <results>/block_inputs.zarr, <results>/weight_costs.json
-OUTPUTS: <results>/frontier.json and .md; in <results>/frontier/ pictures, and in {size}/ what each size is made of
+OUTPUTS: <results>/frontier.json and .md; in <results>/frontier/ images, and in {size}/ the files of each size
 """
 
 
@@ -126,7 +126,7 @@ use rule write_quant_config as write_frontier_config with:
 
 
 rule draw_frontier_reference:
-    """Draw the frontier's pictures in full precision."""
+    """Generate the frontier's images in full precision."""
     input:
         params="<results>/params/measure_frontier.json",
         prompts="<results>/evaluation/prompts.json",
@@ -145,7 +145,7 @@ rule draw_frontier_reference:
 
 
 rule draw_plain:
-    """Draw the frontier's pictures by `nn.quantize`, {wildcards.family}."""
+    """Generate the frontier's images with `nn.quantize`, {wildcards.family}."""
     input:
         params="<results>/params/measure_frontier.json",
         prompts="<results>/evaluation/prompts.json",
@@ -165,7 +165,7 @@ rule draw_plain:
 
 
 rule draw_size:
-    """Draw the frontier's pictures at {wildcards.size} bits per weight."""
+    """Generate the frontier's images at {wildcards.size} bits per weight."""
     input:
         params="<results>/params/measure_frontier.json",
         prompts="<results>/evaluation/prompts.json",
@@ -186,7 +186,7 @@ rule draw_size:
 
 
 rule measure_frontier:
-    """Set our sizes against `nn.quantize`."""
+    """Compare our sizes with `nn.quantize`."""
     input:
         plain=expand(
             "<results>/frontier/plain/{family}.json", family=plain_ways.FAMILIES

@@ -1,18 +1,18 @@
-"""Input functions: which files and values a job reads. No rules."""
+"""Input functions: the files and values of a job. No rules."""
 
 
 def get_stage_values(wildcards):
-    """The configuration values a stage reads."""
+    """Configuration values read by a stage."""
     return plan.encode_values(wildcards.stage, config)
 
 
 def get_study_values(wildcards):
-    """The values of a study that a stage reads."""
+    """Configuration values of a study read by a stage."""
     return plan.encode_values(wildcards.stage, STUDIES[wildcards.study])
 
 
 def get_prompt_file(wildcards):
-    """The prompt file, for the stages that read it. Ends the planning for a stage that the configuration rules out."""
+    """The prompt file, for stages that read it. Aborts planning if the configuration rules the stage out."""
     try:
         config_relations.refuse_stage(wildcards.stage, config)
     except ValueError as error:
@@ -21,12 +21,12 @@ def get_prompt_file(wildcards):
 
 
 def get_block_values(wildcards):
-    """The configuration values a block is made with; they change with what it reads, and with nothing else."""
+    """Configuration values of a block's job; they change only with the values the job reads."""
     return block_plan.encode_block(config, wildcards.block)
 
 
 def list_blocks_before(block, values, folder):
-    """The quantized blocks in `folder` whose outputs `block` is optimised on."""
+    """The quantized blocks in `folder` whose outputs are the inputs of `block`."""
     before = (
         BLOCKS[: BLOCKS.index(block)] if values["block_inputs"] == "quantized" else []
     )
@@ -34,18 +34,18 @@ def list_blocks_before(block, values, folder):
 
 
 def get_mixed_bits(wildcards):
-    """The bits that a search chose, where the configuration asks for one."""
+    """The result of the bit search, if the configuration asks for one."""
     searched = config["bits_per_weight"] is not None
     return [f"{config['results_dir']}/mixed_bits.json"] if searched else []
 
 
 def name_option(option, value):
-    """The words of a command's option with its value, or none where there is no such value."""
+    """The words of a command-line option with its value; empty if there is no value."""
     return [option, str(value)] if value else []
 
 
 def list_quantized(suffix):
-    """The files the packed weights are made of: the distilled model, or the blocks and the layers of none."""
+    """The files that are packed: the distilled model, or the blocks and the layers outside them."""
     names = (
         [f"adaround/{unit}" for unit in UNITS]
         if config["distil"] == "none"
@@ -60,24 +60,24 @@ def change_size(size):
 
 
 def get_size_values(wildcards):
-    """The values of a size of the frontier that a stage reads."""
+    """Configuration values of a frontier size read by a stage."""
     return plan.encode_values(wildcards.stage, change_size(wildcards.size))
 
 
 def get_size_block_values(wildcards):
-    """The configuration values a block of a size is made with."""
+    """Configuration values of a block's job at a frontier size."""
     return block_plan.encode_block(change_size(wildcards.size), wildcards.block)
 
 
 def get_size_blocks_before(wildcards):
-    """The quantized blocks of the same size before one, where the configuration chains them."""
+    """The preceding quantized blocks of the same size, if blocks are chained."""
     return list_blocks_before(
         wildcards.block, config, f"frontier/{wildcards.size}/adaround"
     )
 
 
 def list_size_quantized(suffix):
-    """The files the packed weights of a size are made of, as `list_quantized`."""
+    """The files that are packed at a frontier size, as `list_quantized`."""
     main = f"{config['results_dir']}/"
     return [
         f"{main}frontier/{{size}}/{path.removeprefix(main)}"
@@ -86,7 +86,7 @@ def list_size_quantized(suffix):
 
 
 def get_size_source(wildcards):
-    """The quantization config of a size and its weights; the configuration's own where that is its size."""
+    """Quantization config and weights of a size; for the configured size, the main results."""
     own = config["bits_per_weight"] == float(wildcards.size)
     folder = "" if own else f"frontier/{wildcards.size}/"
     names = (
@@ -98,17 +98,17 @@ def get_size_source(wildcards):
 
 
 def get_blocks_before(wildcards):
-    """The quantized blocks before one, where the configuration chains them."""
+    """The preceding quantized blocks, if blocks are chained."""
     return list_blocks_before(wildcards.block, config, "adaround")
 
 
 def get_rung_values(wildcards):
-    """The configuration values a block of a rung is made with."""
+    """Configuration values of a block's job of a rung."""
     values = configuration.complete(
         variants.change(config, wildcards.rung), configuration.load_schema()
     )
     parameters = plan.select_parameters("optimise_block", values, PROMPTS)
-    # Here and not above: only the rungs that are asked for may stop a run.
+    # Checked here, so that only the requested rungs can stop a run.
     refuse_conflicts(
         block_plan.find_conflict(
             RESULTS / "ladder" / wildcards.rung / f"{wildcards.block}.json",
@@ -119,13 +119,13 @@ def get_rung_values(wildcards):
 
 
 def get_rung_blocks_before(wildcards):
-    """The quantized blocks of the same rung before one, where the rung chains them."""
+    """The preceding quantized blocks of the same rung, if the rung chains them."""
     values = variants.change(config, wildcards.rung)
     return list_blocks_before(wildcards.block, values, f"ladder/{wildcards.rung}")
 
 
 def get_weights(wildcards):
-    """What says that the model's files are here, if it does not come with the project."""
+    """The record of the verified model files, unless they ship with the project."""
     return (
         [f"{config['results_dir']}/weights.json"]
         if plan.MODEL_KEYS[config["model"]]
@@ -134,22 +134,22 @@ def get_weights(wildcards):
 
 
 def get_variant_source(wildcards):
-    """The files the layers of a variant come from."""
+    """The files with the layers of a variant."""
     return variants.list_sources(wildcards.variant, config["results_dir"], BLOCKS)
 
 
 def get_evaluation_prompts(wildcards):
-    """The file of the evaluation's prompts, if they come from one."""
+    """The file of evaluation prompts, if configured."""
     return config["evaluation_prompts"] or []
 
 
 def list_compared(wildcards):
-    """A variant and what it is compared with."""
+    """A variant and full precision."""
     return list(dict.fromkeys([wildcards.variant, variants.FULL_PRECISION]))
 
 
 def get_compared_images(wildcards):
-    """The seals of the pictures a variant is compared by."""
+    """Seals of the images compared for a variant."""
     folder = f"{config['results_dir']}/{wildcards.study}/images"
     return [
         f"{folder}/{name}/{part}.json"
@@ -159,7 +159,7 @@ def get_compared_images(wildcards):
 
 
 def get_compared_features(wildcards):
-    """The features a variant is compared by, those of real pictures too."""
+    """Features compared for a variant, including those of real images."""
     folder = f"{config['results_dir']}/{wildcards.study}/features"
     names = [*list_compared(wildcards), "real"]
     return [
@@ -170,7 +170,7 @@ def get_compared_features(wildcards):
 
 
 def get_score_files(wildcards):
-    """What the scores of a study are put together from."""
+    """Input files of a study's scores."""
     study = SCORES[wildcards.scores]
     folder = f"{config['results_dir']}/{study}"
     names = STUDIES[study]["evaluation_variants"]
@@ -194,7 +194,7 @@ def get_score_files(wildcards):
 
 
 def list_frontier(study, names):
-    """The frontier, where a size is configured and the evaluation has variants of it."""
+    """The frontier file, if a size is configured and the evaluation has quantized variants."""
     is_sized = study == "evaluation" and config["bits_per_weight"] is not None
     is_quantized = any(variants.VARIANTS[name].source != "none" for name in names)
     return (

@@ -1,4 +1,4 @@
-"""What each part of the method is worth: the same pictures by every rung of the ladder.
+"""Contribution of each part of the method: the same images from every rung of the ladder.
 
 INPUTS: <results>/block_inputs.zarr, <results>/conditioning.safetensors, <results>/quant_config.json
 OUTPUTS: <results>/weights_ladder.json and .md, and in <results>/ladder/{rung}/ a rung's blocks and final latents
@@ -38,7 +38,7 @@ use rule optimise_block as optimise_rung_block with:
 
 
 rule sample_rung:
-    """Draw the ladder's pictures on rung {wildcards.rung}."""
+    """Sample the ladder's latents with rung {wildcards.rung}."""
     input:
         params="<results>/params/sample_rung.json",
         conditioning="<results>/conditioning.safetensors",
@@ -62,7 +62,7 @@ rule sample_rung:
 
 
 rule sample_packed:
-    """Draw the ladder's pictures from the packed weights and the quantization config."""
+    """Sample the ladder's latents with the packed weights and the quantization config."""
     input:
         params="<results>/params/sample_rung.json",
         conditioning="<results>/conditioning.safetensors",

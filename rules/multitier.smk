@@ -1,13 +1,13 @@
-"""Fewer bits where they suffice, and the statistics in the layouts of earlier programs.
+"""Fewer activation bits where they suffice, and the statistics in the layouts of earlier programs.
 
-INPUTS: the quantization config, statistics, and what rounding costs each block
+INPUTS: the quantization config, the activation statistics, and the sensitivity of each block
 OUTPUTS: <results>/quant_config_multitier.json and .safetensors, <results>/activations/layer_temporal_analysis.json,
 layer_statistics.json and quantization_config.json
 """
 
 
 rule write_multitier:
-    """Choose 4, 6 or 8 bits for what every layer reads, by noise level."""
+    """Choose 4, 6 or 8 bits for every layer input, by noise level."""
     input:
         params="<results>/params/write_multitier.json",
         config="<results>/quant_config.json",
@@ -31,7 +31,7 @@ rule write_multitier:
 
 
 rule export_analysis:
-    """Write the activation statistics as earlier programs laid them out."""
+    """Export the activation statistics in the layouts of earlier programs."""
     input:
         statistics="<results>/activations/statistics.json",
         arrays="<results>/activations/statistics.safetensors",

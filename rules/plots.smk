@@ -1,4 +1,4 @@
-"""Pictures of the numbers.
+"""Plots of the results.
 
 INPUTS: <results>/frontier.json, <results>/activations/statistics.json, <results>/sensitivity/, <results>/adaround/,
     <results>/fid.json and <results>/evaluation/images/
@@ -33,7 +33,7 @@ PLOTS = [
 
 
 rule plot_frontier:
-    """Draw quality against size."""
+    """Plot quality against size."""
     input:
         "<results>/frontier.json",
     output:
@@ -52,7 +52,7 @@ rule plot_frontier:
 
 
 rule plot_activations:
-    """Draw what the layers read."""
+    """Plot the layer inputs."""
     input:
         params="<results>/params/plot_activations.json",
         statistics="<results>/activations/statistics.json",
@@ -75,7 +75,7 @@ rule plot_activations:
 
 
 rule plot_blocks:
-    """Draw what quantization did to the blocks."""
+    """Plot the block quantization results."""
     input:
         params=expand("<results>/params/optimise_block/{block}.json", block=BLOCKS),
         sensitivity=expand("<results>/sensitivity/{block}.json", block=BLOCKS),
@@ -96,7 +96,7 @@ rule plot_blocks:
 
 
 rule plot_evaluation:
-    """Draw how good the variants' pictures are."""
+    """Plot the image quality of the variants."""
     input:
         "<results>/fid.json",
     output:
@@ -130,7 +130,7 @@ use rule plot_evaluation as plot_ablation with:
 
 
 rule plot_pictures:
-    """Draw the variants' pictures side by side."""
+    """Plot the variants' images side by side."""
     input:
         prompts="<results>/evaluation/prompts.json",
         images=expand(

@@ -1,4 +1,4 @@
-"""Parameters as files, and the prompts' encodings.
+"""Parameter files, the model's weights, and the prompt encodings.
 
 OUTPUTS: <results>/params/{stage}.json, <results>/weights.json, <results>/conditioning.safetensors and its seal conditioning.json
 """
@@ -10,7 +10,7 @@ localrules:
 
 
 rule write_parameters:
-    """Write the values stage {wildcards.stage} reads."""
+    """Write the parameters of stage {wildcards.stage}."""
     input:
         get_prompt_file,
     output:
@@ -25,7 +25,7 @@ rule write_parameters:
 
 
 rule fetch_weights:
-    """Get the model's files, if they are not here, and check them."""
+    """Download missing model files and verify all of them."""
     input:
         params="<results>/params/fetch_weights.json",
     output:

@@ -1,6 +1,6 @@
-"""The deliverable.
+"""The quantization config, the main deliverable.
 
-INPUTS: statistics, quantized weights, and the seals of what they stand on
+INPUTS: activation statistics, quantized weights, and the seals of their inputs
 OUTPUTS: <results>/quant_config.json and .safetensors
 """
 

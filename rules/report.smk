@@ -1,6 +1,6 @@
-"""One page of everything.
+"""One-page HTML report.
 
-INPUTS: the deliverables, what was measured of them, and the plots
+INPUTS: the deliverables, their measurements, and the plots
 OUTPUTS: <results>/report.html
 """
 
@@ -8,7 +8,7 @@ import json
 
 
 rule write_report:
-    """Put the results on one page."""
+    """Write the results to one page."""
     input:
         fid="<results>/fid.json",
         frontier="<results>/frontier.json",
@@ -35,7 +35,7 @@ rule write_report:
     resources:
         mlx=1,
     params:
-        # Without where the results are and how a run is started. A function, since JSON's braces are no wildcards.
+        # Excludes the results' location and run options. A function, so that JSON's braces are not parsed as wildcards.
         values=lambda wildcards: json.dumps(
             {
                 k: v
@@ -45,7 +45,7 @@ rule write_report:
             ensure_ascii=False,
         ),
         distilled=lambda wildcards, input: name_option("--distilled", input.distilled),
-        # Its benchmarks are read as a folder, not as inputs: what is in there depends on which jobs were needed.
+        # Benchmarks are read as a folder, not as inputs: its content depends on which jobs were needed.
         results=subpath(output[0], parent=True),
     shell:
         "python -m workflow_scripts.report.write_report --config {params.values:q} --fid {input.fid:q}"

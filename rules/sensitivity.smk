@@ -1,4 +1,4 @@
-"""What rounding costs every layer.
+"""Quantization error of every layer.
 
 INPUTS: <results>/block_inputs.zarr
 OUTPUTS: <results>/sensitivity/{block}.json and .safetensors
@@ -6,7 +6,7 @@ OUTPUTS: <results>/sensitivity/{block}.json and .safetensors
 
 
 rule measure_sensitivity:
-    """Measure what rounding costs each layer of block {wildcards.block}."""
+    """Measure the quantization error of each layer of block {wildcards.block}."""
     input:
         params="<results>/params/measure_sensitivity.json",
         rows=expand("<results>/block_inputs.zarr/{part}", part=CAPTURE_SHARDS),

@@ -1,4 +1,4 @@
-"""Every deliverable as a named target, the same for all configurations."""
+"""Named targets for all deliverables, the same for all configurations."""
 
 
 localrules:

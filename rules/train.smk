@@ -1,14 +1,14 @@
-"""Trains the embedded model anew and measures it; its files ship with the project, so nothing else needs this.
+"""Retraining and scoring of the embedded model. No other rule needs it: the model's files ship with the project.
 
 OUTPUTS: <results>/embedded_model/: four safetensors files, scores.json and pictures.png
 """
 
-# Every stage is resumable: its checkpoint lies beside its output, under a name that Snakemake does not know and so
-# does not delete when a job fails or is stopped.
+# Every stage is resumable: its checkpoint is beside its output, under a name unknown to Snakemake, which therefore does
+# not delete it when a job fails or is stopped.
 
 
 rule draw_pool:
-    """Draw the training pictures."""
+    """Draw the training images."""
     output:
         scenes="<results>/embedded_model/pool/scenes.npy",
         pictures="<results>/embedded_model/pool/pictures.npy",
@@ -21,7 +21,7 @@ rule draw_pool:
 
 
 rule train_autoencoder:
-    """Learn the latents."""
+    """Train the autoencoder."""
     input:
         pool="<results>/embedded_model/pool/scenes.npy",
     output:
@@ -40,7 +40,7 @@ rule train_autoencoder:
 
 
 rule train_classifier:
-    """Learn to read the attributes of a picture."""
+    """Train the attribute classifier."""
     input:
         pool="<results>/embedded_model/pool/scenes.npy",
     output:
@@ -59,7 +59,7 @@ rule train_classifier:
 
 
 rule encode_pool:
-    """Turn the training pictures into latents."""
+    """Encode the training images to latents."""
     input:
         pool="<results>/embedded_model/pool/scenes.npy",
         autoencoder="<results>/embedded_model/trained/autoencoder.safetensors",
@@ -78,7 +78,7 @@ rule encode_pool:
 
 
 rule train_transformer:
-    """Learn the text model and the transformer together."""
+    """Train the text model and the transformer together."""
     input:
         pool="<results>/embedded_model/pool/scenes.npy",
         latents="<results>/embedded_model/pool/latents.npy",
@@ -99,7 +99,7 @@ rule train_transformer:
 
 
 rule export_embedded_model:
-    """Write the files the embedded model is loaded from."""
+    """Export the files of the embedded model."""
     input:
         autoencoder="<results>/embedded_model/trained/autoencoder.safetensors",
         classifier="<results>/embedded_model/trained/classifier.safetensors",
@@ -124,7 +124,7 @@ rule export_embedded_model:
 
 
 rule score_embedded_model:
-    """Measure how often a picture shows what was asked."""
+    """Measure how often an image shows what its prompt asks for."""
     input:
         model="<results>/embedded_model/transformer.safetensors",
     output:
@@ -148,6 +148,6 @@ localrules:
 
 
 rule train_embedded_model:
-    """Everything above."""
+    """Run all of the above."""
     input:
         "<results>/embedded_model/scores.json",

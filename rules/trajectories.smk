@@ -1,7 +1,7 @@
 """Denoising trajectories, one group of the store per shard of prompts.
 
 INPUTS: <results>/conditioning.safetensors
-OUTPUTS: <results>/trajectories.zarr/{shard}; with `trajectories_url` the shards are there and their receipts here
+OUTPUTS: <results>/trajectories.zarr/{shard}; with `trajectories_url` the shards are stored there, their receipts here
 """
 
 
@@ -10,7 +10,7 @@ localrules:
 
 
 rule create_store:
-    """Create the store that holds one group per shard."""
+    """Create the store, with one group per shard."""
     output:
         "<results>/trajectories.zarr/zarr.json",
     log:
@@ -39,7 +39,8 @@ rule collect_shard:
         mem_mb=ask_memory("collect_shard"),
         runtime=ask_minutes("collect_shard"),
     params:
-        # Undeclared on purpose: Snakemake deletes a failed job's outputs, and the progress within a shard must survive.
+        # Undeclared on purpose: Snakemake deletes the outputs of a failed job, and partial progress within a shard must
+        # survive.
         scratch=subpath(input.store, ancestor=2),
     shell:
         "python -m workflow_scripts.trajectories.collect_shard --params {input.params:q} --conditioning {input.conditioning:q}"
@@ -49,7 +50,7 @@ rule collect_shard:
 
 
 rule verify_trajectories:
-    """Check every finished shard against its seal."""
+    """Verify every finished shard against its seal."""
     input:
         params="<results>/params/collect_shard.json",
         conditioning="<results>/conditioning.safetensors",

@@ -1,4 +1,4 @@
-"""Quantized weights.
+"""Quantized weights: distillation and packing.
 
 INPUTS: <results>/adaround/{block}.safetensors, <results>/calibration.zarr
 OUTPUTS: <results>/distilled.safetensors, its seal .json and .report.json; <results>/quantized/model.safetensors and config.json
@@ -6,7 +6,7 @@ OUTPUTS: <results>/distilled.safetensors, its seal .json and .report.json; <resu
 
 
 rule distil:
-    """Learn the whole quantized model from the velocity."""
+    """Distil the whole quantized model from the velocity."""
     input:
         params="<results>/params/distil.json",
         calibration="<results>/calibration.zarr",

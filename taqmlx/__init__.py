@@ -1,7 +1,7 @@
 """Time-aware post-training quantization of diffusion transformers on MLX.
 
-Importing the package loads a fast BLAS for MLX where its wheel brings a slow one, so it has to come before MLX. It
-writes nothing.
+Importing the package loads a fast BLAS where the MLX wheel ships a slow one, so it must be imported before MLX. The
+import writes nothing.
 """
 
 from taqmlx.runtime.blas import bind_fast_blas, keep_freed_memory, limit_threads

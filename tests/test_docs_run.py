@@ -19,7 +19,7 @@ import yaml
 from tests.support.documents import DOCUMENTS, list_python, parse_snakemake, read_commands
 
 COMMANDS = list({c.line: c for path in DOCUMENTS for c in read_commands(path) if not c.needs_weights}.values())
-IGNORED = (".git", ".venv", "results", ".snakemake", "__pycache__", ".*_cache", "*.egg-info")
+IGNORED = (".git", ".venv*", "results", ".snakemake", "__pycache__", ".*_cache", "*.egg-info")
 
 # The clone's config/config.yaml and config/quick.yaml have these values: the commands stay as they are written.
 SMALL = {
@@ -74,6 +74,7 @@ URLS = "tests/workflow/test_trajectories_url.py::test_the_calibration_set_is_tha
 ELSEWHERE = {
     r"make test": ".ci/run::make test",
     r"make lint": ".ci/run::make lint",
+    r"make docs": ".ci/run::make docs",
     r"make kernels": ".ci/run::make kernels",
     r"make everything": "tests/workflow/test_every_file.py::"
     "test_a_flipped_bit_in_any_kind_of_file_is_found_and_named_with_what_makes_it",

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -24,7 +25,20 @@ from workflow_scripts.tools import create_project
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 MODULES = [path for folder in ("taqmlx", "workflow_scripts") for path in Path(folder).rglob("*.py")]
+SNAKEDEPLOY = shutil.which("snakedeploy")
 NO_PACKAGE = {"taqmlx", "workflow_scripts", "diffusionkit"}  # DiffusionKit is installed on its own
+# What snakedeploy writes, but for where the release is
+MODULE = """
+configfile: "config/config.yaml"
+
+module quantization:
+    snakefile:
+        "{snakefile}"
+    config:
+        config
+
+use rule * from quantization
+"""
 
 
 def list_imports(path):
@@ -101,7 +115,7 @@ def test_a_command_of_taqmlx_is_the_module_of_that_name():
 
 def test_what_is_no_command_is_said_in_one_line():
     done = run_taqmlx("quantise")
-    assert done.stderr == "error: 'quantise' is no command; taqmlx --help lists them\n"
+    assert done.stderr == "error: 'quantise' is not a command; taqmlx --help lists them\n"
     assert done.returncode == 1
 
 
@@ -132,8 +146,28 @@ def test_a_new_project_has_all_that_snakemake_reads_and_keeps_what_may_be_execut
 
 def test_a_new_project_overwrites_nothing(tmp_path):
     (tmp_path / "notes").touch()
-    with pytest.raises(UserError, match="is no empty folder; choose another --out"):
+    with pytest.raises(UserError, match="is not an empty folder; choose another --out"):
         create_project.main(create_project.build_parser("", "out").parse_args(["--out", str(tmp_path)]))
+
+
+def copy_workflow(folder, *others):
+    """The workflow's files without the package, in `folder`."""
+    folder.mkdir(parents=True)
+    for part in map(Path, (*workflow_files.PARTS, *others)):
+        copy = shutil.copytree if part.is_dir() else shutil.copy2
+        copy(part, folder / part)
+
+
+@pytest.mark.slow
+def test_the_workflow_can_be_a_module_of_another(tmp_path):
+    copy_workflow(tmp_path / "release", "workflow")
+    user = tmp_path / "user"
+    shutil.copytree("config", user / "config")
+    (user / "Snakefile").write_text(MODULE.format(snakefile=tmp_path / "release/workflow/Snakefile"))
+    command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "rules"]
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(command, cwd=user, env=environment, capture_output=True, text=True)
+    assert re.search(r"^write_quant_config +1$", done.stdout, re.M), done.stdout + done.stderr
 
 
 class Installation:
@@ -158,10 +192,15 @@ class Installation:
         self.packages = Path(sysconfig.get_path("purelib", "venv", vars={"base": environment}))
         (self.packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
-    def call(self, *words):
+    def call(self, *words, folder=None, **environment):
         outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
         done = subprocess.run(
-            list(map(str, words)), cwd=self.folder, env=outside, capture_output=True, text=True, timeout=900
+            list(map(str, words)),
+            cwd=folder or self.folder,
+            env=outside | environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -209,3 +248,31 @@ def test_an_installed_wheel_quantizes_in_a_new_project(installation):
     installation.call(installation.bin / "python", "-m", "snakemake", "--cores", "1", "quant_config", *settings)
     table = installation.call(command, "describe_quantization", "results/quick/quant_config.json")
     assert "|" in table
+
+
+@pytest.mark.whole
+@pytest.mark.skipif(SNAKEDEPLOY is None, reason="snakedeploy is not installed")
+def test_what_snakedeploy_sets_up_plans_all_and_runs_on_an_installed_wheel(installation, tmp_path):
+    release = tmp_path / "hosts" / "owner" / "quantization"
+    copy_workflow(release, "workflow", "LICENSE")
+    identity = {f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "release"], ["tag", "v1.0.0"]):
+        installation.call("git", *words, folder=release, **identity)
+    # Git takes the folder for the host, so that nothing is downloaded.
+    host = "https://github.com/"
+    local = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{tmp_path}/hosts/.insteadOf",
+        "GIT_CONFIG_VALUE_0": host,
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    user = tmp_path / "user"
+    url = f"{host}owner/quantization"
+    installation.call(SNAKEDEPLOY, "deploy-workflow", url, user, "--tag", "v1.0.0", **local)
+    assert {"config", "profiles", "workflow"} <= {path.name for path in user.iterdir()}
+    snakemake = [installation.bin / "python", "-m", "snakemake", "--cores", "1"]
+    planned = installation.call(*snakemake, "-n", "--quiet", "rules", folder=user, **local)
+    assert re.search(r"^write_quant_config +1$", planned, re.M), planned
+    target = "results/quick/conditioning.json"
+    installation.call(*snakemake, target, "--configfile", "config/quick.yaml", folder=user, **local)
+    assert (user / target).exists()

@@ -1,3 +1,3 @@
-"""The commands of the workflow, a file for each, in folders named like the rule files; `tools` are no rules'."""
+"""Workflow commands, one file each, in folders named like the rule files; those in `tools` belong to no rule."""
 
-import taqmlx  # noqa: F401  before MLX, for its BLAS
+import taqmlx  # noqa: F401 before MLX, for its BLAS

@@ -1,4 +1,4 @@
-"""The command `taqmlx`: `taqmlx COMMAND ...` does what `python -m workflow_scripts.FOLDER.COMMAND ...` does."""
+"""The command `taqmlx`: `taqmlx COMMAND ...` runs `python -m workflow_scripts.FOLDER.COMMAND ...`."""
 
 import ast
 import runpy
@@ -12,7 +12,7 @@ USAGE = "usage: taqmlx COMMAND [OPTION ...]; taqmlx COMMAND --help lists its opt
 
 
 def list_commands() -> dict[str, Path]:
-    """The commands by name, which lie in the folders of this package."""
+    """The command files by name."""
     return {path.stem: path for path in sorted(FOLDER.glob("*/[!_]*.py"), key=lambda path: path.stem)}
 
 
@@ -29,7 +29,7 @@ def main() -> None:
         print("\n".join([USAGE, "", *(f"{name:<{width}}  {describe(path)}" for name, path in commands.items())]))
         return
     if words[0] not in commands:
-        sys.exit(f"error: {words[0]!r} is no command; taqmlx --help lists them")
+        sys.exit(f"error: {words[0]!r} is not a command; taqmlx --help lists them")
     sys.argv = sys.argv[1:]
     try:
         runpy.run_module(

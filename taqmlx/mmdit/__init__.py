@@ -1,1 +1,1 @@
-"""The multimodal diffusion transformer: its linear layers by name, and its forward."""
+"""Multimodal diffusion transformer (MMDiT): linear layers by name, and the forward."""

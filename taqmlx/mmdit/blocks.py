@@ -1,7 +1,8 @@
-"""The transformer's blocks as functions over linear layers: multimodal ones, and FLUX's unified ones after them.
+"""Transformer blocks as functions of linear layers: multimodal blocks, followed by FLUX's unified blocks.
 
-Every linear layer goes through `linear(name, x)`. Image and text tokens come and go apart, whatever a block does with
-them inside; in its attention the image's come first. Queries and keys may be normed (RMS) and rotated.
+Every linear layer is called through `linear(name, x)`. Inputs and outputs keep image and text tokens separate, even
+where a block joins them internally; in the attention, image tokens come first. Queries and keys may have RMS norms and
+rotary positions.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,17 +18,18 @@ from taqmlx.planning.layers import UNIFIED, Stream, list_streams
 from taqmlx.store.errors import UserError
 
 Linear = Callable[[str, mx.array], mx.array]
-# image (B, N, D) and text (B, T, D); None where nothing reads the text any more
+# image (B, N, D) and text (B, T, D); text is None after the last block that uses it
 Tokens = tuple[mx.array, mx.array | None]
-NORM_EPS = 1e-6  # of the norms of queries and keys, as DiffusionKit has it
+NORM_EPS = 1e-6  # of the norms of queries and keys, as in DiffusionKit
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """What one block needs besides its linears.
+    """Properties of one block, without its linear layers.
 
-    streams: `image` and `text`, or `unified`; text_reaches_output: whether anything reads its text; norms: by stream
-    the gains (head dim,) of the RMS norms of queries and keys; rotation: of the image's queries and keys, or None.
+    streams: `image` and `text`, or `unified`; text_reaches_output: True if a later block uses its text output; norms:
+    gains (head dim,) of the RMS norms of queries and keys, by stream; rotation: of the image's queries and keys, or
+    None.
     """
 
     name: str
@@ -40,7 +42,7 @@ class Block:
 
 
 def resolve_module(model: Transformer, path: str) -> Module:
-    """The module at a dotted path of an MLX module tree."""
+    """Module at a dotted path of an MLX module tree."""
     found: Any = model
     for part in path.split("."):
         found = found[int(part)] if part.isdigit() else found[part]
@@ -49,7 +51,7 @@ def resolve_module(model: Transformer, path: str) -> Module:
 
 
 def refuse_unsupported(config: TransformerConfig) -> None:
-    """Raise UserError for what the forward does not do, from a DiffusionKit `MMDiTConfig`."""
+    """Raise UserError if the forward does not support a DiffusionKit `MMDiTConfig`."""
     unsupported = {
         "a guidance embedder": config.guidance_embed,
         "unified blocks whose MLP follows the attention": config.depth_unified > 0
@@ -64,9 +66,9 @@ def refuse_unsupported(config: TransformerConfig) -> None:
 
 
 def list_blocks(model: Transformer, latent_shape: tuple[int, ...]) -> list[Block]:
-    """The blocks of DiffusionKit's `MMDiT` in the order of the forward, for latents of `latent_shape` (h, w, c).
+    """Blocks of DiffusionKit's `MMDiT` in forward order, for latents of `latent_shape` (h, w, c).
 
-    Raises UserError for a kind of transformer that is not supported.
+    Raises UserError if the transformer is not supported.
     """
     config = model.config
     refuse_unsupported(config)
@@ -90,12 +92,12 @@ def list_blocks(model: Transformer, latent_shape: tuple[int, ...]) -> list[Block
 
 
 def find_block(model: Transformer, name: str, latent_shape: tuple[int, ...]) -> Block:
-    """The block of that name. Raises UserError as `list_blocks`."""
+    """Block named `name`. Raises UserError as `list_blocks`."""
     return next(block for block in list_blocks(model, latent_shape) if block.name == name)
 
 
 def read_norms(model: Transformer, stream: Stream) -> tuple[mx.array, mx.array]:
-    """The gains (head dim,) of the norms of a stream's queries and keys."""
+    """Gains (head dim,) of the norms of a stream's queries and keys."""
     norms = resolve_module(model, stream.path).qk_norm
     return norms.q_norm.weight, norms.k_norm.weight
 
@@ -103,21 +105,21 @@ def read_norms(model: Transformer, stream: Stream) -> tuple[mx.array, mx.array]:
 def run_block(
     linear: Linear, block: Block, image: mx.array, text: mx.array | None, modulations: Mapping[str, mx.array]
 ) -> Tokens:
-    """One block: image (B, N, D) and text (B, T, D) to the same, differentiable; no text where nothing reads it.
+    """Outputs of one block for image (B, N, D) and text (B, T, D), of the same shapes, differentiable.
 
-    modulations: by stream the adaLN outputs, in the order shift, scale and gate of the attention, then of the MLP:
-    (B, 1, 6 D); (B, 1, 2 D) for a text stream that ends at the attention; (B, 1, 3 D) for a unified block, whose MLP
-    reads what the attention reads and shares its gate.
+    The text output is None if no later block uses it. modulations: adaLN outputs by stream, in the order shift, scale
+    and gate of the attention, then of the MLP: (B, 1, 6 D); (B, 1, 2 D) for a text stream that ends at the attention;
+    (B, 1, 3 D) for a unified block, whose MLP shares the input and the gate of the attention.
     """
     run = run_unified if UNIFIED in block.streams else run_multimodal
-    # No block follows the one that gives no text.
+    # The text input is never None here: only the last block returns no text.
     return run(linear, block, image, cast(mx.array, text), modulations)
 
 
 def run_multimodal(
     linear: Linear, block: Block, image: mx.array, text: mx.array, modulations: Mapping[str, mx.array]
 ) -> Tokens:
-    """A block with weights of its own for image and text; arguments as of `run_block`."""
+    """Multimodal block, with separate weights for image and text; arguments as in `run_block`."""
     image_parts = split_modulation(modulations["image"], 6)
     text_parts = split_modulation(modulations["text"], 6 if block.text_reaches_output else 2)
     heads = [
@@ -135,9 +137,9 @@ def run_multimodal(
 def run_unified(
     linear: Linear, block: Block, image: mx.array, text: mx.array, modulations: Mapping[str, mx.array]
 ) -> Tokens:
-    """A block with the same weights for all tokens, its MLP beside the attention; arguments as of `run_block`.
+    """Unified block, with the same weights for all tokens and a parallel MLP; arguments as in `run_block`.
 
-    Parallel MLP: Dehghani et al. 2023, arXiv 2302.05442, section 2.
+    MLP parallel to the attention: Dehghani et al. 2023, arXiv 2302.05442, section 2.
     """
     shift, scale, gate = split_modulation(modulations[UNIFIED], 3)
     tokens, name = mx.concatenate([image, text], axis=1), f"{block.name}.{UNIFIED}"  # (B, N + T, D)
@@ -150,7 +152,7 @@ def run_unified(
 
 
 def split_modulation(modulation: mx.array, count: int = 2) -> list[mx.array]:
-    """(B, 1, count D) as `count` arrays (B, 1, D)."""
+    """Modulation (B, 1, count D) split into `count` arrays (B, 1, D)."""
     return list(mx.split(modulation, count, axis=-1))
 
 
@@ -160,7 +162,7 @@ def normalize(x: mx.array, shift: mx.array, scale: mx.array, eps: float) -> mx.a
 
 
 def project_heads(linear: Linear, block: Block, stream: str, x: mx.array) -> list[mx.array]:
-    """Queries, keys and values of x (B, T, D), each (B, heads, T, head dim), the first two normed if the block does."""
+    """Queries, keys and values of x (B, T, D), each (B, heads, T, head dim); the first two normed if in `norms`."""
     batch, length, _ = x.shape
     heads = [
         linear(f"{block.name}.{stream}.attn.{part}_proj", x).reshape(batch, length, block.num_heads, -1).swapaxes(1, 2)
@@ -172,13 +174,13 @@ def project_heads(linear: Linear, block: Block, stream: str, x: mx.array) -> lis
 
 
 def attend(block: Block, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-    """Attention of q, k, v (B, heads, N + T, head dim), the image's first, of the same shape."""
+    """Attention output of q, k, v (B, heads, N + T, head dim), image tokens first, in the same shape."""
     q, k = rotate(q, block.rotation), rotate(k, block.rotation)
     return select_kernels().attend(q, k, v, q.shape[-1] ** -0.5)
 
 
 def merge_heads(attended: mx.array) -> mx.array:
-    """(B, heads, T, head dim) as (B, T, D)."""
+    """Heads (B, heads, T, head dim) merged into (B, T, D)."""
     batch, _, length, _ = attended.shape
     return attended.swapaxes(1, 2).reshape(batch, length, -1)  # (B, T, heads, head dim) -> (B, T, D)
 
@@ -186,9 +188,9 @@ def merge_heads(attended: mx.array) -> mx.array:
 def finish_stream(
     linear: Linear, name: str, block: Block, x: mx.array, attended: mx.array, parts: list[mx.array]
 ) -> mx.array:
-    """The rest of a block for one stream: output projection, MLP and their gated residuals.
+    """Remainder of a block for one stream: output projection, MLP and their gated residuals.
 
-    x (B, T, D); attended (B, heads, T, head dim); parts the six modulation arrays (B, 1, D).
+    x (B, T, D); attended (B, heads, T, head dim); parts: the six modulation arrays (B, 1, D).
     """
     x = x + linear(f"{name}.attn.o_proj", merge_heads(attended)) * parts[2]
     hidden = linear(f"{name}.mlp.fc1", normalize(x, parts[3], parts[4], block.eps))

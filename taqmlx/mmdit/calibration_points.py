@@ -1,4 +1,4 @@
-"""Calibration points as batches of the transformer, and the guided velocity at them."""
+"""Calibration points as transformer batches, and their guided velocity."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from taqmlx.store.errors import UserError
 class CalibrationPoints(NamedTuple):
     """All points of a calibration set: xs float16 (n, h, w, c), timesteps and sigmas float32 (n,), prompts int64 (n,).
 
-    read_conditions gives cs (b, C, T, D) and cs_pooled (b, C, W) of the prompts (b,).
+    read_conditions: function from prompts (b,) to their cs (b, C, T, D) and cs_pooled (b, C, W).
     """
 
     xs: np.ndarray
@@ -29,12 +29,12 @@ class CalibrationPoints(NamedTuple):
     read_conditions: Callable[[np.ndarray], list[np.ndarray]]
 
     def take(self, indices: np.ndarray) -> Batch:
-        """The points at `indices` (b,), each under its C conditions: C b rows, all positives first."""
+        """Batch of the points at `indices` (b,), each under its C conditions: C b rows, all positives first."""
         return assemble_rows(self.xs[indices], self.timesteps[indices], *self.read_conditions(self.prompts[indices]))
 
 
 def read_points(calibration: Calibration) -> CalibrationPoints:
-    """The points of a calibration set. Raises UserError naming a damaged file, or a point that is not finite."""
+    """Points of a calibration set. Raises UserError naming a damaged file, or a point that is not finite."""
     xs, ts, sigmas, prompts = (calibration.read(name) for name in ("xs", "ts", "sigmas", "prompt_indices"))
     broken = np.flatnonzero(~np.isfinite(xs).all(axis=(1, 2, 3)))
     if len(broken):
@@ -46,17 +46,17 @@ def read_points(calibration: Calibration) -> CalibrationPoints:
 
 
 def split_runs(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """`indices` in runs of at most `size`."""
+    """`indices` in chunks of at most `size`."""
     for start in range(0, len(indices), size):
         yield indices[start : start + size]
 
 
 def predict_conditions(model: Transformer, linear: Linear, batch: Batch, conditions: int) -> mx.array:
-    """The velocities (C, b, h, w, c) of a batch of b points under their C `conditions`."""
+    """Velocities (C, b, h, w, c) of a batch of b points under their C `conditions`."""
     velocity = predict_velocity(model, linear, *batch)
     return velocity.reshape(conditions, -1, *velocity.shape[1:])
 
 
 def guide_conditions(velocities: mx.array, cfg_scale: float) -> mx.array:
-    """The velocity (b, h, w, c) the sampler goes by, from those of the conditions (C, b, h, w, c)."""
+    """Guided velocity (b, h, w, c), as used by the sampler, from the velocities of the conditions (C, b, h, w, c)."""
     return guide([velocities[place] for place in range(len(velocities))], cfg_scale)

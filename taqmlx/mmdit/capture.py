@@ -1,4 +1,4 @@
-"""Capturing what every block of the model reads, while it runs in full precision."""
+"""Capture of the inputs of every block in a full-precision forward."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,20 +10,20 @@ from taqmlx.mmdit.forward import advance_block, begin_blocks
 from taqmlx.mmdit.observe import Batch
 from taqmlx.mmdit.transformer import Transformer
 
-# image (B, N, D) and text (B, T, D), float32, between two blocks; no text after the last
+# image (B, N, D) and text (B, T, D), float32, between two blocks; text is None after the last
 States = tuple[np.ndarray, np.ndarray | None]
 
 
 def assemble_rows(xs: np.ndarray, timesteps: np.ndarray, cs: np.ndarray, cs_pooled: np.ndarray) -> Batch:
-    """The batch of points `xs` (b, h, w, c), each at its own time step (b,), under its C conditions: B = C b rows.
+    """Batch of points `xs` (b, h, w, c), each at its own timestep (b,), under its C conditions: B = C b rows.
 
-    cs (b, C, T, D) and cs_pooled (b, C, W) are the points' own conditions, [positive, negative], or [positive] without
-    guidance. Rows are all positives, then all negatives.
+    cs (b, C, T, D) and cs_pooled (b, C, W) are the conditions of each point, [positive, negative], or [positive]
+    without guidance. Rows are all positives, then all negatives.
     """
     count = cs.shape[1]
     return Batch(
         latents=mx.array(np.concatenate([xs] * count).astype(np.float32)),
-        context=mx.array(np.concatenate(cs.swapaxes(0, 1))),  # (B, T, D): nothing is shared between time steps
+        context=mx.array(np.concatenate(cs.swapaxes(0, 1))),  # (B, T, D): timesteps share no conditions
         pooled=mx.array(np.concatenate(cs_pooled.swapaxes(0, 1))),
         timesteps=mx.array(np.concatenate([timesteps] * count).astype(np.float32)),
         rows=mx.arange(count * len(xs)),
@@ -31,10 +31,10 @@ def assemble_rows(xs: np.ndarray, timesteps: np.ndarray, cs: np.ndarray, cs_pool
 
 
 def capture_states(model: Transformer, linear: Linear, batch: Batch) -> tuple[np.ndarray, Iterator[States]]:
-    """What the adaLN linears read for each row, (B, D) float32, and the states between blocks, one after the other.
+    """adaLN inputs of each row, (B, D) float32, and an iterator over the states between blocks.
 
-    The first states are what the first block reads, the next ones its outputs, which the second reads; and last come
-    the outputs of the last block. Raises UserError for an unsupported kind of transformer.
+    The first states are the inputs of the first block; each following pair is the outputs of a block, up to the last.
+    Raises UserError if the transformer is not supported.
     """
     blocks = list_blocks(model, batch.latents.shape[1:])
     image, text, modulation = begin_blocks(model, linear, *batch)
@@ -49,7 +49,7 @@ def iterate_states(
     modulation: mx.array,
     rows: mx.array,
 ) -> Iterator[States]:
-    """The states before each of `blocks`, then those after the last; arguments as of `advance_block`."""
+    """States before each of `blocks`, then those after the last; arguments as in `advance_block`."""
     for block in blocks:
         mx.eval(image, text)
         yield as_array(image), None if text is None else as_array(text)
@@ -58,5 +58,5 @@ def iterate_states(
 
 
 def as_array(x: mx.array) -> np.ndarray:
-    """x in single precision, as NumPy has no bfloat16."""
+    """x as a float32 NumPy array; NumPy has no bfloat16."""
     return np.array(x.astype(mx.float32))

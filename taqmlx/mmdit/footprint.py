@@ -1,4 +1,4 @@
-"""What a forward of a given transformer takes: how many latents go together, and whether the machine has the memory."""
+"""Memory of a given transformer: batch sizes that fit, and checks of the machine's memory."""
 
 from collections.abc import Sequence
 
@@ -15,27 +15,27 @@ from taqmlx.numerics.footprint import (
 )
 from taqmlx.store.room import check_memory
 
-# What helps a job whose batch follows the model's size already.
+# Advice for a job whose batch already adapts to the model's size.
 SMALLER = "lower height and width, leave T5 out (use_t5: false), or take a machine with more"
 
 
 def choose_batch(transformer: Transformer, latent_shape: Sequence[int], cs_shape: Sequence[int], most: int) -> int:
-    """How many latents (h, w, c), each under the conditions of a prompt in cs (n, C, T, D), go together, to `most`."""
+    """Number of latents (h, w, c) per batch, up to `most`, each under the conditions of a prompt in cs (n, C, T, D)."""
     tokens = count_tokens(transformer, latent_shape, cs_shape[2])
     return limit_batch(most, tokens, transformer.config.hidden_size, rows=cs_shape[1])
 
 
 def count_tokens(transformer: Transformer, latent_shape: Sequence[int], tokens: int) -> int:
-    """What a row's attention sees: the latent's (h, w, c) patches and the text's `tokens`."""
+    """Number of tokens in a row's attention: patches of the latent (h, w, c), plus the text's `tokens`."""
     return measure_shapes(transformer.config, latent_shape, tokens)["image_shape"][0] + tokens
 
 
 def check_forward(
     transformer: Transformer, latent_shape: Sequence[int], tokens: int, rows: int, job: str, advice: str = SMALLER
 ) -> None:
-    """Raise UserError if this machine has not the memory to run `transformer` on `rows` rows at a time.
+    """Raise UserError if this machine lacks the memory to run `transformer` on `rows` rows at a time.
 
-    A row is a latent (h, w, c) with a text of `tokens` tokens. No weight is read for this.
+    A row is a latent (h, w, c) with a text of `tokens` tokens. The check reads no weights.
     """
     weights = list(dict(tree_flatten(transformer.parameters())).values())
     size, itemsize = sum(value.nbytes for value in weights), weights[0].itemsize
@@ -44,14 +44,14 @@ def check_forward(
 
 
 def needs_recomputing(transformer: Transformer, latent_shape: Sequence[int], tokens: int, rows: int) -> bool:
-    """Whether what the gradients of all blocks need is too much to be kept, of `rows` rows."""
+    """True if the gradients of all blocks on `rows` rows need too much memory, so that blocks must be recomputed."""
     return rows * count_blocks(transformer) * count_learned_row(transformer, latent_shape, tokens) > BATCH_BYTES
 
 
 def check_distillation(
     transformer: Transformer, latent_shape: Sequence[int], tokens: int, rows: int, kind: str
 ) -> None:
-    """Raise UserError if this machine has not the memory to learn the whole `transformer` on `rows` rows at a time.
+    """Raise UserError if this machine lacks the memory to learn the whole `transformer` on `rows` rows at a time.
 
     kind: `codes` or `scales`.
     """
@@ -63,10 +63,10 @@ def check_distillation(
 
 
 def count_blocks(transformer: Transformer) -> int:
-    """The blocks of a transformer."""
+    """Number of blocks of a transformer."""
     return transformer.config.depth_multimodal + transformer.config.depth_unified
 
 
 def count_learned_row(transformer: Transformer, latent_shape: Sequence[int], tokens: int) -> int:
-    """Bytes that a block's gradients need of a row."""
+    """Bytes of a row for the gradients of one block."""
     return count_learning_bytes(count_tokens(transformer, latent_shape, tokens), transformer.config.hidden_size)

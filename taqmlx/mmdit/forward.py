@@ -1,7 +1,7 @@
-"""One forward of the MMDiT (Esser et al. 2024, arXiv 2403.03206) for every stage.
+"""Forward of the MMDiT (Esser et al. 2024, arXiv 2403.03206), shared by all stages.
 
-Every linear layer goes through a function `linear(name, x)`, so that a stage records, replaces or quantizes a layer by
-handing in another function; the model's modules and weights are only read.
+Every linear layer is called through a function `linear(name, x)`. A stage records, replaces or quantizes layers by
+passing another function; the model's modules and weights are never modified.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,19 +24,19 @@ from taqmlx.planning.layers import UNIFIED, Layer, list_linears
 
 
 def bind_linears(model: Transformer) -> Linear:
-    """`linear(name, x)` in full precision over the weights of `model`, x (..., in) -> (..., out)."""
+    """Full-precision `linear(name, x)` with the weights of `model`, x (..., in) -> (..., out)."""
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     weights = {layer.name: resolve_module(model, layer.path)["weight"].T for layer in layers}
     return bind_transposed(weights, {layer.name: resolve_bias(model, layer) for layer in layers})
 
 
 def bind_weights(weights: Mapping[str, mx.array], biases: Mapping[str, mx.array | None]) -> Linear:
-    """`linear(name, x)` over weights (out, in) and biases (out,) or None, differentiable in all of them."""
+    """`linear(name, x)` with weights (out, in) and biases (out,) or None, differentiable in all of them."""
     return bind_transposed({name: weight.T for name, weight in weights.items()}, biases)
 
 
 def bind_transposed(weights: Mapping[str, mx.array], biases: Mapping[str, mx.array | None]) -> Linear:
-    """`linear(name, x)` over weights (in, out) and biases (out,) or None."""
+    """`linear(name, x)` with weights (in, out) and biases (out,) or None."""
 
     def linear(name: str, x: mx.array) -> mx.array:
         y, bias = x @ weights[name], biases[name]
@@ -46,10 +46,10 @@ def bind_transposed(weights: Mapping[str, mx.array], biases: Mapping[str, mx.arr
 
 
 def resolve_bias(model: Transformer, layer: Layer) -> mx.array | None:
-    """The bias (out,) of a layer, or None.
+    """Bias (out,) of a layer, or None.
 
-    FLUX has one bias for a unified block's o_proj and fc2 together, which DiffusionKit loads into both and, before it
-    runs the block, takes out of fc2 again.
+    FLUX has one bias for the sum of a unified block's o_proj and fc2. DiffusionKit loads it into both layers and
+    removes it from fc2 before it runs the block.
     """
     if (layer.stream, layer.role) == (UNIFIED, "fc2"):
         return None
@@ -72,11 +72,11 @@ def predict_velocity(
     timesteps: mx.array,
     rows: mx.array,
 ) -> mx.array:
-    """The velocity (B, h, w, c) of latents (B, h, w, c), each under its own condition.
+    """Velocity (B, h, w, c) of latents (B, h, w, c), each under its own condition.
 
-    context (U, T, D), pooled (U, W) and timesteps (U,), 1000 sigma, are given once per condition; rows (B,) int maps a
-    latent to its condition. Modulation and text embedding are computed for the U conditions, then taken per row.
-    Raises UserError for an unsupported kind of transformer.
+    context (U, T, D), pooled (U, W) and timesteps (U,), 1000 sigma, have one entry per condition; rows (B,) int maps a
+    latent to its condition. Modulation and text embedding are computed for the U conditions, then indexed by row.
+    Raises UserError if the transformer is not supported.
     """
     blocks = list_blocks(model, latents.shape[1:])
     text: mx.array | None
@@ -95,9 +95,9 @@ def begin_blocks(
     timesteps: mx.array,
     rows: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """What the first block reads: image (B, N, D), text (B, T, D), and what every adaLN reads, (U, D).
+    """Inputs of the first block, image (B, N, D) and text (B, T, D), and the input of every adaLN linear, (U, D).
 
-    The arguments are those of `predict_velocity`.
+    Arguments as in `predict_velocity`.
     """
     modulation = embed_condition(model.config, linear, pooled, timesteps)
     image = embed_latents(model, latents)
@@ -107,9 +107,9 @@ def begin_blocks(
 def advance_block(
     linear: Linear, block: Block, image: mx.array, text: mx.array | None, modulation: mx.array, rows: mx.array
 ) -> Tokens:
-    """One block with its adaLN linears: image (B, N, D) and text (B, T, D) to the next block's, None after the last.
+    """One block with its adaLN linears: image (B, N, D) and text (B, T, D) after the block, text None after the last.
 
-    modulation (U, D) is what the adaLN linears read, rows (B,) int maps a row to its own.
+    modulation (U, D): inputs of the adaLN linears; rows (B,) int maps a row to its entry.
     """
     streams = {name: modulate_stream(linear, f"{block.name}.{name}", modulation, rows) for name in block.streams}
     return run_block(linear, block, image, text, streams)
@@ -118,20 +118,20 @@ def advance_block(
 def finish_velocity(
     model: Transformer, linear: Linear, image: mx.array, modulation: mx.array, rows: mx.array, shape: tuple[int, ...]
 ) -> mx.array:
-    """The velocity of `shape` (B, h, w, c) from the last block's image (B, N, D)."""
+    """Velocity of `shape` (B, h, w, c) from the last block's image (B, N, D)."""
     shift, scale = split_modulation(modulate_stream(linear, "final_layer", modulation, rows))
     patches = linear("final_layer.linear", normalize(image, shift, scale, model.config.layer_norm_eps))
     return restore_latents(model.config, patches, shape)
 
 
 def embed_condition(config: TransformerConfig, linear: Linear, pooled: mx.array, timesteps: mx.array) -> mx.array:
-    """What every adaLN reads: SiLU of the pooled text's plus the time step's embedding, (U, D)."""
+    """Input of every adaLN linear: SiLU of the sum of the pooled text embedding and the timestep embedding, (U, D)."""
     told = expand_timesteps(config, timesteps).astype(pooled.dtype)
     return silu(embed(linear, "y_embedder", pooled) + embed(linear, "t_embedder", told))
 
 
 def embed(linear: Linear, name: str, x: mx.array) -> mx.array:
-    """The two-layer embedder `name` of x (U, in), (U, D)."""
+    """Output (U, D) of the two-layer embedder `name` for x (U, in)."""
     return linear(f"{name}.mlp.layers.2", silu(linear(f"{name}.mlp.layers.0", x)))
 
 
@@ -141,7 +141,7 @@ def silu(x: mx.array) -> mx.array:
 
 
 def expand_timesteps(config: TransformerConfig, timesteps: mx.array) -> mx.array:
-    """Sinusoidal features (U, frequency_embed_dim) of timesteps (U,), cosines first, as precise as DiffusionKit's."""
+    """Sinusoidal features (U, frequency_embed_dim) of timesteps (U,), cosines first, in DiffusionKit's precision."""
     half = config.frequency_embed_dim // 2
     exponents = -mx.log(mx.array(config.max_period)) * mx.arange(half, dtype=config.dtype) / half
     angles = timesteps[:, None].astype(config.dtype) * mx.exp(exponents).astype(config.dtype)
@@ -149,5 +149,5 @@ def expand_timesteps(config: TransformerConfig, timesteps: mx.array) -> mx.array
 
 
 def modulate_stream(linear: Linear, name: str, modulation: mx.array, rows: mx.array) -> mx.array:
-    """The adaLN output of one stream, computed per condition and taken per row: (B, 1, n D)."""
+    """adaLN output of one stream, (B, 1, n D), computed per condition and indexed by row."""
     return linear(f"{name}.adaLN_modulation", modulation)[rows][:, None]

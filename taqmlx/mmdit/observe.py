@@ -1,4 +1,4 @@
-"""Observing what every linear of the model reads, while it runs in full precision."""
+"""Statistics of the inputs of every linear layer in a full-precision forward."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -14,14 +14,15 @@ from taqmlx.planning.layers import Layer
 
 Linear = Callable[[str, mx.array], mx.array]
 
-# These read the conditions, which a batch holds once each however many of its rows share them.
+# Layers with the conditions as input; a batch holds each condition once, even if several rows share it.
 CONDITION_ROLES = {"adaLN", "embedder"}
 
 
 class Batch(NamedTuple):
-    """What one forward takes.
+    """Inputs of one forward.
 
-    latents (B, h, w, c); of each condition context (U, T, D), pooled (U, W) and timesteps (U,); rows (B,) into those.
+    latents (B, h, w, c); per condition: context (U, T, D), pooled (U, W), timesteps (U,); rows (B,): indices of
+    conditions.
     """
 
     latents: mx.array
@@ -32,7 +33,7 @@ class Batch(NamedTuple):
 
 
 class Reduced(NamedTuple):
-    """One linear input of a batch: the layer that read it first, statistics, sample (B, K) and row means (B, D)."""
+    """One linear input of a batch: the first layer with it, statistics, sample (B, K) and row means (B, D)."""
 
     layer: str
     channels: ChannelStatistics
@@ -43,11 +44,11 @@ class Reduced(NamedTuple):
 def assemble_batch(
     xs: np.ndarray, prompts: np.ndarray, timestep: float, cs: np.ndarray, cs_pooled: np.ndarray
 ) -> Batch:
-    """The batch of points `xs` (b, h, w, c) at one time step, each under its C conditions: B = C b rows.
+    """Batch of points `xs` (b, h, w, c) at one timestep, each under its C conditions: B = C b rows.
 
     `prompts` (b,) indexes `cs` (P, C, T, D) and `cs_pooled` (P, C, W), whose second axis is [positive, negative], or
-    [positive] without guidance. Rows are all positives, then all negatives; a prompt that several points share is
-    conditioned on once.
+    [positive] without guidance. Rows are all positives, then all negatives. The conditions of a prompt shared by
+    several points are computed once.
     """
     count = cs.shape[1]
     unique, position = np.unique(prompts, return_inverse=True)
@@ -65,10 +66,10 @@ def assemble_batch(
 def observe_batch(
     model: Transformer, linear: Linear, layers: Sequence[Layer], batch: Batch
 ) -> Iterator[tuple[str, Reduced]]:
-    """Each linear input of the forward on `batch` by name, in the order it is read; q, k and v share one.
+    """Reduced inputs of the forward on `batch` by name, in the order of first use; q, k and v share one input.
 
-    `linear` computes the layers. An input counts once per row of the batch, whether it belongs to the latents or to the
-    conditions that rows share. Each is reduced where it is read, so that none outlives its use.
+    `linear` computes the layers. An input counts once per row of the batch, also where rows share a condition. Each
+    input is reduced when its layer is called, so that it can be freed after its use.
     """
     by_name = {layer.name: layer for layer in layers}
     seen: dict[str, tuple[str, int, dict[str, mx.array]]] = {}
@@ -89,7 +90,7 @@ def observe_batch(
 
 
 def find_broken_row(reduced: Reduced) -> int | None:
-    """The first row of the batch with a NaN or an infinity in it, or None."""
-    # A mean keeps both, while MLX's min and max along an axis lose NaN.
+    """Index of the first row of the batch with a NaN or an infinity, or None."""
+    # A mean propagates both, while MLX's min and max along an axis drop NaN.
     broken = np.flatnonzero(~np.isfinite(reduced.means).all(axis=-1))
     return int(broken[0]) if len(broken) else None

@@ -1,4 +1,4 @@
-"""A model whose weights come from a packed checkpoint: its linear layers, and how far they are from the original."""
+"""Models with weights from a packed checkpoint: linear layers, and dequantized weights."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.packed_checkpoint import PackedCheckpoint
 from taqmlx.store.quant_config import QuantConfig
 
-NO_TABLES = np.ones(1)  # the noise levels where no step depends on them
+NO_TABLES = np.ones(1)  # noise levels where no step size depends on them
 
 
 def list_packed(layers: Sequence[Layer], checkpoint: PackedCheckpoint) -> list[Layer]:
-    """Those of `layers` whose weights the checkpoint has quantized."""
+    """Layers of `layers` with a quantized weight in the checkpoint."""
     return [layer for layer in layers if layer.path in checkpoint.config["quantization"]]
 
 
@@ -33,10 +33,10 @@ def bind_packed(
     config: QuantConfig | None,
     lookup: str,
 ) -> QuantizedLinears:
-    """The linears of `model`, all of its `layers`: the `chosen` ones quantized, the others in full precision.
+    """Linear layers of `model`, all of its `layers`: the `chosen` ones quantized, the others in full precision.
 
-    With `config` what the chosen ones read is quantized too, its steps looked up by `lookup`; without it only divided
-    by the weights' migration.
+    With `config`, the inputs of the chosen layers are quantized too, with step sizes looked up by `lookup`; without it
+    they are only divided by the migration of the weights.
     """
     exact = {layer.name: resolve_module(model, layer.path)["weight"] for layer in layers}
     for layer in chosen:
@@ -49,7 +49,7 @@ def bind_packed(
 
 
 def check_fit(checkpoint: PackedCheckpoint, config: QuantConfig | None, layer: Layer, shape: tuple[int, ...]) -> None:
-    """Raise UserError unless what is given for `layer` is made for its weight, of `shape` (out, in)."""
+    """Raise UserError unless checkpoint and config match the weight of `layer`, of `shape` (out, in)."""
     how, tensors = checkpoint.config["quantization"].get(layer.path), checkpoint.tensors
     if how:
         scales = tensors[f"{layer.path}.scales"]
@@ -65,14 +65,14 @@ def check_fit(checkpoint: PackedCheckpoint, config: QuantConfig | None, layer: L
 
 
 def find_packed_weight(checkpoint: PackedCheckpoint, path: str) -> PackedWeight:
-    """The weight of the module at `path`."""
+    """Packed weight of the module at `path`."""
     how, tensors = checkpoint.config["quantization"][path], checkpoint.tensors
     scales, biases = (mx.array(tensors[f"{path}.{part}"].astype(np.float32)) for part in ("scales", "biases"))
     return PackedWeight(mx.array(tensors[f"{path}.weight"]), scales, biases, how["bits"], how["group_size"])
 
 
 def describe_input(checkpoint: PackedCheckpoint, config: QuantConfig | None, layer: Layer) -> InputGrid:
-    """How what `layer` reads is divided and, with `config`, rounded."""
+    """Migration and, with `config`, quantization of the input of `layer`."""
     migration = checkpoint.tensors.get(f"{layer.path}.migration")
     if config is None:
         return InputGrid(UNQUANTIZED, "none", migration=migration)
@@ -89,7 +89,7 @@ def describe_input(checkpoint: PackedCheckpoint, config: QuantConfig | None, lay
 
 
 def restore_weight(checkpoint: PackedCheckpoint, path: str) -> np.ndarray:
-    """The weight (out, in) fp32 that the packed one stands for, its migration taken out."""
+    """Dequantized weight (out, in) fp32 of a packed layer, with its migration undone."""
     how, tensors = checkpoint.config["quantization"][path], checkpoint.tensors
     grid = Grid(tensors[f"{path}.scales"], tensors[f"{path}.biases"], how["bits"], how["group_size"])
     weight = dequantize(unpack_codes(tensors[f"{path}.weight"], how["bits"]), grid)
@@ -98,7 +98,7 @@ def restore_weight(checkpoint: PackedCheckpoint, path: str) -> np.ndarray:
 
 
 def name_bits(bits: Sequence[int | tuple[int, ...]]) -> str:
-    """The most frequent of `bits`; where noise levels differ, from the fewest to the most of all that are rounded."""
+    """Most frequent of `bits`; if noise levels differ, the range from fewest to most bits, without unquantized ones."""
     if all(isinstance(value, int) for value in bits):
         return str(Counter(bits or [UNQUANTIZED]).most_common(1)[0][0])
     widths = {int(width) for value in bits for width in np.atleast_1d(value)} - {UNQUANTIZED}

@@ -1,6 +1,6 @@
-"""Latents as tokens and back: the patches of Stable Diffusion 3, a convolution, and of FLUX, a reshape and a product.
+"""Conversion between latents and patch tokens: a convolution in Stable Diffusion 3, a reshape and a product in FLUX.
 
-The order of a patch's values is (row, column, channel) in the first and (channel, row, column) in the second.
+The values of a patch are ordered (row, column, channel) in the former and (channel, row, column) in the latter.
 """
 
 import mlx.core as mx
@@ -8,27 +8,27 @@ import mlx.core as mx
 from taqmlx.mmdit.positions import crop_positions
 from taqmlx.mmdit.transformer import Transformer, TransformerConfig
 
-# (B, h, w, row, column, channel) to a patch's own order, and back
+# Axes of (B, h, w, row, column, channel) in the order of a patch's values, and the inverse
 _ORDERS = {False: (0, 1, 2, 3, 4, 5), True: (0, 1, 2, 5, 3, 4)}
 _BACK = {False: (0, 1, 3, 2, 4, 5), True: (0, 1, 4, 2, 5, 3)}
 
 
 def embed_latents(model: Transformer, latents: mx.array) -> mx.array:
-    """Patch tokens (B, N, D) of latents (B, h, w, c) with their positions, if these are learned."""
+    """Patch tokens (B, N, D) of latents (B, h, w, c), plus the position embedding if it is learned."""
     batch, height, width, channels = latents.shape
     size, projection = model.config.patch_size, model.x_embedder.proj
     h, w = height // size, width // size
     patches = latents.reshape(batch, h, size, w, size, channels).swapaxes(2, 3)  # (B, h, w, size, size, c)
     patches = patches.transpose(_ORDERS[model.config.patchify_via_reshape])
     patches = patches.reshape(batch, h * w, size * size * channels)
-    # A convolution over whole patches is one product: (D, size, size, c) or (D, 1, 1, c size size) -> (D, c size size)
+    # A convolution over whole patches is a product: (D, size, size, c) or (D, 1, 1, c size size) -> (D, c size size)
     weight = projection.weight.reshape(projection.weight.shape[0], -1)
     positions = crop_positions(model, h, w)
     return patches @ weight.T + (projection.bias if positions is None else projection.bias + positions)
 
 
 def restore_latents(config: TransformerConfig, patches: mx.array, shape: tuple[int, ...]) -> mx.array:
-    """Patch tokens (B, N, c size size) back to latents of `shape` (B, h, w, c)."""
+    """Latents of `shape` (B, h, w, c) from patch tokens (B, N, c size size)."""
     batch, height, width, channels = shape
     size, by_reshape = config.patch_size, config.patchify_via_reshape
     own = (channels, size, size) if by_reshape else (size, size, channels)

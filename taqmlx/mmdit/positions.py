@@ -1,7 +1,7 @@
-"""Where an image token lies: a learned table that is added to it, or a rotation of its queries and keys.
+"""Positions of image tokens: a learned table added to the tokens, or a rotation of their queries and keys.
 
-The rotation is RoPE (Su et al. 2021, arXiv 2104.09864) in as many axes as FLUX has them: one that is 0 for every image
-token, its row and its column. Text tokens lie at 0 in all of them, so they are not rotated.
+The rotation is RoPE (Su et al. 2021, arXiv 2104.09864) with the axes of FLUX: one that is 0 for every image token, the
+row, and the column. Text tokens have position 0 in all axes, so they are not rotated.
 """
 
 import mlx.core as mx
@@ -10,7 +10,7 @@ from taqmlx.mmdit.transformer import Transformer
 
 
 def crop_positions(model: Transformer, h: int, w: int) -> mx.array | None:
-    """The centre h x w of the learned position table, (1, h w, D); None where positions are rotations."""
+    """Central h x w part of the learned position table, (1, h w, D); None if positions are rotary."""
     if "x_pos_embedder" not in model:
         return None
     side = model.config.max_latent_resolution
@@ -34,9 +34,9 @@ def compute_rotation(model: Transformer, h: int, w: int) -> mx.array | None:
 
 
 def rotate(x: mx.array, rotation: mx.array | None) -> mx.array:
-    """Queries or keys x (B, heads, N + T, head dim) with their N image tokens, the first ones, rotated.
+    """Queries or keys x (B, heads, N + T, head dim) with the first N tokens, those of the image, rotated.
 
-    Neighbouring channels are a pair; each is turned by its angle in `rotation` (N, 2, head dim / 2).
+    Adjacent channels form a pair; each pair is rotated by its angle in `rotation` (N, 2, head dim / 2).
     """
     if rotation is None:
         return x

@@ -1,9 +1,9 @@
-"""Quantized inference: every linear layer over its weight's grid, its input rounded to the grid of the noise level.
+"""Quantized inference: linear layers with quantized weights, and inputs quantized with the step sizes of a noise level.
 
     y = W' Q((x - z) / m; S(sigma)) + b',    b' = b + W' (z / m)
 
-W' is the quantized weight, with the migration m in its columns; z is the shift, S the step size (TaQ-DiT, Liu et al.
-2024, arXiv 2411.14172). Folding z into the bias is exact for any Q. Q is simulated: it rounds and stays in floating
+W' is the quantized weight, with the migration m in its columns; z is the shift and S the step size (TaQ-DiT, Liu et al.
+2024, arXiv 2411.14172). Folding z into the bias is exact for any Q. Q is simulated: rounded values stay in floating
 point.
 """
 
@@ -26,11 +26,11 @@ Product = Callable[[mx.array], mx.array]
 
 @dataclass(frozen=True)
 class InputGrid:
-    """How what a layer reads is rounded.
+    """Quantizer of a layer's input.
 
-    policy: `lut` with steps float32 (K,), `static` with steps (1,), `dynamic`, a step for each token, or `none`, not
-    rounded at all; shift float32 (in,) and migration int32 (in,), or None. bits: one number, or of a table K;
-    group_size: of a dynamic policy, the channels of a token that share a step, or PER_TOKEN.
+    policy: `lut` with steps float32 (K,), `static` with steps (1,), `dynamic` (step sizes per token) or `none` (not
+    quantized); shift float32 (in,) and migration int32 (in,), or None; bits: one bit width, or K for a table;
+    group_size: for a dynamic policy, the number of channels of a token that share a step size, or PER_TOKEN.
     """
 
     bits: int | tuple[int, ...]
@@ -42,7 +42,7 @@ class InputGrid:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """Equal for grids that read alike."""
+        """Key that is equal for equal quantizers."""
         arrays = (self.steps, self.shift, self.migration)
         return (
             self.bits,
@@ -63,19 +63,19 @@ class PackedWeight(NamedTuple):
 
 
 def multiply_matrix(weight: mx.array) -> Product:
-    """The product with a weight (out, in) in full precision."""
+    """Product with a full-precision weight (out, in)."""
     transposed = weight.T
     return lambda x: x @ transposed
 
 
 def multiply_dense(weight: PackedWeight) -> Product:
-    """The product with the fp32 matrix the codes stand for: on a CPU some 40 times faster than from the codes."""
+    """Product with the dequantized fp32 matrix: on a CPU about 40 times faster than a product from the codes."""
     codes, scales, biases, bits, group_size = weight
     return multiply_matrix(mx.dequantize(codes, scales, biases, group_size=group_size, bits=bits))
 
 
 def multiply_packed(weight: PackedWeight) -> Product:
-    """The product from the codes, by MLX's kernel for them."""
+    """Product from the codes, with MLX's quantized kernel."""
     codes, scales, biases, bits, group_size = weight
     return lambda x: mx.quantized_matmul(x, codes, scales, biases, transpose=True, group_size=group_size, bits=bits)
 
@@ -84,7 +84,7 @@ PRODUCTS = {mx.cpu: multiply_dense, mx.gpu: multiply_packed}
 
 
 class Reader:
-    """What layers with one grid multiply with: Q((x - z) / m) of what they are given."""
+    """Quantized layer input Q((x - z) / m), shared by layers with the same quantizer."""
 
     def __init__(self, grid: InputGrid):
         self.grid = grid
@@ -93,14 +93,14 @@ class Reader:
         )
 
     def choose_step(self, weights: np.ndarray) -> tuple[float | None, int]:
-        """The step and the bits where the table's knots weigh (K,); no step where only the input tells."""
+        """Step size and bits for knots with weights (K,); the step size is None if it depends on the input."""
         bits, steps = self.grid.bits, self.grid.steps
         if self.grid.policy == "lut" and steps is not None:
             return look_up_step(weights, steps, bits)
-        return None if steps is None else float(steps[0]), cast(int, bits)  # only a table has several
+        return None if steps is None else float(steps[0]), cast(int, bits)  # several bit widths only in a table
 
     def read(self, x: mx.array, step: float | None, bits: int) -> mx.array:
-        """x (..., in) centred, divided and rounded, of the same shape."""
+        """x (..., in) shifted, divided by the migration and quantized, in the same shape."""
         if self.shift is not None:
             x = x - self.shift
         if self.migration is not None:
@@ -110,7 +110,7 @@ class Reader:
         return quantize_dequantize(x, compute_token_step(x, bits, self.grid.group_size) if step is None else step, bits)
 
     def fold(self, product: Product, bias: mx.array | None) -> mx.array | None:
-        """b' = b + W' (z / m), (out,), evaluated; without a shift b as it is."""
+        """Folded bias b' = b + W' (z / m), (out,), evaluated; b unchanged if there is no shift."""
         if self.shift is None:
             return bias
         centre = self.shift if self.migration is None else self.shift / self.migration
@@ -121,11 +121,11 @@ class Reader:
 
 
 class QuantizedLinears:
-    """Every linear layer of a model by name; `at(sigma)` are those of one noise level.
+    """All linear layers of a model by name; `at(sigma)` returns those of one noise level.
 
-    weights: fp32 (out, in) or packed; biases: (out,) or None; inputs: the grids of the layers that have one, all by
-    layer name; sigmas (K,): the noise levels of their steps; lookup: `nearest` or `interpolated`. Raises ValueError
-    for steps or bits that do not fit the sigmas.
+    weights: fp32 (out, in) or packed; biases: (out,) or None; inputs: quantizers of the layers that have one, all by
+    layer name; sigmas (K,): noise levels of the step sizes; lookup: `nearest` or `interpolated`. Raises ValueError if
+    step sizes or bits do not match the sigmas.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class QuantizedLinears:
     ):
         check_steps(inputs, len(sigmas))
         self.sigmas, self.weigh = np.asarray(sigmas), LOOKUPS[lookup]
-        # Layers whose grids read alike have one reader, so that q, k and v can share what it reads.
+        # Layers with equal quantizers share one reader, so that q, k and v can share its output.
         readers: dict[tuple[object, ...], Reader] = {}
         self.readers, self.products, self.biases = {}, {}, {}
         for name in (layer.name for layer in layers):
@@ -152,8 +152,8 @@ class QuantizedLinears:
         """`linear(name, x)` at one noise level, x (..., in) -> (..., out)."""
         weights = self.weigh(sigma, self.sigmas)
         steps = {reader: reader.choose_step(weights) for reader in self.readers.values()}
-        # What was read last, as q, k and v ask for one input in a row. The very array is compared, so that nothing else
-        # can be taken for it.
+        # Last quantized input, because q, k and v use one input consecutively. Arrays are compared by identity, so that
+        # no other input can match.
         last: tuple[Reader, mx.array, mx.array] | None = None
 
         def linear(name: str, x: mx.array) -> mx.array:
@@ -171,15 +171,15 @@ AS_GIVEN = InputGrid(UNQUANTIZED, "none")
 
 
 def check_steps(inputs: Mapping[str, InputGrid], knots: int) -> None:
-    """Raise ValueError unless every table of steps, or of bits, has one for each of so many noise levels."""
+    """Raise ValueError unless every table of step sizes, or of bits, has `knots` entries."""
     for name, grid in inputs.items():
         steps = 0 if grid.steps is None else len(grid.steps)
         if grid.policy == "lut" and steps != knots:
             raise ValueError(f"{name} has {steps} steps for {knots} noise levels")
         if not isinstance(grid.bits, int) and (grid.policy, len(grid.bits)) != ("lut", knots):
-            raise ValueError(f"{name} has {len(grid.bits)} numbers of bits; only a table of {knots} steps has so many")
+            raise ValueError(f"{name} has {len(grid.bits)} bit widths; only a table of {knots} steps can have them")
 
 
 def bind_product(weight: mx.array | PackedWeight) -> Product:
-    """The product with a weight as the default device computes it best."""
+    """Product with a weight in the fastest form for the default device."""
     return PRODUCTS[mx.default_device().type](weight) if isinstance(weight, PackedWeight) else multiply_matrix(weight)

@@ -1,4 +1,4 @@
-"""Sampling: the transformer, under classifier-free guidance if it knows any, one Euler step at a time."""
+"""Sampling: Euler steps of the transformer, with classifier-free guidance if the model uses it."""
 
 from collections.abc import Callable
 from typing import cast
@@ -12,25 +12,25 @@ from taqmlx.mmdit.transformer import Transformer
 from taqmlx.numerics.schedule import compute_timesteps, euler_step, start_latents
 from taqmlx.store.errors import UserError
 
-# sigma -> the linear layers at that noise level; in full precision the same for all
+# sigma -> linear layers at that noise level; in full precision the same for all
 LinearAt = Callable[[float], Linear]
 
-BATCH = 32  # trajectories that `sample` advances together, at most
+BATCH = 32  # trajectories per batch of `sample`, at most
 
 
 class NotFiniteError(UserError):
-    """A picture's latents are not finite after a step; `row` is its place among those drawn together."""
+    """Latents that are not finite after a step; `row` is the image's index among those sampled together."""
 
     def __init__(self, row: int, step: int, words: str = ""):
         self.row, self.step = row, step
         super().__init__(
-            f"{words or f'picture {row}'}: the latents after step {step} are not finite; check the model's weights,"
-            " and what its layers are rounded with"
+            f"{words or f'picture {row}'}: the latents after step {step} are not finite; check the model's weights"
+            " and their quantization"
         )
 
 
 def refuse_broken(latents: mx.array, first: int, step: int) -> None:
-    """Raise NotFiniteError if latents (N, h, w, c), of the pictures from `first` on, are not finite after `step`."""
+    """Raise NotFiniteError if latents (N, h, w, c), of images from index `first`, are not finite after `step`."""
     whole = cast(list[bool], mx.isfinite(latents).all(axis=(1, 2, 3)).tolist())
     if not all(whole):
         raise NotFiniteError(first + whole.index(False), step)
@@ -45,11 +45,11 @@ def bind_step(
     sigmas: mx.array,
     cfg_weight: float,
 ) -> Callable[[mx.array, int], mx.array]:
-    """`advance(latents, step)`, from the latents (N, h, w, c) before a step to those after it, fp32, not evaluated.
+    """`advance(latents, step)`: latents (N, h, w, c) after a step from those before it, fp32, not evaluated.
 
-    cs (P, C, T, D) and cs_pooled (P, C, W), the C conditions of each prompt: positive and negative, or the positive one
-    alone; prompts (N,) int, the prompt of each row; sigmas (steps + 1,). The network computes in the precision of its
-    weights, C rows for each latent.
+    cs (P, C, T, D) and cs_pooled (P, C, W): the C conditions of each prompt, positive and negative, or positive only;
+    prompts (N,) int: the prompt of each row; sigmas (steps + 1,). The network computes in the precision of its weights,
+    with C rows per latent.
     """
     dtype, count = model.x_embedder.proj.weight.dtype, cs.shape[1]
     context = cs.swapaxes(0, 1).reshape(-1, *cs.shape[2:]).astype(dtype)  # (P, C, T, D) -> (C P, T, D)
@@ -77,10 +77,10 @@ def sample(
     report: Callable[[int], None] = lambda count: None,
     together: int = BATCH,
 ) -> mx.array:
-    """The final latents (N, h, w, c) fp32 from `noise` of that shape, row i under prompt i of cs and cs_pooled.
+    """Final latents (N, h, w, c) fp32 from `noise` of that shape, row i under prompt i of cs and cs_pooled.
 
-    `together` rows advance together or, where memory does not allow BATCH, as much fewer; `report` is told after each
-    step how many. Raises NotFiniteError, and UserError if this machine has not the memory.
+    A batch has `together` rows, reduced in proportion where memory does not allow BATCH; `report` receives the number
+    of rows after each step. Raises NotFiniteError, and UserError if this machine lacks the memory.
     """
     finished = []
     size = max(1, choose_batch(model, noise.shape[1:], cs.shape, BATCH) * together // BATCH)

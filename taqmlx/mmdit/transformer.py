@@ -1,4 +1,4 @@
-"""The types of a transformer, as far as it is read here: DiffusionKit's `MMDiT`, which has none of its own."""
+"""Types of the parts used of DiffusionKit's `MMDiT`, which is untyped."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -7,7 +7,7 @@ import mlx.core as mx
 
 
 class TransformerConfig(Protocol):
-    """The sizes and the kinds of parts, of DiffusionKit's `MMDiTConfig`."""
+    """Sizes and options of DiffusionKit's `MMDiTConfig`."""
 
     num_heads: int
     depth_multimodal: int
@@ -25,61 +25,61 @@ class TransformerConfig(Protocol):
 
     @property
     def hidden_size(self) -> int:
-        """The width D."""
+        """Width D."""
 
 
 class Weighted(Protocol):
-    """A norm's gains or a table."""
+    """Module with one array: gains of a norm, or a table."""
 
     weight: mx.array
 
 
 class Projection(Weighted, Protocol):
-    """A convolution of patches."""
+    """Convolution over patches."""
 
     bias: mx.array
 
 
 class PatchEmbedder(Protocol):
-    """The embedding of patches."""
+    """Patch embedding."""
 
     proj: Projection
 
 
 class PositionEmbedder(Protocol):
-    """The learned positions of image tokens."""
+    """Learned positions of image tokens."""
 
     pos_embed: Weighted
 
 
 class Rotation(Protocol):
-    """The rotary positions: the base of the angles, and the channels of each axis."""
+    """Rotary positions: base of the angles, and number of channels per axis."""
 
     theta: int
     axes_dim: Sequence[int]
 
 
 class HeadNorms(Protocol):
-    """The norms of a stream's queries and keys."""
+    """Norms of a stream's queries and keys."""
 
     q_norm: Weighted
     k_norm: Weighted
 
 
 class Module(Protocol):
-    """A part of the module tree: a linear, with `weight` and perhaps `bias`, or one stream of a block."""
+    """Node of the module tree: a linear layer, with `weight` and optionally `bias`, or one stream of a block."""
 
     qk_norm: HeadNorms
 
     def __getitem__(self, name: str, /) -> mx.array:
-        """One of its arrays."""
+        """Array by name."""
 
     def get(self, name: str, /) -> mx.array | None:
-        """One of its arrays, or None."""
+        """Array by name, or None."""
 
 
 class Transformer(Protocol):
-    """A transformer. It has either learned positions, `x_pos_embedder`, or rotary ones, `pre_sdpa_rope`."""
+    """Transformer with either learned positions, `x_pos_embedder`, or rotary ones, `pre_sdpa_rope`."""
 
     config: TransformerConfig
     x_embedder: PatchEmbedder
@@ -87,7 +87,7 @@ class Transformer(Protocol):
     pre_sdpa_rope: Rotation
 
     def __contains__(self, name: object, /) -> bool:
-        """Whether it has this part."""
+        """True if the transformer has this part."""
 
     def parameters(self) -> dict[str, Any]:
         """All arrays, as a tree."""

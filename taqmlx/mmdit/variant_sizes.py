@@ -1,4 +1,4 @@
-"""How much the linear layers of what is compared take: full precision, blocks, packed weights, or a config."""
+"""Size of the linear layers of each variant: full precision, blocks, packed weights, or a quantization config."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from taqmlx.store.quant_config import read_quant_config
 
 
 class Sizes(NamedTuple):
-    """By layer name. stored: bytes of each quantized layer; widths: bits of its weight; inputs: those of its input."""
+    """Sizes by layer name. stored: bytes of each quantized layer; widths: bits of its weight; inputs: of its input."""
 
     stored: dict[str, int]
     widths: dict[str, int]
@@ -24,11 +24,12 @@ class Sizes(NamedTuple):
 
 
 def measure_variant(model: Transformer, source: str, files: Sequence[Path]) -> dict[str, Any]:
-    """The weights of all linears of `model` by a source's files: `weights`, `bytes`, `bits_per_weight`,
-    `quantized_layers`, `activation_bits`, the widths of what the quantized layers read, and `precision`, the most
-    frequent widths as in W4A8.
+    """Weight sizes of all linear layers of `model` under a source's files.
 
-    A layer that is not quantized counts UNQUANTIZED bits a weight. Raises UserError for missing or damaged files.
+    Returns `weights`, `bytes`, `bits_per_weight`, `quantized_layers`, `activation_bits` (the input bit widths of the
+    quantized layers) and `precision` (the most frequent bit widths, as W4A8).
+
+    A layer that is not quantized counts UNQUANTIZED bits per weight. Raises UserError for missing or damaged files.
     """
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     counts = {layer.name: resolve_module(model, layer.path)["weight"].size for layer in layers}
@@ -46,18 +47,18 @@ def measure_variant(model: Transformer, source: str, files: Sequence[Path]) -> d
 
 
 def name_precision(weights: Sequence[int], inputs: Sequence[Sequence[int]]) -> str:
-    """The most frequent widths of quantized layers' weights and inputs, as W4A8; inputs of several tiers, as W4A4-8."""
+    """Most frequent bit widths of quantized layers' weights and inputs, as W4A8; with several input tiers, W4A4-8."""
     single = [bits[0] if len(bits) == 1 else tuple(bits) for bits in inputs]
     return f"W{name_bits(weights)}A{name_bits(single)}"
 
 
 def read_none(layers: Iterable[Layer], files: Sequence[Path]) -> Sizes:
-    """Nothing is quantized."""
+    """Sizes of a model without quantized layers."""
     return Sizes({}, {}, {})
 
 
 def read_blocks(layers: Iterable[Layer], files: Sequence[Path]) -> Sizes:
-    """What blocks' files hold."""
+    """Sizes from block files."""
     blocks = [read_block(path) for path in files]
     stored = {name: count_bytes(weight) for block in blocks for name, weight in block.weights.items()}
     rules = {name: rule for block in blocks for name, rule in block.seal["parameters"]["layers"].items()}
@@ -66,14 +67,14 @@ def read_blocks(layers: Iterable[Layer], files: Sequence[Path]) -> Sizes:
 
 
 def count_bytes(weight: LayerWeight) -> int:
-    """The bytes of a weight's packed codes, scales and zero points."""
+    """Bytes of a weight's packed codes, scales and zero points."""
     return (
         weight.codes.size * stored_bits(weight.grid.bits) // 8 + weight.grid.scales.nbytes + weight.grid.biases.nbytes
     )
 
 
 def read_weights(layers: Iterable[Layer], files: Sequence[Path]) -> Sizes:
-    """What a packed checkpoint holds."""
+    """Sizes from a packed checkpoint."""
     checkpoint = read_packed(files[0].parent)
     names = {layer.path: layer.name for layer in layers}
     stored = {
@@ -88,7 +89,7 @@ def read_weights(layers: Iterable[Layer], files: Sequence[Path]) -> Sizes:
 
 
 def read_config(layers: Iterable[Layer], files: Sequence[Path]) -> Sizes:
-    """The packed checkpoint a quantization config names, and what it says of inputs."""
+    """Sizes from the packed checkpoint that a quantization config names, and input bits from the config."""
     config = read_quant_config(files[0])
     bits = {name: layer["activation"]["bits"] for name, layer in config.layers.items()}
     inputs = {name: found if isinstance(found, list) else [found] for name, found in bits.items()}

@@ -1,6 +1,6 @@
 """Simulated quantization of activations: symmetric, uniform, round half to even.
 
-Every scale here is a step size, the distance between neighbouring levels; a range becomes one in `compute_step` only.
+Every scale here is a step size, the distance between adjacent levels. `compute_step` converts a clipping range to one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,32 +12,33 @@ import numpy as np
 from taqmlx.planning.layer_rules import GroupSize
 
 RANGE_COLUMNS = {"absmax": ["absmax"], "p999": ["p0.1", "p99.9"]}
-PER_TOKEN: Final = "token"  # the group size of a step size for all channels of a token
+PER_TOKEN: Final = "token"  # group size of one step size per token, shared by all its channels
 SMALLEST_STEP = float(np.finfo(np.float32).tiny)
 
 Bits = TypeVar("Bits", int, np.ndarray)
 
 
 def find_largest_code(bits: Bits) -> Bits:
-    """The largest code of a symmetric signed grid: 127 for 8 bits. Codes run from minus it to plus it."""
+    """Largest code of a symmetric signed grid, 127 for 8 bits. Codes run from -largest to +largest."""
     largest: Bits = 2 ** (bits - 1) - 1
     return largest
 
 
 def compute_step(absmax: np.ndarray | float, bits: int) -> np.ndarray:
-    """The step size whose grid just reaches `absmax` (any shape, after any shift), float32.
+    """Step size float32 of the grid that just covers `absmax` (any shape, after any shift).
 
-    Above zero even where `absmax` is zero, so that it can be divided by.
+    The step size is positive even where `absmax` is zero, so it is safe to divide by.
     """
     step: np.ndarray = np.maximum(np.asarray(absmax, np.float32) / np.float32(find_largest_code(bits)), SMALLEST_STEP)
     return step
 
 
 def look_up_step(weights: np.ndarray, steps: np.ndarray, bits: int | Sequence[int]) -> tuple[float, int]:
-    """The step size and the bits where the knots of a table weigh (K,): `steps` (K,), and one number of bits or (K,).
+    """Step size and bit width from a table of step sizes `steps` (K,) and the weights of its knots (K,).
 
-    The bits are those of the heaviest knot, which is the nearest. Where knots differ in bits it is their ranges, step
-    size times largest code, that are weighed: a step size says nothing about a grid with other codes.
+    `bits` is one bit width or (K,). The bit width returned is that of the knot with the largest weight, the nearest.
+    Where knots differ in bits, clipping ranges (step size times largest code) are averaged instead of step sizes,
+    because step sizes of grids with different codes are not comparable.
     """
     at_knots = np.broadcast_to(bits, len(steps))
     used = int(at_knots[np.argmax(weights)])
@@ -45,10 +46,10 @@ def look_up_step(weights: np.ndarray, steps: np.ndarray, bits: int | Sequence[in
 
 
 def quantize_dequantize(x: mx.array, step: mx.array | float, bits: int, shift: mx.array | None = None) -> mx.array:
-    """`x` (..., D) rounded to multiples of `step`, clipped to the grid of `bits`, in the type of `x`.
+    """`x` (..., D) rounded to multiples of `step` and clipped to the grid of `bits`, in the dtype of `x`.
 
-    `step` is a step size (not a range) and broadcasts against `x`. With `shift` (D,), x - shift is rounded and the
-    shift added again.
+    `step` is a step size (not a range) and broadcasts against `x`. With `shift` (D,), x - shift is quantized and the
+    shift is added back.
     """
     largest = find_largest_code(bits)
     centred = x.astype(mx.float32) if shift is None else x.astype(mx.float32) - shift
@@ -57,28 +58,28 @@ def quantize_dequantize(x: mx.array, step: mx.array | float, bits: int, shift: m
 
 
 def compute_token_step(x: mx.array, bits: int, group_size: GroupSize = PER_TOKEN) -> mx.array:
-    """The dynamic step size of each token of `x` (..., D), float32 (..., 1), or of its groups of channels, (..., D).
+    """Dynamic step size float32 of each token of `x` (..., D), (..., 1), or of each group of channels, (..., D).
 
-    Groups are those of GGUF's Q8_0 and of MX formats (Rouhani et al. 2023, arXiv 2310.10537): `group_size` neighbouring
-    channels share a step size. Raises ValueError unless `group_size` divides D.
+    `group_size` adjacent channels share a step size, as in GGUF's Q8_0 and in MX formats (Rouhani et al. 2023,
+    arXiv 2310.10537). Raises ValueError unless `group_size` divides D.
     """
     absmax = mx.abs(x.astype(mx.float32))
     if group_size == PER_TOKEN:
         absmax = absmax.max(axis=-1, keepdims=True)
     else:
         if x.shape[-1] % group_size:
-            raise ValueError(f"{x.shape[-1]} channels are no multiple of the group size {group_size}")
+            raise ValueError(f"{x.shape[-1]} channels are not a multiple of the group size {group_size}")
         groups = absmax.reshape(*x.shape[:-1], -1, group_size).max(axis=-1)  # (..., D) -> (..., D / group_size)
         absmax = mx.repeat(groups, group_size, axis=-1)
     return mx.maximum(absmax / find_largest_code(bits), SMALLEST_STEP)
 
 
 def compute_ranges(per_step: Mapping[str, Sequence[float]], range_name: str, is_shifted: bool) -> np.ndarray:
-    """The magnitude a grid has to reach at each step, float32 (S,), from an input's statistics by step.
+    """Clipping range at each timestep, float32 (S,), from the per-step statistics of a layer input.
 
-    `absmax` is the largest, `p999` the larger of the 0.1 % and 99.9 % quantiles. Shifted inputs always have the
-    largest that is left after the shift, which is exact: quantiles of a tensor shifted by channel do not follow from
-    its own.
+    `absmax` is the largest magnitude, `p999` the larger magnitude of the 0.1 % and 99.9 % quantiles. Shifted inputs
+    always use the absmax after the shift, which is exact: the quantiles of a tensor shifted per channel cannot be
+    derived from the quantiles of the unshifted tensor.
     """
     if is_shifted:
         return np.asarray(per_step["shifted_absmax"], np.float32)

@@ -1,9 +1,9 @@
-"""Which bits each layer's weight gets, so that the sum of what rounding costs is least and the size within a budget.
+"""Bit width search: the weight bits of each layer that minimise the total rounding cost within a size budget.
 
-One choice of width per layer, costs and sizes that add up: the multiple-choice knapsack problem, solved exactly as an
-integer linear program (Kellerer, Pferschy & Pisinger 2004, Knapsack Problems, ch. 11). That costs of layers add up is
-what HAWQ-V2 and -V3 (Dong et al. 2020, arXiv:1911.03852; Yao et al. 2021, arXiv:2011.10680) assume too; here they are
-measured and not modelled.
+Each layer takes one choice, and costs and sizes are additive. This is the multiple-choice knapsack problem, solved
+exactly as an integer linear program (Kellerer, Pferschy & Pisinger 2004, Knapsack Problems, ch. 11). HAWQ-V2 and -V3
+(Dong et al. 2020, arXiv:1911.03852; Yao et al. 2021, arXiv:2011.10680) also assume additive layer costs; here the costs
+are measured, not modelled.
 """
 
 import re
@@ -18,14 +18,14 @@ from scipy.sparse import csr_array, eye_array, kron, vstack
 from taqmlx.planning.bit_choices import GROUP_BITS, Choice, stored_bits
 from taqmlx.planning.layer_rules import find_rule
 
-# mm_03.image.attn.q_proj as mm_*, as mm_*.image.attn.q_proj, and as it is.
+# Generalisations of mm_03.image.attn.q_proj: mm_*, mm_*.image.attn.q_proj, and the name itself.
 _PATTERNS = ((r"_\d+\..*", "_*"), (r"_\d+\.", "_*."), (r"^", ""))
-# The sum of the largest costs as the solver sees it: its tolerances are absolute, about 1e-6.
+# Sum of the largest costs after scaling; the solver's tolerances are absolute, about 1e-6.
 _SCALE = 1e6
 
 
 class Option(NamedTuple):
-    """One choice for a layer: what it stands for, what it costs, and its size in bits."""
+    """One option for a layer: the choice, its cost, and its size in bits."""
 
     choice: Choice
     cost: float
@@ -33,9 +33,9 @@ class Option(NamedTuple):
 
 
 def count_stored_bits(rules: Mapping[str, dict[str, Any]], elements: Mapping[str, int]) -> float:
-    """Bits per weight that layers of so many `elements` take as stored by their rules, scales and biases included.
+    """Average stored bits per weight of layers with `elements` weights each under `rules`, scales and biases included.
 
-    A rule of 16 bits has neither; a rule per row counts as groups of 128.
+    A 16-bit rule has no scales or biases; a per-row rule counts as groups of 128.
     """
     sizes = {name: rule.get("group_size", 0) for name, rule in rules.items()}
     stored = {
@@ -47,10 +47,10 @@ def count_stored_bits(rules: Mapping[str, dict[str, Any]], elements: Mapping[str
 
 
 def search_sizes(options: Mapping[str, Sequence[Option]], budget: float) -> dict[str, dict[str, Option]]:
-    """By layer the choice of `mixed`, of least total cost whose sizes are `budget` bits at most together, and of
-    `uniform`, the one choice for all layers of least total cost that fits; without such a choice `uniform` is empty.
+    """Option of each layer with the least total cost and a total size of at most `budget` bits.
 
-    Raises ValueError if no choices are that small.
+    `mixed` chooses per layer. `uniform` uses the same choice for all layers and is empty if no single choice fits.
+    Raises ValueError if no selection fits the budget.
     """
     names = list(options)
     widest = max(map(len, options.values()))
@@ -58,7 +58,7 @@ def search_sizes(options: Mapping[str, Sequence[Option]], budget: float) -> dict
     for row, name in enumerate(names):
         costs[row, : len(options[name])] = [option.cost for option in options[name]]
         sizes[row, : len(options[name])] = [option.size for option in options[name]]
-    # A layer with fewer choices repeats its last one.
+    # A layer with fewer options repeats its last one.
     for row, name in enumerate(names):
         costs[row, len(options[name]) :] = costs[row, len(options[name]) - 1]
         sizes[row, len(options[name]) :] = sizes[row, len(options[name]) - 1]
@@ -72,7 +72,7 @@ def search_sizes(options: Mapping[str, Sequence[Option]], budget: float) -> dict
 
 
 def find_uniform(options: Mapping[str, Sequence[Option]], budget: float) -> dict[str, Option]:
-    """The choice all layers have, of least total cost within `budget` bits; empty if none fits."""
+    """Option of each layer if all share one choice, of least total cost within `budget` bits; empty if none fits."""
     by_choice = [{option.choice: option for option in own} for own in options.values()]
     shared = set.intersection(*(set(own) for own in by_choice))
     fitting = [choice for choice in shared if sum(own[choice].size for own in by_choice) <= budget]
@@ -83,17 +83,17 @@ def find_uniform(options: Mapping[str, Sequence[Option]], budget: float) -> dict
 
 
 def choose_bits(costs: np.ndarray, sizes: np.ndarray, budget: float) -> np.ndarray:
-    """The choice for each layer, int (L,), of least total cost whose total size is `budget` at most.
+    """Index of the option chosen for each layer, int (L,): least total cost, total size at most `budget`.
 
-    costs and sizes (L, W) of each layer's choices, finite and not negative. Raises ValueError if no choice is that
-    small.
+    costs and sizes (L, W): of each layer's options, finite and not negative. Raises ValueError if no selection fits the
+    budget, or if the solver fails.
     """
     if sizes.min(axis=1).sum() > budget:
         raise ValueError(f"the least possible size is {sizes.min(axis=1).sum():g}, above {budget:g}")
     layers, widths = costs.shape
     largest = costs.max(axis=1).sum()
     one_each = kron(eye_array(layers), np.ones((1, widths)))
-    # Sizes as shares of the budget, as tolerances are absolute here too.
+    # Sizes are divided by the budget, because the tolerances of constraints are absolute too.
     rows = vstack([one_each, csr_array(sizes.reshape(1, -1) / budget)])
     found = milp(
         (costs / largest * _SCALE if largest else costs).ravel(),
@@ -111,10 +111,11 @@ def choose_bits(costs: np.ndarray, sizes: np.ndarray, budget: float) -> np.ndarr
 def write_rules(
     rules: Sequence[dict[str, Any]], names: Sequence[str], chosen: Mapping[str, dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """A short list of rules that gives the layers in `chosen` these, and leaves all others of `names` as by `rules`.
+    """Short list of rules that gives the layers in `chosen` their new rule and the other `names` their rule in `rules`.
 
-    From the general to the special, as the last that matches a layer holds: all blocks, a kind of layer in all blocks,
-    single layers; of each what most of its layers have, where that leaves fewer exceptions.
+    Rules are ordered from general to specific, because the last rule that matches a layer applies: all blocks, one kind
+    of layer in all blocks, single layers. Each added rule is the most common one of its layers, and is added only if it
+    leaves fewer exceptions.
     """
     wanted = {name: find_rule(rules, name) for name in names} | dict(chosen)
     written = [dict(rule) for rule in rules]
@@ -128,7 +129,7 @@ def write_rules(
 
 
 def group_layers(names: Sequence[str], pattern: tuple[str, str]) -> dict[str, list[str]]:
-    """The layers `names` by what a `pattern` (of re.sub) makes of their names."""
+    """Layer `names` grouped by their name after re.sub with `pattern` (pattern, replacement)."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(re.sub(*pattern, name), []).append(name)
@@ -136,13 +137,13 @@ def group_layers(names: Sequence[str], pattern: tuple[str, str]) -> dict[str, li
 
 
 def find_most_common(wanted: Mapping[str, dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """The rule most of the layers `names` have; of several, the first one met."""
+    """Most common rule of the layers `names`; the first one seen on a tie."""
     key, _ = Counter(tuple(sorted(wanted[name].items())) for name in names).most_common(1)[0]
     return dict(key)
 
 
 def drop_idle(rules: list[dict[str, Any]], count: int, wanted: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """`rules` without those of the first `count` that all layers in `wanted` can do without."""
+    """`rules` without those of the first `count` whose removal changes the rule of no layer in `wanted`."""
     for rule in rules[:count]:
         rest = [other for other in rules if other is not rule]
         if all(find_rule(rest, name) == wanted[name] for name in wanted):

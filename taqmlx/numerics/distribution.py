@@ -1,6 +1,6 @@
-"""How far two sets of feature vectors are from each other: Fréchet and kernel distances, with intervals. All in fp64.
+"""Distances between two sets of feature vectors: Fréchet and kernel distances, with bootstrap intervals. All in fp64.
 
-Every distance takes weights, how often each row counts, so that a bootstrap draws counts and copies no features.
+Every distance takes row weights (the count of each row), so that a bootstrap draws counts and copies no features.
 """
 
 from collections.abc import Callable
@@ -13,26 +13,26 @@ CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0
 
 
 class Gaussian(NamedTuple):
-    """A normal distribution of features: its mean (d,), and R (k, d) with R^T R its covariance."""
+    """Normal distribution of features: mean (d,), and `root` R (k, d) with covariance R^T R."""
 
     mean: np.ndarray
     root: np.ndarray
 
 
 def fit_gaussian(x: np.ndarray, weights: np.ndarray) -> Gaussian:
-    """The normal distribution of rows x (n, d) that count `weights` (n,) times, with unbiased covariance."""
+    """Normal distribution of rows x (n, d) with counts `weights` (n,), with unbiased covariance."""
     total = weights.sum()
     mean = weights @ x / total
     centred = np.sqrt(weights / (total - 1))[:, None] * (x - mean)
-    # NumPy has types for the other modes alone.
+    # NumPy's stubs lack mode "r".
     return Gaussian(mean, np.linalg.qr(centred, mode="r"))  # type: ignore[arg-type]
 
 
 def measure_frechet(x: Gaussian, y: Gaussian) -> float:
-    """|mean_x - mean_y|^2 + Tr(C_x + C_y - 2 (C_x C_y)^(1/2)), the Fréchet distance of FID.
+    """Fréchet distance of FID: |mean_x - mean_y|^2 + Tr(C_x + C_y - 2 (C_x C_y)^(1/2)).
 
-    Heusel et al. 2017 (arXiv 1706.08500), equation 6. With C = R^T R the root's trace is the sum of the singular values
-    of R_x R_y^T, which needs no root of a matrix and is exact for fewer rows than features.
+    Heusel et al. 2017 (arXiv 1706.08500), equation 6. With C = R^T R, the trace of the square root is the sum of the
+    singular values of R_x R_y^T; this needs no matrix square root and is exact for fewer rows than features.
     """
     shared = np.linalg.svd(x.root @ y.root.T, compute_uv=False).sum()
     spread = np.square(x.root).sum() + np.square(y.root).sum() - 2 * shared
@@ -40,20 +40,20 @@ def measure_frechet(x: Gaussian, y: Gaussian) -> float:
 
 
 def compute_cubic_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(x y^T / d + 1)^3, the kernel of KID (Binkowski et al. 2018, arXiv 1801.01401), (n, m)."""
+    """Kernel of KID, (x y^T / d + 1)^3 (Binkowski et al. 2018, arXiv 1801.01401), (n, m)."""
     kernel: np.ndarray = (x @ y.T / x.shape[1] + 1) ** 3
     return kernel
 
 
 def compute_gaussian_kernel(x: np.ndarray, y: np.ndarray, sigma: float = CMMD_SIGMA) -> np.ndarray:
-    """exp(-|x - y|^2 / (2 sigma^2)), the kernel of CMMD (Jayasumana et al. 2024, arXiv 2401.09603), (n, m)."""
+    """Kernel of CMMD, exp(-|x - y|^2 / (2 sigma^2)) (Jayasumana et al. 2024, arXiv 2401.09603), (n, m)."""
     squares = np.square(x).sum(axis=1)[:, None] + np.square(y).sum(axis=1) - 2 * x @ y.T
     kernel: np.ndarray = np.exp(-np.maximum(squares, 0) / (2 * sigma**2))
     return kernel
 
 
 def measure_unbiased(kernels: tuple[np.ndarray, ...], weigh_x: np.ndarray, weigh_y: np.ndarray) -> float:
-    """The unbiased squared maximum mean discrepancy from kernels k(x, x), k(y, y), k(x, y); no row meets itself."""
+    """Unbiased squared maximum mean discrepancy from k(x, x), k(y, y) and k(x, y), without self-pairs of rows."""
     within = [
         (weights @ kernel @ weights - np.square(weights) @ np.diag(kernel))
         / (weights.sum() ** 2 - np.square(weights).sum())
@@ -63,9 +63,9 @@ def measure_unbiased(kernels: tuple[np.ndarray, ...], weigh_x: np.ndarray, weigh
 
 
 def measure_paired(kernels: tuple[np.ndarray, ...], weights: np.ndarray, _: np.ndarray) -> float:
-    """The same of paired rows, n = m: no row meets its partner either, so that equal sets are at 0 exactly.
+    """Unbiased squared maximum mean discrepancy of paired rows, n = m, without pairs of partners either.
 
-    Gretton et al. 2012 (JMLR 13), the U-statistic of equation 3 for n = m.
+    Equal sets have distance 0 exactly. Gretton et al. 2012 (JMLR 13), the U-statistic of equation 3 for n = m.
     """
     differences = kernels[0] + kernels[1] - kernels[2] - kernels[2].T
     apart = weights.sum() ** 2 - np.square(weights).sum()
@@ -73,7 +73,7 @@ def measure_paired(kernels: tuple[np.ndarray, ...], weights: np.ndarray, _: np.n
 
 
 def measure_biased(kernels: tuple[np.ndarray, ...], weigh_x: np.ndarray, weigh_y: np.ndarray) -> float:
-    """The squared maximum mean discrepancy over all pairs, as CMMD takes it, from k(x, x), k(y, y), k(x, y)."""
+    """Squared maximum mean discrepancy over all pairs, as in CMMD, from kernels k(x, x), k(y, y), k(x, y)."""
     share_x, share_y = weigh_x / weigh_x.sum(), weigh_y / weigh_y.sum()
     within = share_x @ kernels[0] @ share_x + share_y @ kernels[1] @ share_y
     return float(max(within - 2 * share_x @ kernels[2] @ share_y, 0.0))
@@ -82,12 +82,12 @@ def measure_biased(kernels: tuple[np.ndarray, ...], weigh_x: np.ndarray, weigh_y
 def compute_kernels(
     kernel: Callable[[np.ndarray, np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """k(x, x), k(y, y) and k(x, y)."""
+    """Kernel matrices k(x, x), k(y, y) and k(x, y)."""
     return kernel(x, x), kernel(y, y), kernel(x, y)
 
 
 def measure_kernel_distance(x: np.ndarray, y: np.ndarray, subsets: list[tuple[np.ndarray, np.ndarray]]) -> float:
-    """KID: the mean of the unbiased discrepancy over `subsets`, pairs of row numbers of x (n, d) and of y (m, d)."""
+    """KID: mean unbiased discrepancy over `subsets`, pairs of row indices into x (n, d) and y (m, d)."""
     found = []
     for rows_x, rows_y in subsets:
         kernels = compute_kernels(compute_cubic_kernel, x[rows_x], y[rows_y])
@@ -96,40 +96,40 @@ def measure_kernel_distance(x: np.ndarray, y: np.ndarray, subsets: list[tuple[np
 
 
 def measure_cmmd(x: np.ndarray, y: np.ndarray) -> float:
-    """CMMD of unit vectors x (n, d) and y (m, d): 1000 times the discrepancy under the Gaussian kernel."""
+    """CMMD of unit vectors x (n, d) and y (m, d): 1000 times the biased discrepancy under the Gaussian kernel."""
     kernels = compute_kernels(compute_gaussian_kernel, x, y)
     return CMMD_SCALE * measure_biased(kernels, np.ones(len(x)), np.ones(len(y)))
 
 
 def repeat_median(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The median of `values` (n,) in each bootstrap sample of counts (resamples, n), (resamples,) float64."""
+    """Median of `values` (n,) in each bootstrap sample of counts (resamples, n), (resamples,) float64."""
     return np.array([np.median(np.repeat(values, row.astype(int))) for row in counts])
 
 
 def draw_counts(prompts: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """How often each picture counts in each bootstrap sample of the prompts, (at most resamples, n) float64.
+    """Count of each image in each bootstrap sample of the prompts, (at most resamples, n) float64.
 
-    prompts (n,): the number of each picture's prompt. Pictures of one prompt are drawn together.
+    prompts (n,): index of each image's prompt. Images of one prompt are drawn together.
     """
     _, own = np.unique(prompts, return_inverse=True)
     count = own.max() + 1
     drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
     counts: np.ndarray = np.stack([np.bincount(row, minlength=count) for row in drawn])
-    # A sample of one prompt alone has no other to be compared with.
+    # A sample of a single prompt has no other prompt to be compared with.
     kept: np.ndarray = counts[(counts > 0).sum(axis=1) >= min(2, count)]
     return kept[:, own].astype(np.float64)
 
 
 def find_interval(values: np.ndarray) -> list[float | None]:
-    """The 2.5th and 97.5th percentile of bootstrap values; None where that is not finite."""
+    """2.5th and 97.5th percentile of bootstrap values; None for one that is not finite."""
     ends = np.quantile(values, (0.025, 0.975), method="nearest")
     return [float(end) if np.isfinite(end) else None for end in ends]
 
 
 def find_centred_interval(values: np.ndarray, value: float, least: float = -np.inf) -> list[float]:
-    """The interval of a distance whose bootstrap values all lie too far: their spread, moved to `value`.
+    """95 % interval of a distance with biased bootstrap values: their spread, centred on `value`.
 
-    Resampling repeats rows, so a resampled set has less spread than the set; `least` bounds the interval from below.
+    Resampling repeats rows, so a resampled set has less spread than the original. `least` is the lower bound.
     """
     low, high = np.quantile(values, (0.025, 0.975)) - np.mean(values) + value
     return [float(max(low, least)), float(high)]

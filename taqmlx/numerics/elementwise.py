@@ -1,8 +1,8 @@
-"""GELU, attention and norms as the device computes them best.
+"""GELU, attention and norms in the fastest form for each device.
 
-On a CPU MLX evaluates exp and erf one element at a time, while sums, products, quotients and shifts of bits are
-vectorised and some fifty times faster. So there GELU and softmax are made of those, as precise as MLX's own or more,
-and sums over the last axis are matrix products with a column. A GPU uses MLX's own.
+On a CPU, MLX evaluates exp and erf one element at a time, while sums, products, quotients and bit shifts are vectorised
+and about fifty times faster. GELU and softmax on a CPU are therefore built from these operations, at least as precise
+as MLX's own, and sums over the last axis are matrix products with a column. A GPU uses MLX's own functions.
 """
 
 import math
@@ -12,22 +12,22 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-# Minimax polynomials, highest power first; r = 2^(1/32).
+# Coefficients of minimax polynomials, highest power first; r = 2^(1/32).
 # u(a) / a, where 2 Phi(-a) = (1 + u(a) / r)^-32 for a >= 0
 EXCESS = (2.0487969e-05, -8.2910559e-05, 0.0014232846, 0.010481093, 0.025479968)
 DOUBLINGS = tuple(2 * 2 ** (2**index / 32) for index in range(5))  # 2 r, 2 r^2, 2 r^4, 2 r^8, 2 r^16
 POWER = (0.00015349587, 0.0013398915, 0.0096184497, 0.055503324, 0.24022648, 0.6931472, 1.0)  # 2^f for |f| <= 0.5
 TURN = (-0.0016839712, 0.019890475, -0.10823755, -0.63735866, -0.79772596, 0.99999528)  # 1 - a phi(a) / Phi(-a)
 
-ROUNDER = 1.5 * 2**23 + 127  # added to y, its last bits are those of the whole number nearest to y, plus 127
+ROUNDER = 1.5 * 2**23 + 127  # y + ROUNDER has round(y) + 127 in its last bits
 MANTISSA_BITS = 23
-LOWEST = -126.0  # 2^LOWEST is the smallest normal number; less would not fit the exponent
-TAIL_END = 16.0  # Phi(-a) is zero in fp32 beyond
-TINY = 1e-30  # to divide by |x| at 0
+LOWEST = -126.0  # 2^LOWEST is the smallest normal number; a lower exponent does not fit
+TAIL_END = 16.0  # Phi(-a) is zero in fp32 beyond this
+TINY = 1e-30  # lower bound of |x| as a divisor
 
 
 def evaluate_polynomial(coefficients: tuple[float, ...], x: mx.array) -> mx.array:
-    """The polynomial with these coefficients, highest power first, by Horner's rule."""
+    """Polynomial with these coefficients, highest power first, by Horner's rule."""
     value = x * coefficients[0] + coefficients[1]
     for coefficient in coefficients[2:]:
         value = value * x + coefficient
@@ -35,7 +35,7 @@ def evaluate_polynomial(coefficients: tuple[float, ...], x: mx.array) -> mx.arra
 
 
 def exponentiate(y: mx.array) -> mx.array:
-    """2^y for LOWEST <= y <= 127 within 1.2 units of the last place, fp32: 2^f by polynomial, 2^n by its bits."""
+    """2^y fp32 for LOWEST <= y <= 127, within 1.2 ulp: a polynomial for 2^f, the exponent bits for 2^n."""
     rounded = y + ROUNDER
     power = evaluate_polynomial(POWER, y - (rounded - ROUNDER))
     return power * mx.left_shift(rounded.view(mx.int32), MANTISSA_BITS).view(mx.float32)
@@ -43,11 +43,12 @@ def exponentiate(y: mx.array) -> mx.array:
 
 @mx.custom_function
 def approximate_gelu(x: mx.array) -> mx.array:
-    """GELU(x) = x Phi(x), of any shape, fp32, as max(x, 0) - |x| Phi(-|x|).
+    """GELU(x) = x Phi(x) fp32 of any shape, computed as max(x, 0) - |x| Phi(-|x|).
 
-    Within 1.8e-7 |x|, and for x > 0 within 3.5 units of the last place; `nn.gelu` is within 2.6e-7 |x| and 8 units. In
-    the manner of Abramowitz and Stegun 7.1.28, but squared as (1 + u)^2 - 1 = u (u + 2): a power of 1 + u would raise
-    the rounding of that sum with it. Scaled by r, the last u is twice as large, so that u + 2 is 2 (1 + u / r)^32.
+    The error is within 1.8e-7 |x|, and for x > 0 within 3.5 ulp; that of `nn.gelu` is within 2.6e-7 |x| and 8 ulp. The
+    form is that of Abramowitz and Stegun 7.1.28, but squared as (1 + u)^2 - 1 = u (u + 2), because a power of 1 + u
+    would also amplify the rounding error of that sum. With the scaling by r the last u is twice as large, so that u + 2
+    is 2 (1 + u / r)^32.
     """
     magnitude = mx.abs(x)
     excess = evaluate_polynomial(EXCESS, magnitude) * magnitude
@@ -58,16 +59,16 @@ def approximate_gelu(x: mx.array) -> mx.array:
 
 @approximate_gelu.vjp
 def differentiate_gelu(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
-    """Times Phi(x) + x phi(x) within 5e-5, with Phi(-|x|) taken from the output."""
+    """Cotangent times Phi(x) + x phi(x), within 5e-5; Phi(-|x|) is recovered from the output."""
     magnitude = mx.clip(mx.abs(x), TINY, TAIL_END)
     tail = (mx.maximum(x, 0.0) - output) / magnitude
     return cotangent * (mx.sign(x) * (0.5 - tail * evaluate_polynomial(TURN, magnitude)) + 0.5)
 
 
 def approximate_softmax(scores: mx.array, scale: float) -> mx.array:
-    """softmax(scale scores) over the last axis, computed in fp32, of the type of the scores.
+    """softmax(scale scores) over the last axis, computed in fp32, in the dtype of the scores.
 
-    Each exponential is within 2 units of the last place relative to the largest one, 1.
+    The error of each exponential is within 2 ulp of the largest one, 1.
     """
     column = mx.ones((scores.shape[-1], 1))
 
@@ -86,36 +87,36 @@ def approximate_softmax(scores: mx.array, scale: float) -> mx.array:
 
 
 def normalize_by_products(x: mx.array, eps: float) -> mx.array:
-    """Layer norm of x (..., D) without weights, its two means as products with a column of 1 / D."""
+    """Layer norm of x (..., D) without weights; both means are products with a column of 1 / D."""
     mean = mx.full((x.shape[-1], 1), 1.0 / x.shape[-1], x.dtype)
     centred = x - x @ mean
     return centred * mx.rsqrt(mx.square(centred) @ mean + eps)
 
 
 def normalize_fused(x: mx.array, eps: float) -> mx.array:
-    """The same by MLX's fused kernel."""
+    """Layer norm of x (..., D) without weights, by MLX's fused kernel."""
     return mx.fast.layer_norm(x, None, None, eps)
 
 
 def scale_by_products(x: mx.array, gain: mx.array, eps: float) -> mx.array:
-    """RMS norm of x (..., D) with a gain (D,) (Zhang and Sennrich 2019, arXiv 1910.07467), its mean as a product."""
+    """RMS norm of x (..., D) with a gain (D,) (Zhang and Sennrich 2019, arXiv 1910.07467); the mean is a product."""
     mean = mx.full((x.shape[-1], 1), 1.0 / x.shape[-1], x.dtype)
     return x * mx.rsqrt(mx.square(x) @ mean + eps) * gain
 
 
 def attend_explicitly(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
-    """Attention of q, k, v (B, heads, T, head dim) by two products and the softmax between them."""
+    """Attention of q, k, v (B, heads, T, head dim) as two products with a softmax between them."""
     return approximate_softmax(q @ k.swapaxes(-1, -2), scale) @ v
 
 
 def attend_fused(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
-    """The same by MLX's fused kernel."""
+    """Attention of q, k, v (B, heads, T, head dim), by MLX's fused kernel."""
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The functions of one kind of device."""
+    """Functions for one kind of device."""
 
     layer_norm: Callable[[mx.array, float], mx.array]
     rms_norm: Callable[[mx.array, mx.array, float], mx.array]
@@ -127,7 +128,7 @@ KERNELS = {
     mx.cpu: Kernels(
         normalize_by_products,
         scale_by_products,
-        approximate_gelu,  # type: ignore[arg-type]  # MLX says that it returns an object
+        approximate_gelu,  # type: ignore[arg-type]  # typed as object by MLX
         attend_explicitly,
     ),
     mx.gpu: Kernels(normalize_fused, mx.fast.rms_norm, nn.gelu, attend_fused),
@@ -135,5 +136,5 @@ KERNELS = {
 
 
 def select_kernels() -> Kernels:
-    """The functions for MLX's default device."""
+    """Functions for MLX's default device."""
     return KERNELS[mx.default_device().type]

@@ -1,24 +1,24 @@
-"""Quality against size: the frontier of a family of ways to quantize, and the bits that another way saves."""
+"""Quality against size: Pareto frontier of a family of quantization variants, and the bits that another one saves."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-OTHERWISE = 5.0  # dB: pictures below it show something else than full precision's
+OTHERWISE = 5.0  # dB; an image below it shows something else than the full-precision image
 RESAMPLES = 1000
-LOW = 0.05  # the share of pictures below the low quantile
+LOW = 0.05  # share of images below the low quantile
 
 
 class Frontier(NamedTuple):
-    """The best quality at each size: bits per weight and quality in dB, (n,) each, both ascending."""
+    """Best quality at each size: bits per weight and quality in dB, (n,) each, both ascending."""
 
     bits: np.ndarray
     quality: np.ndarray
 
 
 def trace_frontier(bits: np.ndarray, quality: np.ndarray) -> Frontier:
-    """Those of the ways, bits and quality (V,), that no other of at most their size equals."""
+    """Variants, from bits and quality (V,), whose quality no other variant of at most their size reaches."""
     order = np.lexsort((-quality, bits))
     best = np.maximum.accumulate(quality[order])
     kept = np.append(True, best[1:] > best[:-1])
@@ -26,22 +26,22 @@ def trace_frontier(bits: np.ndarray, quality: np.ndarray) -> Frontier:
 
 
 def find_bits(frontier: Frontier, quality: float) -> float:
-    """The bits per weight at which `frontier` has `quality`, linear between its points; no further than its ends."""
+    """Bits per weight at which `frontier` has `quality`, linear between its points and constant beyond its ends."""
     return float(np.interp(quality, frontier.quality, frontier.bits))
 
 
 def measure_saving(bits: float, ratios: np.ndarray, others: np.ndarray, other_ratios: np.ndarray, low: bool) -> float:
-    """The bits per weight that a way of `bits` saves: what the others need for its quality, less its own.
+    """Bits per weight saved by a variant of `bits`: the bits the others need for its quality, minus its own.
 
-    ratios (P,) and other_ratios (V, P): signal-to-noise ratios in dB of the same pictures; others (V,): bits per
-    weight; low: the quality is the low quantile, else the median.
+    ratios (P,) and other_ratios (V, P): signal-to-noise ratios in dB of the same images; others (V,): bits per weight;
+    low: quality is the low quantile instead of the median.
     """
     quality = summarise(ratios[None], low)[0]
     return find_bits(trace_frontier(others, summarise(other_ratios, low)), quality) - bits
 
 
 def summarise(ratios: np.ndarray, low: bool) -> np.ndarray:
-    """The median, or the low quantile, of each row of ratios (V, P), (V,)."""
+    """Median, or low quantile, of each row of ratios (V, P), (V,)."""
     quality: np.ndarray = np.quantile(ratios, LOW, axis=1) if low else np.median(ratios, axis=1)
     return quality
 
@@ -49,7 +49,7 @@ def summarise(ratios: np.ndarray, low: bool) -> np.ndarray:
 def describe_saving(
     bits: float, ratios: np.ndarray, others: np.ndarray, other_ratios: np.ndarray, low: bool, seed: int
 ) -> dict[str, object]:
-    """`value` of `measure_saving` with its 95 % interval, by a bootstrap of the pictures, the same for all ways."""
+    """`value` of `measure_saving` and its 95 % interval, by a bootstrap over images that all variants share."""
     rng, found = np.random.default_rng(seed), []
     for _ in range(RESAMPLES):
         drawn = rng.integers(len(ratios), size=len(ratios))
@@ -59,7 +59,7 @@ def describe_saving(
 
 
 def describe_quality(ratios: np.ndarray, seed: int) -> dict[str, object]:
-    """Median, low quantile and share of pictures that turn out otherwise, of ratios (P,), with 95 % intervals."""
+    """Median, low quantile and share of images below OTHERWISE, of ratios (P,), with 95 % intervals."""
     drawn = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
     measures: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "median": lambda rows: summarise(rows, False),

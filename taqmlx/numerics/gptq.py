@@ -1,20 +1,20 @@
-"""GPTQ (Frantar et al. 2022, arXiv:2210.17323): rounding that makes up for each column's error in the later ones.
+"""GPTQ (Frantar et al. 2022, arXiv:2210.17323): rounding that compensates the error of each column in later columns.
 
 The paper updates the weights with the Cholesky factor of the inverse Hessian. Here the same codes come from a factor of
 the Hessian itself (LDLQ; Chee et al. 2023, arXiv:2307.13304, theorem 6): with H = R R^T, R upper triangular, column k
-is rounded from w_k + sum_{j<k} (w_j - q_j) R_jk / R_kk, so that nothing is inverted.
+is rounded from w_k + sum_{j<k} (w_j - q_j) R_jk / R_kk. No matrix is inverted.
 """
 
 import numpy as np
 
 from taqmlx.numerics.weight_grid import Grid, spread, take_codes
 
-# Columns whose errors reach the later ones in one matrix product.
+# Number of columns whose errors are propagated to later columns in one matrix product.
 _BLOCK = 128
 
 
 def accumulate_hessian(hessian: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """`hessian` and 2 x^T x of a layer's inputs x (rows, in), float64 (in, in); start with zeros."""
+    """`hessian` plus 2 x^T x of layer inputs x (rows, in), float64 (in, in). The first `hessian` is zeros."""
     x = np.asarray(x, np.float32)
     product = x.T @ x
     product *= 2
@@ -23,11 +23,11 @@ def accumulate_hessian(hessian: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def round_with_gptq(weight: np.ndarray, grid: Grid, hessian: np.ndarray, damping: float) -> np.ndarray:
-    """Codes uint8 (out, in) of `weight` (out, in) on `grid`, of small error on inputs with that Hessian (in, in).
+    """Codes uint8 (out, in) of `weight` (out, in) on `grid`, of small output error for inputs with `hessian` (in, in).
 
-    The columns of the largest inputs go first: 1.3 dB less output error on trained layers than in their order, and less
-    on every one. `damping` is added to the Hessian's diagonal, as a share of its mean; the Hessian's scale has no
-    influence. Inputs that are always zero round to nearest.
+    Columns are ordered by decreasing input energy: 1.3 dB less output error on trained layers than in storage order,
+    and less on every layer. `damping` times the mean of the Hessian's diagonal is added to the diagonal; the scale of
+    the Hessian has no influence. Columns of inputs that are always zero use RTN.
 
     Raises ValueError if the inputs were not finite, or the damped Hessian is not positive definite.
     """
@@ -41,13 +41,13 @@ def round_with_gptq(weight: np.ndarray, grid: Grid, hessian: np.ndarray, damping
 
 
 def factorize(hessian: np.ndarray, order: np.ndarray, damping: float) -> np.ndarray:
-    """R_jk / R_kk float32 (in, in), unit upper triangular, of the damped `hessian` = R R^T with its columns in `order`.
+    """R_jk / R_kk float32 (in, in), unit upper triangular, of the damped `hessian` = R R^T with columns in `order`.
 
-    Raises ValueError if there is no such R.
+    Raises ValueError if the Hessian is not finite or not positive definite.
     """
-    if not np.isfinite(np.diag(hessian)).all():  # else LAPACK may give a factor of NaN
-        raise ValueError("the Hessian is not finite: a layer's input has a NaN or an infinity, or overflows its square")
-    # Cholesky's factor is lower triangular; of the reversed matrix, reversed, it is upper.
+    if not np.isfinite(np.diag(hessian)).all():  # LAPACK may return a factor of NaN
+        raise ValueError("the Hessian is not finite: the layer input contains NaN or infinity, or its square overflows")
+    # The Cholesky factor is lower triangular; that of the reversed matrix, reversed, is upper triangular.
     backwards = order[::-1]
     damped = hessian[np.ix_(backwards, backwards)].astype(np.float64, copy=False)
     diagonal = np.diag(damped)
@@ -65,9 +65,9 @@ def factorize(hessian: np.ndarray, order: np.ndarray, damping: float) -> np.ndar
 def round_columns(
     columns: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits: int, feedback: np.ndarray
 ) -> np.ndarray:
-    """Codes uint8 (in, out) of `columns` (in, out), one after the other, each on its levels (in, out).
+    """Codes uint8 (in, out) of `columns` (in, out), rounded one by one, with scales and biases (in, out).
 
-    `feedback` (in, in) is the share of a column's error that each later one makes up for.
+    `feedback` (in, in): share of each column's error that each later column compensates.
     """
     codes = np.empty(columns.shape, np.uint8)
     errors = np.empty_like(columns)

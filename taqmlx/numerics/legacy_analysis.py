@@ -1,4 +1,4 @@
-"""Statistics of a tensor in the layout of the earliest programs, and the bits those would have advised from them."""
+"""Tensor statistics in the layout of the earliest programs, and the bit widths those programs would recommend."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 PERCENTILES = {f"p{percent:02d}": f"p{percent}" for percent in (1, 5, 10, 25, 50, 75, 90, 95, 99)}
-WIDE, MEDIUM = 10.0, 5.0  # ranges from the 1 % to the 99 % quantile, in the units of the activations
+WIDE, MEDIUM = 10.0, 5.0  # ranges from the 1 % to the 99 % quantile, in units of the activation
 SPREAD = 0.5
 TAILS = 0.9
 DEFAULTS = {"weight_bits": 4, "activation_bits": 8, "use_symmetric": False}
@@ -16,10 +16,10 @@ PHASE_BITS = {"early": 4, "mid": 6, "late": 8}
 def join_steps(
     per_step: Mapping[str, Sequence[float]], rows: Sequence[int], channels: int, overall: Mapping[str, float]
 ) -> dict[str, Any]:
-    """One tensor over all its steps, from its scalars by step, how many rows of `channels` values each had, and the
-    quantiles of all steps.
+    """Statistics of a tensor over all timesteps, from per-step scalars, rows per step and `overall` quantiles.
 
-    The deviation is that within the steps and that of their means (Chan et al. 1979); num_samples counts values.
+    A row has `channels` values. The standard deviation combines the deviations within steps and of the step means
+    (Chan et al. 1979); num_samples counts values.
     """
     share = np.asarray(rows, np.float64) / sum(rows)
     means, deviations = (np.asarray(per_step[key], np.float64) for key in ("mean", "std"))
@@ -35,8 +35,9 @@ def join_steps(
 
 
 def advise_bits(flat: Mapping[str, Any]) -> int:
-    """8 bits for a range from p01 to p99 above 10, 6 above 5, else 4; 2 more, to 8, where the deviation is over half
-    of that range.
+    """Recommended bits: 8 for a range from p01 to p99 above 10, 6 above 5, otherwise 4.
+
+    2 more, up to 8, if the standard deviation exceeds half of that range.
     """
     reach = measure_reach(flat)
     bits = 8 if reach > WIDE else 6 if reach > MEDIUM else 4
@@ -44,16 +45,16 @@ def advise_bits(flat: Mapping[str, Any]) -> int:
 
 
 def measure_reach(flat: Mapping[str, Any]) -> float:
-    """From the 1 % to the 99 % quantile."""
+    """Range from the 1 % to the 99 % quantile."""
     reach: float = flat["percentiles"]["p99"] - flat["percentiles"]["p01"]
     return reach
 
 
 def advise_layer(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The advice for one layer: as many bits for its weight as for its input, and where to clip.
+    """Recommendation for one layer: the same bits for its weight and its input, and the clipping percentiles.
 
-    scale and zero_point are those of an unsigned grid from p01 to p99: code = x / scale + zero_point. A tensor without
-    a range has the scale 0 and the zero point 0.
+    scale and zero_point describe an unsigned grid from p01 to p99: code = x / scale + zero_point. Both are 0 for a
+    tensor without a range.
     """
     bits, low, reach = advise_bits(flat), flat["percentiles"]["p01"], measure_reach(flat)
     has_tails = reach < TAILS * (flat["max"] - flat["min"])

@@ -1,4 +1,4 @@
-"""A learning's losses, short enough to be reported."""
+"""Loss curves shortened for reports."""
 
 import math
 from collections.abc import Sequence
@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-LOSSES_REPORTED = 200  # at most; each the mean of a run of iterations
+LOSSES_REPORTED = 200  # at most; each is the mean over a run of iterations
 
 
 def shorten_losses(losses: Sequence[float]) -> dict[str, Any]:
-    """The losses as means over runs of `every` iterations."""
+    """Mean losses over runs of `every` iterations."""
     every = max(1, math.ceil(len(losses) / LOSSES_REPORTED))
     return {"every": every, "values": [float(np.mean(losses[i : i + every])) for i in range(0, len(losses), every)]}

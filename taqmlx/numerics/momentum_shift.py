@@ -1,4 +1,4 @@
-"""The static shift of what follows a GELU, a moving average over shuffled batches.
+"""Static shift of post-GELU activations, as a moving average over shuffled batches.
 
 Source: TaQ-DiT, Liu et al. 2024, arXiv:2411.14172, section on momentum-based shifting.
 """
@@ -10,10 +10,10 @@ BATCH = 32
 
 
 def compute_momentum_shift(minimum: np.ndarray, maximum: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The shift z of each channel, float32 (D,), from each row's extremes (R, D).
+    """Shift z of each channel, float32 (D,), from the extremes (R, D) of each row.
 
-    z starts at the middle of all rows' range and moves by 1 - MOMENTUM to that of each batch of rows in turn; batches
-    mix noise levels.
+    z starts at the midpoint of the range of all rows and moves by 1 - MOMENTUM towards that of each batch in turn;
+    batches mix noise levels.
     """
     shift: np.ndarray = (minimum.min(axis=0).astype(np.float64) + maximum.max(axis=0)) / 2
     order = rng.permutation(len(minimum))

@@ -1,4 +1,4 @@
-"""What was observed at every linear input and step: as objects to merge, as arrays to store, as numbers to read."""
+"""Observations of every linear input and timestep: as objects to merge, arrays to store, and numbers to report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ SHIFTED_INPUTS = ".mlp.fc2"
 
 
 class Observation(NamedTuple):
-    """One linear input at one step."""
+    """Observation of one linear input at one timestep."""
 
     channels: ChannelStatistics
     sketch: TDigest
@@ -25,32 +25,32 @@ Observations = dict[str, list[Observation]]  # linear input: one observation per
 
 
 def create_observation(channels: int) -> Observation:
-    """An observation of nothing, of an input with that many channels."""
+    """Empty observation of an input with `channels` channels."""
     return Observation(statistics.create_empty(channels), sketch.create_sketch())
 
 
 def add_batch(observation: Observation, channels: ChannelStatistics, sample: np.ndarray) -> Observation:
-    """`observation` with a batch added: its channel statistics and its sample of values."""
+    """`observation` with the channel statistics and the sampled values of one batch added."""
     sketch.add_values(observation.sketch, sample)
     return Observation(statistics.merge_pair(observation.channels, channels), observation.sketch)
 
 
 def merge_parts(parts: Sequence[Observations]) -> Observations:
-    """All parts' observations together; the order of `parts` is the order of merging. A part may lack an input."""
+    """Merged observations of all shards, merged in the order of `parts`. A shard may lack an input."""
     names = sorted({name for part in parts for name in part})
     steps = {name: zip(*(part[name] for part in parts if name in part), strict=True) for name in names}
     return {name: [merge_step(step) for step in steps[name]] for name in names}
 
 
 def merge_step(parts: Sequence[Observation]) -> Observation:
-    """One input's observations at one step, together."""
+    """Merged observation of one input at one step."""
     return Observation(
         statistics.merge(part.channels for part in parts), sketch.merge_sketches(part.sketch for part in parts)
     )
 
 
 def pack_observations(observations: Observations) -> dict[str, np.ndarray]:
-    """As arrays named `<input>/<field>`: (steps,) or (steps, D) each, and the sketches' bytes end to end."""
+    """Observations as arrays `<input>/<field>`, (steps,) or (steps, D) each, with the sketches' bytes concatenated."""
     arrays = {}
     for name, steps in observations.items():
         for field in ChannelStatistics._fields:
@@ -62,13 +62,13 @@ def pack_observations(observations: Observations) -> dict[str, np.ndarray]:
 
 
 def unpack_observations(arrays: Mapping[str, np.ndarray]) -> Observations:
-    """The observations of `pack_observations`'s arrays."""
+    """Observations from the arrays of `pack_observations`."""
     names = sorted({key.rsplit("/", 1)[0] for key in arrays})
     return {name: unpack_input(arrays, name) for name in names}
 
 
 def list_numbers(observations: Observations) -> dict[str, np.ndarray]:
-    """The numbers of the steps that have rows, by `<input>/<field>`; the extremes of no rows are infinite."""
+    """Statistics of the steps with rows, by `<input>/<field>`; steps without rows have infinite extremes."""
     return {
         f"{name}/{field}": np.array([getattr(step.channels, field) for step in steps if step.channels.rows])
         for name, steps in observations.items()
@@ -77,7 +77,7 @@ def list_numbers(observations: Observations) -> dict[str, np.ndarray]:
 
 
 def unpack_input(arrays: Mapping[str, np.ndarray], name: str) -> list[Observation]:
-    """One input's observations."""
+    """Observations of one input, one per step."""
     ends = np.cumsum(arrays[f"{name}/sketch_bytes"])
     encoded = np.split(arrays[f"{name}/sketch"], ends[:-1])
     columns = [arrays[f"{name}/{field}"] for field in ChannelStatistics._fields]
@@ -88,9 +88,9 @@ def unpack_input(arrays: Mapping[str, np.ndarray], name: str) -> list[Observatio
 
 
 def describe_input(name: str, steps: Sequence[Observation]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """One input as numbers to read (lists over steps, and quantiles of all) and arrays (steps, D), `<input>/<what>`.
+    """Summary of one input (lists over steps, and overall quantiles) and its arrays (steps, D), `<input>/<field>`.
 
-    Post-GELU inputs also have the static shift (D,) and the largest magnitude that is left after it.
+    Post-GELU inputs also have the static shift (D,) and the per-step absmax after the shift.
     """
     rows = [
         statistics.describe_tensor(step.channels)

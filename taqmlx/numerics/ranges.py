@@ -1,4 +1,4 @@
-"""What makes an input hard to quantize, as a few ratios."""
+"""Ratios that measure how difficult a layer input is to quantize."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,15 +8,15 @@ import numpy as np
 def measure_input(
     per_step: Mapping[str, Sequence[float]], minimum: np.ndarray, maximum: np.ndarray
 ) -> dict[str, float]:
-    """The ratios of one input, from its scalars by step and its channels' extremes (S, D).
+    """Ratios of one input, from its per-step scalars and the extremes of its channels (S, D).
 
-    absmax_low, absmax_high: the smallest and largest over steps of the largest magnitude;
-    drift: their ratio, what a step size that ignores time wastes;
-    crest: the largest over steps of absmax / std, 4 to 5 for a Gaussian;
-    channel_spread: the range of the widest channel / that of the median one, over all steps;
-    min, max: over all steps; asymmetry: |max + min| / (max - min), 0 when centred and 1 when one-sided;
-    negative_share: the mean over steps;
-    of post-GELU inputs also shift_gain: the mean over steps of absmax / absmax after the shift.
+    absmax_low, absmax_high: smallest and largest per-step absmax;
+    drift: absmax_high / absmax_low, the range wasted by a step size that ignores time;
+    crest: largest absmax / std over steps, 4 to 5 for a Gaussian;
+    channel_spread: range of the widest channel / median range, over all steps;
+    min, max: over all steps; asymmetry: |max + min| / (max - min), 0 if centred and 1 if one-sided;
+    negative_share: mean over steps;
+    shift_gain, for post-GELU inputs only: mean over steps of absmax / absmax after the shift.
     """
     absmax = np.asarray(per_step["absmax"], np.float64)
     ranges = maximum.max(axis=0).astype(np.float64) - minimum.min(axis=0)  # (S, D) -> (D,)
@@ -38,5 +38,5 @@ def measure_input(
 
 
 def divide(a: float, b: float) -> float:
-    """a / b; 1 for a tensor of zeros, which nothing makes hard."""
+    """a / b; 1 if b is zero, as for a tensor of zeros, which is not difficult to quantize."""
     return a / b if b else 1.0

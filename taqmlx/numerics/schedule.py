@@ -1,4 +1,4 @@
-"""The flow-matching schedule, the initial noise and the Euler step, in DiffusionKit's order of operations."""
+"""Flow-matching schedule, initial noise and Euler step, in DiffusionKit's order of operations."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -11,7 +11,7 @@ EMPTY_LATENT = 0.0609
 
 
 def shift_sigma(timesteps: mx.array, shift: float) -> mx.array:
-    """Sigma of each time step in 0..1000: shift t / (1 + (shift - 1) t) with t = timestep / 1000.
+    """Sigma of timesteps in 0..1000: shift t / (1 + (shift - 1) t) with t = timestep / 1000.
 
     Resolution-dependent shift of Esser et al. 2024 (arXiv 2403.03206), equation 23.
     """
@@ -20,9 +20,9 @@ def shift_sigma(timesteps: mx.array, shift: float) -> mx.array:
 
 
 def compute_sigmas(num_steps: int, shift: float) -> mx.array:
-    """The (num_steps + 1,) fp32 noise levels of a trajectory, from 1 down to 0.
+    """Noise levels of a trajectory from 1 down to 0, (num_steps + 1,) fp32.
 
-    As in DiffusionKit the shift is applied twice: the time steps are spaced evenly between shifted ends, then shifted.
+    As in DiffusionKit, the shift is applied twice: timesteps are evenly spaced between shifted ends, then shifted.
     """
     ends = shift_sigma(mx.array([float(TRAIN_TIMESTEPS), 1.0]), shift) * TRAIN_TIMESTEPS
     start, end = cast(list[float], ends.tolist())
@@ -31,12 +31,12 @@ def compute_sigmas(num_steps: int, shift: float) -> mx.array:
 
 
 def compute_even_sigmas(num_steps: int) -> mx.array:
-    """The (num_steps + 1,) fp32 noise levels of a trajectory of FLUX.1-schnell, evenly from 1 down to 0, unshifted."""
+    """Noise levels of a FLUX.1-schnell trajectory, (num_steps + 1,) fp32, evenly spaced from 1 down to 0, unshifted."""
     return shift_sigma(mx.linspace(float(TRAIN_TIMESTEPS), 0.0, num_steps + 1), 1.0)
 
 
 def compute_timesteps(sigmas: mx.array) -> mx.array:
-    """What the network is told: 1000 sigma."""
+    """Timesteps of `sigmas` as the network's input: 1000 sigma."""
     return sigmas * TRAIN_TIMESTEPS
 
 
@@ -50,14 +50,14 @@ def draw_noise(seeds: Sequence[int], height: int, width: int, channels: int) -> 
 
 
 def start_latents(noise: mx.array, sigma: mx.array) -> mx.array:
-    """The first latents: `noise` (N, h, w, c) mixed with the empty latent at the first sigma."""
+    """Initial latents: `noise` (N, h, w, c) mixed with the empty latent at the first sigma."""
     return sigma * noise + (1.0 - sigma) * (mx.ones_like(noise) * EMPTY_LATENT)
 
 
 def guide(predictions: Sequence[mx.array], cfg_weight: float) -> mx.array:
     """Classifier-free guidance of [positive, negative], arrays of one shape: neg + w (pos - neg).
 
-    [positive] alone, of a model without guidance, stays as it is.
+    [positive] alone, of a model without guidance, is returned unchanged.
     """
     positive, *negatives = predictions
     return negatives[0] + cfg_weight * (positive - negatives[0]) if negatives else positive
@@ -66,7 +66,7 @@ def guide(predictions: Sequence[mx.array], cfg_weight: float) -> mx.array:
 def euler_step(
     latents: mx.array, velocity: mx.array, sigma: mx.array, next_sigma: mx.array, cfg_weight: float
 ) -> mx.array:
-    """One Euler step (Karras et al. 2022, arXiv 2206.00364, algorithm 2) under guidance.
+    """One Euler step (Karras et al. 2022, arXiv 2206.00364, algorithm 2) with guidance.
 
     latents (N, h, w, c); velocity (2N, h, w, c), all positives then all negatives, or (N, h, w, c) without guidance;
     the sigmas are scalars or broadcast against the latents, as (N, 1, 1, 1). Returns the next latents (N, h, w, c).

@@ -1,4 +1,4 @@
-"""Which calibration points are read: for the activation statistics, and for the blocks' inputs."""
+"""Selection of calibration points for the activation statistics and the block inputs, and of held-out groups."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def choose_points(point_steps: np.ndarray, steps: Sequence[int], limit: int, seed: int) -> np.ndarray:
-    """The indices of the points to read, int64, ordered by step and within a step by index.
+    """Indices of the points to read, int64, ordered by step and within a step by index.
 
-    Of `point_steps` (n,), those at `steps`; if `limit` is not 0, at most that many, shared evenly among the steps
-    (earlier ones take the remainder) and drawn without replacement by a generator of `seed` and the step.
+    Only points of `point_steps` (n,) at `steps` are taken. If `limit` is not 0, at most that many are: split evenly
+    over steps, with the remainder to earlier steps, and drawn without replacement by an RNG seeded with (seed, step).
     """
     chosen = []
     for position, step in enumerate(steps):
@@ -22,11 +22,12 @@ def choose_points(point_steps: np.ndarray, steps: Sequence[int], limit: int, see
 
 
 def choose_spread_points(point_steps: np.ndarray, point_prompts: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """The indices of at most `limit` points, int64, ordered by step and within a step by index.
+    """Indices of at most `limit` points, int64, ordered by step and within a step by index.
 
-    Of points at `point_steps` (n,) and of `point_prompts` (n,): steps get equal numbers as far as theirs last, earlier
-    ones the remainder; within a step so do prompts, the remainder going to those that have fewest from earlier steps.
-    What is left open a generator of `seed` and the step decides.
+    `point_steps` (n,) and `point_prompts` (n,) are the step and prompt of each point. Points are split evenly over
+    steps, capped by availability; earlier steps get the remainder. Within a step they are split evenly over prompts in
+    the same way; the remainder goes to the prompts with the fewest points from earlier steps. Ties are broken by an RNG
+    seeded with (seed, step).
     """
     steps, step_of = np.unique(point_steps, return_inverse=True)
     prompts, prompt_of = np.unique(point_prompts, return_inverse=True)
@@ -42,9 +43,9 @@ def choose_spread_points(point_steps: np.ndarray, point_prompts: np.ndarray, lim
 
 
 def take_evenly(groups: np.ndarray, limit: int, order: np.ndarray) -> np.ndarray:
-    """The places of `limit` entries of `groups` (n,), an entry of each group in turn while the group lasts.
+    """Indices of `limit` entries of `groups` (n,), taken round-robin from the groups until each is exhausted.
 
-    In each turn entries with lower `order` (n,) come first, and of those the earlier ones.
+    Within a round, entries with lower `order` (n,) come first, and earlier entries on a tie.
     """
     by_group = np.argsort(groups, kind="stable")
     turns = np.empty(len(groups), dtype=np.int64)
@@ -53,13 +54,13 @@ def take_evenly(groups: np.ndarray, limit: int, order: np.ndarray) -> np.ndarray
 
 
 def hold_out_groups(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Whether each entry is held out, bool (n,): `share` of the distinct `groups` (n,) are, whole, one at least.
+    """Mask of held-out entries, bool (n,): a `share` of the distinct `groups` (n,), as whole groups, at least one.
 
-    Points of prompts that took part flatter what was learned: on the embedded model by up to 2 dB. Raises ValueError if
-    there is one group only.
+    Points of training prompts overestimate the quality of what was learned: by up to 2 dB on the embedded model. Raises
+    ValueError if there is only one group.
     """
     unique = np.unique(groups)
     if len(unique) < 2:
-        raise ValueError("one group cannot be learned from and held out")
+        raise ValueError("at least 2 groups are needed to hold one out")
     count = min(max(1, round(share * len(unique))), len(unique) - 1)
     return np.isin(groups, np.random.default_rng(seed).permutation(unique)[:count])

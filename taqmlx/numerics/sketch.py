@@ -1,7 +1,7 @@
-"""Quantiles of more values than fit in memory: merging t-digests, fed an even sample of every row.
+"""Quantiles of more values than fit in memory: mergeable t-digests of an even sample of every row.
 
-The t-digest (Dunning & Ertl 2019, arXiv:1902.04023; Apache DataSketches) is finest in the tails, where a clipping range
-is decided, and draws no random numbers: the same values in the same order give the same bytes.
+The t-digest (Dunning & Ertl 2019, arXiv:1902.04023; Apache DataSketches) is most accurate in the tails, which determine
+the clipping range, and draws no random numbers: the same values in the same order give the same bytes.
 """
 
 import math
@@ -11,15 +11,15 @@ import mlx.core as mx
 import numpy as np
 from datasketches import tdigest_double as TDigest
 
-# At k = 500 a tail quantile is within about 1 % of its value, at 11 KB a sketch and 90 ns a value.
+# At k = 500 a tail quantile is within about 1 % of its value, at 11 KB per sketch and 90 ns per value.
 COMPRESSION = 500
 VALUES_PER_ROW = 256
 
 
 def sample_rows(x: mx.array, values_per_row: int = VALUES_PER_ROW) -> mx.array:
-    """At most `values_per_row` values of each row of `x` (B, N, D), as (B, K).
+    """At most `values_per_row` values of each row of `x` (B, N, D), (B, K).
 
-    They lie a fixed stride apart that shares no factor with D, so every channel has its turn. What is taken of a row
+    Values are taken at a fixed stride that is coprime with D, so that every channel is sampled. The sample of a row
     does not depend on the other rows.
     """
     channels, size = x.shape[-1], x[0].size
@@ -30,7 +30,7 @@ def sample_rows(x: mx.array, values_per_row: int = VALUES_PER_ROW) -> mx.array:
 
 
 def create_sketch() -> TDigest:
-    """An empty sketch."""
+    """Empty sketch."""
     return TDigest(COMPRESSION)
 
 
@@ -40,7 +40,7 @@ def add_values(sketch: TDigest, values: np.ndarray) -> None:
 
 
 def merge_sketches(sketches: Iterable[TDigest]) -> TDigest:
-    """One sketch of all values, the same for the same order of `sketches`."""
+    """Merged sketch of all values; deterministic for a given order of `sketches`."""
     merged = create_sketch()
     for sketch in sketches:
         merged.merge(sketch)
@@ -48,15 +48,15 @@ def merge_sketches(sketches: Iterable[TDigest]) -> TDigest:
 
 
 def encode_sketch(sketch: TDigest) -> np.ndarray:
-    """The sketch as bytes, uint8 (length,)."""
+    """Serialized sketch, uint8 (length,)."""
     return np.frombuffer(sketch.serialize(), np.uint8)
 
 
 def decode_sketch(data: np.ndarray) -> TDigest:
-    """The sketch of `encode_sketch`'s bytes."""
+    """Sketch from the bytes of `encode_sketch`."""
     return TDigest.deserialize(data.tobytes())
 
 
 def read_quantiles(sketch: TDigest, shares: Iterable[float]) -> list[float]:
-    """The values below which each of `shares` (0 to 1) of the values lie; of an empty sketch, zeros."""
+    """Quantiles of the sketched values at `shares` (0 to 1); zeros for an empty sketch."""
     return [0.0 if sketch.is_empty() else float(sketch.get_quantile(share)) for share in shares]

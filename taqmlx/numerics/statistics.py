@@ -1,8 +1,8 @@
-"""Mergeable statistics of what a linear layer reads, per channel.
+"""Mergeable per-channel statistics of layer inputs.
 
-Extremes are exact. Moments are float64 sums over rows whose own mean and variance MLX takes in fp32 (a row is a few
-hundred tokens at most), merged by the pairwise update of Chan, Golub & LeVeque (1979), so neither the batching nor the
-number of parts shows in the result beyond rounding.
+Extremes are exact. Moments are float64 sums over rows; MLX computes the mean and variance within a row (a few hundred
+tokens at most) in fp32. They are merged by the pairwise update of Chan, Golub & LeVeque (1979), so that batching and
+sharding change the result by rounding errors only.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ import numpy as np
 class ChannelStatistics(NamedTuple):
     """Statistics of N rows of D channels: counts int, extremes float32 (D,), moments float64 (D,).
 
-    `squares` is the sum of squared deviations from the mean; `negatives` counts values below zero in all channels.
+    `squares` is the sum of squared deviations from the mean; `negatives` counts negative values over all channels.
     """
 
     rows: int
@@ -28,9 +28,9 @@ class ChannelStatistics(NamedTuple):
 
 
 def reduce_tokens(x: mx.array) -> dict[str, mx.array]:
-    """The lazy reductions of a batch `x` (B, N, D).
+    """Lazy reductions of a batch `x` (B, N, D).
 
-    Extremes (D,), mean and variance over tokens (B, D), and the count of negatives ().
+    Extremes (D,), mean and variance over tokens (B, D), and the count of negative values ().
     """
     x = x.astype(mx.float32)
     return {
@@ -43,10 +43,10 @@ def reduce_tokens(x: mx.array) -> dict[str, mx.array]:
 
 
 def combine_rows(reduced: dict[str, np.ndarray], tokens: int) -> ChannelStatistics:
-    """The statistics of a batch from its reductions as NumPy arrays, `tokens` in each row of the batch."""
+    """Statistics of a batch from its reductions as NumPy arrays; each row of the batch has `tokens` tokens."""
     means = reduced["mean"].astype(np.float64)
     mean = means.mean(axis=0)
-    with np.errstate(invalid="ignore"):  # infinities are the caller's to refuse
+    with np.errstate(invalid="ignore"):  # the caller rejects infinities
         within = reduced["variance"].astype(np.float64).sum(axis=0)
         between = np.square(means - mean).sum(axis=0)
     return ChannelStatistics(
@@ -60,13 +60,13 @@ def combine_rows(reduced: dict[str, np.ndarray], tokens: int) -> ChannelStatisti
 
 
 def create_empty(channels: int) -> ChannelStatistics:
-    """The statistics of no rows: the neutral element of `merge`."""
+    """Statistics of no rows, the identity of `merge`."""
     infinite = np.full(channels, np.inf, np.float32)
     return ChannelStatistics(0, 0, infinite, -infinite, np.zeros(channels), np.zeros(channels))
 
 
 def merge_pair(a: ChannelStatistics, b: ChannelStatistics) -> ChannelStatistics:
-    """The statistics of the rows of `a` and `b` together (Chan et al. 1979, eq. 2.1)."""
+    """Statistics of the rows of `a` and `b` together (Chan et al. 1979, eq. 2.1)."""
     rows = a.rows + b.rows
     if rows == 0:
         return a
@@ -82,17 +82,17 @@ def merge_pair(a: ChannelStatistics, b: ChannelStatistics) -> ChannelStatistics:
 
 
 def merge(parts: Iterable[ChannelStatistics]) -> ChannelStatistics:
-    """The statistics of all rows of `parts` together. Raises TypeError if there is no part."""
+    """Statistics of all rows of `parts` together. Raises TypeError if `parts` is empty."""
     return reduce(merge_pair, parts)
 
 
 def compute_deviation(statistics: ChannelStatistics) -> np.ndarray:
-    """The standard deviation of each channel (population), float64 (D,)."""
+    """Population standard deviation of each channel, float64 (D,)."""
     return np.sqrt(statistics.squares / max(statistics.rows, 1))
 
 
 def describe_tensor(statistics: ChannelStatistics) -> dict[str, float]:
-    """The scalars of the whole tensor: min, max, absmax, mean, std and the share of negative values."""
+    """Scalars of the whole tensor: min, max, absmax, mean, std and the share of negative values."""
     low, high = float(statistics.minimum.min()), float(statistics.maximum.max())
     mean = statistics.mean.mean()
     variance = statistics.squares.mean() / statistics.rows + np.square(statistics.mean - mean).mean()
@@ -107,10 +107,11 @@ def describe_tensor(statistics: ChannelStatistics) -> dict[str, float]:
 
 
 def compute_shift(minimum: np.ndarray, maximum: np.ndarray) -> np.ndarray:
-    """The static shift z of each channel, float32 (D,), from its extremes at each step (S, D).
+    """Static shift z of each channel, float32 (D,), from its extremes at each step (S, D).
 
-    The mean over steps of the channel's middle, as TaQ-DiT's post-GELU shift (arXiv:2411.14172, sec. on momentum-based
-    shifting), whose moving average over batches depends on their order; this mean does not, and it merges.
+    z is the mean over steps of the channel's midpoint. It follows the post-GELU shift of TaQ-DiT (arXiv:2411.14172,
+    sec. on momentum-based shifting), whose moving average depends on the order of batches; this mean does not, and it
+    can be merged.
     """
     middle: np.ndarray = (minimum.astype(np.float64) + maximum) / 2
     shift: np.ndarray = middle.mean(axis=0)
@@ -118,6 +119,6 @@ def compute_shift(minimum: np.ndarray, maximum: np.ndarray) -> np.ndarray:
 
 
 def compute_shifted_absmax(minimum: np.ndarray, maximum: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """The largest |x - shift| at each step, float32 (S,), exactly, from channel extremes (S, D) and `shift` (D,)."""
+    """Largest |x - shift| at each step, float32 (S,), exact, from channel extremes (S, D) and `shift` (D,)."""
     reached: np.ndarray = np.maximum(np.abs(minimum - shift), np.abs(maximum - shift)).max(axis=-1)
     return reached

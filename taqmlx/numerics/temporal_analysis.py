@@ -1,4 +1,4 @@
-"""How what a layer reads changes over a trajectory."""
+"""Change of a layer's input over a trajectory."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,26 +10,26 @@ from taqmlx.numerics.ranges import divide
 
 
 def summarise_scale(absmax: Sequence[float]) -> dict[str, float]:
-    """The mean, smallest and largest over steps of the largest magnitudes (S,)."""
+    """Mean, smallest and largest of the per-step absmax (S,)."""
     values = np.asarray(absmax, np.float64)
     return {"mean_scale": float(values.mean()), "min_scale": float(values.min()), "max_scale": float(values.max())}
 
 
 def summarise_shift(shift: np.ndarray) -> dict[str, float]:
-    """The largest and the mean magnitude over the channels of a shift (D,)."""
+    """Largest and mean magnitude over the channels of a shift (D,)."""
     magnitude = np.abs(shift.astype(np.float64))
     return {"max_shift_magnitude": float(magnitude.max()), "mean_shift_magnitude": float(magnitude.mean())}
 
 
 def compute_drift(absmax: Sequence[float]) -> float:
-    """The largest magnitude of any step over the smallest; 1 for a tensor of zeros."""
+    """Ratio of the largest to the smallest per-step absmax; 1 for a tensor of zeros."""
     return float(divide(max(absmax), min(absmax)))
 
 
 def find_phase_ranges(
     per_step: Mapping[str, Sequence[float]], sigmas: Sequence[float]
 ) -> dict[str, dict[str, Any] | None]:
-    """The extremes within each phase and the largest magnitude, None for a phase that was not observed."""
+    """Extremes and absmax within each phase; None for a phase that was not observed."""
     kinds = (("min", np.min), ("max", np.max), ("absmax", np.max))
     grouped = {kind: group_by_phase(per_step[kind], sigmas) for kind, _ in kinds}
     return {

@@ -1,4 +1,4 @@
-"""The rules that say how few bits a layer's input may have at each noise level."""
+"""Rules that choose the fewest bits of a layer input at each noise level."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,11 +9,11 @@ from taqmlx.numerics.tiers import take_by_threshold, take_fewest, to_decibels
 
 
 class Evidence(NamedTuple):
-    """What is known of a layer whose input is rounded, at the config's K noise levels.
+    """Measurements of a layer with a quantized input, at the config's K noise levels.
 
-    own, policy: its bits and policy in the config; channels float32 (K, in): the largest magnitude of each channel of
-    what is rounded; errors: relative errors (K,) by bits, and clips and inside: shares by bits, empty where nothing was
-    measured; is_shifted: whether a shift is subtracted.
+    own, policy: bits and policy in the config; channels float32 (K, in): absmax of each channel of the quantizer's
+    input; errors: relative errors (K,) by bits; clips and inside: shares by bits, empty where nothing was measured;
+    is_shifted: True if a shift is subtracted.
     """
 
     own: int
@@ -26,19 +26,19 @@ class Evidence(NamedTuple):
 
 
 def choose_bits(evidence: Evidence, sigmas: Sequence[float], parameters: Mapping[str, Any]) -> tuple[np.ndarray, str]:
-    """A layer's bits int (K,) by the rule of `parameters`, never more than its own, and a reason in a few words."""
+    """Bits of a layer, int (K,), by the rule in `parameters`, at most its own bits; and a short reason."""
     bits, reason = RULES[parameters["multitier_rule"]](evidence, sigmas, parameters)
     bits = np.minimum(bits, evidence.own)
     if evidence.policy == "dynamic" and np.ptp(bits):
         kept = np.full_like(bits, evidence.own)
-        return kept, f"a step for each token has no table of bits: the {evidence.own} bits stay; else {reason}"
+        return kept, f"dynamic step sizes have no table of bits: {evidence.own} bits are kept; otherwise {reason}"
     return bits, reason
 
 
 def choose_measured(
     evidence: Evidence, sigmas: Sequence[float], parameters: Mapping[str, Any]
 ) -> tuple[np.ndarray, str]:
-    """The fewest bits (K,) whose measured error in the block's output is within the budget."""
+    """Fewest bits (K,) with a measured error in the block output within the budget."""
     if not evidence.errors:
         return np.full(len(sigmas), evidence.own), "nothing was measured for it"
     budget = parameters["multitier_budget"]
@@ -50,7 +50,7 @@ def choose_measured(
 
 
 def explain_most(bits: np.ndarray, errors: Mapping[int, np.ndarray], sigmas: Sequence[float]) -> str:
-    """Why the level that has the most of `bits` (K,) has no fewer."""
+    """Reason for the level with the most of `bits` (K,): the error that fewer bits would leave."""
     most, places = int(bits.max()), np.flatnonzero(bits == bits.max())
     shown = max((b for b in errors if b < most), default=most)
     worst = places[np.argmax(errors[shown][places])]
@@ -61,7 +61,7 @@ def explain_most(bits: np.ndarray, errors: Mapping[int, np.ndarray], sigmas: Seq
 def choose_by_threshold(
     evidence: Evidence, sigmas: Sequence[float], parameters: Mapping[str, Any]
 ) -> tuple[np.ndarray, str]:
-    """Bits (K,) by the largest magnitude that is rounded, after the shift where there is one."""
+    """Bits (K,) by the absmax of the quantizer's input, after the shift if there is one."""
     magnitudes = evidence.channels.max(axis=1)
     kind = "shifted" if evidence.is_shifted else "plain"
     after = " after the shift" if evidence.is_shifted else ""

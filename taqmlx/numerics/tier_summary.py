@@ -1,4 +1,4 @@
-"""What a choice of bits comes to, over layers and noise levels."""
+"""Summary of chosen bits over layers and noise levels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,23 +8,23 @@ import numpy as np
 from taqmlx.numerics.phases import group_by_phase
 from taqmlx.numerics.tiers import TIERS
 
-HIGHLY_VARIABLE = 2.0  # the largest magnitude of any noise level over the smallest
+HIGHLY_VARIABLE = 2.0  # ratio of the largest to the smallest absmax over noise levels
 
 
 def find_most_by_phase(bits: np.ndarray, sigmas: Sequence[float]) -> dict[str, int | None]:
-    """The bits (K,) that suffice in the whole of each phase; None for a phase without a noise level."""
+    """Largest of the bits (K,) within each phase; None for a phase without a noise level."""
     return {name: int(own.max()) if own.size else None for name, own in group_by_phase(bits, sigmas).items()}
 
 
 def is_highly_variable(magnitudes: np.ndarray) -> bool:
-    """Whether the largest magnitudes (K,) differ much between noise levels."""
+    """True if the absmax (K,) varies by more than a factor HIGHLY_VARIABLE over noise levels."""
     return bool(magnitudes.max() > HIGHLY_VARIABLE * magnitudes.min())
 
 
 def summarise_bits(bits: Mapping[str, np.ndarray], channels: Mapping[str, int]) -> dict[str, Any]:
-    """Counts, shares and lists of layers, from each layer's bits (K,) and how many channels it reads.
+    """Counts, shares and lists of layers, from each layer's bits (K,) and number of input channels.
 
-    A decision is a layer at a noise level. `uniform_bits` are those that one number for all would need.
+    A decision is one layer at one noise level. `uniform_bits` is the bit width required if it were the same for all.
     """
     table = np.array(list(bits.values()))  # (layers, K)
     if not table.size:

@@ -1,7 +1,6 @@
-"""The grid of a quantized weight: MLX's affine groups, w = code * scale + bias along the input channels.
+"""Grid of a quantized weight: MLX's affine groups, w = code * scale + bias along the input channels.
 
-Scales and biases are rounded to fp16 before the codes are taken, so that the values stored are the values the codes
-were chosen for.
+Scales and biases are rounded to fp16 before the codes are computed, so that codes match the stored values.
 """
 
 from collections.abc import Iterator
@@ -13,14 +12,14 @@ import numpy as np
 from taqmlx.planning.bit_choices import stored_bits
 from taqmlx.planning.layer_rules import WeightRule
 
-# Weights at work at a time in a search: what it passes over again and again stays in the cache.
+# Number of weights searched at a time; the data of all passes stays in the cache.
 _CHUNK = 2**16
-# The smallest scale fp16 holds, for groups of equal weights.
+# Smallest fp16 scale, for groups of equal weights.
 _TINY = 2.0**-24
 
-# What a search tries, one pass after the other: how far to move the lower and the upper end of the best range so far
-# inwards, as shares of the full range. Ends of a symmetric range move together, down to 0.4 of it; others first
-# together and then each alone, coarsely and finely. That is as good as passes of 142 moves, to 0.07 dB at 6 bits.
+# Passes of a range search, in order: inward moves of the lower and upper end of the best range so far, as shares of the
+# full range. The ends of a symmetric range move together, down to 0.4 of the full range; other ends move first together
+# and then separately, coarsely and finely. The result is within 0.07 dB at 6 bits of that of passes of 142 moves.
 _BOTH, _LOWER, _UPPER = [1, 1], [1, 0], [0, 1]
 _COARSE, _FINE = np.linspace(-0.12, 0.12, 7)[:, None], np.linspace(-0.02, 0.02, 5)[:, None]
 _PASSES = {
@@ -37,7 +36,7 @@ _PASSES = {
 
 
 class Grid(NamedTuple):
-    """Scales and biases fp16 (out, in / group_size), the nominal `bits` 2 to 8, and `group_size` 32, 64 or 128."""
+    """Scales and biases fp16 (out, in / group_size), nominal `bits` 2 to 8, and `group_size` 32, 64 or 128."""
 
     scales: np.ndarray
     biases: np.ndarray
@@ -46,15 +45,15 @@ class Grid(NamedTuple):
 
 
 def choose_grid(weight: np.ndarray | mx.array, rule: WeightRule) -> Grid:
-    """The grid of `weight` (out, in) by `rule`: `bits`, `group_size`, `symmetric` and `range`.
+    """Grid of `weight` (out, in) by `rule`: `bits`, `group_size`, `symmetric` and `range`.
 
-    A group's lowest code stands for the lower end of its range and the highest for the upper; a symmetric range is
-    one around zero whose code 2^(bits - 1) is zero. The range is that of the weights ("absmax"), or the one of the
-    least squared error ("search"). A row's grid (`group_size` "row") is stored once for each of the largest groups
-    that fit. MLX's own choice, which keeps zero a level of every group, errs more on trained weights from 4 bits on, by
-    0.3 dB in groups of 32 and 0.02 in groups of 128; at 2 bits it is the better, but 2 dB worse than a search.
+    The lowest and highest code of a group represent the ends of its range; a symmetric range is centred on zero, and
+    its code 2^(bits - 1) is zero. The range is that of the weights ("absmax"), or the one with the least squared error
+    ("search"). The grid of a row (`group_size` "row") is stored once per group of the largest group size that fits.
+    MLX's own range, which keeps zero a level of every group, has a larger error on trained weights from 4 bits on, by
+    0.3 dB in groups of 32 and 0.02 in groups of 128; at 2 bits its error is smaller, but 2 dB above that of a search.
 
-    Raises ValueError if no group fits `in`, or if fp16 cannot hold a weight, a scale or a bias.
+    Raises ValueError if no group size divides `in`, or if fp16 cannot represent a weight, a scale or a bias.
     """
     weight = np.array(mx.array(weight).astype(mx.float32))
     refuse_overflow(weight)
@@ -72,14 +71,14 @@ def choose_grid(weight: np.ndarray | mx.array, rule: WeightRule) -> Grid:
 
 
 def refuse_overflow(*arrays: np.ndarray) -> None:
-    """Raise ValueError unless fp16 can hold every value."""
+    """Raise ValueError unless fp16 can represent every value."""
     limit = np.finfo(np.float16).max
     if not all(np.abs(array).max() <= limit for array in arrays):
         raise ValueError("weights are not finite, or beyond the range of fp16, which holds their scales and biases")
 
 
 def fit_group_size(width: int, group_size: int | Literal["row"]) -> int:
-    """The stored group size for `width` inputs: `group_size`, or for "row" the largest that divides.
+    """Stored group size for `width` inputs: `group_size`, or for "row" the largest of 128, 64, 32 that divides `width`.
 
     Raises ValueError if none does.
     """
@@ -87,11 +86,11 @@ def fit_group_size(width: int, group_size: int | Literal["row"]) -> int:
     for size in sizes:
         if width % size == 0:
             return size
-    raise ValueError(f"{width} inputs are no multiple of the group size {sizes[-1]}")
+    raise ValueError(f"{width} inputs are not a multiple of the group size {sizes[-1]}")
 
 
 def split_groups(weight: np.ndarray, span: int) -> Iterator[np.ndarray]:
-    """The weight's groups of `span` inputs, (groups, span) at a time."""
+    """Groups of `span` inputs of the weight (out, in), in chunks (groups, span)."""
     groups = weight.reshape(-1, span)  # (out, in) -> (out * in / span, span)
     count = max(1, _CHUNK // span)
     for start in range(0, len(groups), count):
@@ -99,7 +98,7 @@ def split_groups(weight: np.ndarray, span: int) -> Iterator[np.ndarray]:
 
 
 def choose_ranges(groups: np.ndarray, rule: WeightRule) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and biases (groups, 1) of `groups` (groups, span) as fp16 holds them, in float32."""
+    """Scales and biases (groups, 1) of `groups` (groups, span), rounded to fp16, as float32."""
     low, high = groups.min(axis=1, keepdims=True), groups.max(axis=1, keepdims=True)
     if rule["symmetric"]:
         high = np.maximum(-low, high)
@@ -110,7 +109,7 @@ def choose_ranges(groups: np.ndarray, rule: WeightRule) -> tuple[np.ndarray, np.
 
 
 def place_levels(low: np.ndarray, high: np.ndarray, rule: WeightRule) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and biases of the ranges `low` to `high`, as fp16 holds them, in float32."""
+    """Scales and biases of the ranges `low` to `high`, rounded to fp16, as float32."""
     bits, symmetric = rule["bits"], rule["symmetric"]
     steps = high / (2 ** (bits - 1) - 1) if symmetric else (high - low) / (2**bits - 1)
     scales = np.maximum(round_to_half(steps), _TINY)
@@ -118,7 +117,7 @@ def place_levels(low: np.ndarray, high: np.ndarray, rule: WeightRule) -> tuple[n
 
 
 def round_to_half(values: np.ndarray) -> np.ndarray:
-    """The nearest values fp16 holds, infinite where it overflows, in float32."""
+    """`values` rounded to fp16, as float32; infinite on overflow."""
     with np.errstate(over="ignore"):
         return values.astype(np.float16).astype(np.float32)
 
@@ -126,9 +125,9 @@ def round_to_half(values: np.ndarray) -> np.ndarray:
 def search_ranges(
     groups: np.ndarray, low: np.ndarray, high: np.ndarray, rule: WeightRule
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ends (groups, 1) of the ranges of least squared error, the full ranges `low` to `high` among them.
+    """Ends (groups, 1) of the ranges with the least squared error, the full ranges `low` to `high` included.
 
-    The error is that of the nearest levels of the grid as stored.
+    The error is that of rounding to the nearest level of the grid as stored.
     """
     full = high - low
     least = measure_error(groups, *place_levels(low, high, rule), rule["bits"])
@@ -143,7 +142,7 @@ def search_ranges(
 
 
 def measure_error(groups: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits: int) -> np.ndarray:
-    """Squared error (groups, 1) of `groups` (groups, span) on their nearest levels."""
+    """Squared error (groups, 1) of `groups` (groups, span) rounded to their nearest levels."""
     errors = take_codes(groups, scales, biases, bits)
     errors *= scales
     errors += biases
@@ -153,7 +152,7 @@ def measure_error(groups: np.ndarray, scales: np.ndarray, biases: np.ndarray, bi
 
 
 def take_codes(weight: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits: int) -> np.ndarray:
-    """The nearest codes as float32, round half to even; a new array."""
+    """Nearest codes as float32, round half to even, in a new array."""
     codes: np.ndarray = weight - biases
     codes /= scales
     np.rint(codes, out=codes)
@@ -161,24 +160,24 @@ def take_codes(weight: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits:
 
 
 def spread(groups: np.ndarray, group_size: int) -> np.ndarray:
-    """One value per group (out, groups) as one per input (out, in), float32."""
+    """Values per group (out, groups) repeated per input, (out, in), float32."""
     return np.repeat(groups.astype(np.float32), group_size, axis=-1)
 
 
 def round_to_grid(weight: np.ndarray, grid: Grid) -> np.ndarray:
-    """The nearest codes, uint8 (out, in), round half to even."""
+    """Nearest codes, uint8 (out, in), round half to even."""
     scales, biases = spread(grid.scales, grid.group_size), spread(grid.biases, grid.group_size)
     return take_codes(weight.astype(np.float32), scales, biases, grid.bits).astype(np.uint8)
 
 
 def dequantize(codes: np.ndarray, grid: Grid) -> np.ndarray:
-    """The weight the codes (out, in) stand for, float32 (out, in)."""
+    """Dequantized weight of codes (out, in), float32 (out, in)."""
     weight: np.ndarray = codes * spread(grid.scales, grid.group_size) + spread(grid.biases, grid.group_size)
     return weight
 
 
 def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Codes (out, in) as MLX packs them: a little-endian stream of `stored_bits(bits)` bits a code.
+    """Codes (out, in) in MLX's packed format: a little-endian stream of `stored_bits(bits)` bits per code.
 
     Returns uint32 (out, in * stored bits / 32).
     """
@@ -188,7 +187,7 @@ def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack_codes(packed: np.ndarray, bits: int) -> np.ndarray:
-    """The codes uint8 (out, in) of `pack_codes`."""
+    """Codes uint8 (out, in) from the output of `pack_codes`."""
     stream = np.unpackbits(np.ascontiguousarray(packed).view(np.uint8), axis=-1, bitorder="little")
     stream = stream.reshape(len(packed), -1, stored_bits(bits))  # (out, in * stored bits) -> (out, in, stored bits)
     return np.packbits(stream, axis=-1, bitorder="little")[..., 0]

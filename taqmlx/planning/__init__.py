@@ -1,1 +1,1 @@
-"""What is to be made: configuration, parameters of stages, layers and their rules. Standard library only."""
+"""Run planning: configuration, stage parameters, layers and their rules. Standard library only."""

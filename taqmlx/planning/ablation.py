@@ -1,8 +1,8 @@
-"""The ablation of the TaQ-DiT paper: what each of its rows changes in the configuration. Standard library only.
+"""Ablation study of the TaQ-DiT paper: the configuration changes of each row. Standard library only.
 
-Source: Liu et al. 2024, arXiv:2411.14172, tables on joint reconstruction and its parts. Grids are the paper's, weights
-by output channel and one step size for all of an input, but for symmetric inputs; adaLN weights have 8 bits where
-everything is quantized. A row is quantized, and drawn, as a rung of the ladder is.
+Source: Liu et al. 2024, arXiv:2411.14172, tables on joint reconstruction and its parts. The quantizers are the paper's:
+per-output-channel weights and one step size per input tensor, except that inputs are symmetric; adaLN weights have 8
+bits where everything is quantized. A row is quantized and sampled like a rung of the ladder.
 """
 
 from typing import Any
@@ -17,14 +17,14 @@ _AFTER_GELU = {"layers": "*.mlp.fc2", "bits": 16}
 
 
 def _quantize_only(pattern: str, *except_for: dict[str, Any]) -> dict[str, Any]:
-    """The rules that quantize the layers of a name pattern and no others; `except_for` are rules of inputs."""
+    """Rules that quantize only the layers matching `pattern`; `except_for` are additional input rules."""
     return {
         "weights": [*UNROUNDED, {"layers": pattern, "bits": 4} | _ROW],
         "activations": [*UNROUNDED, choose_activations("static")[0] | {"layers": pattern}, *except_for],
     }
 
 
-# name: (what it is, what it changes in the configuration)
+# name: (title, configuration changes)
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "paper_rtn": ("W4A8, to nearest", RTN | _W4 | _A8),
     "paper_separate_w4": (
@@ -51,8 +51,8 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 VARIANTS = ["fp", *ROWS, "w4a8"]
 
-# FID of DiT-XL/2 on ImageNet 256 x 256, 100 steps, guidance 1.5, 10,000 pictures, as the paper has them; 6.03 follows
-# from its abstract.
+# FID of DiT-XL/2 on ImageNet 256 x 256, 100 steps, guidance 1.5, 10,000 images, as reported in the paper; 6.03 is from
+# its abstract.
 PAPER_FID = {
     "fp": 5.00,
     "paper_separate_w4": 8.01,
@@ -66,7 +66,9 @@ PAPER_FID = {
 
 
 def change(config: dict[str, Any]) -> dict[str, Any]:
-    """The evaluation that is the ablation: its pictures, and its rows between full precision and our own."""
+    """The configuration of the ablation study: its number of images, and its rows between full precision and our own
+    method.
+    """
     return config | {
         "evaluation_pictures": config["ablation_pictures"],
         "evaluation_variants": VARIANTS,

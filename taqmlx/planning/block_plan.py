@@ -1,6 +1,6 @@
-"""What one block's job is made with: the stage's parameters, with the rules resolved to the block's own layers.
+"""Parameters of one block's job: the stage's parameters with the rules resolved to the layers of the block.
 
-So a rule for one block's layers makes that block again and no other.
+A changed rule therefore reruns only the blocks whose layers it matches.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,17 +15,17 @@ from taqmlx.planning.plain_files import read_plain_json
 
 
 def select_block(parameters: plan.Parameters, block: str) -> plan.Parameters:
-    """The parameters of `block` from those of the stage `optimise_block`, or of `shared` from those of `round_shared`.
+    """Parameters of `block`, from those of stage `optimise_block`, or of `shared`, from those of `round_shared`.
 
-    `layers` has each linear's rules, `{"weight": ..., "activation": ...}`, by name, in place of the lists of patterns.
-    `block` may be `shared`: the layers of none.
+    `layers` replaces the lists of patterns with the rules of each linear, `{"weight": ..., "activation": ...}`, by
+    name. `block` may be `shared`: the layers outside the blocks.
     """
     resolved, names = resolve_layers(parameters), list_names(parameters["model"], block)
     return resolved | {"block": block, "layers": {name: resolved["layers"][name] for name in names}}
 
 
 def resolve_layers(parameters: plan.Parameters) -> plan.Parameters:
-    """`parameters` with each linear's rules, `layers`, in place of the lists of patterns."""
+    """`parameters` with the lists of patterns replaced by `layers`, the rules of each linear by name."""
     layers = {
         layer.name: {
             "weight": find_rule(parameters["weights"], layer.name),
@@ -38,13 +38,15 @@ def resolve_layers(parameters: plan.Parameters) -> plan.Parameters:
 
 
 def list_names(model: str, block: str) -> list[str]:
-    """The linears of a block, or of none."""
+    """Names of the linears of a block, or of those outside the blocks (`shared`)."""
     layers = list_linears(*plan.MODEL_BLOCKS[model])
     return [layer.name for layer in layers if (layer.block or plan.SHARED) == block]
 
 
 def encode_block(config: plan.Parameters, block: str) -> str:
-    """The configuration values the job of `block` reads, as JSON for a command line; of the rules, those that match."""
+    """Configuration values read by the job of `block`, as JSON for a command line; only the rules that match its
+    layers.
+    """
     names = list_names(config["model"], block)
     own = {
         key: [rule for rule in config[key] if any(fnmatchcase(name, rule["layers"]) for name in names)]
@@ -54,16 +56,16 @@ def encode_block(config: plan.Parameters, block: str) -> str:
 
 
 def find_conflicts(folder: Path, parameters: plan.Parameters) -> Iterator[str]:
-    """Finished blocks in `folder` that other parameters made: one line each, naming a difference.
+    """Yield one line per finished block in `folder` made with other parameters, naming a difference.
 
-    `parameters` are those of the stage `optimise_block`.
+    `parameters` are those of stage `optimise_block`.
     """
     for block in plan.list_blocks(parameters["model"]):
         yield from find_conflict(folder / f"{block}.json", select_block(parameters, block))
 
 
 def find_conflict(seal: Path, wanted: plan.Parameters) -> Iterator[str]:
-    """A line if a block is finished, its seal in the file `seal`, and was not made with the parameters `wanted`."""
+    """Yield a line if the block with seal file `seal` is finished and was not made with the parameters `wanted`."""
     if not seal.exists():
         return
     try:
@@ -78,9 +80,9 @@ def find_conflict(seal: Path, wanted: plan.Parameters) -> Iterator[str]:
 
 
 def find_source_conflicts(results: Path, sources: Iterable[plan.Parameters]) -> Iterator[str]:
-    """A line for each stage that finished blocks were made from with other parameters than `sources` say.
+    """Yield a line per stage in `sources` whose recorded parameters differ, if there are finished blocks.
 
-    The captured inputs of the blocks are temporary: what they were made with is in the stages' parameter files.
+    The captured block inputs are temporary, so their parameters are taken from the parameter files of the stages.
     """
     if not any((results / "adaround").glob("[!.]*.json")):
         return

@@ -1,4 +1,4 @@
-"""What no configuration may hold, whatever its keys: unwieldy values, and paths that lead astray."""
+"""Limits that hold for any configuration: size and nesting of its values, and safe paths."""
 
 import datetime
 import json
@@ -10,23 +10,26 @@ from typing import Any
 
 from taqmlx.planning.plain_files import LARGEST_NUMBER
 
-MOST_VALUES = 50_000  # in a configuration; its aliases are counted as often as they stand for something
+MOST_VALUES = 50_000  # values per configuration; a YAML alias counts each time it is used
 DEEPEST = 20  # levels
 LONGEST_TEXT = 10_000  # characters
-LONGEST_COMMAND = 100_000  # bytes of the values on a worker's command line, of 128 KiB that Linux takes
-PATHS = ("results_dir", "prompts", "evaluation_prompts", "reference_pictures")  # what rules name files by
-# Snakemake reads wildcards and names of folders in these; a line can hold no line break.
+LONGEST_COMMAND = 100_000  # bytes of values on a worker's command line; the limit on Linux is 128 KiB
+PATHS = ("results_dir", "prompts", "evaluation_prompts", "reference_pictures")  # used in rule paths
+# Snakemake parses wildcards and path variables in these characters; a shell line cannot hold a line break.
 UNFIT = re.compile(r"[\x00-\x1f\x7f{}<>]")
 ROOT = Path(__file__).parents[2]
-# What is in the project besides results.
-SOURCES = {*(".git", ".github", ".snakemake", ".venv", "config", "docs"), *("profiles", "report", "rules", "tests")}
+# Project folders that cannot hold results.
+SOURCES = {
+    *(".git", ".github", ".snakemake", ".venv", "config", "docs"),
+    *("profiles", "report", "rules", "tests", "workflow"),
+}
 SOURCES |= {"taqmlx", "workflow_scripts", "compat", "src"}
 
 
 def refuse_unwieldy(config: Any) -> None:
-    """Raise ValueError unless `config` is a dictionary of plain values, few enough and of bounded size."""
+    """Raise ValueError unless `config` is a dictionary of plain values within the limits on count, size and nesting."""
     if not isinstance(config, dict):
-        raise ValueError("the configuration is no list of keys and values; write key: value, a line each")
+        raise ValueError("the configuration is not a list of keys and values; write one key: value per line")
     level, count = [("", config)], 0
     for _ in range(DEEPEST):
         found = []
@@ -48,7 +51,9 @@ def refuse_unwieldy(config: Any) -> None:
 
 
 def refuse_value(key: str, value: Any) -> None:
-    """Raise ValueError unless one value is text, a number, true or false, null, a list or a dictionary."""
+    """Raise ValueError unless `value` is text, a number, a boolean, null, a list or a dictionary, within the size
+    limits.
+    """
     if isinstance(value, datetime.date):
         raise ValueError(f"{key}: {value} is a date in YAML; put it in quotes")
     if not isinstance(value, str | int | float | list | dict | None):
@@ -62,7 +67,7 @@ def refuse_value(key: str, value: Any) -> None:
 
 
 def is_encodable(text: str) -> bool:
-    """Whether `text` can be written in UTF-8: halves of characters cannot."""
+    """True if `text` can be encoded as UTF-8, i.e. has no lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -71,7 +76,9 @@ def is_encodable(text: str) -> bool:
 
 
 def refuse_paths(config: dict[str, Any]) -> None:
-    """Raise ValueError for a path that Snakemake or a shell reads otherwise, or results where they do not belong."""
+    """Raise ValueError for a path that Snakemake or a shell would misread, or a results folder inside or above the
+    project.
+    """
     for key in PATHS:
         path = config[key]
         if path is not None and (UNFIT.search(path) or path.startswith(("-", "~"))):
@@ -81,7 +88,7 @@ def refuse_paths(config: dict[str, Any]) -> None:
             )
     results = config["results_dir"]
     if ".." in Path(results).parts:
-        raise ValueError(f"results_dir: {results[:80]} leads upwards; name the folder by its absolute path")
+        raise ValueError(f"results_dir: {results[:80]} contains ..; give an absolute path")
     place = Path(os.path.normpath(Path.cwd() / results))
     if Path.cwd().is_relative_to(place) or ROOT.is_relative_to(place):
         raise ValueError(f"results_dir: {results[:80]} holds the project itself; choose a folder of its own")
@@ -90,7 +97,7 @@ def refuse_paths(config: dict[str, Any]) -> None:
 
 
 def refuse_long(config: dict[str, Any]) -> None:
-    """Raise ValueError for more values than a worker's command line takes."""
+    """Raise ValueError if the values do not fit on a worker's command line."""
     size = len(shlex.quote(json.dumps(config, ensure_ascii=False)).encode())
     if size > LONGEST_COMMAND:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""What the keys of a configuration demand of each other, checked before any job. Standard library only.
+"""Consistency checks between configuration keys, made before any job. Standard library only.
 
-Every function raises ValueError, in one line, with a change that is possible.
+Every check raises ValueError with a one-line message that suggests a valid change.
 """
 
 import difflib
@@ -17,13 +17,13 @@ from taqmlx.planning.step_choice import choose_steps
 from taqmlx.planning.variants import VARIANTS
 
 LARGEST_SEED = 2**31 - 1
-FEWEST_POINTS = 2  # of a block: one to learn from, one held out
+FEWEST_POINTS = 2  # calibration points per block: one for training, one held out
 
 Config = dict[str, Any]
 
 
 def refuse_contradictions(config: Config) -> None:
-    """Raise ValueError for values that no run could go through with, whatever is asked of it."""
+    """Raise ValueError for combinations of values with which no run can succeed, whatever its target."""
     for refuse in (
         refuse_steps,
         refuse_few_points,
@@ -37,7 +37,7 @@ def refuse_contradictions(config: Config) -> None:
 
 
 def refuse_steps(config: Config) -> None:
-    """Raise ValueError for more steps than there are, or fewer points than steps that need one each."""
+    """Raise ValueError if more steps are selected than sampled, or there are fewer points than steps."""
     steps, selected = config["steps"], config["selected_steps"]
     if selected > steps:
         raise ValueError(
@@ -58,7 +58,7 @@ def refuse_steps(config: Config) -> None:
 
 
 def refuse_few_points(config: Config) -> None:
-    """Raise ValueError for fewer points than blocks are learned on, or than jobs that share them."""
+    """Raise ValueError if there are fewer calibration points than a block needs, or than jobs to share them."""
     trajectories, selected = config["trajectories"], config["selected_steps"]
     if trajectories * selected < FEWEST_POINTS:
         raise ValueError(
@@ -78,7 +78,7 @@ def refuse_few_points(config: Config) -> None:
 
 
 def refuse_migration(config: Config) -> None:
-    """Raise ValueError for a migration that could not be learned."""
+    """Raise ValueError for a migration that cannot be learned with the chosen engine or policy."""
     for rule in config["activations"]:
         if not rule.get("migration"):
             continue
@@ -95,7 +95,7 @@ def refuse_migration(config: Config) -> None:
 
 
 def refuse_thresholds(config: Config) -> None:
-    """Raise ValueError for thresholds of which the one for 4 bits is the higher."""
+    """Raise ValueError if the 4-bit threshold exceeds the 6-bit threshold."""
     for kind, (four, six) in config["multitier_thresholds"].items():
         if four > six:
             raise ValueError(
@@ -105,7 +105,7 @@ def refuse_thresholds(config: Config) -> None:
 
 
 def refuse_guidance(config: Config) -> None:
-    """Raise ValueError for guidance, or a negative prompt, asked of a model that knows none."""
+    """Raise ValueError if guidance or a negative prompt is set for a model without classifier-free guidance."""
     if config["model"] not in plan.UNGUIDED:
         return
     for key in ("cfg_scale", "evaluation_cfg"):
@@ -121,7 +121,7 @@ def refuse_guidance(config: Config) -> None:
 
 
 def refuse_variants(config: Config) -> None:
-    """Raise ValueError for an unknown variant."""
+    """Raise ValueError for an unknown variant name."""
     for name in config["evaluation_variants"]:
         if name not in VARIANTS:
             near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.0)[0]
@@ -129,9 +129,9 @@ def refuse_variants(config: Config) -> None:
 
 
 def refuse_seeds(config: Config) -> None:
-    """Raise ValueError for pictures whose noise a trajectory starts from, or whose seeds go beyond the largest."""
+    """Raise ValueError if evaluation seeds overlap the trajectories' seeds or exceed LARGEST_SEED."""
     first = config["evaluation_seed"]
-    # Other seeds for the noise floor follow those of the pictures.
+    # The noise floor's other seeds follow those of the images.
     used = 2 * max(config["evaluation_pictures"], config["ablation_pictures"])
     start, end, last = config["seed"], config["seed"] + config["trajectories"], LARGEST_SEED + 1 - used
     if first < end and start < first + used:
@@ -145,7 +145,7 @@ def refuse_seeds(config: Config) -> None:
 
 
 def count_least_bits(config: Config) -> float:
-    """The fewest bits per weight that the search can give all linear layers."""
+    """Smallest bits per weight, over all linear layers, that the bit search can reach."""
     elements = count_elements(config)
     bits = {name: find_rule(config["weights"], name)["bits"] for name in elements}
     smallest = Choice(min(WIDTHS), max(GROUP_SIZES)).bits_per_weight
@@ -154,7 +154,7 @@ def count_least_bits(config: Config) -> float:
 
 
 def refuse_size(key: str, size: float, config: Config) -> None:
-    """Raise ValueError for a size that not even the smallest choices fit."""
+    """Raise ValueError if `size`, in bits per weight, is below the smallest the bit search can reach."""
     least = count_least_bits(config)
     if size < least:
         raise ValueError(
@@ -164,7 +164,7 @@ def refuse_size(key: str, size: float, config: Config) -> None:
 
 
 def refuse_search(config: Config) -> None:
-    """Raise ValueError if there is no weight to search bits for, or not even the fewest fit the size."""
+    """Raise ValueError if no weight is quantized, or `bits_per_weight` is below the smallest possible size."""
     names = (layer.name for layer in list_linears(*plan.MODEL_BLOCKS[config["model"]]))
     if all(find_rule(config["weights"], name)["bits"] == UNQUANTIZED for name in names):
         raise ValueError("weights: all layers have 16 bits, so there are none to choose; lower some")
@@ -173,7 +173,7 @@ def refuse_search(config: Config) -> None:
 
 
 def refuse_frontier(config: Config) -> None:
-    """Raise ValueError for sizes or pictures that the frontier cannot have."""
+    """Raise ValueError for impossible frontier sizes, or more frontier images than evaluation images."""
     for size in config["frontier_sizes"]:
         refuse_size("frontier_sizes", size, config)
     if config["frontier_pictures"] > config["evaluation_pictures"]:
@@ -184,19 +184,19 @@ def refuse_frontier(config: Config) -> None:
 
 
 def refuse_no_captions(config: Config) -> None:
-    """Raise ValueError if there is nothing to evaluate on."""
+    """Raise ValueError if the model has no captions of its own and no prompt file is given."""
     if config["model"] != plan.EMBEDDED and not config["evaluation_prompts"]:
         raise ValueError(f"evaluation_prompts: {config['model']} has no captions of its own; name a file of prompts")
 
 
 def refuse_no_reference(config: Config) -> None:
-    """Raise ValueError if there are no real pictures, and none can be drawn."""
+    """Raise ValueError if real images are neither given nor can be generated."""
     if config["model"] != plan.EMBEDDED and not config["reference_pictures"]:
         raise ValueError(f"reference_pictures: none can be drawn for {config['model']}; name a folder of pictures")
 
 
 def refuse_no_judge(config: Config) -> None:
-    """Raise ValueError if nothing can read the features of pictures."""
+    """Raise ValueError if there is no network to extract image features with."""
     if config["model"] != plan.EMBEDDED and not config["inception"]:
         raise ValueError(
             f"inception: the embedded model's classifier cannot judge pictures of {config['model']}; name the"
@@ -204,7 +204,7 @@ def refuse_no_judge(config: Config) -> None:
         )
 
 
-# What single stages demand, asked only where they are part of what is to be made.
+# Checks of single stages, made only if the stage is part of the run.
 STAGE_DEMANDS: dict[str, Callable[[Config], None]] = {
     "search_bits": refuse_search,
     "measure_frontier": refuse_frontier,
@@ -215,6 +215,6 @@ STAGE_DEMANDS: dict[str, Callable[[Config], None]] = {
 
 
 def refuse_stage(stage: str, config: Config) -> None:
-    """Raise ValueError for a stage that these values leave nothing to work on."""
+    """Raise ValueError if `stage` cannot run with this configuration."""
     if stage in STAGE_DEMANDS:
         STAGE_DEMANDS[stage](config)

@@ -1,4 +1,4 @@
-"""The configuration: one schema fills every default and refuses what cannot be meant, in one line."""
+"""Configuration loading: one schema fills every default; invalid values are rejected with a one-line error."""
 
 import difflib
 import math
@@ -19,12 +19,12 @@ from taqmlx.planning.plan import MODEL_KEYS
 from taqmlx.planning.prompts import read_prompts
 from taqmlx.planning.workflow_files import FOLDER
 
-# Snakemake hands these words of a command line over as text, and YAML takes 1e-3 for text.
+# Snakemake passes these command-line words as strings, and YAML parses 1e-3 as a string.
 _WORDS: dict[str, Callable[[str], bool | float]] = {
     "boolean": lambda word: {"true": True, "false": False}[word],
     "number": float,
 }
-# Neither not-a-number nor infinity is a number here.
+# Reject NaN and infinity.
 _Validator = jsonschema.validators.extend(
     Draft202012Validator,
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
@@ -37,7 +37,7 @@ SCHEMA = FOLDER / "config" / "config.schema.yaml"
 
 
 def load_schema(path: Path = SCHEMA) -> dict[str, Any]:
-    """The schema as a dictionary (JSON Schema, draft 2020-12)."""
+    """The configuration schema as a dictionary (JSON Schema, draft 2020-12)."""
     schema: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return schema
 
@@ -45,7 +45,7 @@ def load_schema(path: Path = SCHEMA) -> dict[str, Any]:
 def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     """`config` with every default filled in.
 
-    Raises ValueError with one line that names the key, the value and what to change.
+    Raises ValueError, in one line, naming the key, the value and the change to make.
     """
     refuse_unwieldy(config)
     refuse_unknown(config, schema["properties"])
@@ -65,7 +65,7 @@ def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_word(value: Any, described: dict[str, Any]) -> Any:
-    """What a word stands for in the place of the type `described`; anything else as it is."""
+    """The boolean or number spelled by the string `value`, if the schema `described` asks for one; else `value`."""
     try:
         return _WORDS[described["type"]](value) if isinstance(value, str) else value
     except (KeyError, ValueError):
@@ -73,7 +73,7 @@ def read_word(value: Any, described: dict[str, Any]) -> Any:
 
 
 def spell(value: Any, described: dict[str, Any]) -> Any:
-    """A valid value in its one spelling, so that 3 and 3.0 are not two configurations."""
+    """A valid value in canonical form, so that 3 and 3.0 give the same configuration."""
     if described.get("type") == "number":
         return float(value)
     if isinstance(value, list):
@@ -84,7 +84,7 @@ def spell(value: Any, described: dict[str, Any]) -> Any:
 
 
 def refuse_url(config: dict[str, Any]) -> None:
-    """Raise ValueError, which does not repeat it, for a URL that is none or that holds credentials."""
+    """Raise ValueError for an invalid trajectories_url or one with credentials; the message omits the URL."""
     url = config["trajectories_url"]
     if url is not None and not re.fullmatch(r"[a-z0-9+]+://[^/@\s][^@\s]*", url):
         raise ValueError(
@@ -94,7 +94,7 @@ def refuse_url(config: dict[str, Any]) -> None:
 
 
 def refuse_shared_prompts(prompts: list[str], calibration: list[str]) -> None:
-    """Raise ValueError if one of the evaluation's prompts is a calibration prompt."""
+    """Raise ValueError if an evaluation prompt is also a calibration prompt."""
     if shared := sorted(set(prompts) & set(calibration)):
         raise ValueError(
             f"evaluation_prompts: {shared[0]!r} is a calibration prompt too ({len(shared)} are); evaluate on others"
@@ -102,7 +102,7 @@ def refuse_shared_prompts(prompts: list[str], calibration: list[str]) -> None:
 
 
 def complete_rules(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The lists of rules in `config`, each in full."""
+    """The rule lists of `config`, with the defaults of each rule filled in."""
     completed = {}
     for key, described in schema["properties"].items():
         fields = described.get("items", {}).get("properties")
@@ -113,14 +113,14 @@ def complete_rules(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, 
 
 
 def complete_rule(rule: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """A rule with every default; of one with 16 bits, what counts."""
+    """A rule with defaults filled in; a 16-bit rule keeps only `layers` and `bits`."""
     if rule["bits"] == UNQUANTIZED:
         return {key: rule[key] for key in ("layers", "bits")}
     return defaults | rule
 
 
 def refuse_unknown(config: dict[str, Any], known: dict[str, Any]) -> None:
-    """Raise ValueError for a key the schema does not describe, with the nearest one it does."""
+    """Raise ValueError for a key missing from the schema, suggesting the nearest known key."""
     for key in config:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
@@ -128,14 +128,14 @@ def refuse_unknown(config: dict[str, Any], known: dict[str, Any]) -> None:
 
 
 def refuse_unread(config: dict[str, Any], model: str) -> None:
-    """Raise ValueError for a key that only another model reads."""
+    """Raise ValueError for a key that only other models read."""
     for other, keys in MODEL_KEYS.items():
         for key in sorted(set(keys) & set(config) - set(MODEL_KEYS[model])):
             raise ValueError(f"{key}: the model {model} does not read it; leave it out, or set model to {other}")
 
 
 def load(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The completed configuration and its prompts. Raises ValueError with one line."""
+    """The completed configuration and its prompts. Raises ValueError with a one-line message."""
     full = complete(config, load_schema())
     refuse_unread(config, full["model"])
     refuse_places(full)

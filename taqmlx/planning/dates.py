@@ -1,9 +1,8 @@
-"""Finished work that Snakemake would make again, or delete, for a date alone. Standard library only.
+"""Detect results whose mtime alone would make Snakemake rerun or delete them. Standard library only.
 
-Snakemake goes by dates where a file is too large for it to compare what is in it, and deletes a job's outputs before
-the job; and after it, if they are older than an input, as they are when that is of tomorrow. So a clock that went back,
-or files copied without their times, would cost the most expensive of all results, though their seals say that they are
-what they should be.
+Snakemake compares mtimes where a file is too large for a content check. It deletes the outputs of a job before the job
+runs, and also afterwards if they are older than an input, as with an input dated in the future. A clock that went back,
+or files copied without their times, would then cost the most expensive results although their seals are valid.
 """
 
 import shlex
@@ -11,19 +10,19 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-COMPARED = 1_000_000  # bytes: up to here Snakemake compares what is in a file (--max-checksum-file-size)
+COMPARED = 1_000_000  # bytes; Snakemake compares smaller files by content (--max-checksum-file-size)
 MARK = ".snakemake_timestamp"
-SLACK = 60.0  # seconds that the clocks of machines which share a disk may differ
+SLACK = 60.0  # seconds; tolerated clock difference between machines that share a disk
 
 
 def find_date(path: Path) -> float:
-    """When a result was made, in seconds since the epoch, as Snakemake takes it: a folder's mark says so."""
+    """Mtime of a result as Snakemake sees it, in seconds since the epoch: for a folder that of its timestamp file."""
     mark = path / MARK
     return (mark if mark.exists() else path).stat().st_mtime
 
 
 def find_future(results: Path, now: float) -> Iterator[str]:
-    """A line, with the cure, for the first result that is younger than `now`, seconds since the epoch."""
+    """Yield a line, with the fix, for the first result dated later than `now` (seconds since the epoch)."""
     for path in (path for pattern in ("*", "*/*") for path in sorted(results.glob(pattern))):
         if path.exists() and find_date(path) > now + SLACK:
             old = shlex.quote(str(results / "params" / "encode_prompts.json"))
@@ -36,12 +35,12 @@ def find_future(results: Path, now: float) -> Iterator[str]:
 
 
 def show_date(seconds: float) -> str:
-    """A time for people, where they are."""
+    """A time in seconds since the epoch, formatted in local time."""
     return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M}"
 
 
 def find_outdated_shards(results: Path, smallest: int = COMPARED) -> Iterator[str]:
-    """A line, with the cure, for the first finished shard in `results` that is older than the prompts' encodings."""
+    """Yield a line, with the fix, for the first finished shard that is older than the prompt encodings."""
     encodings, parameters = results / "conditioning.safetensors", results / "params" / "encode_prompts.json"
     if not encodings.is_file() or encodings.stat().st_size <= smallest:
         return

@@ -1,6 +1,7 @@
-"""Whether large files are other ones, at a glance: by their size and both ends. Standard library only.
+"""Cheap identity check for large files: size plus first and last MiB. Standard library only.
 
-No proof, for which the whole file is hashed, but enough to stop a run that was pointed to other weights by mistake.
+Not a proof of identity, which takes a hash of the whole file, but enough to stop a run that points to other weights by
+mistake.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ END = 1 << 20  # bytes
 
 
 def glimpse(path: Path) -> str:
-    """sha256 (hex) of a file's size and of its first and last mebibyte."""
+    """SHA-256 (hex) of a file's size and of its first and last MiB."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
@@ -24,16 +25,16 @@ def glimpse(path: Path) -> str:
 
 
 def find_other_weights(record: Path, weights_from: str) -> Iterator[str]:
-    """A line for each file in `weights_from` that is not what `record`, `weights.json`, has.
+    """Yield a line for each file in `weights_from` that differs from `record`, the results' `weights.json`.
 
-    It is a folder, a file, or the index of a file's shards.
+    `weights_from` is a folder, a file, or the index of a sharded file.
     """
     try:
         known = json.loads(record.read_text(encoding="utf-8"))["glimpses"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     source = Path(weights_from).expanduser()
-    folder = source.parent if source.name.endswith(".index.json") else source  # that of the shards
+    folder = source.parent if source.name.endswith(".index.json") else source  # the folder that holds the shards
     for name, wanted in known.items():
         path = folder / name
         if path.is_file() and glimpse(path) != wanted:

@@ -1,4 +1,4 @@
-"""What stops a run before its first job: finished work that it would replace, other weights, dates that mislead."""
+"""Checks that stop a run before its first job: finished work to be replaced, other weights, misleading mtimes."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,8 +7,7 @@ from taqmlx.planning import block_plan, dates, glimpses, plan
 
 
 def find_conflicts(config: plan.Parameters, prompts: Sequence[str]) -> Iterator[str]:
-    """A line for each finished trajectory, block or source of blocks in the results that this configuration would not
-    make."""
+    """Yield a line per finished trajectory shard, block or block source made with other parameters than `config`."""
     results = Path(config["results_dir"])
     yield from plan.find_conflicts(results, plan.select_parameters("collect_shard", config, prompts))
     blocks = plan.select_parameters("optimise_block", config, prompts)
@@ -19,7 +18,7 @@ def find_conflicts(config: plan.Parameters, prompts: Sequence[str]) -> Iterator[
 
 
 def find_other_weights(config: plan.Parameters) -> Iterator[str]:
-    """A line for each file of weights that is not the one these results were made with."""
+    """Yield a line for each weight file that differs from the one the results were made with."""
     if plan.MODEL_KEYS[config["model"]] and config["weights_from"]:
         record = Path(config["results_dir"]) / "weights.json"
         for other in glimpses.find_other_weights(record, config["weights_from"]):
@@ -27,8 +26,10 @@ def find_other_weights(config: plan.Parameters) -> Iterator[str]:
 
 
 def find_wrong_dates(config: plan.Parameters, now: float) -> Iterator[str]:
-    """A line for the first result of the future, and for shards that a date alone would make again; `now` in seconds
-    since the epoch."""
+    """Yield lines for the first result dated in the future and for shards to be rerun because of mtimes alone.
+
+    `now`: seconds since the epoch.
+    """
     results = Path(config["results_dir"])
     yield from dates.find_future(results, now)
     if not config["overwrite"]:

@@ -1,23 +1,23 @@
-"""The ladder of weight quantization: what each rung changes in the configuration. Standard library only.
+"""Ladder of weight quantization methods: the configuration changes of each rung. Standard library only.
 
-From plain rounding to the whole method, one thing at a time; every rung is measured on the same seeds and prompts.
+The rungs lead from RTN to the full method, one change at a time; all are evaluated on the same seeds and prompts.
 """
 
 from typing import Any
 
-BLOCKS = ("mm_*", "uni_*")  # of every model, those without unified blocks too
+BLOCKS = ("mm_*", "uni_*")  # for all models, with or without unified blocks
 MODULATION = "*adaLN_modulation"
 UNROUNDED = [{"layers": "*", "bits": 16}]
 
 
 def choose_weights(bits: int = 4, modulation_bits: int = 8, **changes: Any) -> list[dict[str, Any]]:
-    """The rules of weights of so many bits everywhere in the blocks, those of the adaLN layers apart."""
+    """Weight rules with `bits` for all layers in blocks and `modulation_bits` for adaLN layers."""
     blocks = ({"layers": layers, "bits": bits} | changes for layers in BLOCKS)
     return [*blocks, {"layers": MODULATION, "bits": modulation_bits}]
 
 
 def choose_activations(policy: str = "lut", activation_bits: int = 8, **changes: Any) -> list[dict[str, Any]]:
-    """The rules of inputs of so many bits everywhere, those of the adaLN layers apart."""
+    """Input rules with `activation_bits` for all layers in blocks; adaLN inputs are not quantized."""
     plain = {"bits": activation_bits, "policy": policy, "shift": False, "migration": False} | changes
     return [*({"layers": layers} | plain for layers in BLOCKS), {"layers": MODULATION, "bits": 16}]
 
@@ -29,38 +29,38 @@ _W4A8 = {"weights": choose_weights(), "activations": choose_activations()}
 
 FULL_PRECISION = "full_precision"
 
-# name: (what it is, what it changes in the configuration)
+# name: (title, configuration changes)
 RUNGS: dict[str, tuple[str, dict[str, Any]]] = {
     FULL_PRECISION: ("full precision", RTN | {"weights": UNROUNDED, "activations": UNROUNDED}),
     "w8a8_rtn": (
-        "W8A8, to nearest, static",
+        "W8A8, RTN, static",
         RTN | {"weights": choose_weights(8), "activations": choose_activations("static")},
     ),
     "w4a16_rtn_row": (
-        "W4A16, to nearest, per row",
+        "W4A16, RTN, per row",
         RTN | {"weights": choose_weights(group_size="row"), "activations": UNROUNDED},
     ),
     "w4a16_rtn_g128": (
-        "W4A16, to nearest, groups of 128",
+        "W4A16, RTN, groups of 128",
         RTN | {"weights": choose_weights(group_size=128), "activations": UNROUNDED},
     ),
     "w4a16_rtn_g64": (
-        "W4A16, to nearest, groups of 64",
+        "W4A16, RTN, groups of 64",
         RTN | {"weights": choose_weights(group_size=64), "activations": UNROUNDED},
     ),
     "w4a16_rtn_g32": (
-        "W4A16, to nearest, groups of 32",
+        "W4A16, RTN, groups of 32",
         RTN | {"weights": choose_weights(group_size=32), "activations": UNROUNDED},
     ),
-    "w4a8_rtn_static": ("W4A8, to nearest, static", RTN | _W4A8 | {"activations": choose_activations("static")}),
-    "w4a8_rtn_sigma": ("W4A8, to nearest, per sigma", RTN | _W4A8),
-    "w4a8_rtn_dynamic": ("W4A8, to nearest, per token", RTN | _W4A8 | {"activations": choose_activations("dynamic")}),
+    "w4a8_rtn_static": ("W4A8, RTN, static", RTN | _W4A8 | {"activations": choose_activations("static")}),
+    "w4a8_rtn_sigma": ("W4A8, RTN, per sigma", RTN | _W4A8),
+    "w4a8_rtn_dynamic": ("W4A8, RTN, per token", RTN | _W4A8 | {"activations": choose_activations("dynamic")}),
     "w4a8_rtn_groups": (
-        "W4A8, to nearest, per token and 32 channels",
+        "W4A8, RTN, per token and 32 channels",
         RTN | _W4A8 | {"activations": choose_activations("dynamic", group_size=32)},
     ),
     "w4a16_adaln4_rtn": (
-        "W4A16, to nearest, adaLN layers 4 bits",
+        "W4A16, RTN, adaLN layers 4 bits",
         RTN | {"weights": choose_weights(modulation_bits=4), "activations": UNROUNDED},
     ),
     "w4a16_adaln4_gptq": (
@@ -86,10 +86,10 @@ RUNGS: dict[str, tuple[str, dict[str, Any]]] = {
         | _W4A8
         | {"activations": choose_activations(shift=True), "adaround_start": "gptq", "block_inputs": "quantized"},
     ),
-    # 8-bit activations cost next to nothing beside 4-bit weights: what joint learning is for shows with fewer bits.
-    "w4a4_rtn_sigma": ("W4A4, to nearest, per sigma", RTN | _W4A4),
+    # 8-bit activations add little error beside 4-bit weights; the benefit of joint learning shows with fewer bits.
+    "w4a4_rtn_sigma": ("W4A4, RTN, per sigma", RTN | _W4A4),
     "w4a4_separate": ("W4A4, AdaRound, separate", PAPER | _W4A4 | {"reconstruction": "separate"}),
     "w4a4_joint": ("W4A4, AdaRound, joint", PAPER | _W4A4 | {"reconstruction": "joint"}),
 }
-OWN, OWN_TITLE = "own", "the configuration's own blocks, before distillation"
-PACKED, PACKED_TITLE = "packed", "the configuration's own, from the packed files"
+OWN, OWN_TITLE = "own", "configured blocks, before distillation"
+PACKED, PACKED_TITLE = "packed", "configured model, from the packed files"

@@ -1,4 +1,4 @@
-"""Rules of the configuration that say how layers are quantized."""
+"""Quantization rules of layers, from the configuration."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -6,12 +6,12 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 UNQUANTIZED = 16
 
-# The channels of a token that share a dynamic step size
+# channels of a token that share a dynamic step size
 GroupSize = int | Literal["token"]
 
 
 class WeightRule(TypedDict):
-    """How a weight is quantized; the keys of `weights` in the configuration. A rule of 16 bits may have no others."""
+    """Quantization of a weight, with the configuration keys of `weights`. A 16-bit rule has no other keys."""
 
     bits: int
     group_size: NotRequired[int | Literal["row"]]
@@ -20,7 +20,7 @@ class WeightRule(TypedDict):
 
 
 class InputRule(TypedDict):
-    """How what a layer reads is quantized; the keys of `activations`. A rule of 16 bits may have no others."""
+    """Quantization of a layer input, with the configuration keys of `activations`. A 16-bit rule has no other keys."""
 
     bits: int
     policy: NotRequired[str]
@@ -31,17 +31,19 @@ class InputRule(TypedDict):
 
 
 class LayerRule(TypedDict):
-    """Both of one layer."""
+    """The weight rule and the input rule of one layer."""
 
     weight: WeightRule
     activation: InputRule
 
 
-# By layer name
+# layer name -> rules
 LayerRules = Mapping[str, LayerRule]
 
 
 def find_rule(rules: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """What the last of `rules` whose pattern `layers` matches the layer `name` says; without one, 16 bits."""
+    """The last of `rules` whose `layers` pattern matches the layer `name`, without its pattern; 16 bits if none
+    matches.
+    """
     matching = [rule for rule in rules if fnmatchcase(name, rule["layers"])]
     return {key: value for key, value in matching[-1].items() if key != "layers"} if matching else {"bits": UNQUANTIZED}

@@ -1,4 +1,4 @@
-"""The linear layers of an MMDiT by name: one registry for every stage.
+"""Registry of the linear layers of an MMDiT by name, shared by all stages.
 
 Names are short and stable (`mm_00.image.attn.q_proj`); paths are those of DiffusionKit's module tree.
 """
@@ -6,7 +6,7 @@ Names are short and stable (`mm_00.image.attn.q_proj`); paths are those of Diffu
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# Linears of one stream of a block: (suffix of name and path, role), in the order of the forward.
+# Linears of one stream of a block: (suffix of name and path, role), in forward order.
 ATTENTION = (("attn.q_proj", "qkv"), ("attn.k_proj", "qkv"), ("attn.v_proj", "qkv"))
 AFTER_ATTENTION = (("attn.o_proj", "o"), ("mlp.fc1", "fc1"), ("mlp.fc2", "fc2"))
 EMBEDDERS = (
@@ -17,8 +17,8 @@ EMBEDDERS = (
     "t_embedder.mlp.layers.2",
 )
 MODULATION_INPUT = "modulation"
-UNIFIED = "unified"  # the stream of a block that has the same weights for all tokens
-# The roles that read what a stream's attention reads; in a unified block the MLP does too, as it lies beside it.
+UNIFIED = "unified"  # stream name of blocks with the same weights for all tokens
+# Roles that share the attention input of a stream; in a unified block also fc1, since its MLP runs in parallel.
 READS_QKV = {"image": ("qkv",), "text": ("qkv",), UNIFIED: ("qkv", "fc1")}
 
 
@@ -28,7 +28,7 @@ class Layer:
 
     name: `mm_00.image.mlp.fc1`; path: its module in DiffusionKit's tree; block: `mm_00`, `uni_00` or empty;
     stream: image, text, unified or shared; role: qkv, o, fc1, fc2, adaLN, embedder or final;
-    input: name of the activation it reads. q, k and v read one, with fc1 in a unified block, and all adaLN linears do.
+    input: name of the layer input. q, k and v share one (with fc1 in a unified block), and so do all adaLN linears.
     """
 
     name: str
@@ -41,16 +41,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Stream:
-    """One stream of one block: image or text of a multimodal block, or a unified block's only one."""
+    """One stream of one block: image or text of a multimodal block, or the only stream of a unified block."""
 
     block: str
     name: str
     path: str
-    reaches_output: bool  # the last multimodal block's text ends at the attention: no o_proj, no MLP
+    reaches_output: bool  # false for the text stream of the last multimodal block: no o_proj, no MLP
 
 
 def list_streams(depth_multimodal: int, depth_unified: int = 0) -> list[Stream]:
-    """The streams of every block in the order of the forward."""
+    """The streams of every block, in forward order."""
     streams = []
     for index in range(depth_multimodal):
         is_last = index == depth_multimodal - 1 and depth_unified == 0
@@ -65,7 +65,7 @@ def list_streams(depth_multimodal: int, depth_unified: int = 0) -> list[Stream]:
 
 
 def list_stream_linears(stream: Stream) -> Iterator[Layer]:
-    """The quantizable linears of one stream."""
+    """Yield the quantizable linears of one stream."""
     prefix = f"{stream.block}.{stream.name}"
     for suffix, role in ATTENTION + (AFTER_ATTENTION if stream.reaches_output else ()):
         name = f"{prefix}.{suffix}"
@@ -74,7 +74,7 @@ def list_stream_linears(stream: Stream) -> Iterator[Layer]:
 
 
 def list_block_linears(depth_multimodal: int, depth_unified: int = 0) -> list[Layer]:
-    """The quantizable linears of every block: 12 for a multimodal block, 9 for the last, 6 for a unified one.
+    """Quantizable linears of every block: 12 per multimodal block, 9 for the last one, 6 per unified block.
 
     Stable Diffusion 3 Medium (24, 0) has 285, 3.5 Large (38, 0) has 453 and FLUX.1-schnell (19, 38) has 456.
     """
@@ -82,7 +82,7 @@ def list_block_linears(depth_multimodal: int, depth_unified: int = 0) -> list[La
 
 
 def list_linears(depth_multimodal: int, depth_unified: int = 0) -> list[Layer]:
-    """Every linear of the model: embedders, blocks with their adaLN, and the final layer."""
+    """All linears of the model: embedders, blocks with their adaLN, and the final layer."""
     layers = [Layer(path, path, "", "shared", "embedder", path) for path in EMBEDDERS]
     for stream in list_streams(depth_multimodal, depth_unified):
         layers.append(create_modulation_layer(f"{stream.block}.{stream.name}", stream.path, stream.block, stream.name))
@@ -93,6 +93,6 @@ def list_linears(depth_multimodal: int, depth_unified: int = 0) -> list[Layer]:
 
 
 def create_modulation_layer(prefix: str, path: str, block: str, stream: str) -> Layer:
-    """The adaLN linear of a stream or of the final layer; its SiLU is computed once for all of them."""
+    """The adaLN linear of a stream or of the final layer. All share one input, the SiLU output, computed once."""
     name = f"{prefix}.adaLN_modulation"
     return Layer(name, f"{path}.adaLN_modulation.layers.1", block, stream, "adaLN", MODULATION_INPUT)

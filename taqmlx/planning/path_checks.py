@@ -1,4 +1,4 @@
-"""What lies at the paths of a configuration, looked at before any job. Standard library only."""
+"""Checks of the configured paths, made before any job. Standard library only."""
 
 import os
 from pathlib import Path
@@ -7,38 +7,38 @@ from typing import Any
 from taqmlx.planning.plain_files import PICTURES
 from taqmlx.planning.plan import MODEL_KEYS, WEIGHTS_FROM
 
-FEWEST_PICTURES = 4  # two halves of which can still be compared
-# Repositories on the Hub, by model.
+FEWEST_PICTURES = 4  # the minimum to compare two halves
+# Hugging Face Hub repository by model.
 REPOSITORIES = {
     "sd3-medium": "argmaxinc/mlx-stable-diffusion-3-medium",
     "sd3.5-large": "argmaxinc/mlx-stable-diffusion-3.5-large",
     "flux-schnell": "argmaxinc/mlx-FLUX.1-schnell",
 }
-# Folders of the results that planning reads, or that every job writes to.
+# Results folders that planning reads or that every job writes to.
 RESULT_FOLDERS = {"params", "logs", "benchmarks", "scratch", "trajectories.zarr", "adaround", "quantized"}
 
 
 def find_obstacle(path: Path) -> str:
-    """Why nothing can be read at `path`, in words; empty if what is there can be read, or if nothing is there."""
+    """The reason why `path` cannot be read, in words; empty if it is readable or does not exist."""
     place = find_nearest(path)
-    if not os.path.exists(place):  # noqa: PTH110  Path.exists raises for a link into a closed folder
+    if not os.path.exists(place):  # noqa: PTH110 Path.exists raises for a link into an unreadable folder
         return f"{place} is a link to {place.readlink()}, which cannot be reached"
     if place != path and not place.is_dir():
-        return f"{place} is no folder"
+        return f"{place} is not a folder"
     if not os.access(place, os.R_OK | os.X_OK if place.is_dir() else os.R_OK):
-        return f"{place} may not be read"
+        return f"{place} is not readable"
     return ""
 
 
 def find_nearest(path: Path) -> Path:
-    """`path`, or the innermost folder around it of which anything is there; a link counts, wherever it leads."""
+    """`path` or its nearest existing parent; a symbolic link counts as existing, wherever it points."""
     return next(part for part in (path, *path.parents) if os.path.lexists(part))
 
 
 def refuse_places(config: dict[str, Any]) -> None:
-    """Raise ValueError, in one line, for a path of the configuration that no job could use.
+    """Raise ValueError, in one line, for a configured path that no job could use.
 
-    Files of prompts are looked at where they are read.
+    Prompt files are checked where they are read.
     """
     refuse_results(Path(config["results_dir"]))
     for key in ("inception", "lpips"):
@@ -53,35 +53,35 @@ def refuse_places(config: dict[str, Any]) -> None:
 
 
 def refuse_results(results: Path) -> None:
-    """Raise ValueError unless `results` is a folder that can be read and written, or can be made."""
+    """Raise ValueError unless `results` is a readable and writable folder, or can be created."""
     if obstacle := find_obstacle(results):
-        raise ValueError(f"results_dir: {obstacle}; mend that, or choose another results_dir")
+        raise ValueError(f"results_dir: {obstacle}; fix that, or choose another results_dir")
     place = find_nearest(results)
     if not place.is_dir():
-        raise ValueError(f"results_dir: {place} is no folder; choose another results_dir, or move that away")
+        raise ValueError(f"results_dir: {place} is not a folder; choose another results_dir, or move that away")
     if not os.access(place, os.W_OK):
-        raise ValueError(f"results_dir: {place} may not be written; give yourself the right, or choose another")
+        raise ValueError(f"results_dir: {place} is not writable; change its permissions, or choose another")
     if place != results:
         return
     for path in sorted(path for path in results.iterdir() if not path.name.startswith(".")):
         obstacle = find_obstacle(path)
         if not obstacle and path.name in RESULT_FOLDERS and not path.is_dir():
-            obstacle = f"{path} is no folder"
+            obstacle = f"{path} is not a folder"
         if obstacle:
-            raise ValueError(f"results_dir: {obstacle}; mend that, or move it away")
+            raise ValueError(f"results_dir: {obstacle}; fix that, or move it away")
 
 
 def refuse_absent(key: str, path: Path, is_folder: bool) -> None:
-    """Raise ValueError unless there is such a file, or folder, that can be read."""
+    """Raise ValueError unless `path` is a readable file, or folder if `is_folder`."""
     if obstacle := find_obstacle(path):
-        raise ValueError(f"{key}: {obstacle}; mend that, or name another")
+        raise ValueError(f"{key}: {obstacle}; fix that, or name another")
     wanted = "folder" if is_folder else "file"
     if not (path.is_dir() if is_folder else path.is_file()):
-        raise ValueError(f"{key}: {path} is no {wanted}; name one that is there, or set {key} to null")
+        raise ValueError(f"{key}: {path} is not a {wanted}; name an existing one, or set {key} to null")
 
 
 def refuse_few_pictures(folder: str | None) -> None:
-    """Raise ValueError for a folder of fewer pictures than can be compared."""
+    """Raise ValueError for a folder with fewer than FEWEST_PICTURES images."""
     if folder is None:
         return
     count = sum(path.suffix.lower() in PICTURES for path in Path(folder).iterdir())
@@ -93,7 +93,7 @@ def refuse_few_pictures(folder: str | None) -> None:
 
 
 def refuse_weights(weights_from: str, model: str) -> None:
-    """Raise ValueError for weights that are not here, unless `weights_from` is the model's repository on the Hub."""
+    """Raise ValueError for missing local weights, unless `weights_from` is the model's repository on the Hub."""
     repo = REPOSITORIES[model]
     path = Path(os.path.expanduser(weights_from))  # noqa: PTH111  Path.expanduser raises for an unknown user
     if weights_from == repo:
@@ -101,6 +101,6 @@ def refuse_weights(weights_from: str, model: str) -> None:
     if weights_from in REPOSITORIES.values():
         raise ValueError(f"weights_from: {weights_from} has other weights than {model}'s; set it to {repo}")
     if obstacle := find_obstacle(path):
-        raise ValueError(f"weights_from: {obstacle}; mend that, or name another")
+        raise ValueError(f"weights_from: {obstacle}; fix that, or name another")
     if not path.exists():
         raise ValueError(f"weights_from: there is no {path}; name a folder, a file, or the repository {repo}")

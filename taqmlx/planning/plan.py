@@ -1,7 +1,7 @@
-"""What is to be made: the parameters of each stage, the shards, and the names of blocks.
+"""Run plan: the parameters of each stage, the shards, and the block names.
 
-Standard library only, so that planning a run loads neither MLX nor Zarr. A stage's parameters are the values it reads
-and no others; they travel to its workers as `<results>/params/<stage>.json`.
+Standard library only, so that planning a run loads neither MLX nor Zarr. The parameters of a stage are exactly the
+values it reads; its workers get them as `<results>/params/<stage>.json`.
 """
 
 import hashlib
@@ -13,27 +13,27 @@ from typing import Any
 from taqmlx.planning.plain_files import read_plain_json
 
 Parameters = dict[str, Any]
-RECEIPT = "receipt.json"  # in a shard's folder, where the shard itself lies at a URL: its seal
-SHARED = "shared"  # in the place of a block: the layers of none, which are the embedders and the final layer
-WHOLE = "distilled"  # in the place of a block: all layers
-EMBEDDED = "embedded"  # the only model whose captions and real pictures can be drawn, and judged by a classifier
+RECEIPT = "receipt.json"  # copy of a shard's seal, in its local folder, if the shard itself is stored at a URL
+SHARED = "shared"  # pseudo-block of the layers outside the blocks: the embedders and the final layer
+WHOLE = "distilled"  # pseudo-block of all layers
+EMBEDDED = "embedded"  # the only model with generated captions, generated real images and a classifier
 
-# What each model is made of: its multimodal and unified blocks.
+# Number of multimodal and unified blocks by model.
 MODEL_BLOCKS = {"embedded": (5, 0), "sd3-medium": (24, 0), "sd3.5-large": (38, 0), "flux-schnell": (19, 38)}
-# What the stages that load a model read of the configuration besides, by model.
+# Additional configuration keys of the stages that load a model, by model.
 MODEL_KEYS: dict[str, tuple[str, ...]] = {
     "embedded": (),
     "sd3-medium": ("weights_from", "use_t5", "height", "width"),
     "sd3.5-large": ("weights_from", "use_t5", "height", "width"),
     "flux-schnell": ("weights_from", "height", "width"),
 }
-# The models that draw without classifier-free guidance: each point has its prompt alone, with no negative one.
+# Models without classifier-free guidance: each point has its prompt alone, no negative prompt.
 UNGUIDED = {"flux-schnell"}
-NO_GUIDANCE = 1.0  # the weight at which the negative prompt has no part in the velocity
-# What the rows that blocks are learned on have in common with the model that learns them.
+NO_GUIDANCE = 1.0  # guidance weight at which the negative prompt has no effect on the velocity
+# Keys that must agree between the captured block inputs and the stage that reads them.
 ROW_KEYS = ("model", "height", "width")
 
-# The keys that say where files of the user's are: a parameter is at most the file's name. `user_files.py` has the rest.
+# Configuration keys holding local paths. Parameters contain at most the file name; see `user_files.py`.
 WEIGHTS_FROM = "weights_from"
 PLACES = (WEIGHTS_FROM, "evaluation_prompts", "reference_pictures", "inception", "clip", "lpips")
 
@@ -44,7 +44,7 @@ _DISTIL = tuple(
     for key in ("iterations", "batch", "rate", "code_rate", "conditions", "sigma_power", "unroll", "checkpoint_every")
 )
 
-# stage: (version, configuration keys it reads). Raise the version when a change of code changes the stage's results.
+# stage: (version, configuration keys). Raise the version when a code change alters the results of the stage.
 STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
     "fetch_weights": (2, ("model", "use_t5")),
     "encode_prompts": (1, ("model", "negative_prompt")),
@@ -112,14 +112,14 @@ _ADAROUND = (
     "checkpoint_every",
 )
 
-# What `optimise_block` reads besides, by engine.
+# Additional keys of `optimise_block`, by engine.
 ENGINES: dict[str, tuple[str, ...]] = {
     "rtn": (),
     "gptq": ("gptq_damping",),
     "adaround": ("gptq_damping", "reconstruction", *(f"adaround_{key}" for key in _ADAROUND)),
 }
 
-# The stages whose workers load a model.
+# Stages whose workers load a model.
 LOADS_MODEL = {
     "encode_prompts",
     "collect_shard",
@@ -138,7 +138,7 @@ LOADS_MODEL = {
     "measure_frontier",
 }
 
-# The stages whose work belongs to the prompts.
+# Stages whose parameters include the prompts.
 READS_PROMPTS = {
     "encode_prompts",
     "collect_shard",
@@ -149,11 +149,11 @@ READS_PROMPTS = {
 
 
 def select_parameters(stage: str, config: Parameters, prompts: Sequence[str]) -> Parameters:
-    """The parameters of a stage: its name and version, and the values it reads."""
+    """The parameters of a stage: its name, its version, and the values it reads."""
     values = {key: hide_folder(config[key]) if key in PLACES else config[key] for key in list_keys(stage, config)}
     parameters = {"stage": stage, "version": STAGES[stage][0]} | values
     if stage in READS_PROMPTS:
-        # A prompt without a trajectory of its own takes no part.
+        # Prompts without a trajectory are unused.
         parameters["prompts"] = list(prompts[: config["trajectories"]])
     return parameters
 
@@ -162,39 +162,39 @@ def list_keys(stage: str, config: Parameters) -> tuple[str, ...]:
     """The configuration keys a stage reads."""
     by_engine = ENGINES[config["engine"]] if stage == "optimise_block" else ()
     by_model = MODEL_KEYS[config["model"]] if stage in LOADS_MODEL else ()
-    # Of the weights their digests count, which are in the seals.
+    # Weights are identified by their digests in the seals, not by their path.
     return STAGES[stage][1] + by_engine + tuple(key for key in by_model if key != WEIGHTS_FROM)
 
 
 def encode_values(stage: str, config: Parameters) -> str:
-    """The configuration values that `select_parameters` needs for a stage, as JSON for a command line."""
+    """Configuration values that `select_parameters` needs for a stage, as JSON for a command line."""
     keys = {*list_keys(stage, config), *(["trajectories"] if stage in READS_PROMPTS else [])}
     values = {key: hide_folder(config[key]) if key in PLACES else config[key] for key in keys}
     return json.dumps(values, sort_keys=True, ensure_ascii=False)
 
 
 def hide_folder(place: Any) -> Any:
-    """The last part of a path, or of the `path` in a dictionary; None stays None."""
+    """The file name of a path, or of the `path` entry of a dictionary; None for None."""
     if isinstance(place, dict):
         return place | {"path": hide_folder(place["path"])}
     return Path(place).name if place else None
 
 
 def fingerprint(value: Any) -> str:
-    """sha256 (hex) of a value's canonical JSON."""
+    """SHA-256 (hex) of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def list_shards(parameters: Parameters) -> list[str]:
-    """The shard names `000`, `001`, ... of the trajectories' parameters: one per run of `prompts_per_shard` prompts."""
+    """Shard names `000`, `001`, ... for trajectory parameters: one per `prompts_per_shard` prompts."""
     per_shard = parameters["prompts_per_shard"]
     count = -(-len(parameters["prompts"]) // per_shard)
     return [f"{index:03d}" for index in range(count)]
 
 
 def select_shard(parameters: Parameters, shard: str) -> Parameters:
-    """The parameters of one shard: those of its stage, with its own prompts and trajectories only.
+    """The parameters of one shard: those of its stage, restricted to its prompts and trajectories.
 
     Trajectory j uses prompt j mod P; `rows` lists [trajectory, prompt index] pairs, prompt by prompt.
     """
@@ -207,7 +207,7 @@ def select_shard(parameters: Parameters, shard: str) -> Parameters:
 
 
 def place_store(config: Parameters) -> str:
-    """The folder or URL that the trajectories' shards lie in."""
+    """Folder or URL of the trajectory store."""
     return (config["trajectories_url"] or f"{config['results_dir']}/trajectories.zarr").rstrip("/")
 
 
@@ -218,35 +218,35 @@ def list_blocks(model: str) -> list[str]:
 
 
 def list_units(model: str) -> list[str]:
-    """What is quantized by a job of its own: the blocks of a model, and the layers of none."""
+    """Units quantized by one job each: the blocks of a model, and the layers outside the blocks."""
     return [*list_blocks(model), SHARED]
 
 
 def name_stage(unit: str) -> str:
-    """The stage that quantizes a block, the layers of none, or the whole model."""
+    """The stage that quantizes `unit`: a block, the layers outside the blocks, or the whole model."""
     return {SHARED: "round_shared", WHOLE: "distil"}.get(unit, "optimise_block")
 
 
 def select_row_keys(parameters: Parameters) -> Parameters:
-    """What of a stage's parameters the rows it reads must have been captured with."""
+    """Parameters that must agree between a stage and the captured rows it reads."""
     return {key: parameters[key] for key in ROW_KEYS if key in parameters}
 
 
 def count_conditions(model: str) -> int:
-    """How many conditions a point has: its prompt and the negative prompt, or its prompt alone."""
+    """Number of conditions per point: 2 (prompt and negative prompt), or 1 for a model without guidance."""
     return 1 if model in UNGUIDED else 2
 
 
 def list_parts(count: int) -> list[str]:
-    """The names `00`, `01`, ... of the `count` parts of a stage's points."""
+    """Names `00`, `01`, ... of the `count` parts of a stage's points."""
     return [f"{index:02d}" for index in range(count)]
 
 
 def find_conflicts(results: Path, parameters: Parameters) -> Iterator[str]:
-    """Finished trajectory shards in `results` that other parameters made: one line each, naming a difference.
+    """Yield one line per finished trajectory shard in `results` made with other parameters, naming a difference.
 
-    `parameters` are those of `collect_shard`. Unreadable seals are reported too. Of a shard at a URL its receipt
-    is read.
+    `parameters` are those of `collect_shard`. Unreadable seals are reported too. For a shard at a URL, its receipt is
+    read.
     """
     planned = set(list_shards(parameters))
     for path in sorted((results / "trajectories.zarr").glob("[0-9]*/*.json")):
@@ -265,7 +265,7 @@ def find_conflicts(results: Path, parameters: Parameters) -> Iterator[str]:
 
 
 def take_sealed(seal: Any) -> Parameters:
-    """The parameters in a seal. Raises ValueError, KeyError or TypeError if it is damaged."""
+    """The parameters in a seal. Raises ValueError, KeyError or TypeError if the seal is damaged."""
     if fingerprint({key: seal[key] for key in seal if key != "checksum"}) != seal["checksum"]:
         raise ValueError("its checksum does not hold")
     parameters: Parameters = seal["parameters"]
@@ -273,7 +273,7 @@ def take_sealed(seal: Any) -> Parameters:
 
 
 def describe_difference(found: Any, wanted: Parameters | None) -> str:
-    """The first difference between two sets of parameters in words, or an empty string."""
+    """The first difference between two sets of parameters, in words; empty if they are equal."""
     if wanted is None:
         return "this configuration has no such shard"
     if not isinstance(found, dict):
@@ -288,6 +288,6 @@ def describe_difference(found: Any, wanted: Parameters | None) -> str:
 
 
 def shorten(value: Any, limit: int = 40) -> str:
-    """A value in at most `limit` characters."""
+    """JSON text of a value, cut to at most `limit` characters."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,6 +1,6 @@
-"""Prompts in tables (CSV, TSV) and in JSON: content with one reading is read, anything else is refused with its line.
+"""Prompts from tables (CSV, TSV) and JSON. Ambiguous content is rejected with its line number.
 
-Standard library only. The readers raise ValueError in a few words, without the name of the file.
+Standard library only. The readers raise ValueError with a short message that omits the file name.
 """
 
 import csv
@@ -11,22 +11,24 @@ from typing import Any, Literal
 
 from taqmlx.planning.plain_files import parse_json
 
-# Names of a column or key, compared without case; the first one present holds.
+# Names of the prompt column or key, case-insensitive, in order of precedence.
 NAMES = ("prompt", "prompts", "caption", "captions", "text")
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
-Row = tuple[int, str]  # line in which a row begins, and its prompt
+Row = tuple[int, str]  # line number of the first line of a row, and its prompt
 
 
 def read_csv(text: str) -> list[str]:
-    """Prompts of a table with commas, semicolons or tabs, whichever gives its first row a column of prompts."""
+    """Prompts of a table separated by commas, semicolons or tabs; the first delimiter that gives a prompt column is
+    used.
+    """
     first = next((line for line in io.StringIO(text) if line.strip()), "")
     fitting = [delimiter for delimiter in DELIMITERS if list_names(first, delimiter)]
     return [prompt for _, prompt in read_rows(text, fitting[0] if fitting else ",", csv.QUOTE_MINIMAL)]
 
 
 def read_tsv(text: str) -> list[str]:
-    """Prompts of a table with tabs, whose quotes are part of its cells (as IANA has it) or around them (as Excel does).
+    """Prompts of a tab-separated table. Quotes are part of a cell (IANA) or enclose it (Excel).
 
     Raises ValueError if both readings are possible and differ.
     """
@@ -50,12 +52,15 @@ def read_tsv(text: str) -> list[str]:
 
 
 def list_names(line: str, delimiter: str) -> list[str]:
-    """The cells of a table's first row that are names of prompts, lower case."""
+    """The cells of a table's first row that name a prompt column, in lower case."""
     return [name for cell in line.split(delimiter) if (name := cell.strip(' \t\r\n"').lower()) in NAMES]
 
 
 def read_rows(text: str, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Row]:
-    """The rows of a table below its first one; without empty rows."""
+    """Yield the non-empty rows of a table after its header.
+
+    Raises ValueError for a missing prompt column, unbalanced quotes or ragged rows.
+    """
     lines = list(io.StringIO(text, newline=""))
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     column, width = -1, 0
@@ -65,8 +70,8 @@ def read_rows(text: str, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Row
             row = next(reader, None)
         except csv.Error as error:
             raise ValueError(
-                f"line {start + 1} begins no row that ends ({error}); close each quote that opens a cell, and write"
-                " quotes within a cell twice"
+                f"line {start + 1} begins a row that does not end ({error}); close each quote that opens a cell, and"
+                " double the quotes within a cell"
             ) from None
         if row is None:
             break
@@ -83,7 +88,7 @@ def read_rows(text: str, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Row
 
 
 def find_name(names: list[str], where: str, kind: str) -> int:
-    """The place of the prompts' column or key. Raises ValueError if there is none, or more than one of its name."""
+    """Index of the prompt column or key. Raises ValueError if there is none, or if its name is repeated."""
     lower = [name.strip().lower() for name in names]
     found = next((name for name in NAMES if name in lower), None)
     if found is None:
@@ -94,14 +99,14 @@ def find_name(names: list[str], where: str, kind: str) -> int:
 
 
 def refuse_ragged(row: list[str], width: int, line: int, delimiter: str) -> None:
-    """Raise ValueError for a row of more or fewer cells than the first one."""
+    """Raise ValueError if a row has more or fewer cells than the header."""
     if len(row) != width:
         cure = f"put a cell with a {delimiter} in it in quotes" if len(row) > width else "add the missing ones"
         raise ValueError(f"line {line} has {len(row)} cell{'s' * (len(row) != 1)} and the first row {width}; {cure}")
 
 
 def refuse_swallowed(cells: list[int], width: int, line: int) -> None:
-    """Raise ValueError for a quoted cell of several lines that could be rows; `cells` counts those of each line."""
+    """Raise ValueError for a quoted multi-line cell that could be several rows; `cells`: cell count of each line."""
     if len(cells) > 1 and min(cells[0], cells[-1]) >= width:
         raise ValueError(
             f"line {line}: a quote opens a cell that goes on to line {line + len(cells) - 1}; close it in its line,"
@@ -110,41 +115,41 @@ def refuse_swallowed(cells: list[int], width: int, line: int) -> None:
 
 
 def join_lines(prompt: str) -> str:
-    """A prompt as one line of text."""
+    """A prompt as a single line, with whitespace collapsed."""
     return " ".join(prompt.split())
 
 
 def read_json(text: str) -> list[str]:
-    """Prompts of a JSON list of texts or of objects; of several JSON values, one a line, as `read_json_lines`."""
+    """Prompts of a JSON list of strings or objects; several JSON values are read by `read_json_lines`."""
     try:
         value = parse_json(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return read_json_lines(text)
-        raise ValueError(f"it is no JSON ({error})") from None
+        raise ValueError(f"it is not JSON ({error})") from None
     items = value if isinstance(value, list) else [value]
     return [take_prompt(item, f"item {number}") for number, item in enumerate(items, 1)]
 
 
 def read_json_lines(text: str) -> list[str]:
-    """Prompts of JSON Lines: a text or an object a line."""
+    """Prompts of JSON Lines: one string or object per line."""
     prompts = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 item = parse_json(line)
             except ValueError as error:
-                raise ValueError(f"line {number} is no JSON ({error})") from None
+                raise ValueError(f"line {number} is not JSON ({error})") from None
             prompts.append(take_prompt(item, f"line {number}"))
     return prompts
 
 
 def take_prompt(item: Any, place: str) -> str:
-    """The prompt in a text or in an object. Raises ValueError, naming `place`, if there is none."""
+    """The prompt in a string or object. Raises ValueError, naming `place`, if there is none."""
     if isinstance(item, dict):
         item = list(item.values())[find_name(list(item), place, "key")]
     if not isinstance(item, str):
-        raise ValueError(f"{place} is no text, nor an object with a text as its prompt or caption")
+        raise ValueError(f"{place} is neither a text nor an object with a text as its prompt or caption")
     return join_lines(item)
 
 
@@ -159,10 +164,10 @@ READERS: dict[str, Callable[[str], list[str]]] = {
 
 
 def find_format(text: str) -> str:
-    """The suffix that plain lines of text should have, being a table or JSON; empty if they are lines of text."""
+    """The suffix a plain text file should have if it is a table or JSON; empty for lines of text."""
     first = next((line for line in io.StringIO(text) if line.strip()), "")
     for suffix, delimiter in ((".tsv", "\t"), (".csv", ","), (".csv", ";")):
-        if set(list_names(first, delimiter)) - {"text"}:  # a word of many a prompt
+        if set(list_names(first, delimiter)) - {"text"}:  # "text" alone may be an ordinary word of a prompt
             return suffix
     if first.lstrip()[:1] not in ("[", "{"):
         return ""

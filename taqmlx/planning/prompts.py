@@ -1,4 +1,4 @@
-"""The prompts of a file. Standard library only, as planning a run reads them too."""
+"""Prompt files. Standard library only, since planning reads them too."""
 
 import re
 from pathlib import Path
@@ -7,20 +7,20 @@ from taqmlx.planning.path_checks import find_obstacle
 from taqmlx.planning.plain_files import read_plain
 from taqmlx.planning.prompt_formats import READERS, find_format
 
-LARGEST_FILE = 1 << 26  # bytes, a million long prompts
+LARGEST_FILE = 1 << 26  # bytes; about a million long prompts
 LONGEST_PROMPT = 10_000  # characters
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-# Suffixes of formats whose lines are no prompts.
+# Suffixes of formats that are not one prompt per line.
 FOREIGN = {".yaml", ".yml", ".md", ".rst", ".html", ".xml", ".xlsx", ".xls", ".ods", ".parquet", ".arrow"}
-READABLE = "one prompt a line (.txt), a table (.csv, .tsv) or JSON (.json, .jsonl)"
+READABLE = "one prompt per line (.txt), a table (.csv, .tsv) or JSON (.json, .jsonl)"
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a UTF-8 file by its suffix; blank ones skipped, repeated kept.
+    """The prompts of a UTF-8 file, in the format given by its suffix; blank prompts are skipped, duplicates kept.
 
-    `.csv`, `.tsv` and `.tab` are tables with a column, `.json`, `.jsonl` and `.ndjson` texts or objects with a key,
-    of `prompt_formats.NAMES`; any other file has one prompt a line. Raises ValueError, in one line, if the file is
-    missing, too large, not UTF-8, empty or can be read in more than one way, or if a prompt has control characters or
+    `.csv`, `.tsv` and `.tab` are tables with a prompt column; `.json`, `.jsonl` and `.ndjson` hold strings, or objects
+    with a prompt key, named as in `prompt_formats.NAMES`; any other file has one prompt per line. Raises ValueError, in
+    one line, if the file is missing, too large, not UTF-8, empty or ambiguous, or if a prompt has control characters or
     is too long.
     """
     suffix = path.suffix.lower()
@@ -37,14 +37,14 @@ def read_prompts(path: Path) -> list[str]:
         raise ValueError(f"prompts: {path} is no file of prompts: {error}") from None
     prompts = split_prompts(text, suffix, path)
     if not prompts:
-        raise ValueError(f"prompts: {path} has no prompt; write one a line")
+        raise ValueError(f"prompts: {path} has no prompt; write one per line")
     for prompt in prompts:
         refuse_unreadable(prompt, path)
     return prompts
 
 
 def split_prompts(text: str, suffix: str, path: Path) -> list[str]:
-    """The prompts in `text`, none of them blank. Raises ValueError, in one line."""
+    """The non-blank prompts in `text`. Raises ValueError, in one line."""
     if suffix not in READERS and (better := find_format(text)):
         raise ValueError(
             f"prompts: {path} has lines of text by its name and {better} by its content; rename it to"
@@ -58,7 +58,7 @@ def split_prompts(text: str, suffix: str, path: Path) -> list[str]:
 
 
 def refuse_unreadable(prompt: str, path: Path) -> None:
-    """Raise ValueError for a prompt with control characters other than tabs, or that is too long."""
+    """Raise ValueError for a prompt that is too long or has control characters other than tabs."""
     if CONTROL.search(prompt):
         raise ValueError(f"prompts: {path} has control characters in {prompt[:40]!r}; save it as plain text in UTF-8")
     if len(prompt) > LONGEST_PROMPT:

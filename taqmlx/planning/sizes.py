@@ -1,6 +1,6 @@
-"""What a model's time and memory follow from. Standard library only, as planning asks it too.
+"""Model sizes that determine time and memory. Standard library only, since planning reads them too.
 
-The numbers are those of the models' own classes, which `shapes` reads and a test compares.
+The numbers match the model classes, which `shapes` reads; a test compares them.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,24 +10,27 @@ from typing import NamedTuple
 from taqmlx.planning import plan
 from taqmlx.planning.layers import list_linears, list_streams
 
-CLIP_TOKENS, T5_TOKENS = 154, 435  # Stable Diffusion 3: both CLIP models' 77, then T5's
+CLIP_TOKENS, T5_TOKENS = 154, 435  # Stable Diffusion 3: tokens of both CLIP models (77 each), and T5 tokens
 FLUX_TOKENS, FP32 = 256, 4
 SD3_MEDIUM = {"width": 1536, "heads": 24, "parameters": 2_084_877_376, "block_parameters": 56_623_104}
 SD3_LARGE = {"width": 2432, "heads": 38, "parameters": 8_146_095_936, "block_parameters": 141_950_976}
 FLUX = {"width": 3072, "heads": 24, "parameters": 11_891_061_824, "block_parameters": 226_492_416}
-# Of a linear's weight by role, as squares of the width: and of an adaLN linear's by stream, and whether that stream has
-# an MLP.
+# Elements of a linear's weight in squares of the width: by role, and for adaLN by stream and whether the stream has an
+# MLP.
 ELEMENTS = {"qkv": 1, "o": 1, "fc1": 4, "fc2": 4}
 MODULATIONS = {("image", True): 6, ("text", True): 6, ("text", False): 2, ("unified", True): 3}
-FREQUENCIES = 256  # of a time step's features
-PATCH_VALUES = 64  # that the final layer gives of each image token: 2 x 2 latents of 16 channels
-PIXELS = 16  # of a side of an image token: 8 of a latent, 2 latents
+FREQUENCIES = 256  # timestep features
+PATCH_VALUES = 64  # outputs of the final layer per image token: 2 x 2 latents of 16 channels
+PIXELS = 16  # pixels per side of an image token: 2 latents of 8 pixels
 
 
 class Sizes(NamedTuple):
-    """conditions of a point, its rows; image_tokens; context (T, D) and pooled width of a text; width and heads of the
-    transformer; its parameters, and the weights of the largest block that are quantized, without adaLN; bytes of each
-    where it computes."""
+    """Sizes of a model.
+
+    conditions: rows per point; image_tokens: tokens per row; context: (T, D) of a text; pooled: width of its pooled
+    vector; width, heads, parameters: of the transformer; block_parameters: quantized weights of the largest block,
+    without adaLN; itemsize: bytes per parameter in computation.
+    """
 
     conditions: int
     image_tokens: int
@@ -41,29 +44,29 @@ class Sizes(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """What a row's attention sees, image and text."""
+        """Tokens per row in the attention, image and text."""
         return self.image_tokens + self.context[0]
 
 
 def describe_embedded(config: plan.Parameters) -> Sizes:
-    """The embedded model's sizes, the same for all configurations."""
+    """Sizes of the embedded model, the same for all configurations."""
     return Sizes(2, 16, (20, 128), 128, 128, 2, 2_909_504, 393_216, itemsize=4)
 
 
 def count_image_tokens(config: plan.Parameters) -> int:
-    """The image tokens of a picture of the configuration's size."""
+    """Image tokens at the configured image size."""
     count: int = (config["height"] // PIXELS) * (config["width"] // PIXELS)
     return count
 
 
 def describe_sd3(config: plan.Parameters, sizes: Mapping[str, int]) -> Sizes:
-    """Stable Diffusion 3's or 3.5's of these `sizes`."""
+    """Sizes of Stable Diffusion 3 or 3.5, with the transformer's `sizes`."""
     text = CLIP_TOKENS + (T5_TOKENS if config["use_t5"] else 0)
     return Sizes(2, count_image_tokens(config), (text, 4096), 2048, **sizes, itemsize=FP32)
 
 
 def describe_flux(config: plan.Parameters) -> Sizes:
-    """FLUX.1-schnell's, whose prompts are T5's tokens alone."""
+    """Sizes of FLUX.1-schnell, whose context is T5 tokens only."""
     return Sizes(1, count_image_tokens(config), (FLUX_TOKENS, 4096), 768, **FLUX, itemsize=FP32)
 
 
@@ -76,12 +79,12 @@ _SIZES: dict[str, Callable[[plan.Parameters], Sizes]] = {
 
 
 def read_sizes(config: plan.Parameters) -> Sizes:
-    """The sizes of the model that `config` names, as on a CPU: in single precision, which takes the most memory."""
+    """Sizes of the configured model on a CPU, i.e. in single precision, which takes the most memory."""
     return _SIZES[config["model"]](config)
 
 
 def count_elements(config: plan.Parameters) -> dict[str, int]:
-    """The elements of the weight of each linear of the model that `config` names, by name."""
+    """Weight elements of each linear of the configured model, by name."""
     model, sizes = config["model"], read_sizes(config)
     reaching = {(s.block, s.name) for s in list_streams(*plan.MODEL_BLOCKS[model]) if s.reaches_output}
     elements = {}
@@ -95,7 +98,7 @@ def count_elements(config: plan.Parameters) -> dict[str, int]:
 
 
 def count_inputs(name: str, sizes: Sizes) -> int:
-    """The elements of a linear of no block, over the transformer's width."""
+    """Inputs of a linear outside the blocks: its weight elements divided by the transformer's width."""
     return {
         "context_embedder": sizes.context[1],
         "y_embedder.mlp.layers.0": sizes.pooled,

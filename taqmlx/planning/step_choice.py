@@ -1,16 +1,16 @@
-"""Which of the selected steps are observed. Standard library only, as planning asks it too."""
+"""Choice of the observed steps among the selected ones. Standard library only, since planning reads it too."""
 
 from collections.abc import Sequence
 
-# every how manyth step of each third of the trajectory the dense-middle choice takes
+# Strides of the "key" selection in the early, middle and late third.
 _EARLY_STRIDE, _MIDDLE_STRIDE, _LATE_STRIDE = 5, 3, 5
 
 
 def choose_steps(choice: str | int, steps: Sequence[int]) -> list[int]:
-    """The `steps` (ascending) that `choice` names.
+    """The subset of `steps` (ascending) selected by `choice`.
 
-    `all`; `key`, the ends, the quarters, every third step of the middle third and every fifth outside it (17 of 50);
-    or a stride, with the last step added, where sigma is smallest.
+    `all`: every step. `key`: both ends, the quarters, every third step of the middle third and every fifth step outside
+    it (17 of 50). A number: that stride, plus the last step, where sigma is smallest.
     """
     n = len(steps)
     if choice == "all":

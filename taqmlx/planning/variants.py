@@ -1,4 +1,4 @@
-"""What is drawn to be compared: how each variant's layers are quantized and which noise it starts from. Stdlib only."""
+"""Variants to sample and compare: how their layers are quantized and which noise they start from. Stdlib only."""
 
 from typing import Any, NamedTuple
 
@@ -9,8 +9,11 @@ BATCH, RERUN_BATCH = 32, 24
 
 
 class Variant(NamedTuple):
-    """title; source: `none`, `weights` (packed), `quant_config`, `multitier` or `blocks` (of a `rung`); batch: how many
-    pictures advance together; seeds: how many times the number of pictures the seeds are moved on."""
+    """One way to generate the images.
+
+    title: name in tables; source: `none`, `weights` (packed), `quant_config`, `multitier` or `blocks` (of a `rung`);
+    batch: images sampled together; seeds: offset of the seeds, in multiples of the number of images.
+    """
 
     title: str
     source: str
@@ -19,12 +22,12 @@ class Variant(NamedTuple):
     seeds: int = 0
 
 
-# Everything that is quantized block by block and drawn: the rungs of the ladder and the rows of the ablation.
+# Every model that is quantized block by block and sampled: the rungs of the ladder and the rows of the ablation.
 RUNGS = ladder.RUNGS | ablation.ROWS
-# Those a configuration can name. Every rung is one too, under its own name.
+# Variants that a configuration can name; every rung is one, under its own name.
 VARIANTS: dict[str, Variant] = {
     FULL_PRECISION: Variant("full precision", "none"),
-    "rtn_w4a8": Variant("W4A8, to nearest, per sigma", "blocks", rung="w4a8_rtn_sigma"),
+    "rtn_w4a8": Variant("W4A8, RTN, per sigma", "blocks", rung="w4a8_rtn_sigma"),
     "w4a16": Variant("packed weights", "weights"),
     "w4a8": Variant("packed weights and the quantization config", "quant_config"),
     "multitier": Variant("packed weights, inputs of 4, 6 and 8 bits", "multitier"),
@@ -34,24 +37,24 @@ VARIANTS: dict[str, Variant] = {
     if name != ladder.FULL_PRECISION
 }
 
-# How far apart two runs of full precision are: from other noise, and from the same noise in batches of another size,
-# which changes nothing but the order of floating-point sums.
+# Two more runs in full precision, to measure the noise floor: other noise, and the same noise in batches of another
+# size, which changes only the order of floating-point sums.
 NOISE_FLOOR: dict[str, Variant] = {
     OTHER_SEEDS: Variant("full precision, other seeds", "none", seeds=1),
-    RERUN: Variant(f"full precision again, {RERUN_BATCH} pictures at a time", "none", batch=RERUN_BATCH),
+    RERUN: Variant(f"full precision, batches of {RERUN_BATCH}", "none", batch=RERUN_BATCH),
 }
 ALL = VARIANTS | NOISE_FLOOR
-# The sources whose widths the configuration decides, and no title can know.
+# Sources whose bit widths depend on the configuration, so that a fixed title cannot name them.
 BY_CONFIGURATION = ("weights", "quant_config")
 
 
 def change(config: dict[str, Any], rung: str) -> dict[str, Any]:
-    """The configuration of a rung; its rules are still without their defaults."""
+    """The configuration of a rung; defaults of its rules are not filled in yet."""
     return config | {"bits_per_weight": None} | RUNGS[rung][1]
 
 
 def list_sources(variant: str, results: str, blocks: list[str]) -> list[str]:
-    """The files a variant's layers come from; the first of those of packed weights or of a config names the rest."""
+    """Files that the layers of a variant are read from; of packed weights and configs, the first names the rest."""
     found = ALL[variant]
     return {
         "none": [],

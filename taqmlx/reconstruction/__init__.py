@@ -1,1 +1,1 @@
-"""Rounding that is measured and learned: layers, blocks, and the whole model."""
+"""Measurement and learning of rounding: for layers, blocks, and the whole model."""

@@ -1,4 +1,4 @@
-"""Putting a block's problem together from a model, captured rows and rules."""
+"""Assembly of a block's reconstruction problem from a model, captured rows and rules."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ from taqmlx.store.errors import UserError
 
 
 def list_own_linears(model: Transformer, block: str) -> list[Layer]:
-    """The linears of one block, the adaLN ones among them."""
+    """Linear layers of one block, including adaLN."""
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     return [layer for layer in layers if layer.block == block]
 
@@ -29,7 +29,7 @@ def read_weights(model: Transformer, layers: list[Layer]) -> tuple[dict[str, mx.
 
 
 def group_readers(layers: list[Layer], rules: LayerRules) -> dict[str, str]:
-    """For each layer the first one that reads the same input under the same rule: those share a quantizer."""
+    """First layer with the same input and the same input rule, for each layer; these layers share a quantizer."""
     first: dict[str, str] = {}
     readers = {}
     for layer in layers:
@@ -39,13 +39,13 @@ def group_readers(layers: list[Layer], rules: LayerRules) -> dict[str, str]:
 
 
 def split_points(points: np.ndarray, prompts: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows (R,) to learn from and those that only measure, as indices: whole prompts are held out.
+    """Indices of training rows and of held-out rows, out of R rows; whole prompts are held out.
 
-    points and prompts (R,): what a row belongs to. With one prompt its points are held out, rows of a point together.
-    Raises UserError if there is but one point.
+    points and prompts (R,): point and prompt of each row. With a single prompt, points are held out instead; the rows
+    of a point stay together. Raises UserError if there is only one point.
     """
     if len(np.unique(points)) < 2:
-        raise UserError("a block needs 2 points at least, one of them held out; raise capture_points, or trajectories")
+        raise UserError("a block needs at least 2 points, one of them held out; raise capture_points or trajectories")
     held_out = hold_out_groups(prompts if len(np.unique(prompts)) > 1 else points, share, seed)
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
@@ -53,7 +53,7 @@ def split_points(points: np.ndarray, prompts: np.ndarray, share: float, seed: in
 def modulate_rows(
     weights: Mapping[str, mx.array], biases: Mapping[str, mx.array | None], block: str, stream: str, rows: np.ndarray
 ) -> np.ndarray:
-    """The adaLN output of one stream for what its linear reads (R, D), float32 (R, 1, n D)."""
+    """adaLN output of one stream for adaLN inputs `rows` (R, D), float32 (R, 1, n D)."""
     name = f"{block}.{stream}.adaLN_modulation"
     y, bias = mx.array(rows) @ weights[name].T, biases[name]
     return np.array(y if bias is None else y + bias)[:, None]
@@ -70,10 +70,10 @@ def assemble_problem(
     sigmas: np.ndarray,
     split: tuple[np.ndarray, np.ndarray],
 ) -> BlockProblem:
-    """The problem of `block`.
+    """Reconstruction problem of `block`.
 
-    modulation_weights: the adaLN weights (n D, D) to use, by name; streams and targets: image (R, N, D) and text
-    (R, T, D); modulation (R, D), what the adaLN linears read; sigmas (R,); split: rows to learn from and held out.
+    modulation_weights: adaLN weights (n D, D) to use, by name; streams and targets: image (R, N, D) and text (R, T, D);
+    modulation (R, D): inputs of the adaLN linears; sigmas (R,); split: training rows and held-out rows.
     """
     own = list_own_linears(model, block.name)
     weights, biases = read_weights(model, own)

@@ -1,4 +1,4 @@
-"""A model whose weights and inputs are quantized as its blocks' files say."""
+"""Linear layers of a model with weights and inputs quantized as in its block files."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from taqmlx.store.errors import UserError
 
 
 def bind_blocks(model: Transformer, files: Sequence[BlockFile]) -> QuantizedLinears:
-    """The linears of `model`: those of the blocks quantized as in their `files`, the others in full precision."""
+    """Linear layers of `model`: quantized as in `files` for their blocks, in full precision elsewhere."""
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     weights, biases = read_weights(model, layers)
     inputs = {}
@@ -28,12 +28,12 @@ def bind_blocks(model: Transformer, files: Sequence[BlockFile]) -> QuantizedLine
 
 
 def describe_input(rule: InputRule, file: BlockFile, name: str) -> InputGrid:
-    """The grid of what a layer reads, by its rule and its block's file. Raises UserError if the file lacks it."""
+    """Quantizer of a layer input, from its rule and its block file. Raises UserError if the file lacks step sizes."""
     if rule["bits"] == UNQUANTIZED:
         return InputGrid(UNQUANTIZED, "none")
     if rule["policy"] == "dynamic":
         return InputGrid(rule["bits"], "dynamic", group_size=rule["group_size"])
     if name not in file.inputs:
-        raise UserError(f"{name}: its block's file has no step sizes for its input; run optimise_block again")
+        raise UserError(f"{name}: the block file has no step sizes for its input; run optimise_block again")
     grid = file.inputs[name]
     return InputGrid(rule["bits"], rule["policy"], np.asarray(grid.steps), grid.shift, grid.migration)

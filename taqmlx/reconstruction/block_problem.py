@@ -1,4 +1,4 @@
-"""One block to be quantized: what it reads, what it should give, and how far a quantized version is from that."""
+"""Reconstruction problem of one block: inputs, targets, and the error of a quantized version."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from taqmlx.mmdit.blocks import Block, Linear, run_block
 from taqmlx.numerics.footprint import limit_batch
 
 Array = TypeVar("Array", np.ndarray, mx.array)
-# quantize(key, x (B, T, D)) -> what the product sees of x
+# quantize(key, x (B, T, D)) -> quantized layer input
 Quantize = Callable[[str, mx.array], mx.array]
-STREAMS = ("image", "text")  # what a block gives, whatever it does with them inside
+STREAMS = ("image", "text")  # outputs of a block, even if it joins the streams internally
 BATCH = 64  # rows measured at a time, at most
-KEPT = 12  # tensors (T, D) of a row held besides: inputs and targets in single precision, and what the layers read
+KEPT = 12  # further tensors (T, D) per row: inputs and targets in single precision, and layer inputs
 
 
 class Rows(NamedTuple, Generic[Array]):
-    """Rows of a block: inputs and targets image (R, N, D) and text (R, T, D), the adaLN outputs (R, 1, n D) by stream.
+    """Rows of a block: inputs and targets image (R, N, D) and text (R, T, D), and adaLN outputs (R, 1, n D) by stream.
 
-    The last block has no text target. `knots` (R,) int is the place of each row's noise level among all.
+    The last block has no text target. `knots` (R,) int: index of each row's noise level.
     """
 
     image: Array
@@ -34,13 +34,13 @@ class Rows(NamedTuple, Generic[Array]):
 
 @dataclass(frozen=True)
 class BlockProblem:
-    """A block's layers and rows.
+    """Layers and rows of a block.
 
-    weights fp32 (out, in) and biases (out,) or None by layer name, in the order of the forward, without the adaLN
-    linears; readers: by layer name, the key that layers share which read one input under one rule; rows: NumPy, fp16,
-    the modulations fp32; sigmas (K,) the noise levels; training and held_out: indices of rows; powers: the mean square
-    of each stream's target over the training rows; clean: where the rows' streams come from quantized blocks, the same
-    ones from full-precision blocks.
+    weights fp32 (out, in) and biases (out,) or None by layer name, in forward order, without adaLN linears; readers: by
+    layer name, the key of its input quantizer, shared by layers with the same input and rule; rows: NumPy, fp16, the
+    modulations fp32; sigmas (K,): noise levels; training and held_out: row indices; powers: mean square of each
+    stream's target over the training rows; clean: streams from full-precision blocks, where those of the rows come from
+    quantized blocks.
     """
 
     block: Block
@@ -56,7 +56,7 @@ class BlockProblem:
 
 
 def take_rows(rows: Rows[np.ndarray], indices: np.ndarray) -> Rows[mx.array]:
-    """The rows at `indices` (B,), fp32, for MLX."""
+    """Rows at `indices` (B,), as fp32 MLX arrays."""
 
     def take(part: np.ndarray) -> mx.array:
         return mx.array(part[indices]).astype(mx.float32)
@@ -72,19 +72,19 @@ def take_rows(rows: Rows[np.ndarray], indices: np.ndarray) -> Rows[mx.array]:
 
 
 def count_tokens(problem: BlockProblem) -> tuple[int, int]:
-    """The tokens of a row, image and text, and the width D."""
+    """Tokens per row, image and text together, and width D."""
     return problem.rows.image.shape[1] + problem.rows.text.shape[1], problem.rows.image.shape[2]
 
 
 def list_batches(problem: BlockProblem, indices: np.ndarray) -> Iterator[np.ndarray]:
-    """`indices` of rows in runs of at most BATCH, as many as memory allows."""
+    """Row `indices` in batches of at most BATCH, as large as memory allows."""
     size = limit_batch(BATCH, *count_tokens(problem), kept=KEPT)
     for start in range(0, len(indices), size):
         yield indices[start : start + size]
 
 
 def pair_targets(rows: Rows[Array]) -> dict[str, Array]:
-    """The targets by stream; the last block's text has none."""
+    """Targets by stream; the text of the last block has none."""
     return {
         name: part
         for name, part in zip(STREAMS, (rows.image_target, rows.text_target), strict=True)
@@ -93,7 +93,7 @@ def pair_targets(rows: Rows[Array]) -> dict[str, Array]:
 
 
 def measure_powers(rows: Rows[np.ndarray], indices: np.ndarray) -> dict[str, float]:
-    """The mean square of each stream's target over the rows at `indices`."""
+    """Mean square of each stream's target over the rows at `indices`."""
     return {
         name: float(np.mean([np.square(part[i].astype(np.float64)).mean() for i in indices]))
         for name, part in pair_targets(rows).items()
@@ -101,7 +101,7 @@ def measure_powers(rows: Rows[np.ndarray], indices: np.ndarray) -> dict[str, flo
 
 
 def bind_block(problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize) -> Linear:
-    """`linear(name, x)` over `weights` for one forward: an input that layers share is quantized once."""
+    """`linear(name, x)` with `weights` for one forward; a shared layer input is quantized once."""
     quantized: dict[str, mx.array] = {}
 
     def linear(name: str, x: mx.array) -> mx.array:
@@ -117,15 +117,16 @@ def bind_block(problem: BlockProblem, weights: Mapping[str, mx.array], quantize:
 def run_rows(
     problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize, rows: Rows[mx.array]
 ) -> dict[str, mx.array]:
-    """The block's outputs on `rows` by stream, (B, N, D) and (B, T, D); the last block's text has none."""
+    """Outputs of the block on `rows` by stream, (B, N, D) and (B, T, D); the last block has no text output."""
     outputs = run_block(bind_block(problem, weights, quantize), problem.block, rows.image, rows.text, rows.modulations)
     return {name: part for name, part in zip(STREAMS, outputs, strict=True) if part is not None}
 
 
 def compute_loss(problem: BlockProblem, outputs: Mapping[str, mx.array], rows: Rows[mx.array]) -> mx.array:
-    """The reconstruction loss: per stream the squared error of a row over the mean square of its target, summed.
+    """Reconstruction loss: squared error of a row over the mean square of its target, summed over streams.
 
-    Summed over the tokens and channels of a row and averaged over rows, as the constants of the regulariser expect.
+    The error is summed over the tokens and channels of a row and averaged over rows, to match the constants of the
+    regulariser.
     """
     parts = [
         mx.square(outputs[name] - target).sum() * (1.0 / (len(target) * problem.powers[name]))
@@ -140,7 +141,7 @@ def measure_errors(
     bind_quantize: Callable[[Rows[mx.array]], Quantize],
     where: np.ndarray,
 ) -> dict[str, float]:
-    """Per stream the squared error over the target's power on the rows at `where`."""
+    """Squared error of each stream over the power of its target, on the rows at `where`."""
     errors, powers = dict.fromkeys(problem.powers, 0.0), dict.fromkeys(problem.powers, 0.0)
     for batch in list_batches(problem, where):
         rows = take_rows(problem.rows, batch)
@@ -154,7 +155,7 @@ def measure_errors(
 def find_broken_layer(
     problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize, rows: Rows[mx.array]
 ) -> str | None:
-    """The first layer, in the order of the forward, whose output on `rows` is not finite; None if all are."""
+    """First layer in forward order with an output on `rows` that is not finite; None if all outputs are finite."""
     outputs: dict[str, mx.array] = {}
     inner = bind_block(problem, weights, quantize)
 

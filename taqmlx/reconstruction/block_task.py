@@ -1,4 +1,4 @@
-"""A block made ready: everything that is chosen before any rounding."""
+"""Preparation of a block: everything chosen before its weights are rounded."""
 
 from dataclasses import dataclass, replace
 
@@ -23,7 +23,7 @@ from taqmlx.store.block_inputs import BlockInputs
 
 @dataclass(frozen=True)
 class Task:
-    """A block, ready: its problem, the grids of its weights, its inputs' quantizers, and its adaLN weights, rounded."""
+    """Prepared block: problem, weight grids, input quantizers, and quantized adaLN weights."""
 
     problem: BlockProblem
     grids: dict[str, Grid]
@@ -39,10 +39,10 @@ def prepare(
     transformer: Transformer,
     latent_shape: tuple[int, ...],
 ) -> Task:
-    """The block's problem with everything that is chosen before any rounding, in the order that matters.
+    """Block problem with everything that is chosen before rounding: shift, then migration, then weight grids.
 
-    Shift, then migration, then the weights' grids. rules: `parameters["layers"]`, with the bits of a search if there
-    was one; latent_shape (h, w, c) is that of the captured points.
+    The order matters. rules: `parameters["layers"]`, with the bits of a bit search if there was one; latent_shape
+    (h, w, c): of the captured points.
     """
     block = parameters["block"]
     index = plan.list_blocks(parameters["model"]).index(block)
@@ -83,9 +83,9 @@ def round_modulation(
     modulation: np.ndarray,
     split: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, LayerWeight]:
-    """The block's quantized adaLN weights, from what they read, `modulation` (R, D).
+    """Quantized adaLN weights of the block, from the adaLN inputs `modulation` (R, D).
 
-    By the engine `rtn` to nearest, else as `round_layer` finds better on the held-out rows.
+    RTN for the engine `rtn`; otherwise the better one on the held-out rows, chosen by `round_layer`.
     """
     layers = [layer for layer in list_own_linears(transformer, parameters["block"]) if layer.role == "adaLN"]
     training, held_out = (modulation[where] for where in split)
@@ -100,7 +100,7 @@ def round_modulation(
 def read_streams(
     transformer: Transformer, inputs: BlockInputs, before: list[BlockFile], blocks: list[Block]
 ) -> Streams:
-    """What the last of `blocks` reads: as captured, or what the others, quantized, give."""
+    """Inputs of the last of `blocks`: as captured, or computed through the quantized blocks `before`."""
     if not before:
         return inputs.read_block(len(blocks) - 1)
     streams = inputs.read_block(0)
@@ -110,7 +110,7 @@ def read_streams(
 
 
 def list_inputs(problem: BlockProblem, chosen: dict[str, InputQuantizer]) -> dict[str, LayerInput]:
-    """The grids of the layers' inputs that have step sizes of their own."""
+    """Grids of the layer inputs that have step sizes."""
     quantizers = {name: chosen[key] for name, key in problem.readers.items()}
     return {
         name: LayerInput(

@@ -1,6 +1,6 @@
-"""The ways to round a block's weights, and the choice between them on points that took no part.
+"""Methods of rounding a block's weights, and the choice between them on held-out points.
 
-Every way rounds to the same grids and gives the same things: codes, and the quantizers of the inputs.
+All methods use the same grids and return the same results: codes, and the quantizers of the inputs.
 """
 
 import math
@@ -26,12 +26,12 @@ from taqmlx.reconstruction.input_quantizers import InputQuantizer, bind_to_rows,
 from taqmlx.reconstruction.reconstruction import State, learn, read_quantizers, start_state
 
 Codes = dict[str, np.ndarray]
-HESSIAN_TOKENS = 2**15  # bounds the time; five times the widest input of SD3 Medium
+HESSIAN_TOKENS = 2**15  # limits the run time; five times the widest input of SD3 Medium
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Codes uint8 (out, in) by layer, quantizers by reader, and the losses of the iterations that led there."""
+    """Codes uint8 (out, in) by layer, input quantizers by reader, and the losses of the iterations."""
 
     engine: str
     codes: Codes
@@ -41,7 +41,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Learning:
-    """What AdaRound needs besides the problem: a state to go on from, where to save it, whom to tell of a loss."""
+    """Resume state, checkpoint callback and loss callback of AdaRound."""
 
     state: State | None
     save: Callable[[State], None]
@@ -51,7 +51,7 @@ class Learning:
 def round_to_nearest(
     problem: BlockProblem, grids: Mapping[str, Grid], quantizers: dict[str, InputQuantizer]
 ) -> Candidate:
-    """Every weight to the nearest level."""
+    """RTN of every weight."""
     codes = {name: round_to_grid(np.array(problem.weights[name]), grid) for name, grid in grids.items()}
     return Candidate("rtn", codes, quantizers)
 
@@ -62,7 +62,7 @@ def round_by_hessian(
     quantizers: dict[str, InputQuantizer],
     settings: Mapping[str, Any],
 ) -> Candidate:
-    """GPTQ on what each layer reads when the block runs with full-precision weights and quantized inputs."""
+    """GPTQ on the layer inputs of the block with full-precision weights and quantized inputs."""
     hessians = accumulate_hessians(problem, quantizers)
     codes = {
         name: round_with_gptq(
@@ -74,7 +74,7 @@ def round_by_hessian(
 
 
 def accumulate_hessians(problem: BlockProblem, quantizers: Mapping[str, InputQuantizer]) -> dict[str, np.ndarray]:
-    """The Hessian (in, in) of each reader's input over the training rows, of about HESSIAN_TOKENS tokens of them."""
+    """Hessian (in, in) of each reader's input over the training rows, from about HESSIAN_TOKENS of their tokens."""
     hessians: dict[str, np.ndarray] = {}
     bind = bind_to_rows(quantizers)
 
@@ -93,7 +93,7 @@ def accumulate_hessians(problem: BlockProblem, quantizers: Mapping[str, InputQua
 
 
 def keep_inputs(quantize: Quantize, read: dict[str, mx.array]) -> Quantize:
-    """`quantize`, whose results are put into `read`."""
+    """`quantize`, with every result also stored in `read`."""
 
     def keep(key: str, x: mx.array) -> mx.array:
         read[key] = quantize(key, x)
@@ -103,7 +103,7 @@ def keep_inputs(quantize: Quantize, read: dict[str, mx.array]) -> Quantize:
 
 
 def choose_stride(tokens: int, per_row: int) -> int:
-    """How many tokens to go on by so that about HESSIAN_TOKENS of `tokens` are read, from every place in the rows."""
+    """Token stride that samples about HESSIAN_TOKENS of `tokens`, coprime with `per_row` to cover every position."""
     stride = max(1, tokens // HESSIAN_TOKENS)
     while math.gcd(stride, per_row) > 1:
         stride += 1
@@ -117,7 +117,7 @@ def learn_rounding(
     settings: Mapping[str, Any],
     learning: Learning,
 ) -> Candidate:
-    """AdaRound, with the step sizes of the inputs, from the full-precision weights or from the codes of `first`."""
+    """AdaRound with learned input step sizes, started from the full-precision weights or from the codes of `first`."""
     starts = {
         "full_precision": lambda: start_at_weights(problem.weights, grids),
         "gptq": lambda: start_at_codes(problem.weights, grids, first.codes),
@@ -136,7 +136,7 @@ def list_candidates(
     settings: Mapping[str, Any],
     learning: Learning,
 ) -> list[Candidate]:
-    """What the engine asked for makes, and before it the simpler ways it is measured against."""
+    """Candidate of the configured engine, after those of the simpler engines it is compared with."""
     candidates = [round_to_nearest(problem, grids, quantizers)]
     if settings["engine"] in ("gptq", "adaround"):
         candidates.append(round_by_hessian(problem, grids, quantizers, settings))
@@ -146,7 +146,7 @@ def list_candidates(
 
 
 def measure_candidate(problem: BlockProblem, grids: Mapping[str, Grid], candidate: Candidate) -> dict[str, Any]:
-    """The held-out error of each stream over its power, with inputs rounded (`quantized_inputs`) and not."""
+    """Held-out error of each stream over its power, with `quantized_inputs` and with `full_precision_inputs`."""
     weights = problem.weights | {
         name: mx.array(dequantize(codes, grids[name])) for name, codes in candidate.codes.items()
     }
@@ -158,9 +158,9 @@ def measure_candidate(problem: BlockProblem, grids: Mapping[str, Grid], candidat
 
 
 def choose_candidate(candidates: list[Candidate], errors: list[dict[str, Any]]) -> int:
-    """The place of the one with the least error, the streams' summed, as it will run; of equals the simplest.
+    """Index of the candidate with the least error with quantized inputs, summed over streams; the simplest on a tie.
 
-    An error that is not a number counts as infinite.
+    An error of NaN counts as infinite.
     """
     totals = [sum(error["quantized_inputs"].values()) for error in errors]
     return int(np.argmin(np.nan_to_num(totals, nan=np.inf)))

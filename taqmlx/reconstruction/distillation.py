@@ -1,8 +1,8 @@
-"""Distillation: the whole quantized model learns the velocity of the full-precision one, at calibration points.
+"""Distillation: the whole quantized model learns the full-precision model's velocity at calibration points.
 
-The stage after the blocks. Scales, zero points, biases and step sizes are learned, as mlx-lm's DWQ does for language
-models, and the codes with them; all are rounded to how they are stored in every forward, so that what is written is
-what was learned. The loss weighs the guided velocity, which the sampler goes by, and those of the conditions.
+This stage follows block reconstruction. It learns scales, zero points, biases and step sizes, as mlx-lm's DWQ does for
+language models, and also the codes. Every forward rounds all of them to their stored form, so that the stored model is
+the one that was learned. The loss combines the guided velocity, used by the sampler, and those of the conditions.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,15 +25,15 @@ from taqmlx.reconstruction.block_assembly import list_own_linears
 from taqmlx.reconstruction.student import Learned, Student, select_learned
 from taqmlx.store.errors import UserError
 
-BETAS = [0.9, 0.99]  # of Adam: some hundred iterations are few for 0.999
+BETAS = [0.9, 0.99]  # of Adam; 0.999 is too slow for a few hundred iterations
 MEASURED = 256  # held-out points, at most
-PARTS = 2  # of a batch, computed at a time where there are cores; the same parts on every machine, for equal bytes
-# What is learned by each kind of distillation.
+PARTS = 2  # of a batch, computed in parallel if there are cores; the same on every machine, for identical bytes
+# Parameters learned by each kind of distillation.
 KINDS = {"scales": ("scales", "zeros", "biases", "steps"), "codes": ("codes", "scales", "zeros", "biases", "steps")}
 
 
 class Settings(NamedTuple):
-    """How to learn; see the keys `distil_*` of the configuration. guidance: the sampler's weight."""
+    """Settings of distillation; see the configuration keys `distil_*`. guidance: the sampler's guidance weight."""
 
     kind: str
     iterations: int
@@ -49,18 +49,18 @@ class Settings(NamedTuple):
 
     @classmethod
     def read(cls, parameters: Mapping[str, Any], guidance: float) -> "Settings":
-        """The settings in the parameters of the stage `distil`."""
+        """Settings from the parameters of the stage `distil`."""
         own = {name: parameters[f"distil_{name}"] for name in cls._fields if f"distil_{name}" in parameters}
         return cls(kind=parameters["distil"], guidance=guidance, seed=parameters["seed"], **own)
 
     def choose_rate(self, kind: str, iteration: int) -> float:
-        """The learning rate of one kind of what is learned."""
+        """Learning rate of one kind of parameter."""
         return compute_rate(iteration, self.iterations, self.code_rate if kind == "codes" else self.rate)
 
 
 @dataclass
 class State:
-    """Where the learning stands: the next iteration, what is learned, Adam's states by kind, and the losses so far."""
+    """State of learning: next iteration, learned parameters, Adam's states by kind, and the losses so far."""
 
     iteration: int
     learned: Learned
@@ -69,11 +69,11 @@ class State:
 
 
 class Task(NamedTuple):
-    """What is distilled.
+    """Models and points of a distillation.
 
-    model: in full precision; student: the same, quantized; levels: the points' noise levels (K,) from high to low, with
-    a final 0; training and held_out: indices of points; conditions: of a point; recompute: whether blocks are computed
-    again for their gradients, to save memory.
+    model: in full precision; student: the same model, quantized; levels: noise levels of the points (K,) in descending
+    order, with a final 0; training and held_out: indices of points; conditions: number per point; recompute: True if
+    blocks are recomputed for their gradients, to save memory.
     """
 
     model: Transformer
@@ -89,14 +89,14 @@ class Task(NamedTuple):
 def learn(
     task: Task, settings: Settings, state: State, save: Callable[[State], None], report: Callable[[float], None]
 ) -> State:
-    """Learn from `state` to the end.
+    """Learn from `state` to the last iteration.
 
-    `save` gets the state every `checkpoint_every` iterations, `report` each loss: the squared error of the velocities
-    over the guided one's square. Raises UserError naming iteration and layer where a value is not finite.
+    `save` receives the state every `checkpoint_every` iterations, `report` each loss: squared error of the velocities
+    over the square of the guided velocity. Raises UserError naming iteration and layer if a value is not finite.
     """
     iterate = bind_iteration(task, settings, state)
     for iteration in range(state.iteration, settings.iterations):
-        before = dict(state.learned)  # afterwards all would be broken, not only what broke the loss
+        before = dict(state.learned)  # after the update all values would be broken, not only the cause
         loss = iterate(iteration)
         refuse_broken(task, before, loss, iteration)
         state.iteration = iteration + 1
@@ -108,7 +108,7 @@ def learn(
 
 
 def bind_iteration(task: Task, settings: Settings, state: State) -> Callable[[int], float]:
-    """`iterate(iteration)` changes `state` by one iteration and returns its loss."""
+    """`iterate(iteration)`: updates `state` by one iteration and returns its loss."""
     kinds = [kind for kind in KINDS[settings.kind] if state.learned[kind]]
     adams = restore_adams(state, kinds)
     exact = bind_linears(task.model)
@@ -147,13 +147,13 @@ def bind_iteration(task: Task, settings: Settings, state: State) -> Callable[[in
 
 
 def draw_points(training: np.ndarray, settings: Settings, iteration: int) -> np.ndarray:
-    """The indices of an iteration's points, by seed and iteration alone: no state to restore."""
+    """Indices of an iteration's points. They depend only on seed and iteration, so there is no state to restore."""
     rng = np.random.default_rng((settings.seed, iteration))
     return np.sort(rng.choice(training, min(settings.batch, len(training)), replace=False))
 
 
 def compare(task: Task, settings: Settings, learned: Learned, exact: Linear, indices: np.ndarray) -> mx.array:
-    """The loss at the points `indices`: of each of `unroll` Euler steps, both models going on from their own states."""
+    """Loss at the points `indices`: mean over `unroll` Euler steps; each model continues from its own latents."""
     batch, levels = task.points.take(indices), task.points.sigmas[indices]
     weights = mx.array(weigh_levels(levels, settings.sigma_power))
     seen, wanted, losses = batch.latents, batch.latents, []
@@ -178,7 +178,7 @@ def compare(task: Task, settings: Settings, learned: Learned, exact: Linear, ind
 
 
 def predict_student(task: Task, learned: Learned, batch: Batch) -> mx.array:
-    """The student's velocities (C, b, h, w, c); of large models each block's are computed again for its gradients.
+    """Velocities (C, b, h, w, c) of the student; blocks of large models are recomputed for their gradients.
 
     Gradient checkpoints: Chen et al. 2016, arXiv:1604.06174.
     """
@@ -196,7 +196,7 @@ def predict_student(task: Task, learned: Learned, batch: Batch) -> mx.array:
 
 
 def list_outer(task: Task) -> set[str]:
-    """The names of the layers of no block."""
+    """Names of the layers outside blocks."""
     config = task.model.config
     return {layer.name for layer in list_linears(config.depth_multimodal, config.depth_unified) if not layer.block}
 
@@ -208,7 +208,7 @@ def advance_student(
     batch: Batch,
     states: tuple[mx.array, mx.array | None, mx.array],
 ) -> Tokens:
-    """One block of the student; nothing inside it is kept for the gradients. states: image, text and modulation."""
+    """One block of the student, with nothing inside it kept for gradients. states: image, text and modulation."""
     names = {layer.name for layer in list_own_linears(task.model, block.name)}
     student = task.student.select(names)
 
@@ -222,14 +222,14 @@ def advance_student(
 
 
 def weigh_levels(levels: np.ndarray, power: float) -> np.ndarray:
-    """The weight float32 (b,) of points at noise levels (b,): their `power`, with a mean of 1."""
+    """Weight float32 (b,) of points at noise levels (b,): the level to the `power`, normalised to a mean of 1."""
     weights = np.maximum(levels, 1e-3).astype(np.float64) ** power
     relative: np.ndarray = weights / weights.mean()
     return relative.astype(np.float32)
 
 
 def relate_velocities(found: mx.array, wanted: mx.array, weights: mx.array, settings: Settings) -> mx.array:
-    """The error of velocities (C, b, h, w, c) over the mean square of the guided ones `wanted`; weights (b,)."""
+    """Error of velocities (C, b, h, w, c) over the mean square of the guided `wanted` ones; weights (b,)."""
     error = found - wanted
     guided = mx.square(guide_conditions(error, settings.guidance)).mean(axis=(1, 2, 3))  # (b,)
     single = mx.square(error).mean(axis=(0, 2, 3, 4))
@@ -238,7 +238,7 @@ def relate_velocities(found: mx.array, wanted: mx.array, weights: mx.array, sett
 
 
 def measure_held_out(task: Task, settings: Settings, learned: Learned) -> float:
-    """The guided velocity's squared error over its square, at held-out points spread over all of them."""
+    """Squared error of the guided velocity over its square, at evenly spaced held-out points."""
     exact, sums = bind_linears(task.model), np.zeros(2)
     places = np.linspace(0, len(task.held_out) - 1, min(MEASURED, len(task.held_out))).round().astype(int)
     for indices in split_runs(task.held_out[places], settings.batch):
@@ -250,7 +250,7 @@ def measure_held_out(task: Task, settings: Settings, learned: Learned) -> float:
 
 
 def restore_adams(state: State, kinds: list[str]) -> dict[str, Adam]:
-    """Adam for each kind of what is learned, as `state` left it or fresh."""
+    """Adam for each kind of parameter, with the state in `state` if there is one, else initialised."""
     adams = {kind: Adam(0.0, betas=BETAS, bias_correction=True) for kind in kinds}
     for kind, adam in adams.items():
         if kind in state.adam:
@@ -261,7 +261,7 @@ def restore_adams(state: State, kinds: list[str]) -> dict[str, Adam]:
 
 
 def refuse_broken(task: Task, learned: Learned, loss: float, iteration: int) -> None:
-    """Raise UserError, naming the iteration and the first value that is not finite, unless the loss at `learned` is."""
+    """Raise UserError if `loss` is not finite, naming the iteration and the first value in `learned` that is not."""
     if np.isfinite(loss):
         return
     values = dict(tree_flatten(list_stored(task.student, learned)))
@@ -274,7 +274,7 @@ def refuse_broken(task: Task, learned: Learned, loss: float, iteration: int) -> 
 
 
 def list_stored(student: Student, learned: Learned) -> Learned:
-    """What `learned` stands for, by kind and layer: fp16 may not hold what fp32 does."""
+    """Stored form of `learned`, by kind and layer; a finite fp32 value may overflow fp16."""
     scales, zeros = student.restore_grids(learned)
     biases = {name: bias for name, bias in student.restore_biases(learned).items() if bias is not None}
     steps = student.restore_steps(learned)

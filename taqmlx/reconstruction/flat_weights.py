@@ -1,4 +1,4 @@
-"""The weights of a block's layers on their grids, as one vector: element-wise work once for all layers."""
+"""Weights of a block's layers as one vector, so that element-wise operations run once for all layers."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,19 +9,18 @@ import numpy as np
 from taqmlx.numerics import rounding
 from taqmlx.numerics.weight_grid import Grid, spread
 
-# Keeps the first h off its ends, where alpha has no gradient.
+# Keeps the initial h off 0 and 1, where alpha has no gradient.
 MARGIN = 1e-6
-# h of the codes started at: sure enough to begin near them, unsure enough to leave them.
+# Initial soft rounding of a warm-started code: close to it, with a usable gradient.
 CONFIDENCE = 0.75
 
 
 @dataclass(frozen=True)
 class FlatWeights:
-    """Of all n weights, float32 (n,): the value of the code below, the scale, and the first h, the share of a step
-    above it.
+    """All n weights, float32 (n,): value of the lower code, scale, and initial h, the fraction of a step above it.
 
-    shapes: (out, in) by layer name, in the order in which the layers follow each other. A layer's values lie in the
-    order of (in, out), as a product's gradient does, so that joining them is one copy.
+    shapes: (out, in) by layer name, in the order of the vector. Values of a layer are stored in the order of (in, out),
+    as in the gradient of a product, so that joining them is one copy.
     """
 
     shapes: dict[str, tuple[int, int]]
@@ -30,19 +29,19 @@ class FlatWeights:
     fractions: np.ndarray
 
     def start_alpha(self) -> mx.array:
-        """The alpha (n,) that gives `fractions`."""
+        """alpha (n,) of the initial `fractions`."""
         return mx.array(rounding.invert_rounding(np.clip(self.fractions, MARGIN, 1 - MARGIN)))
 
     def soften(self, h: mx.array) -> mx.array:
-        """The soft weights (n,) of h (n,)."""
+        """Soft weights (n,) of h (n,)."""
         return self.below + self.scales * h
 
     def harden(self, alpha: mx.array) -> mx.array:
-        """The weights (n,) on the grid: up where alpha is at least 0."""
+        """Weights (n,) on the grid, rounded up where alpha is at least 0."""
         return self.soften((alpha >= 0).astype(mx.float32))
 
     def split(self, vector: mx.array) -> dict[str, mx.array]:
-        """A vector (n,) as the layers' arrays (out, in)."""
+        """Vector (n,) split into the layers' arrays (out, in)."""
         parts, start = {}, 0
         for name, shape in self.shapes.items():
             size = shape[0] * shape[1]
@@ -51,15 +50,15 @@ class FlatWeights:
         return parts
 
     def join(self, parts: Mapping[str, mx.array]) -> mx.array:
-        """The layers' arrays (out, in) as a vector (n,)."""
+        """Layers' arrays (out, in) joined into a vector (n,)."""
         return mx.concatenate([parts[name].T.reshape(-1) for name in self.shapes])  # (out, in) -> (in * out,)
 
     def differentiate(
         self, h: mx.array, gradients: Mapping[str, mx.array], pressure: tuple[float, float] | None
     ) -> mx.array:
-        """The gradient (n,) with respect to alpha, from those with respect to the soft weights.
+        """Gradient (n,) with respect to alpha, from the gradients with respect to the soft weights.
 
-        pressure: weight and exponent of the rounding regulariser, or None for none.
+        pressure: weight and beta of the rounding regulariser, or None without it.
         """
         by_h = self.join(gradients) * self.scales
         if pressure is not None:
@@ -67,20 +66,20 @@ class FlatWeights:
         return by_h * rounding.compute_slope(h)
 
     def take_codes(self, alpha: mx.array, grids: Mapping[str, Grid]) -> dict[str, np.ndarray]:
-        """The codes uint8 (out, in) of `harden(alpha)`."""
+        """Codes uint8 (out, in) of `harden(alpha)`."""
         weights = self.split(self.harden(alpha))
         return {name: count_codes(np.array(weights[name]), grids[name]) for name in self.shapes}
 
 
 def count_codes(weight: np.ndarray, grid: Grid) -> np.ndarray:
-    """The codes uint8 of a weight (out, in) that lies on its grid."""
+    """Codes uint8 of a weight (out, in) that lies on its grid."""
     scales, biases = spread(grid.scales, grid.group_size), spread(grid.biases, grid.group_size)
     places: np.ndarray = np.rint((weight - biases) / scales)
     return places.astype(np.uint8)
 
 
 def start_at_weights(weights: Mapping[str, mx.array], grids: Mapping[str, Grid]) -> FlatWeights:
-    """The weights (out, in) that have a grid, to start where the soft weights are the full-precision ones."""
+    """Flat weights of the layers (out, in) with a grid, with soft weights initially at full precision."""
     places = {name: find_places(weights[name], grid) for name, grid in grids.items()}
     below = {name: np.clip(np.floor(place), 0, 2 ** grids[name].bits - 2) for name, place in places.items()}
     return flatten(grids, below, {name: np.clip(places[name] - below[name], 0, 1) for name in grids})
@@ -89,8 +88,9 @@ def start_at_weights(weights: Mapping[str, mx.array], grids: Mapping[str, Grid])
 def start_at_codes(
     weights: Mapping[str, mx.array], grids: Mapping[str, Grid], codes: Mapping[str, np.ndarray]
 ) -> FlatWeights:
-    """The weights (out, in) that have a grid, to start near `codes`: a choice between those and their neighbours on the
-    side of the weights.
+    """Flat weights of the layers (out, in) with a grid, started near `codes`.
+
+    Each weight is rounded to its code or to the adjacent code on the side of the full-precision weight.
     """
     below, fractions = {}, {}
     for name, grid in grids.items():
@@ -102,7 +102,7 @@ def start_at_codes(
 
 
 def find_places(weight: mx.array, grid: Grid) -> np.ndarray:
-    """A weight (out, in) in units of its grid's codes."""
+    """Weight (out, in) in units of its grid's codes."""
     centred: np.ndarray = np.array(weight) - spread(grid.biases, grid.group_size)
     places: np.ndarray = centred / spread(grid.scales, grid.group_size)
     return places
@@ -111,7 +111,7 @@ def find_places(weight: mx.array, grid: Grid) -> np.ndarray:
 def flatten(
     grids: Mapping[str, Grid], below: Mapping[str, np.ndarray], fractions: Mapping[str, np.ndarray]
 ) -> FlatWeights:
-    """The layers' codes below and fractions (out, in) on their grids, as vectors."""
+    """Layers' lower codes and fractions (out, in) on their grids, as vectors."""
     scales = {name: spread(grid.scales, grid.group_size) for name, grid in grids.items()}
     values = [below[name] * scales[name] + spread(grid.biases, grid.group_size) for name, grid in grids.items()]
     shapes = {name: below[name].shape for name in grids}

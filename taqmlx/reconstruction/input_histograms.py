@@ -1,4 +1,4 @@
-"""How the values that follow a GELU lie at one noise level, before and after the shift and the migration of TaQ-DiT."""
+"""Histograms of post-GELU values at one noise level, before and after TaQ-DiT's shift and migration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,18 +15,18 @@ from taqmlx.reconstruction.migration import divide, start_ratios
 BINS = 256
 BITS = 8
 _RULE: InputRule = {"bits": BITS, "policy": "lut", "range": "absmax", "shift": True}
-# What the arrays of the values before and after each treatment are called.
+# Names of the edge arrays, by treatment of the values.
 TREATMENTS = {"before": "edges", "shifted": "shifted_edges", "migrated": "migrated_edges"}
 
 
 def measure_distributions(
     problem: BlockProblem, observed: Mapping[str, Extremes], seed: int
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Of each input that follows a GELU: its grids at the middle noise level, and its histograms, by layer.
+    """Grids at the middle noise level and histograms of each post-GELU input, by layer.
 
-    The grids' steps are those after the shift and after shift and migration, whose multipliers are the first ones:
-    each outlier's reach over that of the other channels. Counts int64 (BINS,) and edges float32 (BINS + 1,), named
-    `<layer>/<what>`.
+    The step sizes are those after the shift, and after shift and migration. The migration uses the initial ratios, each
+    outlier channel's absmax over the largest non-outlier absmax. Arrays are counts int64 (BINS,) and edges float32
+    (BINS + 1,), named `<layer>/<name>`.
     """
     knot = len(problem.sigmas) // 2
     where = np.flatnonzero(problem.rows.knots == knot)
@@ -43,7 +43,7 @@ def measure_distributions(
     def count(key: str, x: mx.array, knots: mx.array) -> None:
         for name, (shift, ratio) in treated.get(key, {}).items():
             low, high = arrays[f"{key}/{TREATMENTS[name]}"][[0, -1]]
-            # The ends come of another run, in batches of another size: the last place can differ.
+            # The edges come from another run with another batch size and can differ in the last place.
             values = np.clip((np.array(x) - shift) / ratio, low, high)
             arrays[f"{key}/{name}"] += np.histogram(values, BINS, (low, high))[0]
 
@@ -54,7 +54,7 @@ def measure_distributions(
 def describe_grids(
     problem: BlockProblem, key: str, seen: Extremes, knot: int, seed: int
 ) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """The grids of one input at a noise level, and the shift and the divisor (D,) of each treatment."""
+    """Grids of one input at a noise level, and shift and divisor (D,) of each treatment."""
     quantizer = choose_quantizer(key, seen, _RULE, problem.rows.knots, problem.sigmas, seed)
     ratio, shift = start_ratios(seen, quantizer), np.array(quantizer.shift)
     steps = choose_steps(*divide(seen, quantizer, ratio), _RULE, problem.rows.knots, problem.sigmas)

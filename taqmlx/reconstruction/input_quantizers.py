@@ -1,7 +1,7 @@
-"""The quantization of what a block's layers read: first step sizes, the shift and the migration of TaQ-DiT.
+"""Quantizers of a block's layer inputs: initial step sizes, and the shift and migration of TaQ-DiT.
 
 Source: TaQ-DiT, Liu et al. 2024, arXiv:2411.14172, sections on momentum-based shifting and reconstruction-driven
-migration. Both are for what follows a GELU.
+migration. Both apply to post-GELU inputs.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,15 +18,15 @@ from taqmlx.numerics.sketch import sample_rows
 from taqmlx.planning.layer_rules import UNQUANTIZED, GroupSize, InputRule
 from taqmlx.reconstruction.block_problem import BlockProblem, Quantize, Rows, list_batches, run_rows, take_rows
 
-# Inputs that follow a GELU, by the end of their reader's name.
+# Post-GELU inputs, by the suffix of their reader's name.
 AFTER_GELU = ".mlp.fc2"
 
 
 class InputQuantizer(NamedTuple):
-    """How one input (B, T, D) is quantized: (x - shift) / migration on a grid of `bits`.
+    """Quantizer of one input (B, T, D): (x - shift) / migration on a grid of `bits`.
 
-    policy `none`, `dynamic` (a step per token, or per `group_size` channels of it), `static` (steps (1,)) or `lut`
-    (steps (K,), one for each noise level); shift and migration (D,) or None.
+    policy `none`, `dynamic` (a step size per token, or per `group_size` channels of it), `static` (steps (1,)) or `lut`
+    (steps (K,), one per noise level); shift and migration (D,) or None.
     """
 
     policy: str
@@ -38,7 +38,7 @@ class InputQuantizer(NamedTuple):
 
 
 class Extremes(NamedTuple):
-    """Of one input: the smallest and largest value of each row and channel (R, D), and a sample of each row (R, S)."""
+    """Minimum and maximum of each row and channel of an input (R, D), and a sample of each row (R, S)."""
 
     minimum: np.ndarray
     maximum: np.ndarray
@@ -46,7 +46,7 @@ class Extremes(NamedTuple):
 
 
 def observe_inputs(problem: BlockProblem, where: np.ndarray) -> dict[str, Extremes]:
-    """What the layers read in full precision on the rows at `where`, by reader."""
+    """Extremes of the full-precision layer inputs on the rows at `where`, by reader."""
     parts: dict[str, list[Extremes]] = {}
 
     def observe(key: str, x: mx.array) -> mx.array:
@@ -63,7 +63,7 @@ def observe_inputs(problem: BlockProblem, where: np.ndarray) -> dict[str, Extrem
 def calibrate(
     problem: BlockProblem, rules: Mapping[str, InputRule], seed: int
 ) -> tuple[dict[str, InputQuantizer], dict[str, Extremes]]:
-    """The quantizer of each reader's input before anything is learned, and what it was chosen from."""
+    """Initial quantizer of each reader's input, and the extremes it was chosen from."""
     observed = observe_inputs(problem, problem.training)
     knots = problem.rows.knots[problem.training]
     return {
@@ -74,7 +74,7 @@ def calibrate(
 def choose_quantizer(
     key: str, seen: Extremes, rule: InputRule, knots: np.ndarray, sigmas: np.ndarray, seed: int
 ) -> InputQuantizer:
-    """The quantizer of one input by its rule, from rows at the places `knots` (R,) among the noise levels."""
+    """Quantizer of one input by its rule, from rows at noise levels of index `knots` (R,)."""
     if rule["bits"] == UNQUANTIZED:
         return InputQuantizer("none", UNQUANTIZED)
     if rule["policy"] == "dynamic":
@@ -89,9 +89,9 @@ def choose_quantizer(
 def choose_steps(
     seen: Extremes, shift: np.ndarray | None, rule: InputRule, knots: np.ndarray, sigmas: np.ndarray
 ) -> np.ndarray:
-    """The step sizes float32 (K,), or (1,) for a static policy, from rows at `knots` (R,).
+    """Step sizes float32 (K,), or (1,) for a static policy, from rows at `knots` (R,).
 
-    A noise level without a row has the step of the nearest one with rows.
+    A noise level without rows gets the step size of the nearest one with rows.
     """
     present = np.unique(knots)
     ranges = [describe_range(Extremes(*(part[knots == knot] for part in seen)), shift) for knot in present]
@@ -105,7 +105,7 @@ def choose_steps(
 
 
 def describe_range(seen: Extremes, shift: np.ndarray | None) -> dict[str, float]:
-    """The numbers `compute_ranges` chooses among."""
+    """Statistics for `compute_ranges`."""
     low, high = seen.minimum.min(axis=0), seen.maximum.max(axis=0)
     described = {"absmax": max(-low.min(), high.max())}
     described |= {f"p{100 * share:g}": np.quantile(seen.sample, share) for share in (0.001, 0.999)}
@@ -115,9 +115,9 @@ def describe_range(seen: Extremes, shift: np.ndarray | None) -> dict[str, float]
 
 
 def quantize_input(quantizer: InputQuantizer, x: mx.array, step: mx.array | None) -> mx.array:
-    """What the product with a migrated weight sees of `x` (B, T, D): Q((x - z) / m) + z / m, differentiable.
+    """Quantized `x` (B, T, D) for the product with a migrated weight: Q((x - z) / m) + z / m, differentiable.
 
-    `step` broadcasts against x; None leaves x unrounded.
+    `step` broadcasts against x; with None, x is not quantized.
     """
     scaled_shift = quantizer.shift
     if quantizer.migration is not None:
@@ -131,7 +131,7 @@ def quantize_input(quantizer: InputQuantizer, x: mx.array, step: mx.array | None
 
 
 def find_step(quantizer: InputQuantizer, steps: mx.array | None, x: mx.array, knots: mx.array) -> mx.array | None:
-    """The step of each value of `x` (B, T, D) by the policy: (1, 1, 1), (B, 1, 1), (B, T, 1), (B, T, D) or None."""
+    """Step sizes for `x` (B, T, D) by the policy: (1, 1, 1), (B, 1, 1), (B, T, 1), (B, T, D) or None."""
     if quantizer.policy == "none":
         return None
     if quantizer.policy == "dynamic":
@@ -142,12 +142,12 @@ def find_step(quantizer: InputQuantizer, steps: mx.array | None, x: mx.array, kn
 
 
 def spread_steps(quantizer: InputQuantizer, steps: mx.array, knots: mx.array) -> mx.array:
-    """The step of each row of a static policy, (1, 1, 1), or of a table, (B, 1, 1)."""
+    """Step size of each row: (1, 1, 1) for a static policy, (B, 1, 1) for a table."""
     return steps.reshape(1, 1, 1) if quantizer.policy == "static" else steps[knots].reshape(-1, 1, 1)
 
 
 def bind_rounding(quantizers: Mapping[str, InputQuantizer], steps: Mapping[str, mx.array], knots: mx.array) -> Quantize:
-    """`quantize(key, x)` at the noise levels `knots` (B,) of the rows, by `steps` where there are any."""
+    """`quantize(key, x)` at the noise levels `knots` (B,) of the rows, with the step sizes in `steps`, if any."""
 
     def quantize(key: str, x: mx.array) -> mx.array:
         quantizer = quantizers[key]
@@ -159,7 +159,7 @@ def bind_rounding(quantizers: Mapping[str, InputQuantizer], steps: Mapping[str, 
 def bind_dropping(
     quantizers: Mapping[str, InputQuantizer], quantize: Quantize, drop: float, random: mx.array
 ) -> Quantize:
-    """`quantize`, but each value is left unrounded with the probability `drop` (QDrop, Wei et al. 2022, eq. 9).
+    """`quantize`, with each value left unquantized with probability `drop` (QDrop, Wei et al. 2022, eq. 9).
 
     random: a key of `mx.random`.
     """
@@ -179,10 +179,10 @@ def leave_unrounded(quantizers: Mapping[str, InputQuantizer]) -> Quantize:
 
 
 def list_steps(quantizers: Mapping[str, InputQuantizer]) -> dict[str, mx.array]:
-    """The step sizes that can be learned, by reader."""
+    """Learnable step sizes, by reader."""
     return {key: quantizer.steps for key, quantizer in quantizers.items() if quantizer.steps is not None}
 
 
 def bind_to_rows(quantizers: Mapping[str, InputQuantizer]) -> Callable[[Rows[mx.array]], Quantize]:
-    """`bind(rows)` gives the quantizers at the rows' noise levels."""
+    """`bind(rows)`: quantizers at the noise levels of the rows."""
     return lambda rows: bind_rounding(quantizers, list_steps(quantizers), rows.knots)

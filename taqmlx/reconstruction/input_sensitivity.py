@@ -1,4 +1,4 @@
-"""How far a block's outputs go astray when what one of its layers reads is rounded, at each noise level."""
+"""Output error of a block when the input of one of its layers is quantized, per noise level."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,9 +28,9 @@ from taqmlx.reconstruction.sensitivity import (
     spread_rows,
 )
 
-TIERS = (4, 6, 8)  # bits of an input that are tried
-CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # how far a grid reaches that is tried, as shares of the largest magnitude
-CLIP_ROWS = 128  # rows the clip is chosen on; its errors are then those of all
+TIERS = (4, 6, 8)  # candidate input bits
+CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # candidate clipping ranges, as shares of the absmax
+CLIP_ROWS = 128  # rows used to choose the clip; its errors are then measured on all rows
 _AS_GIVEN = InputQuantizer("none", UNQUANTIZED)
 
 
@@ -41,10 +41,10 @@ def measure_inputs(
     rules: Mapping[str, InputRule],
     seed: int,
 ) -> dict[str, Any]:
-    """What each reader's input costs rounded alone, as the sensitivity file describes it.
+    """Error of quantizing each reader's input alone, in the format of the sensitivity file.
 
-    layers: the block's linears without adaLN; observed: what is read on all rows; rules: of the activations, by layer.
-    Each noise level has its own step. An input is shifted where its rule shifts it.
+    layers: the block's linears without adaLN; observed: extremes on all rows; rules: activation rules by layer. Each
+    noise level has its own step size. An input is shifted if its rule shifts it.
     """
     quantizers = {
         key: {bits: choose_first(key, problem, seen, rules[key], bits, seed) for bits in TIERS}
@@ -57,18 +57,18 @@ def measure_inputs(
 def choose_first(
     key: str, problem: BlockProblem, seen: Extremes, rule: InputRule, bits: int, seed: int
 ) -> InputQuantizer:
-    """The quantizer of an input whose steps reach its largest magnitude at each noise level."""
+    """Quantizer of an input with a clipping range equal to the absmax at each noise level."""
     wanted: InputRule = {"bits": bits, "policy": "lut", "range": "absmax", "shift": rule.get("shift", False)}
     return choose_quantizer(key, seen, wanted, problem.rows.knots, problem.sigmas, seed)
 
 
 def clip_steps(quantizer: InputQuantizer, clip: float) -> InputQuantizer:
-    """The quantizer with steps that reach the share `clip` as far."""
+    """Quantizer with its clipping range scaled by `clip`."""
     return quantizer._replace(steps=None if quantizer.steps is None else quantizer.steps * clip)
 
 
 def round_input(problem: BlockProblem, key: str, quantizer: InputQuantizer) -> Change:
-    """One reader's input rounded."""
+    """Change that quantizes the input of one reader."""
     bind = bind_to_rows(dict.fromkeys(problem.readers.values(), _AS_GIVEN) | {key: quantizer})
     return lambda rows, where: (problem.weights, bind(rows), rows)
 
@@ -80,7 +80,7 @@ def describe_reader(
     quantizers: Mapping[int, InputQuantizer],
     inside: np.ndarray,
 ) -> dict[str, Any]:
-    """One reader of the sensitivity file; inside (clips,): the share of values each clip leaves as they are."""
+    """Entry of one reader in the sensitivity file; inside (clips,): share of values within each clipping range."""
     reading = [layer for layer in layers if problem.readers[layer.name] == key]
     kept = list_kept(layers, reading)
     few, every = spread_rows(problem.sigmas[problem.rows.knots], CLIP_ROWS), np.arange(len(problem.rows.knots))
@@ -106,13 +106,13 @@ def describe_reader(
 
 
 def add_streams(errors: RowErrors, where: np.ndarray | slice) -> np.ndarray:
-    """The relative squared errors of the block's output over the rows at `where`, streams summed, (changes,)."""
+    """Relative squared error of the block outputs over the rows at `where`, summed over streams, (changes,)."""
     streams = list(errors.relate(where).values())
     return sum(streams[1:], streams[0])
 
 
 def measure_inside(problem: BlockProblem, quantizers: Mapping[str, InputQuantizer]) -> dict[str, np.ndarray]:
-    """By reader, the share of all values that the grid reaches at each of CLIPS, (clips,)."""
+    """Share of all values within the clipping range at each of CLIPS, (clips,), by reader."""
     counts = {key: np.zeros(len(CLIPS)) for key in quantizers}
     sizes, steps = dict.fromkeys(quantizers, 0), list_steps(quantizers)
 
@@ -121,7 +121,7 @@ def measure_inside(problem: BlockProblem, quantizers: Mapping[str, InputQuantize
         # (K,) -> (B, 1, 1)
         reach = (steps[key] * find_largest_code(quantizer.bits))[knots].reshape(-1, 1, 1)
         magnitudes = mx.abs(x if quantizer.shift is None else x - quantizer.shift) / reach
-        # a last place more, as the largest value itself went through a division by the largest code
+        # with a tolerance, because the absmax itself was divided by the largest code and rounded
         counts[key] += [float(mx.sum(magnitudes <= clip * (1 + 1e-5))) for clip in CLIPS]
         sizes[key] += x.size
 
@@ -130,7 +130,7 @@ def measure_inside(problem: BlockProblem, quantizers: Mapping[str, InputQuantize
 
 
 def observe_values(problem: BlockProblem, where: np.ndarray, see: Callable[[str, mx.array, mx.array], None]) -> None:
-    """Hand `see(reader, x (B, T, D), knots (B,))` all that is read in full precision on the rows at `where`."""
+    """Call `see(reader, x (B, T, D), knots (B,))` with every full-precision layer input on the rows at `where`."""
     for batch in list_pairs(problem, where):
         rows = take_rows(problem.rows, batch)
 

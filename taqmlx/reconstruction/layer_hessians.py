@@ -1,4 +1,4 @@
-"""The Hessians that GPTQ rounds by: second moments of what layers read in full precision."""
+"""Hessians for GPTQ: second moments of full-precision layer inputs."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,13 +11,13 @@ from taqmlx.mmdit.transformer import Transformer
 from taqmlx.numerics.gptq import accumulate_hessian
 from taqmlx.planning.layers import Layer
 
-ENERGY = 0.999  # the share of an input's energy that its effective rank holds
+ENERGY = 0.999  # share of an input's energy within its effective rank
 
 
 def observe_layers(model: Transformer, layers: Sequence[Layer], batch: Batch) -> dict[str, mx.array]:
-    """By input name what `layers` read on `batch` in full precision, (..., in), not evaluated.
+    """Full-precision inputs of `layers` on `batch` by input name, (..., in), not evaluated.
 
-    Evaluating these computes nothing after the last of the layers, as MLX is lazy.
+    MLX is lazy: evaluating these computes nothing after the last of the layers.
     """
     exact, inputs = bind_linears(model), {layer.name: layer.input for layer in layers}
     read: dict[str, mx.array] = {}
@@ -32,7 +32,7 @@ def observe_layers(model: Transformer, layers: Sequence[Layer], batch: Batch) ->
 
 
 def accumulate_hessians(model: Transformer, layers: Sequence[Layer], batches: Iterable[Batch]) -> dict[str, np.ndarray]:
-    """By input name the Hessian float64 (in, in) of what `layers` read on `batches`."""
+    """Hessian float64 (in, in) of the inputs of `layers` on `batches`, by input name."""
     hessians: dict[str, np.ndarray] = {}
     for batch in batches:
         for key, x in observe_layers(model, layers, batch).items():
@@ -42,8 +42,8 @@ def accumulate_hessians(model: Transformer, layers: Sequence[Layer], batches: It
 
 
 def measure_rank(hessian: np.ndarray) -> int:
-    """The directions of an input that together hold ENERGY of it. Raises ValueError unless it is finite."""
+    """Effective rank of an input: number of directions that hold ENERGY. Raises ValueError unless it is finite."""
     if not np.isfinite(hessian).all():
-        raise ValueError("what it reads has values that are not finite, or too large to square")
+        raise ValueError("the layer input has values that are not finite or too large to square")
     values = np.linalg.eigvalsh(hessian)[::-1]
     return int(np.searchsorted(np.cumsum(values), ENERGY * values.sum()) + 1)

@@ -1,4 +1,4 @@
-"""Rounding a single layer by what it reads: adaLN layers, embedders and the final layer, which no block's rows hold."""
+"""Rounding of single layers from their inputs: adaLN layers, embedders and the final layer, outside the block rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,23 +12,22 @@ from taqmlx.planning.layer_rules import WeightRule
 from taqmlx.planning.layers import Layer
 from taqmlx.store.block_file import LayerWeight
 
-# Of the Hessian's mean diagonal. Their inputs lie in few directions (adaLN: 15 of 128 hold 99.9 % of the energy on the
-# embedded model), which more damping would blur.
+# Share of the mean of the Hessian's diagonal. The inputs of these layers lie in few directions (adaLN: 15 of 128 hold
+# 99.9 % of the energy on the embedded model), which more damping would blur.
 DAMPING = 0.001
 
 
 def choose_damping(layer: Layer, of_blocks: float) -> float:
-    """GPTQ's damping for a layer: `of_blocks` for what a block's rows hold, else DAMPING."""
+    """GPTQ damping of a layer: `of_blocks` for layers of a block except adaLN, else DAMPING."""
     return of_blocks if layer.block and layer.role != "adaLN" else DAMPING
 
 
 def round_layer(
     weight: mx.array, rule: WeightRule, hessian: np.ndarray, held_out: np.ndarray, parameters: Mapping[str, Any]
 ) -> LayerWeight:
-    """A weight (out, in) on its grid by `rule`: to nearest or by GPTQ, whichever errs less on `held_out` (n, in).
+    """Quantized weight (out, in) on its grid by `rule`: RTN or GPTQ, the one with less error on `held_out` (n, in).
 
-    parameters: those of the stage; its engine `rtn` leaves out GPTQ. Raises ValueError as `choose_grid` and
-    `round_with_gptq`.
+    parameters: of the stage; its engine `rtn` excludes GPTQ. Raises ValueError as `choose_grid` and `round_with_gptq`.
     """
     exact, grid = np.array(weight), choose_grid(weight, rule)
     candidates = [round_to_grid(exact, grid)]

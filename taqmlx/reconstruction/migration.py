@@ -1,8 +1,8 @@
-"""Reconstruction-driven migration (TaQ-DiT, Liu et al. 2024, arXiv:2411.14172): outlier channels of what follows a GELU
-are divided by integers m, which go into the weight's columns.
+"""Reconstruction-driven migration (TaQ-DiT, Liu et al. 2024, arXiv:2411.14172) of post-GELU outlier channels.
 
-The channels' own step sizes are learned from the block's outputs, at full-precision weights, before the weight's grid
-is chosen: z, then m, then W diag(m).
+Outlier channels are divided by integers m, which are folded into the columns of the weight. The channels' own step
+sizes are learned from the block outputs, with full-precision weights, before the weight grid is chosen: z, then m, then
+W diag(m).
 """
 
 from collections.abc import Mapping
@@ -27,18 +27,18 @@ from taqmlx.reconstruction.input_quantizers import (
 from taqmlx.reconstruction.reconstruction import draw_batch
 
 OUTLIER_RANGE = 2.5  # times the median range
-PHASE = -1 % 2**32  # of the batches' random numbers, before the phases of the reconstruction
+PHASE = -1 % 2**32  # phase in the seed of batches, distinct from the phases of the reconstruction
 
 
 def find_outliers(minimum: np.ndarray, maximum: np.ndarray) -> np.ndarray:
-    """The channels, bool (D,), whose range over all rows (R, D) is beyond OUTLIER_RANGE times the median."""
+    """Outlier channels, bool (D,): the range over all rows (R, D) exceeds OUTLIER_RANGE times the median range."""
     ranges = maximum.max(axis=0) - minimum.min(axis=0)
     beyond: np.ndarray = ranges > OUTLIER_RANGE * np.median(ranges)
     return beyond
 
 
 def measure_reach(seen: Extremes, shift: np.ndarray) -> np.ndarray:
-    """The largest |x - shift| of each channel, float32 (D,)."""
+    """Largest |x - shift| of each channel, float32 (D,)."""
     low, high = seen.minimum.min(axis=0), seen.maximum.max(axis=0)
     reach: np.ndarray = np.maximum(np.abs(low - shift), np.abs(high - shift))
     return reach
@@ -51,7 +51,7 @@ def migrate(
     rules: Mapping[str, InputRule],
     settings: Mapping[str, Any],
 ) -> dict[str, InputQuantizer]:
-    """The quantizers with a migration, and step sizes for what is left, where the rules ask for one."""
+    """Quantizers with a migration, and step sizes for the migrated input, where the rules request one."""
     wanted = [key for key in list_steps(quantizers) if key.endswith(AFTER_GELU) and rules[key]["migration"]]
     ratios = {key: start_ratios(observed[key], quantizers[key]) for key in wanted}
     ratios = {key: ratio for key, ratio in ratios.items() if (ratio > 1).any()}
@@ -70,7 +70,7 @@ def migrate(
 
 
 def start_ratios(seen: Extremes, quantizer: InputQuantizer) -> np.ndarray:
-    """Each outlier's reach over that of the other channels, float32 (D,); 1 for those."""
+    """Ratio of each outlier channel's absmax to the largest non-outlier absmax, float32 (D,); 1 for other channels."""
     shift = read_shift(seen, quantizer)
     outliers, reach = find_outliers(seen.minimum - shift, seen.maximum - shift), measure_reach(seen, shift)
     normal = reach[~outliers].max()
@@ -78,15 +78,15 @@ def start_ratios(seen: Extremes, quantizer: InputQuantizer) -> np.ndarray:
 
 
 def read_shift(seen: Extremes, quantizer: InputQuantizer) -> np.ndarray:
-    """The shift of an input, float32 (D,): zeros where it has none."""
+    """Shift of an input, float32 (D,); zeros if it has none."""
     return np.zeros(seen.minimum.shape[1], np.float32) if quantizer.shift is None else np.array(quantizer.shift)
 
 
 def divide(seen: Extremes, quantizer: InputQuantizer, ratio: np.ndarray) -> tuple[Extremes, np.ndarray]:
-    """The extremes and the shift of an input divided by `ratio` (D,).
+    """Extremes and shift of an input divided by `ratio` (D,).
 
-    There is always a shift, so that steps reach the largest that is left: quantiles of a tensor divided by channel do
-    not follow from its own.
+    A shift is always returned, so that step sizes are computed from the absmax: quantiles of a tensor divided per
+    channel cannot be derived from its own.
     """
     return Extremes(seen.minimum / ratio, seen.maximum / ratio, seen.sample), read_shift(seen, quantizer) / ratio
 
@@ -98,9 +98,9 @@ def learn_ratios(
     ratios: Mapping[str, np.ndarray],
     settings: Mapping[str, Any],
 ) -> dict[str, np.ndarray]:
-    """The outliers' step sizes over the common ones, float32 (D,), learned together with these (LSQ).
+    """Step sizes of outlier channels over the common ones, float32 (D,), learned jointly with these (LSQ).
 
-    It takes the warm-up's share of the iterations, at full-precision weights and with nothing else rounded.
+    This takes the warm-up's share of the iterations, at full-precision weights and without any other rounding.
     """
     outliers = {key: mx.array((ratio > 1).astype(np.float32)) for key, ratio in ratios.items()}
     learned = {key: {"steps": mx.log(mx.array(steps[key])), "ratios": mx.log(mx.array(ratios[key]))} for key in ratios}
@@ -132,7 +132,7 @@ def learn_ratios(
 def migrate_weights(
     weights: Mapping[str, mx.array], readers: Mapping[str, str], quantizers: Mapping[str, InputQuantizer]
 ) -> dict[str, mx.array]:
-    """The weights (out, in) with the migration of what they read in their columns: W diag(m)."""
+    """Weights (out, in) with the migration of their inputs folded into the columns: W diag(m)."""
     moved = dict(weights)
     for name, weight in weights.items():
         migration = quantizers[readers[name]].migration

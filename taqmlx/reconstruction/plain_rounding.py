@@ -1,4 +1,4 @@
-"""The quantization MLX users have at hand: `nn.quantize`, every linear layer rounded to nearest on MLX's own grid."""
+"""MLX's built-in quantization, `nn.quantize`: RTN of every linear layer on MLX's own grid."""
 
 import mlx.core as mx
 
@@ -11,9 +11,9 @@ from taqmlx.reconstruction.block_assembly import read_weights
 
 
 def bind_plain(model: Transformer, plain: Plain) -> tuple[LinearAt, float]:
-    """The linears of `model` as `nn.quantize` makes them of fp16 weights, and the bits per weight over all of them.
+    """Linear layers of `model` as `nn.quantize` makes them from fp16 weights, and average bits per weight.
 
-    A layer whose width is no multiple of the group size stays as it is, as `nn.quantize` leaves it.
+    A layer whose width is not a multiple of the group size is unchanged, as in `nn.quantize`.
     """
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     weights, biases = read_weights(model, layers)
@@ -35,7 +35,7 @@ def bind_plain(model: Transformer, plain: Plain) -> tuple[LinearAt, float]:
 
 
 def round_plain(layer: Layer, weight: mx.array, plain: Plain) -> tuple[mx.array, ...]:
-    """Codes, scales and zero points of a weight (out, in); the fp16 weight alone where no group fits."""
+    """Codes, scales and zero points of a weight (out, in); only the fp16 weight if the group size does not fit."""
     half = weight.astype(mx.float16)
     if weight.shape[1] % plain.group_size:
         return (half,)
@@ -43,5 +43,5 @@ def round_plain(layer: Layer, weight: mx.array, plain: Plain) -> tuple[mx.array,
 
 
 def choose_bits(layer: Layer, plain: Plain) -> int:
-    """The bits of a layer."""
+    """Bit width of a layer."""
     return plain.modulation_bits if layer.role == "adaLN" else plain.bits

@@ -1,4 +1,4 @@
-"""What a block reads when the blocks before it are quantized."""
+"""Propagation of block inputs through quantized blocks."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,13 +20,13 @@ Streams = tuple[np.ndarray, np.ndarray]
 
 
 def dequantize_block(model: Transformer, file: BlockFile) -> dict[str, mx.array]:
-    """All weights (out, in) of a quantized block by layer name, fp32; the unquantized ones as they are."""
+    """All weights (out, in) of a quantized block by layer name, fp32; unquantized ones unchanged."""
     weights, _ = read_weights(model, list_own_linears(model, file.seal["parameters"]["block"]))
     return weights | {name: mx.array(dequantize(layer.codes, layer.grid)) for name, layer in file.weights.items()}
 
 
 def restore_quantizer(rule: InputRule, grid: LayerInput | None) -> InputQuantizer:
-    """The quantizer of a layer's input, by its rule and the grid in the block's file.
+    """Quantizer of a layer input, from its rule and the grid in the block file.
 
     Raises UserError if the rule needs a grid and there is none.
     """
@@ -35,7 +35,7 @@ def restore_quantizer(rule: InputRule, grid: LayerInput | None) -> InputQuantize
     if rule["policy"] == "dynamic":
         return InputQuantizer("dynamic", rule["bits"], group_size=rule["group_size"])
     if grid is None:
-        raise UserError(f"a block's file has no step sizes for a {rule['policy']} policy; run optimise_block again")
+        raise UserError(f"a block file has no step sizes for a {rule['policy']} policy; run optimise_block again")
     shift, migration = (
         None if part is None else mx.array(part.astype(np.float32)) for part in (grid.shift, grid.migration)
     )
@@ -45,10 +45,10 @@ def restore_quantizer(rule: InputRule, grid: LayerInput | None) -> InputQuantize
 def propagate(
     model: Transformer, block: Block, file: BlockFile, streams: Streams, modulation: np.ndarray, sigmas: np.ndarray
 ) -> Streams:
-    """What `block`, quantized as in `file`, makes of image (R, N, D) and text (R, T, D), as fp16.
+    """Outputs fp16 of `block`, quantized as in `file`, for image (R, N, D) and text (R, T, D).
 
-    modulation (R, D) is what the adaLN linears read, sigmas (R,) the rows' noise levels. Raises UserError if
-    steps by level are for others.
+    modulation (R, D): inputs of the adaLN linears; sigmas (R,): noise levels of the rows. Raises UserError if the file
+    has a table of step sizes for other noise levels.
     """
     rules = file.seal["parameters"]["layers"]
     weights, everything = dequantize_block(model, file), np.arange(len(sigmas))
@@ -67,7 +67,7 @@ def propagate(
 
 
 def run_all(problem: BlockProblem, quantizers: Mapping[str, InputQuantizer]) -> Streams:
-    """The block's outputs on all rows, fp16."""
+    """Outputs of the block on all rows, fp16."""
     image, text = [], []
     bind = bind_to_rows(quantizers)
     for batch in list_batches(problem, problem.training):

@@ -1,8 +1,8 @@
-"""Learning a block's rounding and activation step sizes from its outputs.
+"""Block reconstruction: learned rounding and activation step sizes from the block outputs.
 
 AdaRound (Nagel et al. 2020, arXiv:2004.10568) with the block as the unit (BRECQ, Li et al. 2021, arXiv:2102.05426) and
-learned step sizes (LSQ), jointly or one after the other (TaQ-DiT, Liu et al. 2024, arXiv:2411.14172). The gradient with
-respect to the weights comes from the block; from there to alpha it is written out, for all layers as one vector.
+learned step sizes (LSQ), jointly or sequentially (TaQ-DiT, Liu et al. 2024, arXiv:2411.14172). The gradient with
+respect to the weights comes from the block; from there to alpha it is explicit, for all layers as one vector.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from taqmlx.store.errors import UserError
 
 
 class Phase(NamedTuple):
-    """A stretch of learning: what is learned, and whether activations are rounded meanwhile."""
+    """Phase of learning: which parameters are learned, and whether activations are quantized."""
 
     name: str
     learns_rounding: bool
@@ -44,8 +44,8 @@ PHASES = {
 
 @dataclass
 class State:
-    """Where the learning stands: phase, its next iteration, alpha (n,), logarithms of the step sizes by reader, Adam's
-    states, and the losses so far.
+    """State of learning: phase, its next iteration, alpha (n,), logarithms of the step sizes by reader, Adam's states,
+    and the losses so far.
     """
 
     phase: int
@@ -57,13 +57,13 @@ class State:
 
 
 def start_state(flat: FlatWeights, quantizers: Mapping[str, InputQuantizer]) -> State:
-    """The state before the first iteration."""
+    """State before the first iteration."""
     log_steps = {key: mx.log(steps) for key, steps in list_steps(quantizers).items()}
     return State(0, 0, flat.start_alpha(), log_steps, {}, [])
 
 
 def read_quantizers(quantizers: Mapping[str, InputQuantizer], state: State) -> dict[str, InputQuantizer]:
-    """The quantizers with the step sizes of `state`."""
+    """Quantizers with the step sizes of `state`."""
     steps = {key: mx.exp(log_steps) for key, log_steps in state.log_steps.items()}
     return {key: quantizer._replace(steps=steps.get(key)) for key, quantizer in quantizers.items()}
 
@@ -77,11 +77,11 @@ def learn(
     save: Callable[[State], None],
     report: Callable[[float], None],
 ) -> State:
-    """Learn from `state` to the end.
+    """Learn from `state` to the last iteration.
 
-    settings: the parameters of `optimise_block`; `save` gets the state every `adaround_checkpoint_every` iterations,
-    `report` each iteration's loss. Raises UserError naming iteration and layer where a value is not finite; the state
-    saved last is then a good one.
+    settings: the parameters of `optimise_block`; `save` receives the state every `adaround_checkpoint_every`
+    iterations, `report` the loss of each iteration. Raises UserError naming iteration and layer if a value is not
+    finite; the last saved state is finite.
     """
     phases = PHASES[settings["reconstruction"]]
     while state.phase < len(phases):
@@ -102,7 +102,7 @@ def learn(
 
 
 def limit_phase(phase: Phase, flat: FlatWeights, state: State) -> Phase:
-    """`phase` without what a block has nothing of: weights that are rounded, or step sizes."""
+    """`phase` without learning rounding or step sizes if the block has none."""
     return phase._replace(
         learns_rounding=phase.learns_rounding and bool(flat.shapes),
         learns_steps=phase.learns_steps and bool(state.log_steps),
@@ -112,9 +112,9 @@ def limit_phase(phase: Phase, flat: FlatWeights, state: State) -> Phase:
 def draw_batch(
     problem: BlockProblem, settings: Mapping[str, Any], place: tuple[int, int]
 ) -> tuple[Rows[mx.array], mx.array]:
-    """The rows of an iteration and its random key, by seed, phase and iteration alone: no state to restore.
+    """Rows of an iteration and its random key. They depend only on seed and `place` (phase, iteration).
 
-    With `adaround_drop` that share of the values from quantized blocks gives way to those of full precision (QDrop).
+    With `adaround_drop`, that share of the values from quantized blocks is replaced by full-precision ones (QDrop).
     """
     rng = np.random.default_rng((settings["seed"], *place))
     size = min(settings["adaround_batch"], len(problem.training))
@@ -137,7 +137,7 @@ def bind_iteration(
     phase: Phase,
     state: State,
 ) -> Callable[[int], float]:
-    """`iterate(iteration)` changes `state` by one iteration of `phase` and returns the reconstruction loss."""
+    """`iterate(iteration)`: updates `state` by one iteration of `phase` and returns the reconstruction loss."""
     adams = restore_adams(state)
     hard = flat.split(flat.harden(state.alpha)) if not phase.learns_rounding else {}
 
@@ -174,7 +174,7 @@ def bind_iteration(
 
 
 def restore_adams(state: State) -> dict[str, Adam]:
-    """Adam for the rounding and for the step sizes, as `state` left them or fresh."""
+    """Adam for rounding and step sizes, with the states in `state` if there are any, else initialised."""
     adams = {name: Adam(0.0, bias_correction=True) for name in ("rounding", "steps")}
     for name, adam in adams.items():
         if name in state.adam:
@@ -185,12 +185,12 @@ def restore_adams(state: State) -> dict[str, Adam]:
 
 
 def join_steps(log_steps: Mapping[str, mx.array]) -> mx.array:
-    """The readers' step sizes, (K,) or (1,) each, as one vector in the order of their names; empty without any."""
+    """Step sizes of all readers, (K,) or (1,) each, as one vector in the order of their names; empty without any."""
     return mx.concatenate([mx.zeros(0), *(log_steps[key] for key in sorted(log_steps))])
 
 
 def choose_pressure(settings: Mapping[str, Any], iteration: int) -> tuple[float, float] | None:
-    """Weight and exponent of the regulariser, or None during the warm-up."""
+    """Weight and beta of the regulariser, or None during the warm-up."""
     beta = rounding.compute_beta(
         iteration, settings["adaround_iterations"], settings["adaround_warm_up"], settings["adaround_beta"]
     )
@@ -198,13 +198,13 @@ def choose_pressure(settings: Mapping[str, Any], iteration: int) -> tuple[float,
 
 
 def move_alpha(state: State, adam: Adam, gradient: mx.array, rate: float) -> None:
-    """One step of Adam on alpha."""
+    """Update alpha with one step of Adam."""
     adam.learning_rate = rate
     state.alpha = adam.apply_gradients({"rounding": gradient}, {"rounding": state.alpha})["rounding"]
 
 
 def move_steps(state: State, adam: Adam, gradients: Mapping[str, mx.array], rate: float) -> None:
-    """One step of Adam on the logarithms of the step sizes, all at once."""
+    """Update the logarithms of all step sizes with one step of Adam."""
     adam.learning_rate = rate
     learned = {"steps": join_steps(state.log_steps)}
     moved = adam.apply_gradients({"steps": join_steps(gradients)}, learned)["steps"]
@@ -239,7 +239,7 @@ def refuse_broken_state(
 
 
 def describe_break(problem: BlockProblem, iteration: int, layer: str) -> str:
-    """What is said of values that are not finite."""
+    """Error message for a value that is not finite."""
     return (
         f"{problem.block.name}: iteration {iteration} gives a value that is not finite, first in {layer};"
         " lower adaround_rate, or check the model's weights (the last checkpoint is kept)"

@@ -1,7 +1,7 @@
-"""How far a block's outputs go astray when one thing in it is rounded: one layer's weight, or what layers read.
+"""Output error of a block when one of its layers is changed: a quantized weight, or quantized layer inputs.
 
-All else is in full precision, and the outputs are compared with those of full precision on the same rows. What a
-change does not reach is computed once and shared by all that is tried of it.
+Everything else is in full precision, and outputs are compared with full precision on the same rows. Layer outputs that
+a change does not affect are computed once and shared by all changes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,10 +23,10 @@ from taqmlx.reconstruction.block_problem import (
     take_rows,
 )
 
-PAIRS = 16  # of rows at a time, at most, since some rows go in pairs; what changes share is kept for as many
-KEPT = 16  # tensors (T, D) of a row held besides: inputs, targets and what changes share
+PAIRS = 16  # pairs of rows per batch, at most, because some rows come in pairs; shared outputs are kept for as many
+KEPT = 16  # further tensors (T, D) per row: inputs, targets and shared layer outputs
 
-# What a change of a layer reaches after it, by role; the attention, between q, k, v and o, mixes the streams.
+# Roles affected by a change of a layer, by its role; the attention, between q, k, v and o, mixes the streams.
 _AFTER = {
     "adaLN": {"qkv", "o", "fc1", "fc2"},
     "qkv": {"o", "fc1", "fc2"},
@@ -34,58 +34,58 @@ _AFTER = {
     "fc1": {"fc2"},
     "fc2": set(),
 }
-# In a unified block the MLP lies beside the attention.
+# In a unified block the MLP is parallel to the attention.
 _BESIDE = _AFTER | {"qkv": {"o"}, "o": set()}
 _BEFORE_ATTENTION = ("adaLN", "qkv")
 
-# What a change makes of a batch: (rows, their indices) -> weights by layer, what products see of inputs, rows
+# Change of a batch: (rows, their indices) -> weights by layer, quantization of layer inputs, rows
 Change = Callable[[Rows[mx.array], np.ndarray], tuple[Mapping[str, mx.array], Quantize, Rows[mx.array]]]
-# The block's outputs on the rows at some indices -> what is compared, by name
+# Function of the block outputs on rows and the rows' indices -> arrays to compare, by name
 Finish = Callable[[dict[str, mx.array], np.ndarray], dict[str, mx.array]]
 
 
 class RowErrors(NamedTuple):
-    """By what is compared: squared errors float64 (changes, R) and the squares of full precision (R,), by row."""
+    """Squared errors float64 (changes, R) and squares of full precision (R,), by name of the compared array."""
 
     errors: dict[str, np.ndarray]
     powers: dict[str, np.ndarray]
 
     def relate(self, where: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
-        """The relative squared error of each change over the rows at `where`, float64 (changes,), by name."""
+        """Relative squared error of each change over the rows at `where`, float64 (changes,), by name."""
         return {name: self.errors[name][:, where].sum(axis=1) / self.powers[name][where].sum() for name in self.errors}
 
 
 def count_together(problem: BlockProblem) -> int:
-    """How many rows are measured together: at most PAIRS pairs, as many as memory allows."""
+    """Number of rows measured together: at most PAIRS pairs, as many as memory allows."""
     return 2 * limit_batch(PAIRS, *count_tokens(problem), rows=2, kept=KEPT)
 
 
 def list_pairs(problem: BlockProblem, where: np.ndarray) -> Iterator[np.ndarray]:
-    """The indices of rows `where` in runs of those that are measured together."""
+    """Row indices `where` in batches of `count_together` rows."""
     size = count_together(problem)
     for start in range(0, len(where), size):
         yield where[start : start + size]
 
 
 def leave(key: str, x: mx.array) -> mx.array:
-    """Inputs as they are."""
+    """Identity: `x` unquantized."""
     return x
 
 
 def compare_streams(outputs: dict[str, mx.array], where: np.ndarray) -> dict[str, mx.array]:
-    """The block's outputs themselves."""
+    """Block outputs unchanged, to be compared by stream."""
     return outputs
 
 
 def spread_rows(sigmas: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of the rows of noise levels `sigmas` (R,), evenly spread over these, as ascending indices."""
+    """Indices of at most `count` rows, ascending, evenly spread over the noise levels `sigmas` (R,)."""
     ordered = np.argsort(-sigmas, kind="stable")
     places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
     return np.sort(ordered[places])
 
 
 def list_kept(layers: Sequence[Layer], changed: Sequence[Layer]) -> set[str]:
-    """The names of those of a block's `layers` whose outputs stay when the layers `changed` change."""
+    """Names of those of a block's `layers` whose outputs are unaffected by a change of the layers `changed`."""
 
     def is_reached(layer: Layer) -> bool:
         return any(reaches(cause, layer) for cause in changed)
@@ -94,7 +94,7 @@ def list_kept(layers: Sequence[Layer], changed: Sequence[Layer]) -> set[str]:
 
 
 def reaches(cause: Layer, layer: Layer) -> bool:
-    """Whether a change of `cause` changes what `layer` reads, in the same block."""
+    """True if a change of `cause` affects the input of `layer`, in the same block."""
     after = _BESIDE if cause.stream == UNIFIED else _AFTER
     mixes = cause.role in _BEFORE_ATTENTION and layer.role != "qkv"
     return layer.role in after[cause.role] and (layer.stream == cause.stream or mixes)
@@ -103,7 +103,7 @@ def reaches(cause: Layer, layer: Layer) -> bool:
 def measure_changes(
     problem: BlockProblem, where: np.ndarray, kept: set[str], changes: Sequence[Change], finish: Finish
 ) -> RowErrors:
-    """The errors of `changes`, none of which reaches the layers `kept`, on the rows at `where` (R,)."""
+    """Errors of `changes`, which leave the outputs of layers `kept` unaffected, on the rows at `where` (R,)."""
     errors: dict[str, list[np.ndarray]] = {}
     powers: dict[str, list[np.ndarray]] = {}
     for batch in list_pairs(problem, where):
@@ -129,7 +129,7 @@ def measure_changes(
 
 
 def sum_squares(x: mx.array) -> mx.array:
-    """The sum of squares of each row of `x` (B, ...), (B,)."""
+    """Sum of squares of each row of `x` (B, ...), (B,)."""
     return mx.square(x).sum(axis=tuple(range(1, x.ndim)))
 
 
@@ -140,9 +140,9 @@ def run_kept(
     rows: Rows[mx.array],
     outputs: dict[str, mx.array],
 ) -> dict[str, mx.array]:
-    """The block's outputs by stream, taking the layers' `outputs` (by name) that are there and adding the others.
+    """Outputs of the block by stream, with layer `outputs` (by name) reused where present and added where not.
 
-    Nothing that only leads to an output that is there is computed, as MLX is lazy.
+    MLX is lazy: computations that only lead to a reused output are not run.
     """
     inner = bind_block(problem, weights, quantize)
 

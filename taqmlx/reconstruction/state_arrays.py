@@ -1,4 +1,4 @@
-"""The state of a block's learning as named arrays, to be stored."""
+"""Conversion between the state of a block's learning and named arrays for storage."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from taqmlx.reconstruction.reconstruction import State
 
 
 def pack_state(state: State) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A state as plain numbers and arrays."""
+    """State as plain numbers and arrays."""
     arrays = {"alpha": state.alpha, **{f"log_steps {key}": value for key, value in state.log_steps.items()}}
     for name, adam in state.adam.items():
         arrays |= {f"adam {name} {key}": value for key, value in flatten_tree(adam)}
@@ -18,7 +18,7 @@ def pack_state(state: State) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def flatten_tree(tree: dict[str, Any], path: str = "") -> list[tuple[str, mx.array]]:
-    """The arrays of nested dictionaries by path, its parts joined by spaces, which no layer's name has."""
+    """Arrays of nested dictionaries by path; parts are joined by spaces, which layer names never contain."""
     pairs: list[tuple[str, mx.array]] = []
     for key, value in tree.items():
         place = f"{path} {key}".strip()
@@ -27,12 +27,12 @@ def flatten_tree(tree: dict[str, Any], path: str = "") -> list[tuple[str, mx.arr
 
 
 def pack_tree(tree: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays of nested dictionaries by path."""
+    """Arrays of nested dictionaries by path, as NumPy arrays."""
     return {path: np.array(value) for path, value in flatten_tree(tree)}
 
 
 def unpack_tree(arrays: dict[str, np.ndarray], trees: dict[str, Any]) -> dict[str, Any]:
-    """`trees` with the arrays of `pack_tree` in their places."""
+    """`trees` with the arrays of `pack_tree` inserted at their paths."""
     for key, value in arrays.items():
         *path, last = key.split(" ")
         place = trees
@@ -43,7 +43,7 @@ def unpack_tree(arrays: dict[str, np.ndarray], trees: dict[str, Any]) -> dict[st
 
 
 def unpack_state(saved: tuple[dict[str, Any], dict[str, np.ndarray]] | None) -> State | None:
-    """The state of `pack_state`."""
+    """State from the output of `pack_state`; None for None."""
     if saved is None:
         return None
     numbers, arrays = saved

@@ -1,4 +1,4 @@
-"""The quantized model while it is learned whole: what is learned, what that stands for, and its linear layers."""
+"""Student: the quantized model during distillation, with its learned parameters, their stored form, and its layers."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -19,18 +19,18 @@ from taqmlx.reconstruction.migration import migrate_weights
 from taqmlx.reconstruction.propagation import restore_quantizer
 from taqmlx.store.block_file import BlockFile, LayerInput, LayerWeight
 
-# By kind (`codes`, `scales`, `zeros`, `biases`, `steps`), by layer: what is learned, as displacements
+# Learned parameters as displacements, by kind (`codes`, `scales`, `zeros`, `biases`, `steps`) and layer
 Learned = dict[str, dict[str, mx.array]]
-UNDECIDED = 0.45  # how far from its code a soft code starts at most: short of the next one
+UNDECIDED = 0.45  # maximum initial distance of a soft code from its code; 0.5 would round to the next one
 
 
 @dataclass(frozen=True)
 class Student:
-    """A quantized model to be learned.
+    """Quantized model to be learned.
 
-    grids: of each quantized layer; exact: the weights of the others; biases: fp32 (out,) or None of all layers, as
-    stored; reach: the size of each bias, by which its displacement counts; quantizers: of what layers read, by reader;
-    readers: the reader of each layer whose input is rounded; sigmas (K,): the noise levels of their steps.
+    grids: of each quantized layer; exact: weights of the other layers; biases: fp32 (out,) or None of all layers, as
+    stored; reach: magnitude of each bias, the unit of its displacement; quantizers: of layer inputs, by reader;
+    readers: reader of each layer with a quantized input; sigmas (K,): noise levels of the step sizes.
     """
 
     grids: dict[str, Grid]
@@ -42,7 +42,7 @@ class Student:
     sigmas: np.ndarray
 
     def restore_weights(self, learned: Learned) -> dict[str, mx.array]:
-        """All weights (out, in), as they will be stored, differentiable."""
+        """All weights (out, in) in their stored form, differentiable."""
         scales, zeros = self.restore_grids(learned)
         return self.exact | {
             name: dequantize_soft(learned["codes"][name], scales[name], zeros[name], grid.bits)
@@ -50,9 +50,9 @@ class Student:
         }
 
     def restore_grids(self, learned: Learned) -> tuple[dict[str, mx.array], dict[str, mx.array]]:
-        """Scales and zero points (out, G) of the quantized layers, as they will be stored, differentiable.
+        """Scales and zero points (out, G) of the quantized layers in their stored form, differentiable.
 
-        Scales are learned relative to themselves, zero points relative to the range of their group.
+        Displacements of scales are logarithmic; those of zero points are relative to the range of their group.
         """
         scales, zeros = {}, {}
         for name, grid in self.grids.items():
@@ -63,19 +63,19 @@ class Student:
         return scales, zeros
 
     def restore_biases(self, learned: Learned) -> dict[str, mx.array | None]:
-        """The biases (out,) of all layers, as they will be stored, differentiable."""
+        """Biases (out,) of all layers in their stored form, differentiable."""
         present = {name: bias for name, bias in self.biases.items() if bias is not None}
         return self.biases | {
             name: round_stored(present[name] + self.reach[name] * moved) for name, moved in learned["biases"].items()
         }
 
     def restore_steps(self, learned: Learned) -> dict[str, mx.array]:
-        """The step sizes (K,) or (1,) of the inputs that have some, by reader, differentiable."""
+        """Step sizes (K,) or (1,) of the inputs that have any, by reader, differentiable."""
         first = list_steps(self.quantizers)
         return {key: first[key] * mx.exp(moved) for key, moved in learned["steps"].items()}
 
     def bind(self, learned: Learned, timesteps: mx.array) -> Linear:
-        """`linear(name, x)` for one forward of rows at `timesteps` (B,), 1000 sigma; a shared input is rounded once."""
+        """`linear(name, x)` for a forward of rows at `timesteps` (B,), 1000 sigma; shared inputs are quantized once."""
         weights, biases = self.restore_weights(learned), self.restore_biases(learned)
         knots = mx.abs(mx.array(self.sigmas)[:, None] * TRAIN_TIMESTEPS - timesteps).argmin(axis=0)  # (K, B) -> (B,)
         quantize = bind_rounding(self.quantizers, self.restore_steps(learned), knots)
@@ -92,7 +92,7 @@ class Student:
         return linear
 
     def select(self, names: Set[str]) -> "Student":
-        """The student of the layers `names` alone."""
+        """Student with only the layers `names`."""
 
         def pick(parts: dict[str, Any]) -> dict[str, Any]:
             return {name: part for name, part in parts.items() if name in names}
@@ -109,9 +109,9 @@ class Student:
         )
 
     def start(self, model: Transformer, codes: Mapping[str, np.ndarray], learns_codes: bool) -> Learned:
-        """What is learned, before the first iteration.
+        """Learned parameters before the first iteration.
 
-        The codes (out, in) are soft ones where they are learned too, else as they are, in a byte each.
+        Codes (out, in) are soft if `learns_codes`, otherwise they stay one byte each.
         """
         return {
             "codes": self.soften(model, codes)
@@ -124,13 +124,13 @@ class Student:
         }
 
     def soften(self, model: Transformer, codes: Mapping[str, np.ndarray]) -> dict[str, mx.array]:
-        """Soft codes (out, in) near `codes`, towards the weights of `model`."""
+        """Soft codes (out, in) near `codes`, moved towards the weights of `model`."""
         weights = read_all_weights(model)
         weights |= migrate_weights({name: weights[name] for name in self.readers}, self.readers, self.quantizers)
         return {name: soften_codes(codes[name], grid, np.array(weights[name])) for name, grid in self.grids.items()}
 
     def export(self, learned: Learned) -> tuple[dict[str, LayerWeight], dict[str, LayerInput], dict[str, np.ndarray]]:
-        """What is stored: weights and inputs by layer, and biases fp16 (out,)."""
+        """Stored form of `learned`: weights and inputs by layer, and biases fp16 (out,)."""
         scales, zeros = self.restore_grids(learned)
         weights = {}
         for name, grid in self.grids.items():
@@ -156,27 +156,27 @@ class Student:
 
 
 def select_learned(learned: Learned, names: Set[str]) -> Learned:
-    """What of `learned` belongs to the layers `names`; a reader's step sizes go by its own name."""
+    """Parameters in `learned` of the layers `names`; a reader's step sizes have its name as key."""
     return {kind: {name: part for name, part in parts.items() if name in names} for kind, parts in learned.items()}
 
 
 def soften_codes(codes: np.ndarray, grid: Grid, weight: np.ndarray) -> mx.array:
-    """Soft codes (out, in) that round to `codes`, moved towards the `weight` (out, in) they stand for."""
+    """Soft codes (out, in) that round to `codes`, moved towards the full-precision `weight` (out, in)."""
     places = (weight - spread(grid.biases, grid.group_size)) / spread(grid.scales, grid.group_size)
     whole = codes.astype(np.float32)
     return mx.array(whole + np.clip(places - whole, -UNDECIDED, UNDECIDED))
 
 
 def read_all_weights(model: Transformer) -> dict[str, mx.array]:
-    """The weights (out, in) of all linears of `model`, fp32."""
+    """Weights (out, in) of all linear layers of `model`, fp32."""
     return read_weights(model, list_linears(model.config.depth_multimodal, model.config.depth_unified))[0]
 
 
 def assemble_student(model: Transformer, files: Sequence[BlockFile]) -> tuple[Student, dict[str, np.ndarray]]:
-    """The model as quantized in `files`, and the codes uint8 (out, in) it starts from.
+    """Student quantized as in `files`, and its initial codes uint8 (out, in).
 
-    What adaLN layers, embedders and the final layer read is not rounded here. Raises UserError if a file lacks the step
-    sizes that its rules ask for.
+    The inputs of adaLN layers, embedders and the final layer are not quantized. Raises UserError if a file lacks step
+    sizes required by its rules.
     """
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     weights, biases = read_weights(model, layers)

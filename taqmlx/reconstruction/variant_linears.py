@@ -1,4 +1,4 @@
-"""The linear layers of what is compared: full precision, blocks, packed weights, or a quantization config."""
+"""Linear layers of each variant: full precision, blocks, packed weights, or a quantization config."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from taqmlx.store.quant_config import read_quant_config
 
 
 def bind_source(model: Transformer, source: str, files: Sequence[Path]) -> LinearAt:
-    """The linears of `model` at each noise level, from a source's files; of a config or a checkpoint the first counts.
+    """Linear layers of `model` at each noise level, from a source's files; a config or a checkpoint is the first file.
 
     source: `none`, `blocks`, `weights`, `quant_config` or `multitier`. Raises UserError for missing or damaged files.
     """
@@ -25,24 +25,24 @@ def bind_source(model: Transformer, source: str, files: Sequence[Path]) -> Linea
 
 
 def bind_none(model: Transformer, files: Sequence[Path]) -> LinearAt:
-    """Full precision, the same at every noise level."""
+    """Full-precision layers, the same at every noise level."""
     exact = bind_linears(model)
     return lambda sigma: exact
 
 
 def bind_rung(model: Transformer, files: Sequence[Path]) -> LinearAt:
-    """The blocks of a rung of the ladder."""
+    """Layers from the block files of one rung of the ladder."""
     return bind_blocks(model, [read_block(path) for path in files]).at
 
 
 def bind_weights(model: Transformer, files: Sequence[Path]) -> LinearAt:
-    """Packed weights; what they read stays in full precision."""
+    """Layers with packed weights and full-precision inputs."""
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     return bind_packed(model, layers, layers, read_packed(files[0].parent), None, DEFAULT_LOOKUP).at
 
 
 def bind_config(model: Transformer, files: Sequence[Path]) -> LinearAt:
-    """A quantization config with the packed weights it names."""
+    """Layers from a quantization config and the packed weights it names."""
     config = read_quant_config(files[0])
     layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
     return bind_packed(model, layers, layers, read_packed(config.weights.parent), config, DEFAULT_LOOKUP).at

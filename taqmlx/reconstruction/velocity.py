@@ -1,8 +1,8 @@
-"""What becomes of a block's outputs: the velocity that the blocks after it, in full precision, make of them.
+"""Propagation of block outputs through the full-precision remainder of the model to the velocity.
 
-The velocity is the one the sampler goes by. Where the model knows guidance it is the guided one (Ho & Salimans 2022,
-arXiv:2207.12598): guidance enlarges what the prompt and the negative prompt are told apart by, and with it the error
-there, which is much of the text's.
+The velocity is the one used by the sampler. If the model uses guidance, it is the guided one (Ho & Salimans 2022,
+arXiv:2207.12598): guidance amplifies the difference between the prompt and the negative prompt, and with it the error
+of this difference, most of which comes from the text.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,14 +17,14 @@ from taqmlx.numerics.schedule import guide
 from taqmlx.reconstruction.block_problem import BlockProblem, Rows, run_rows, take_rows
 from taqmlx.reconstruction.sensitivity import Change, Finish, leave, list_pairs, spread_rows, sum_squares
 
-POINTS = 32  # the velocity is computed for, of a row for each condition
+POINTS = 32  # calibration points per velocity evaluation (one row per condition)
 
-# (image (B, N, D), text (B, T, D) or None, what the adaLN linears read (B, D)) -> velocity (B, h, w, c)
+# (image (B, N, D), text (B, T, D) or None, adaLN inputs (B, D)) -> velocity (B, h, w, c)
 Tail = Callable[[mx.array, mx.array | None, mx.array], mx.array]
 
 
 def bind_tail(model: Transformer, index: int, shape: tuple[int, ...]) -> Tail:
-    """What follows the block of `index`, for latents of `shape` (h, w, c)."""
+    """Remainder of the model after block `index`, for latents of `shape` (h, w, c)."""
     linear, blocks = bind_linears(model), list_blocks(model, shape)[index + 1 :]
 
     def run(image: mx.array, text: mx.array | None, modulation: mx.array) -> mx.array:
@@ -39,10 +39,10 @@ def bind_tail(model: Transformer, index: int, shape: tuple[int, ...]) -> Tail:
 def spread_points(
     sigmas: np.ndarray, points: np.ndarray, negative: np.ndarray, conditions: int, count: int
 ) -> np.ndarray:
-    """The rows of at most `count` points, evenly spread over the noise levels `sigmas` (R,), as indices.
+    """Row indices of at most `count` points, evenly spread over the noise levels `sigmas` (R,).
 
-    points (R,): what a row belongs to; negative (R,): 1 for a point's row of the negative prompt. The rows of a point,
-    `conditions` of them, follow each other, the negative one last.
+    points (R,): point of each row; negative (R,): 1 for a point's row of the negative prompt. The `conditions` rows of
+    a point are consecutive, the negative one last.
     """
     grouped = np.lexsort((negative, points)).reshape(-1, conditions)  # (R,) -> (points, conditions)
     taken: np.ndarray = grouped[spread_rows(sigmas[grouped[:, 0]], count)]
@@ -50,9 +50,9 @@ def spread_points(
 
 
 def compare_velocities(tail: Tail, modulation: np.ndarray, conditions: int, cfg_scale: float) -> Finish:
-    """The velocity (B / conditions, h, w, c) the sampler goes by, from the block's outputs on the rows of points, B.
+    """Function from the block outputs on B rows to the guided velocity (B / conditions, h, w, c).
 
-    modulation (R, D) is what the adaLN linears of all rows read. The rows are as `spread_points` gives them.
+    modulation (R, D): adaLN inputs of all rows. The rows are ordered as by `spread_points`.
     """
 
     def finish(outputs: Mapping[str, mx.array], where: np.ndarray) -> dict[str, mx.array]:
@@ -63,10 +63,10 @@ def compare_velocities(tail: Tail, modulation: np.ndarray, conditions: int, cfg_
 
 
 def measure_gains(problem: BlockProblem, where: np.ndarray, change: Change, finish: Finish) -> dict[str, float]:
-    """By stream, the velocity's relative squared error over the stream's, where only that stream is led astray.
+    """Ratio of the velocity's relative squared error to the stream's, by stream, when only that stream is perturbed.
 
-    `change` is what leads it astray, `finish` gives the velocity, on the rows at `where`; 0 for a stream that the
-    change does not alter.
+    `change` is the perturbation and `finish` computes the velocity, on the rows at `where`. The ratio is 0 for a stream
+    that the change does not affect.
     """
     names = tuple(problem.powers)
     sums = {key: np.zeros(2) for key in (*names, *(f"{name}.velocity" for name in names))}  # error, power
@@ -82,16 +82,16 @@ def measure_gains(problem: BlockProblem, where: np.ndarray, change: Change, fini
 
 
 def run_change(problem: BlockProblem, change: Change, rows: Rows[mx.array], where: np.ndarray) -> dict[str, mx.array]:
-    """The block's outputs on `rows`, those at `where`, under a change."""
+    """Outputs of the block on `rows`, those at `where`, under a change."""
     return run_rows(problem, *change(rows, where))
 
 
 def compare(found: mx.array, exact: mx.array) -> np.ndarray:
-    """The squared error and the square of `exact`, float64 (2,)."""
+    """Sums of the squared error and of the square of `exact`, float64 (2,)."""
     parts = sum_squares(found - exact), sum_squares(exact)
     return np.array([np.array(part).sum(dtype=np.float64) for part in parts])
 
 
 def divide_errors(effect: np.ndarray, cause: np.ndarray) -> float:
-    """One relative error (error, power) over another; 0 without a cause."""
+    """Ratio of two relative errors (error, power); 0 if the error of `cause` is 0."""
     return float(effect[0] / effect[1] / (cause[0] / cause[1])) if cause[0] else 0.0

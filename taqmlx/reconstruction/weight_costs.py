@@ -1,9 +1,9 @@
-"""What rounding a weight costs the guided velocity, for every width and group size, from a few gradients.
+"""Cost of quantizing a weight, as guided velocity error, for every bit width and group size, from a few gradients.
 
-The velocity's squared error by a small change of one weight, dW, is to first order E_r <grad_W (r . v), dW>^2, with
-random signs r: the Gauss-Newton form, estimated by probes (Hutchinson 1990; as a Fisher in SqueezeLLM, Kim et al. 2023,
-arXiv:2306.07629). A probe is one backward pass over some points, each with signs of its own; all choices of all layers
-share it. On the embedded model the sum over layers is within 0.1 dB of what forwards with each choice in turn give.
+The squared velocity error of a small change dW of one weight is to first order E_r <grad_W (r . v), dW>^2, with random
+signs r: the Gauss-Newton form, estimated by probes (Hutchinson 1990; as a Fisher in SqueezeLLM, Kim et al. 2023,
+arXiv:2306.07629). A probe is one backward pass over some points, each with its own signs; all choices of all layers
+share it. On the embedded model the sum over layers is within 0.1 dB of that of separate forwards with each choice.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from taqmlx.reconstruction.block_assembly import read_weights
 
 
 def group_layers(layers: Sequence[Layer], weights: Mapping[str, mx.array]) -> Iterator[list[Layer]]:
-    """`layers` in runs whose changes fit in GROUP_BYTES, one layer at least."""
+    """`layers` in groups whose changes fit in GROUP_BYTES, with at least one layer each."""
     group: list[Layer] = []
     size = 0
     for layer in layers:
@@ -39,8 +39,10 @@ def group_layers(layers: Sequence[Layer], weights: Mapping[str, mx.array]) -> It
 
 
 def round_choices(weight: mx.array, rule: WeightRule, hessian: np.ndarray, damping: float) -> dict[Choice, np.ndarray]:
-    """The change float16 (out, in) that GPTQ makes of a weight (out, in), by choice. Raises ValueError as `choose_grid`
-    and `round_with_gptq`."""
+    """GPTQ error float16 (out, in) of a weight (out, in), by choice.
+
+    Raises ValueError as `choose_grid` and `round_with_gptq`.
+    """
     exact, changes = np.array(weight), {}
     for choice in list_choices(exact.shape[1]):
         grid = choose_grid(weight, {**rule, "bits": choice.bits, "group_size": choice.group_size})
@@ -57,9 +59,9 @@ def estimate_costs(
     cfg_scale: float,
     seed: int,
 ) -> dict[str, dict[Choice, float]]:
-    """The guided velocity's relative squared error by layer and choice, of `changes` one at a time.
+    """Relative squared error of the guided velocity for each of `changes` alone, by layer and choice.
 
-    probes: the indices of each probe's points.
+    probes: indices of each probe's points.
     """
     weights, biases = read_weights(model, list_linears(model.config.depth_multimodal, model.config.depth_unified))
     own = {name: weights[name] for name in changes}

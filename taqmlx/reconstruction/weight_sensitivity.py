@@ -1,4 +1,4 @@
-"""How far a block, and the velocity, go astray when the weight of one of its layers is rounded to nearest."""
+"""Error of a block's outputs and of the velocity when the weight of one of its layers is quantized with RTN."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from taqmlx.reconstruction.block_assembly import modulate_rows, read_weights
 from taqmlx.reconstruction.block_problem import BlockProblem, Quantize, Rows
 from taqmlx.reconstruction.sensitivity import Change, Finish, compare_streams, leave, list_kept, measure_changes
 
-# How an unquantized layer is rounded where the whole block has to be led astray a little.
+# Rule for unquantized layers where a small perturbation of the whole block is needed.
 _SLIGHTLY: WeightRule = {"bits": 8, "group_size": "row", "symmetric": False, "range": "absmax"}
 
 
@@ -28,11 +28,11 @@ def measure_weights(
     finish: Finish,
     where: np.ndarray,
 ) -> dict[str, Any]:
-    """What each quantized layer of the block costs rounded alone to each of WIDTHS, as the sensitivity file has it.
+    """Error of quantizing each quantized layer of the block alone to each of WIDTHS, in the sensitivity file's format.
 
-    layers: the block's linears, the adaLN ones among them; modulation (R, D): what those read. The streams' errors are
-    those of all rows, the velocity's, which `finish` gives, of the rows at `where`. Raises ValueError for a weight no
-    grid holds.
+    layers: the block's linears, including adaLN; modulation (R, D): adaLN inputs. Errors of the streams are measured on
+    all rows, those of the velocity, computed by `finish`, on the rows at `where`. Raises ValueError for a weight that
+    no grid can represent.
     """
     linears = [layer for layer in layers if layer.name in problem.weights]
     every = np.arange(len(problem.rows.knots))
@@ -58,14 +58,14 @@ def measure_weights(
 
 
 def round_by_width(model: Transformer, layer: Layer, rule: WeightRule) -> tuple[list[mx.array], list[Grid]]:
-    """A layer's weight rounded by `rule` to each of WIDTHS in place of its bits, and the grids."""
+    """Weight of a layer quantized with RTN by `rule` at each of WIDTHS instead of its own bits, and the grids."""
     weight = read_weights(model, [layer])[0][layer.name]
     rounded = [round_weight(weight, {**rule, "bits": bits}) for bits in WIDTHS]
     return [weight for weight, _ in rounded], [grid for _, grid in rounded]
 
 
 def round_weight(weight: mx.array, rule: WeightRule) -> tuple[mx.array, Grid]:
-    """`weight` (out, in) rounded to nearest on the grid of `rule`, fp32, and the grid. Raises ValueError."""
+    """`weight` (out, in) quantized with RTN on the grid of `rule`, fp32, and the grid. Raises ValueError."""
     grid = choose_grid(weight, rule)
     return mx.array(dequantize(round_to_grid(np.array(weight), grid), grid)), grid
 
@@ -73,7 +73,7 @@ def round_weight(weight: mx.array, rule: WeightRule) -> tuple[mx.array, Grid]:
 def bind_changes(
     model: Transformer, problem: BlockProblem, layer: Layer, weights: Sequence[mx.array], modulation: np.ndarray
 ) -> list[Change]:
-    """A change for each of `weights` (out, in) that takes the place of a layer's."""
+    """Changes that replace the weight of a layer, one for each of `weights` (out, in)."""
     if layer.role == "adaLN":
         parts = [modulate(model, layer, weight, modulation) for weight in weights]
         return [replace_parts(problem, {}, {layer.stream: values}) for values in parts]
@@ -81,7 +81,7 @@ def bind_changes(
 
 
 def modulate(model: Transformer, layer: Layer, weight: mx.array, modulation: np.ndarray) -> np.ndarray:
-    """What an adaLN layer gives with `weight`, for all rows: (R, 1, n D)."""
+    """Output of an adaLN layer with `weight`, for all rows: (R, 1, n D)."""
     _, biases = read_weights(model, [layer])
     return modulate_rows({layer.name: weight}, biases, layer.block, layer.stream, modulation)
 
@@ -89,7 +89,7 @@ def modulate(model: Transformer, layer: Layer, weight: mx.array, modulation: np.
 def replace_parts(
     problem: BlockProblem, weights: Mapping[str, mx.array], modulations: Mapping[str, np.ndarray]
 ) -> Change:
-    """Other weights by layer name, and other adaLN outputs for all rows by stream."""
+    """Change that replaces weights by layer name, and adaLN outputs for all rows by stream."""
     changed = problem.weights | dict(weights)
 
     def change(rows: Rows[mx.array], where: np.ndarray) -> tuple[Mapping[str, mx.array], Quantize, Rows[mx.array]]:
@@ -102,7 +102,7 @@ def replace_parts(
 def round_block(
     model: Transformer, problem: BlockProblem, layers: Sequence[Layer], rules: LayerRules, modulation: np.ndarray
 ) -> Change:
-    """All of the block rounded to nearest by its rules; what these leave in full precision, to 8 bits."""
+    """Change that quantizes the whole block with RTN by its rules; unquantized layers get 8 bits."""
     weights, _ = read_weights(model, list(layers))
     chosen = {name: rules[name]["weight"] for name in weights}
     rounded = {

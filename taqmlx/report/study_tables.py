@@ -12,7 +12,7 @@ PICTURES = (
     *("", "FID to real", "FID to full precision", "latent SNR, dB", "PSNR, dB", "SSIM"),
     "prompt accuracy",
 )
-ABLATION = ("", "FID to full precision", "FID to real", "latents, dB", "prompt accuracy", "the paper's FID")
+ABLATION = ("", "FID to full precision", "FID to real", "latent SNR, dB", "prompt accuracy", "FID in the paper")
 OURS = {UNROUNDED: "this project, weights only", ROUNDED: "this project, 8-bit inputs (simulated)"}
 
 

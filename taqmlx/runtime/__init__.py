@@ -1,1 +1,1 @@
-"""What every command shares: its line, log, progress and errors; the BLAS under MLX; versions."""
+"""Runtime shared by all commands: command line, log, progress, errors, the BLAS of MLX, versions."""

@@ -1,13 +1,13 @@
-"""A fast BLAS and a calm allocator for MLX on Linux CPUs.
+"""A fast BLAS and allocator settings for MLX on Linux CPUs.
 
-MLX's Linux CPU wheel brings the reference BLAS, some twenty times slower than OpenBLAS. The loader takes a library that
-is already in the process for any other that asks for the same SONAME. So a copy of the OpenBLAS of the
-`scipy-openblas32` wheel, its symbols freed of their `scipy_` prefix and its SONAME set to that of MLX's BLAS, is loaded
-before MLX and serves it. It is loaded locally: NumPy and torch keep their own. The command
+MLX's Linux CPU wheel ships the reference BLAS, about twenty times slower than OpenBLAS. The dynamic loader resolves a
+SONAME to a library that is already loaded under that SONAME. A copy of the OpenBLAS in the `scipy-openblas32` wheel,
+with the `scipy_` prefix removed from its symbols and its SONAME set to that of MLX's BLAS, is therefore loaded before
+MLX and used in its place. It is loaded with local scope, so NumPy and torch keep their own BLAS. The command
 `install_blas` makes the copy; an import only loads it.
 
-MLX takes the memory of each array from malloc. By default glibc returns large freed blocks to the system at once, so
-that every array costs its page faults again: ten times as many, and a tenth to a third of a forward's time.
+MLX allocates every array with malloc. By default glibc returns large freed blocks to the system at once, so every array
+incurs its page faults again: ten times as many, and a tenth to a third of a forward's time.
 """
 
 import ctypes
@@ -18,26 +18,28 @@ from importlib.util import find_spec
 from pathlib import Path
 
 SWITCH = "MLX_REFERENCE_BLAS"
-# M_TRIM_THRESHOLD (bytes), M_MMAP_MAX (no block from mmap, which never keeps one), M_ARENA_MAX in <malloc.h>
+# M_TRIM_THRESHOLD (bytes), M_MMAP_MAX (0: never allocate with mmap, which never reuses blocks), M_ARENA_MAX in
+# <malloc.h>
 MALLOC_SETTINGS = {-1: 1 << 30, -4: 0, -8: 2}
 ADVICE = "MLX computes on its slow reference BLAS (some 20 times slower)"
 INSTALLER = "workflow_scripts.tools.install_blas"
 
 
 def limit_threads() -> None:
-    """Let a process compute with one thread, unless its environment says otherwise, as Snakemake tells its jobs.
+    """Default to one thread, as Snakemake sets for its jobs, unless the environment says otherwise.
 
-    Sums depend on it in their last digits, so that a command by hand would give other bytes than its job.
+    The last digits of sums depend on the number of threads, so a command run by hand would otherwise give other bytes
+    than its job.
     """
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
 
 def bind_fast_blas() -> None:
-    """Load OpenBLAS in the place of the BLAS that MLX's Linux CPU wheel brings; elsewhere do nothing.
+    """Load OpenBLAS in place of the BLAS in MLX's Linux CPU wheel; do nothing on other platforms.
 
-    Call before the first `import mlx.core`. With MLX_REFERENCE_BLAS=1 in the environment MLX stays as installed. A
-    failure is said in one line, never raised.
+    Call before the first `import mlx.core`. MLX_REFERENCE_BLAS=1 in the environment leaves MLX as installed. A failure
+    is logged in one line, never raised.
     """
     bundled = find_bundled_blas()
     if bundled is None or os.environ.get(SWITCH) == "1":
@@ -49,17 +51,17 @@ def bind_fast_blas() -> None:
 
 
 def name_kernels() -> str:
-    """The kernels of MLX's matrix products, which decide their last bits.
+    """Name of the kernels of MLX's matrix products, which determine the last bits of results.
 
-    Those that OpenBLAS has for this CPU, by its name for them (OPENBLAS_CORETYPE chooses others); "reference" where MLX
-    computes on the BLAS of its Linux wheel, "of the system" where it brings none.
+    OpenBLAS's name of its kernels for this CPU (OPENBLAS_CORETYPE selects others); "reference" if MLX uses the BLAS of
+    its Linux wheel; "of the system" if MLX ships none.
     """
     bundled = find_bundled_blas()
     if bundled is None:
         return "of the system"
     if os.environ.get(SWITCH) == "1":
         return "reference"
-    openblas = load_copy(bundled)  # loaded already by `bind_fast_blas`, so that this costs nothing
+    openblas = load_copy(bundled)  # a no-op after `bind_fast_blas`
     if openblas is None:
         return "reference"
     openblas.openblas_get_corename.restype = ctypes.c_char_p
@@ -67,7 +69,7 @@ def name_kernels() -> str:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep up to 1 GiB of freed memory for the next arrays; elsewhere do nothing."""
+    """Let glibc keep up to 1 GiB of freed memory for later arrays; do nothing on other platforms."""
     if find_bundled_blas() is None or os.environ.get(SWITCH) == "1":
         return
     libc = ctypes.CDLL(None)
@@ -77,19 +79,19 @@ def keep_freed_memory() -> None:
 
 
 def is_installing() -> bool:
-    """Whether this process was started to make the copy, which needs no advice to do so."""
+    """True in the process of `install_blas`, which needs no advice to run it."""
     return not {INSTALLER, INSTALLER.rpartition(".")[2]}.isdisjoint(sys.orig_argv)
 
 
 def warn(text: str) -> None:
-    """One line in the log, or on standard error while there is none."""
+    """Log one line; without a log it goes to standard error."""
     import logging
 
     logging.getLogger("taqmlx").warning(text)
 
 
 def find_bundled_blas() -> Path | None:
-    """The reference BLAS of MLX's Linux CPU wheel; None where MLX brings none (macOS, no MLX)."""
+    """Path of the reference BLAS in MLX's Linux CPU wheel; None if MLX ships none (macOS, no MLX)."""
     spec = find_spec("mlx") if sys.platform == "linux" else None
     folders = spec.submodule_search_locations or [] if spec else []
     found = [path for folder in folders for path in Path(folder).parent.glob("mlx_cpu.libs/libblas-*")]
@@ -97,7 +99,7 @@ def find_bundled_blas() -> Path | None:
 
 
 def find_openblas() -> Path:
-    """The library of the scipy-openblas32 wheel. Raises OSError if it is not installed."""
+    """Path of the library in the scipy-openblas32 wheel. Raises OSError if it is not installed."""
     spec = find_spec("scipy_openblas32")
     found = list(Path(spec.origin).parent.glob("lib/libscipy_openblas*.so")) if spec and spec.origin else []
     if not found:
@@ -106,7 +108,7 @@ def find_openblas() -> Path:
 
 
 def load_copy(bundled: Path) -> ctypes.CDLL | None:
-    """The copy of OpenBLAS that stands in for `bundled`, loaded; None unless it is there, current and whole."""
+    """The loaded OpenBLAS copy that replaces `bundled`; None if it is missing, outdated or cannot be loaded."""
     try:
         source = find_openblas()
         copy = source.with_name(bundled.name)
@@ -116,14 +118,14 @@ def load_copy(bundled: Path) -> ctypes.CDLL | None:
 
 
 def is_current(copy: Path, source: Path) -> bool:
-    """Whether `copy` was made after `source` was installed, so of this version; its name is that of MLX's own BLAS."""
+    """True if `copy` is newer than `source`, i.e. was made from this version; its name is that of MLX's own BLAS."""
     return copy.exists() and copy.stat().st_mtime >= source.stat().st_mtime
 
 
 def install_copy() -> bool:
-    """Make the copy unless it is there, current and whole; return whether it was made.
+    """Make the OpenBLAS copy unless a current one exists. Returns True if it was made.
 
-    Two processes may make it at once: each writes its own file and renames it into place. Raises OSError.
+    Safe to run in several processes at once: each writes its own file and renames it into place. Raises OSError.
     """
     bundled = find_bundled_blas()
     if bundled is None or load_copy(bundled) is not None:
@@ -133,7 +135,7 @@ def install_copy() -> bool:
 
 
 def make_copy(source: Path, bundled: Path) -> None:
-    """Put the renamed copy of `source`, named like `bundled`, beside it. Raises OSError."""
+    """Write the renamed copy of `source` beside it, under the name of `bundled`. Raises OSError."""
     partial = source.with_name(f".{os.getpid()}.{bundled.name}")
     try:
         write_copy(source, partial, soname=bundled.name)
@@ -143,7 +145,7 @@ def make_copy(source: Path, bundled: Path) -> None:
 
 
 def write_copy(source: Path, target: Path, soname: str) -> None:
-    """Copy `source` to `target` under `soname`, each dynamic symbol `scipy_x` renamed `x`. Raises OSError."""
+    """Copy `source` to `target` with SONAME `soname` and each dynamic symbol `scipy_x` renamed `x`. Raises OSError."""
     import shutil
     import subprocess
     import sysconfig

@@ -1,8 +1,7 @@
-"""What every entry shares: arguments, a log, a progress line, and errors a person can read.
+"""Entry point shared by all commands: arguments, log, progress line, and readable errors.
 
-An entry is started as `python -m workflow_scripts.<folder>.<command> --params FILE ...`, by Snakemake, a scheduler
-or by hand.
-Its standard error carries the progress and the error line; the log file, if named, gets those and the traceback.
+A command runs as `python -m workflow_scripts.<folder>.<command> --params FILE ...`, started by Snakemake, a scheduler
+or by hand. Progress and the error line go to standard error; the log file, if given, gets them and the traceback.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from taqmlx.store.places import Place, open_place
 LONGEST_ERROR = 1000  # characters
 log = logging.getLogger("taqmlx")
 
-# What to do about what the system refuses, by its error number.
+# Fix for an operating system error, by error number.
 CURES = {
     errno.ENOSPC: "make room on its disk",
     errno.EDQUOT: "make room, or have the quota raised",
@@ -36,7 +35,7 @@ CURES = {
 }
 
 _PACKAGE = "time-aware-mmdit-quantization"
-# How to get what the package's own dependencies leave out, by the name of the module.
+# Installation command of optional dependencies, by module name.
 INSTALL = {
     "diffusionkit": "pip install --no-deps diffusionkit==0.5.2",
     **dict.fromkeys(("torch", "torchmetrics"), f"pip install '{_PACKAGE}[torch]'"),
@@ -54,7 +53,7 @@ def build_parser(description: str, *paths: str) -> argparse.ArgumentParser:
 
 
 def add_place(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
-    """Give `parser` the option `--name` for a store or a part of one: a folder, or a URL that fsspec understands."""
+    """Add the option `--name` for a store or one of its groups: a folder, or a URL that fsspec supports."""
 
     def read(text: str) -> Place:
         try:
@@ -66,10 +65,10 @@ def add_place(parser: argparse.ArgumentParser, name: str, **options: Any) -> Non
 
 
 class LogFile(logging.FileHandler):
-    """A log file that is given up, with one line, once it cannot be written: a log must not cost the work."""
+    """A log file that is closed with one warning once it cannot be written: a log failure must not stop the work."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name that `logging` calls)
-        """Give the file up if the exception under way says that it cannot be written."""
+        """Close the file if the current exception is an OSError."""
         error = sys.exception()
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -81,12 +80,12 @@ class LogFile(logging.FileHandler):
 
 
 def warn_of_log(path: Path, error: OSError) -> None:
-    """Say that there is no log, and why."""
-    log.warning(f"{path} cannot be written ({error.strerror or error}); going on without this log")
+    """Log that the log file cannot be written, and the reason."""
+    log.warning(f"{path} cannot be written ({error.strerror or error}); continuing without this log")
 
 
 def open_log(path: Path | None) -> None:
-    """Send messages to standard error and, if `path` is given and can be written, to that file too."""
+    """Log to standard error and, if `path` is given and writable, to that file too."""
     logging.basicConfig(format="%(message)s", handlers=[logging.StreamHandler()], force=True)
     log.setLevel(logging.INFO)
     if path is None:
@@ -94,7 +93,7 @@ def open_log(path: Path | None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
-        file = LogFile(path, encoding="utf-8")  # it appends, as the traceback does
+        file = LogFile(path, encoding="utf-8")  # append mode, since the traceback is appended too
     except OSError as error:
         warn_of_log(path, error)
         return
@@ -103,13 +102,13 @@ def open_log(path: Path | None) -> None:
 
 
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    """Parse the command line, run `main`, and end the process: 0 done, 1 failed, 130 interrupted."""
+    """Parse the command line, run `main`, and exit: 0 done, 1 failed, 130 interrupted."""
     arguments = parser.parse_args()
     open_log(arguments.log)
     try:
         main(arguments)
     except KeyboardInterrupt:
-        log.error("interrupted; the next run goes on from the last checkpoint")
+        log.error("interrupted; the next run resumes from the last checkpoint")
         sys.exit(130)
     except Exception as error:
         report_failure(error, arguments.log)
@@ -117,7 +116,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
 
 
 def report_failure(error: Exception, log_path: Path | None) -> None:
-    """One or two readable lines on standard error; the traceback goes to the log file, if there is one."""
+    """Log the error in one or two readable lines and append the traceback to the log file, if there is one."""
     text, is_logged = describe_failure(error), log_path is not None and append_traceback(log_path)
     if is_logged:
         text += f" (traceback in {log_path})"
@@ -127,7 +126,7 @@ def report_failure(error: Exception, log_path: Path | None) -> None:
 
 
 def describe_failure(error: Exception) -> str:
-    """What is wrong, where, and what to do about it, as far as that is foreseen."""
+    """The error in words, with location and fix for known kinds of errors."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and (text := describe_missing(error)):
@@ -139,13 +138,13 @@ def describe_failure(error: Exception) -> str:
 
 
 def describe_missing(error: ModuleNotFoundError) -> str:
-    """Which package is not installed and how to get it; empty if it is one that should be there."""
+    """The missing package and how to install it; empty unless it is an optional dependency."""
     name = (error.name or "").partition(".")[0]
     return f"{name} is not installed; run: {INSTALL[name]}" if name in INSTALL else ""
 
 
 def append_traceback(path: Path) -> bool:
-    """Add the exception under way to the log; whether that worked."""
+    """Append the current exception to the log file. Returns False if that fails."""
     try:
         with path.open("a", encoding="utf-8") as file:
             traceback.print_exc(file=file)
@@ -155,7 +154,7 @@ def append_traceback(path: Path) -> bool:
 
 
 def show_plainly(text: str) -> str:
-    """At most two lines of `text`, its middle left out if it is long, with what a terminal might obey written out."""
+    """`text` in at most two lines, shortened in the middle if long, with control characters escaped."""
     if len(text) > LONGEST_ERROR:
         text = f"{text[: LONGEST_ERROR // 2]} ... {text[-LONGEST_ERROR // 2 :]}"
     first, _, rest = text.partition("\n")
@@ -164,7 +163,7 @@ def show_plainly(text: str) -> str:
 
 
 def choose_part(shard: str, count: int) -> int:
-    """The number of the part that `--shard` names, of so many. Raises UserError if there is no such part."""
+    """Index of the part named by `--shard`, out of `count`. Raises UserError if there is no such part."""
     parts = plan.list_parts(count)
     if shard not in parts:
         raise UserError(f"--shard {shard}: no such part; choose one from {parts[0]} to {parts[-1]}")
@@ -172,7 +171,7 @@ def choose_part(shard: str, count: int) -> int:
 
 
 class Progress:
-    """A line with the share done, the rate and the time left, at most every `interval` seconds."""
+    """Progress line with count, rate and remaining time, at most every `interval` seconds."""
 
     def __init__(self, label: str, total: int, unit: str, done: int = 0, interval: float = 2.0):
         self.label, self.total, self.unit, self.interval = label, total, unit, interval
@@ -180,7 +179,7 @@ class Progress:
         self.start = self.shown = time.monotonic()
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Count `count` more units as done and show the line when it is due, and at the end."""
+        """Add `count` finished units; log the line when it is due, and at the end."""
         self.done += count
         now = time.monotonic()
         if now - self.shown < self.interval and self.done < self.total:

@@ -1,4 +1,4 @@
-"""The options that name a model on the command line of an entry that has no parameter file."""
+"""Command-line options that select a model, for commands without a parameter file."""
 
 import argparse
 from typing import Any
@@ -8,19 +8,19 @@ from taqmlx.planning.configuration import load_schema
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """`--model` and what it is made of."""
+    """Add `--model` and the options of its weights, text encoder and image size."""
     parser.add_argument("--model", choices=plan.MODEL_BLOCKS, default="embedded", help="default: %(default)s")
     parser.add_argument(
-        "--weights-from", help="but for embedded: its Hub repository, a folder or a file (default: the Hub)"
+        "--weights-from", help="Hub repository, folder or file (default: the Hub; ignored for --model embedded)"
     )
     parser.add_argument(
-        "--without-t5", action="store_true", help="of sd3-medium and sd3.5-large: read the prompts with CLIP alone"
+        "--without-t5", action="store_true", help="encode prompts with CLIP only (sd3-medium and sd3.5-large)"
     )
-    parser.add_argument("--size", type=int, help="edge of a picture in pixels (default: the model's)")
+    parser.add_argument("--size", type=int, help="image size in pixels, for height and width (default: the model's)")
 
 
 def choose_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the model is made of, by configuration key: the options given, else the configuration's defaults."""
+    """Model settings by configuration key: the options given, else the configuration's defaults."""
     given = {
         "weights_from": arguments.weights_from,
         "use_t5": False if arguments.without_t5 else None,

@@ -1,4 +1,4 @@
-"""What a run left behind, in a few lines. Standard library only."""
+"""Summary of a run's results in a few lines. Standard library only."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from taqmlx.planning.layer_rules import UNQUANTIZED
 from taqmlx.planning.plain_files import read_plain_json
 
-# what, where it is, relative to the results
+# (description, path relative to the results)
 _DELIVERABLES = (
     ("quantization config", "quant_config.json"),
     ("packed weights", "quantized/model.safetensors"),
@@ -28,12 +28,12 @@ _DELIVERABLES = (
 
 
 def measure(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Size in bytes of a file, or of all files in a folder."""
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
 def format_bytes(count: float) -> str:
-    """Bytes in the unit that suits them."""
+    """A number of bytes with a suitable unit."""
     for unit in ("B", "KB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -42,7 +42,7 @@ def format_bytes(count: float) -> str:
 
 
 def describe_results(results: Path) -> list[str]:
-    """One line per deliverable that exists in `results`, and how weights and activations are quantized."""
+    """One line per deliverable in `results`, plus the quantization of weights and activations."""
     lines = [
         f"  {what:<22} {format_bytes(measure(results / place)):>9}  {results / place}"
         for what, place in _DELIVERABLES
@@ -51,11 +51,11 @@ def describe_results(results: Path) -> list[str]:
     config = results / "quant_config.json"
     if config.exists():
         lines.append(f"  {describe_widths(config)}")
-    return ["Made so far:", *lines] if lines else []
+    return ["Results so far:", *lines] if lines else []
 
 
 def describe_widths(config: Path) -> str:
-    """How the layers of a quantization config are quantized, weights and activations, in words."""
+    """Bit widths of weights and activations in a quantization config, in words."""
     try:
         layers = read_plain_json(config)["layers"].values()
         weights = find_widths(layer["weight"]["bits"] for layer in layers)
@@ -69,12 +69,12 @@ def describe_widths(config: Path) -> str:
 
 
 def find_widths(found: Iterable[int | list[int]]) -> list[int]:
-    """The widths below 16 bits among those of layers; a layer may have one for each noise level."""
+    """Sorted widths below 16 bits; a layer may have a list of them, one per noise level."""
     every = {bits for widths in found for bits in (widths if isinstance(widths, list) else [widths])}
     return sorted(bits for bits in every if bits < UNQUANTIZED)
 
 
 def show_widths(widths: list[int]) -> str:
-    """`4-bit` or `4- and 8-bit`."""
+    """Widths as `4-bit` or `4- and 8-bit`."""
     *others, last = map(str, widths)
     return f"{', '.join(f'{bits}-' for bits in others)} and {last}-bit" if others else f"{last}-bit"

@@ -1,7 +1,7 @@
-"""What decides the last bits of what is computed: the versions of packages, and the BLAS kernels of the CPU.
+"""Package versions and BLAS kernels, which determine the last bits of results.
 
-`<results>/versions.json` lists every combination that results were made with. No seal has them: finished work stays
-finished when a package is updated or another CPU goes on, and who runs on is warned.
+`<results>/versions.json` lists every combination that results were made with. The seals do not contain them: finished
+work stays valid after a package update or on another CPU, and continuing a run then gives a warning.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ Versions = dict[str, str]
 
 
 def find_version(package: str) -> str:
-    """The version of an installed package."""
+    """The version of an installed package, or "not installed"."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -29,30 +29,31 @@ def find_version(package: str) -> str:
 
 
 def list_installed() -> Versions:
-    """What computes now."""
+    """Installed package versions and the BLAS kernels of this CPU."""
     return {package: find_version(package) for package in PACKAGES} | {KERNELS: name_kernels()}
 
 
 def read_recorded(results: Path) -> list[Versions]:
-    """The combinations that results were made with, the first one first; none if there is no record.
+    """The combinations that results were made with, oldest first; empty if there is no record.
 
     Raises UserError naming the record if it is damaged.
     """
     path = results / FILE
     recorded = read_json(path).get("made_with") if path.exists() else []
     if not isinstance(recorded, list) or not all(map(is_combination, recorded)):
-        raise UserError(f"{path} is no record of versions; delete it and run again")
+        raise UserError(f"{path} is not a valid record of versions; delete it and run again")
     return recorded
 
 
 def is_combination(value: Any) -> bool:
-    """Whether `value`, read from a file, has names of versions by names of packages."""
+    """True if `value` is a dictionary of version strings."""
     return isinstance(value, dict) and all(isinstance(version, str) for version in value.values())
 
 
 def find_changes(results: Path) -> Iterator[str]:
-    """A line for each package that some of the results were made with in another version than the installed one, and
-    one if they were made with other BLAS kernels than this CPU's. Raises UserError as `read_recorded`.
+    """Yield a line per package, or BLAS kernels, if some results were made with another version than the current one.
+
+    Raises UserError as `read_recorded`.
     """
     installed, recorded = list_installed(), read_recorded(results)
     for name, version in installed.items():
@@ -66,9 +67,9 @@ def find_changes(results: Path) -> Iterator[str]:
 
 
 def record(results: Path) -> None:
-    """Add what computes now to the results' record, unless it has it. Raises UserError as `read_recorded`.
+    """Add the current combination to the results' record if it is new. Raises UserError as `read_recorded`.
 
-    Of two nodes that record at the same moment one may be lost until its next job.
+    If two nodes record at the same moment, one entry may be lost until that node's next job.
     """
     recorded, installed = read_recorded(results), list_installed()
     if installed not in recorded:

@@ -249,7 +249,7 @@ def test_with_measure_the_hours_are_those_of_this_machine(tmp_path, capsys):
     config = [f"results_dir={tmp_path / 'new'}", "trajectories=2", "steps=2", "selected_steps=2"]
     status, printed, _ = run({"config": config, "measure": True}, capsys)
     assert status == 0
-    assert "hours: of one job at a time, measured here" in printed
+    assert "hours: one job at a time, measured here" in printed
 
 
 def test_measuring_needs_the_memory_of_a_step(monkeypatch):

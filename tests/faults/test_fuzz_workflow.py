@@ -52,7 +52,7 @@ def run_snakemake(folder: Path, config: dict, *arguments: str) -> subprocess.Com
     ("config", "words"),
     [
         ({"results_dir": "x/{shard}"}, "error: results_dir: "),
-        ({"results_dir": "../x"}, "error: results_dir: ../x leads upwards"),
+        ({"results_dir": "../x"}, "error: results_dir: ../x contains .."),
         ({"steps": 10**30}, "error: steps: a number of more than 64 bits"),
         ({"weights": [{"layers": "x" * 30, "bits": 4}] * 3000}, "error: the configuration has "),
     ],

@@ -133,7 +133,7 @@ class TestHeldOut:
         assert set(self.PROMPTS[held_out]) == set(few[hold_out_groups(few, 0.25, 0)])
 
     def test_one_group_cannot_be_both(self):
-        with pytest.raises(ValueError, match="one group cannot be learned from and held out"):
+        with pytest.raises(ValueError, match="at least 2 groups are needed to hold one out"):
             hold_out_groups(np.zeros(5), 0.5, 0)
 
     def test_points_are_split_by_prompt_and_with_one_prompt_by_point(self):
@@ -146,5 +146,5 @@ class TestHeldOut:
         assert not set(points[training]) & set(points[held_out])
 
     def test_one_point_is_refused(self):
-        with pytest.raises(UserError, match="2 points at least, one of them held out"):
+        with pytest.raises(UserError, match="at least 2 points, one of them held out"):
             split_points(np.zeros(2), np.zeros(2), 0.5, 0)

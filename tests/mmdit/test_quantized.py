@@ -154,7 +154,7 @@ class TestOneLayer:
         ("policy", "bits", "steps"), [("lut", TIERS[:2], STEPS), ("static", TIERS, STEPS[:1]), ("dynamic", TIERS, None)]
     )
     def test_bits_without_a_step_for_each_are_refused(self, weight, bias, policy, bits, steps):
-        with pytest.raises(ValueError, match=rf"mm_00\.image\.mlp\.fc2 has {len(bits)} numbers of bits"):
+        with pytest.raises(ValueError, match=rf"mm_00\.image\.mlp\.fc2 has {len(bits)} bit widths"):
             bind_one(weight, bias, InputGrid(bits, policy, steps))
 
 

@@ -192,5 +192,5 @@ def test_a_bias_that_overflows_is_refused_though_its_weights_are_held():
 
 @pytest.mark.parametrize(("width", "size"), [(96, 64), (48, "row")])
 def test_a_width_that_does_not_divide_is_refused(width, size):
-    with pytest.raises(ValueError, match=f"{width} inputs are no multiple of the group size"):
+    with pytest.raises(ValueError, match=f"{width} inputs are not a multiple of the group size"):
         weight_grid.choose_grid(np.zeros((2, width), np.float32), make_rule(group_size=size))

@@ -61,7 +61,7 @@ def test_a_checkpoint_of_other_parameters_is_not_used_and_that_is_said(folder, f
     monkeypatch.setitem(SETTINGS, "adaround_rate", 0.03)
     with caplog.at_level(logging.INFO, "taqmlx"):
         path = quantize(folder)
-    assert "learning.safetensors was made with other parameters or inputs; it is not used, and mm_00 starts over" in (
+    assert "learning.safetensors was made with other parameters or inputs; it is ignored, and mm_00 starts over" in (
         caplog.text
     )
     assert hash_tree(path.parent) == hash_tree(finished["adaround"].parent)
@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_not_used_and_that_is_said(folder, finished, mon
     checkpoint.write_bytes(checkpoint.read_bytes()[:length])
     with caplog.at_level(logging.INFO, "taqmlx"):
         path = quantize(folder)
-    assert re.search(r"learning\.safetensors is damaged.*; it is not used, and mm_00 starts over", caplog.text)
+    assert re.search(r"learning\.safetensors is damaged.*; it is ignored, and mm_00 starts over", caplog.text)
     assert hash_tree(path.parent) == hash_tree(finished["adaround"].parent)
 
 
@@ -109,7 +109,7 @@ def test_a_process_stopped_by_the_keyboard_says_so_and_goes_on_where_it_was(
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130, said
-    assert "interrupted; the next run goes on from the last checkpoint" in said
+    assert "interrupted; the next run resumes from the last checkpoint" in said
     assert "Traceback" not in said
     with caplog.at_level(logging.INFO, "taqmlx"):
         path = quantize(folder)

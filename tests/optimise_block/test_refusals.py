@@ -50,7 +50,7 @@ def test_a_finished_block_of_other_parameters_is_replaced_only_if_asked(copy, ca
     assert hash_tree(copy / "adaround") == before
     with caplog.at_level(logging.INFO, "taqmlx"):
         path = quantize(copy, replace=True, **changes)
-    assert re.search(rf"other parameters \({words}.*; it is made again", caplog.text)
+    assert re.search(rf"other parameters \({words}.*; it is replaced", caplog.text)
     assert read_block(path).seal["parameters"] == select_block(select("optimise_block", **changes), "mm_00")
 
 

@@ -56,10 +56,10 @@ def open_folder():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: path.symlink_to("/mnt/unmounted"), "is a link to /mnt/unmounted, which cannot be reached; mend"),
-        (lambda path: path.symlink_to(path), "which cannot be reached; mend that, or choose another results_dir"),
-        (Path.touch, "is no folder; "),
-        (os.mkfifo, "is no folder; "),
+        (lambda path: path.symlink_to("/mnt/unmounted"), "is a link to /mnt/unmounted, which cannot be reached; fix"),
+        (lambda path: path.symlink_to(path), "which cannot be reached; fix that, or choose another results_dir"),
+        (Path.touch, "is not a folder; "),
+        (os.mkfifo, "is not a folder; "),
     ],
     ids=["link", "loop", "file", "pipe"],
 )
@@ -83,17 +83,17 @@ def test_a_link_to_nowhere_among_the_results_is_named(name, tmp_path):
     (tmp_path / name).symlink_to("/mnt/unmounted")
     line = refuse(results_dir=str(tmp_path))
     assert line == f"results_dir: {tmp_path / name} is a link to /mnt/unmounted, which cannot be reached;" + (
-        " mend that, or move it away"
+        " fix that, or move it away"
     )
 
 
 def test_a_file_in_a_folders_place_among_the_results_is_named(tmp_path):
     (tmp_path / "params").touch()
-    assert f"{tmp_path / 'params'} is no folder" in refuse(results_dir=str(tmp_path))
+    assert f"{tmp_path / 'params'} is not a folder" in refuse(results_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("mode", "words"), [(0o555, "may not be written; give yourself the right"), (0o333, "may not be read; mend that")]
+    ("mode", "words"), [(0o555, "is not writable; change its permissions"), (0o333, "is not readable; fix that")]
 )
 @pytest.mark.parametrize("below", ["", "new"])
 def test_results_that_may_not_be_read_or_written_are_refused(mode, words, below, open_folder):
@@ -110,7 +110,7 @@ def test_a_result_that_may_not_be_read_is_named(open_folder):
     assert call_as_nobody(lambda: path_checks.refuse_results(open_folder)) == ""
     (open_folder / "adaround").chmod(0)
     line = call_as_nobody(lambda: path_checks.refuse_results(open_folder))
-    assert line == f"results_dir: {open_folder / 'adaround'} may not be read; mend that, or move it away"
+    assert line == f"results_dir: {open_folder / 'adaround'} is not readable; fix that, or move it away"
 
 
 @pytest.mark.parametrize("key", ["prompts", "evaluation_prompts"])
@@ -121,7 +121,7 @@ def test_files_of_prompts_are_looked_at(key, tmp_path):
         f"{key}: cannot read {tmp_path / 'x.txt'} ({tmp_path / 'x.txt'} is a link to /mnt/unmounted/"
     )
     assert refuse(**{key: str(tmp_path)}).startswith(
-        f"{key}: cannot read {tmp_path} (it is no plain file); name a file"
+        f"{key}: cannot read {tmp_path} (it is not a regular file); name a file"
     )
 
 
@@ -130,7 +130,7 @@ def test_a_file_of_prompts_that_may_not_be_read_is_said_so(open_folder):
     path.write_text("a red circle\n")
     path.chmod(0)
     line = call_as_nobody(lambda: configuration.read_prompts(path))
-    assert line.startswith(f"prompts: cannot read {path} ({path} may not be read); name a file")
+    assert line.startswith(f"prompts: cannot read {path} ({path} is not readable); name a file")
 
 
 class TestReferences:
@@ -146,9 +146,9 @@ class TestReferences:
         (folder / "file").touch()
         (folder / "link").symlink_to("/mnt/unmounted")
         assert self.refuse(folder / "none").endswith(
-            "is no folder; name one that is there, or set reference_pictures to null"
+            "is not a folder; name an existing one, or set reference_pictures to null"
         )
-        assert "is no folder" in self.refuse(folder / "file")
+        assert "is not a folder" in self.refuse(folder / "file")
         assert "which cannot be reached" in self.refuse(folder / "link")
 
     def test_pictures_are_counted(self, folder):
@@ -169,7 +169,7 @@ def test_weights_of_judges_have_to_be_there(key, tmp_path):
     wanted = "folder" if key == "clip" else "file"
     assert (
         refuse(**{key: value})
-        == f"{key}: {tmp_path / 'none'} is no {wanted}; name one that is there, or set {key} to null"
+        == f"{key}: {tmp_path / 'none'} is not a {wanted}; name an existing one, or set {key} to null"
     )
 
 

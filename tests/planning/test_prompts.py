@@ -53,12 +53,12 @@ class TestPlaces:
             read_prompts(tmp_path / "x.txt")
 
     def test_a_folder_is_no_file(self, tmp_path):
-        with pytest.raises(ValueError, match="it is no plain file"):
+        with pytest.raises(ValueError, match="it is not a regular file"):
             read_prompts(tmp_path)
 
     def test_a_path_through_a_file_is_said_so(self, tmp_path):
         (tmp_path / "x").touch()
-        with pytest.raises(ValueError, match=r"\(.*/x is no folder\)"):
+        with pytest.raises(ValueError, match=r"\(.*/x is not a folder\)"):
             read_prompts(tmp_path / "x" / "y.txt")
 
 
@@ -108,10 +108,10 @@ class TestTables:
                 "line 3 has 3 cells and the first row 2; put a cell with a com",
             ),
             ("id,prompt\n1,ok\na red circle\n", "line 3 has 1 cell and the first row 2; add the missing ones"),
-            ('id,prompt\n1,ok\n2,"a red circle\n3,b\n4,c\n', "line 3 begins no row that ends"),
+            ('id,prompt\n1,ok\n2,"a red circle\n3,b\n4,c\n', "line 3 begins a row that does not end"),
             ('id,prompt\n1,ok\n2,"a red circle\n3,b\n4,c"\n', "line 3: a quote opens a cell that goes on to line 5"),
             ('prompt\n"a red circle\nb"\n', "line 2: a quote opens a cell that goes on to line 3"),
-            ('prompt\n"Hello" said the cat\n', "line 2 begins no row that ends"),
+            ('prompt\n"Hello" said the cat\n', "line 2 begins a row that does not end"),
             ("prompt,Prompt \na,b\n", "the first row has 2 columns prompt; rename all but one"),
             ("a red circle\nanother\n", "the first row has no column prompt or caption; name one so"),
             ("prompt\n", "has no prompt"),
@@ -122,7 +122,7 @@ class TestTables:
         assert words in refuse("prompts.csv", text)
 
     def test_a_row_of_a_megabyte_is_refused_by_its_line(self, refuse):
-        assert "line 2 begins no row that ends" in refuse("x.csv", "prompt\n" + "x" * 1_000_000 + "\n")
+        assert "line 2 begins a row that does not end" in refuse("x.csv", "prompt\n" + "x" * 1_000_000 + "\n")
 
     def test_no_prompt_of_a_table_is_lost(self, read, tmp_path):
         prompts = ['a, "b"', "c;d", "'e'", '"', "f"]
@@ -148,16 +148,16 @@ class TestJson:
     @pytest.mark.parametrize(
         ("name", "text", "words"),
         [
-            ("x.json", "[", "it is no JSON ("),
-            ("x.json", "a red circle\n", "it is no JSON ("),
-            ("x.json", '["a", 3]', "item 2 is no text"),
-            ("x.json", '["a", null]', "item 2 is no text"),
-            ("x.json", '[{"prompt": ["a", "b"]}]', "item 1 is no text"),
+            ("x.json", "[", "it is not JSON ("),
+            ("x.json", "a red circle\n", "it is not JSON ("),
+            ("x.json", '["a", 3]', "item 2 is neither a text"),
+            ("x.json", '["a", null]', "item 2 is neither a text"),
+            ("x.json", '[{"prompt": ["a", "b"]}]', "item 1 is neither a text"),
             ("x.json", '["a", {"id": 1}]', "item 2 has no key prompt or caption"),
             ("x.json", '[{"prompt": "a", "Prompt": "b"}]', "item 1 has 2 keys prompt"),
-            ("x.json", '[{"prompt": "a", "prompt": "b"}]', "a key is there twice"),
-            ("x.jsonl", '"a"\n{"prompt": "b"\n', "line 2 is no JSON"),
-            ("x.jsonl", '"a"\n[]\n', "line 2 is no text"),
+            ("x.json", '[{"prompt": "a", "prompt": "b"}]', "it has a duplicate key"),
+            ("x.jsonl", '"a"\n{"prompt": "b"\n', "line 2 is not JSON"),
+            ("x.jsonl", '"a"\n[]\n', "line 2 is neither a text"),
             ("x.json", "[]", "has no prompt"),
         ],
     )
@@ -185,6 +185,6 @@ class TestOtherNames:
 
     @pytest.mark.parametrize("name", ["x.yaml", "x.md", "x.parquet", "x.XLSX"])
     def test_formats_that_are_not_read_are_refused_by_name(self, refuse, name):
-        assert "is of a format that is not read; save it as one prompt a line (.txt)" in refuse(
+        assert "is of a format that is not read; save it as one prompt per line (.txt)" in refuse(
             name, "- a red circle\n"
         )

@@ -204,7 +204,7 @@ def test_other_or_missing_blocks_are_found(folder, blocks, caplog):
 
 def test_without_a_config_the_shapes_are_told(folder, capsys):
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"config.json is missing; .* above is what the shapes tell"):
+    with pytest.raises(UserError, match=r"config.json is missing; .* the shapes are described above"):
         verify(folder)
     shown = capsys.readouterr().out
     assert "57 layers of 8 bits in groups of 32 or 4 bits in groups of 64 or 2 bits in groups of 128" in shown

@@ -402,7 +402,7 @@ class TestGroupsOfChannels:
 
     @pytest.mark.parametrize("size", [5, 48, 128])
     def test_a_width_that_no_whole_number_of_groups_fills_is_refused(self, size):
-        with pytest.raises(ValueError, match=f"64 channels are no multiple of the group size {size}"):
+        with pytest.raises(ValueError, match=f"64 channels are not a multiple of the group size {size}"):
             compute_token_step(mx.array(self.X), 8, size)
 
     def test_groups_of_zeros_can_be_divided_by(self):

@@ -94,7 +94,7 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_work(monkeypatch, capsys
     done = []
     run_entry(monkeypatch, done.append, "--log", str(tmp_path / "a" / "log"))
     assert done
-    assert "a/log cannot be written (File exists); going on without this log" in capsys.readouterr().err
+    assert "a/log cannot be written (File exists); continuing without this log" in capsys.readouterr().err
 
 
 def test_a_log_that_cannot_be_written_any_more_is_given_up_with_a_line(monkeypatch, capsys, tmp_path):
@@ -108,6 +108,6 @@ def test_a_log_that_cannot_be_written_any_more_is_given_up_with_a_line(monkeypat
         pytest.skip("there is no /dev/full")
     run_entry(monkeypatch, main, "--log", str(tmp_path / "log"))
     shown = capsys.readouterr().err
-    assert shown.count("cannot be written (No space left on device); going on without this log") == 1
+    assert shown.count("cannot be written (No space left on device); continuing without this log") == 1
     assert "second" in shown
     assert "Traceback" not in shown

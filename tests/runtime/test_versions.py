@@ -29,7 +29,9 @@ def test_another_version_is_warned_about_in_one_line_even_when_both_are_recorded
 def test_a_record_of_another_form_is_refused_with_its_cure(tmp_path, made_with):
     write_json(tmp_path / versions.FILE, {"made_with": made_with})
     for read in (versions.record, lambda results: list(versions.find_changes(results))):
-        with pytest.raises(UserError, match=r"versions\.json is no record of versions; delete it and run again"):
+        with pytest.raises(
+            UserError, match=r"versions\.json is not a valid record of versions; delete it and run again"
+        ):
             read(tmp_path)
 
 

@@ -45,7 +45,7 @@ def test_no_reader_of_another_format_is_tried(tmp_path):
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
 def test_what_is_no_plain_file_is_refused_at_once(tmp_path, make):
     make(tmp_path / "x.png")
-    with pytest.raises(UserError, match="it is no plain file"):
+    with pytest.raises(UserError, match="it is not a regular file"):
         read_picture(tmp_path / "x.png")
 
 

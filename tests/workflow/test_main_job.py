@@ -55,7 +55,7 @@ def test_every_promised_file_is_made(finished):
 
 def test_the_end_says_what_was_made_and_where(finished):
     workflow, said = finished
-    summary = said[said.index("Made so far:") :]
+    summary = said[said.index("Results so far:") :]
     assert str(workflow.results / "quant_config.json") in summary
     assert "activations are simulated" in summary
 

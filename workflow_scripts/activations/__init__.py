@@ -1,1 +1,1 @@
-"""The commands of rules/activations.smk."""
+"""Commands of rules/activations.smk."""

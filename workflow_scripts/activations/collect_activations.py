@@ -1,4 +1,4 @@
-"""Observe what every linear layer reads, on one part of the calibration points; write it and its seal."""
+"""Observe the inputs of all linear layers on one part of the calibration points; write the observations and a seal."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -24,7 +24,8 @@ from taqmlx.store.files import hash_file, read_json, write_json
 from taqmlx.store.seal import make_seal
 from taqmlx.store.tensors import write_tensors
 
-# Points that run together, at most; more gains nothing, and a step's share of a part is about this by default.
+# Largest number of points per batch: larger batches gain nothing, and a part has about this many points per step by
+# default.
 BATCH = 64
 
 
@@ -32,7 +33,7 @@ Conditions = Callable[[np.ndarray], list[np.ndarray]]
 
 
 class Points(NamedTuple):
-    """Calibration points ordered by step: their indices (n,), and the set's arrays at them."""
+    """Calibration points ordered by step: their indices (n,), and their rows of the calibration set's arrays."""
 
     indices: np.ndarray
     xs: np.ndarray
@@ -67,16 +68,16 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def find_sigmas(steps: np.ndarray, sigmas: np.ndarray, choice: str | int) -> dict[int, float]:
-    """The steps to observe, ascending, with their sigma, from those of every point (n,)."""
+    """The steps to observe, ascending, with their sigma; steps and sigmas: those of all points, (n,)."""
     present, first = np.unique(steps, return_index=True)
     known = dict(zip(present.tolist(), sigmas[first].tolist(), strict=True))
     return {step: known[step] for step in choose_steps(choice, present.tolist())}
 
 
 def choose_share(steps: np.ndarray, chosen: list[int], parameters: plan.Parameters, shard: str) -> np.ndarray:
-    """Part `shard` of the points to observe: their indices, ordered by step.
+    """Indices of the points to observe in part `shard`, ordered by step.
 
-    Raises UserError if there is no such part, or not a point for every step.
+    Raises UserError if there is no such part, or there are fewer points than steps.
     """
     limit = parameters["statistics_points"]
     part = choose_part(shard, parameters["statistics_shards"])
@@ -89,12 +90,12 @@ def choose_share(steps: np.ndarray, chosen: list[int], parameters: plan.Paramete
 
 
 def read_points(calibration: Calibration, indices: np.ndarray) -> Points:
-    """The points at `indices`."""
+    """The calibration points at `indices`."""
     return Points(indices, **{name: calibration.read_rows(name, indices) for name in POINT_ARRAYS})
 
 
 def list_batches(steps: np.ndarray, size: int) -> Iterator[slice]:
-    """Runs of at most `size` points of one step, among points ordered by step."""
+    """Yield slices of at most `size` points with the same step, for points ordered by step."""
     starts = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), len(steps)]
     for start, end in pairwise(starts):
         for first in range(start, end, size):
@@ -106,7 +107,7 @@ def observe_points(
 ) -> Observations:
     """The observations of every linear input at each of `steps`, `size` points at a time.
 
-    read_conditions: as `Calibration.bind_conditions` gives it. Raises UserError for a value that is not finite.
+    read_conditions: as returned by `Calibration.bind_conditions`. Raises UserError for a value that is not finite.
     """
     layers = list_linears(*plan.MODEL_BLOCKS[model_name])
     linear = bind_linears(transformer)
@@ -127,7 +128,7 @@ def observe_points(
 
 
 def refuse_broken(reduced: Reduced, step: int, indices: np.ndarray) -> None:
-    """Raise UserError, naming layer, step and point, if the layer read a NaN or an infinity."""
+    """Raise UserError, naming layer, step and point, if the layer input has a NaN or an infinity."""
     row = find_broken_row(reduced)
     if row is not None:
         point = indices[row % len(indices)]

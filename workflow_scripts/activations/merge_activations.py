@@ -1,4 +1,4 @@
-"""Merge the parts' observations of the layers' inputs into one set of statistics."""
+"""Merge the observations of all parts into one set of layer input statistics."""
 
 import argparse
 from pathlib import Path

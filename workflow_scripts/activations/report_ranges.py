@@ -1,4 +1,4 @@
-"""Write what the statistics say about how hard the model is to quantize, in Markdown."""
+"""Report how hard the layer inputs are to quantize, from the activation statistics, in Markdown."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -26,14 +26,14 @@ POST_GELU = ("min", "max", "negative_share", "asymmetry", "drift", "shift_gain")
 WORDS = """\
 Ranges are in the units of the activations, everything else is a ratio.
 
-- *absmax* is the largest magnitude of the whole tensor at one step. *Drift* is the largest absmax of any step over the
-  smallest: what one step size for all steps would waste. 2 costs a bit at the quietest step.
-- *absmax / std* at the worst step: 4 to 5 for a Gaussian. Twice that costs a bit of every value.
-- *Channel spread* is the range of the widest channel over that of the median one: what one step size for all channels
-  costs the others.
-- After GELU, *asymmetry* is |max + min| / (max - min): 0 for a centred tensor, 1 for a one-sided one, of which a
-  symmetric grid wastes up to half. The *gain of the shift* is absmax without over absmax with the static shift of each
-  channel.
+- *absmax* is the largest magnitude of the whole tensor at one step. *Drift* is the ratio of the largest to the smallest
+  per-step absmax: the loss of one step size for all steps. A drift of 2 costs one bit at the step of smallest absmax.
+- *absmax / std* at the worst step: 4 to 5 for a Gaussian. Twice that costs one bit of every value.
+- *Channel spread* is the ratio of the widest channel's range to the median channel's: the loss of one step size for all
+  channels.
+- After GELU, *asymmetry* is |max + min| / (max - min): 0 for a centred tensor, 1 for a one-sided one, where a
+  symmetric quantizer wastes up to half of its range. The *gain of the shift* is the ratio of the absmax without to that
+  with the static per-channel shift.
 """
 
 
@@ -50,14 +50,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def format_report(statistics: Mapping[str, Any], measured: Mapping[str, Mapping[str, float]]) -> str:
-    """The whole report; the inputs hardest to quantize come first."""
+    """The report as Markdown; the inputs that are hardest to quantize come first."""
     sigmas, rows = statistics["sigmas"], statistics["inputs"]
     points = max(max(described["rows"]) for described in rows.values())
     post_gelu = {name: values for name, values in measured.items() if "shift_gain" in values}
     parts = [
         f"# Activation ranges of {statistics['model']}",
         f"{len(measured)} linear inputs at {len(sigmas)} steps, sigma {max(sigmas):.3g} to {min(sigmas):.3g};"
-        f" up to {points} tokens an input and step.",
+        f" up to {points} tokens per input and step.",
         WORDS + "\n" + format_findings(measured, post_gelu),
         "## All inputs, the widest channel spread first",
         format_table(sort_inputs(measured, "channel_spread"), ALL_INPUTS),
@@ -71,11 +71,11 @@ def format_report(statistics: Mapping[str, Any], measured: Mapping[str, Mapping[
 
 
 def format_findings(measured: Mapping[str, Mapping[str, float]], post_gelu: Mapping[str, Mapping[str, float]]) -> str:
-    """One line for each difficulty: its worst input and its median."""
+    """A Markdown table with one line per difficulty: its median and its worst input."""
     looked_at = {"drift": measured, "crest": measured, "channel_spread": measured}
     if post_gelu:
         looked_at |= {"asymmetry": post_gelu, "shift_gain": post_gelu}
-    lines = ["| difficulty | median input | worst input | which |", "|---|---:|---:|---|"]
+    lines = ["| difficulty | median input | worst input | layer input |", "|---|---:|---:|---|"]
     for key, group in looked_at.items():
         ordered = sort_inputs(group, key)
         name, worst = next(iter(ordered.items()))
@@ -86,12 +86,12 @@ def format_findings(measured: Mapping[str, Mapping[str, float]], post_gelu: Mapp
 
 
 def sort_inputs(measured: Mapping[str, Mapping[str, float]], key: str) -> dict[str, Mapping[str, float]]:
-    """The inputs by `key`, largest first, then by name."""
+    """The inputs sorted by `key`, largest first, then by name."""
     return dict(sorted(measured.items(), key=lambda item: (-item[1][key], item[0])))
 
 
 def format_table(measured: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str:
-    """A Markdown table, one row an input."""
+    """A Markdown table with one row per input."""
     lines = [
         "| input | " + " | ".join(HEADINGS[column] for column in columns) + " |",
         "|---|" + "---:|" * len(columns),
@@ -102,7 +102,7 @@ def format_table(measured: Mapping[str, Mapping[str, float]], columns: Sequence[
 
 
 def format_number(value: float) -> str:
-    """Three significant digits, without an exponent from 0.001 to 99999."""
+    """A number with three significant digits, without an exponent from 0.001 to 99999."""
     if value == 0 or 1e-3 <= abs(value) < 100:
         return f"{value:.3g}"
     return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value:.2e}"

@@ -1,1 +1,1 @@
-"""The commands of rules/blocks.smk."""
+"""Commands of rules/blocks.smk."""

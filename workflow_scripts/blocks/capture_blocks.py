@@ -1,4 +1,4 @@
-"""Capture what every block reads, on one part of the chosen calibration points, going on after an interruption."""
+"""Capture the inputs of all blocks on one part of the chosen calibration points; resumes after an interruption."""
 
 import argparse
 import shutil
@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace) -> None:
             return
         conditions = plan.count_conditions(parameters["model"])
         rows = conditions * choose_batch(conditions, inputs["image_shape"], inputs["text_shape"])
-        check_forward(transformer, model.LATENT_SHAPE, tokens, rows, "capturing what the blocks read")
+        check_forward(transformer, model.LATENT_SHAPE, tokens, rows, "capturing block inputs")
         recorder = BlockRecorder(arguments.scratch, parameters, inputs)
         begun = take_up(recorder)
         announce_size(recorder, arguments)
@@ -47,13 +47,13 @@ def main(arguments: argparse.Namespace) -> None:
             recorder.start({name: by_point[name] for name in ("sigmas", "steps", "prompt_indices")})
         capture_points(recorder, transformer, calibration, by_point)
         recorder.publish(arguments.out)
-    log.info(f"captured what the blocks read at {len(parameters['points'])} points: {arguments.out}")
+    log.info(f"captured the block inputs of {len(parameters['points'])} points: {arguments.out}")
 
 
 def read_part_parameters(arguments: argparse.Namespace, calibration: Calibration) -> plan.Parameters:
-    """The stage's parameters, the part's name, and the indices of its points, ordered by step.
+    """The stage's parameters, with the name of the part and the indices of its points, ordered by step.
 
-    Raises UserError if there is no such part, or not a point for every step and part.
+    Raises UserError if there is no such part, or there are fewer points than steps or parts.
     """
     parameters = read_json(arguments.params, stage="capture_blocks")
     shards, limit = parameters["capture_shards"], parameters["capture_points"]
@@ -72,7 +72,7 @@ def read_part_parameters(arguments: argparse.Namespace, calibration: Calibration
 
 
 def take_up(recorder: BlockRecorder) -> bool:
-    """Whether the scratch folder holds a beginning; if what it holds is no use, say so and empty it."""
+    """Resume from scratch; log and clear it if unusable. Returns True if work was resumed."""
     try:
         begun = recorder.resume()
     except UserError as error:
@@ -85,7 +85,7 @@ def take_up(recorder: BlockRecorder) -> bool:
 
 
 def announce_size(recorder: BlockRecorder, arguments: argparse.Namespace) -> None:
-    """Say how large the part will be. Raises UserError if the disk has no room for what is still missing."""
+    """Log the size of the part. Raises UserError if the disk has no room for the remaining batches."""
     points, blocks = len(recorder.parameters["points"]), recorder.specs["text"].shape[0]
     log.info(f"{points} points, {blocks} blocks: {count_bytes(recorder.specs) / 1e6:.1f} MB in {arguments.out}")
     check_disk(recorder.scratch.parent, recorder.count_missing_bytes(), "lower capture_points")
@@ -108,5 +108,5 @@ def capture_points(
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "calibration", "scratch", "out")
-    parser.add_argument("--shard", required=True, help="the part of the points, such as 00")
+    parser.add_argument("--shard", required=True, help="part of the points, such as 00")
     run(main, parser)

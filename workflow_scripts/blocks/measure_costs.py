@@ -1,6 +1,6 @@
-"""Measure what rounding each layer's weight costs the guided velocity, in every width and group size.
+"""Estimate the error of the guided velocity from rounding each layer's weight, for every width and group size.
 
-Errors are those of GPTQ's codes, estimated from gradients (`reconstruction/weight_costs.py`).
+The errors are those of GPTQ codes, estimated from gradients (`reconstruction/weight_costs.py`).
 """
 
 import argparse
@@ -28,7 +28,7 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from taqmlx.store.weight_costs import write_costs
 
-TOGETHER = 32  # points of a forward, at most
+TOGETHER = 32  # largest number of points per forward
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace) -> None:
     refuse_unfit(rounded, weights)
     conditions, tokens = calibration.specs["cs"].shape[1:3]
     together = choose_batch(transformer, model.LATENT_SHAPE, calibration.specs["cs"].shape, TOGETHER)
-    check_forward(transformer, model.LATENT_SHAPE, tokens, conditions * together, "measuring what rounding costs")
+    check_forward(transformer, model.LATENT_SHAPE, tokens, conditions * together, "measuring rounding costs")
     cfg_scale = calibration.seal["parameters"]["cfg_scale"]
     costs, ranks = measure(parameters, transformer, points, rounded, weights, rules, cfg_scale, together)
     origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def refuse_unfit(layers: list[Layer], weights: dict[str, mx.array]) -> None:
-    """Raise UserError if there is no layer to search, or one whose width no group size fits."""
+    """Raise UserError if there is no layer to search, or the width of a layer is no multiple of any group size."""
     if not layers:
         raise UserError("weights: all layers have 16 bits, so there are none to choose; lower some")
     for layer in layers:
@@ -76,9 +76,9 @@ def measure(
     cfg_scale: float,
     together: int,
 ) -> tuple[Costs, dict[str, int]]:
-    """The costs of every choice by layer, and the effective rank of every input by its name.
+    """The costs of every choice by layer name, and the effective rank of every input by input name.
 
-    Hessians take `together` points at a time.
+    Hessians are accumulated over `together` points at a time.
     """
     steps = np.unique(points.sigmas, return_inverse=True)[1]
     chosen = choose_spread_points(steps, points.prompts, parameters["search_points"], parameters["seed"])
@@ -106,7 +106,7 @@ def measure(
 
 
 def measure_ranks(hessians: dict[str, np.ndarray]) -> dict[str, int]:
-    """The effective rank of each input by its name. Raises UserError naming one that is not finite."""
+    """The effective rank of each input by its name. Raises UserError naming an input whose Hessian is not finite."""
     ranks = {}
     for name, hessian in hessians.items():
         try:

@@ -1,7 +1,7 @@
-"""Quantize one block: round its weights by the engine asked for, choose the step sizes of its inputs, and measure.
+"""Quantize one block: round its weights with the configured engine, choose its input step sizes, measure the errors.
 
-Goes on where an earlier run of the same work was interrupted. What is written is the best of the ways tried, on points
-that took no part in any of them; the report beside it has the errors of all.
+Resumes an interrupted run with the same parameters and inputs. All candidates are compared on held-out points, which
+none of them used, and the best one is written; the report beside it has the errors of all.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
 from taqmlx.store.room import check_memory
 from taqmlx.store.seal import check_origin, fingerprint_origin
 
-LINEAR_WIDTHS = 24  # a block's linears together, as squares of its width: 12 a stream
+LINEAR_WIDTHS = 24  # weight elements of a block's linears, in squares of its width: 12 per stream
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -53,7 +53,7 @@ def main(arguments: argparse.Namespace) -> None:
                 rules = overlay_bits(parameters["layers"], mixed)
                 task = prepare(parameters, rules, inputs, before, model.load_transformer(), model.LATENT_SHAPE)
                 quantize_block(arguments, parameters, origin, task)
-            except ValueError as error:  # what numerics say of weights and inputs
+            except ValueError as error:  # raised by numerics for unusable weights or inputs
                 raise UserError(f"{parameters['block']}: {error}") from error
         shutil.rmtree(arguments.scratch, ignore_errors=True)
 
@@ -61,7 +61,7 @@ def main(arguments: argparse.Namespace) -> None:
 def list_origin(
     parameters: plan.Parameters, inputs: BlockInputs, before: list[BlockFile], model: Model
 ) -> dict[str, Any]:
-    """Digests of what the block is made from. Raises UserError if it does not belong together."""
+    """Digests of the block's inputs. Raises UserError if they do not belong together."""
     digests = model.file_digests()
     for part in inputs.parts:
         check_origin(part.seal, part.path, plan.select_row_keys(parameters), {"model": digests})
@@ -79,7 +79,7 @@ def list_origin(
 
 
 def check_room(parameters: plan.Parameters, inputs: BlockInputs) -> None:
-    """Raise UserError if this machine has not the memory to quantize a block of the rows' width."""
+    """Raise UserError if the machine's memory is too small to quantize a block of this width."""
     (images, width), (texts, _) = (inputs.parts[0].seal["inputs"][f"{name}_shape"] for name in ("image", "text"))
     rows = parameters.get("adaround_batch", 0)
     needed = estimate_learning(LINEAR_WIDTHS * width**2, rows, len(inputs.points), images + texts, width)
@@ -87,23 +87,23 @@ def check_room(parameters: plan.Parameters, inputs: BlockInputs) -> None:
 
 
 def is_finished(path: Path, parameters: plan.Parameters, origin: dict[str, Any], replaceable: bool) -> bool:
-    """Whether the block in `path` is made of this.
+    """True if the block file at `path` was produced from these parameters and inputs.
 
-    Raises UserError if it is there and damaged or made of something else, unless it may be replaced.
+    Raises UserError if it is damaged or was produced from others, unless `replaceable`.
     """
     try:
         return holds_work(path, parameters, origin)
     except UserError as error:
         if not replaceable:
             raise
-        log.info(f"{str(error).partition(';')[0]}; it is made again")
+        log.info(f"{str(error).partition(';')[0]}; it is replaced")
         return False
 
 
 def quantize_block(
     arguments: argparse.Namespace, parameters: plan.Parameters, origin: dict[str, Any], task: Task
 ) -> None:
-    """Try the engines, keep the best on the held-out points, write the report, the block and its seal."""
+    """Run the candidates, keep the best on the held-out points, write the report, the block and its seal."""
     learning = open_learning(arguments.scratch / "learning.safetensors", parameters, origin)
     candidates = list_candidates(task.problem, task.grids, task.quantizers, parameters, learning)
     errors = [measure_candidate(task.problem, task.grids, candidate) for candidate in candidates]
@@ -120,7 +120,7 @@ def quantize_block(
 
 
 def refuse_broken(block: str, candidates: list[Candidate], errors: list[dict[str, Any]]) -> None:
-    """Raise UserError naming the engine if an error on the held-out points is not a finite number."""
+    """Raise UserError naming the engine if an error on the held-out points is not finite."""
     for candidate, error in zip(candidates, errors, strict=True):
         if not all(math.isfinite(value) for way in error.values() for value in way.values()):
             raise UserError(
@@ -130,12 +130,12 @@ def refuse_broken(block: str, candidates: list[Candidate], errors: list[dict[str
 
 
 def open_learning(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> Learning:
-    """Where the learning stands and is saved; a checkpoint that is no use is said so and not used."""
+    """Load the AdaRound checkpoint; log and ignore an unusable one."""
     fingerprint = fingerprint_origin(parameters, origin)
     try:
         state = unpack_state(read_learning(path, fingerprint))
     except UserError as error:
-        log.info(f"{str(error).partition(';')[0]}; it is not used, and {parameters['block']} starts over")
+        log.info(f"{str(error).partition(';')[0]}; it is ignored, and {parameters['block']} starts over")
         state = None
     if state:
         log.info(f"resuming {parameters['block']} after {len(state.losses)} iterations")
@@ -149,7 +149,7 @@ def open_learning(path: Path, parameters: plan.Parameters, origin: dict[str, Any
 
 
 def describe(task: Task, candidates: list[Candidate], errors: list[dict[str, Any]], best: Candidate) -> dict[str, Any]:
-    """The report: held-out errors over the power of the outputs by engine, what was learned, and how it went."""
+    """The report: held-out errors relative to the power of the outputs by engine, learned changes, and loss curve."""
     rounded, problem = candidates[0].codes, task.problem
     return {
         "chosen": best.engine,
@@ -167,19 +167,19 @@ def describe(task: Task, candidates: list[Candidate], errors: list[dict[str, Any
 
 
 def count_migrated(quantizer: InputQuantizer) -> int:
-    """The channels with a migration above 1."""
+    """Number of channels with a migration above 1."""
     return 0 if quantizer.migration is None else int((np.array(quantizer.migration) > 1).sum())
 
 
 def describe_errors(error: dict[str, float]) -> str:
-    """Signal-to-noise ratios of the streams in words."""
+    """Signal-to-noise ratios of the streams in dB, in words."""
     return ", ".join(f"{name} {-10 * math.log10(max(value, 1e-30)):.2f} dB" for name, value in error.items())
 
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "scratch", "out")
-    parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="the parts of block_inputs.zarr")
-    parser.add_argument("--before", type=Path, nargs="*", default=[], help="the quantized blocks before this one")
-    parser.add_argument("--mixed", type=Path, help="mixed_bits.json, with bits_per_weight: the widths of the layers")
-    parser.add_argument("--replace", action="store_true", help="make a block again that other parameters made")
+    parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="parts of block_inputs.zarr")
+    parser.add_argument("--before", type=Path, nargs="*", default=[], help="quantized blocks before this one")
+    parser.add_argument("--mixed", type=Path, help="mixed_bits.json with the layers' bits, if bits_per_weight is set")
+    parser.add_argument("--replace", action="store_true", help="replace a block made with other parameters")
     run(main, parser)

@@ -1,4 +1,4 @@
-"""Quantize the layers of no block, the embedders and the final layer, into a file like a block's, called shared."""
+"""Quantize the layers outside the blocks, embedders and final layer, into a block file named `shared`."""
 
 import argparse
 from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
 
-TOGETHER = 32  # points of a forward, at most
+TOGETHER = 32  # largest number of points per forward
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -43,16 +43,16 @@ def main(arguments: argparse.Namespace) -> None:
     rules = overlay_bits(parameters["layers"], mixed)
     try:
         rounded = round_layers(transformer, points, rules, parameters, together)
-    except ValueError as error:  # what numerics say of weights and inputs
+    except ValueError as error:  # raised by numerics for unusable weights or inputs
         raise UserError(f"{plan.SHARED}: {error}") from error
     write_block(arguments.out, rounded, {}, np.unique(points.sigmas)[::-1], parameters, origin)
-    log.info(f"{len(rounded)} layers of no block: {arguments.out}")
+    log.info(f"{len(rounded)} layers outside the blocks: {arguments.out}")
 
 
 def round_layers(
     transformer: Transformer, points: CalibrationPoints, rules: LayerRules, parameters: plan.Parameters, together: int
 ) -> dict[str, LayerWeight]:
-    """The quantized layers of no block; `together` points run at a time. Raises ValueError as `round_layer`."""
+    """The quantized layers outside the blocks; `together` points run at a time. Raises ValueError as `round_layer`."""
     layers = [layer for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]]) if not layer.block]
     layers = [layer for layer in layers if rules[layer.name]["weight"]["bits"] != UNQUANTIZED]
     if not layers:
@@ -77,7 +77,7 @@ def take_batches(points: CalibrationPoints, indices: np.ndarray, together: int) 
 
 
 def collect_inputs(transformer: Transformer, layers: list[Layer], batches: Iterable[Batch]) -> dict[str, np.ndarray]:
-    """By input name what `layers` read on `batches`, (tokens, in)."""
+    """Inputs of `layers` on `batches`, (tokens, in), by input name."""
     parts: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         for key, x in observe_layers(transformer, layers, batch).items():
@@ -87,5 +87,5 @@ def collect_inputs(transformer: Transformer, layers: list[Layer], batches: Itera
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "calibration", "out")
-    parser.add_argument("--mixed", type=Path, help="mixed_bits.json, with bits_per_weight")
+    parser.add_argument("--mixed", type=Path, help="mixed_bits.json with the layers' bits, if bits_per_weight is set")
     run(main, parser)

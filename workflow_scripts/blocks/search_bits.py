@@ -1,7 +1,7 @@
-"""Choose the bits and the group size of every layer's weight: the least error of the guided velocity within a size.
+"""Choose bits and group size of every layer's weight, minimizing the error of the guided velocity at a given size.
 
-Errors add up over layers. The size is that of all linear layers, scales and zero points included: `bits_per_weight`, or
-without one that of the rules.
+Errors are assumed to add up over layers. The size counts all linear layers, scales and zero points included:
+`bits_per_weight`, or the size of the configured rules if that is null.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main(arguments: argparse.Namespace) -> None:
 def search(
     parameters: plan.Parameters, rules: dict[str, dict[str, Any]], costs: Costs, elements: dict[str, int]
 ) -> dict[str, Any]:
-    """What the file has: the best choices within the size, and beside them the best single one. Raises UserError."""
+    """Content of the output file: the best choices within the size, and the best uniform choice. Raises UserError."""
     total = sum(elements.values())
     plain = UNQUANTIZED * sum(count for name, count in elements.items() if name not in costs)
     budget = (parameters["bits_per_weight"] or count_stored_bits(rules, elements)) * total - plain
@@ -70,7 +70,7 @@ def search(
 
 
 def report(content: dict[str, Any], path: Path) -> None:
-    """Say what was found."""
+    """Log the size and the predicted error of the choices."""
     for name in ("uniform", "mixed"):
         found = content[name]
         if found["layers"]:

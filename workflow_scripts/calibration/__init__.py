@@ -1,1 +1,1 @@
-"""The commands of rules/calibration.smk."""
+"""Commands of rules/calibration.smk."""

@@ -1,4 +1,4 @@
-"""Export the calibration set in the original flat format, one `.npz` file that `np.load` reads without pickle.
+"""Export the calibration set in the original flat format: one `.npz` file that `np.load` reads without pickle.
 
 Keys: xs (points, h, w, c) fp16; ts (points,) in the model's precision; prompt_indices (points,); cs (prompts, 2,
 tokens, width); cs_pooled (prompts, 2, width); prompts (prompts,) text; cfg_scale, a number.
@@ -16,7 +16,7 @@ from taqmlx.store.calibration import FLAT_ARRAYS, Calibration, open_calibration
 from taqmlx.store.files import write_atomically
 from taqmlx.store.vouching import vouched
 
-EPOCH = (1980, 1, 1, 0, 0, 0)  # equal sets give equal bytes
+EPOCH = (1980, 1, 1, 0, 0, 0)  # fixed date, so that equal sets give equal bytes
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -28,7 +28,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def write_npz(path: Path, calibration: Calibration) -> None:
-    """Write the archive, one chunk in memory at a time."""
+    """Write the archive with one chunk in memory at a time."""
     parameters = calibration.seal["parameters"]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in FLAT_ARRAYS:
@@ -44,7 +44,7 @@ def write_npz(path: Path, calibration: Calibration) -> None:
 def write_member(
     archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype, parts: Iterable[np.ndarray]
 ) -> None:
-    """Add the array `name`, given as consecutive parts of its first axis."""
+    """Add the array `name`, given as consecutive parts along its first axis."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with archive.open(zipfile.ZipInfo(f"{name}.npy", EPOCH), "w", force_zip64=True) as file:
         np.lib.format.write_array_header_1_0(file, header)

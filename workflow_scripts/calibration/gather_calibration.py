@@ -1,6 +1,6 @@
 """Gather the calibration set: the selected steps of every trajectory, shuffled, with the prompts' encodings.
 
-Every seal is checked first, every trajectory as it is read, and the set once more when it is written.
+Every seal is checked first, every trajectory when it is read, and the whole set after it is written.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from taqmlx.store.seal import check_origin, is_finished, make_seal, read_group_s
 from taqmlx.store.trajectories import Shard, Trajectory, check_root, open_shard
 from taqmlx.store.zarr_arrays import ArraySpec, create_group
 
-# What makes a shard this shard; all its other parameters must be those of the other shards.
+# Parameters that differ between shards; all others must be equal.
 OWN = ("shard", "prompts", "rows")
 
 
@@ -50,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def select_wanted(parameters: plan.Parameters, shard: str) -> plan.Parameters:
-    """What the seal of `shard` must say, as far as this stage's parameters tell."""
+    """Parameters that the seal of `shard` must have, as far as this stage's parameters determine them."""
     wanted = plan.select_shard(parameters, shard) | {
         "stage": "collect_shard",
         "version": plan.STAGES["collect_shard"][0],
@@ -60,10 +60,10 @@ def select_wanted(parameters: plan.Parameters, shard: str) -> plan.Parameters:
 
 
 def check_shards(store: Place, parameters: plan.Parameters, conditioning: Conditioning) -> dict[str, Any]:
-    """What the set is made of: the fingerprint of each shard and of the encodings, and their shapes.
+    """Inputs of the set: the fingerprints of all shards and of the encodings, and the shapes.
 
-    Raises UserError unless every shard has a whole seal, made with these parameters and encodings and, beyond them,
-    with the same settings as the other shards.
+    Raises UserError unless every shard has an intact seal, made with these parameters and encodings and otherwise with
+    the same settings as the other shards.
     """
     fingerprints: dict[str, str] = {}
     first: Mapping[str, Any] = {}
@@ -85,13 +85,13 @@ def check_shards(store: Place, parameters: plan.Parameters, conditioning: Condit
 
 
 def list_arrays(parameters: plan.Parameters, inputs: dict[str, Any]) -> dict[str, ArraySpec]:
-    """The arrays of the set, by name."""
+    """Array specifications of the set, by name."""
     count = parameters["trajectories"] * parameters["selected_steps"]
     return list_specs(count, *(inputs[name] for name in ("latent_shape", "cs_shape", "cs_pooled_shape")))
 
 
 def count_needed_bytes(parameters: plan.Parameters, inputs: dict[str, Any]) -> int:
-    """The size of the set, uncompressed, and of the flat file its points go through."""
+    """Uncompressed size in bytes of the set, plus that of the flat file used to shuffle its points."""
     specs = list_arrays(parameters, inputs)
     return count_bytes(specs) + count_bytes({"flat": specs["xs"]})
 
@@ -99,7 +99,7 @@ def count_needed_bytes(parameters: plan.Parameters, inputs: dict[str, Any]) -> i
 def build_group(
     scratch: Path, store: Place, parameters: plan.Parameters, inputs: dict[str, Any], conditioning: Conditioning
 ) -> None:
-    """Write, seal and verify the set as `scratch / "group"`. Raises UserError naming whatever is damaged."""
+    """Write, seal and verify the set as `scratch / "group"`. Raises UserError naming a damaged shard or array."""
     path, specs = scratch / "group", list_arrays(parameters, inputs)
     create_group(path, list(specs.values()), list_attributes(parameters))
     selection = describe_selection(open_first(store, parameters), parameters)
@@ -110,7 +110,7 @@ def build_group(
 
 
 def open_first(store: Place, parameters: plan.Parameters) -> Shard:
-    """The first shard; the schedule of all is in it."""
+    """The first shard, whose schedule all shards share."""
     shard = plan.list_shards(parameters)[0]
     return open_shard(store / shard, select_wanted(parameters, shard), {})
 
@@ -123,7 +123,7 @@ def describe_selection(shard: Shard, parameters: plan.Parameters) -> Selection:
 
 
 def read_trajectories(store: Place, parameters: plan.Parameters) -> Iterator[Trajectory]:
-    """All trajectories, verified, shard by shard. Raises UserError if shards differ in their schedule."""
+    """Yield all trajectories, verified, shard by shard. Raises UserError if the schedules of shards differ."""
     progress = Progress("gather", parameters["trajectories"], "trajectories")
     schedule = open_first(store, parameters).seal["sha256"]["arrays"]
     for name in plan.list_shards(parameters):

@@ -1,1 +1,1 @@
-"""The commands of rules/datasets.smk."""
+"""Commands of rules/datasets.smk."""

@@ -1,7 +1,7 @@
-"""Decode final latents, `.npy` files in the decoder's space, to pictures, `.png` files of the same names.
+"""Decode final latents, `.npy` files in the decoder's space, to `.png` images of the same names.
 
-Such files are past the sampler's scale and shift (DiffusionKit's `process_out`) already, so they go to the decoder as
-they are: scaling them once more gives pale pictures.
+Such files already include the sampler's scale and shift (DiffusionKit's `process_out`), so they go to the decoder
+unchanged: a second scaling gives pale images.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def read_checked(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """The latents in `path`. Raises UserError unless they are finite and of this shape (h, w, c)."""
+    """The latents in `path`. Raises UserError unless they are finite and have shape (h, w, c)."""
     latents = read_latents(path)
     if latents.shape != shape or not np.isfinite(latents).all():
         raise UserError(f"{path} has latents of shape {latents.shape}, or NaN; finite ones of {shape} are decoded")

@@ -1,4 +1,4 @@
-"""Export every trajectory's final latents as `.npy` files in the decoder's space, as other programs keep them."""
+"""Export every trajectory's final latents as `.npy` files in the decoder's space, as earlier programs did."""
 
 import argparse
 from pathlib import Path

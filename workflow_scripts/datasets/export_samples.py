@@ -1,6 +1,6 @@
 """Export every state of every trajectory as `samples/{image}_{step}.npz`, the layout of earlier programs.
 
-The states are the float16 ones of the store, written as float32; the last sample of an image is its final latents, in
+The states are the store's float16 states, written as float32. The last sample of an image holds its final latents in
 full precision.
 """
 

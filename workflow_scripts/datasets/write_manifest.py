@@ -1,6 +1,6 @@
-"""Write the manifest of a dataset from the seals of its trajectories: every image, its prompt and its seed.
+"""Write the manifest of a dataset from the seals of its trajectories: every image with its prompt and seed.
 
-It can be run at any time, with however many shards finished. It counts the trajectories of the store; with `--saved`
+It can run at any time, with any number of finished shards. It counts the trajectories in the store, or with `--saved`
 the files in a folder of the original layout.
 """
 
@@ -23,13 +23,13 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def describe_exports(folder: Path, stage: plan.Parameters, seals: dict[str, Seal]) -> Manifest:
-    """The manifest of what lies in a folder of the original layout, with the sha256 of each picture."""
+    """Manifest of the files in a folder of the original layout, with the sha256 of each image."""
     digests = {path.name: hash_file(path) for path in folder.glob(SAVED["images"])}
     return build_manifest(stage, seals, count_saved(folder)) | {"sha256": digests}
 
 
 def build_arguments() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     parser = build_parser(__doc__, "params", "out")
     add_place(parser, "trajectories")
     parser.add_argument("--saved", type=Path, help="count the files in this folder instead of the trajectories")

@@ -1,1 +1,1 @@
-"""The commands of rules/evaluation.smk."""
+"""Commands of rules/evaluation.smk."""

@@ -1,4 +1,4 @@
-"""Compare a variant's pictures with real ones and with those of full precision, and write the measures as JSON."""
+"""Compare a variant's images with real images and with those of full precision; write the metrics as JSON."""
 
 import argparse
 import os
@@ -51,7 +51,7 @@ def main(arguments: argparse.Namespace) -> None:
 def compare_sets(
     found: PictureSet, real: dict[str, np.ndarray], pictures: int, exact: PictureSet, counts: np.ndarray, seed: int
 ) -> dict[str, Any]:
-    """Distances to the `pictures` real ones and to those of full precision, named by what they are to."""
+    """Distances to the real images (`pictures` of them) and to those of full precision, named after their reference."""
     features, partners, kind = found.features.arrays, exact.features.arrays, choose_features(real)
     to_real = measures.compare_with_fixed(features[kind], real[kind], counts, seed)
     to_exact = measures.compare_with_partners(features[kind], partners[kind], counts)
@@ -69,7 +69,7 @@ def compare_sets(
 def compare_pairs(
     found: PictureSet, exact: PictureSet, counts: np.ndarray, lpips: dict[str, str] | None
 ) -> dict[str, Any]:
-    """Measures of pairs with full precision; LPIPS with the weights that `lpips` names."""
+    """Metrics between paired images of the variant and of full precision; LPIPS if `lpips` names its weights."""
     chosen = measures.PICTURE_MEASURES | ({"lpips": (Lpips(lpips), np.max)} if lpips else {})
     pictures = measures.describe_pairs(chosen, found.read_pictures(), exact.read_pictures(), counts)
     drawn = found.read_latents(), exact.read_latents(), counts
@@ -78,7 +78,7 @@ def compare_pairs(
 
 
 def rate(found: PictureSet, prompts: list[dict[str, Any]], counts: np.ndarray) -> dict[str, Any] | None:
-    """Shares of pictures that show all that was asked; None where prompts do not say what they ask."""
+    """Share of images that show everything their prompt asked for; None if the prompts do not specify it."""
     asked = [prompts[prompt]["asked"] for prompt in found.prompts]
     if None in asked:
         return None
@@ -99,7 +99,7 @@ def say_distances(described: dict[str, Any]) -> str:
 
 
 def build_arguments() -> argparse.ArgumentParser:
-    """The command line; `--images` and `--features` are the folders of all variants."""
+    """The command-line parser; `--images` and `--features` are the folders of all variants."""
     parser = build_parser(__doc__, "params", "prompts", "images", "features", "out")
     parser.add_argument("--variant", required=True, choices=list(ALL))
     return parser

@@ -1,6 +1,7 @@
-"""Draw the real pictures the embedded model's are compared with: scenes of combinations kept out of its training.
+"""Generate the embedded model's real images, the reference of its evaluation: scenes of combinations held out from
+training.
 
-Their seal lies beside their folder.
+Their seal is written beside their folder.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from taqmlx.store.seal import make_seal
 from taqmlx.training.captions import sample_scene
 from taqmlx.training.pictures import draw_scene
 
-PER_PICTURE, ENOUGH = 4, 4096  # so that the reference adds little to the error of what is compared with it
+PER_PICTURE, ENOUGH = 4, 4096  # enough for the reference to add little error to the distances
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -29,7 +30,7 @@ def main(arguments: argparse.Namespace) -> None:
     pictures = parameters["evaluation_pictures"]
     count = max(pictures, min(PER_PICTURE * pictures, ENOUGH))
     folder = arguments.out.with_suffix("")
-    if not arguments.out.exists():  # pictures without their seal are of a run that was cut short
+    if not arguments.out.exists():  # images without a seal are from an interrupted run
         shutil.rmtree(folder, ignore_errors=True)
     write_folder(folder, lambda partial: draw_pictures(partial, count, parameters["evaluation_seed"]))
     digests = {path.name: [hash_file(path)] for path in (name_picture(folder, index) for index in range(count))}
@@ -39,8 +40,8 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def draw_pictures(folder: Path, count: int, seed: int) -> None:
-    """Draw `count` pictures into `folder`."""
-    rng = np.random.default_rng((seed, 3))  # a stream of its own: captions are drawn from (seed, 1) and (seed, 2)
+    """Generate `count` images in `folder`."""
+    rng = np.random.default_rng((seed, 3))  # a separate stream: captions use (seed, 1) and (seed, 2)
     for index in range(count):
         scene = sample_scene(rng, 1 + index % 2, held_out=True)
         Image.fromarray(draw_scene(rng, scene)).save(name_picture(folder, index))

@@ -1,6 +1,6 @@
-"""Read a shard of pictures once, and write what every measure needs of it.
+"""Extract all features of one shard of images.
 
-`classifier` features (n, 128) and `values` (n, attributes), and with weights for them `inception` (n, 2048) and `clip`.
+`classifier` (n, 128) and `values` (n, attributes), and, if weights are configured, `inception` (n, 2048) and `clip`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from taqmlx.store.pictures import list_pictures, read_picture, stack_pictures
 from taqmlx.store.tensors import refuse_broken, write_sealed_tensors
 
 BATCH = 128
-SCALE = 9.0  # the classifier's features are divided by it, so that of real pictures they have a mean square of 1
+SCALE = 9.0  # divisor of the classifier features, so that those of real images have a mean square of 1
 Extractor = Callable[[Sequence[Image.Image]], dict[str, np.ndarray]]
 
 
@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def open_extractors(parameters: plan.Parameters) -> tuple[list[Extractor], dict[str, Any]]:
-    """What reads features, and what is to be said about them. Raises UserError for missing weights."""
+    """The feature extractors, and their descriptions. Raises UserError for missing weights."""
     if parameters["model"] != plan.EMBEDDED and not parameters["inception"]:
         raise UserError(
             f"inception: the embedded model's classifier cannot judge pictures of {parameters['model']}; name the"
@@ -69,7 +69,7 @@ def open_extractors(parameters: plan.Parameters) -> tuple[list[Extractor], dict[
             "resize": f"none at {PICTURE_SIZE} x {PICTURE_SIZE}, else Pillow, bicubic, to that",
         }
     }
-    # PyTorch loads for seconds, so only for those who have weights for it.
+    # PyTorch takes seconds to import, so it is imported only if its weights are configured.
     if parameters["inception"]:
         from taqmlx.evaluation.inception import InceptionFeatures
 
@@ -88,10 +88,10 @@ def open_extractors(parameters: plan.Parameters) -> tuple[list[Extractor], dict[
 def find_pictures(
     arguments: argparse.Namespace, parameters: plan.Parameters
 ) -> tuple[list[Path], dict[str, str | None]]:
-    """The pictures to read, all of a variant's shard or a share of real ones, and what they are of.
+    """The images to read, all of a variant's shard or a share of real ones, and their source.
 
-    That is `set`, a variant's name or REAL, and `origin`, the checksum of their seal, None for a folder without one.
-    Raises UserError for pictures that are missing or not what their seal vouches for.
+    The source has `set`, a variant's name or REAL, and `origin`, the checksum of the images' seal, None for a folder
+    without one. Raises UserError for images that are missing or do not match their seal.
     """
     if arguments.pictures.suffix != ".json":
         return take_share(list_pictures(arguments.pictures), arguments, parameters), {"set": REAL, "origin": None}
@@ -102,16 +102,16 @@ def find_pictures(
 
 
 def take_share(paths: list[Path], arguments: argparse.Namespace, parameters: plan.Parameters) -> list[Path]:
-    """Every so many of `paths`."""
+    """The paths of this shard: every `evaluation_shards`-th one."""
     shards = parameters["evaluation_shards"]
     return paths[choose_part(arguments.shard, shards) :: shards]
 
 
 def build_arguments() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     parser = build_parser(__doc__, "params", "out")
     parser.add_argument("--pictures", type=Path, required=True, help="a shard's seal, or a folder of pictures")
-    parser.add_argument("--shard", required=True, help="which share of the folder to read, such as 00")
+    parser.add_argument("--shard", required=True, help="share of the folder to read, such as 00")
     return parser
 
 

@@ -1,6 +1,6 @@
-"""Draw a shard of a variant's pictures, each a PNG file with its final latents beside it, then the shard's seal.
+"""Generate one shard of a variant's images, each a PNG file with its final latents beside it, then the shard's seal.
 
-A picture that is there and says it is the one wanted is kept, so a killed job goes on where it was.
+Existing images with matching metadata are kept, so an interrupted job resumes where it stopped.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from taqmlx.store.seal import make_seal
 
 
 class Picture(NamedTuple):
-    """Where a picture lies, what its text chunks say, and its prompt's number in the evaluation."""
+    """Path of an image, content of its PNG text chunks, and index of its prompt in the evaluation."""
 
     path: Path
     about: dict[str, Any]
@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace) -> None:
     model = find_model(parameters["model"], parameters)
     inputs = {"model": model.file_digests(), "source": {path.name: hash_file(path) for path in arguments.source}}
     pictures = list_pictures(arguments, parameters, plan.fingerprint(inputs))
-    if arguments.variant == FULL_PRECISION:  # said once, of the others the prompts are the same
+    if arguments.variant == FULL_PRECISION:  # logged once: all variants have the same prompts
         warn_of_dropped_text(model, list(dict.fromkeys(picture.about["prompt"] for picture in pictures)))
     with hold_lock(arguments.out.with_suffix(".lock"), log.info):
         drawn = draw_missing(arguments, parameters, model, pictures)
@@ -57,10 +57,10 @@ def main(arguments: argparse.Namespace) -> None:
 def draw_missing(
     arguments: argparse.Namespace, parameters: plan.Parameters, model: Model, pictures: list[Picture]
 ) -> int:
-    """Draw the batches that lack a picture; the number of pictures in them."""
+    """Generate the batches with missing images. Returns the number of images in them."""
     variant = ALL[arguments.variant]
     batches = [pictures[start : start + variant.batch] for start in range(0, len(pictures), variant.batch)]
-    # A batch is drawn whole, with the pictures that are there already: what is drawn in it does not depend on them.
+    # A batch is generated whole, existing images included, so that results do not depend on which images exist.
     missing = [batch for batch in batches if not all(is_drawn(picture.path, picture.about) for picture in batch)]
     count = sum(map(len, missing))
     if missing:
@@ -73,7 +73,7 @@ def draw_missing(
 
 
 def list_pictures(arguments: argparse.Namespace, parameters: plan.Parameters, inputs: str) -> list[Picture]:
-    """The shard's pictures: those of its share of the prompts, prompt after prompt."""
+    """The shard's images, for its share of the prompts, prompt by prompt."""
     evaluation = read_json(arguments.prompts, format="evaluation-prompts")
     prompts, pictures, shards = evaluation["prompts"], evaluation["pictures"], parameters["evaluation_shards"]
     moved = ALL[arguments.variant].seeds * len(pictures)
@@ -98,7 +98,7 @@ def list_pictures(arguments: argparse.Namespace, parameters: plan.Parameters, in
 
 
 def drop_others(folder: Path, pictures: list[Path]) -> None:
-    """Delete the pictures of an earlier run that are not among `pictures`, with their latents."""
+    """Delete images of earlier runs that are not among `pictures`, with their latents."""
     for path in set(folder.glob("*.png")) - set(pictures):
         path.unlink()
         path.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -113,9 +113,9 @@ def draw_batches(
     progress: Progress,
     together: int,
 ) -> None:
-    """Draw batches of pictures, and write those of a batch that are missing once it is done.
+    """Generate batches of images; write the missing ones of each batch when it is done.
 
-    `together` is that of `sample`.
+    `together`: as in `sample`.
     """
     decoder = model.load_decoder()
     sigmas = model.compute_sigmas(parameters["evaluation_steps"])
@@ -137,17 +137,17 @@ def draw_batches(
 def encode_batches(
     model: Model, batches: list[list[Picture]], negative_prompt: str
 ) -> Iterator[tuple[list[Picture], mx.array, mx.array]]:
-    """Each batch with its prompts' encodings."""
+    """Yield each batch with its prompts' encodings."""
     for batch in batches:
         yield batch, *model.encode_prompts([picture.about["prompt"] for picture in batch], negative_prompt)
 
 
 def build_arguments() -> argparse.ArgumentParser:
-    """The command line; `--out` is the shard's folder, its seal the JSON file of the same name beside it."""
+    """The command-line parser; `--out` is the shard's folder, its seal the JSON file of the same name beside it."""
     parser = build_parser(__doc__, "params", "prompts", "out")
     parser.add_argument("--variant", required=True, choices=list(ALL))
-    parser.add_argument("--shard", required=True, help="the shard's number, such as 00")
-    parser.add_argument("--source", type=Path, nargs="*", default=[], help="the files the variant's layers come from")
+    parser.add_argument("--shard", required=True, help="shard number, such as 00")
+    parser.add_argument("--source", type=Path, nargs="*", default=[], help="files with the variant's layers")
     return parser
 
 

@@ -1,7 +1,7 @@
-"""How the error of a variant grows along the trajectory, step by step, free-running and teacher-forced, as JSON.
+"""Measure the error growth of a variant along the trajectory, free-running and teacher-forced, as JSON.
 
-Free-running the variant goes its own way from the first noise; teacher-forced it makes each step from where full
-precision is. Both are compared with full precision after the step.
+Free-running, the variant follows its own trajectory from the initial noise. Teacher-forced, it starts each step from
+the full-precision latents. Both are compared with full precision after each step.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main(arguments: argparse.Namespace) -> None:
 def follow(exact: Any, quantized: Any, start: mx.array, count: int, first: int, progress: Progress) -> Growth:
     """Latent SNR in dB after each of `count` steps, (steps, pictures) float64, by FREE and FORCED.
 
-    start: latents (pictures, h, w, c); first: the place of the first picture among all of them.
+    start: latents (pictures, h, w, c); first: index of the first picture among all of them.
     """
     rows: dict[str, list[list[float]]] = {FREE: [], FORCED: []}
     reference, free = start, start
@@ -76,7 +76,7 @@ def follow(exact: Any, quantized: Any, start: mx.array, count: int, first: int, 
 
 
 def describe(variant: str, pictures: list[dict], sigmas: list[float], found: Growth) -> plan.Parameters:
-    """The pictures' values of each step, an infinite one, of equal latents, as null."""
+    """The output: SNR of each picture at each step; an infinite SNR (equal latents) is null."""
     values = {
         name: [[value if np.isfinite(value) else None for value in step] for step in table.tolist()]
         for name, table in found.items()
@@ -91,10 +91,10 @@ def describe(variant: str, pictures: list[dict], sigmas: list[float], found: Gro
 
 
 def build_arguments() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     parser = build_parser(__doc__, "params", "prompts", "out")
     parser.add_argument("--variant", required=True, choices=list(ALL))
-    parser.add_argument("--source", type=Path, nargs="*", default=[], help="the files the variant's layers come from")
+    parser.add_argument("--source", type=Path, nargs="*", default=[], help="files with the variant's layers")
     return parser
 
 

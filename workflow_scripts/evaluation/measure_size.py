@@ -1,4 +1,4 @@
-"""How much a variant's weights take, and how many bits its layers read, as JSON."""
+"""Measure the size of a variant's weights and the bits of its layer inputs, as JSON."""
 
 import argparse
 from pathlib import Path
@@ -19,10 +19,10 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def build_arguments() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     parser = build_parser(__doc__, "params", "out")
     parser.add_argument("--variant", required=True, choices=list(ALL))
-    parser.add_argument("--source", type=Path, nargs="*", default=[], help="the files the variant's layers come from")
+    parser.add_argument("--source", type=Path, nargs="*", default=[], help="files with the variant's layers")
     return parser
 
 

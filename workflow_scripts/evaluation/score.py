@@ -1,4 +1,4 @@
-"""Put what was measured of every variant together, with what it was measured by, as JSON."""
+"""Collect the metrics of all variants, with a description of the evaluation, as JSON."""
 
 import argparse
 from pathlib import Path
@@ -56,22 +56,22 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def read_part(folder: Path, what: str, variant: str) -> dict[str, Any]:
-    """What one job found of a variant."""
+    """The output of one job for a variant; `what` names the job's folder and format."""
     content = read_json(folder / what / f"{variant}.json", format=what, variant=variant)
     return {key: value for key, value in content.items() if key not in ("format", "variant")}
 
 
 def summarise_growth(growth: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Latent SNR in dB after each step, by how the variant ran."""
+    """Latent SNR in dB after each step, free-running and teacher-forced."""
     counts = draw_counts(np.array(growth["prompts"]), seed)
     found = {name: describe_growth(values, counts) for name, values in growth["latent_snr"].items()}
     return {"sigmas": growth["sigmas"], "pictures": len(growth["prompts"]), "latent_snr_db": found}
 
 
 def describe_saving(path: Path, parameters: plan.Parameters) -> dict[str, Any]:
-    """The bits per weight saved against `nn.quantize` at the configured size, by each of our ways.
+    """Bits per weight saved against `nn.quantize` at the configured size, for each of our results.
 
-    Raises UserError if the frontier was drawn with other steps or guidance than the evaluation, or has not that size.
+    Raises UserError if the frontier used other steps or guidance than the evaluation, or lacks that size.
     """
     frontier, asked = read_frontier(path), parameters["bits_per_weight"]
     for key in ("steps", "cfg"):
@@ -85,7 +85,7 @@ def describe_saving(path: Path, parameters: plan.Parameters) -> dict[str, Any]:
 
 
 def describe_run(parameters: plan.Parameters, evaluation: dict[str, Any], real: Features) -> dict[str, Any]:
-    """What was compared, by what, and how far it can be trusted."""
+    """What was compared, with which references and features, and whether the FID is a headline number."""
     kind, seeds = choose_features(real.arrays), [row["seed"] for row in evaluation["pictures"]]
     return {
         "n": len(seeds),
@@ -107,9 +107,9 @@ def describe_run(parameters: plan.Parameters, evaluation: dict[str, Any], real: 
 
 
 def build_arguments() -> argparse.ArgumentParser:
-    """The command line; `--folder` has the variants' features and what was found of them."""
+    """The command-line parser; `--folder` holds the variants' features and metrics."""
     parser = build_parser(__doc__, "params", "prompts", "folder", "out")
-    parser.add_argument("--frontier", type=Path, help="frontier.json, for the bits saved")
+    parser.add_argument("--frontier", type=Path, help="frontier.json, to report the bits saved")
     return parser
 
 

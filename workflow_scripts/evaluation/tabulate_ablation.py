@@ -1,4 +1,4 @@
-"""Write the ablation as a table, beside the paper's."""
+"""Write the ablation as a table, beside the paper's results."""
 
 import argparse
 
@@ -10,10 +10,10 @@ from taqmlx.store.files import read_json
 from taqmlx.store.vouching import write_text
 
 HEAD = """\
-FID of {n:,} pictures over {steps} steps to full precision's and to real ones, by the embedded model's classifier, with
-95 % intervals; signal-to-noise ratio of the final latents, the median picture. Beside it the FID to ImageNet that the
-TaQ-DiT paper gives for DiT-XL/2 at 256 x 256: another model, other data and other features, so that only the order of
-the rows compares.
+FID of {n:,} images ({steps} steps) to those of full precision and to real images, from features of the embedded
+model's classifier, with 95 % intervals; signal-to-noise ratio of the final latents, median over images. The last column
+is the FID to ImageNet that the TaQ-DiT paper reports for DiT-XL/2 at 256 x 256. Model, data and features differ, so
+only the order of the rows is comparable.
 
 """
 

@@ -1,4 +1,4 @@
-"""Write what the evaluation's pictures show: prompts that no calibration used, and each picture's prompt and seed."""
+"""Write the evaluation's prompts, none of them used in calibration, and the prompt and seed of each image."""
 
 import argparse
 from pathlib import Path
@@ -27,7 +27,10 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def read_captions(parameters: plan.Parameters) -> list[Caption]:
-    """The prompts of a file, nothing asked. Raises UserError if it cannot be read or shares one with calibration."""
+    """Prompts of a file, without attributes.
+
+    Raises UserError if it cannot be read or shares a prompt with calibration.
+    """
     try:
         prompts = read_prompts(Path(find_place("evaluation_prompts", parameters["evaluation_prompts"])))
         configuration.refuse_shared_prompts(prompts, parameters["prompts"])
@@ -37,7 +40,7 @@ def read_captions(parameters: plan.Parameters) -> list[Caption]:
 
 
 def draw_captions(parameters: plan.Parameters, count: int) -> list[Caption]:
-    """Captions of combinations kept out of the training, of one object and of two in turn."""
+    """Captions of combinations held out from training, alternating between one and two objects."""
     used = set(parameters["prompts"])
     kinds = [write_captions(parameters["evaluation_seed"], count + len(used), objects) for objects in (1, 2)]
     fresh = [[caption for caption in captions if caption.text not in used] for captions in kinds]

@@ -1,1 +1,1 @@
-"""The commands of rules/frontier.smk."""
+"""Commands of rules/frontier.smk."""

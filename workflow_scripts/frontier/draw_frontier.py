@@ -1,7 +1,7 @@
-"""Draw the frontier's pictures, of held-out captions, one way after the other, and compare each with full precision.
+"""Generate the frontier's images, of held-out captions, for one model after another; compare each with full precision.
 
-`--reference` alone writes the latents of full precision; with `--family` the ways to call `nn.quantize` are drawn, with
-`--quant-config` a config's weights, and its weights and inputs.
+Without `--family` or `--quant-config` the full-precision latents are written. `--family` selects `nn.quantize`
+settings; `--quant-config` gives a config's weights alone, then its weights and inputs.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from taqmlx.store.files import hash_file, read_json, write_json
 from taqmlx.store.frontier_file import PICTURES
 from taqmlx.store.tensors import read_sealed_tensors, write_sealed_tensors
 
-EXACT = 150.0  # dB: nothing in fp32 is nearer without being equal, and JSON has no infinity
+EXACT = 150.0  # dB; cap for equal latents: no unequal fp32 values reach it, and JSON has no infinity
 
 
 class Way(NamedTuple):
-    """One way to quantize: its name and title, its linears, and its bits per weight over all of them."""
+    """A quantized model: its name and title, its linears, and the bits per weight over all of them."""
 
     name: str
     title: str
@@ -59,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
         return
     reference, found = read_sealed_tensors(arguments.reference)
     if difference := plan.describe_difference(found, about):
-        raise UserError(f"{arguments.reference} is of other pictures ({difference}); delete it and run again")
+        raise UserError(f"{arguments.reference} was made with other pictures ({difference}); delete it and run again")
     ways = []
     for way in list_ways(arguments, transformer):
         progress = Progress(way.title, len(pictures) * steps, "trajectory-steps")
@@ -74,7 +74,7 @@ def main(arguments: argparse.Namespace) -> None:
 def start_pictures(
     parameters: plan.Parameters, model: Model, prompts: list[dict[str, Any]], pictures: list[dict[str, Any]]
 ) -> tuple[mx.array, ...]:
-    """What `sample` starts from: cs and cs_pooled of each picture's prompt, its noise, and the noise levels."""
+    """Arguments of `sample`: cs and cs_pooled of each image's prompt, its noise, and the noise levels."""
     texts = [prompts[picture["prompt"]]["text"] for picture in pictures]
     noise = draw_noise([picture["seed"] for picture in pictures], *model.LATENT_SHAPE)
     encodings = model.encode_prompts(texts, parameters["negative_prompt"])
@@ -82,7 +82,7 @@ def start_pictures(
 
 
 def list_ways(arguments: argparse.Namespace, transformer: Transformer) -> Iterator[Way]:
-    """The ways of a family of plain rounding, or of a quantization config."""
+    """Yield the models of a family of `nn.quantize` settings, or of a quantization config."""
     if arguments.family:
         for plain in list_plain(arguments.family):
             name = f"plain_{plain.modulation_bits}_{plain.bits}_g{plain.group_size}"
@@ -97,8 +97,8 @@ def list_ways(arguments: argparse.Namespace, transformer: Transformer) -> Iterat
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "prompts", "out")
-    parser.add_argument("--reference", type=Path, help="the latents of full precision, to compare with")
-    parser.add_argument("--family", choices=FAMILIES, help="ways to call nn.quantize")
+    parser.add_argument("--reference", type=Path, help="full-precision latents to compare with")
+    parser.add_argument("--family", choices=FAMILIES, help="family of nn.quantize settings")
     parser.add_argument(
         "--quant-config", type=Path, nargs=3, default=[], help="the config, its model.safetensors and its config.json"
     )

@@ -1,4 +1,4 @@
-"""Set our sizes against `nn.quantize`: quality by bits per weight, and the bits saved, as JSON and Markdown."""
+"""Compare our results with `nn.quantize`: quality by bits per weight, and the bits saved, as JSON and Markdown."""
 
 import argparse
 from pathlib import Path
@@ -17,9 +17,9 @@ from taqmlx.store.vouching import write_text
 
 NOTE = """\
 Latent signal-to-noise ratio to full precision in dB, of {n} pictures of held-out captions ({steps} steps, guidance
-{cfg:g}). Bits per weight are of all linear layers, scales and zero points included. A picture below 5 dB turned out
-otherwise. Bits saved: what nn.quantize needs for the same quality, between the points of its own frontier, less ours.
-Intervals are 95 %, by a bootstrap of the pictures. Rounded inputs are simulated.
+{cfg:g}). Bits per weight count all linear layers, scales and zero points included. A picture below 5 dB usually shows
+different content. Saved: the bits per weight that nn.quantize needs for the same quality, interpolated on its own
+frontier, less ours. Intervals are 95 %, from a bootstrap of the pictures. Quantized inputs are simulated.
 """
 
 
@@ -29,7 +29,9 @@ def main(arguments: argparse.Namespace) -> None:
     for path, content in files.items():
         for key in ("parameters", "pictures", "model"):
             if difference := plan.describe_difference({key: content[key]}, {key: first[key]}):
-                raise UserError(f"{path} is of other pictures ({difference}); delete it and run draw_frontier again")
+                raise UserError(
+                    f"{path} was made with other pictures ({difference}); delete it and run draw_frontier again"
+                )
     plain = [way for path in arguments.plain for way in files[path]["ways"]]
     asked = zip(arguments.sizes, arguments.learned, strict=True)
     learned = [way | {"asked": size} for size, path in asked for way in files[path]["ways"]]
@@ -56,13 +58,13 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def describe_way(way: dict[str, Any], seed: int) -> dict[str, Any]:
-    """A way's size and quality, with intervals and every picture's ratio."""
+    """Size and quality of a model, with intervals and the SNR of every picture."""
     quality = describe_quality(np.array(way["ratios"]), seed)
     return {key: way[key] for key in ("name", "title", "bits_per_weight", "ratios")} | quality
 
 
 def format_table(content: dict[str, Any]) -> str:
-    """The ways of ours, and those of nn.quantize on its frontier of the median, as a Markdown table."""
+    """A Markdown table of our models and of the `nn.quantize` models on the frontier of the median."""
     table = tabulate_frontier(sort_ways([*find_best(content), *list_ours(content)]))
     note = NOTE.format(n=content["n"], steps=content["steps"], cfg=content["cfg"])
     return f"{table}\n\n{note}"
@@ -70,7 +72,9 @@ def format_table(content: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "out")
-    parser.add_argument("--plain", type=Path, nargs="+", required=True, help="pictures by nn.quantize")
-    parser.add_argument("--learned", type=Path, nargs="+", required=True, help="pictures of our sizes")
-    parser.add_argument("--sizes", type=float, nargs="+", required=True, help="the bits per weight asked for, in order")
+    parser.add_argument("--plain", type=Path, nargs="+", required=True, help="draw_frontier files of nn.quantize")
+    parser.add_argument("--learned", type=Path, nargs="+", required=True, help="draw_frontier files of our sizes")
+    parser.add_argument(
+        "--sizes", type=float, nargs="+", required=True, help="bits per weight of the --learned files, in order"
+    )
     run(main, parser)

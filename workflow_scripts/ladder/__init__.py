@@ -1,1 +1,1 @@
-"""The commands of rules/ladder.smk."""
+"""Commands of rules/ladder.smk."""

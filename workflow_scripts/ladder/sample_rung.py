@@ -1,4 +1,4 @@
-"""Draw the pictures that compare the rungs of the ladder, as final latents, by quantized blocks or a packed model."""
+"""Sample the final latents of one rung of the ladder, from quantized blocks or a packed model."""
 
 import argparse
 from pathlib import Path
@@ -32,6 +32,6 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "conditioning", "out")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--blocks", type=Path, nargs="+", help="the rung's block files")
-    source.add_argument("--quant-config", type=Path, help="or a quantization config")
+    source.add_argument("--blocks", type=Path, nargs="+", help="block files of the rung")
+    source.add_argument("--quant-config", type=Path, help="quantization config of a packed model")
     run(main, parser)

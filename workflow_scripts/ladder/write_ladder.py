@@ -1,4 +1,4 @@
-"""Compare the rungs of the ladder: how near their pictures and blocks are to full precision, as JSON and Markdown."""
+"""Compare the images and block outputs of all rungs of the ladder with full precision, as JSON and Markdown."""
 
 import argparse
 from pathlib import Path
@@ -17,12 +17,12 @@ from taqmlx.store.tensors import read_sealed_tensors
 from taqmlx.store.vouching import write_text
 
 FORMAT = {"format": "weights-ladder", "version": 1}
-EXACT = 150.0  # dB; nothing in fp32 is nearer without being equal, and JSON has no infinity
+EXACT = 150.0  # dB; cap for equal values: no unequal fp32 values reach it, and JSON has no infinity
 EXPLANATION = """\
-Signal-to-noise ratios in dB against full precision, from the same seeds and prompts: of the final latents (the median
-over pictures, and the worst picture), and of the blocks' outputs on points held out from everything learned (the mean
-over blocks and streams, and the worst). One decibel more is a fifth less error energy. The worst picture is often one
-whose prompt leaves something open, and which therefore turned out otherwise.
+Signal-to-noise ratios in dB against full precision, from the same seeds and prompts: of the final latents (median over
+pictures, and the worst picture), and of the block outputs on held-out points (mean over blocks and streams, and the
+worst). One decibel more is a fifth less error energy. The worst picture often has an ambiguous prompt and shows
+different content.
 """
 
 
@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def read_latents(folder: Path, rung: str) -> np.ndarray:
-    """The final latents (n, h, w, c) of a rung. Raises UserError if they are missing, damaged, or another rung's."""
+    """The final latents (n, h, w, c) of a rung. Raises UserError if they are missing, damaged or of another rung."""
     path = folder / rung / "latents.safetensors"
     arrays, about = read_sealed_tensors(path)
     if about["rung"] != rung:
@@ -51,7 +51,7 @@ def read_latents(folder: Path, rung: str) -> np.ndarray:
 
 
 def describe_rung(name: str, title: str, latents: np.ndarray, reference: np.ndarray, blocks: Path) -> dict[str, Any]:
-    """One rung's numbers: `latent_snr` of each picture and `block_snr` of each block's streams, in dB."""
+    """Results of one rung: `latent_snr` of each picture and `block_snr` of each block's streams, in dB."""
     pictures = [min(measure_snr(*pair), EXACT) for pair in zip(latents, reference, strict=True)]
     reports = {report["block"]: report for report in map(read_report, sorted(blocks.glob("*.report.json")))}
     streams = {block: measure_block(report) for block, report in reports.items()}
@@ -66,16 +66,16 @@ def describe_rung(name: str, title: str, latents: np.ndarray, reference: np.ndar
 
 
 def measure_block(report: dict[str, Any]) -> dict[str, float]:
-    """The streams' signal-to-noise ratios in dB of what was chosen for a block, as it runs."""
+    """Signal-to-noise ratio in dB of each stream of a block, for the chosen candidate with quantized inputs."""
     errors = report["errors"][report["chosen"]]["quantized_inputs"]
     return {stream: min(to_decibels(1, error), EXACT) for stream, error in errors.items()}
 
 
 def format_table(rungs: list[dict[str, Any]]) -> str:
-    """The rungs as a Markdown table, with what it shows."""
+    """The Markdown report: a table of the rungs, and its explanation."""
     titles = {name: title for name, (title, _) in ladder.RUNGS.items()}
     table = tabulate_ladder(rung | {"title": titles.get(rung["rung"], rung["title"])} for rung in rungs)
-    return f"# What each part of the method is worth\n\n{EXPLANATION}\n{table}\n"
+    return f"# Contribution of each part of the method\n\n{EXPLANATION}\n{table}\n"
 
 
 if __name__ == "__main__":

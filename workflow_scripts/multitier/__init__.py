@@ -1,1 +1,1 @@
-"""The commands of rules/multitier.smk."""
+"""Commands of rules/multitier.smk."""

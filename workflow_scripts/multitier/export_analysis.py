@@ -1,7 +1,7 @@
-"""Write the activation statistics in the layouts of earlier programs: over time, flat, and as advice on bits.
+"""Export the activation statistics in the layouts of earlier programs: over time, flat, and as suggested bits.
 
-For those who have readers of these layouts. Every linear layer has an entry, so what several layers read is there
-several times. Nothing of this workflow reads or runs them.
+For users with readers of these layouts. Every linear layer has an entry, so shared inputs are repeated. This workflow
+does not read the exported files.
 """
 
 import argparse
@@ -44,14 +44,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def flatten(name: str, described: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """One input over all its steps. Raises UserError if the statistics lack the quantiles of all steps."""
+    """Statistics of one input over all its steps. Raises UserError if the quantiles over all steps are missing."""
     if "overall" not in described:
         raise UserError(f"{arguments.statistics} has no quantiles of all steps for {name}; run merge_activations again")
     return legacy_analysis.join_steps(*(described[key] for key in ("per_step", "rows", "channels", "overall")))
 
 
 def describe_time(statistics: dict, arrays: dict[str, np.ndarray], inputs: dict[str, str]) -> dict[str, Any]:
-    """How what every layer reads changes over time; `inputs` are the inputs' names by layer."""
+    """Change of every layer's input over time; `inputs`: input name by layer."""
     sigmas = statistics["sigmas"]
     per_step = {layer: statistics["inputs"][name]["per_step"] for layer, name in inputs.items()}
     shifts = {layer: arrays[f"{name}/shift"] for layer, name in inputs.items() if f"{name}/shift" in arrays}
@@ -74,7 +74,7 @@ def describe_time(statistics: dict, arrays: dict[str, np.ndarray], inputs: dict[
 
 
 def describe_advice(flat: dict[str, dict]) -> dict[str, Any]:
-    """The bits the earliest programs would have advised, from the flat statistics."""
+    """Bits that the earliest programs would have suggested, from the flat statistics."""
     return {
         "legacy": True,
         "notice": NOTICE,

@@ -1,7 +1,7 @@
-"""Write a quantization config whose activations have 4, 6 or 8 bits, by layer and noise level, and why.
+"""Write a quantization config with 4-, 6- or 8-bit activations by layer and noise level, and the reasons.
 
-Starts from the quantization config, whose weights, shifts and migrations stay. Bits are only ever taken away: a layer
-without rounding stays without, and one with few bits keeps them.
+Starts from the quantization config and keeps its weights, shifts and migrations. Bits are only ever reduced: an
+unquantized input stays unquantized, and fewer bits stay as they are.
 """
 
 import argparse
@@ -65,8 +65,8 @@ def check_origins(
     blocks: dict[str, dict],
     arguments: argparse.Namespace,
 ) -> None:
-    """Raise UserError unless all is of one model and run, the config has one number of bits for each layer, and the
-    output is another file.
+    """Raise UserError unless all files are of one model and run, the config has one bit width per layer, and the output
+    is another file.
     """
     model = parameters["model"]
     if arguments.out.resolve().with_suffix("") == arguments.config.resolve().with_suffix(""):
@@ -88,7 +88,7 @@ def check_origins(
 
 
 def gather_evidence(config: QuantConfig, errors: LayerErrors, extremes: dict[str, np.ndarray]) -> dict[str, Evidence]:
-    """What is known of every layer whose input is rounded, by name."""
+    """Measured ranges and errors of every layer with a quantized input, by layer name."""
     sigmas, evidence = config.content["sigmas"], {}
     for layer in list_linears(*plan.MODEL_BLOCKS[config.content["model"]]):
         if (own := config.activation_bits(layer.name)) == UNQUANTIZED:
@@ -113,7 +113,7 @@ def gather_evidence(config: QuantConfig, errors: LayerErrors, extremes: dict[str
 def narrow_activation(
     name: str, config: QuantConfig, bits: np.ndarray, evidence: Evidence
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A layer's activation entry with `bits` (K,), and its steps where they are a table; nothing else changes."""
+    """A layer's activation entry with `bits` (K,), and its step sizes if they are a table; all else is unchanged."""
     entry, own = config.layers[name]["activation"], evidence.own
     if np.all(bits == own):
         return entry, {}
@@ -131,7 +131,10 @@ def narrow_activation(
 
 
 def move_weights(config: QuantConfig, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The config's entry of its weights, by names relative to the new one. Raises UserError if they lie elsewhere."""
+    """The config's entry of its weights, with paths relative to the new config.
+
+    Raises UserError if the weights are not below the new config's folder.
+    """
     weights, (source, target) = config.content["weights"], (path.parent for path in (arguments.config, arguments.out))
     return weights | {key: name_below(source / weights[key], target) for key in ("file", "config")}
 
@@ -143,7 +146,7 @@ def analyse(
     chosen: dict[str, tuple[np.ndarray, str]],
     errors: LayerErrors,
 ) -> dict[str, Any]:
-    """Why the bits are what they are, by layer and in all."""
+    """Reasons for the chosen bits, by layer and in total."""
     sigmas, rule = config.content["sigmas"], parameters["multitier_rule"]
     limit = {
         "measured": {"budget_db": parameters["multitier_budget"]},
@@ -174,7 +177,9 @@ def suggest_weight_bits(errors: dict[int, float] | None, parameters: plan.Parame
 
 
 def describe_evidence(evidence: Evidence) -> dict[str, Any]:
-    """The grid that costs least by bits, and whether scaling channels down could help, which nothing here does."""
+    """The clipping range with the least error for each bit width, and the number of noise levels with channel spikes,
+    where SmoothQuant could help (not applied here).
+    """
     clips = {
         str(bits): {"share": share, "inside_percent": 100 * evidence.inside[bits]}
         for bits, share in evidence.clips.items()
@@ -184,7 +189,7 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
 
 
 def summarise(evidence: dict[str, Evidence], bits: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The choice in all, over the layers whose input is rounded."""
+    """Summary of the chosen bits over the layers with quantized inputs."""
     widths = {name: own.channels.shape[1] for name, own in evidence.items()}
     return tier_summary.summarise_bits(bits, widths) | {
         "high_variability_layers": [
@@ -195,7 +200,7 @@ def summarise(evidence: dict[str, Evidence], bits: dict[str, np.ndarray]) -> dic
 
 
 def describe_origin(parameters: plan.Parameters, statistics: dict, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Fingerprints of what the bits were chosen from."""
+    """Fingerprints of the inputs the bits were chosen from."""
     return {
         "parameters": parameters,
         "config": hash_file(arguments.config),
@@ -205,7 +210,7 @@ def describe_origin(parameters: plan.Parameters, statistics: dict, arguments: ar
 
 
 def describe_summary(summary: dict[str, Any]) -> str:
-    """One line: the shares of the bits, and how many layers change them."""
+    """One line: the share of each bit width, and the number of layers that change bits."""
     if not summary["total_layers"]:
         return "no activation is rounded, so no bits were taken away"
     shares = ", ".join(f"A{tier} {summary[f'a{tier}_percentage']:.1f} %" for tier in tiers.TIERS)
@@ -217,5 +222,5 @@ def describe_summary(summary: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "config", "statistics", "out")
-    parser.add_argument("--sensitivity", type=Path, nargs="+", required=True, help="the blocks' sensitivity files")
+    parser.add_argument("--sensitivity", type=Path, nargs="+", required=True, help="sensitivity files of the blocks")
     run(main, parser)

@@ -1,1 +1,1 @@
-"""The commands of rules/plots.smk."""
+"""Commands of rules/plots.smk."""

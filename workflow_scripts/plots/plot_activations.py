@@ -1,4 +1,4 @@
-"""Draw what the linear layers read: their ranges by layer, channel and noise level, as PNG and SVG."""
+"""Plot the ranges of the layer inputs by layer, channel and noise level, as PNG and SVG."""
 
 import argparse
 from collections.abc import Mapping
@@ -46,12 +46,12 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def take_series(statistics: Mapping[str, Any], key: str) -> dict[str, list[float]]:
-    """One value of each step by input."""
+    """One statistic per step, by input name."""
     return {name: described["per_step"][key] for name, described in statistics["inputs"].items()}
 
 
 def draw(name: str, statistics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Figure:
-    """The figure of that name."""
+    """The figure `name`."""
     sigmas, absmax = statistics["sigmas"], take_series(statistics, "absmax")
     shifts = {key.removesuffix("/shift"): array for key, array in arrays.items() if key.endswith("/shift")}
     extremes = {name: (arrays[f"{name}/minimum"], arrays[f"{name}/maximum"]) for name in statistics["inputs"]}

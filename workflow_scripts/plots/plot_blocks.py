@@ -1,4 +1,4 @@
-"""Draw what quantization did to the blocks, as PNG and SVG: distributions, convergence, errors by block and layer."""
+"""Plot the block quantization results as PNG and SVG: distributions, convergence, errors by block and by layer."""
 
 import argparse
 from pathlib import Path
@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def find_warm_up(path: Path) -> tuple[str, float | None]:
-    """A block, and the iteration its warm-up ended at, where its engine has one."""
+    """Name of a block and the iteration at which its warm-up ends; None for engines without warm-up."""
     parameters = read_json(path, stage="optimise_block", block=path.stem)
     if parameters["engine"] != "adaround":
         return parameters["block"], None
@@ -41,11 +41,11 @@ def find_warm_up(path: Path) -> tuple[str, float | None]:
 
 
 def build_arguments() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     parser = build_parser(__doc__, "out")
-    parser.add_argument("--sensitivity", type=Path, nargs="+", required=True, help="the blocks' sensitivity files")
-    parser.add_argument("--reports", type=Path, nargs="+", required=True, help="the blocks' optimisation reports")
-    parser.add_argument("--params", type=Path, nargs="*", default=[], help="the parameters the blocks were made with")
+    parser.add_argument("--sensitivity", type=Path, nargs="+", required=True, help="sensitivity files of the blocks")
+    parser.add_argument("--reports", type=Path, nargs="+", required=True, help="optimisation reports of the blocks")
+    parser.add_argument("--params", type=Path, nargs="*", default=[], help="parameter files of the blocks")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Draw how good the variants' pictures are, along the trajectory and against the size, as PNG and SVG."""
+"""Plot the quality of the variants, along the trajectory and against model size, as PNG and SVG."""
 
 import argparse
 
@@ -24,9 +24,9 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def build_arguments() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     parser = build_parser(__doc__, "scores", "out")
-    parser.add_argument("--prefix", default="", help="what the figures' names begin with")
+    parser.add_argument("--prefix", default="", help="prefix of the figure names")
     return parser
 
 

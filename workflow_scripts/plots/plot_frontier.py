@@ -1,4 +1,4 @@
-"""Draw quality against size, ours beside what `nn.quantize` gives, as PNG and SVG."""
+"""Plot quality against size for our models and for `nn.quantize`, as PNG and SVG."""
 
 import argparse
 
@@ -14,9 +14,9 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def build_arguments() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     parser = build_parser(__doc__, "frontier", "out")
-    parser.add_argument("--size", type=float, help="the bits per weight of the configuration, to mark what they save")
+    parser.add_argument("--size", type=float, help="configured bits per weight, to mark the bits saved")
     return parser
 
 

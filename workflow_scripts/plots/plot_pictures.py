@@ -1,4 +1,4 @@
-"""Draw pictures of all variants side by side with their differences from full precision, as PNG and SVG."""
+"""Plot images of all variants side by side with their differences from full precision, as PNG and SVG."""
 
 import argparse
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def list_variants(seals: Sequence[Path]) -> dict[str, dict[Row, Path]]:
-    """Where each variant's pictures lie, by prompt and seed; the folder of a shard says whose it is."""
+    """Image paths of each variant, by prompt and seed; the shard's folder gives the variant."""
     found: dict[str, dict[Row, Path]] = {}
     for path in seals:
         seal, pictures = list_sealed(path)
@@ -51,7 +51,7 @@ def list_variants(seals: Sequence[Path]) -> dict[str, dict[Row, Path]]:
 
 
 def measure_differences(exact: dict[Row, Path], found: dict[str, dict[Row, Path]]) -> np.ndarray:
-    """The mean absolute difference of each picture from full precision, (variants, n)."""
+    """Mean absolute difference of each image from full precision, (variants, n)."""
     progress = Progress("differences", len(exact), "pictures")
     measured = np.zeros((len(found), len(exact)))
     for index, row in enumerate(exact):
@@ -62,17 +62,17 @@ def measure_differences(exact: dict[Row, Path], found: dict[str, dict[Row, Path]
 
 
 def read_small(paths: Sequence[Path]) -> np.ndarray:
-    """(n, edge, edge, 3) uint8, reduced to what a page can show."""
+    """Images as (n, edge, edge, 3) uint8, reduced to at most EDGE pixels."""
     images = [read_picture(path) for path in paths]
     return stack_pictures(images, min(EDGE, images[0].width))
 
 
 def caption(row: Row, prompts: Sequence[dict[str, Any]], prefix: str) -> str:
-    """What a column shows."""
+    """Caption of a column."""
     return f"{prefix}{prompts[row[0]]['text']} (seed {row[1]})"
 
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "prompts", "out")
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="the seals of the variants' shards")
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="seals of the variants' shards")
     run(main, parser)

@@ -1,1 +1,1 @@
-"""The commands of rules/prepare.smk."""
+"""Commands of rules/prepare.smk."""

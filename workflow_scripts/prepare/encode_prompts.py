@@ -1,4 +1,4 @@
-"""Encode every prompt once: `cs` and `cs_pooled` in a safetensors file, and its seal beside it."""
+"""Encode every prompt once: `cs` and `cs_pooled` in a safetensors file, with its seal beside it."""
 
 import argparse
 from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def check_encodings(encodings: Iterable[Encoding], prompts: list[str]) -> Iterator[Encoding]:
-    """The encodings as they are. Raises UserError, naming the prompt, for one that is not finite."""
+    """Yield the encodings unchanged. Raises UserError, naming the prompt, for one that is not finite."""
     progress = Progress("encode", len(prompts), "prompts")
     for prompt, encoding in zip(prompts, encodings, strict=True):
         for name, part in zip(NAMES, encoding, strict=True):

@@ -1,4 +1,4 @@
-"""Get the model's files, download those the Hub's cache lacks, check them all, and write their digests."""
+"""Download the model's files that are missing from the Hub's cache, verify all files, and write their digests."""
 
 import argparse
 
@@ -23,7 +23,7 @@ def main(arguments: argparse.Namespace) -> None:
     parts = {name: path for located in files.values() for name, path in located.list_files().items()}
     glimpses = {name: glimpse(path) for name, path in parts.items()}
     write_json(arguments.out, {"model": name, "sha256": digests, "glimpses": glimpses})
-    log.info(f"{len(digests)} files of {name} are here and whole: {arguments.out}")
+    log.info(f"{len(digests)} files of {name} are present and verified: {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write the parameters of one block's job, its layers' rules among them."""
+"""Write the parameters of one block's job, including the rules of its layers."""
 
 import argparse
 import json
@@ -20,6 +20,6 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "out")
-    parser.add_argument("--block", required=True, help="the block's name, such as mm_00")
-    parser.add_argument("--values", required=True, help="the configuration values of optimise_block, as JSON")
+    parser.add_argument("--block", required=True, help="block name, such as mm_00")
+    parser.add_argument("--values", required=True, help="configuration values of optimise_block, as JSON")
     run(main, parser)

@@ -1,4 +1,4 @@
-"""Write the parameters of one stage: `--values` from the configuration, and the prompts where it reads them."""
+"""Write the parameters of one stage: its configuration `--values`, and the prompts if the stage reads them."""
 
 import argparse
 import json
@@ -18,6 +18,6 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = build_parser(__doc__, "out")
     parser.add_argument("--stage", required=True, choices=list(plan.STAGES))
-    parser.add_argument("--values", required=True, help="the configuration values the stage reads, as JSON")
-    parser.add_argument("--prompts", type=Path, nargs="?", help="the prompt file, for stages that read prompts")
+    parser.add_argument("--values", required=True, help="configuration values of the stage, as JSON")
+    parser.add_argument("--prompts", type=Path, nargs="?", help="prompt file, for stages that read prompts")
     run(main, parser)

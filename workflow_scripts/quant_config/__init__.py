@@ -1,1 +1,1 @@
-"""The commands of rules/quant_config.smk."""
+"""Commands of rules/quant_config.smk."""

@@ -1,4 +1,4 @@
-"""Write the quantization config: every layer's weight and activation quantization, and what it was made from."""
+"""Write the quantization config: weight and activation quantization of every layer, and the origin of the values."""
 
 import argparse
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
 from taqmlx.store.tensors import write_tensors
 
 UNQUANTIZED_WEIGHT = {"bits": UNQUANTIZED, "group_size": None, "mode": None}
-AFTER_GELU = "fc2"  # the role of the layers that can be shifted and migrated
+AFTER_GELU = "fc2"  # role of the layers that support shift and migration
 LEARNED = "learned"
 
 
 class Observed(NamedTuple):
-    """What is known of the layers' inputs.
+    """Statistics and learned parameters of the layer inputs.
 
-    inputs: the statistics of each input, and shifts float32 (in,) of those that have one, by the input's name; learned:
-    what the blocks determined, by layer name.
+    inputs: statistics by input name; shifts: float32 (in,) by input name, for the inputs that have one;
+    learned: input parameters from the block files, by layer name.
     """
 
     inputs: dict[str, dict]
@@ -81,7 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
 def check_origins(
     parameters: plan.Parameters, statistics: dict, checkpoint: dict, seal: dict, arguments: argparse.Namespace
 ) -> None:
-    """Raise UserError unless statistics and checkpoint belong to this model and to this calibration set."""
+    """Raise UserError unless statistics and checkpoint belong to this model and this calibration set."""
     for path, model in ((arguments.statistics, statistics["model"]), (arguments.quantized, checkpoint["architecture"])):
         if model != parameters["model"]:
             raise UserError(f"{path} is of the model {model}, not {parameters['model']}; make it again")
@@ -93,7 +93,7 @@ def check_origins(
 
 
 def read_shifts(path: Path, statistics: dict) -> dict[str, np.ndarray]:
-    """The shift of each input that has one, float32 (D,)."""
+    """Shifts by input name, float32 (D,), of the inputs that have one."""
     suffix = "/shift"
     arrays = read_statistics_arrays(path, statistics)
     return {key.removesuffix(suffix): value for key, value in arrays.items() if key.endswith(suffix)}
@@ -102,7 +102,7 @@ def read_shifts(path: Path, statistics: dict) -> dict[str, np.ndarray]:
 def describe_layers(
     layers: Sequence[Layer], rules: Sequence[dict[str, Any]], weights: dict[str, dict], observed: Observed
 ) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-    """Every layer's entry by name, and the arrays the entries name."""
+    """The entries of all layers by name, and the arrays they refer to."""
     entries, arrays = {}, {}
     for layer in layers:
         activation, own = describe_activation(layer, find_rule(rules, layer.name), observed)
@@ -115,9 +115,9 @@ def describe_layers(
 def describe_activation(
     layer: Layer, rule: dict[str, Any], observed: Observed
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """One layer's activation entry, and its arrays by kind.
+    """The activation entry of one layer, and its arrays by kind.
 
-    Raises UserError if the rule asks for a migration and no block has determined one.
+    Raises UserError if the rule asks for a migration that no block file provides.
     """
     if rule["bits"] == UNQUANTIZED:
         return {"policy": "none", "bits": UNQUANTIZED}, {}
@@ -139,14 +139,17 @@ def describe_activation(
 
 
 def choose_from_statistics(layer: Layer, rule: dict[str, Any], observed: Observed) -> tuple[LayerInput, str]:
-    """Steps (S,) that reach what was observed at each noise level, after the shift if there is one; and their range."""
+    """Step sizes (S,) that cover the observed range at each noise level, after any shift; and the range method."""
     shift = observed.shifts.get(layer.input) if rule["shift"] else None
     ranges = compute_ranges(observed.inputs[layer.input]["per_step"], rule["range"], shift is not None)
     return LayerInput(compute_step(ranges, rule["bits"]), shift), rule["range"] if shift is None else "absmax"
 
 
 def describe_weights(folder: Path, checkpoint: dict, base: Path) -> dict[str, Any]:
-    """The packed checkpoint, by names relative to `base`. Raises UserError if it lies elsewhere."""
+    """The entry of the packed checkpoint, with paths relative to `base`.
+
+    Raises UserError if the checkpoint is not below `base`.
+    """
     return {
         "file": name_below(folder / checkpoint["model"]["file"], base),
         "sha256": checkpoint["model"]["sha256"],
@@ -158,7 +161,7 @@ def describe_weights(folder: Path, checkpoint: dict, base: Path) -> dict[str, An
 def describe_origin(
     parameters: plan.Parameters, statistics: dict, checkpoint: dict, seal: dict, blocks: dict[str, tuple]
 ) -> dict[str, Any]:
-    """Fingerprints of what the config was made from."""
+    """Fingerprints of the config's inputs."""
     return {
         "parameters": parameters,
         "calibration": {"fingerprint": seal["fingerprint"], "inputs": seal["inputs"]},
@@ -170,5 +173,5 @@ def describe_origin(
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "statistics", "quantized", "calibration", "out")
-    parser.add_argument("--blocks", type=Path, nargs="*", default=[], help="the blocks' files")
+    parser.add_argument("--blocks", type=Path, nargs="*", default=[], help="block files")
     run(main, parser)

@@ -1,1 +1,1 @@
-"""The commands of rules/report.smk."""
+"""Commands of rules/report.smk."""

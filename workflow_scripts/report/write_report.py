@@ -1,4 +1,4 @@
-"""Put the results on one page: a file of HTML that needs nothing else, to judge the quantized model by."""
+"""Write the report: one self-contained HTML page with the results and quality of the quantized model."""
 
 import argparse
 import json
@@ -75,7 +75,7 @@ def read_config(text: str) -> Facts:
 
 
 def read_by_block(read: Callable[[Path], Facts], paths: list[Path]) -> dict[str, Facts]:
-    """What `read` finds in files by the block that each names."""
+    """Contents of the files in `paths`, read with `read`, by block name."""
     return {content["block"]: content for content in map(read, paths)}
 
 
@@ -87,14 +87,14 @@ def describe_layers(
     multitier: Facts,
     mixed: Facts,
 ) -> dict[str, list[Facts]]:
-    """What is known of every quantized model's layer: of its weight, and of what it reads."""
+    """Facts about every layer of the quantized model: `weights` and `inputs`."""
     statistics = read_statistics(arguments.statistics)
     ranges = layers.measure_ranges(statistics, read_statistics_arrays(arguments.statistics, statistics))
     prefix = read_packed_config(quantization.weights.parent)["prefix"]
     sizes = checkpoint.measure_layers(quantization.weights, prefix, quantization.layers)
     suggested, bits = multitier["analysis"]["layers"], mixed["mixed"]["layers"]
     known = list_linears(*MODEL_BLOCKS[quantization.content["model"]])
-    # The blocks first: what is outside them is few, and seldom quantized.
+    # Layers in blocks first: the others are few and rarely quantized.
     found = sorted((layer for layer in known if layer.name in quantization.layers), key=lambda layer: not layer.block)
     return {
         "weights": [
@@ -106,7 +106,7 @@ def describe_layers(
 
 
 def summarise(config: Facts, fid: Facts, quantization: Facts, described: dict[str, list[Facts]]) -> Facts:
-    """The summary, and the tables by layer and block."""
+    """The summary, and the tables by layer and by block."""
     order = overview.order_variants(fid, config["evaluation_variants"])
     subject = overview.choose_subject(order)
     return {
@@ -126,7 +126,7 @@ def summarise(config: Facts, fid: Facts, quantization: Facts, described: dict[st
 
 
 def list_facts(config: Facts, quantization: Facts, multitier: Facts, fid: Facts, benchmarks: runs.Benchmarks) -> Facts:
-    """What was run, with what, from what, and what it took."""
+    """Stage timings, versions, configuration and digests."""
     values = runs.list_configuration(config)
     digests = runs.list_digests(quantization, multitier, fid)
     return {
@@ -138,15 +138,15 @@ def list_facts(config: Facts, quantization: Facts, multitier: Facts, fid: Facts,
 
 
 def build_arguments() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     paths = ("fid", "frontier", "quant-config", "multitier", "mixed", "statistics", "benchmarks", "out")
     parser = build_parser(__doc__, *paths)
-    parser.add_argument("--distilled", type=Path, help="the report of the distillation, if there was one")
-    parser.add_argument("--config", required=True, help="the configuration as JSON")
+    parser.add_argument("--distilled", type=Path, help="distillation report, if the model was distilled")
+    parser.add_argument("--config", required=True, help="configuration as JSON")
     for name, words in (
-        ("reports", "what each way of rounding costs, a file a block"),
-        ("sensitivity", "what each layer's bits cost, a file a block"),
-        ("plots", "the plots as PNG, in their order"),
+        ("reports", "block reports: held-out errors by engine, one file per block"),
+        ("sensitivity", "sensitivity files: errors by layer and bits, one file per block"),
+        ("plots", "plots as PNG, in order of appearance"),
     ):
         parser.add_argument(f"--{name}", type=Path, nargs="+", required=True, help=words)
     return parser

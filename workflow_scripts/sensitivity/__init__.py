@@ -1,1 +1,1 @@
-"""The commands of rules/sensitivity.smk."""
+"""Commands of rules/sensitivity.smk."""

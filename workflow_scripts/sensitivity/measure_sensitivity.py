@@ -1,4 +1,4 @@
-"""Measure what rounding costs one block, layer by layer: its weights to 2 to 8 bits, and what they read to 4 to 8."""
+"""Measure the quantization error of one block, layer by layer: weights at 2 to 8 bits, inputs at 4 to 8 bits."""
 
 import argparse
 from pathlib import Path
@@ -33,14 +33,14 @@ def main(arguments: argparse.Namespace) -> None:
     origin = list_origin(parameters, arguments.block, inputs, model)
     try:
         content, arrays = measure(select_block(parameters, arguments.block), inputs, model)
-    except ValueError as error:  # what numerics say of weights and inputs
+    except ValueError as error:  # raised by numerics for unusable weights or inputs
         raise UserError(f"{arguments.block}: {error}") from error
     write_sensitivity(arguments.out, content | {"origin": origin}, arrays)
     log.info(f"{arguments.block}: {len(content['weights'])} weights, {len(content['inputs'])} inputs: {arguments.out}")
 
 
 def list_origin(parameters: plan.Parameters, block: str, inputs: BlockInputs, model: Model) -> dict[str, Any]:
-    """Digests of what the block is measured from. Raises UserError if it does not belong together."""
+    """Digests of the block's inputs. Raises UserError if they do not belong together."""
     digests = model.file_digests()
     for part in inputs.parts:
         check_origin(part.seal, part.path, plan.select_row_keys(parameters), {"model": digests})
@@ -53,7 +53,7 @@ def list_origin(parameters: plan.Parameters, block: str, inputs: BlockInputs, mo
 def measure(
     parameters: plan.Parameters, inputs: BlockInputs, model: Model
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The content of the sensitivity file of one block but for its origin, and the arrays. Raises ValueError."""
+    """The content of one block's sensitivity file, without `origin`, and its arrays. Raises ValueError."""
     block, rules, transformer = parameters["block"], parameters["layers"], model.load_transformer()
     index, every = plan.list_blocks(parameters["model"]).index(block), np.arange(len(inputs.points))
     layers = list_own_linears(transformer, block)
@@ -96,6 +96,6 @@ def measure(
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "out")
-    parser.add_argument("--block", required=True, help="the block's name, such as mm_00")
-    parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="the parts of block_inputs.zarr")
+    parser.add_argument("--block", required=True, help="block name, such as mm_00")
+    parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="parts of block_inputs.zarr")
     run(main, parser)

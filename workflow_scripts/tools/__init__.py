@@ -1,1 +1,1 @@
-"""Commands that no rule runs, and checks."""
+"""Tools and checks for use by hand."""

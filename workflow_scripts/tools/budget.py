@@ -1,7 +1,7 @@
-"""Say what a configuration will take, stage by stage, before anything starts: jobs, hours, memory and disk.
+"""Estimate the jobs, hours, memory and disk of every stage of a configuration, before a run.
 
-Jobs and disk follow from the configuration. Hours and memory come from a table of costs; with --measure the model's own
-transformer takes a few steps here, which sets the hours. Ends with 1 if the disk is too small.
+Jobs and disk follow from the configuration. Hours and memory come from a cost table; with --measure the hours are
+scaled by a few steps of the model's transformer on this machine. Exits with 1 if the disk is too small.
 """
 
 import argparse
@@ -42,24 +42,22 @@ def main(arguments: argparse.Namespace) -> None:
     stages = list_stages(config, prompts, shapes, rates)
     stages += list_export_stages(config, shapes) if arguments.exports else []
     print("\n".join(tabulate(stages)))
-    print(f"hours: of one job at a time, {rates.source}")
-    print(
-        f"memory: of one job, estimated, computing in {8 * shapes.itemsize} bits; disk: with what is deleted at the end"
-    )
+    print(f"hours: one job at a time, {rates.source}")
+    print(f"memory: per job, estimated, computing in {8 * shapes.itemsize} bits; disk: including temporary files")
     refuse_full_disk(stages, Path(config["results_dir"]))
 
 
 def read_configuration(arguments: argparse.Namespace) -> tuple[plan.Parameters, list[str]]:
-    """The configuration as Snakemake puts it together: the default file, the one named, then single keys.
+    """The configuration, merged as Snakemake does: the default file, the given files, then single keys.
 
-    Raises UserError in one line for what cannot be meant.
+    Raises UserError, in one line, for invalid values.
     """
     config: dict[str, Any] = {}
     for path in dict.fromkeys([DEFAULT, *arguments.configfile]):
         try:
             config |= read_yaml(read_plain(path, LARGEST_CONFIG).decode("utf-8")) or {}
         except (OSError, TypeError, ValueError):
-            raise UserError(f"--configfile: {path} is no YAML file of keys and values that can be read") from None
+            raise UserError(f"--configfile: {path} is not a readable YAML file of keys and values") from None
     try:
         config |= dict(read_pair(pair) for pair in arguments.config)
         return configuration.load(config)
@@ -68,28 +66,30 @@ def read_configuration(arguments: argparse.Namespace) -> tuple[plan.Parameters, 
 
 
 def read_pair(pair: str) -> tuple[str, Any]:
-    """A key and its value from `key=value`, the value in YAML. Raises UserError without an equals sign."""
+    """Key and value of `key=value`, the value parsed as YAML. Raises UserError without an equals sign or for invalid
+    YAML.
+    """
     key, equals, value = pair.partition("=")
     if not equals:
         raise UserError(f"--config: {pair} is not key=value")
     try:
         return key, read_yaml(value)
     except ValueError:
-        raise UserError(f"--config: {key} has a value that is no YAML; put it in quotes") from None
+        raise UserError(f"--config: {key} has a value that is not valid YAML; put it in quotes") from None
 
 
 def read_yaml(text: str) -> Any:
-    """The value `text` stands for. Raises ValueError if it is no YAML, or nested too deeply."""
+    """The value of the YAML `text`. Raises ValueError if it is invalid or nested too deeply."""
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, AttributeError) as error:
-        raise ValueError("no YAML that can be read") from error
+        raise ValueError("not valid YAML") from error
 
 
 def measure_step(config: plan.Parameters, shapes: ModelShapes) -> float:
-    """Seconds of one Euler step of one trajectory here, by the model's transformer on random conditions.
+    """Seconds per Euler step and trajectory on this machine, from the model's transformer on random conditions.
 
-    Raises UserError if its weights are not here, or the memory is too small; nothing is downloaded.
+    Raises UserError if the weights are not on this machine or the memory is too small; nothing is downloaded.
     """
     model = find_model(config["model"], config)
     transformer = model.load_transformer()
@@ -101,17 +101,17 @@ def measure_step(config: plan.Parameters, shapes: ModelShapes) -> float:
     latents = start_latents(draw_noise(list(range(rows)), *model.LATENT_SHAPE), sigmas[0])
     advance = bind_step(transformer, lambda sigma: linear, cs, cs_pooled, mx.arange(rows), sigmas, config["cfg_scale"])
     seconds = []
-    for index in range(MEASURED_STEPS + 1):  # the first one reads the weights, so it does not count
+    for index in range(MEASURED_STEPS + 1):  # the first step loads the weights and is not counted
         start = time.perf_counter()
         latents = advance(latents, index)
         mx.eval(latents)
         seconds.append(time.perf_counter() - start)
-    log.info(f"{MEASURED_STEPS} steps of {rows} trajectories: {min(seconds[1:]) / rows:.3g} s a trajectory-step")
+    log.info(f"{MEASURED_STEPS} steps of {rows} trajectories: {min(seconds[1:]) / rows:.3g} s per trajectory-step")
     return min(seconds[1:]) / rows
 
 
 def tabulate(stages: Sequence[Stage]) -> Iterator[str]:
-    """The stages as lines of text, and their total: of memory the largest, of all else the sum."""
+    """Yield the table of stages as lines of text, with a total: the largest memory, and sums of everything else."""
     yield COLUMNS.format("stage", "jobs", "hours", "memory", "disk")
     known = [stage for stage in stages if math.isfinite(stage.seconds)]
     total = Stage(
@@ -140,7 +140,7 @@ def format_bytes(count: float) -> str:
 
 
 def refuse_full_disk(stages: Sequence[Stage], results: Path) -> None:
-    """Raise UserError if the disk of `results` has no room for what the stages have still to write."""
+    """Raise UserError if the disk of `results` has no room for the output that is still missing."""
     place = next(path for path in (results.absolute(), *results.absolute().parents) if path.exists())
     needed, free = count_missing(stages, results), shutil.disk_usage(place).free
     if needed > free:
@@ -152,8 +152,8 @@ def refuse_full_disk(stages: Sequence[Stage], results: Path) -> None:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="+", default=[], help="a configuration, over the default one")
+    parser.add_argument("--configfile", type=Path, nargs="+", default=[], help="files, over the default one")
     parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="single keys, over the files")
-    parser.add_argument("--exports", action="store_true", help="with what the target exports writes")
-    parser.add_argument("--measure", action="store_true", help="let the model take a few steps here for the hours")
+    parser.add_argument("--exports", action="store_true", help="include the output of the target exports")
+    parser.add_argument("--measure", action="store_true", help="time a few steps of the model on this machine")
     run(main, parser)

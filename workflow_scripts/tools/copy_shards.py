@@ -1,6 +1,6 @@
-"""Copy the finished shards of a store to another one, each of the two a folder or a URL.
+"""Copy the finished shards of one store to another; each store is a folder or a URL.
 
-Every shard is verified on its way. One that is there already is left alone; one that is not finished is not copied.
+Every shard is verified while it is copied. Existing shards are skipped; unfinished ones are not copied.
 """
 
 import argparse
@@ -30,12 +30,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def copy_shard(source: Place, out: Place, parameters: plan.Parameters) -> bool:
-    """Copy one shard; whether it was not there yet. Raises UserError naming a damaged file or what is in the way."""
+    """Copy one shard. Returns False if it exists already. Raises UserError naming a damaged file or a conflicting
+    shard.
+    """
     seal = read_group_seal(source)
     check_origin(seal, source, parameters, {})
     if is_finished(out, parameters, seal["inputs"]):
         return False
-    beside = out.parent if isinstance(out, Path) else None  # renaming works within a file system only
+    beside = out.parent if isinstance(out, Path) else None  # renaming works only within one file system
     if beside:
         beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial", dir=beside) as scratch:
@@ -49,6 +51,6 @@ def copy_shard(source: Place, out: Place, parameters: plan.Parameters) -> bool:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params")
-    add_place(parser, "trajectories", help="the store to copy from")
-    add_place(parser, "to", help="the store to copy to")
+    add_place(parser, "trajectories", help="store to copy from")
+    add_place(parser, "to", help="store to copy to")
     run(main, parser)

@@ -1,6 +1,6 @@
-"""Write the workflow's files to a new folder, to run Snakemake in there without a clone.
+"""Write the workflow's files to a new folder, to run Snakemake there without a clone.
 
-They are the Snakefile, the rules, the configurations, the profiles and the report's captions. In the folder:
+The files are the Snakefile, the rules, the configurations, the profiles and the report's captions. In the folder, run:
 `snakemake --cores 1 quant_config --configfile config/quick.yaml`.
 """
 
@@ -16,7 +16,7 @@ from taqmlx.store.errors import UserError
 def main(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.out
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is no empty folder; choose another --out")
+        raise UserError(f"{folder} is not an empty folder; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         copy = shutil.copytree if (FOLDER / part).is_dir() else shutil.copy2

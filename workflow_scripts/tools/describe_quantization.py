@@ -1,4 +1,4 @@
-"""Print what a quantization config quantizes, by kind of layer, as a Markdown table."""
+"""Print which layers a quantization config quantizes, by kind of layer, as a Markdown table."""
 
 import argparse
 from pathlib import Path
@@ -17,9 +17,9 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def build_arguments() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     parser = build_parser(__doc__)
-    parser.add_argument("config", type=Path, help="quant_config.json, beside what it names")
+    parser.add_argument("config", type=Path, help="quant_config.json, with the files it refers to beside it")
     return parser
 
 

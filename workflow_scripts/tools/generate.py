@@ -1,8 +1,8 @@
-"""Generate pictures for prompts, in full precision or quantized.
+"""Generate images for prompts, in full precision or quantized.
 
-Picture i starts from the noise of `--seed` + i. One picture is written as it is; several, or pairs with --compare, as
-a grid with captions. With --weights the weights are quantized; with --quant-config the activations too, simulated:
-rounded to their grids and computed with in floating point.
+Image i starts from the noise of `--seed` + i. A single image is written without a caption; several images, or pairs
+with --compare, form a grid with captions. --weights quantizes the weights; --quant-config also quantizes the
+activations, in simulation: rounded to the quantizer's grid and computed in floating point.
 """
 
 import argparse
@@ -42,12 +42,12 @@ GUIDANCE = 3.0
 GRID_COLUMNS = 4  # even, so that pairs stay side by side
 
 
-# The linears of a transformer
+# Binds the linears of a transformer.
 Bind = Callable[[Any], LinearAt]
 
 
 class Source(NamedTuple):
-    """Where quantized layers come from: the checkpoint, the config if there is one, and the layers to quantize."""
+    """Source of quantized layers: the checkpoint, the config if there is one, and the layers to quantize."""
 
     checkpoint: PackedCheckpoint
     config: QuantConfig | None
@@ -86,12 +86,12 @@ def bind_exact(transformer: Transformer) -> LinearAt:
 def bind_quantized(
     arguments: argparse.Namespace, source: Source, layers: Sequence[Layer], transformer: Transformer
 ) -> LinearAt:
-    """The linears that `source` gives, and those of full precision for the rest."""
+    """The linears quantized by `source`; the others in full precision."""
     return bind_packed(transformer, layers, source.layers, source.checkpoint, source.config, arguments.lookup).at
 
 
 def list_prompts(arguments: argparse.Namespace) -> list[str]:
-    """The prompts of the command line or of the file. Raises UserError if the file cannot be used."""
+    """The prompts of the command line or of the file. Raises UserError if the file is unusable."""
     if arguments.prompt is not None:
         return arguments.prompt
     try:
@@ -101,7 +101,10 @@ def list_prompts(arguments: argparse.Namespace) -> list[str]:
 
 
 def choose_guidance(arguments: argparse.Namespace) -> float:
-    """The weight of the guidance that was asked for, else what the model is usually given. Raises UserError."""
+    """The requested guidance weight, or the usual one of the model.
+
+    Raises UserError if guidance or a negative prompt is given for a model without guidance.
+    """
     if arguments.model not in plan.UNGUIDED:
         return GUIDANCE if arguments.cfg is None else arguments.cfg
     if arguments.cfg not in (None, plan.NO_GUIDANCE) or arguments.negative_prompt:
@@ -113,7 +116,7 @@ def choose_guidance(arguments: argparse.Namespace) -> float:
 
 
 def check_arguments(arguments: argparse.Namespace, model: Model) -> None:
-    """Raise UserError, naming the option, unless the model can do what is asked and `--out` can be written."""
+    """Raise UserError, naming the option, for an invalid request or an --out that is not an image file name."""
     is_quantized = arguments.weights is not None or arguments.quant_config is not None
     blocks = plan.list_blocks(arguments.model)
     unknown = sorted(set(arguments.blocks or []) - set(blocks))
@@ -137,12 +140,12 @@ def check_arguments(arguments: argparse.Namespace, model: Model) -> None:
 
 
 def is_picture_name(path: Path) -> bool:
-    """Whether a picture can be written under this name."""
+    """True if Pillow can write an image with this file name."""
     return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
 
 
 def open_source(arguments: argparse.Namespace, model: Model, layers: Sequence[Layer]) -> Source | None:
-    """What to quantize with, or None. Raises UserError if it is missing, damaged or of another model."""
+    """The source of quantized layers, or None. Raises UserError if it is missing, damaged or of another model."""
     config = read_quant_config(arguments.quant_config) if arguments.quant_config else None
     folder = arguments.weights or (config and config.weights.parent)
     if folder is None:
@@ -156,7 +159,7 @@ def open_source(arguments: argparse.Namespace, model: Model, layers: Sequence[La
 
 
 def name_precision(source: Source) -> str:
-    """The bits of most quantized weights and of what they read, as W4A8; of several tiers, W4A4-8."""
+    """The bits of most quantized weights and of their inputs, such as W4A8; with several input widths, W4A4-8."""
     packed = list_packed(source.layers, source.checkpoint)
     weights = [find_bits(source.checkpoint, layer) for layer in packed]
     activations = [source.config.activation_bits(layer.name) for layer in packed if source.config]
@@ -169,7 +172,7 @@ def find_bits(checkpoint: PackedCheckpoint, layer: Layer) -> int:
 
 
 def describe_source(name: str, source: Source, count: int) -> str:
-    """One line: what is quantized, and what of it is simulated."""
+    """One line: the quantized layers and which part is simulated."""
     packed = len(list_packed(source.layers, source.checkpoint))
     line = f"{name}: weights of {packed} of {count} linear layers from {source.checkpoint.path}; activations "
     if source.config is None:
@@ -179,7 +182,7 @@ def describe_source(name: str, source: Source, count: int) -> str:
 
 
 def tabulate_differences(source: Source, transformer: Transformer) -> list[str]:
-    """The lines of a table: how far each quantized weight W' is from its original W, dW = W' - W."""
+    """The lines of a table: error dW = W' - W of each quantized weight W' against the original W."""
     original = dict(tree_flatten(transformer.parameters()))
     lines = [f"{'layer':<34}{'bits':>5}{'group':>7}{'mean |dW|':>12}{'max |dW|':>12}{'|dW|2/|W|2':>13}"]
     for layer in list_packed(source.layers, source.checkpoint):
@@ -201,7 +204,7 @@ def sample_variants(
 ) -> dict[str, mx.array]:
     """The final latents (n, h, w, c) of every variant by name, all from the same noise.
 
-    Each has a transformer of its own, which is gone before the next one's weights are read.
+    Each variant loads its own transformer, which is freed before the next one's weights are read.
     """
     cs, cs_pooled = model.encode_prompts(prompts, arguments.negative_prompt)
     noise = draw_noise(range(arguments.seed, arguments.seed + len(prompts)), *model.LATENT_SHAPE)
@@ -216,14 +219,14 @@ def sample_variants(
 
 
 def compose(pictures: np.ndarray, prompts: list[str]) -> Image.Image:
-    """One picture as it is, several as a grid with their prompts."""
+    """A single image unchanged, several as a grid with their prompts."""
     if len(pictures) == 1:
         return Image.fromarray(pictures[0])
     return draw_grid(pictures, prompts, columns=min(GRID_COLUMNS, len(pictures)))
 
 
 def compose_pairs(pictures: dict[str, np.ndarray], latents: dict[str, mx.array], prompts: list[str]) -> Image.Image:
-    """Each picture of full precision beside its quantized twin, with what sets them apart."""
+    """A grid of full-precision images beside their quantized counterparts, with error measures."""
     (exact, name), captions = pictures, []
     for i, prompt in enumerate(prompts):
         row = slice(i, i + 1)
@@ -234,47 +237,45 @@ def compose_pairs(pictures: dict[str, np.ndarray], latents: dict[str, mx.array],
 
 
 def measure_twins(pictures: dict[str, np.ndarray], latents: dict[str, mx.array]) -> list[str]:
-    """How near the quantized pictures and latents are to those of full precision, all together."""
+    """PSNR and latent SNR of the quantized images against full precision, over all of them."""
     (exact, quantized), (reference, found) = pictures.values(), map(np.array, latents.values())
     return [f"PSNR {measure_psnr(quantized, exact):.1f} dB", f"latent SNR {measure_snr(found, reference):.1f} dB"]
 
 
 def summarise(out: Path, pictures: dict[str, np.ndarray], latents: dict[str, mx.array]) -> str:
-    """One line: what was written and, of twins, how near they are."""
+    """One line: what was written and, for pairs, the error measures."""
     count = len(next(iter(pictures.values())))
     line = f"{count} picture{'s' * (count > 1)}, {' and '.join(pictures)}, in {out}"
     return f"{line}: {', '.join(measure_twins(pictures, latents))}" if len(pictures) > 1 else line
 
 
 def split_names(value: str) -> list[str]:
-    """The names of a list with commas."""
+    """The names in a comma-separated list."""
     return [name.strip() for name in value.split(",")]
 
 
 def build_arguments() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     parser = build_parser(__doc__, "out")
     text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--prompt", action="append", help="what to draw; give it again for more pictures")
-    text.add_argument("--prompts-file", type=Path, help="a UTF-8 text file with one prompt a line")
-    parser.add_argument("--negative-prompt", default="", help="what to lead away from (default: nothing)")
+    text.add_argument("--prompt", action="append", help="prompt; repeat for more images")
+    text.add_argument("--prompts-file", type=Path, help="UTF-8 text file with one prompt per line")
+    parser.add_argument("--negative-prompt", default="", help="negative prompt (default: empty)")
     add_model_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=28, help="Euler steps (default: %(default)s)")
-    parser.add_argument(
-        "--cfg", type=float, help=f"weight of the guidance (default: {GUIDANCE:g}; flux-schnell has none)"
-    )
-    parser.add_argument("--weights", type=Path, help="a packed checkpoint, as results/quantized")
-    parser.add_argument("--quant-config", type=Path, help="results/quant_config.json, which names its weights")
+    parser.add_argument("--cfg", type=float, help=f"guidance weight (default: {GUIDANCE:g}; flux-schnell has none)")
+    parser.add_argument("--weights", type=Path, help="packed checkpoint, such as results/quantized")
+    parser.add_argument("--quant-config", type=Path, help="quantization config, such as results/quant_config.json")
     parser.add_argument(
         "--lookup",
         choices=LOOKUPS,
         default=DEFAULT_LOOKUP,
         help="step sizes between calibrated noise levels (default: %(default)s)",
     )
-    parser.add_argument("--blocks", type=split_names, help="quantize these only: mm_00,mm_03")
-    parser.add_argument("--compare", action="store_true", help="full precision beside it, with PSNR and latent SNR")
-    parser.add_argument("--diff-stats", action="store_true", help="print how far each quantized weight is off")
+    parser.add_argument("--blocks", type=split_names, help="quantize only these blocks, such as mm_00,mm_03")
+    parser.add_argument("--compare", action="store_true", help="add full precision, with PSNR and latent SNR")
+    parser.add_argument("--diff-stats", action="store_true", help="print the error of each quantized weight")
     return parser
 
 

@@ -1,8 +1,8 @@
-"""Take a dataset in the original layout into the trajectory store: samples, manifest and, if there, final latents.
+"""Import a dataset in the original layout into the trajectory store: samples, manifest and, if present, final latents.
 
-The configuration says what the dataset has to be (`write_import_config` writes it from the manifest), and its prompts
-must be encoded. Everything is checked first: whatever is missing, damaged or wrong is listed, a line each, and then
-nothing is taken. States are kept in fp16, as every recorded state; final latents in fp32.
+The configuration must describe the dataset (`write_import_config` writes it from the manifest), and its prompts must be
+encoded. The dataset is checked first: if any file is missing, damaged or wrong, each fault is listed and nothing is
+imported. States are stored in fp16, like recorded ones; final latents in fp32.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def check_folder(folder: Path, stage: plan.Parameters, expected: Expected, model: Model) -> None:
-    """List every fault of the dataset. Raises UserError, with their counts, if there is one."""
+    """Log every fault of the dataset. Raises UserError, with their counts, if there is any."""
     faults = list(find_manifest_faults(read_manifest(folder / "manifest.json"), stage))
     advice = "write_import_config writes the configuration of this folder"
     if not faults:
@@ -67,13 +67,13 @@ def check_folder(folder: Path, stage: plan.Parameters, expected: Expected, model
 def describe_inputs(
     folder: Path, conditioning: Conditioning, parameters: plan.Parameters, model: Model
 ) -> dict[str, Any]:
-    """What an imported shard is made of; `imported` tells it from a recorded one."""
+    """Inputs of an imported shard; the key `imported` distinguishes it from a recorded one."""
     inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}
     return inputs | {"imported": {"manifest": hash_file(folder / "manifest.json")}}
 
 
 def import_shards(folder: Path, store: Path, recorders: dict[str, Recorder]) -> None:
-    """Write every shard in its scratch folder; when all are there, seal them and rename them into place."""
+    """Write every shard to its scratch folder; when all are written, seal them and rename them into place."""
     total = sum(recorder.layout.rows for recorder in recorders.values())
     progress = Progress("import", total, "trajectories")
     for recorder in recorders.values():
@@ -86,7 +86,7 @@ def import_shards(folder: Path, store: Path, recorders: dict[str, Recorder]) -> 
 
 
 def import_trajectory(recorder: Recorder, row: int, samples: Path, image: int) -> None:
-    """Store the samples of an image as a row of a shard."""
+    """Store the samples of one image as a row of a shard."""
     steps, block = recorder.layout.steps, recorder.layout.block
     for first in range(0, steps, block):
         end = min(first + block, steps)
@@ -97,5 +97,5 @@ def import_trajectory(recorder: Recorder, row: int, samples: Path, image: int) -
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "conditioning", "trajectories")
-    parser.add_argument("folder", type=Path, help="the folder of samples/ and manifest.json")
+    parser.add_argument("folder", type=Path, help="folder with samples/ and manifest.json")
     run(main, parser)

@@ -1,7 +1,7 @@
-"""Put a fast BLAS under MLX's Linux CPU wheel: make the copy of OpenBLAS that importing the package loads.
+"""Install a fast BLAS for MLX's Linux CPU wheel: make the OpenBLAS copy that importing the package loads.
 
-`make venv` runs it. By hand it is needed after a new version of MLX or of scipy-openblas32. Where MLX brings no
-reference BLAS, as on macOS, there is nothing to do; a copy that is there and current stays.
+`make venv` runs it. Run it by hand after an update of MLX or of scipy-openblas32. Where MLX ships no reference BLAS, as
+on macOS, it does nothing; a current copy is kept.
 """
 
 import argparse

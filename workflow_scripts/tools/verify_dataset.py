@@ -1,7 +1,7 @@
-"""Check a folder of results: every file by its checksum or seal, and what the files say of one another. Prints a table.
+"""Verify a results folder: every file by checksum or seal, and the consistency between files. Prints a table.
 
-Some steps, chosen by `--seed`, are computed again by the model. What is not made yet is no fault. Ends with 1 if
-anything fails; every fault is listed below the table, and so is what carries no checksum, such as logs.
+Some steps, chosen by `--seed`, are recomputed with the model. Results that do not exist yet are no fault. Exits with 1
+if a check fails; all faults are listed below the table, and so are files without a checksum, such as logs.
 """
 
 import argparse
@@ -40,7 +40,7 @@ OK, FAIL, ABSENT = "ok", "FAIL", "not made"
 
 
 class Line(NamedTuple):
-    """A row of the table, the faults behind it, and what the check cannot judge."""
+    """A row of the table, the faults behind it, and notes on what the check does not cover."""
 
     check: str
     result: str
@@ -68,7 +68,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def run_check(name: str, check: Callable[[Results], Report | None], results: Results) -> Line:
-    """The outcome of one check; what cannot be read fails it and not the others."""
+    """The result of one check; an unreadable file fails this check only."""
     try:
         report = check(results)
     except UnreachableError:
@@ -97,17 +97,17 @@ def format_table(lines: list[Line]) -> str:
 
 
 def build_arguments() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     parser = build_parser(__doc__)
-    parser.add_argument("--results", type=Path, required=True, help="the folder of results")
-    add_place(parser, "trajectories", required=False, help="their store, if it is not in that folder; may be a URL")
+    parser.add_argument("--results", type=Path, required=True, help="results folder")
+    add_place(parser, "trajectories", required=False, help="trajectory store, if outside that folder; may be a URL")
     parser.add_argument(
         "--replay",
         type=int,
         default=8,
-        help="how many steps and pictures to compute again, a step of every shard first (8)",
+        help="number of steps and images to recompute, a step of every shard first (8)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="which ones (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed that chooses them (0)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Check every shard of the trajectories: seal, files, checksums, digests and parameters. Lists each fault by file."""
+"""Verify every trajectory shard: seal, files, checksums, digests and parameters. Lists each fault by file."""
 
 import argparse
 

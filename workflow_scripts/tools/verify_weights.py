@@ -1,4 +1,4 @@
-"""Say what a folder of packed weights truly holds, and check it: shapes, numbers, digests, and the blocks' seals."""
+"""Describe and verify a folder of packed weights: shapes, values, digests, and the seals of the blocks."""
 
 import argparse
 from collections import Counter, defaultdict
@@ -22,7 +22,7 @@ def main(arguments: argparse.Namespace) -> None:
         checkpoint = open_packed(folder)
     except UserError as error:
         report_unnamed(folder)
-        raise UserError(f"{error}; above is what the shapes tell") from None
+        raise UserError(f"{error}; the shapes are described above") from None
     intact, problems = find_problems(checkpoint, arguments.blocks)
     print(format_report(checkpoint, intact))
     for problem in problems:
@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def format_report(checkpoint: PackedCheckpoint, intact: Quantization) -> str:
-    """A Markdown table of the `intact` layers, a row for each width and group size, and what the file weighs."""
+    """A Markdown table of the `intact` layers, one row per bit width and group size, and the file's size."""
     config, tensors = checkpoint.config, checkpoint.tensors
     rows = defaultdict(dict)
     for path, how in intact.items():
@@ -62,17 +62,20 @@ def format_report(checkpoint: PackedCheckpoint, intact: Quantization) -> str:
 
 
 def format_shares(shares: dict[str, float]) -> str:
-    """`62.5 % in 4 bits, ...`, narrow ones first."""
+    """Shares such as `62.5 % in 4 bits, ...`, narrowest first."""
     return ", ".join(f"{100 * shares[bits]:.1f} % in {bits} bits" for bits in sorted(shares, key=int))
 
 
 def count_roles(paths: Iterable[str]) -> str:
-    """`qkv 30, o 9, ...`"""
+    """Layer counts by role, such as `qkv 30, o 9, ...`"""
     return ", ".join(f"{role} {count}" for role, count in Counter(ROLES.get(path, "other") for path in paths).items())
 
 
 def report_unnamed(folder: Path) -> None:
-    """Print what the shapes alone tell: which layers are quantized, and the widths their shapes allow."""
+    """Print what the tensor shapes show without a config: the quantized layers and their possible bit widths.
+
+    Raises UserError if the folder has no safetensors file.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder} has no safetensors file; name the folder of packed weights")
@@ -90,7 +93,7 @@ def report_unnamed(folder: Path) -> None:
 
 
 def guess_widths(weight: np.ndarray, scales: np.ndarray) -> str:
-    """The bits and group sizes that these shapes allow: their product is all that shows."""
+    """The bits and group sizes consistent with these shapes, which determine only their product."""
     product = 32 * weight.shape[-1] / scales.shape[-1]
     allowed = [
         f"{bits} bits in groups of {size}" for size in (32, 64, 128) for bits in range(2, 9) if bits * size == product
@@ -100,10 +103,10 @@ def guess_widths(weight: np.ndarray, scales: np.ndarray) -> str:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__)
-    parser.add_argument("folder", type=Path, help="the folder of model.safetensors and config.json")
+    parser.add_argument("folder", type=Path, help="folder with model.safetensors and config.json")
     parser.add_argument(
         "--blocks",
         type=Path,
-        help="the folder of the blocks' files, whose seals, or that beside it, have to agree",
+        help="folder of block files; their seals, or the one beside the folder, must match",
     )
     run(main, parser)

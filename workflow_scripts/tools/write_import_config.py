@@ -1,4 +1,4 @@
-"""Write the configuration under which a dataset in the original layout can be imported, and its file of prompts."""
+"""Write the configuration and prompt file to import a dataset in the original layout, from its manifest."""
 
 import argparse
 from pathlib import Path
@@ -28,16 +28,16 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def find_prompts(prompts: list[str]) -> list[str]:
-    """The shortest run of prompts that repeats throughout. Raises UserError for one that is no line of text."""
+    """The shortest run of prompts that repeats throughout. Raises UserError for a prompt that is not a single line."""
     for prompt in prompts:
         if not prompt or prompt != prompt.strip() or "\n" in prompt:
-            raise UserError(f"the prompt {prompt!r} is empty or no single line; a file of prompts cannot hold it")
+            raise UserError(f"the prompt {prompt!r} is empty or not a single line; a file of prompts cannot hold it")
     count = len(prompts)
     return next(prompts[:p] for p in range(1, count + 1) if all(prompts[i] == prompts[i % p] for i in range(count)))
 
 
 def describe_config(manifest: Manifest, first: dict) -> dict:
-    """The keys of the configuration that the manifest tells; `first` is its first image."""
+    """Configuration keys given by the manifest; `first` is its first image."""
     steps = manifest["num_steps"]
     return {
         "trajectories": len(manifest["images"]),

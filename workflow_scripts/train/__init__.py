@@ -1,1 +1,1 @@
-"""The commands of rules/train.smk."""
+"""Commands of rules/train.smk."""

@@ -1,4 +1,4 @@
-"""Draws the pictures the embedded model is trained on."""
+"""Draw the training images of the embedded model."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Encodes the pictures of the pool into the latents the transformer is trained on."""
+"""Encode the pool's images to latents, the training data of the transformer."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Writes the trained parts as the fp16 files the embedded model is loaded from."""
+"""Export the trained parts of the embedded model as fp16 files."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Measures the embedded model: chooses the guidance once, rates its pictures, and draws some with their prompts."""
+"""Score the embedded model: choose the guidance weight, rate generated images, and plot some with their prompts."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Trains the embedded model's autoencoder."""
+"""Train the autoencoder of the embedded model."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Trains the attribute classifier of the embedded model and writes its weights."""
+"""Train the attribute classifier of the embedded model."""
 
 import argparse
 

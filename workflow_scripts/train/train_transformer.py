@@ -1,4 +1,4 @@
-"""Trains the embedded model's text model and transformer together."""
+"""Train the text model and the transformer of the embedded model together."""
 
 import argparse
 

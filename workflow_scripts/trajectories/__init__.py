@@ -1,1 +1,1 @@
-"""The commands of rules/trajectories.smk."""
+"""Commands of rules/trajectories.smk."""

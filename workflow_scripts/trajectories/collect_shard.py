@@ -1,7 +1,7 @@
-"""Record the denoising trajectories of one shard, going on where an earlier run of the same work was interrupted.
+"""Record the denoising trajectories of one shard; resumes after an interruption.
 
 Trajectory j starts from the noise of `seed + j` and follows prompt j mod P for all Euler steps; `batch_size` of them
-advance together. The states are kept in fp32 and stored in fp16, the final latents in fp32.
+advance together. The states are computed in fp32 and stored in fp16, the final latents are stored in fp32.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from taqmlx.store.seal import is_finished, read_group_seal
 
 # advance(latents (n, h, w, c), step) -> the latents after that step
 Advance = Callable[[mx.array, int], mx.array]
-# begin(rows (n, 2) of trajectory and prompt index) -> the first latents (n, h, w, c), and how they advance
+# begin(rows (n, 2) of trajectory and prompt index) -> the initial latents (n, h, w, c), and their `advance`
 Begin = Callable[[np.ndarray], tuple[mx.array, Advance]]
 
 
@@ -62,13 +62,13 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def leave_receipt(arguments: argparse.Namespace) -> None:
-    """Where the shard lies elsewhere: its seal, in the folder that Snakemake looks for."""
+    """For a shard stored elsewhere, write its seal to the folder that Snakemake tracks."""
     if arguments.receipt and arguments.receipt != arguments.out:
         write_json(arguments.receipt / plan.RECEIPT, read_group_seal(arguments.out))
 
 
 def read_shard_parameters(arguments: argparse.Namespace) -> plan.Parameters:
-    """The parameters of the shard asked for. Raises UserError if there is no such shard."""
+    """The parameters of the requested shard. Raises UserError if there is no such shard."""
     stage = read_json(arguments.params, stage="collect_shard")
     shards = plan.list_shards(stage)
     if arguments.shard not in shards:
@@ -77,7 +77,7 @@ def read_shard_parameters(arguments: argparse.Namespace) -> plan.Parameters:
 
 
 def bind_beginning(model: Model, conditioning: Conditioning, parameters: plan.Parameters, sigmas: mx.array) -> Begin:
-    """How trajectories of the shard begin: load what they need, once."""
+    """Load the model once and return `begin` for the shard's trajectories. Raises UserError if memory is too small."""
     transformer = model.load_transformer()
     linear = bind_linears(transformer)
     together = min(parameters["batch_size"], len(parameters["rows"]))
@@ -103,7 +103,7 @@ def bind_beginning(model: Model, conditioning: Conditioning, parameters: plan.Pa
 
 
 def take_up(recorder: Recorder) -> Checkpoint | None:
-    """What the scratch folder holds; if that is no use, say so and begin with an empty one."""
+    """Resume from scratch; log an unusable state and start over. Returns the checkpoint, or None at the start."""
     try:
         checkpoint = recorder.resume()
     except UserError as error:
@@ -117,13 +117,13 @@ def take_up(recorder: Recorder) -> Checkpoint | None:
 
 
 def count_missing_bytes(recorder: Recorder, checkpoint: Checkpoint | None) -> int:
-    """The size, uncompressed, of the trajectories that are not stored yet."""
+    """Uncompressed size in bytes of the trajectories that are not stored yet."""
     rows = recorder.layout.rows
     return count_bytes(recorder.specs) * (rows - (checkpoint.row if checkpoint else 0)) // rows
 
 
 def record_shard(recorder: Recorder, checkpoint: Checkpoint | None, begin: Begin) -> None:
-    """Record every trajectory the checkpoint does not have, `batch_size` at a time."""
+    """Record every trajectory missing from the checkpoint, `batch_size` at a time."""
     rows = np.array(recorder.parameters["rows"])
     size, steps = recorder.parameters["batch_size"], recorder.layout.steps
     row, step = (checkpoint.row, checkpoint.step) if checkpoint else (0, 0)
@@ -140,7 +140,7 @@ def record_shard(recorder: Recorder, checkpoint: Checkpoint | None, begin: Begin
 def record_batch(
     recorder: Recorder, row: int, step: int, latents: mx.array, advance: Advance, progress: Progress
 ) -> None:
-    """Record trajectories from `row` on that advance together, from `step`, where they are at `latents`, to the end."""
+    """Record a batch of trajectories, starting at row `row`, from `step` with the state `latents` to the last step."""
     steps, block = recorder.layout.steps, recorder.layout.block
     for first in range(step, steps, block):
         end = min(first + block, steps)
@@ -155,7 +155,7 @@ def record_batch(
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "conditioning", "scratch")
-    add_place(parser, "out", help="where the shard shall be, a folder or a URL")
-    parser.add_argument("--receipt", type=Path, help="a folder for the seal alone, if it is not --out itself")
-    parser.add_argument("--shard", required=True, help="the shard's name, like 007")
+    add_place(parser, "out", help="location of the shard, a folder or a URL")
+    parser.add_argument("--receipt", type=Path, help="folder for a copy of the seal, if not --out itself")
+    parser.add_argument("--shard", required=True, help="shard name, such as 007")
     run(main, parser)

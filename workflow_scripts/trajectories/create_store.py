@@ -1,4 +1,4 @@
-"""Create the root of the trajectory store, a Zarr group whose members are the shards: in `--out`, and in `--store`."""
+"""Create the root of the trajectory store, a Zarr group with one member per shard: in `--out`, and in `--store`."""
 
 import argparse
 
@@ -17,5 +17,5 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "out")
-    add_place(parser, "store", required=False, help="where the shards are to lie, if not beside --out")
+    add_place(parser, "store", required=False, help="location of the shards, if not beside --out")
     run(main, parser)

@@ -1,1 +1,1 @@
-"""The commands of rules/weights.smk."""
+"""Commands of rules/weights.smk."""

@@ -1,7 +1,7 @@
 """Distil the whole quantized model: learn scales, zero points, biases, step sizes and codes from the velocity.
 
-Goes on where an earlier run of the same work was interrupted. What is written is never worse than the blocks it starts
-from, on points of prompts that took no part; the report beside it has both errors.
+Resumes an interrupted run with the same parameters and inputs. The result is never worse than the initial blocks on
+points of held-out prompts; the report beside it has both errors.
 """
 
 import argparse
@@ -55,9 +55,10 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def read_files(paths: list[Path], parameters: plan.Parameters, origin: dict[str, Any]) -> list[BlockFile]:
-    """The quantized blocks, and the layers of none.
+    """The files of all quantized blocks and of the layers outside the blocks.
 
-    Raises UserError unless all are there, by these rules and of this model and, as far as they say, calibration set.
+    Raises UserError unless all are present, made with these rules from this model and, where recorded, this calibration
+    set.
     """
     files = [read_block(path) for path in paths]
     for path, file in zip(paths, files, strict=True):
@@ -74,18 +75,18 @@ def read_files(paths: list[Path], parameters: plan.Parameters, origin: dict[str,
 
 
 def is_finished(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> bool:
-    """Whether `path` holds the result of this; if it holds anything else, that is said."""
+    """True if `path` was produced from these parameters and inputs; logs any other content."""
     try:
         return holds_work(path, parameters, origin)
     except UserError as error:
-        log.info(f"{str(error).partition(';')[0]}; it is made again")
+        log.info(f"{str(error).partition(';')[0]}; it is replaced")
         return False
 
 
 def assemble_task(
     parameters: plan.Parameters, calibration: Calibration, model: Model, files: list[BlockFile]
 ) -> tuple[Task, dict[str, np.ndarray]]:
-    """What is distilled, and the blocks' codes. Raises UserError if this machine has not the memory."""
+    """The distillation task, and the blocks' codes. Raises UserError if the machine's memory is too small."""
     transformer, points = model.load_transformer(), read_points(calibration)
     student, codes = assemble_student(transformer, files)
     conditions = plan.count_conditions(parameters["model"])
@@ -110,7 +111,7 @@ def distil(
 ) -> None:
     """Learn, keep the better of start and result on held-out points, and write report, file and seal.
 
-    guidance: the weight that the calibration set's trajectories were drawn with.
+    guidance: the guidance weight of the calibration set's trajectories.
     """
     settings = Settings.read(parameters, guidance)
     first = task.student.start(task.model, codes, "codes" in KINDS[settings.kind])
@@ -137,7 +138,7 @@ def distil(
 def continue_learning(
     path: Path, parameters: plan.Parameters, origin: dict[str, Any], task: Task, settings: Settings, first: Learned
 ) -> State:
-    """Learn from the checkpoint in `path`, or from `first` where there is none, to the end."""
+    """Learn to the end, from the checkpoint at `path`, or from `first` if there is none."""
     fingerprint = fingerprint_origin(parameters, origin)
     state = open_learning(path, fingerprint, first)
     progress = Progress("distil", settings.iterations, "iterations", state.iteration)
@@ -151,11 +152,11 @@ def continue_learning(
 
 
 def open_learning(path: Path, fingerprint: str, first: Learned) -> State:
-    """The state of an interrupted run, or the one at `first`; a checkpoint that is no use is named and not used."""
+    """The state of an interrupted run, or the initial state at `first`; logs and ignores an unusable checkpoint."""
     try:
         saved = read_learning(path, fingerprint)
     except UserError as error:
-        log.info(f"{str(error).partition(';')[0]}; it is not used, and distillation starts over")
+        log.info(f"{str(error).partition(';')[0]}; it is ignored, and distillation starts over")
         saved = None
     if saved is None:
         return State(0, dict(first), {}, [])
@@ -167,5 +168,5 @@ def open_learning(path: Path, fingerprint: str, first: Learned) -> State:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "calibration", "scratch", "out")
-    parser.add_argument("--blocks", type=Path, nargs="+", required=True, help="the file of every block, then `shared`")
+    parser.add_argument("--blocks", type=Path, nargs="+", required=True, help="file of every block, then of `shared`")
     run(main, parser)

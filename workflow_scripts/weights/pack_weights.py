@@ -1,4 +1,4 @@
-"""Pack the codes of the distilled model, or of all blocks, as a checkpoint MLX loads by itself."""
+"""Pack the codes of the distilled model, or of all blocks, into a checkpoint that plain MLX can load."""
 
 import argparse
 from itertools import groupby
@@ -25,8 +25,8 @@ from taqmlx.store.tensors import write_tensors
 
 Rules = list[dict[str, Any]]
 
-# DiffusionKit's own 4-bit checkpoints: `load_mmdit` calls nn.quantize with its defaults on every Linear, then strips
-# the prefix.
+# Layout of DiffusionKit's 4-bit checkpoints: `load_mmdit` calls nn.quantize with its defaults on every Linear, then
+# strips the prefix.
 UNIFORM_PREFIX = "model.diffusion_model."
 UNIFORM_CURE = "--uniform-g64 writes learned codes of 4 bits in groups of 64: use the results of config/uniform.yaml"
 CURE = "name the mixed_bits.json that the blocks were made with, or make them again"
@@ -34,7 +34,7 @@ UNIFORM_RULES = [{"layers": "*", "bits": 4, "group_size": 64, "symmetric": False
 
 
 class Codes(NamedTuple):
-    """A layer's codes uint8 (out, in) on their grid; `migration` int32 (in,) is None where W is not migrated."""
+    """Codes uint8 (out, in) of a layer and their grid; `migration` int32 (in,), None if W is not migrated."""
 
     grid: weight_grid.Grid
     codes: np.ndarray
@@ -76,9 +76,9 @@ def main(arguments: argparse.Namespace) -> None:
 def check_blocks(
     paths: list[Path], parameters: plan.Parameters, layers: list[Layer], origin: dict[str, Any]
 ) -> tuple[dict[str, Path], dict[str, Seal]]:
-    """The file and the seal of every block and of the layers of none, or of the distilled model alone.
+    """File and seal by unit: every block and the layers outside the blocks, or the distilled model alone.
 
-    Raises UserError, naming file and difference, unless each block is there once, made from this model by these rules.
+    Raises UserError, naming file and difference, unless each unit occurs once, made from this model with these rules.
     """
     found, seals = {}, {}
     for path in paths:
@@ -98,14 +98,14 @@ def check_blocks(
 
 
 def find_block_rules(rules: Rules, layers: list[Layer], block: str) -> dict[str, dict[str, Any]]:
-    """The weight rules by name of the quantized layers of a block, of no block, or of all."""
+    """Weight rules, by name, of the quantized layers of a block, outside the blocks (`shared`), or of all."""
     own = [layer.name for layer in layers if block in (plan.WHOLE, layer.block or plan.SHARED)]
     found = {name: find_rule(rules, name) for name in own}
     return {name: rule for name, rule in found.items() if rule["bits"] != UNQUANTIZED}
 
 
 def check_layers(path: Path, seal: Seal, wanted: dict[str, dict[str, Any]]) -> None:
-    """Raise UserError unless the sealed file holds exactly the layers `wanted`, made by these rules."""
+    """Raise UserError unless the sealed file holds exactly the layers `wanted`, made with these rules."""
     again = f"delete it and run {seal['parameters']['stage']} again"
     if wrong := set(wanted) ^ set(seal["sha256"]["codes"]):
         name = min(wrong)
@@ -123,10 +123,10 @@ def pack_layers(
     rules: dict[str, dict[str, Any]],
     cure: str,
 ) -> dict[str, PackedLayer]:
-    """Every layer that its rule quantizes, by module path; one file of `blocks` is in memory at a time.
+    """The layers quantized by their rule, by module path; one file of `blocks` is in memory at a time.
 
-    What is packed is taken out of `weights`, where learned biases take the place of the model's. Raises UserError, with
-    the `cure`, if the codes of a layer are not of its rule's bits and group size.
+    Packed weights are removed from `weights`, and learned biases replace the model's. Raises UserError, ending in
+    `cure`, if the codes of a layer do not have its rule's bits and group size.
     """
     check_widths(layers, weights, rules)
     packed: dict[str, PackedLayer] = {}
@@ -156,7 +156,7 @@ def pack_layers(
 
 
 def choose_rule(rules: Rules, mixed: dict[str, Any] | None, name: str) -> dict[str, Any]:
-    """The rule of a layer, with the bits and the group size of a search if there was one."""
+    """The rule of a layer, with the bits and group size of the bit search, if any."""
     return find_rule(rules, name) | (mixed["mixed"]["layers"].get(name, {}) if mixed else {})
 
 
@@ -175,18 +175,18 @@ def check_widths(layers: list[Layer], weights: dict[str, mx.array], rules: dict[
 
 
 def list_codes(block: BlockFile) -> dict[str, Codes]:
-    """The layers of a block's file by name."""
+    """The codes of the layers in a block file, by name."""
     migrations = {name: read.migration for name, read in block.inputs.items() if is_migrated(read.migration)}
     return {name: Codes(layer.grid, layer.codes, migrations.get(name)) for name, layer in block.weights.items()}
 
 
 def is_migrated(migration: np.ndarray | None) -> bool:
-    """Whether any channel is divided by something other than one."""
+    """True if any channel has a migration other than 1."""
     return migration is not None and bool(np.any(migration != 1))
 
 
 def pack_layer(learned: Codes) -> PackedLayer:
-    """The tensors of one layer's codes."""
+    """The packed tensors of one layer's codes."""
     grid, codes, migration = learned
     tensors = {"weight": weight_grid.pack_codes(codes, grid.bits), "scales": grid.scales, "biases": grid.biases}
     if migration is not None:
@@ -195,25 +195,25 @@ def pack_layer(learned: Codes) -> PackedLayer:
 
 
 def fits_rule(grid: weight_grid.Grid, rule: dict[str, Any]) -> bool:
-    """Whether a module made for `rule` can hold codes on `grid`."""
+    """True if `grid` has the bits and group size of `rule`."""
     return grid.bits == rule["bits"] and rule["group_size"] in (grid.group_size, "row")
 
 
 def refuse_migrated(layers: list[Layer], packed: dict[str, PackedLayer]) -> None:
-    """Raise UserError if a weight is migrated: DiffusionKit's layout has no place to say so."""
+    """Raise UserError if a weight is migrated: DiffusionKit's layout cannot store migrations."""
     migrated = [layer.name for layer in layers if "migration" in packed[layer.path].tensors]
     if migrated:
         raise UserError(f"--uniform-g64 cannot hold migrated weights: {', '.join(migrated)}; learn without migration")
 
 
 def collect_tensors(weights: dict[str, mx.array], packed: dict[str, PackedLayer]) -> dict[str, np.ndarray]:
-    """The checkpoint's tensors: those of the packed layers, and what is left of `weights` as fp16."""
+    """The tensors of the checkpoint: those of the packed layers, and the remaining `weights` as fp16."""
     tensors = {f"{path}.{part}": array for path, layer in packed.items() for part, array in layer.tensors.items()}
     return tensors | {key: round_to_half(key, value) for key, value in weights.items()}
 
 
 def round_to_half(key: str, value: mx.array) -> np.ndarray:
-    """`value` as fp16. Raises UserError naming the tensor `key` if that overflows."""
+    """`value` as fp16. Raises UserError naming the tensor `key` if the result is not finite."""
     half = np.array(value.astype(mx.float16))
     if not np.isfinite(half).all():
         raise UserError(f"{key} has values that fp16 cannot hold, or none at all; check the model's weights")
@@ -221,7 +221,7 @@ def round_to_half(key: str, value: mx.array) -> np.ndarray:
 
 
 def describe_checkpoint(path: Path, prefix: str, packed: dict[str, PackedLayer]) -> dict[str, Any]:
-    """What a reader needs: per module path its `nn.quantize` parameters; and sizes, measured on what was written."""
+    """Content of config.json: the `nn.quantize` parameters by module path, and sizes measured on the written file."""
     tensors = read_packed_tensors(path, prefix)
     quantization = {
         place: {"bits": weight_grid.stored_bits(layer.bits), "group_size": layer.group_size, "mode": "affine"}
@@ -231,7 +231,7 @@ def describe_checkpoint(path: Path, prefix: str, packed: dict[str, PackedLayer])
         "quantization": quantization,
         "nominal_bits": {p: layer.bits for p, layer in packed.items() if layer.bits != quantization[p]["bits"]},
         "codes": {place: digest_codes(tensors[f"{place}.weight"]) for place in packed},
-        "rounded": [],  # to nearest by the packing, in folders of earlier versions
+        "rounded": [],  # layers rounded by the packing itself, only in folders of earlier versions
         "migrated": [place for place, layer in packed.items() if "migration" in layer.tensors],
         "model": {"file": path.name, "sha256": hash_file(path), "bytes": path.stat().st_size},
     }
@@ -244,13 +244,13 @@ if __name__ == "__main__":
         type=Path,
         nargs="+",
         required=True,
-        help="the distilled model, or the file of every block and `shared`",
+        help="the distilled model, or the files of all blocks and of `shared`",
     )
-    parser.add_argument("--mixed", type=Path, help="mixed_bits.json, with bits_per_weight")
-    parser.add_argument("--out-dir", type=Path, required=True, help="the folder of model.safetensors and config.json")
+    parser.add_argument("--mixed", type=Path, help="mixed_bits.json with the layers' bits, if bits_per_weight is set")
+    parser.add_argument("--out-dir", type=Path, required=True, help="folder for model.safetensors and config.json")
     parser.add_argument(
         "--uniform-g64",
         action="store_true",
-        help="4 bits in groups of 64 for every Linear, in the layout of DiffusionKit's own 4-bit checkpoints",
+        help="4 bits in groups of 64 for every Linear, in the layout of DiffusionKit's 4-bit checkpoints",
     )
     run(main, parser)

@@ -158,7 +158,7 @@ class TestRefusals:
                 name: rule | {"weight": rule["weight"] | {"group_size": 96}} for name, rule in rules.items()
             },
         )
-        with pytest.raises(UserError, match="shared: 128 inputs are no multiple of the group size 96"):
+        with pytest.raises(UserError, match="shared: 128 inputs are not a multiple of the group size 96"):
             round_them(tmp_path, calibration)
         assert not (tmp_path / "adaround" / "shared.safetensors").exists()
 
@@ -171,4 +171,4 @@ class TestRefusals:
 def test_how_many_layers_there_are_is_logged(tmp_path, calibration, caplog):
     with caplog.at_level(logging.INFO, "taqmlx"):
         out = round_them(tmp_path, calibration, engine="rtn")
-    assert f"7 layers of no block: {out}" in caplog.messages
+    assert f"7 layers outside the blocks: {out}" in caplog.messages

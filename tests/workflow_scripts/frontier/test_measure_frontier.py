@@ -90,5 +90,5 @@ def test_pictures_of_another_run_are_named(folder, tmp_path):
     content = read_json(make_learned(folder, "learned.json", 4.5, 3.0))
     other = tmp_path / "other.json"
     write_json(other, content | {"pictures": "0" * 64})
-    with pytest.raises(UserError, match=r"other.json is of other pictures .*run draw_frontier again"):
+    with pytest.raises(UserError, match=r"other.json was made with other pictures .*run draw_frontier again"):
         measure(folder, [other], [4.5])

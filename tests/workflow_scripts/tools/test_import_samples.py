@@ -269,7 +269,7 @@ def test_the_configuration_of_a_dataset_is_written_from_its_manifest(dataset, tm
 @pytest.mark.parametrize("prompt", ["two\nlines", "", " a circle"])
 def test_a_prompt_that_no_file_of_prompts_can_hold_is_refused(dataset, tmp_path, prompt):
     amend(dataset / "manifest.json", lambda value: value["images"][3].update(prompt=prompt))
-    with pytest.raises(UserError, match="is empty or no single line"):
+    with pytest.raises(UserError, match="is empty or not a single line"):
         write_import_config.main(Namespace(manifest=dataset / "manifest.json", out=tmp_path / "imported.yaml"))
     assert not (tmp_path / "imported.yaml").exists()
 

@@ -341,7 +341,8 @@ def test_final_latents_that_are_not_finite_are_named(tmp_path):
 
 def run_by_other_kernels(folder: Path, checkpoints: int = sys.maxsize) -> int:
     """Run the worker with kernels that every x86-64 CPU has, killed after so many checkpoints; its exit status."""
-    code = f"from pathlib import Path; from tests import kill_worker; kill_worker.collect_until(Path({str(folder)!r}), "
+    code = "from pathlib import Path; from tests.support import kill_worker; "
+    code += f"kill_worker.collect_until(Path({str(folder)!r}), "
     environment = os.environ | {"OPENBLAS_CORETYPE": "Nehalem"}
     return subprocess.run([sys.executable, "-c", f"{code}{checkpoints})"], env=environment).returncode
 

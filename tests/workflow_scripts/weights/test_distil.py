@@ -213,7 +213,7 @@ class TestInterruptions:
         with caplog.at_level(logging.INFO, "taqmlx"):
             path = run_distil(sources, tmp_path, distil_iterations=1, distil_checkpoint_every=1)
         assert re.search(
-            r"learning\.safetensors is damaged.*; it is not used, and distillation starts over", caplog.text
+            r"learning\.safetensors is damaged.*; it is ignored, and distillation starts over", caplog.text
         )
         assert len(read_made(path)["loss"]["values"]) == 1
 
@@ -246,7 +246,7 @@ class TestFinished:
         with caplog.at_level(logging.INFO, "taqmlx"):
             assert not self.ask(sources, copy)
         assert "is not what" in caplog.text
-        assert "it is made again" in caplog.text
+        assert "it is replaced" in caplog.text
 
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -261,7 +261,7 @@ class TestFinished:
     ):
         with caplog.at_level(logging.INFO, "taqmlx"):
             assert not self.ask(sources, copy, **change)
-        assert re.search(rf"distilled\.safetensors was made with {words}.*; it is made again", caplog.text)
+        assert re.search(rf"distilled\.safetensors was made with {words}.*; it is replaced", caplog.text)
 
     @staticmethod
     def ask(sources: Path, copy: Path, **changes) -> bool:
