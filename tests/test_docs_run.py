@@ -92,6 +92,8 @@ ELSEWHERE = {
     r"snakemake .* --batch .*": "tests/workflow/test_many_prompts.py::test_shards_can_be_made_in_batches",
     r"python .*s3://.*": "tests/test_object_storage.py::test_shards_are_copied_to_a_url_and_back",
     r"(snakemake .*s3://|rm -r results/run1/).*": URLS,
+    r"python -m workflow_scripts\.tools\.(collect|fill)_numbers.*": "tests/workflow_scripts/tools/"
+    "test_collect_numbers.py::test_documents_are_filled_in_place",
     r"make faults": "tests/faults/test_kills.py::test_killed_workers_end_with_the_same_bytes",
     r"python -m tests\.benchmarks\.real_size .*": "tests/test_real_size.py::"
     "test_every_stage_and_block_is_measured_once",

@@ -7,7 +7,9 @@ from argparse import Namespace
 
 import pytest
 
+from taqmlx.report.document_tables import show_kinds
 from taqmlx.report.kinds import show_kind
+from taqmlx.report.numbers import read_kinds_group
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from workflow_scripts.tools import describe_quantization
@@ -30,6 +32,12 @@ def test_every_layer_is_counted_under_its_kind(rows, quantized_study):
     assert total == len(layers) == sum(counts.values()) - counts["Patch embedding, a convolution"]
     assert counts["adaLN modulation"] == 11
     assert counts["Query, key and value"] == 30
+
+
+def test_the_documents_table_is_the_printed_one(quantized_study, capsys):
+    describe_quantization.main(Namespace(config=quantized_study.quant_config))
+    group = read_kinds_group(quantized_study.quant_config, None)
+    assert show_kinds({"kinds": group}) == capsys.readouterr().out.strip()
 
 
 def test_bits_are_those_of_the_configuration_and_of_the_file(rows):

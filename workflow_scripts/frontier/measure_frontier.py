@@ -8,13 +8,13 @@ import numpy as np
 
 from taqmlx.numerics.frontier import describe_quality, describe_saving
 from taqmlx.planning import plan
+from taqmlx.report.study_tables import sort_ways, tabulate_frontier
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.frontier_file import FORMAT, PICTURES, find_best, list_ours
 from taqmlx.store.vouching import write_text
 
-HEAD = ("", "bits per weight", "median, dB", "lowest 5 %, dB", "below 5 dB", "saved, median", "saved, lowest 5 %")
 NOTE = """\
 Latent signal-to-noise ratio to full precision in dB, of {n} pictures of held-out captions ({steps} steps, guidance
 {cfg:g}). Bits per weight count all linear layers, scales and zero points included. A picture below 5 dB usually shows
@@ -65,31 +65,9 @@ def describe_way(way: dict[str, Any], seed: int) -> dict[str, Any]:
 
 def format_table(content: dict[str, Any]) -> str:
     """A Markdown table of our models and of the `nn.quantize` models on the frontier of the median."""
-    lines = [f"| {' | '.join(HEAD)} |", "|---|" + "---:|" * (len(HEAD) - 1)]
-    shown = sorted([*find_best(content), *list_ours(content)], key=lambda way: (way["bits_per_weight"], way["title"]))
-    lines += [format_row(way) for way in shown]
+    table = tabulate_frontier(sort_ways([*find_best(content), *list_ours(content)]))
     note = NOTE.format(n=content["n"], steps=content["steps"], cfg=content["cfg"])
-    return "\n".join([*lines, "", note])
-
-
-def format_row(way: dict[str, Any]) -> str:
-    """One model as a table row."""
-    saved = way.get("bits_saved", {})
-    cells = [
-        way["title"],
-        f"{way['bits_per_weight']:.2f}",
-        f"{way['median']['value']:.1f}",
-        f"{way['p5']['value']:.1f}",
-        f"{100 * way['otherwise']['value']:.1f} %",
-        *(format_interval(saved[name]) if name in saved else "" for name in ("median", "p5")),
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-def format_interval(found: dict[str, Any]) -> str:
-    """A value with its interval."""
-    low, high = found["interval_95"]
-    return f"{found['value']:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{table}\n\n{note}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 
 from taqmlx.numerics.quality import measure_snr, to_decibels
 from taqmlx.planning import ladder
+from taqmlx.report.study_tables import tabulate_ladder
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.block_report import read_report
 from taqmlx.store.errors import UserError
@@ -36,8 +37,7 @@ def main(arguments: argparse.Namespace) -> None:
         latents = read_latents(arguments.ladder, name)
         rungs.append(describe_rung(name, title, latents, reference, arguments.adaround))
     write_json(arguments.out, FORMAT | {"pictures": len(reference), "rungs": rungs})
-    text = "\n".join(tabulate(rungs))
-    write_text(arguments.out.with_suffix(".md"), text)
+    write_text(arguments.out.with_suffix(".md"), format_table(rungs))
     log.info(f"{len(rungs)} rungs in {arguments.out}")
 
 
@@ -71,16 +71,11 @@ def measure_block(report: dict[str, Any]) -> dict[str, float]:
     return {stream: min(to_decibels(1, error), EXACT) for stream, error in errors.items()}
 
 
-def tabulate(rungs: list[dict[str, Any]]) -> list[str]:
-    """The lines of the Markdown report."""
+def format_table(rungs: list[dict[str, Any]]) -> str:
+    """The Markdown report: a table of the rungs, and its explanation."""
     titles = {name: title for name, (title, _) in ladder.RUNGS.items()}
-    lines = ["# Contribution of each part of the method", "", EXPLANATION]
-    lines += ["| rung | latents | worst picture | blocks | worst block |", "|---|---:|---:|---:|---:|"]
-    for rung in rungs:
-        title = titles.get(rung["rung"], rung["title"]).replace("  ", "&nbsp;&nbsp;")
-        numbers = [rung[kind][key] for kind in ("latent_snr", "block_snr") for key in ("typical", "worst")]
-        lines.append(f"| {title} | " + " | ".join(f"{value:.2f}" for value in numbers) + " |")
-    return [*lines, ""]
+    table = tabulate_ladder(rung | {"title": titles.get(rung["rung"], rung["title"])} for rung in rungs)
+    return f"# Contribution of each part of the method\n\n{EXPLANATION}\n{table}\n"
 
 
 if __name__ == "__main__":

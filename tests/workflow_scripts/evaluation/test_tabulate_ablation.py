@@ -24,9 +24,9 @@ def test_rows_have_intervals_and_the_papers_number(tmp_path):
     arguments = ["--scores", str(tmp_path / "scores.json"), "--out", str(tmp_path / "table.md")]
     tabulate_ablation.main(build_parser("", "scores", "out").parse_args(arguments))
     text = (tmp_path / "table.md").read_text()
-    assert text.startswith("FID of 2,048 pictures over 28 steps")
+    assert text.startswith("FID of 2,048 images (28 steps)")
     rows = text.splitlines()[-len(variants) - 1 :]
     assert [row.split("|")[1].strip() for row in rows] == ["full precision", *ablation.ROWS, "w4a8", "other seeds"]
     assert rows[0] == "| full precision |  | 2.00 [1.00, 4.00] |  |  | 5.00 |"
-    assert rows[4] == "| paper_joint | 0.500 [0.250, 1.000] | 0.50 [0.25, 1.00] | 20.0 | 98.8% | 6.61 |"
+    assert rows[4] == "| paper_joint | 0.500 [0.250, 1.000] | 0.50 [0.25, 1.00] | 20.0 | 98.8 % | 6.61 |"
     assert rows[-1] == "| other seeds | 1.000 [0.500, 2.000] | 1.00 [0.50, 2.00] | 20.0 |  |  |"

@@ -80,9 +80,9 @@ def test_the_table_has_ours_between_those_on_the_frontier(folder):
     measure(folder, [make_learned(folder, "learned.json", 4.5, 3.0)], [4.5])
     rows = [line for line in (folder / "frontier.md").read_text().splitlines() if line.startswith("| ")][1:]
     assert [row.split("|")[1].strip() for row in rows] == [
-        "learned, inputs of 8 bits",
-        "nn.quantize, 4 bits, groups of 64",
-        "nn.quantize, 8 bits, groups of 64",
+        "`nn.quantize`, 4 bits, groups of 64",
+        "this project, 8-bit inputs (simulated)",
+        "`nn.quantize`, 8 bits, groups of 64",
     ]
 
 

@@ -1,0 +1,114 @@
+"""The tables of README.md and docs/, each made of the measured numbers."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from taqmlx.planning.ablation import PAPER_FID
+from taqmlx.planning.ablation import VARIANTS as ABLATION
+from taqmlx.planning.variants import OTHER_SEEDS, RERUN
+from taqmlx.report.kinds import COLUMNS
+from taqmlx.report.numbers import PLAIN, Facts, Numbers, order
+from taqmlx.report.study_tables import (
+    sort_ways,
+    tabulate,
+    tabulate_ablation,
+    tabulate_frontier,
+    tabulate_ladder,
+    tabulate_pictures,
+)
+from taqmlx.report.tables import Body, Cell, Table, format_markdown
+from taqmlx.store.frontier_file import ROUNDED
+
+README_COLUMNS = 5  # of the frontier, those of the bits saved left out
+ITERATIONS = ("rtn", "gptq", "125", "250", "500", "1000", "2000")
+POLICIES = {
+    "sigma": ("sigma", "`lut`"),
+    "token": ("token", "`dynamic`"),
+    "groups_of_64": ("token and 64 channels", "`dynamic`, `group_size: 64`"),
+    "groups_of_32": ("token and 32 channels (default)", "`dynamic`, `group_size: 32`"),
+}
+
+
+def show_readme(numbers: Numbers) -> str:
+    """Ours at the configured size, the ways of PLAIN, and the one between them that is the nearest above ours."""
+    ways, asked = list(numbers["frontier"]["ways"].values()), numbers["frontier"]["measured"]["asked"]
+    own = sort_ways(way for way in ways if way.get("asked") == asked)
+    low, high = (numbers["frontier"]["ways"][name] for name in PLAIN)
+    return tabulate_frontier([low, *own, *find_nearest(ways, own, low, high), high], asked, README_COLUMNS)
+
+
+def find_nearest(ways: Iterable[Facts], own: Iterable[Facts], low: Facts, high: Facts) -> list[Facts]:
+    """The way of nn.quantize, larger than `low` and smaller than `high`, that is the nearest above our rounded one.
+
+    The best of them if none is above, and nothing if there is none of that size.
+    """
+    subject = next(way for way in own if way["name"] == ROUNDED)
+    sizes = (low["bits_per_weight"], high["bits_per_weight"])
+    between = [way for way in ways if "asked" not in way and sizes[0] < way["bits_per_weight"] < sizes[1]]
+    between.sort(key=lambda way: way["median"]["value"])
+    above = [way for way in between if way["median"]["value"] >= subject["median"]["value"]]
+    return above[:1] or between[-1:]
+
+
+def show_frontier(numbers: Numbers) -> str:
+    """All ways that are kept, the configured size in bold."""
+    group = numbers["frontier"]
+    return tabulate_frontier(sort_ways(group["ways"].values()), group["measured"]["asked"])
+
+
+def show_ladder(numbers: Numbers) -> str:
+    """All rungs."""
+    return tabulate_ladder(order(numbers["ladder"]["rungs"]))
+
+
+def show_pictures(numbers: Numbers) -> str:
+    """All variants but the rerun, which shows nothing but the order of sums."""
+    variants = numbers["pictures"]["variants"]
+    return tabulate_pictures(order({name: found for name, found in variants.items() if name != RERUN}))
+
+
+def show_ablation(numbers: Numbers) -> str:
+    """The ablation's rows, beside the paper's, and other seeds."""
+    group = numbers["ablation"]
+    own = {"title": f"this project, `{group['measured']['configuration']}`"}
+    rows = {name: group["variants"][name] for name in (*ABLATION, OTHER_SEEDS)}
+    return tabulate_ablation(
+        (found | own if name == "w4a8" else found, PAPER_FID.get(name)) for name, found in rows.items()
+    )
+
+
+def show_policies(numbers: Numbers) -> str:
+    """Quality by what has a step size of its own."""
+    ratios = numbers["policies"]["latent_snr_db"]
+    head = "| one step size per | policy | dB |\n|---|---|---:|"
+    rows = (f"| {title} | {policy} | {ratios[name]:.1f} |" for name, (title, policy) in POLICIES.items())
+    return "\n".join((head, *rows))
+
+
+def show_iterations(numbers: Numbers) -> str:
+    """Quality of two blocks' streams by iterations."""
+    blocks: dict[str, dict[str, list[float]]] = numbers["iterations"]["blocks"]
+    titles = [name.upper() if name.isalpha() else name for name in ITERATIONS]
+    cells = {
+        block: [" / ".join(f"{ratio:.1f}" for ratio in ratios.get(name, [])) for name in ITERATIONS]
+        for block, ratios in blocks.items()
+    }
+    return tabulate(["", *titles], ([f"`{block}`", *row] for block, row in cells.items()))
+
+
+def show_kinds(numbers: Numbers) -> str:
+    """What is quantized, by kind of layer."""
+    rows = [[Cell(text) for text in row] for row in numbers["kinds"]["rows"]]
+    return format_markdown(Table("kinds", "", COLUMNS, [Body(rows)]))
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "readme": show_readme,
+    "frontier": show_frontier,
+    "ladder": show_ladder,
+    "pictures": show_pictures,
+    "ablation": show_ablation,
+    "policies": show_policies,
+    "iterations": show_iterations,
+    "kinds": show_kinds,
+}

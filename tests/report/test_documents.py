@@ -1,0 +1,70 @@
+"""Marks in documents are filled with measured numbers, as the number that stands there is written."""
+
+import pytest
+
+from taqmlx.report.documents import fill
+from taqmlx.store.errors import UserError
+
+NUMBERS = {
+    "a": {"x": 3.456, "share": 0.0781, "large": 12345.6, "small": 3.3e-4, "count": 7, "word": "x", "below": -0.5}
+}
+
+
+def mark(name, shown):
+    return f"It is <!-- n: a.{name} -->{shown} and more."
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        *(("x", "1", "3"), ("x", "1.0", "3.5"), ("x", "0.00", "3.46"), ("count", "1", "7"), ("below", "1.0", "-0.5")),
+        *(("share", "1 %", "8 %"), ("share", "1.0 %", "7.8 %"), ("share", "1.0", "0.1"), ("x", "22x", "3x")),
+        *(("large", "1,000", "12,346"), ("large", "9.0", "12,345.6"), ("small", "1.0e-2", "3.3e-4")),
+        *(
+            ("x", "1, 2", "3, 2"),
+            ("x", "1.", "3."),
+            ("x - a.count", "1.0", "-3.5"),
+            ("large - a.x - a.x", "0", "12,339"),
+        ),
+    ],
+)
+def test_a_number_keeps_its_form(name, before, after):
+    assert fill(mark(name, before), NUMBERS) == mark(name, after)
+    assert fill(mark(name, after), NUMBERS) == mark(name, after)
+
+
+@pytest.mark.parametrize("name", ["a", "a.y", "a.word", "b.x", "a.x.y", "a.x - a.y"])
+def test_a_name_without_a_number_is_named(name):
+    with pytest.raises(UserError, match=f"named {name};"):
+        fill(f"It is <!-- n: {name} -->3.", NUMBERS)
+
+
+def test_a_mark_needs_a_number():
+    with pytest.raises(UserError, match=r"mark of a\.x has no number"):
+        fill("It is <!-- n: a.count -->3 or <!-- n: a.x -->unknown.", NUMBERS)
+
+
+@pytest.mark.parametrize("line", ["", "  ", "- ", "> ", "1. "])
+def test_a_mark_begins_no_line(line):
+    with pytest.raises(UserError, match=r"mark of a\.x begins a line"):
+        fill(f"It is\n{line}<!-- n: a.x -->3.", NUMBERS)
+
+
+def test_a_table_is_replaced():
+    numbers = {"policies": {"latent_snr_db": {"sigma": 1.0, "token": 2, "groups_of_64": 3, "groups_of_32": 4.04}}}
+    filled = fill("Before\n\n<!-- numbers: policies -->\nold\n<!-- end -->\n\nAfter\n", numbers)
+    lines = filled.split("\n")
+    assert (lines[2], lines[4]) == ("<!-- numbers: policies -->", "| one step size per | policy | dB |")
+    assert (
+        "| token and 32 channels (default) | `dynamic`, `group_size: 32` | 4.0 |\n\n<!-- end -->\n\nAfter\n" in filled
+    )
+    assert fill(filled, numbers) == filled
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("<!-- numbers: x -->\n<!-- end -->\n", "named x"), ("<!-- numbers: ladder -->\n", "no <!-- end -->")],
+)
+def test_a_table_has_a_name_and_an_end(text, said):
+    with pytest.raises(UserError, match=said):
+        fill(text, NUMBERS)
