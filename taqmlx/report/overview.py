@@ -227,7 +227,8 @@ def describe_setting(fid: Facts) -> str:
 def describe_realization(fid: Facts, realization: Facts) -> str:
     """Describe real and simulated parts, and, if FID is not a headline, the reason."""
     parts = (f"Weights are {realization['weights']}", fid["notes"]["simulated"])
-    return " ".join(f"{part.rstrip('.')}." for part in (*parts, *([] if fid["is_headline"] else [fid["headline"]])))
+    parts += () if fid["is_headline"] else (fid["headline"],)
+    return " ".join(f"{part[:1].upper()}{part[1:].rstrip('.')}." for part in parts)
 
 
 def describe_sources(fid: Facts) -> list[tuple[str, str]]:
