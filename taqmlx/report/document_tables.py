@@ -96,6 +96,25 @@ def show_iterations(numbers: Numbers) -> str:
     return tabulate(["", *titles], ([f"`{block}`", *row] for block, row in cells.items()))
 
 
+def show_calibration(numbers: Numbers) -> str:
+    """Quality by calibration set: distinct prompts, guidance of the trajectories, captured points."""
+    columns = ("prompts", "guidance", "captured points", "GPTQ: median, dB", "lowest 5 %, dB")
+    rows = [
+        [f"{cell['prompts']:,}", cell["guidance"], f"{cell['captured']:,}"]
+        + [f"{cell['gptq'][key]['value']:.1f}" for key in ("median", "p5")]
+        + [show_interval(cell["distilled"][key]) for key in ("median", "p5")]
+        + [f"{cell['seconds'] / 60:.1f}", f"{cell['captured_bytes'] / 1e6:.0f}"]
+        for cell in numbers["calibration"]["cells"]
+    ]
+    return tabulate([*columns, "distilled: median, dB", "lowest 5 %, dB", "CPU, min", "captured rows, MB"], rows)
+
+
+def show_interval(facts: Facts) -> str:
+    """A value in dB with its 95 % interval."""
+    low, high = facts["interval_95"]
+    return f"{facts['value']:.1f} [{low:.1f}, {high:.1f}]"
+
+
 def show_kinds(numbers: Numbers) -> str:
     """What is quantized, by kind of layer."""
     rows = [[Cell(text) for text in row] for row in numbers["kinds"]["rows"]]
@@ -111,4 +130,5 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "policies": show_policies,
     "iterations": show_iterations,
     "kinds": show_kinds,
+    "calibration": show_calibration,
 }

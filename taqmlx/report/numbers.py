@@ -151,6 +151,17 @@ def read_bench_group(path: Path, asked: float | None) -> Facts:
     return {"measured": {}, "rows": values}
 
 
+def read_calibration_group(path: Path, asked: float | None) -> Facts:
+    """The cells of `tests.benchmarks.calibration_sets`: SNR before and after distillation, seconds of CPU, bytes."""
+    cells = [read_json(cell) for cell in sorted(path.glob("*.json"))]
+    cells.sort(key=lambda cell: (cell["prompts"], cell["guidance"], cell["captured"]))
+    kept = [pick(cell, "prompts", "guidance", "captured", "seconds", "captured_bytes") for cell in cells]
+    for own, cell in zip(kept, cells, strict=True):
+        for stage in ("gptq", "distilled"):
+            own[stage] = {key: pick(cell[stage][key], "value", "interval_95") for key in ("median", "p5")}
+    return {"measured": {"cells": len(cells)}, "cells": kept}
+
+
 def name_row(name: str) -> str:
     """A row's name in lower case, words joined by underscores."""
     return "_".join(re.findall(r"[a-z0-9]+", name.lower()))
@@ -165,6 +176,7 @@ SOURCES = {
     "kinds": Source("quant_config.json", read_kinds_group),
     "main_job": Source("benchmarks/write_quant_config.tsv", read_jobs_group),
     "bench": Source("bench.json", read_bench_group),
+    "calibration": Source("bench_calibration", read_calibration_group),
 }
 
 

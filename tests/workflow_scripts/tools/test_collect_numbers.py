@@ -74,6 +74,14 @@ def write_evaluations(folder):
     write_json(folder / "ablation.json", fid | {"n": 2048, "variants": variants})
 
 
+def write_calibration_sets(folder):
+    """Two cells of the bench of calibration sets, the larger one first by name."""
+    for prompts in (1024, 64):
+        quality = {key: {"value": 20.0, "interval_95": [19.0, 21.0]} for key in ("median", "p5", "otherwise")}
+        cell = {"prompts": prompts, "guidance": "mixed", "captured": 1024, "seconds": 90.0, "captured_bytes": 2e6}
+        write_json(folder / f"{prompts}.json", cell | {"gptq": quality, "distilled": quality})
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """A folder of results that has everything but a packed checkpoint."""
@@ -82,6 +90,7 @@ def results(tmp_path_factory):
     write_frontier(folder.parent)
     write_ladder(folder)
     write_evaluations(folder)
+    write_calibration_sets(folder / "bench_calibration")
     write_json(folder / "quant_config_multitier.json", {"analysis": {"summary": SUMMARY}})
     rows = [Row("ours, 1 worker / torch twin, 1 worker", 0.84159, "x"), Row("what being resumable costs", 1.9, "%")]
     write_json(folder / "bench.json", as_records(rows))
@@ -163,6 +172,12 @@ def test_the_tables_are_made_of_them(numbers):
     assert "| &nbsp;&nbsp;+ shift | 21.00 | 1.00 | 30.00 | 25.00 |" in TABLES["ladder"](numbers)
     assert "| this project, `config/config.yaml` | 0.047" in TABLES["ablation"](numbers)
     assert "again" not in TABLES["pictures"](numbers)
+
+
+def test_calibration_sets_are_in_the_order_of_their_prompts(numbers):
+    first, second = TABLES["calibration"](numbers).split("\n")[2:]
+    assert first == "| 64 | mixed | 1,024 | 20.0 | 20.0 | 20.0 [19.0, 21.0] | 20.0 [19.0, 21.0] | 1.5 | 2 |"
+    assert second.startswith("| 1,024 |")
 
 
 def test_the_nearest_way_is_above_ours_or_else_the_best_below():
