@@ -13,6 +13,7 @@ import pytest
 
 from taqmlx.store.errors import UserError
 from tests.optimise_block.conftest import SETTINGS, configure, quantize
+from tests.support.interruption import interrupt_after_saves
 from tests.support.kill_block import list_arguments
 from tests.support.shards import hash_tree
 from workflow_scripts.blocks import optimise_block
@@ -20,19 +21,7 @@ from workflow_scripts.blocks import optimise_block
 
 def interrupt(folder: Path, monkeypatch, saves: int = 1) -> Path:
     """Let the entry be interrupted right after it saved its learning for the `saves`th time; the checkpoint."""
-    write = optimise_block.write_learning
-    count = [0]
-
-    def write_and_stop(*arguments):
-        write(*arguments)
-        count[0] += 1
-        if count[0] == saves:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(optimise_block, "write_learning", write_and_stop)
-        with pytest.raises(KeyboardInterrupt):
-            quantize(folder)
+    interrupt_after_saves(optimise_block, monkeypatch, saves, lambda: quantize(folder))
     return list_arguments(folder).scratch / "learning.safetensors"
 
 

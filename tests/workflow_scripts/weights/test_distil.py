@@ -19,6 +19,7 @@ from taqmlx.store.calibration import open_calibration
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from tests.quantization import conftest as small
+from tests.support.interruption import interrupt_after_saves
 from tests.support.shards import hash_tree
 from tests.workflow_scripts.blocks.test_measure_costs import (
     GUIDANCE,
@@ -168,18 +169,7 @@ class TestResult:
 
 def interrupt(sources: Path, folder: Path, monkeypatch, saves: int, **changes) -> Path:
     """Let the entry be interrupted right after it saved its learning for the `saves`th time; the checkpoint."""
-    write, count = distil.write_learning, [0]
-
-    def write_and_stop(*arguments):
-        write(*arguments)
-        count[0] += 1
-        if count[0] == saves:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(distil, "write_learning", write_and_stop)
-        with pytest.raises(KeyboardInterrupt):
-            run_distil(sources, folder, **changes)
+    interrupt_after_saves(distil, monkeypatch, saves, lambda: run_distil(sources, folder, **changes))
     return list_arguments(sources, folder).scratch / "learning.safetensors"
 
 
