@@ -92,8 +92,15 @@ def refuse_paths(config: dict[str, Any]) -> None:
     place = Path(os.path.normpath(Path.cwd() / results))
     if Path.cwd().is_relative_to(place) or ROOT.is_relative_to(place):
         raise ValueError(f"results_dir: {results[:80]} holds the project itself; choose a folder of its own")
-    if place.is_relative_to(ROOT) and place.relative_to(ROOT).parts[0] in SOURCES:
+    if any(place.is_relative_to(root) and place.relative_to(root).parts[0] in SOURCES for root in list_projects()):
         raise ValueError(f"results_dir: {results[:80]} is among the project's own files; choose a folder of its own")
+
+
+def list_projects() -> list[Path]:
+    """Folders that hold the workflow: the clone, and the current folder where a project was created or deployed."""
+    here = Path.cwd()
+    is_project = any((here / name).is_file() for name in ("Snakefile", "workflow/Snakefile"))
+    return [ROOT, here] if is_project else [ROOT]
 
 
 def refuse_long(config: dict[str, Any]) -> None:

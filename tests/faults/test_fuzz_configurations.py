@@ -148,6 +148,16 @@ def test_results_go_where_they_belong_and_nowhere_else(results):
         configuration.complete({"results_dir": results}, SCHEMA)
 
 
+@pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
+def test_results_go_into_no_part_of_a_project_made_elsewhere(tmp_path, monkeypatch, snakefile):
+    monkeypatch.chdir(tmp_path)
+    configuration.complete({"results_dir": "rules/new"}, SCHEMA)
+    (tmp_path / snakefile).parent.mkdir(exist_ok=True)
+    (tmp_path / snakefile).touch()
+    with pytest.raises(ValueError, match="among the project's own files"):
+        configuration.complete({"results_dir": "rules/new"}, SCHEMA)
+
+
 @pytest.mark.parametrize(
     "results", ["results", "results/a b", "out", "a'b\"$(c);&", "[1]*?", "été", "/mnt/big/results", "a..b"]
 )
