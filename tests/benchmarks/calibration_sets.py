@@ -150,7 +150,8 @@ def run_cell(model: Any, points: CalibrationPoints, captured: int, widths: dict,
         )
     biases = {name: None if bias is None else round_stored(bias) for name, bias in biases.items()}
     reach = {name: float(mx.sqrt(mx.square(b).mean())) + 1e-3 for name, b in biases.items() if b is not None}
-    student = Student(grids, {}, biases, reach, {}, {}, np.unique(points.sigmas)[::-1])
+    sigmas = np.ascontiguousarray(np.unique(points.sigmas)[::-1])
+    student = Student(grids, {}, biases, reach, {}, {}, sigmas)
     training, held_out = split_points(np.arange(len(points.xs)), points.prompts, 0.125, 0)
     task = Task(model, student, points, np.append(student.sigmas, np.float32(0)), training, held_out, 2, False)
     settings = Settings("codes", ITERATIONS, BATCH, 5e-4, 3e-3, 0.5, 0.0, 1, ITERATIONS, 3.0, 0)
