@@ -144,10 +144,10 @@ def move(learned, seed=0, size=0.05):
 
 
 def assert_near(found, expected):
-    """Some rows to the rounding of fp32; others may have codes of inputs that it moved by one."""
-    errors = np.sqrt(np.square(found - expected).sum(axis=(2, 3, 4)) / np.square(expected).sum(axis=(2, 3, 4)))
-    assert errors.min() < 5e-6
-    assert errors.max() < 2e-2
+    """Most rows to the rounding of fp32; a few may have codes of inputs that it moved by one."""
+    errors = np.square(found - expected).sum(axis=(2, 3, 4)) / np.square(expected).sum(axis=(2, 3, 4))
+    assert np.sqrt(np.median(errors)) < 5e-6
+    assert np.sqrt(errors.max()) < 5e-3
 
 
 class Study:
@@ -267,7 +267,10 @@ class TestVelocity:
     def test_a_model_without_guidance_and_with_unified_blocks_runs_too(self, tmp_path):
         single = {"dtype": mx.float32, "float16_dtype": mx.float32}  # sums in bfloat16 depend on their order
         study = Study(tmp_path, "by groups of channels", **FLUX | single)
-        expected = predict_pointwise(study.model, bind_blocks(study.model, study.files), study.points)
+        # In one batch too: so many layers round their inputs that kernels which differ by row would move codes in most.
+        linear = bind_blocks(study.model, study.files).at(float(study.points.sigmas[0]))  # dynamic: of any noise level
+        batch = study.points.take(np.arange(len(study.points.xs)))
+        expected = np.array(predict_conditions(study.model, linear, batch, 1))
         found = predict_whole(study.model, study.student, study.start, study.points, 1)
         assert found.shape[0] == 1
         assert_near(found, expected)
