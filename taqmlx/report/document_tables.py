@@ -9,6 +9,7 @@ from taqmlx.planning.variants import OTHER_SEEDS, RERUN
 from taqmlx.report.kinds import COLUMNS
 from taqmlx.report.numbers import PLAIN, Facts, Numbers, order
 from taqmlx.report.study_tables import (
+    show_interval,
     sort_ways,
     tabulate,
     tabulate_ablation,
@@ -102,17 +103,11 @@ def show_calibration(numbers: Numbers) -> str:
     rows = [
         [f"{cell['prompts']:,}", cell["guidance"], f"{cell['captured']:,}"]
         + [f"{cell['gptq'][key]['value']:.1f}" for key in ("median", "p5")]
-        + [show_interval(cell["distilled"][key]) for key in ("median", "p5")]
+        + [show_interval(cell["distilled"][key], 1) for key in ("median", "p5")]
         + [f"{cell['seconds'] / 60:.1f}", f"{cell['captured_bytes'] / 1e6:.0f}"]
         for cell in numbers["calibration"]["cells"]
     ]
     return tabulate([*columns, "distilled: median, dB", "lowest 5 %, dB", "CPU, min", "captured rows, MB"], rows)
-
-
-def show_interval(facts: Facts) -> str:
-    """A value in dB with its 95 % interval."""
-    low, high = facts["interval_95"]
-    return f"{facts['value']:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def show_kinds(numbers: Numbers) -> str:
