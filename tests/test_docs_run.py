@@ -63,6 +63,14 @@ SMALLER = {
     "tests/benchmarks/speed.py": {"ROUNDS = 7": "ROUNDS = 1"},
     "tests/benchmarks/blocks.py": {"ITERATIONS = 300": "ITERATIONS = 20"},
     "tests/benchmarks/distillation.py": {"ROUNDS = 6": "ROUNDS = 1"},
+    "tests/benchmarks/calibration_sets.py": {
+        "(20, 64, 256, 1024), (\"1.5\", \"3\", \"mixed\"), (256, 1024, 4096)": "(4, 8), (\"3\", \"mixed\"), (16, 32)",
+        "CENTRE = (256, \"3\", 1024)": "CENTRE = (8, \"3\", 16)",
+        "256, 100, 6400": "8, 8, 64",
+        "PICTURE_SEED, CAPTION_SEED = 128": "PICTURE_SEED, CAPTION_SEED = 4",
+        "ITERATIONS, BATCH = 150": "ITERATIONS, BATCH = 2",
+        "complete({}": "complete({'search_points': 4, 'search_probes': 2}",
+    },
     "tests/benchmarks/pictures.py": {"3.0, 7": "3.0, 1"},
     "tests/benchmarks/scale.py": {"10_000, 50": "200, 10"},
 }

@@ -1,6 +1,6 @@
 """What the rounding is calibrated on: prompts, guidance and captured points against held-out pictures.
 
-    python -m tests.benchmarks.calibration_sets results/bench_calibration [--full]
+    python -m tests.benchmarks.calibration_sets --folder results/bench_calibration [--full]
 
 One thing is changed at a time about 256 prompts, guidance 3 and 1,024 captured points; with --full all are combined.
 Every set has 6,400 points: 256 trajectories of 25 kept steps, or of 1,024 prompts as many trajectories of 6 steps. A
@@ -11,7 +11,6 @@ distils on all points. Pictures are of captions kept out of the model's training
 import argparse
 import time
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -35,6 +34,7 @@ from taqmlx.reconstruction.distillation import Settings, State, Task, learn
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians
 from taqmlx.reconstruction.layer_rounding import choose_damping
 from taqmlx.reconstruction.student import Student, round_stored
+from taqmlx.runtime.entry import build_parser, run
 from taqmlx.store.block_inputs import count_bytes, list_specs
 from taqmlx.store.files import read_json, write_json
 from taqmlx.training.captions import sample_scene, write_caption
@@ -43,7 +43,7 @@ from workflow_scripts.blocks.measure_costs import measure
 
 PROMPTS, GUIDANCE, CAPTURED = (20, 64, 256, 1024), ("1.5", "3", "mixed"), (256, 1024, 4096)
 CENTRE = (256, "3", 1024)
-STEPS, POINTS = 100, 6400
+TRAJECTORIES, STEPS, POINTS = 256, 100, 6400
 PICTURES, PICTURE_SEED, CAPTION_SEED = 128, 5_000_000, 777
 ITERATIONS, BATCH = 150, 16
 SIZE = 4.5
@@ -69,7 +69,7 @@ def write_training_captions(count: int) -> list[str]:
 
 def record_points(model: Any, prompts: int, guidance: str) -> CalibrationPoints:
     """The points of a set: states of trajectories, each under its prompt, in float16."""
-    trajectories = max(256, prompts)
+    trajectories = max(TRAJECTORIES, prompts)
     kept = np.linspace(0, STEPS - 1, POINTS // trajectories, dtype=int)
     cs, cs_pooled = embedded.encode_prompts(write_training_captions(prompts))
     prompt_of, exact = np.arange(trajectories) % prompts, bind_linears(model)
@@ -184,11 +184,7 @@ def format_table(cells: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where each cell is written as it is done")
-    parser.add_argument("--full", action="store_true", help="every combination")
-    arguments = parser.parse_args()
+def main(arguments: argparse.Namespace) -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     model, wanted = embedded.load_transformer(), list_cells(arguments.full)
     pictures, widths = draw_pictures(model), None
@@ -220,4 +216,6 @@ def list_cells(full: bool) -> list[tuple[int, str, int]]:
 
 
 if __name__ == "__main__":
-    main()
+    parser = build_parser(__doc__, "folder")
+    parser.add_argument("--full", action="store_true", help="every combination")
+    run(main, parser)
