@@ -110,6 +110,25 @@ def show_calibration(numbers: Numbers) -> str:
     return tabulate([*columns, "distilled: median, dB", "lowest 5 %, dB", "CPU, min", "captured rows, MB"], rows)
 
 
+def show_scale(numbers: Numbers) -> str:
+    """Costs by the number of prompts, and their growth over linear growth at one prompt a shard."""
+    scales, rows = numbers["scale"]["scales"], numbers["scale"]["rows"]
+    single = [place for place, scale in enumerate(scales) if scale["per_shard"] == 1]
+    first, last = single[0], single[-1]
+    linear = scales[last]["prompts"] / scales[first]["prompts"]
+    head = [f"{s['prompts']:,}" + (f", {s['per_shard']} a shard" if s["per_shard"] > 1 else "") for s in scales]
+    cells = (
+        [row["title"], *map(show_cost, row["values"]), f"{row['values'][last] / row['values'][first] / linear:.2f}"]
+        for row in rows
+    )
+    return tabulate(["prompts", *head, "growth"], cells)
+
+
+def show_cost(value: float) -> str:
+    """Three significant digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def show_kinds(numbers: Numbers) -> str:
     """What is quantized, by kind of layer."""
     rows = [[Cell(text) for text in row] for row in numbers["kinds"]["rows"]]
@@ -126,4 +145,5 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "iterations": show_iterations,
     "kinds": show_kinds,
     "calibration": show_calibration,
+    "scale": show_scale,
 }
