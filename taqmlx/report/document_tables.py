@@ -117,15 +117,20 @@ def show_scale(numbers: Numbers) -> str:
     first, last = single[0], single[-1]
     linear = scales[last]["prompts"] / scales[first]["prompts"]
     head = [f"{s['prompts']:,}" + (f", {s['per_shard']} a shard" if s["per_shard"] > 1 else "") for s in scales]
-    cells = (
-        [row["title"], *map(show_cost, row["values"]), f"{row['values'][last] / row['values'][first] / linear:.2f}"]
-        for row in rows
-    )
+    growths = [show_growth(row["values"][first], row["values"][last], linear) for row in rows]
+    cells = ([row["title"], *map(show_cost, row["values"]), growth] for row, growth in zip(rows, growths, strict=True))
     return tabulate(["prompts", *head, "growth"], cells)
 
 
-def show_cost(value: float) -> str:
-    """Three significant digits, or all before the point."""
+def show_growth(first: float | None, last: float | None, linear: float) -> str:
+    """How many times more than linearly a cost grows; nothing if one of the two was not measured."""
+    return f"{last / first / linear:.2f}" if first and last else ""
+
+
+def show_cost(value: float | None) -> str:
+    """Three significant digits, or all before the point; nothing if it was not measured."""
+    if value is None:
+        return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -162,6 +162,20 @@ def read_calibration_group(path: Path, asked: float | None) -> Facts:
     return {"measured": {"cells": len(cells)}, "cells": kept}
 
 
+def read_scale_group(path: Path, asked: float | None) -> Facts:
+    """Rows of `make scale`: a title and a value for each scale, None where it was not measured."""
+    content = read_plain_json(path)
+    rows = dict.fromkeys(title for values in content.values() for title in values)
+    values = [{"title": title, "values": [found.get(title) for found in content.values()]} for title in rows]
+    return {"measured": {}, "scales": [read_scale(name) for name in content], "rows": values}
+
+
+def read_scale(name: str) -> Facts:
+    """Prompts, and prompts a shard, of a scale such as `10,000` or `10,000 by 20`."""
+    prompts, _, per_shard = name.replace(",", "").partition(" by ")
+    return {"prompts": int(prompts), "per_shard": int(per_shard or 1)}
+
+
 def name_row(name: str) -> str:
     """A row's name in lower case, words joined by underscores."""
     return "_".join(re.findall(r"[a-z0-9]+", name.lower()))
@@ -177,6 +191,7 @@ SOURCES = {
     "main_job": Source("benchmarks/write_quant_config.tsv", read_jobs_group),
     "bench": Source("bench.json", read_bench_group),
     "calibration": Source("bench_calibration", read_calibration_group),
+    "scale": Source("scale.json", read_scale_group),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from taqmlx.planning import ablation, ladder, plain_ways
 from taqmlx.report.document_tables import TABLES, find_nearest
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_plain_json, write_json
+from taqmlx.store.files import read_plain_json, write_json, write_plain_json
 from taqmlx.store.frontier_file import PICTURES
 from tests.benchmarks.table import Row, as_records
 from tests.support.report_study import SUMMARY, make_evaluation, make_variant
@@ -17,6 +17,13 @@ from workflow_scripts.tools import collect_numbers, fill_numbers
 
 ABOUT = {"parameters": {"evaluation_steps": 28, "evaluation_cfg": 3.0}, "pictures": "0" * 64, "model": {}, "source": {}}
 TSV = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n{}\n"
+
+
+SCALE = {
+    "1,000": {"dry run: s": 2.0, "store: MB": 100},
+    "10,000": {"dry run: s": 10.0, "store: MB": 1000},
+    "10,000 by 20": {"dry run: s": 0.5},
+}
 
 
 def make_way(name, title, bits, median):
@@ -94,6 +101,7 @@ def results(tmp_path_factory):
     write_json(folder / "quant_config_multitier.json", {"analysis": {"summary": SUMMARY}})
     rows = [Row("ours, 1 worker / torch twin, 1 worker", 0.84159, "x"), Row("what being resumable costs", 1.9, "%")]
     write_json(folder / "bench.json", as_records(rows))
+    write_plain_json(folder / "scale.json", SCALE)
     for stage, row in (
         ("collect_shard/000", "9\t0:00:09\t100.0\t0\t0\t0\t0\t0\t0\t60.0"),
         ("distil", "9\t0:00:09\t400.0\t0\t0\t0\t0\t0\t0\t120.0"),
@@ -178,6 +186,12 @@ def test_calibration_sets_are_in_the_order_of_their_prompts(numbers):
     first, second = TABLES["calibration"](numbers).split("\n")[2:]
     assert first == "| 64 | mixed | 1,024 | 20.0 | 20.0 | 20.0 [19.0, 21.0] | 20.0 [19.0, 21.0] | 1.5 | 2 |"
     assert second.startswith("| 1,024 |")
+
+
+def test_the_growth_of_costs_is_relative_to_the_number_of_prompts(numbers):
+    head, _, *rows = TABLES["scale"](numbers).split("\n")
+    assert head == "| prompts | 1,000 | 10,000 | 10,000, 20 a shard | growth |"
+    assert rows == ["| dry run: s | 2 | 10 | 0.5 | 0.50 |", "| store: MB | 100 | 1,000 |  | 1.00 |"]
 
 
 def test_the_nearest_way_is_above_ours_or_else_the_best_below():
