@@ -71,7 +71,7 @@ def test_a_figure_with_a_unit_is_filled_in_or_defined(path):
 
 
 def test_typed_figures_are_found():
-    text = "It gains 3.1 dB, <!-- n: a.b -->2 dB, <!-- n: a.c -->1 to <!-- n: a.d -->2 s.\n`5 MB`\n\n    6 MB\n| 70 MB |"
+    text = "Gains 3.1 dB, <!-- n: a.b -->2 dB, <!-- n: a.c -->1 to <!-- n: a.d -->2 s.\n`5 MB`\n\n    6 MB\n| 70 MB |"
     assert list_figures(text) == [(1, "3.1 dB"), (5, "70 MB")]
 
 
