@@ -125,11 +125,11 @@ def bind_iteration(task: Task, settings: Settings, state: State) -> Callable[[in
         for stream, part in zip(streams, parts, strict=False):
             with mx.stream(stream):
                 found.append(differentiate(moving, part))
-        mx.eval(found)
         shares = [len(part) / len(indices) for part in parts]
         joined: tuple[mx.array, Learned] = tree_map(
             lambda *values: sum(s * v for s, v in zip(shares, values, strict=True)), *found
         )
+        mx.eval(joined)  # at once: MLX orders the operations from the outputs, and both streams are kept busy
         return joined
 
     def iterate(iteration: int) -> float:
