@@ -51,19 +51,19 @@ docs: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build
 
 bench: $(READY)
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tools.benchmarks
 
 # An hour and 3 GB of disk: 1,000, 3,000 and 10,000 prompts with a denoiser that costs nothing
 scale: $(READY)
-	$(BIN)/python -m tests.benchmarks.scale
+	$(BIN)/python -m tools.benchmarks.scale
 
-# Hours: every campaign whole. One, shorter: .venv/bin/python -m tests.faults kills --count 40
+# Hours: every campaign whole. One, shorter: .venv/bin/python -m tools.faults kills --count 40
 faults: $(READY)
-	$(BIN)/python -m tests.faults
+	$(BIN)/python -m tools.faults
 
 # A quarter of an hour: a Slurm of one node is started from Debian's packages, which takes root, and ended again.
 slurm: $(READY)
-	SLURM_TESTS=1 $(BIN)/python -m pytest tests/slurm -rs
+	SLURM_TESTS=1 $(BIN)/python -m pytest tests/tools/slurm -rs
 
 # Half an hour: every target is made, small, and every kind of file that is then there is damaged.
 everything: $(READY)

@@ -3,8 +3,8 @@
 import pytest
 
 import taqmlx  # noqa: F401
-from tests.quantization.conftest import Study, write_calibration
 from tests.support.workflow_run import Workflow
+from tools.small_results.study import Study, write_calibration
 
 
 def pytest_collection_modifyitems(items):

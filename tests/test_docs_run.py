@@ -60,19 +60,19 @@ SMALLER = {
         "SCORED_STEPS = 50": "SCORED_STEPS = 4",
         "REAL_PICTURES = 2_048": "REAL_PICTURES = 64",
     },
-    "tests/benchmarks/speed.py": {"ROUNDS = 7": "ROUNDS = 1"},
-    "tests/benchmarks/blocks.py": {"ITERATIONS = 300": "ITERATIONS = 20"},
-    "tests/benchmarks/distillation.py": {"ROUNDS = 6": "ROUNDS = 1"},
-    "tests/benchmarks/calibration_sets.py": {
-        "(20, 64, 256, 1024), (\"1.5\", \"3\", \"mixed\"), (256, 1024, 4096)": "(4, 8), (\"3\", \"mixed\"), (16, 32)",
-        "CENTRE = (256, \"3\", 1024)": "CENTRE = (8, \"3\", 16)",
+    "tools/benchmarks/speed.py": {"ROUNDS = 7": "ROUNDS = 1"},
+    "tools/benchmarks/blocks.py": {"ITERATIONS = 300": "ITERATIONS = 20"},
+    "tools/benchmarks/distillation.py": {"ROUNDS = 6": "ROUNDS = 1"},
+    "tools/benchmarks/calibration_sets.py": {
+        '(20, 64, 256, 1024), ("1.5", "3", "mixed"), (256, 1024, 4096)': '(4, 8), ("3", "mixed"), (16, 32)',
+        'CENTRE = (256, "3", 1024)': 'CENTRE = (8, "3", 16)',
         "256, 100, 6400": "8, 8, 64",
         "PICTURE_SEED, CAPTION_SEED = 128": "PICTURE_SEED, CAPTION_SEED = 4",
         "ITERATIONS, BATCH = 150": "ITERATIONS, BATCH = 2",
         "complete({}": "complete({'search_points': 4, 'search_probes': 2}",
     },
-    "tests/benchmarks/pictures.py": {"3.0, 7": "3.0, 1"},
-    "tests/benchmarks/scale.py": {"10_000, 50": "200, 10"},
+    "tools/benchmarks/pictures.py": {"3.0, 7": "3.0, 1"},
+    "tools/benchmarks/scale.py": {"10_000, 50": "200, 10"},
 }
 # What a command says itself and is too long.
 SHORTER = {"adaround_iterations=20000": "adaround_iterations=2"}
@@ -89,9 +89,9 @@ ELSEWHERE = {
     r"python -m src\..*": "tests/compat/test_chain.py::test_from_trajectories_to_a_picture",
     r"snakemake .* (calibration_data|dry_run_cali)/config.yaml.*": TABLE,
     r"python -m workflow_scripts\.(?!tools\.write_import)[\w.]+ --.*(calibration_data\b|quantized_weights).*": TABLE,
-    r"(make slurm|snakemake --profile .*)": "tests/slurm/test_slurm.py::"
+    r"(make slurm|snakemake --profile .*)": "tests/tools/slurm/test_slurm.py::"
     "test_a_cancelled_job_and_a_dead_node_change_nothing",
-    r"(squeue|scancel) --me": "tests/slurm/test_slurm.py::"
+    r"(squeue|scancel) --me": "tests/tools/slurm/test_slurm.py::"
     "test_jobs_that_outlive_snakemake_and_their_successors_end_alike",
     r"rsync .*": "tests/workflow/test_two_machines.py::"
     "test_what_arrives_is_taken_as_it_is_and_the_result_is_that_of_one_machine",
@@ -102,8 +102,8 @@ ELSEWHERE = {
     r"(snakemake .*s3://|rm -r results/run1/).*": URLS,
     r"python -m workflow_scripts\.tools\.(collect|fill)_numbers.*": "tests/workflow_scripts/tools/"
     "test_collect_numbers.py::test_documents_are_filled_in_place",
-    r"make faults": "tests/faults/test_kills.py::test_killed_workers_end_with_the_same_bytes",
-    r"python -m tests\.benchmarks\.real_size .*": "tests/test_real_size.py::"
+    r"make faults": "tests/tools/faults/test_kills.py::test_killed_workers_end_with_the_same_bytes",
+    r"python -m tools\.benchmarks\.real_size .*": "tests/tools/benchmarks/test_real_size.py::"
     "test_every_stage_and_block_is_measured_once",
 }
 # Minutes however small: with `pytest -m whole`, which .ci/run does and `make test` does not.

@@ -15,7 +15,7 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.original_layout import read_latents, read_sample
 from taqmlx.store.trajectories import open_shards
-from tests.support.shards import CONFIG, PROMPTS, build_finished, copy_finished, hash_tree
+from tools.small_results.shards import CONFIG, PROMPTS, build_finished, copy_finished, hash_tree
 from workflow_scripts.datasets import decode_latents, export_latents, export_samples, write_manifest
 
 COUNT, STEPS = CONFIG["trajectories"], CONFIG["steps"]

@@ -52,7 +52,7 @@ def test_a_folder_imports_only_those_below_it(folder):
     for path in (LIBRARY / folder).rglob("*.py"):
         for name in list_imports(path):
             package, *rest = name.split(".")
-            assert package not in (COMMANDS.name, "compat", "src"), f"{path} imports {name}"
+            assert package not in (COMMANDS.name, "compat", "src", "tools", "tests"), f"{path} imports {name}"
             if package == LIBRARY.name and rest:
                 assert rest[0] in MAY_IMPORT[folder] | {folder}, f"{path} imports {name}"
 
@@ -63,8 +63,14 @@ def test_planning_needs_the_standard_library_and_the_schema_alone():
 
 
 def test_a_command_imports_no_other():
+    above = {COMMANDS.name, "compat", "src", "tools", "tests"}
     for path in COMMANDS.rglob("*.py"):
-        assert not {name for name in list_imports(path) if name.split(".")[0] in (COMMANDS.name, "compat", "src")}, path
+        assert not list_packages(path) & above, path
+
+
+def test_no_tool_imports_a_test():
+    for path in Path("tools").rglob("*.py"):
+        assert "tests" not in list_packages(path), path
 
 
 def test_the_original_programs_commands_read_the_configuration_and_compute_nothing():

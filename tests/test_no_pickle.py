@@ -28,7 +28,7 @@ FORBIDDEN = {
 ALLOWED = {"re.compile", "torch.compile", "mx.compile"}
 MODULES = [
     path
-    for folder in ("taqmlx", "workflow_scripts", "compat", "tests", "docs", "profiles")
+    for folder in ("taqmlx", "workflow_scripts", "compat", "tools", "tests", "docs", "profiles")
     for path in sorted(Path(folder).rglob("*.py"))
     if path.name != Path(__file__).name
 ]

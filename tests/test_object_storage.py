@@ -17,9 +17,17 @@ from taqmlx.store.errors import UnreachableError, UserError
 from taqmlx.store.files import read_json
 from taqmlx.store.locations import open_place
 from taqmlx.store.seal import read_file_seal, read_group_seal
-from tests.support.damage import flip, reseal
 from tests.support.object_storage import SECRET, connect_anew, mirror, read_objects
-from tests.support.shards import SHARDS, build_finished, copy_finished, hash_tree, list_arguments, prepare, run_entry
+from tools.faults.damage import flip, reseal
+from tools.small_results.shards import (
+    SHARDS,
+    build_finished,
+    copy_finished,
+    hash_tree,
+    list_arguments,
+    prepare,
+    run_entry,
+)
 from workflow_scripts.datasets import export_samples, write_manifest
 from workflow_scripts.tools import copy_shards, verify_dataset
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 # Project folders that cannot hold results.
 SOURCES = {
     *(".git", ".github", ".snakemake", ".venv", "config", "docs"),
-    *("profiles", "report", "rules", "tests", "workflow"),
+    *("profiles", "report", "rules", "tests", "tools", "workflow"),
 }
 SOURCES |= {"taqmlx", "workflow_scripts", "compat", "src"}
 

@@ -152,7 +152,7 @@ def read_bench_group(path: Path, asked: float | None) -> Facts:
 
 
 def read_calibration_group(path: Path, asked: float | None) -> Facts:
-    """The cells of `tests.benchmarks.calibration_sets`: SNR before and after distillation, seconds of CPU, bytes."""
+    """The cells of `tools.benchmarks.calibration_sets`: SNR before and after distillation, seconds of CPU, bytes."""
     cells = [read_json(cell) for cell in sorted(path.glob("*.json"))]
     cells.sort(key=lambda cell: (cell["prompts"], cell["guidance"], cell["captured"]))
     kept = [pick(cell, "prompts", "guidance", "captured", "seconds", "captured_bytes") for cell in cells]

@@ -15,8 +15,8 @@ from taqmlx.budgeting.stages import count_held, count_missing, list_stages
 from taqmlx.planning import configuration, plan
 from taqmlx.planning.sizes import read_sizes
 from taqmlx.store import block_inputs
-from tests.support import shards
-from tests.support.presets import PAPER
+from tools.small_results import shards
+from tools.small_results.presets import PAPER
 from workflow_scripts.activations import collect_activations
 from workflow_scripts.tools import budget
 

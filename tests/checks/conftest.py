@@ -7,34 +7,9 @@ from argparse import Namespace
 import pytest
 
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_json
-from tests.quantization.conftest import Study, write_rounded_blocks
-from tests.support.shards import CONFIG, build_finished, run_entry
-from workflow_scripts.datasets import decode_latents, export_latents, export_samples, write_manifest
+from tools.small_results.exports import export, quantize
+from tools.small_results.shards import build_finished, run_entry
 from workflow_scripts.tools import verify_dataset
-
-
-def export(folder):
-    """Write the manifest and all exports of the trajectories in `folder`."""
-    params, store, exports = folder / "params" / "collect_shard.json", folder / "trajectories.zarr", folder / "exports"
-    write_manifest.main(Namespace(params=params, trajectories=store, saved=None, out=folder / "manifest.json"))
-    export_samples.main(Namespace(params=params, trajectories=store, out=exports / "samples"))
-    export_latents.main(Namespace(params=params, trajectories=store, out=exports / "latents"))
-    decode_latents.main(Namespace(params=params, latents=exports / "latents", out=exports / "images"))
-    write_manifest.main(
-        Namespace(params=params, trajectories=store, saved=exports, out=exports / "manifest.json"),
-    )
-
-
-def quantize(folder):
-    """Statistics, packed weights and the quantization config, from the calibration set in `folder`."""
-    study = Study(folder, selected_steps=CONFIG["selected_steps"])
-    for part in study.list_parts():
-        study.collect(part)
-    study.merge()
-    sigmas = read_json(study.statistics)["sigmas"]
-    study.pack(write_rounded_blocks(folder / "adaround", read_json(study.params("optimise_block")), sigmas=sigmas))
-    study.write_config()
 
 
 @pytest.fixture(scope="session")

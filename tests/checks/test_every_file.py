@@ -14,7 +14,6 @@ from taqmlx.store.files import CHECKSUM, read_plain_json, write_json, write_plai
 from taqmlx.store.seal import read_group_seal
 from taqmlx.store.tensors import write_sealed_tensors
 from taqmlx.store.vouching import SUMS
-from tests.support.damage import amend
 from tests.support.every_file import (
     NO_CHECKSUM,
     flip_every_kind,
@@ -24,6 +23,7 @@ from tests.support.every_file import (
     read_everything,
     read_target,
 )
+from tools.faults.damage import amend
 
 
 @pytest.mark.slow

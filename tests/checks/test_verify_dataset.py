@@ -16,7 +16,7 @@ from taqmlx.store.files import hash_file, read_json, write_json
 from taqmlx.store.original_layout import name_sample, read_sample, write_latents, write_sample
 from taqmlx.store.seal import make_seal, read_file_seal, read_group_seal, write_group_seal
 from taqmlx.store.tensors import read_tensors
-from tests.support.damage import amend, edit, flip, forge, swap, truncate
+from tools.faults.damage import amend, edit, flip, forge, swap, truncate
 from workflow_scripts.tools.verify_dataset import CHECKS
 
 ALL = 35  # steps of the trajectories: all of them are replayed

@@ -4,7 +4,7 @@ import pytest
 from taqmlx.models import embedded
 from taqmlx.reconstruction.flat_weights import start_at_weights
 from tests.support.blocks import capture, set_up
-from tests.support.reference import create_transformer
+from tools.reference import create_transformer
 
 
 @pytest.fixture(scope="session")

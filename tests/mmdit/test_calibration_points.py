@@ -16,8 +16,8 @@ from taqmlx.numerics.selection import hold_out_groups
 from taqmlx.reconstruction.block_assembly import split_points
 from taqmlx.store.calibration import open_calibration
 from taqmlx.store.errors import UserError
-from tests.quantization.conftest import write_calibration
-from tests.support.reference import FLUX, create_transformer
+from tools.reference import FLUX, create_transformer
+from tools.small_results.study import write_calibration
 
 SIGMAS = np.array([1.0, 0.75, 0.4, 0.1], np.float32)
 

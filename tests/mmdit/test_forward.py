@@ -12,7 +12,7 @@ from taqmlx.mmdit.forward import bind_linears, predict_velocity
 from taqmlx.models.diffusionkit import config
 from taqmlx.planning.layers import list_linears
 from taqmlx.store.errors import UserError
-from tests.support.reference import copy_transformer, create_transformer
+from tools.reference import copy_transformer, create_transformer
 
 
 def predict_by_diffusionkit(model, latents, context, pooled, timestep):

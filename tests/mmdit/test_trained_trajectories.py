@@ -15,7 +15,7 @@ from taqmlx.mmdit.sampling import sample
 from taqmlx.models import embedded
 from taqmlx.numerics import schedule
 from taqmlx.numerics.elementwise import KERNELS
-from tests.support import reference
+from tools import reference
 
 PROMPTS = [
     "a red circle left of a blue square",

@@ -6,7 +6,7 @@ import pytest
 from taqmlx.mmdit.forward import bind_linears
 from taqmlx.mmdit.sampling import bind_step
 from taqmlx.numerics import schedule
-from tests.support import reference
+from tools import reference
 
 STEPS, CFG_WEIGHT, SEEDS = 8, 4.0, [7, 1234]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.miniature import cache
+from tools.miniature import cache
 
 
 @pytest.fixture(scope="session")

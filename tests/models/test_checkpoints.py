@@ -12,8 +12,8 @@ from safetensors.torch import load, save
 from taqmlx.models.sd3 import fetch_files
 from taqmlx.models.weight_files import CHECKPOINT, CHECKPOINT_REPO, TEXT_NAMES, TEXT_REPO, WeightFile
 from taqmlx.store.errors import UserError
-from tests.miniature import cache, forms
 from tests.models.test_sd3 import create, draw, measure_error
+from tools.miniature import cache, forms
 
 CLIP_L, CLIP_G, T5 = (WeightFile(TEXT_REPO, TEXT_NAMES[name]) for name in ("clip_l", "clip_g", "t5"))
 # A file, the tensors that are stored otherwise, and what reads them.

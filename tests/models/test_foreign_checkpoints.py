@@ -9,9 +9,9 @@ from safetensors.torch import load, save
 from taqmlx.models.releases import RELEASES
 from taqmlx.models.sd3 import MODELS, fetch_files
 from taqmlx.models.weight_files import CHECKPOINT, CHECKPOINT_REPO, WeightFile
-from tests.miniature import cache, forms
 from tests.models.test_checkpoints import fetch, refuse
 from tests.models.test_sd3 import create
+from tools.miniature import cache, forms
 
 
 def add_attention(content):

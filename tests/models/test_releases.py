@@ -18,8 +18,8 @@ from taqmlx.models.weight_files import CHECKPOINT_REPO
 from taqmlx.numerics import schedule
 from taqmlx.planning import plan
 from taqmlx.store.errors import UserError
-from tests.miniature import cache
 from tests.models.test_sd3 import TOLERANCE, keep_latents, measure_error
+from tools.miniature import cache
 
 PROMPTS, NEGATIVE = ["a red circle on the table", "a photo of a tabby cat 2"], "blue square"
 HEIGHT, WIDTH, STEPS, SEED = 64, 96, 3, 5

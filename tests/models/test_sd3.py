@@ -14,7 +14,7 @@ from taqmlx.models.diffusionkit import load_pipeline_module
 from taqmlx.models.sd3 import MODELS
 from taqmlx.models.weight_files import CHECKPOINT, CHECKPOINT_REPO
 from taqmlx.numerics import elementwise, schedule
-from tests.miniature import cache
+from tools.miniature import cache
 
 PROMPTS, NEGATIVE = ["a red circle on the table", "a photo of a tabby cat 2"], "blue square"
 HEIGHT, WIDTH, STEPS, CFG_WEIGHT, SEED = 64, 96, 2, 4.0, 5

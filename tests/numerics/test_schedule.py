@@ -6,7 +6,7 @@ import pytest
 
 from taqmlx.models.diffusionkit import sampler
 from taqmlx.numerics import schedule
-from tests.support import reference
+from tools import reference
 
 
 def step_slowly(latents, velocity, sigma, next_sigma, weight):

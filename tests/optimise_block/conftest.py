@@ -15,7 +15,7 @@ from taqmlx.planning.layers import list_linears
 from taqmlx.store.files import read_json, write_json
 from tests.quantization import conftest as small
 from tests.support.kill_block import list_arguments
-from tests.support.presets import PAPER
+from tools.small_results.presets import PAPER
 from workflow_scripts.blocks import capture_blocks, optimise_block
 
 # 12 points captured at 3 steps, the 4 of one of three prompts held out: 16 rows to learn from and 8 that measure.

@@ -15,7 +15,7 @@ from taqmlx.store.errors import UserError
 from tests.optimise_block.conftest import SETTINGS, configure, quantize
 from tests.support.interruption import interrupt_after_saves
 from tests.support.kill_block import list_arguments
-from tests.support.shards import hash_tree
+from tools.small_results.shards import hash_tree
 from workflow_scripts.blocks import optimise_block
 
 

@@ -17,7 +17,7 @@ from taqmlx.store.seal import make_seal, read_file_seal, read_group_seal, write_
 from tests.optimise_block.conftest import configure, quantize, select
 from tests.quantization import conftest as small
 from tests.support.kill_block import list_arguments
-from tests.support.shards import hash_tree
+from tools.small_results.shards import hash_tree
 from workflow_scripts.blocks import optimise_block
 
 

@@ -20,7 +20,7 @@ from taqmlx.store.tensors import read_tensors
 from tests.optimise_block.conftest import TRIED, configure, quantize, read_report, select
 from tests.quantization import conftest as small
 from tests.support.kill_block import list_arguments
-from tests.support.shards import hash_tree
+from tools.small_results.shards import hash_tree
 from workflow_scripts.blocks import optimise_block
 
 

@@ -20,7 +20,7 @@ from taqmlx.planning.sizes import count_elements
 from taqmlx.reconstruction.block_assembly import split_points
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import write_json
-from tests.faults.test_fuzz_configurations import QUIETLY
+from tests.tools.faults.test_fuzz_configurations import QUIETLY
 from workflow_scripts.activations import collect_activations
 from workflow_scripts.blocks import capture_blocks
 from workflow_scripts.blocks.search_bits import search

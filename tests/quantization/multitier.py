@@ -7,7 +7,7 @@ from taqmlx.planning import configuration, plan
 from taqmlx.planning.layers import list_linears
 from taqmlx.store.files import write_json
 from taqmlx.store.quant_config import read_quant_config
-from tests.support.sensitivity import write_sensitivities
+from tools.small_results.sensitivity import write_sensitivities
 from workflow_scripts.multitier import write_multitier
 
 # Others than the config's 1, 0.75 and 0.25: their nearest are the first, the first and the last.

@@ -14,7 +14,7 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.seal import read_file_seal, read_group_seal
 from taqmlx.store.tensors import read_tensors
-from tests.quantization.conftest import STEPS, seal_calibration
+from tools.small_results.study import STEPS, seal_calibration
 
 
 def read_slowly(points):

@@ -12,7 +12,7 @@ from taqmlx.planning import plan
 from taqmlx.planning.layers import list_linears
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, read_plain_json, write_json
-from tests.quantization.conftest import SIGMAS, STEPS
+from tools.small_results.study import SIGMAS, STEPS
 from workflow_scripts.multitier import export_analysis
 
 Q, FC2 = "mm_01.image.attn.q_proj", "mm_01.image.mlp.fc2"

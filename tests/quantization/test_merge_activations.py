@@ -9,7 +9,7 @@ import pytest
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from taqmlx.store.statistics_file import read_statistics_arrays
-from tests.quantization.conftest import SIGMAS, STEPS, Study
+from tools.small_results.study import SIGMAS, STEPS, Study
 from workflow_scripts.activations import merge_activations
 
 

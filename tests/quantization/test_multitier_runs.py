@@ -14,9 +14,9 @@ from taqmlx.store.packed_checkpoint import read_packed
 from taqmlx.store.quant_config import read_quant_config
 from taqmlx.store.statistics_file import read_statistics_arrays
 from taqmlx.store.tensors import read_tensors, write_tensors
-from tests.quantization.conftest import SIGMAS
 from tests.quantization.multitier import ADALN, FC1, LAYERS
-from tests.support.sensitivity import CLIPS
+from tools.small_results.sensitivity import CLIPS
+from tools.small_results.study import SIGMAS
 
 
 class TestRuns:

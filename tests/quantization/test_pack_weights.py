@@ -19,7 +19,7 @@ from taqmlx.store.mixed_bits import FORMAT as MIXED
 from taqmlx.store.packed_checkpoint import read_packed
 from taqmlx.store.seal import make_seal, read_file_seal
 from taqmlx.store.tensors import read_tensors
-from tests.quantization.conftest import write_rounded_blocks
+from tools.small_results.study import write_rounded_blocks
 
 LAYERS = list_linears(*plan.MODEL_BLOCKS["embedded"])
 NAMES = {layer.path: layer.name for layer in LAYERS}

@@ -10,7 +10,7 @@ from taqmlx.planning.layers import list_linears
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.seal import make_seal, read_file_seal
-from tests.quantization.conftest import write_rounded_blocks
+from tools.small_results.study import write_rounded_blocks
 from workflow_scripts.weights import pack_weights
 
 LAYERS = list_linears(*plan.MODEL_BLOCKS["embedded"])

@@ -8,7 +8,7 @@ from taqmlx.store.files import read_json, write_json
 from taqmlx.store.quant_config import read_quant_config
 from taqmlx.store.sensitivity_file import write_sensitivity
 from tests.quantization.multitier import ADALN, FC1, FC2, Q
-from tests.support.sensitivity import CLIPS
+from tools.small_results.sensitivity import CLIPS
 
 
 def find_absmax(study, name):

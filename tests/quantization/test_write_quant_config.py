@@ -15,7 +15,7 @@ from taqmlx.store.files import read_json, write_json
 from taqmlx.store.quant_config import read_quant_config
 from taqmlx.store.seal import make_seal
 from taqmlx.store.statistics_file import read_statistics_arrays
-from tests.quantization.conftest import SIGMAS, write_rounded_blocks
+from tools.small_results.study import SIGMAS, write_rounded_blocks
 
 FC1, FC2, ADALN = "mm_01.image.mlp.fc1", "mm_01.image.mlp.fc2", "mm_01.image.adaLN_modulation"
 

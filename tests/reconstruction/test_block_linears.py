@@ -11,8 +11,8 @@ from taqmlx.planning import configuration, plan
 from taqmlx.reconstruction.block_linears import bind_blocks
 from taqmlx.store.block_file import LayerInput, read_block
 from taqmlx.store.errors import UserError
-from tests.quantization.conftest import write_rounded_blocks
-from tests.support.presets import PAPER
+from tools.small_results.presets import PAPER
+from tools.small_results.study import write_rounded_blocks
 
 SIGMAS = np.array([1.0, 0.5], np.float32)
 

@@ -24,7 +24,7 @@ from taqmlx.reconstruction.student import assemble_student
 from taqmlx.store.errors import UserError
 from tests.mmdit.test_calibration_points import SIGMAS, make_points
 from tests.reconstruction.test_student import create_model, make_files, move
-from tests.support.reference import FLUX
+from tools.reference import FLUX
 
 EXACT_INPUTS, COARSE_INPUTS = {"bits": 16}, {"bits": 4, "policy": "lut"}
 GROUPED_INPUTS = {"bits": 8, "policy": "dynamic", "group_size": 32}

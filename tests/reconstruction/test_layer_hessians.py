@@ -10,7 +10,7 @@ from taqmlx.models import embedded
 from taqmlx.planning.layers import list_linears
 from taqmlx.reconstruction.layer_hessians import ENERGY, accumulate_hessians, measure_rank, observe_layers
 from tests.mmdit.test_calibration_points import make_points
-from tests.support.reference import FLUX, create_transformer
+from tools.reference import FLUX, create_transformer
 
 POINTS = np.arange(7)
 

@@ -20,7 +20,7 @@ from taqmlx.reconstruction.student import UNDECIDED, assemble_student, select_le
 from taqmlx.store.block_file import LayerInput, LayerWeight, read_block, write_block
 from taqmlx.store.errors import UserError
 from tests.mmdit.test_calibration_points import SIGMAS, make_points, predict_slowly
-from tests.support.reference import FLUX, create_transformer
+from tools.reference import FLUX, create_transformer
 
 POLICIES = {
     "none": {"bits": UNQUANTIZED},

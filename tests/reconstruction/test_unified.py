@@ -15,7 +15,7 @@ from taqmlx.reconstruction.velocity import bind_tail, compare_velocities, spread
 from taqmlx.reconstruction.weight_sensitivity import bind_changes, round_by_width
 from tests.mmdit.test_forward import measure_error, predict_by_diffusionkit
 from tests.support.blocks import LATENT_SHAPE, SETTINGS, capture, ignore_progress, quantize_nothing, set_up
-from tests.support.reference import FLUX, NORMED, create_transformer
+from tools.reference import FLUX, NORMED, create_transformer
 
 EVERY = np.arange(30)
 BLOCKS = ["mm_01", "uni_01", "uni_02"]  # the last multimodal one, a unified one, and the very last

@@ -14,7 +14,7 @@ from taqmlx.reconstruction.block_assembly import read_weights
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians
 from taqmlx.reconstruction.weight_costs import estimate_costs, group_layers, round_choices
 from tests.mmdit.test_calibration_points import make_points
-from tests.support.reference import FLUX, create_transformer
+from tools.reference import FLUX, create_transformer
 
 RULE = {"bits": 4, "group_size": 64, "symmetric": False, "range": "absmax"}
 GUIDANCE, DAMPING = 3.0, 0.01

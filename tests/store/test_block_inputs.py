@@ -11,7 +11,7 @@ from taqmlx.store.block_recorder import BlockRecorder
 from taqmlx.store.errors import UserError
 from taqmlx.store.seal import make_seal, read_group_seal, write_group_seal
 from taqmlx.store.zarr_arrays import ArraySpec, create_group
-from tests.support.damage import edit
+from tools.faults.damage import edit
 
 PARAMETERS = {"stage": "capture_blocks", "version": 1, "model": "embedded", "seed": 0, "capture_shards": 2}
 INPUTS = {"calibration": "c", "model": {}, "image_shape": [2, 4], "text_shape": [3, 4]}

@@ -5,7 +5,7 @@ import pytest
 
 from taqmlx.store import calibration
 from taqmlx.store.errors import UserError
-from tests.quantization.conftest import write_calibration
+from tools.small_results.study import write_calibration
 
 
 @pytest.fixture

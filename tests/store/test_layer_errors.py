@@ -4,7 +4,7 @@ import pytest
 
 from taqmlx.store.layer_errors import list_layer_errors
 from taqmlx.store.sensitivity_file import read_sensitivities
-from tests.support.sensitivity import CLIPS, write_sensitivities
+from tools.small_results.sensitivity import CLIPS, write_sensitivities
 
 SIGMAS = [1.0, 0.5]
 

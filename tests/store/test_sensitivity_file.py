@@ -12,7 +12,7 @@ from taqmlx.store.sensitivity_file import (
     read_sensitivity_arrays,
     write_sensitivity,
 )
-from tests.support.damage import edit
+from tools.faults.damage import edit
 
 BLOCKS = plan.list_blocks("embedded")
 ARRAYS = {"mm_00.image.mlp.fc2/before": np.arange(4), "mm_00.image.mlp.fc2/edges": np.linspace(-1, 1, 5)}

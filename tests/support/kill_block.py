@@ -11,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from tests.support.kill_worker import fork, watch_operations
-from tests.support.shards import hash_tree
+from tools.small_results.shards import hash_tree
 from workflow_scripts.blocks import optimise_block
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.shards import hash_tree, run_entry
+from tools.small_results.shards import hash_tree, run_entry
 from workflow_scripts.trajectories import collect_shard  # noqa: F401
 
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}

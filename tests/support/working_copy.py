@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from tests.support.commands import find_module
+from tools.commands import find_module
 
 PARTS = ("Snakefile", "config", "rules", "profiles", "report", "taqmlx", "workflow_scripts")
 QUICK = Path("config/quick.yaml")

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tests.support.commands import find_module
 from tests.support.workflow_run import PROMPTS, Workflow
+from tools.commands import find_module
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.undisturbed import Job, Run, delete
-from tests.faults.working_copy import EVERYTHING, WorkingCopy, make_reference
 from tests.support.every_file import (
     flip_every_kind,
     flipped,
@@ -20,6 +18,8 @@ from tests.support.every_file import (
     read_everything,
     read_target,
 )
+from tools.faults.undisturbed import Job, Run, delete
+from tools.faults.working_copy import EVERYTHING, WorkingCopy, make_reference
 
 # Some 520 jobs: `make everything`
 pytestmark = pytest.mark.skipif(not os.environ.get("EVERYTHING_TESTS"), reason="a run of everything; make everything")

@@ -14,8 +14,8 @@ from taqmlx.store.block_inputs import open_block_inputs
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.sensitivity_file import read_sensitivity
-from tests.miniature import cache
-from tests.miniature.run import FLUX, PROMPTS, Run, call, draw
+from tools.miniature import cache
+from tools.miniature.run import FLUX, PROMPTS, Run, call, draw
 
 pytestmark = [pytest.mark.slow, pytest.mark.whole]
 LEARNED = ("mm_18", "uni_07")  # the last multimodal block, and a unified one

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from taqmlx.runtime import versions
-from tests.support.commands import find_module
 from tests.support.workflow_run import Workflow
+from tools.commands import find_module
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,9 +12,9 @@ from PIL import Image
 from taqmlx.models.diffusionkit import load_pipeline_module
 from taqmlx.planning.layers import list_linears
 from taqmlx.store.files import read_json
-from tests.miniature import cache
-from tests.miniature.run import CONFIG, PROMPTS, Run, call, draw
 from tests.models.test_sd3 import TOLERANCE, measure_error
+from tools.miniature import cache
+from tools.miniature.run import CONFIG, PROMPTS, Run, call, draw
 
 pytestmark = pytest.mark.slow
 

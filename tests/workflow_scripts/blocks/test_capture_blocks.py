@@ -24,7 +24,7 @@ from taqmlx.store.files import write_json
 from taqmlx.store.seal import make_seal, read_group_seal, write_group_seal
 from tests.quantization import conftest as small
 from tests.support.kill_capture import list_arguments
-from tests.support.shards import hash_tree
+from tools.small_results.shards import hash_tree
 from workflow_scripts.blocks import capture_blocks
 
 # 90 points at 3 steps, 80 of them captured: a part is a batch of 32 points and one of 8.

@@ -12,7 +12,7 @@ from taqmlx.store.calibration import open_calibration
 from taqmlx.store.errors import UserError
 from taqmlx.store.gather import Selection, scatter_states
 from taqmlx.store.trajectories import Trajectory
-from tests.support.shards import (
+from tools.small_results.shards import (
     CONFIG,
     PROMPTS,
     SHARDS,

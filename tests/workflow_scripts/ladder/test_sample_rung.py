@@ -9,7 +9,7 @@ from taqmlx.models import embedded
 from taqmlx.store.conditioning import write_conditioning
 from taqmlx.store.files import write_json
 from taqmlx.store.tensors import read_tensors
-from tests.quantization.conftest import Study, write_calibration
+from tools.small_results.study import Study, write_calibration
 from workflow_scripts.ladder import sample_rung
 
 PROMPTS = ["a red circle", "a large blue square on a black background"]

@@ -11,7 +11,7 @@ from taqmlx.store.files import hash_file, write_json
 from taqmlx.store.statistics_file import FORMAT, SCHEMA
 from taqmlx.store.tensors import write_tensors
 from tests.plots.synthetic import SIGMAS, STEPS, build_statistics
-from tests.support.commands import find_module
+from tools.commands import find_module
 from workflow_scripts.plots import plot_activations
 
 PER_STEP = SCHEMA["properties"]["inputs"]["additionalProperties"]["properties"]["per_step"]["required"]

@@ -8,7 +8,7 @@ from taqmlx.planning import plan
 from taqmlx.store.conditioning import open_conditioning
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
-from tests.support.shards import PROMPTS, build_finished, list_arguments, prepare
+from tools.small_results.shards import PROMPTS, build_finished, list_arguments, prepare
 from workflow_scripts.prepare import encode_prompts
 
 

@@ -18,7 +18,7 @@ from taqmlx.models.sd3 import MODELS
 from taqmlx.models.weight_files import CHECKPOINT, CHECKPOINT_REPO, TEXT_NAMES, TEXT_REPO, WeightFile
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
-from tests.miniature import cache, forms, server
+from tools.miniature import cache, forms, server
 from workflow_scripts.prepare import fetch_weights
 
 CLIP = WeightFile(TEXT_REPO, TEXT_NAMES["clip_l"])

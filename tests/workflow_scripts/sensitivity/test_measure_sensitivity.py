@@ -16,7 +16,7 @@ from taqmlx.store.files import write_json
 from taqmlx.store.seal import make_seal, read_group_seal, write_group_seal
 from taqmlx.store.sensitivity_file import read_sensitivity, read_sensitivity_arrays
 from tests.quantization import conftest as small
-from tests.support.presets import PAPER
+from tools.small_results.presets import PAPER
 from workflow_scripts.blocks import capture_blocks
 from workflow_scripts.sensitivity import measure_sensitivity
 

@@ -10,8 +10,8 @@ from taqmlx.report.document_tables import TABLES, find_nearest
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_plain_json, write_json, write_plain_json
 from taqmlx.store.frontier_file import PICTURES
-from tests.benchmarks.table import Row, as_records
 from tests.support.report_study import SUMMARY, make_evaluation, make_variant
+from tools.benchmarks.table import Row, as_records
 from workflow_scripts.frontier import measure_frontier
 from workflow_scripts.tools import collect_numbers, fill_numbers
 

@@ -16,9 +16,18 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from taqmlx.store.original_layout import name_sample, read_sample, write_latents, write_sample
 from taqmlx.store.seal import read_group_seal
-from tests.checks.conftest import export
-from tests.support.damage import amend, swap, truncate
-from tests.support.shards import CONFIG, PROMPTS, SHARDS, copy_finished, hash_tree, prepare, run_entry, write_parameters
+from tools.faults.damage import amend, swap, truncate
+from tools.small_results.exports import export
+from tools.small_results.shards import (
+    CONFIG,
+    PROMPTS,
+    SHARDS,
+    copy_finished,
+    hash_tree,
+    prepare,
+    run_entry,
+    write_parameters,
+)
 from workflow_scripts.tools import import_samples, write_import_config
 
 

@@ -8,8 +8,8 @@ import pytest
 import zarr
 
 from taqmlx.store.errors import UserError
-from tests.support.damage import edit, flip, reseal, swap
-from tests.support.shards import build_finished, copy_finished, hash_tree, run_entry, write_parameters
+from tools.faults.damage import edit, flip, reseal, swap
+from tools.small_results.shards import build_finished, copy_finished, hash_tree, run_entry, write_parameters
 
 
 def rewrite_levels(group):

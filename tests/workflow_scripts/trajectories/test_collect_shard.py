@@ -24,7 +24,7 @@ from taqmlx.runtime.blas import name_kernels
 from taqmlx.store.conditioning import open_conditioning, write_conditioning
 from taqmlx.store.errors import UserError
 from taqmlx.store.recorder import Recorder
-from tests.support.shards import (
+from tools.small_results.shards import (
     CONFIG,
     PROMPTS,
     SHARDS,

@@ -20,13 +20,13 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from tests.quantization import conftest as small
 from tests.support.interruption import interrupt_after_saves
-from tests.support.shards import hash_tree
 from tests.workflow_scripts.blocks.test_measure_costs import (
     GUIDANCE,
     damage,
     write_guided_calibration,
     write_parameters,
 )
+from tools.small_results.shards import hash_tree
 from workflow_scripts.weights import distil
 
 # 18 points of three prompts, one of them held out; three bits, so that there is something to learn.

@@ -1,5 +1,0 @@
-"""Faults planted on purpose, over every stage of the embedded model at the scale of `config/quick.yaml`.
-
-`make faults` runs the full campaigns and writes `docs/reliability.md` and `docs/reliability.csv`; the tests beside them
-run a short seeded part of each.
-"""

@@ -1,0 +1,15 @@
+"""The finished run as the campaigns see it."""
+
+import pytest
+
+from tools.faults.undisturbed import Run, read_jobs
+
+
+@pytest.fixture(scope="session")
+def run(finished) -> Run:
+    """The finished run, not to be changed. What blocks read is not there any more."""
+    workflow, _ = finished
+    shown = workflow.run("quant_config", "calibration", "activations", "--dry-run", "--forceall", "--printshellcmds")
+    jobs = read_jobs(shown.stdout, workflow.results)
+    assert len(jobs) > 20
+    return Run(workflow.results, jobs)

@@ -1,0 +1,31 @@
+"""A short part of the campaign of values that are not finite."""
+
+import random
+
+import pytest
+
+from tools.faults import nans
+
+pytestmark = pytest.mark.slow
+
+PLACES = {
+    ("the transformer's weights", "collect_shard"),
+    ("states", "gather_calibration"),
+    ("calibration points", "collect_activations"),
+    ("observed activations", "merge_activations"),
+    ("a quantized block", "distil"),
+    ("the distilled model", "pack_weights"),
+}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    return nans.copy_package(tmp_path_factory.mktemp("package"))
+
+
+@pytest.mark.parametrize("value", nans.VALUES)
+def test_a_value_is_stopped_where_it_appears(run, tmp_path, package, value):
+    cases = [case for case in nans.CASES if (case.place, case.rule) in PLACES]
+    for case in random.Random(value).sample(cases, 2):
+        note = nans.judge(run, case, nans.VALUES[value], random.Random(value), tmp_path / case.rule, package)
+        assert note == "", case

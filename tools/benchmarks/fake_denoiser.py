@@ -1,0 +1,47 @@
+"""Record every shard of a run with a denoiser that costs nothing, through the real recorder, seals and store.
+
+python -m tools.benchmarks.fake_denoiser RESULTS, where `params/collect_shard.json` and the prompts' encodings are
+made already. Trajectories start from the noise of their seeds, and each step brings them nearer to zero.
+"""
+
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from taqmlx.models.catalogue import find_model
+from taqmlx.numerics import schedule
+from taqmlx.planning import plan
+from taqmlx.store.conditioning import list_inputs, open_conditioning
+from taqmlx.store.files import read_json
+from taqmlx.store.recorder import Recorder
+from workflow_scripts.trajectories.collect_shard import Advance, record_shard
+
+
+def record_shards(results: Path) -> None:
+    """Make every shard that is missing in `results`."""
+    stage = read_json(results / "params" / "collect_shard.json")
+    conditioning = open_conditioning(results / "conditioning.safetensors", stage)
+    model = find_model(stage["model"])
+    sigmas = model.compute_sigmas(stage["steps"])
+    levels = {"ts": np.array(schedule.compute_timesteps(sigmas[:-1])), "sigmas": np.array(sigmas)}
+
+    def begin(rows: np.ndarray) -> tuple[mx.array, Advance]:
+        noise = schedule.draw_noise((stage["seed"] + rows[:, 0]).tolist(), *model.LATENT_SHAPE)
+        return schedule.start_latents(noise, sigmas[0]), lambda latents, step: latents * 0.95
+
+    for shard in plan.list_shards(stage):
+        out = results / "trajectories.zarr" / shard
+        if out.exists():
+            continue
+        parameters = plan.select_shard(stage, shard)
+        inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}
+        recorder = Recorder(results / "scratch" / shard, parameters, inputs, levels)
+        recorder.start()
+        record_shard(recorder, None, begin)
+        recorder.publish(out)
+
+
+if __name__ == "__main__":
+    record_shards(Path(sys.argv[1]))
