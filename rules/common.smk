@@ -17,6 +17,7 @@ from taqmlx.planning import (
     plan,
     sizes,
     local_paths,
+    stale_parameters,
     variants,
 )
 from taqmlx.runtime import versions
@@ -64,6 +65,10 @@ SCORES = {"fid": "evaluation", "ablation": "ablation"}
 
 RESULTS = Path(config["results_dir"])
 
+# Snakemake sees a changed value by its record of the last run, which copied results lack.
+STALE_PARAMETERS = {
+    str(path) for path in stale_parameters.find_stale(RESULTS, config, PROMPTS)
+}
 refuse_conflicts(guard.find_conflicts(config, PROMPTS))
 for other in guard.find_other_weights(config):
     stop(other)

@@ -12,7 +12,11 @@ def get_study_values(wildcards):
 
 
 def get_prompt_file(wildcards):
-    """The prompt file, for stages that read it. Aborts planning if the configuration rules the stage out."""
+    """The prompt file, for stages that read it. Aborts planning if the configuration rules the stage out.
+
+    Stale parameter files are written again; every plan has a job that calls this function.
+    """
+    workflow.dag.forcefiles.update(STALE_PARAMETERS)
     try:
         config_relations.refuse_stage(wildcards.stage, config)
     except ValueError as error:
