@@ -17,7 +17,7 @@ from compat.options import OVERWRITE, Command, Option, refuse, say
 PLOTS = "{results}/plots/heatmap_absmax.png"  # with it come all plots of what the layers read
 
 CALIB_DIR = Option("--calib-dir", default="calibration_data")
-RESUME = say("--resume", "every command goes on where it stopped", None)
+RESUME = say("--resume", "every command resumes from its last checkpoint", None)
 REDO_BLOCKS = Option("--force", None, adds=OVERWRITE)
 STATS = Option("--stats")
 PERCENTILE = Option("--use-hist-p999", None)

@@ -26,7 +26,7 @@ def _quantize_only(pattern: str, *except_for: dict[str, Any]) -> dict[str, Any]:
 
 # name: (title, configuration changes)
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "paper_rtn": ("W4A8, to nearest", RTN | _W4 | _A8),
+    "paper_rtn": ("W4A8, RTN", RTN | _W4 | _A8),
     "paper_separate_w4": (
         "W4A16, separate",
         PAPER | _W4 | {"activations": UNROUNDED, "reconstruction": "separate"},
@@ -36,11 +36,11 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "paper_attention": ("joint, attention only", _JOINT | _quantize_only("*.attn.*")),
     "paper_feed_forward": ("joint, feed-forward only", _JOINT | _quantize_only("*.mlp.*")),
     "paper_feed_forward_no_gelu": (
-        "joint, feed-forward only, but for inputs after the GELU",
+        "joint, feed-forward without post-GELU inputs",
         _JOINT | _quantize_only("*.mlp.*", _AFTER_GELU),
     ),
     "paper_no_gelu": (
-        "joint, all but inputs after the GELU",
+        "joint, without post-GELU inputs",
         _JOINT | _W4 | {"activations": [*choose_activations("static"), _AFTER_GELU]},
     ),
     "paper_shift": ("joint + shift", _JOINT | _W4 | {"activations": choose_activations("static", shift=True)}),

@@ -109,7 +109,7 @@ def refuse_swallowed(cells: list[int], width: int, line: int) -> None:
     """Raise ValueError for a quoted multi-line cell that could be several rows; `cells`: cell count of each line."""
     if len(cells) > 1 and min(cells[0], cells[-1]) >= width:
         raise ValueError(
-            f"line {line}: a quote opens a cell that goes on to line {line + len(cells) - 1}; close it in its line,"
+            f"line {line}: a quote opens a cell that continues to line {line + len(cells) - 1}; close it in its line,"
             " or join the lines of the cell"
         )
 

@@ -27,29 +27,29 @@ class Measure(NamedTuple):
 
 
 MEASURES = (
-    Measure("FID to full precision", ("fid_to_full_precision",), 3, "lower is nearer to full precision's pictures"),
+    Measure("FID to full precision", ("fid_to_full_precision",), 3, "lower is closer to full-precision pictures"),
     Measure("KID to full precision", ("kid_to_full_precision",), 3, "the same with another distance", 1000, "×10³"),
     Measure("CMMD to full precision", ("cmmd_to_full_precision",), 3, "the same with CLIP features"),
     Measure(
         "Latent SNR",
         ("paired", "latent_snr_db"),
         1,
-        "of final latents, the median picture; higher is nearer",
+        "final latents of the median picture; higher is closer to full precision",
         unit="dB",
     ),
     Measure(
-        "Turn out otherwise",
+        "Below 5 dB",
         ("paired", "turns_out_otherwise"),
         1,
-        "pictures below 5 dB of latent SNR, which show something else",
+        "share of pictures below 5 dB of latent SNR, which show something else",
         100,
         "%",
     ),
-    Measure("PSNR", ("paired", "psnr_db"), 1, "of pictures, the median one; higher is nearer", unit="dB"),
-    Measure("SSIM", ("paired", "ssim"), 3, "of pictures, the median one; 1 is equal"),
-    Measure("LPIPS", ("paired", "lpips"), 4, "of pictures, the median one; 0 is equal"),
-    Measure("Prompts followed", ("prompt_accuracy", "all"), 1, "by the embedded model's classifier", 100, "%"),
-    Measure("FID to real", ("fid_to_real",), 3, "lower is nearer to real pictures"),
+    Measure("PSNR", ("paired", "psnr_db"), 1, "median over pictures; higher is closer to full precision", unit="dB"),
+    Measure("SSIM", ("paired", "ssim"), 3, "median over pictures; 1 is equal"),
+    Measure("LPIPS", ("paired", "lpips"), 4, "median over pictures; 0 is equal"),
+    Measure("Prompt accuracy", ("prompt_accuracy", "all"), 1, "share of pictures that show their caption, by the embedded model's classifier", 100, "%"),
+    Measure("FID to real", ("fid_to_real",), 3, "lower is closer to real pictures"),
     Measure("KID to real", ("kid_to_real",), 3, "the same with another distance", 1000, "×10³"),
     Measure("CMMD to real", ("cmmd_to_real",), 3, "the same with CLIP features"),
 )
@@ -174,11 +174,11 @@ def read_result(fid: Facts, subject: str | None) -> str:
     ours, theirs = find(described, DISTANCE), find(floor, DISTANCE)
     size = format_fixed(described["size"]["bits_per_weight"], 2)
     if ours["interval_95"][1] < theirs["interval_95"][0]:
-        words, reading = "well below", "drawing other noise changes the set of pictures more than quantization does"
+        words, reading = "well below", "other noise changes the set of pictures more than quantization"
     elif ours["value"] < theirs["value"]:
-        words, reading = "below", "but the intervals meet, so the difference may be chance"
+        words, reading = "below", "but the intervals overlap, so the difference may be chance"
     else:
-        words, reading = "not below", "quantization changes the set of pictures as much as drawing other noise does"
+        words, reading = "not below", "quantization changes the set of pictures as much as other noise"
     here, there = (
         f"{format_measure(found['value'], DISTANCE)}, 95 % interval {format_interval(found, DISTANCE)}"
         for found in (ours, theirs)
@@ -186,7 +186,7 @@ def read_result(fid: Facts, subject: str | None) -> str:
     return (
         f"The {name_short(described)} model's distance to full precision (FID {here}) is {words} that of full"
         f" precision with other seeds ({there}): {reading}. It has {size} bits per weight over all linear layers, and"
-        f" was judged by {describe_setting(fid)}."
+        f" was measured on {describe_setting(fid)}."
     )
 
 

@@ -279,7 +279,7 @@ def test_a_refused_option_names_what_to_use_instead(name, option, recorded):
 
 def test_options_without_a_meaning_here_are_accepted_with_a_line(recorded):
     assert call("generate_calibration_data --num-images 1000 --resume").lines == [
-        "--resume: every command goes on where it stopped"
+        "--resume: every command resumes from its last checkpoint"
     ]
 
 

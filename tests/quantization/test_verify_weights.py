@@ -65,7 +65,7 @@ def test_sound_weights_are_described(folder, blocks, capsys, caplog):
     assert ["", "4", "4", "64", "57", "1,818,624", "4.500", "1,023.0", "qkv 30, o 9, fc1 9, fc2 9", ""] in rows
     assert ["", "8", "8", "64", "11", "950,272", "8.500", "1,009.7", "adaLN 11", ""] in rows
     assert ["Of all parameters, as stored: 62.5 % in 4 bits, 32.7 % in 8 bits, 4.8 % in 16 bits."] in rows
-    assert f"{folder}: everything holds, and the codes are the blocks'" in caplog.text
+    assert f"{folder}: all checks pass, and the codes are the blocks'" in caplog.text
 
 
 def test_the_uniform_layout_is_described_too(study, tmp_path, capsys):

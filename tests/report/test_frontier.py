@@ -32,7 +32,7 @@ def test_of_nn_quantize_only_its_frontier_is_shown():
 
 def test_shares_are_in_percent_and_the_caption_says_of_which_pictures():
     table = tabulate_frontier(build_frontier(), None)
-    assert read_rows(table)[0][0]["Turn out otherwise, %"][::2] == ("25.0", "12.5 to 50.0")
+    assert read_rows(table)[0][0]["Below 5 dB, %"][::2] == ("25.0", "12.5 to 50.0")
     assert "256 pictures of held-out captions, 28 steps, guidance 3" in table.caption
 
 

@@ -53,7 +53,7 @@ def test_measures_carry_their_intervals_in_the_same_unit(quality):
     row = read_row(quality, "w4a8")
     assert row["FID to full precision"][::2] == ("0.047", "0.024 to 0.094")
     assert row["KID to full precision, ×10³"][::2] == ("0.010", "−0.060 to 0.070")
-    assert row["Prompts followed, %"][::2] == ("99.0", "98.0 to 100.0")
+    assert row["Prompt accuracy, %"][::2] == ("99.0", "98.0 to 100.0")
     assert row["Variant"].mark == "subject"
 
 

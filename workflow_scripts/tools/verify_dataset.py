@@ -64,7 +64,7 @@ def main(arguments: argparse.Namespace) -> None:
             log.error(f"{line.check}: {fault}")
     if failed := [line.check for line in lines if line.result == FAIL]:
         raise UserError(f"{arguments.results}: {len(failed)} of {len(lines)} checks fail: {', '.join(failed)}")
-    log.info(f"{arguments.results}: everything that is there holds")
+    log.info(f"{arguments.results}: all existing results pass")
 
 
 def run_check(name: str, check: Callable[[Results], Report | None], results: Results) -> Line:

@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> None:
         log.error(f"does not hold: {problem}")
     if problems:
         raise UserError(f"{folder}: {len(problems)} thing{'s do' if problems[1:] else ' does'} not hold, listed above")
-    log.info(f"{folder}: everything holds" + (", and the codes are the blocks'" if arguments.blocks else ""))
+    log.info(f"{folder}: all checks pass" + (", and the codes are the blocks'" if arguments.blocks else ""))
 
 
 def format_report(checkpoint: PackedCheckpoint, intact: Quantization) -> str:

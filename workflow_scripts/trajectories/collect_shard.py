@@ -87,7 +87,7 @@ def bind_beginning(model: Model, conditioning: Conditioning, parameters: plan.Pa
         model.LATENT_SHAPE,
         tokens,
         conditions * together,
-        f"advancing {together} trajectories together",
+        f"recording {together} trajectories in one batch",
         "lower batch_size",
     )
 

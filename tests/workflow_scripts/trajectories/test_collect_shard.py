@@ -126,7 +126,7 @@ def test_prompts_of_one_trajectory_each_advance_together(tmp_path, monkeypatch):
 def test_more_trajectories_at_once_than_the_memory_holds_are_refused_before_any_step(tmp_path, monkeypatch):
     prepare(tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: Namespace(total=10**7, available=10**7))
-    with pytest.raises(UserError, match=r"advancing 2 trajectories .* GB of memory, of 0.0 GB; lower batch_size$"):
+    with pytest.raises(UserError, match=r"recording 2 trajectories .* GB of memory, of 0.0 GB; lower batch_size$"):
         run_entry(tmp_path, "collect_shard")
     assert not (tmp_path / "trajectories.zarr" / "000").exists()
 
