@@ -1,4 +1,4 @@
-"""What every option of the original programs has become: one table. Names, options and defaults are the originals'."""
+"""Table of all options of the original programs and their meaning here. Names and defaults are the originals'."""
 
 from compat.meanings import (
     choose_analysis,
@@ -14,7 +14,7 @@ from compat.meanings import (
 )
 from compat.options import OVERWRITE, Command, Option, refuse, say
 
-PLOTS = "{results}/plots/heatmap_absmax.png"  # with it come all plots of what the layers read
+PLOTS = "{results}/plots/heatmap_absmax.png"  # its rule draws all plots of layer inputs
 
 CALIB_DIR = Option("--calib-dir", default="calibration_data")
 RESUME = say("--resume", "every command resumes from its last checkpoint", None)
@@ -22,7 +22,7 @@ REDO_BLOCKS = Option("--force", None, adds=OVERWRITE)
 STATS = Option("--stats")
 PERCENTILE = Option("--use-hist-p999", None)
 ALREADY_BY_SIGMA = "quant_config.json has the step sizes by sigma; name it with --quant-config"
-BY_RULE = "say it as a rule of `activations` or `weights` in config.yaml of the results"
+BY_RULE = "set it as a rule of `activations` or `weights` in config.yaml of the results"
 BY_VARIANT = "name the variant in `evaluation_variants` and run: snakemake fid"
 
 
@@ -57,15 +57,15 @@ COMMANDS = {
             Option("--model-version"),
             Option("--local-ckpt"),
             Option("--output", default="DiT_cali_data.npz", shows="DiT_cali_data.npz", also=("-o",)),
-            say("--low-memory-mode", "a job loads what it needs and no more", None),
-            say("--no-low-memory-mode", "a job loads what it needs and no more", None),
+            say("--low-memory-mode", "each job loads only what it needs", None),
+            say("--no-low-memory-mode", "each job loads only what it needs", None),
         ),
         located_by=("output",),
         combine=choose_flat,
         starts=True,
     ),
     "collect_layer_activations": Command(
-        "Observe what every linear layer reads.",
+        "Observe the inputs of all linear layers.",
         ("snakemake", "activations", "{results}/activations/layer_statistics.json"),
         (
             CALIB_DIR,
@@ -77,7 +77,7 @@ COMMANDS = {
         combine=count_statistics,
     ),
     "analyze_activations": Command(
-        "Write the quantization config; with --export-config the earliest programs' advice on bits.",
+        "Write the quantization config; with --export-config, the bits that the earliest programs suggested.",
         ("snakemake",),
         (
             STATS,
@@ -90,7 +90,7 @@ COMMANDS = {
         combine=choose_analysis,
     ),
     "analyze_activations_multitier": Command(
-        "Choose 4, 6 or 8 bits for what every layer reads: measured, or by thresholds if one is given.",
+        "Choose 4, 6 or 8 bits for every layer input, by measured error, or by thresholds if one is given.",
         ("snakemake", "multitier"),
         (
             STATS,
@@ -100,20 +100,20 @@ COMMANDS = {
             Option("--shifted-a4-threshold", float),
             Option("--shifted-a6-threshold", float),
             PERCENTILE,
-            say("--outlier-threshold", "it decided nothing in the original either"),
+            say("--outlier-threshold", "it had no effect in the original either"),
         ),
         located_by=("stats",),
         levels=2,
         combine=choose_tiers,
     ),
     "visualize_activations": Command(
-        "Draw what the layers read.",
+        "Plot the layer inputs.",
         ("snakemake", PLOTS),
         (
             STATS,
             Option("--output-dir", shows="plots"),
             Option("--snapshot-steps", int, nargs="+", sets=("snapshot_steps",)),
-            say("--quant-config", "the plots show what was observed; its step sizes are in: snakemake report"),
+            say("--quant-config", "the plots show the observed inputs; step sizes are in: snakemake report"),
             Option("--plot-distributions", None),
             refuse("--animate", "absmax_step_*.png are its frames"),
         ),
@@ -122,13 +122,13 @@ COMMANDS = {
         combine=choose_plots,
     ),
     "cache_adaround_data": Command(
-        "Capture what every block reads; it stays until the blocks are done.",
+        "Capture the inputs of every block; they are kept until the blocks are done.",
         ("snakemake",),
         (
             CALIB_DIR,
             Option("--num-images", int, 5),
             Option("--stride", int, 5),
-            refuse("--output-dir", "it is captured in block_inputs.zarr of the results"),
+            refuse("--output-dir", "block inputs are captured in block_inputs.zarr of the results"),
             Option("--force", None, adds=("--forcerun", "capture_blocks")),
             RESUME,
         ),
@@ -151,20 +151,20 @@ COMMANDS = {
             RESUME,
             refuse("--group-size", BY_RULE),
             refuse("--exclude-layers", f"{BY_RULE}, with bits: 16"),
-            refuse("--asymmetric-act", "activations after a GELU are shifted channel by channel instead"),
+            refuse("--asymmetric-act", "post-GELU inputs are shifted channel by channel instead"),
             refuse("--poly-schedule", ALREADY_BY_SIGMA),
             refuse("--smoothquant-scales", "outlier channels are divided by integers: migration in `activations`"),
-            refuse("--refine", "a block that exists is made again with --force"),
-            refuse("--grad-accum", "the batch is one piece; lower --batch-size"),
-            refuse("--sigma-weighted", "the loss of a stream is relative to the stream"),
-            refuse("--derivative-weighted", "the loss of a stream is relative to the stream"),
+            refuse("--refine", "--force remakes an existing block"),
+            refuse("--grad-accum", "batches are not split; lower --batch-size"),
+            refuse("--sigma-weighted", "the loss of a stream is relative to its magnitude"),
+            refuse("--derivative-weighted", "the loss of a stream is relative to its magnitude"),
         ),
         located_by=("adaround_cache",),
         levels=1,
         combine=choose_learning,
     ),
     "load_adaround_model": Command(
-        "Draw a picture by the quantized model.",
+        "Draw a picture with the quantized model.",
         ("python", "-m", "workflow_scripts.tools.generate"),
         (
             Option("--adaround-output"),
@@ -179,8 +179,8 @@ COMMANDS = {
             Option("--diff-stats", None, adds=("--diff-stats",)),
             Option("--blocks"),
             say("--mlx-int4", "the weights are in MLX's 4-bit format already", None),
-            refuse("--height", "the picture has the size of the configuration"),
-            refuse("--width", "the picture has the size of the configuration"),
+            refuse("--height", "the size of the picture follows from the configuration"),
+            refuse("--width", "the size of the picture follows from the configuration"),
             refuse("--group-size", "the weights are packed in the groups they were rounded in"),
             refuse("--poly-schedule", ALREADY_BY_SIGMA),
             refuse("--lut-schedule", ALREADY_BY_SIGMA),
@@ -198,7 +198,7 @@ COMMANDS = {
         combine=choose_weights,
     ),
     "verify_calibration": Command(
-        "Check the results: all there, whole, finite, and drawn by the model.",
+        "Check the results: complete, intact, finite, and generated by the model.",
         ("python", "-m", "workflow_scripts.tools.verify_dataset", "--results", "{results}"),
         (CALIB_DIR,),
     ),

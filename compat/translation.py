@@ -73,13 +73,11 @@ def parse(name: str, command: Command, words: list[str]) -> argparse.Namespace:
         how: dict[str, Any] = {"action": "store_true"}
         if option.read is not None:
             how = {"type": option.read, "nargs": option.nargs, "default": option.default}
-        text = option.says or (f"refused: {option.refused}" if option.refused else None)
+        text = option.says or (f"not supported: {option.refused}" if option.refused else None)
         parser.add_argument(option.flag, *option.also, **how, help=text)
     if command.uses_workflow:
-        parser.add_argument("--cores", default="1", help="how many jobs run at a time (default: %(default)s)")
-        parser.add_argument(
-            "--configfile", type=Path, help="what a new folder of results starts from, if not the default"
-        )
+        parser.add_argument("--cores", default="1", help="number of parallel jobs (default: %(default)s)")
+        parser.add_argument("--configfile", type=Path, help="configuration that a new results folder starts from")
     arguments = parser.parse_args(words)
     for option in command.options:
         if option.refused and is_given(option, arguments):
@@ -97,7 +95,7 @@ def find_results(command: Command, arguments: argparse.Namespace) -> Path:
     """The folder of results, through links; relative to here if it is below. Raises UserError if nothing names it."""
     named = [value for name in command.located_by if (value := getattr(arguments, name)) is not None]
     if not named:
-        raise UserError(f"--{command.located_by[0].replace('_', '-')}: name it, it says where the results are")
+        raise UserError(f"--{command.located_by[0].replace('_', '-')}: name it, because it locates the results")
     path = Path(named[0])
     # The link a flat calibration set was shown through says nothing: its results are in the folder of its name.
     path = path.with_suffix("").resolve() if path.suffix == ".npz" else path.resolve()

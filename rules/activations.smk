@@ -6,7 +6,7 @@ OUTPUTS: <results>/activations/statistics.json and .safetensors, <results>/activ
 
 
 rule collect_activations:
-    """Observe the layer inputs on part {wildcards.part} of the calibration points."""
+    """Observe the layer inputs on shard {wildcards.part} of the calibration points."""
     input:
         params="<results>/params/collect_activations.json",
         calibration="<results>/calibration.zarr",
@@ -27,7 +27,7 @@ rule collect_activations:
 
 
 rule merge_activations:
-    """Merge the statistics of all parts."""
+    """Merge the statistics of all shards."""
     input:
         statistics=expand(
             "<results>/activations/shards/{part}.safetensors", part=STATISTICS_SHARDS

@@ -11,7 +11,7 @@ localrules:
 
 
 rule capture_blocks:
-    """Capture the inputs of all blocks on part {wildcards.part} of the chosen points."""
+    """Capture the inputs of all blocks on shard {wildcards.part} of the capture points."""
     input:
         params="<results>/params/capture_blocks.json",
         calibration="<results>/calibration.zarr",

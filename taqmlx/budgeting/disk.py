@@ -11,7 +11,7 @@ from taqmlx.store import block_inputs, calibration, trajectories
 
 FP16, FP32 = 2, 4
 CHANNEL_BYTES = 24  # per channel and step: extremes in single, moments in double precision
-SKETCH_BYTES = 8_800  # per tensor, step and part: a sketch of its distribution, as measured
+SKETCH_BYTES = 8_800  # per tensor, step and shard: a sketch of its distribution, as measured
 SHARD_BYTES = 7_000  # approximate, per shard: its seal and array metadata
 RECORD_BYTES = 4_000  # approximate, per seal or report
 ROW_GROUPS = (128, 64, 32)  # with group size "row", the largest of these that divides the row is used
@@ -31,14 +31,14 @@ def count_calibration(points: int, prompts: int, shapes: ModelShapes) -> int:
 
 
 def count_statistics(steps: int, parts: int, shapes: ModelShapes) -> int:
-    """Statistics of every input at `steps` steps: `parts` parts with their sketches, and the merged file."""
+    """Statistics of every input at `steps` steps: `parts` shards with their sketches, and the merged file."""
     widths = {layer.input: shapes.weights[layer.name][1] for layer in shapes.layers}
     channels = steps * CHANNEL_BYTES * sum(widths.values())
     return channels + parts * (channels + steps * SKETCH_BYTES * len(widths))
 
 
 def count_captured(points: int, blocks: int, shapes: ModelShapes) -> int:
-    """Block inputs at `points` points, independent of the number of parts."""
+    """Block inputs at `points` points, independent of the number of shards."""
     return block_inputs.count_bytes(
         block_inputs.list_specs(points, shapes.conditions, blocks, shapes.image, shapes.text)
     )

@@ -52,7 +52,7 @@ def list_calibration_faults(path: Path) -> Iterator[str]:
 
 
 def list_part_faults(path: Path) -> Iterator[str]:
-    """Yield a line for each fault of a part of the block inputs. Raises UserError."""
+    """Yield a line for each fault of a shard of the block inputs. Raises UserError."""
     part = open_part(path)
     part.verify()
     yield from find_strays(path, list(part.specs.values()))

@@ -21,7 +21,7 @@ from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
 from taqmlx.store.statistics_merging import describe_statistics, merge_shards
 from taqmlx.store.zarr_arrays import find_strays
 
-ROUNDING = 1e-6  # tolerance, relative or absolute, for merging the same parts on another machine
+ROUNDING = 1e-6  # tolerance, relative or absolute, for merging the same shards on another machine
 
 
 def check_manifest(results: Results) -> Report | None:
@@ -61,12 +61,12 @@ def check_calibration(results: Results) -> Report | None:
     for name in sorted(sealed.keys() | present):
         there = name in present and read_group_seal(results.store / name)["fingerprint"]
         if sealed.get(name) != there:
-            faults.append(f"{path} was not made from {results.store / name} as it is; delete {path} and run again")
+            faults.append(f"{path} was not made from the current {results.store / name}; delete {path} and run again")
     return Report(f"{calibration.specs['xs'].shape[0]:,} points, as sealed", faults)
 
 
 def check_statistics(results: Results) -> Report | None:
-    """Check that the statistics equal their parts merged again, and were made from the current calibration set."""
+    """Check that the statistics equal their shards merged again, and were made from the current calibration set."""
     path = results.folder / "activations" / "statistics.json"
     if not path.exists():
         return None
@@ -78,10 +78,10 @@ def check_statistics(results: Results) -> Report | None:
     faults = [f"{path}: {reason}; {again}" for reason in list_differences(found, wanted)]
     for name in sorted(arrays.keys() | merged.keys()):
         if not (name in arrays and name in merged and np.allclose(arrays[name], merged[name], ROUNDING, ROUNDING)):
-            faults.append(f"{path.with_suffix('.safetensors')}: {name} is not what the parts give; {again}")
+            faults.append(f"{path.with_suffix('.safetensors')}: {name} differs from the merged shards; {again}")
     calibration = read_group_seal(results.folder / "calibration.zarr")
     if found["origin"]["calibration"] != calibration["fingerprint"]:
-        faults.append(f"{path} was not made from the calibration set as it is; delete it and run again")
+        faults.append(f"{path} was not made from the current calibration set; delete it and run again")
     return Report(f"{len(found['inputs'])} inputs at {len(found['steps'])} steps, merged again", faults)
 
 
@@ -94,7 +94,7 @@ def list_differences(found: Any, wanted: Any, place: str = "") -> Iterator[str]:
         for index, pair in enumerate(zip(found, wanted, strict=True)):
             yield from list_differences(*pair, f"{place}[{index}]")
     elif not (found == wanted or is_near(found, wanted)):
-        yield f"{place} is {plan.shorten(found)}, its parts give {plan.shorten(wanted)}"
+        yield f"{place} is {plan.shorten(found)}, its shards give {plan.shorten(wanted)}"
 
 
 def is_near(found: Any, wanted: Any) -> bool:
@@ -124,8 +124,8 @@ def check_quant_config(results: Results) -> Report | None:
     origin, faults = config.content["origin"], []
     statistics = results.folder / "activations" / "statistics.json"
     if origin["statistics"]["fingerprint"] != plan.fingerprint(read_statistics(statistics)):
-        faults.append(f"{path} was not made from {statistics} as it is; delete it and run again")
+        faults.append(f"{path} was not made from the current {statistics}; delete it and run again")
     calibration = results.folder / "calibration.zarr"
     if origin["calibration"]["fingerprint"] != read_group_seal(calibration)["fingerprint"]:
-        faults.append(f"{path} was not made from {calibration} as it is; delete it and run again")
+        faults.append(f"{path} was not made from the current {calibration}; delete it and run again")
     return Report(f"{len(config.layers)} layers, and the files it names", faults)

@@ -74,7 +74,7 @@ def find_conflict(seal: Path, wanted: plan.Parameters) -> Iterator[str]:
         yield f"{seal} is damaged; delete it and run again"
         return
     if isinstance(sealed, dict) and sealed.get("block", wanted["block"]) != wanted["block"]:
-        yield f"{seal} is of the block {sealed['block']}; delete it and run again"
+        yield f"{seal} belongs to block {sealed['block']}; delete it and run again"
     elif difference := plan.describe_difference(sealed, wanted):
         yield f"{seal.with_suffix('')} was made with other parameters ({difference})"
 

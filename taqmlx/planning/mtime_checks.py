@@ -28,8 +28,8 @@ def find_future(results: Path, now: float) -> Iterator[str]:
             old = shlex.quote(str(results / "params" / "encode_prompts.json"))
             cure = f"find {shlex.quote(str(results))} -newermt now -exec touch -r {old} {{}} +"
             yield (
-                f"{path} is of {show_date(find_date(path))}, and now is {show_date(now)}: set the clock right, or date"
-                f" what is of the future anew: {cure}"
+                f"{path} is dated {show_date(find_date(path))}, but now is {show_date(now)}: correct the clock, or"
+                f" reset the dates in the future: {cure}"
             )
             return
 
@@ -48,7 +48,7 @@ def find_outdated_shards(results: Path, smallest: int = COMPARED) -> Iterator[st
     for group in sorted((results / "trajectories.zarr").glob("[0-9]*")):
         if find_date(group) < made:
             yield (
-                f"{encodings} is younger than {group}, which was made from it: the clock went back, or files were"
+                f"{encodings} is newer than {group}, which was made from it: the clock went back, or files were"
                 " copied without their times; make them again with --config overwrite=true, or keep them:"
                 f" touch -r {shlex.quote(str(parameters))} {shlex.quote(str(encodings))}"
             )

@@ -238,7 +238,7 @@ def count_conditions(model: str) -> int:
 
 
 def list_parts(count: int) -> list[str]:
-    """Names `00`, `01`, ... of the `count` parts of a stage's points."""
+    """Names `00`, `01`, ... of the `count` shards of a stage's points."""
     return [f"{index:02d}" for index in range(count)]
 
 

@@ -25,7 +25,7 @@ def read_prompts(path: Path) -> list[str]:
     """
     suffix = path.suffix.lower()
     if suffix in FOREIGN:
-        raise ValueError(f"prompts: {path} is of a format that is not read; save it as {READABLE}")
+        raise ValueError(f"prompts: {path} has an unsupported format; save it as {READABLE}")
     try:
         text = read_plain(path, LARGEST_FILE).decode("utf-8-sig")
     except OSError as error:
@@ -47,7 +47,7 @@ def split_prompts(text: str, suffix: str, path: Path) -> list[str]:
     """The non-blank prompts in `text`. Raises ValueError, in one line."""
     if suffix not in READERS and (better := find_format(text)):
         raise ValueError(
-            f"prompts: {path} has lines of text by its name and {better} by its content; rename it to"
+            f"prompts: {path} has the name of a text file and the content of {better}; rename it to"
             f" {path.with_suffix(better).name}, or remove line 1 if it is no prompt"
         )
     try:

@@ -28,8 +28,8 @@ CURES = {
     errno.EDQUOT: "make room, or have the quota raised",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
     errno.EROFS: "make its file system writable, or choose another results_dir",
-    errno.EACCES: "give yourself the right to it and to its folder",
-    errno.EPERM: "give yourself the right to it and to its folder",
+    errno.EACCES: "change the permissions of it and of its folder",
+    errno.EPERM: "change the permissions of it and of its folder",
     errno.EIO: "check its disk",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
@@ -163,10 +163,10 @@ def show_plainly(text: str) -> str:
 
 
 def choose_part(shard: str, count: int) -> int:
-    """Index of the part named by `--shard`, out of `count`. Raises UserError if there is no such part."""
+    """Index of the shard named by `--shard`, out of `count`. Raises UserError if there is no such shard."""
     parts = plan.list_parts(count)
     if shard not in parts:
-        raise UserError(f"--shard {shard}: no such part; choose one from {parts[0]} to {parts[-1]}")
+        raise UserError(f"--shard {shard}: no such shard; choose one from {parts[0]} to {parts[-1]}")
     return parts.index(shard)
 
 

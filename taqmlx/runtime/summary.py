@@ -17,7 +17,7 @@ _DELIVERABLES = (
     ("ablation", "ablation.md"),
     ("fewer activation bits", "quant_config_multitier.json"),
     ("mixed weight bits", "mixed_bits.json"),
-    ("ladder of weights", "weights_ladder.md"),
+    ("weights ladder", "weights_ladder.md"),
     ("activation statistics", "activations/statistics.json"),
     ("layer ranges", "activations/ranges.md"),
     ("calibration set", "calibration.zarr"),

@@ -61,7 +61,7 @@ def find_changes(results: Path) -> Iterator[str]:
         if others:
             now = f"{version} {'are used here' if name == KERNELS else 'is installed'}"
             yield (
-                f"{results} has results of {name} {', '.join(others)}, and {now}: what is made now may differ in its"
+                f"{results} was made with {name} {', '.join(others)}, but {now}: new results may differ in their"
                 " last bits"
             )
 

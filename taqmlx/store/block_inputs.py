@@ -1,4 +1,4 @@
-"""Captured block inputs at calibration points: one sealed Zarr group per part of the points.
+"""Captured block inputs at calibration points: one sealed Zarr group per shard of the points.
 
 Each point gives two rows, one with its prompt and one with the negative prompt, or a single row for a model without
 guidance. Rows come in batches of `choose_batch` points; within a batch all positive rows come first, then all negative
@@ -26,7 +26,7 @@ from taqmlx.store.zarr_arrays import ArraySpec, Index, check_group, read_chunk
 BATCH = 32  # largest number of points captured together
 ROW_ARRAYS = ("sigmas", "steps", "points", "prompt_indices", "negative")
 SMALL_ARRAYS = ("modulation", *ROW_ARRAYS)
-# Parameters that differ between parts; all other parameters and all inputs are shared.
+# Parameters that differ between shards; all other parameters and all inputs are shared.
 OWN = ("shard", "points")
 
 
@@ -38,7 +38,7 @@ def choose_batch(conditions: int, image_shape: Sequence[int], text_shape: Sequen
 def list_specs(
     points: int, conditions: int, blocks: int, image_shape: Sequence[int], text_shape: Sequence[int]
 ) -> dict[str, ArraySpec]:
-    """Arrays of a part of `points` points, by name; a row's image is (N, D) and its text (T, D)."""
+    """Arrays of a shard of `points` points, by name; a row's image is (N, D) and its text (T, D)."""
     rows, width = conditions * points, image_shape[-1]
     chunk = conditions * min(points, choose_batch(conditions, image_shape, text_shape))
     specs = [
@@ -52,7 +52,7 @@ def list_specs(
 
 
 def describe_part(parameters: plan.Parameters, inputs: dict[str, Any]) -> dict[str, ArraySpec]:
-    """Arrays of the part described by a seal's `parameters` and `inputs`."""
+    """Arrays of the shard described by a seal's `parameters` and `inputs`."""
     conditions, blocks = plan.count_conditions(parameters["model"]), len(plan.list_blocks(parameters["model"]))
     return list_specs(len(parameters["points"]), conditions, blocks, inputs["image_shape"], inputs["text_shape"])
 
@@ -89,7 +89,7 @@ def read_sealed(path: Path, spec: ArraySpec, index: Index, digests: dict[str, st
 
 @dataclass(frozen=True)
 class Part:
-    """One opened part."""
+    """One opened shard."""
 
     path: Path
     seal: Seal
@@ -122,7 +122,7 @@ class Part:
 
 
 def open_part(path: Path) -> Part:
-    """Open the part in folder `path`; check its seal and the description of its arrays. Raises UserError."""
+    """Open the shard in folder `path`; check its seal and the description of its arrays. Raises UserError."""
     seal = read_group_seal(path)
     check_origin(seal, path, {"stage": "capture_blocks"}, {})
     with blame(path):
@@ -133,7 +133,7 @@ def open_part(path: Path) -> Part:
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """All parts concatenated: rows (R,) of the first part, then of the second, and so on."""
+    """All shards concatenated: rows (R,) of the first shard, then of the second, and so on."""
 
     parts: list[Part]
     modulation: np.ndarray
@@ -145,7 +145,7 @@ class BlockInputs:
 
     @property
     def seals(self) -> list[Seal]:
-        """Seals of the parts."""
+        """Seals of the shards."""
         return [part.seal for part in self.parts]
 
     def read_block(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -167,9 +167,9 @@ class BlockInputs:
 
 
 def open_block_inputs(paths: Sequence[Path]) -> BlockInputs:
-    """Open the parts in folders `paths`, in any order, as one.
+    """Open the shards in folders `paths`, in any order, as one.
 
-    Raises UserError, naming the file, if a part is missing, unfinished or damaged, or does not belong with the others.
+    Raises UserError, naming the file, if a shard is missing, unfinished or damaged, or does not belong with the others.
     """
     parts = list(map(open_part, paths))
     with blame(paths[0].parent):
@@ -180,7 +180,7 @@ def open_block_inputs(paths: Sequence[Path]) -> BlockInputs:
 
 
 def check_parts(parts: Sequence[Part]) -> None:
-    """Raise UserError unless the parts are complete, have the same origin and share no point."""
+    """Raise UserError unless the shards are complete, have the same origin and share no point."""
     shared = {key: value for key, value in parts[0].seal["parameters"].items() if key not in OWN}
     seen: dict[int, Path] = {}
     for part in parts:
@@ -189,13 +189,13 @@ def check_parts(parts: Sequence[Part]) -> None:
         if common := seen.keys() & set(points):
             other = seen[min(common)]
             raise UserError(
-                f"{part.path} and {other} have calibration point {min(common)}; name each part once, or delete both and"
-                " run capture_blocks again"
+                f"{part.path} and {other} have calibration point {min(common)}; name each shard once, or delete both"
+                " and run capture_blocks again"
             )
         seen |= dict.fromkeys(points, part.path)
     expected, found = plan.list_parts(shared["capture_shards"]), [part.seal["parameters"]["shard"] for part in parts]
     if found != expected:
         raise UserError(
-            f"{parts[0].path.parent}: parts {', '.join(expected)} are needed and {', '.join(found)} are named;"
+            f"{parts[0].path.parent}: shards {', '.join(expected)} are needed and {', '.join(found)} are named;"
             " run capture_blocks for the others"
         )

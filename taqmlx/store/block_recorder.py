@@ -1,4 +1,4 @@
-"""Interruptible writing of one part of the block inputs.
+"""Interruptible writing of one shard of the block inputs.
 
 The scratch folder holds the Zarr group and a checkpoint: a seal of the chunks stored so far. A batch is written to the
 chunk files first and to the checkpoint afterwards, each flushed to disk; chunks stored after the last checkpoint are
@@ -30,10 +30,10 @@ from taqmlx.store.zarr_arrays import Index, check_group, create_group, find_stra
 
 
 class BlockRecorder:
-    """A part under construction in `scratch`.
+    """A shard under construction in `scratch`.
 
     parameters: those of the stage, with `shard` and `points`, the indices of its points in the calibration set; inputs:
-    the origin of the part, with `image_shape` (N, D) and `text_shape` (T, D).
+    the origin of the shard, with `image_shape` (N, D) and `text_shape` (T, D).
     """
 
     def __init__(self, scratch: Path, parameters: plan.Parameters, inputs: dict[str, Any]):

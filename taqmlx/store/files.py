@@ -123,7 +123,7 @@ def read_json(path: Path, **expected: Any) -> dict[str, Any]:
         raise UserError(f"{path} is damaged or was changed: its checksum does not hold; delete it and run again")
     for key, value in expected.items():
         if content.get(key) != value:
-            raise UserError(f"{path} is of the {key} {content.get(key)}, not {value}; delete it and run again")
+            raise UserError(f"{path} belongs to the {key} {content.get(key)}, not {value}; delete it and run again")
     return drop_checksum(content)
 
 

@@ -52,7 +52,7 @@ def check_rules(path: Path, block: BlockFile, rules: Sequence[dict[str, Any]]) -
     """Raise UserError unless each layer of the block was optimised for its activation rule."""
     for name, sealed in block.seal["parameters"]["layers"].items():
         if difference := plan.describe_difference(sealed["activation"], find_rule(rules, name)):
-            raise UserError(f"{path} was made by other rules: {name}: {difference}; run optimise_block again")
+            raise UserError(f"{path} was made with other rules: {name}: {difference}; run optimise_block again")
 
 
 def check_weights(path: Path, block: BlockFile, checkpoint: dict[str, Any], layer_paths: Mapping[str, str]) -> None:

@@ -64,7 +64,7 @@ def read_packed_config(folder: Path) -> dict[str, Any]:
     if found != (FORMAT, VERSION):
         shown = [str(value)[:LONGEST_NAME] for value in found]
         raise UserError(
-            f"{path} is of format {shown[0]}, version {shown[1]}, not {FORMAT}, {VERSION}; run pack_weights again"
+            f"{path} has format {shown[0]}, version {shown[1]}, not {FORMAT}, {VERSION}; run pack_weights again"
         )
     config = refuse_changed(path, config, "pack_weights")
     check_schema(config, SCHEMA, path)

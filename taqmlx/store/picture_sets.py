@@ -118,7 +118,9 @@ def read_set(seals: Sequence[Path], features: Sequence[Path], variant: str) -> P
         seal, pictures = list_sealed(path)
         with blame(path):
             if seal["parameters"]["variant"] != variant:
-                raise UserError(f"{path} is of {seal['parameters']['variant']}, not {variant}; delete it and run again")
+                raise UserError(
+                    f"{path} belongs to {seal['parameters']['variant']}, not {variant}; delete it and run again"
+                )
             rows += [(prompt, seed) for prompt, seed in seal["parameters"]["pictures"]]
         paths += pictures
         origins.append(seal["checksum"])

@@ -121,10 +121,10 @@ def refuse_other_formats(content: Any, path: Path) -> None:
     if found != FORMAT:
         found = str(found)[:LONGEST_NAME]
         reason = OTHER_FORMATS.get(found, "its numbers may mean something else")
-        raise UserError(f"{path} is of format {found}, not {FORMAT}: {reason}; make it again with write_quant_config")
+        raise UserError(f"{path} has format {found}, not {FORMAT}: {reason}; make it again with write_quant_config")
     if content.get("version") != VERSION:
         raise UserError(
-            f"{path} is of version {str(content.get('version'))[:LONGEST_NAME]}, and this program reads {VERSION};"
+            f"{path} has version {str(content.get('version'))[:LONGEST_NAME]}, and this program reads {VERSION};"
             " make it again"
         )
 

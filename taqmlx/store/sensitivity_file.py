@@ -45,7 +45,7 @@ def read_sensitivity(path: Path) -> dict[str, Any]:
             f"{path} is not a sensitivity file of version {FORMAT['version']}; run measure_sensitivity again"
         )
     if content.get("block") != path.stem:
-        raise UserError(f"{path} is of the block {content.get('block')}; delete it and run measure_sensitivity again")
+        raise UserError(f"{path} belongs to block {content.get('block')}; delete it and run measure_sensitivity again")
     return content
 
 
@@ -69,10 +69,10 @@ def read_sensitivities(paths: Sequence[Path], model: str) -> dict[str, dict[str,
             block, first = content["block"], next(iter(read.values()), content)
             if content["model"] != model:
                 raise UserError(
-                    f"{path} is of the model {content['model']}, not {model}; run measure_sensitivity again"
+                    f"{path} belongs to the model {content['model']}, not {model}; run measure_sensitivity again"
                 )
             if block in read:
-                raise UserError(f"{path} is of {block}, as another file; name each block once")
+                raise UserError(f"{path} is a second file of {block}; name each block once")
             if difference := plan.describe_difference(content["origin"], first["origin"]):
                 raise UserError(f"{path} and {paths[0]} were made from different files ({difference}); make both again")
             read[block] = content

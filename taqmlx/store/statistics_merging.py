@@ -1,4 +1,4 @@
-"""Activation statistics of all layer inputs, merged from the observations of the parts."""
+"""Activation statistics of all layer inputs, merged from the observations of the shards."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +26,9 @@ from taqmlx.store.tensors import read_tensors, refuse_broken
 
 
 def merge_shards(shards: Sequence[Path]) -> tuple[list[Seal], dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """Return the seals of the parts, and their merged statistics: numbers by input, and the corresponding arrays.
+    """Return the seals of the shards, and their merged statistics: numbers by input, and the corresponding arrays.
 
-    Raises UserError unless the parts are intact, complete and of the same origin.
+    Raises UserError unless the shards are intact, complete and of the same origin.
     """
     paths = sorted(shards, key=lambda path: path.name)
     seals = [read_part_seal(path) for path in paths]
@@ -41,7 +41,7 @@ def merge_shards(shards: Sequence[Path]) -> tuple[list[Seal], dict[str, dict[str
 
 
 def read_part(path: Path) -> Observations:
-    """Read the observations of a part. Raises UserError, naming input and number, if unreadable or not finite."""
+    """Read the observations of a shard. Raises UserError, naming input and number, if unreadable or not finite."""
     tensors = read_tensors(path)
     with blame(path):
         observations = unpack_observations(tensors)
@@ -51,7 +51,7 @@ def read_part(path: Path) -> Observations:
 
 
 def read_part_seal(path: Path) -> Seal:
-    """Read the seal beside a part. Raises UserError if it is damaged or does not match the part's bytes."""
+    """Read the seal beside a shard. Raises UserError if it is damaged or does not match the shard's bytes."""
     seal = read_file_seal(path.with_suffix(".json"))
     if not path.is_file() or seal["sha256"] != {path.name: hash_file(path)}:
         raise UserError(f"{path} is missing or does not match its seal; delete it and run collect_activations again")
@@ -59,7 +59,7 @@ def read_part_seal(path: Path) -> Seal:
 
 
 def check_parts(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
-    """Raise UserError unless the parts are complete and of the same origin."""
+    """Raise UserError unless the shards are complete and of the same origin."""
     origins = [seal["parameters"] | seal["inputs"] for seal in seals]
     with blame(paths[0].parent):
         found = [origin["shard"] for origin in origins]
@@ -69,7 +69,9 @@ def check_parts(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
         if difference := plan.describe_difference(origin, wanted):
             raise UserError(f"{path} does not belong with {paths[0]} ({difference}); run collect_activations again")
     if found != expected:
-        raise UserError(f"parts {', '.join(expected)} are needed and {', '.join(found)} are named; name each part once")
+        raise UserError(
+            f"shards {', '.join(expected)} are needed and {', '.join(found)} are named; name each shard once"
+        )
 
 
 def describe_statistics(seals: Sequence[Seal], inputs: dict[str, dict[str, Any]], arrays: Path) -> dict[str, Any]:

@@ -218,12 +218,12 @@ DAMAGES = {
     "a changed statistic": (
         lambda r: amend(r / "activations/statistics.json", change_a_mean),
         {"statistics", "quantization config"},
-        r"statistics: .*inputs.modulation.per_step.mean\[1\] is .*, its parts give ",
+        r"statistics: .*inputs.modulation.per_step.mean\[1\] is .*, its shards give ",
     ),
     "a changed array of the statistics": (
         change_an_array,
         {"statistics", "quantization config"},
-        "statistics: .*statistics.safetensors: .* is not what the parts give",
+        "statistics: .*statistics.safetensors: .* differs from the merged shards",
     ),
     "packed weights": (
         lambda r: flip(r / "quantized/model.safetensors"),

@@ -86,7 +86,7 @@ def test_an_unknown_block_is_refused(folder):
 def test_a_missing_part_is_named(folder):
     configure(folder)
     one = list_arguments(folder).inputs[:1]
-    with pytest.raises(UserError, match="parts 00, 01 are needed and 00 are named"):
+    with pytest.raises(UserError, match="shards 00, 01 are needed and 00 are named"):
         optimise_block.main(list_arguments(folder, inputs=one))
     with pytest.raises(UserError, match=r"02/zarr.json is missing"):
         optimise_block.main(list_arguments(folder, inputs=[*one, folder / "block_inputs.zarr" / "02"]))

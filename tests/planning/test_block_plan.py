@@ -129,7 +129,7 @@ def test_a_rule_for_one_block_conflicts_with_that_block_only(tmp_path):
 def test_a_seal_of_another_block_is_named(tmp_path):
     write_finished(tmp_path, "mm_01").rename(tmp_path / "adaround" / "mm_02.json")
     (conflict,) = find_conflicts(tmp_path)
-    assert conflict.endswith("mm_02.json is of the block mm_01; delete it and run again")
+    assert conflict.endswith("mm_02.json belongs to block mm_01; delete it and run again")
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"parameters": 3}', b"\xff\xfe"])

@@ -41,7 +41,7 @@ def test_nothing_finished_is_fine(tmp_path):
 def test_an_older_shard_is_named_with_what_keeps_it(results):
     os.utime(results / "trajectories.zarr" / "001" / MARK, (NOW - 9, NOW - 9))
     (line,) = find_outdated_shards(results)
-    assert f"is younger than {results / 'trajectories.zarr' / '001'}, which was made from it" in line
+    assert f"is newer than {results / 'trajectories.zarr' / '001'}, which was made from it" in line
     _, _, command = line.partition("or keep them: ")
     subprocess.run(shlex.split(command), check=True)
     assert [name for name in find_outdated_shards(results) if "000" in name] == []
@@ -62,12 +62,12 @@ def test_clocks_that_differ_by_seconds_are_fine(results):
 
 
 @pytest.mark.parametrize("name", ["conditioning.safetensors", f"trajectories.zarr/001/{MARK}"])
-def test_a_result_of_tomorrow_is_named_with_what_dates_it_anew(results, name):
+def test_a_result_dated_in_the_future_is_named_with_the_command_that_resets_its_date(results, name):
     now, tomorrow = time.time(), time.time() + 86_400
     os.utime(results / name, (tomorrow, tomorrow))
     (line,) = find_future(results, now)
-    assert line.startswith(f"{results / name.removesuffix(f'/{MARK}')} is of ")
-    _, _, command = line.partition("anew: ")
+    assert line.startswith(f"{results / name.removesuffix(f'/{MARK}')} is dated ")
+    _, _, command = line.partition("in the future: ")
     subprocess.run(shlex.split(command), check=True)
     assert list(find_future(results, now)) == []
     assert (results / name).stat().st_mtime == NOW

@@ -185,6 +185,4 @@ class TestOtherNames:
 
     @pytest.mark.parametrize("name", ["x.yaml", "x.md", "x.parquet", "x.XLSX"])
     def test_formats_that_are_not_read_are_refused_by_name(self, refuse, name):
-        assert "is of a format that is not read; save it as one prompt per line (.txt)" in refuse(
-            name, "- a red circle\n"
-        )
+        assert "has an unsupported format; save it as one prompt per line (.txt)" in refuse(name, "- a red circle\n")

@@ -124,5 +124,5 @@ def test_a_changed_calibration_set_is_refused(study):
 
 
 def test_a_part_that_does_not_exist_is_refused(finished, tmp_path):
-    with pytest.raises(UserError, match="--shard 02: no such part; choose one from 00 to 01"):
+    with pytest.raises(UserError, match="--shard 02: no such shard; choose one from 00 to 01"):
         finished.collect(tmp_path / "02.safetensors")

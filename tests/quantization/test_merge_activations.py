@@ -105,7 +105,7 @@ def test_parts_of_different_making_are_refused(study):
 def test_a_missing_part_is_refused(study):
     study.collect(study.list_parts()[0])
     study.list_parts = lambda: [study.folder / "activations" / "shards" / "00.safetensors"]
-    with pytest.raises(UserError, match="parts 00, 01 are needed and 00 are named"):
+    with pytest.raises(UserError, match="shards 00, 01 are needed and 00 are named"):
         study.merge()
 
 

@@ -49,7 +49,7 @@ def call_it_another(seal):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (widen_fc1, f"mm_01.safetensors was made by other rules: {FC1}: bits: 5 there, 4 in the configuration"),
+        (widen_fc1, f"mm_01.safetensors was made with other rules: {FC1}: bits: 5 there, 4 in the configuration"),
         (change_model, "mm_01.safetensors was made with other inputs"),
         (drop_fc1, f"mm_01.safetensors lacks the layer {FC1}"),
         (call_it_another, "are both the block mm_00"),

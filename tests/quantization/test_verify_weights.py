@@ -214,9 +214,9 @@ def test_without_a_config_the_shapes_are_told(folder, capsys):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"quantization": {"bits": 4, "group_size": 64}}, "is of format None, version None"),
+        ({"quantization": {"bits": 4, "group_size": 64}}, "has format None, version None"),
         ({"format": "mlx-affine-checkpoint", "version": 2}, "'architecture' is a required property"),
-        ([], "is of format None"),
+        ([], "has format None"),
     ],
 )
 def test_a_config_of_another_kind_is_none(folder, content, words, capsys):

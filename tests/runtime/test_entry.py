@@ -78,7 +78,7 @@ def test_durations_are_readable(seconds, text):
 
 @pytest.mark.parametrize(
     ("number", "cure"),
-    [(errno.ENOSPC, "make room"), (errno.EROFS, "make its file system writable"), (errno.EACCES, "the right to it")],
+    [(errno.ENOSPC, "make room"), (errno.EROFS, "make its file system writable"), (errno.EACCES, "permissions of it")],
 )
 def test_what_the_system_refuses_is_one_line_with_a_cure_even_without_a_log(monkeypatch, capsys, number, cure):
     with pytest.raises(SystemExit):

@@ -21,7 +21,7 @@ def test_another_version_is_warned_about_in_one_line_even_when_both_are_recorded
     versions.record(tmp_path)
     assert versions.read_recorded(tmp_path) == [earlier, versions.list_installed()]
     (line,) = versions.find_changes(tmp_path)
-    assert "results of mlx 0.0.1" in line
+    assert "made with mlx 0.0.1" in line
     assert f"{versions.list_installed()['mlx']} is installed" in line
 
 
@@ -62,4 +62,4 @@ def test_other_blas_kernels_are_warned_about_in_one_line(tmp_path):
     here = versions.list_installed()
     write_json(tmp_path / versions.FILE, {"made_with": [here | {versions.KERNELS: "Nehalem"}, here]})
     (line,) = versions.find_changes(tmp_path)
-    assert f"results of BLAS kernels Nehalem, and {here[versions.KERNELS]} are used here: what is made now" in line
+    assert f"made with BLAS kernels Nehalem, but {here[versions.KERNELS]} are used here: new results" in line

@@ -184,13 +184,13 @@ def test_parts_of_other_parameters_or_inputs_are_refused(parts, tmp_path):
 def test_parts_that_share_a_point_are_refused(parts, tmp_path):
     other = record(tmp_path / "overlap", "01", points=[1, 3, 6])
     with pytest.raises(
-        UserError, match=r"overlap/01 and .*/\d\d have calibration point 6; name each part once, or delete both"
+        UserError, match=r"overlap/01 and .*/\d\d have calibration point 6; name each shard once, or delete both"
     ):
         open_block_inputs([parts[0], other])
 
 
 def test_a_missing_part_is_refused(parts):
-    with pytest.raises(UserError, match="parts 00, 01 are needed and 01 are named"):
+    with pytest.raises(UserError, match="shards 00, 01 are needed and 01 are named"):
         open_block_inputs(parts[1:])
 
 

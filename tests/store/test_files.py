@@ -72,7 +72,7 @@ def test_a_changed_value_and_another_kind_are_refused(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"stage": "score", "seed": 1})
     assert read_json(path, stage="score") == {"stage": "score", "seed": 1}
-    with pytest.raises(UserError, match=r"x\.json is of the stage score, not measure_size; delete it"):
+    with pytest.raises(UserError, match=r"x\.json belongs to the stage score, not measure_size; delete it"):
         read_json(path, stage="measure_size")
     path.write_text(path.read_text().replace('"seed": 1', '"seed": 3'))
     with pytest.raises(UserError, match=r"x\.json is damaged or was changed: its checksum does not hold"):

@@ -71,7 +71,7 @@ def test_tensors_go_by_their_names_without_the_prefix(folder, tensors):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format": "gguf"}, f"is of format gguf, version {VERSION}, not {FORMAT}, {VERSION}"),
+        ({"format": "gguf"}, f"has format gguf, version {VERSION}, not {FORMAT}, {VERSION}"),
         ({"version": 1}, f"version 1, not {FORMAT}, {VERSION}"),
         ({"quantization": {"a": {"bits": 7, "group_size": 64, "mode": "affine"}}}, "quantization.a.bits: 7 is not one"),
         ({"model": {"file": "../x", "sha256": "0" * 64, "bytes": 1}}, "model.file"),

@@ -83,13 +83,13 @@ def test_something_else_is_refused(folder):
 def test_a_file_of_no_block_is_refused(folder):
     content = read_json(folder / "mm_00.json")
     write_json(folder / "mm_00.json", {key: content[key] for key in content if key != "block"})
-    with pytest.raises(UserError, match=r"mm_00\.json is of the block None; delete it"):
+    with pytest.raises(UserError, match=r"mm_00\.json belongs to block None; delete it"):
         read_sensitivity(folder / "mm_00.json")
 
 
 def test_another_blocks_file_is_refused(folder):
     (folder / "mm_00.json").rename(folder / "mm_01.json")
-    with pytest.raises(UserError, match=r"mm_01\.json is of the block mm_00; delete it"):
+    with pytest.raises(UserError, match=r"mm_01\.json belongs to block mm_00; delete it"):
         read_sensitivity(folder / "mm_01.json")
 
 
@@ -116,13 +116,13 @@ def test_a_missing_block_is_named(folder):
 
 
 def test_a_block_is_named_once(folder):
-    with pytest.raises(UserError, match="is of mm_00, as another file"):
+    with pytest.raises(UserError, match="is a second file of mm_00"):
         read_sensitivities([folder / "mm_00.json", *list_paths(folder)], "embedded")
 
 
 def test_another_model_is_refused(folder):
     write_sensitivity(folder / "mm_02.json", describe("mm_02", model="other"), {})
-    with pytest.raises(UserError, match=r"mm_02\.json is of the model other, not embedded"):
+    with pytest.raises(UserError, match=r"mm_02\.json belongs to the model other, not embedded"):
         read_sensitivities(list_paths(folder), "embedded")
 
 

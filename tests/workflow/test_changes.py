@@ -24,7 +24,7 @@ def test_results_of_another_mlx_are_warned_about_and_stay_finished(copy):
     write_json(record, {"made_with": [versions.list_installed() | {"mlx": "0.0.1"}]})
     planned = copy.run("quant_config", "-n")
     (line,) = list_lines(planned.stdout, "warning")
-    assert "results of mlx 0.0.1" in line
+    assert "made with mlx 0.0.1" in line
     assert "Nothing to be done" in planned.stdout
 
 

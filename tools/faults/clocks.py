@@ -65,7 +65,7 @@ def turn_back(copy: WorkingCopy, wanted: dict[str, str], rng: random.Random) -> 
         shift_tree(copy, DAY)
         early = copy.run(*targets)
         shift_tree(copy, -DAY)
-        is_refused = early.returncode and "set the clock right" in early.stdout
+        is_refused = early.returncode and "correct the clock" in early.stdout
         note = "" if is_refused else f"ended with {early.returncode}: {early.stdout[-300:]}"
         yield judge("the clock goes back a day", copy, place, wanted, targets, note)
 

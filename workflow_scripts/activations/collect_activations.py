@@ -1,4 +1,4 @@
-"""Observe the inputs of all linear layers on one part of the calibration points; write the observations and a seal."""
+"""Observe the inputs of all linear layers on one shard of the calibration points; write the observations and a seal."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ from taqmlx.store.files import hash_file, read_json, write_json
 from taqmlx.store.seal import make_seal
 from taqmlx.store.tensors import write_tensors
 
-# Largest number of points per batch: larger batches gain nothing, and a part has about this many points per step by
+# Largest number of points per batch: larger batches gain nothing, and a shard has about this many points per step by
 # default.
 BATCH = 64
 
@@ -75,9 +75,9 @@ def find_sigmas(steps: np.ndarray, sigmas: np.ndarray, choice: str | int) -> dic
 
 
 def choose_share(steps: np.ndarray, chosen: list[int], parameters: plan.Parameters, shard: str) -> np.ndarray:
-    """Indices of the points to observe in part `shard`, ordered by step.
+    """Indices of the points to observe in shard `shard`, ordered by step.
 
-    Raises UserError if there is no such part, or there are fewer points than steps.
+    Raises UserError if there is no such shard, or there are fewer points than steps.
     """
     limit = parameters["statistics_points"]
     part = choose_part(shard, parameters["statistics_shards"])
@@ -140,5 +140,5 @@ def refuse_broken(reduced: Reduced, step: int, indices: np.ndarray) -> None:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "calibration", "out")
-    parser.add_argument("--shard", required=True, help="the part of the points, such as 00")
+    parser.add_argument("--shard", required=True, help="shard of the points, such as 00")
     run(main, parser)

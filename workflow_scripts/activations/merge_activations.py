@@ -1,4 +1,4 @@
-"""Merge the observations of all parts into one set of layer input statistics."""
+"""Merge the observations of all shards into one set of layer input statistics."""
 
 import argparse
 from pathlib import Path
@@ -14,10 +14,10 @@ def main(arguments: argparse.Namespace) -> None:
     arrays_path = arguments.out.with_suffix(".safetensors")
     write_tensors(arrays_path, arrays)
     write_json(arguments.out, describe_statistics(seals, inputs, arrays_path))
-    log.info(f"statistics of {len(inputs)} inputs from {len(seals)} parts in {arguments.out}")
+    log.info(f"statistics of {len(inputs)} inputs from {len(seals)} shards in {arguments.out}")
 
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "out")
-    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="the parts' .safetensors files")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help=".safetensors files of the shards")
     run(main, parser)

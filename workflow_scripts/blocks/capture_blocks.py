@@ -1,4 +1,4 @@
-"""Capture the inputs of all blocks on one part of the chosen calibration points; resumes after an interruption."""
+"""Capture the inputs of all blocks on one shard of the capture points; resumes after an interruption."""
 
 import argparse
 import shutil
@@ -51,9 +51,9 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def read_part_parameters(arguments: argparse.Namespace, calibration: Calibration) -> plan.Parameters:
-    """The stage's parameters, with the name of the part and the indices of its points, ordered by step.
+    """The stage's parameters, with the name of the shard and the indices of its points, ordered by step.
 
-    Raises UserError if there is no such part, or there are fewer points than steps or parts.
+    Raises UserError if there is no such shard, or there are fewer points than steps or shards.
     """
     parameters = read_json(arguments.params, stage="capture_blocks")
     shards, limit = parameters["capture_shards"], parameters["capture_points"]
@@ -76,7 +76,7 @@ def take_up(recorder: BlockRecorder) -> bool:
     try:
         begun = recorder.resume()
     except UserError as error:
-        log.info(f"{str(error).partition(';')[0]}; starting this part over")
+        log.info(f"{str(error).partition(';')[0]}; starting this shard over")
         shutil.rmtree(recorder.scratch)
         return False
     if begun:
@@ -85,7 +85,7 @@ def take_up(recorder: BlockRecorder) -> bool:
 
 
 def announce_size(recorder: BlockRecorder, arguments: argparse.Namespace) -> None:
-    """Log the size of the part. Raises UserError if the disk has no room for the remaining batches."""
+    """Log the size of the shard. Raises UserError if the disk has no room for the remaining batches."""
     points, blocks = len(recorder.parameters["points"]), recorder.specs["text"].shape[0]
     log.info(f"{points} points, {blocks} blocks: {count_bytes(recorder.specs) / 1e6:.1f} MB in {arguments.out}")
     check_disk(recorder.scratch.parent, recorder.count_missing_bytes(), "lower capture_points")
@@ -94,7 +94,7 @@ def announce_size(recorder: BlockRecorder, arguments: argparse.Namespace) -> Non
 def capture_points(
     recorder: BlockRecorder, transformer: Transformer, calibration: Calibration, by_point: dict[str, np.ndarray]
 ) -> None:
-    """Capture every batch that is not stored yet; by_point: the calibration set's arrays at the part's points (n,)."""
+    """Capture every batch that is not stored yet; by_point: the calibration set's arrays at the shard's points (n,)."""
     linear = bind_linears(transformer)
     label = f"capture {recorder.parameters['shard']}"
     progress = Progress(label, len(by_point["xs"]), "points", recorder.stored_points)
@@ -108,5 +108,5 @@ def capture_points(
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "calibration", "scratch", "out")
-    parser.add_argument("--shard", required=True, help="part of the points, such as 00")
+    parser.add_argument("--shard", required=True, help="shard of the points, such as 00")
     run(main, parser)

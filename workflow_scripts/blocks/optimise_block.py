@@ -178,7 +178,7 @@ def describe_errors(error: dict[str, float]) -> str:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "scratch", "out")
-    parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="parts of block_inputs.zarr")
+    parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="shards of block_inputs.zarr")
     parser.add_argument("--before", type=Path, nargs="*", default=[], help="quantized blocks before this one")
     parser.add_argument("--mixed", type=Path, help="mixed_bits.json with the layers' bits, if bits_per_weight is set")
     parser.add_argument("--replace", action="store_true", help="replace a block made with other parameters")

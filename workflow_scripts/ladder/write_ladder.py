@@ -46,7 +46,7 @@ def read_latents(folder: Path, rung: str) -> np.ndarray:
     path = folder / rung / "latents.safetensors"
     arrays, about = read_sealed_tensors(path)
     if about["rung"] != rung:
-        raise UserError(f"{path} is of the rung {about['rung']}; delete it and run sample_rung again")
+        raise UserError(f"{path} belongs to the rung {about['rung']}; delete it and run sample_rung again")
     return arrays["latents"]
 
 

@@ -73,7 +73,7 @@ def check_origins(
         raise UserError(f"--out {arguments.out} is the config that is read; give it another name")
     for path, found in ((arguments.config, config.content["model"]), (arguments.statistics, statistics["model"])):
         if found != model:
-            raise UserError(f"{path} is of the model {found}, not {model}; make it again")
+            raise UserError(f"{path} belongs to the model {found}, not {model}; make it again")
     if config.content["origin"].get("statistics") != {"fingerprint": plan.fingerprint(statistics)}:
         raise UserError(f"{arguments.config} was not made with {arguments.statistics}; run write_quant_config again")
     digests = next(iter(blocks.values()))["origin"]["model"]

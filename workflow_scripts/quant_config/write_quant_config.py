@@ -84,7 +84,7 @@ def check_origins(
     """Raise UserError unless statistics and checkpoint belong to this model and this calibration set."""
     for path, model in ((arguments.statistics, statistics["model"]), (arguments.quantized, checkpoint["architecture"])):
         if model != parameters["model"]:
-            raise UserError(f"{path} is of the model {model}, not {parameters['model']}; make it again")
+            raise UserError(f"{path} belongs to the model {model}, not {parameters['model']}; make it again")
     if statistics["origin"]["calibration"] != seal["fingerprint"]:
         raise UserError(
             f"{arguments.statistics} was not made from {arguments.calibration}; run merge_activations again"

@@ -97,5 +97,5 @@ def measure(
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "out")
     parser.add_argument("--block", required=True, help="block name, such as mm_00")
-    parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="parts of block_inputs.zarr")
+    parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="shards of block_inputs.zarr")
     run(main, parser)

@@ -67,7 +67,7 @@ def read_files(paths: list[Path], parameters: plan.Parameters, origin: dict[str,
         for name, rule in file.seal["parameters"]["layers"].items():
             if difference := plan.describe_difference(rule, parameters["layers"][name]):
                 stage = file.seal["parameters"]["stage"]
-                raise UserError(f"{path} was made by other rules: {name}: {difference}; run {stage} again")
+                raise UserError(f"{path} was made with other rules: {name}: {difference}; run {stage} again")
     found, wanted = [file.seal["parameters"]["block"] for file in files], plan.list_units(parameters["model"])
     if found != wanted:
         raise UserError(f"--blocks: the files of {wanted} are needed in this order, and {found} are named")

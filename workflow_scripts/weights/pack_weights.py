@@ -113,7 +113,7 @@ def check_layers(path: Path, seal: Seal, wanted: dict[str, dict[str, Any]]) -> N
         raise UserError(f"{path} {state} the layer {name} ({len(wrong)} such layers); {again}")
     for name, rule in wanted.items():
         if difference := plan.describe_difference(seal["parameters"]["layers"][name]["weight"], rule):
-            raise UserError(f"{path} was made by other rules: {name}: {difference}; {again}")
+            raise UserError(f"{path} was made with other rules: {name}: {difference}; {again}")
 
 
 def pack_layers(

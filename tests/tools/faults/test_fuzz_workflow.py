@@ -149,7 +149,7 @@ def test_an_entry_ends_with_1_and_two_lines_at_most_in_little_memory(artefacts, 
 def test_no_name_on_a_command_line_leads_to_another_part(artefacts, tmp_path, name):
     params = artefacts["imported dataset"].pristine / "params" / "collect_shard.json"
     values = plan.encode_values("optimise_block", configuration.complete({}, configuration.load_schema()))
-    with pytest.raises(UserError, match=r"^--shard .*: no such part; choose one from 00 to 03$"):
+    with pytest.raises(UserError, match=r"^--shard .*: no such shard; choose one from 00 to 03$"):
         choose_part(name, 4)
     with pytest.raises(UserError, match=r"^--shard .*: no such shard; choose one from 000 to 001$"):
         collect_shard.read_shard_parameters(Namespace(params=params, shard=name))

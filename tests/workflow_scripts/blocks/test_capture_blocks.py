@@ -200,7 +200,7 @@ def test_parts_without_points_are_refused(folder):
 
 
 def test_a_part_that_does_not_exist_is_refused(folder):
-    with pytest.raises(UserError, match="--shard 02: no such part; choose one from 00 to 01"):
+    with pytest.raises(UserError, match="--shard 02: no such shard; choose one from 00 to 01"):
         capture(folder, "02")
 
 
@@ -294,7 +294,7 @@ def test_damaged_scratch_is_named_and_discarded(folder, finished, monkeypatch, c
     damage(interrupt(folder, monkeypatch))
     with caplog.at_level(logging.INFO, "taqmlx"):
         out = capture(folder)
-    assert caplog.messages[0].endswith("starting this part over")
+    assert caplog.messages[0].endswith("starting this shard over")
     assert re.search(words, caplog.messages[0])
     assert hash_tree(out) == hash_tree(list_arguments(finished).out)
 
@@ -304,7 +304,7 @@ def test_scratch_of_other_parameters_is_discarded(folder, monkeypatch, caplog):
     write_parameters(folder, seed=1)
     with caplog.at_level(logging.INFO, "taqmlx"):
         out = capture(folder)
-    assert re.search(r"was made with other parameters \(.*\); starting this part over", caplog.text)
+    assert re.search(r"was made with other parameters \(.*\); starting this shard over", caplog.text)
     assert read_group_seal(out)["parameters"]["seed"] == 1
 
 

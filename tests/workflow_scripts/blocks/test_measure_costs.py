@@ -145,5 +145,5 @@ class TestRefusals:
 
     def test_parameters_of_another_stage(self, tmp_path, guided_calibration):
         params = write_parameters(tmp_path / "params.json", "search_bits", {})
-        with pytest.raises(UserError, match=r"params\.json is of the stage search_bits, not measure_costs"):
+        with pytest.raises(UserError, match=r"params\.json belongs to the stage search_bits, not measure_costs"):
             measure_costs.main(Namespace(params=params, calibration=guided_calibration, out=tmp_path / "out.json"))

@@ -164,7 +164,7 @@ class TestRefusals:
 
     def test_parameters_of_another_stage(self, tmp_path, calibration):
         params = write_parameters(tmp_path / "params.json", "pack_weights", {})
-        with pytest.raises(UserError, match=r"params\.json is of the stage pack_weights, not round_shared"):
+        with pytest.raises(UserError, match=r"params\.json belongs to the stage pack_weights, not round_shared"):
             round_shared.main(Namespace(params=params, calibration=calibration, mixed=None, out=tmp_path / "x"))
 
 

@@ -300,14 +300,14 @@ class TestRefusals:
 
     def test_blocks_of_other_rules(self, sources, tmp_path):
         words = (
-            r"mm_00\.safetensors was made by other rules: mm_00\.image\.adaLN_modulation: weight\.bits: 3 there, 5 in"
+            r"mm_00\.safetensors was made with other rules: mm_00\.image\.adaLN_modulation: weight\.bits: 3 there, 5 in"
             r" the configuration; run optimise_block again"
         )
         self.refuse(words, sources, tmp_path, weights=[{"layers": "*", "bits": 5, "range": "absmax"}])
 
     def test_shared_layers_of_other_rules(self, sources, tmp_path):
         rules = [*SETTINGS["weights"], {"layers": "context_embedder", "bits": 8, "range": "absmax"}]
-        words = r"shared\.safetensors was made by other rules: context_embedder: .*; run round_shared again"
+        words = r"shared\.safetensors was made with other rules: context_embedder: .*; run round_shared again"
         self.refuse(words, sources, tmp_path, weights=rules)
 
     def test_a_damaged_block(self, sources, tmp_path):
@@ -345,7 +345,7 @@ class TestRefusals:
 
     def test_parameters_of_another_stage(self, sources, tmp_path):
         params = write_parameters(tmp_path / "other.json", "round_shared", SETTINGS)
-        words = r"other\.json is of the stage round_shared, not distil"
+        words = r"other\.json belongs to the stage round_shared, not distil"
         self.refuse(words, sources, tmp_path, list_arguments(sources, tmp_path, params=params))
 
 
