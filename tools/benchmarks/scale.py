@@ -25,7 +25,7 @@ LONGEST_PLAN = 30.0  # seconds
 PROMPTS, STEPS = 10_000, 50
 STATISTICS_POINTS = 640
 # Its loop goes through all jobs that are ready whenever it starts one, of which it weighs 200 (`profiles/default`).
-SCHEDULING = "Snakemake's own part of all jobs: s"
+SCHEDULING = "Snakemake's own work for all jobs: s"
 
 
 class Scale(NamedTuple):
@@ -113,7 +113,7 @@ class Run:
 def measure_making(run: Run) -> dict[str, float]:
     """Planning from nothing, the encodings, and the shards by the fake denoiser, unless they are there."""
     plan = run.snakemake("quant_config", "--dry-run", "--config", "results_dir=nothing")
-    found = {"snakemake -n, nothing made: s": plan.processor, "snakemake -n, nothing made: MB": plan.memory}
+    found = {"snakemake -n, no results: s": plan.processor, "snakemake -n, no results: MB": plan.memory}
     if not (run.results / "params").exists():
         stages = ("collect_shard", "gather_calibration", "collect_activations", "encode_prompts")
         run.snakemake("results/trajectories.zarr/zarr.json", *(f"results/params/{stage}.json" for stage in stages))
@@ -123,14 +123,17 @@ def measure_making(run: Run) -> dict[str, float]:
     kept = len(run.list_shards())
     record = run.call("tools.benchmarks.fake_denoiser", run.results)
     if not kept:
-        found |= {"all shards, fake denoiser: s": record.processor, "all shards, fake denoiser: MB": record.memory}
+        found |= {"all shards, free denoiser: s": record.processor, "all shards, free denoiser: MB": record.memory}
     # Snakemake's records, as if it had run the jobs; what they are made of is not newer than they are.
     touch = run.snakemake("trajectories", "--touch", "--forceall")
     found[SCHEDULING] = touch.processor
     files = [path for path in run.store.rglob("*") if path.is_file()]
-    found |= {"files of the store": len(files), "its bytes: MB": sum(path.stat().st_size for path in files) / 1e6}
+    found |= {
+        "files in the store": len(files),
+        "size of the store: MB": sum(path.stat().st_size for path in files) / 1e6,
+    }
     records = [path.stat().st_size for path in run.records]
-    return found | {"Snakemake's records": len(records), "their bytes: MB": sum(records) / 1e6}
+    return found | {"Snakemake's records": len(records), "size of Snakemake's records: MB": sum(records) / 1e6}
 
 
 def measure_planning(run: Run) -> dict[str, float]:
@@ -145,10 +148,10 @@ def measure_planning(run: Run) -> dict[str, float]:
     for path in moved:
         (aside / path.name).rename(path)
     return {
-        "snakemake -n, all shards made: s": made.processor,
-        "snakemake -n, all shards made: MB": made.memory,
-        "snakemake -n, half of them made: s": half.processor,
-        "snakemake -n, half of them made: MB": half.memory,
+        "snakemake -n, all shards finished: s": made.processor,
+        "snakemake -n, all shards finished: MB": made.memory,
+        "snakemake -n, half of the shards finished: s": half.processor,
+        "snakemake -n, half of the shards finished: MB": half.memory,
     }
 
 
@@ -158,7 +161,7 @@ def measure_workers(run: Run) -> dict[str, float]:
     places = {"conditioning": conditioning, "trajectories": run.store}
     calibration, part = run.results / "calibration.zarr", run.results / "activations" / "shards" / "00.safetensors"
     jobs = {
-        "collect_shard, its start": ("collect_shard", "collect_shard"),
+        "collect_shard, startup": ("collect_shard", "collect_shard"),
         "gather_calibration": ("gather_calibration", "gather_calibration"),
         "collect_activations": ("collect_activations", "collect_activations"),
         "write_manifest": ("write_manifest", "collect_shard"),

@@ -32,7 +32,7 @@ def update_packages(copy: WorkingCopy, wanted: dict[str, str], rng: random.Rando
         note = note or ("" if read_recorded(copy.results) == [other, here] else "the record does not have both")
         record.write_text(text, encoding="utf-8")
         note = note or compare_runs(copy.read_tree(), wanted)
-        yield Outcome(CAMPAIGN, "results of another version of a package", package, not note, note)
+        yield Outcome(CAMPAIGN, "results of another package version", package, not note, note)
 
 
 CHANGES: tuple[Change, ...] = (

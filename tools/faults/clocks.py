@@ -1,4 +1,4 @@
-"""Clocks that go backwards or leap: single results, or all of them, are of tomorrow or of last year."""
+"""Clocks that are set back or jump: single results, or all of them, are dated in the future or last year."""
 
 import os
 import random
@@ -25,18 +25,18 @@ PLACES = (
 
 
 def date_files(copy: WorkingCopy, wanted: dict[str, str], rng: random.Random) -> Iterator[Outcome]:
-    """One result is of tomorrow, or of last year: nothing is lost, and what is made again is the same."""
+    """One result is dated in the future or last year: nothing is lost, and remade files are equal."""
     for place in PLACES:
         for days in (1, -365):
             date_tree(copy, place, time.time() + days * DAY)
             if days < 0:
-                yield judge("a file is of last year", copy, place, wanted, MAIN)
+                yield judge("a file dated last year", copy, place, wanted, MAIN)
             else:
-                yield judge("a file is of tomorrow", copy, place, wanted, MAIN, follow_cure(copy, place))
+                yield judge("a file dated in the future", copy, place, wanted, MAIN, follow_cure(copy, place))
 
 
 def follow_cure(copy: WorkingCopy, place: str) -> str:
-    """Do what a run says that finds a result of tomorrow; what is wrong with that, or an empty string."""
+    """Follow the cure of a run that finds a result dated in the future; the failure, or an empty string."""
     before = copy.read_tree()
     refused = copy.run(*MAIN)
     lines = [line for line in refused.stdout.splitlines() if line.startswith(f"error: results/{place} is of ")]
@@ -56,7 +56,7 @@ def date_tree(copy: WorkingCopy, place: str, when: float) -> None:
 def turn_back(copy: WorkingCopy, wanted: dict[str, str], rng: random.Random) -> Iterator[Outcome]:
     """The clock goes back a day before the next run, for what was deleted, and is right again in the one after.
 
-    Seen from the new clock all results are of tomorrow, and so they are dated here; the run stops before any job.
+    To the new clock all results are dated in the future, as they are here; the run stops before any job.
     """
     for place in DELETED:
         path = copy.results / place
@@ -67,7 +67,7 @@ def turn_back(copy: WorkingCopy, wanted: dict[str, str], rng: random.Random) -> 
         shift_tree(copy, -DAY)
         is_refused = early.returncode and "correct the clock" in early.stdout
         note = "" if is_refused else f"ended with {early.returncode}: {early.stdout[-300:]}"
-        yield judge("the clock goes back a day", copy, place, wanted, targets, note)
+        yield judge("the clock is set back a day", copy, place, wanted, targets, note)
 
 
 def shift_tree(copy: WorkingCopy, seconds: float) -> None:

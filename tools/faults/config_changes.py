@@ -122,7 +122,7 @@ def plan_changes(copy: WorkingCopy, wanted: dict[str, str], rng: random.Random) 
         copy.configure(**{key: value})
         note = judge_plan(copy, list_readers(key, configuration.complete(before, configuration.load_schema())), after)
         copy.config.write_text(text, encoding="utf-8")
-        yield Outcome(CAMPAIGN, "another value in the configuration, planned", key, not note, note)
+        yield Outcome(CAMPAIGN, "a changed configuration value, planned only", key, not note, note)
 
 
 def list_readers(key: str, config: dict[str, Any]) -> set[str]:
@@ -192,7 +192,7 @@ def go_and_return(copy: WorkingCopy, wanted: dict[str, str], rng: random.Random)
         note = note or run_all(copy, ["report"])
         tree = copy.read_tree()
         note = note or compare_runs({name: tree[name] for name in tree.keys() & wanted.keys()}, wanted)
-        yield Outcome(CAMPAIGN, "another value in the configuration, and back", key, not note, note)
+        yield Outcome(CAMPAIGN, "a changed configuration value, then restored", key, not note, note)
 
 
 def replace_results(copy: WorkingCopy, wanted: dict[str, str], rng: random.Random) -> Iterator[Outcome]:
@@ -208,7 +208,7 @@ def replace_results(copy: WorkingCopy, wanted: dict[str, str], rng: random.Rando
         note = note or compare_trees(used.read_tree(), fresh.read_tree())
         used.configure(**{key: yaml.safe_load(copy.config.read_text(encoding="utf-8")).get(key, DEFAULTS[key])})
         note = note or run_all(used, (*MAIN, "--config", "overwrite=true")) or compare_trees(used.read_tree(), before)
-        yield Outcome(CAMPAIGN, "another value in the configuration, replaced, and back", key, not note, note)
+        yield Outcome(CAMPAIGN, "a changed configuration value with overwrite, then restored", key, not note, note)
 
 
 def run_all(copy: WorkingCopy, arguments: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Artefacts from hostile hands: no traceback, no waiting, no code run, nothing written elsewhere, bounded memory."""
+"""Artefacts with hostile content: no traceback, no waiting, no code run, nothing written elsewhere, bounded memory."""
 
 import random
 import shutil
@@ -21,4 +21,4 @@ def plant(count: int, seed: int, folder: Path) -> Iterator[Outcome]:
         what = damage(random.Random(seed * 1_000_003 + index), artefacts[name], copy)
         failure = find_failure(artefacts[name].read, copy)
         shutil.rmtree(copy)
-        yield Outcome(CAMPAIGN, "a file changed by hostile hands", name, not failure, failure and f"{what}: {failure}")
+        yield Outcome(CAMPAIGN, "a file with hostile content", name, not failure, failure and f"{what}: {failure}")

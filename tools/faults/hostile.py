@@ -1,4 +1,4 @@
-"""Artefacts of every kind as hostile hands could leave them, and their readers held to what they promise.
+"""Artefacts of every kind with hostile content, and the promises of their readers.
 
 A reader may refuse, with a UserError of two lines at most, or take what it finds. It may not raise anything else, wait,
 or take memory out of proportion to the files.

@@ -1,4 +1,4 @@
-"""Two workers of one job, two Snakemakes in one folder: they never write together, and leave the right bytes."""
+"""Two workers of one job, two Snakemake processes in one folder: they never write together and leave the right bytes."""
 
 import fcntl
 import random
@@ -18,11 +18,14 @@ CAMPAIGN = "locks"
 TOGETHER = "two workers of one job at once"
 STOPPED = "a second worker while the first is stopped"
 DEAD = "a second worker while the first is stopped, then killed"
-REFUSED, UNLOCKED = "two Snakemakes in one folder", "two Snakemakes in one folder, the second with --nolock"
+REFUSED, UNLOCKED = (
+    "two Snakemake processes in one folder",
+    "two Snakemake processes in one folder, the second with --nolock",
+)
 # Those that hold a lock while they work.
 LOCKED = sorted(RESUMABLE | {"gather_calibration"})
 PATIENCE = 120.0  # seconds
-JOBS = 4  # that two Snakemakes want
+JOBS = 4  # that two Snakemake processes want
 
 
 def plant(count: int, seed: int, folder: Path) -> Iterator[Outcome]:

@@ -1,4 +1,4 @@
-"""What hostile hands do to a document or a file. All draws come from `rng`, a `random.Random` or Hypothesis's own."""
+"""Hostile changes to a document or a file. All draws come from `rng`, a `random.Random` or Hypothesis's own."""
 
 import json
 import math

@@ -37,7 +37,7 @@ def copy_without_times(copy: WorkingCopy, wanted: dict[str, str], rng: random.Ra
     done = moved.run(*MAIN)
     note = "trajectories are made again" if "rule collect_shard" in done.stdout else ""
     note = done.stdout[-300:] if done.returncode else note or compare_runs(moved.read_tree(), wanted)
-    yield Outcome(CAMPAIGN, "the folder is copied, its files' times new", "everything", not note, note)
+    yield Outcome(CAMPAIGN, "the folder is copied with new modification times", "everything", not note, note)
 
 
 def move_results(copy: WorkingCopy, wanted: dict[str, str], rng: random.Random) -> Iterator[Outcome]:
@@ -63,7 +63,7 @@ def find_paths(copy: WorkingCopy, wanted: dict[str, str], rng: random.Random) ->
     for kind, paths in sort_by_kind(copy.results).items():
         found = [path for path in paths if any(str(copy.folder).encode() in part for part in read_parts(path))]
         note = f"{found[0].relative_to(copy.results)} has the path" if found else ""
-        yield Outcome(CAMPAIGN, "its path is searched for in all files", f"*{kind}", not note, note)
+        yield Outcome(CAMPAIGN, "a search for the folder's path in all files", f"*{kind}", not note, note)
 
 
 def sort_by_kind(results: Path) -> dict[str, list[Path]]:

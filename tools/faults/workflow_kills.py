@@ -16,7 +16,7 @@ from tools.faults.worker_kills import CAMPAIGN
 from tools.faults.working_copy import Process, WorkingCopy, compare_runs
 
 EVERYONE = "SIGKILL of Snakemake and its workers"
-ALONE = "SIGKILL of Snakemake, run again beside its orphans"
+ALONE = "SIGKILL of Snakemake, rerun beside its orphaned workers"
 ONE = "SIGKILL of a worker under Snakemake"
 FAULTS = (EVERYONE, ALONE, ONE)
 LONGEST = 6.0  # seconds from a run's first worker to the kill

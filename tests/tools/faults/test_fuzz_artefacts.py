@@ -1,4 +1,4 @@
-"""Whatever hostile hands make of an artefact, its reader takes it or says in two lines why not, in bounded memory."""
+"""The reader of an artefact with hostile content accepts it or says in two lines why not, in bounded memory."""
 
 import random
 import shutil
