@@ -58,6 +58,15 @@ def list_quantized(suffix):
     return [f"{config['results_dir']}/{name}.{suffix}" for name in names]
 
 
+def get_mflux_source(wildcards):
+    """The file of packed weights. Aborts planning if mflux cannot hold them."""
+    try:
+        config_relations.refuse_mflux(config)
+    except ValueError as error:
+        stop(error)
+    return f"{config['results_dir']}/quantized/model.safetensors"
+
+
 def change_size(size):
     """The configuration at another size."""
     return config | {"bits_per_weight": float(size)}

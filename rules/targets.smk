@@ -8,6 +8,7 @@ localrules:
     adaround,
     quantized,
     quant_config,
+    mflux,
     evaluation,
     fid,
     frontier,
@@ -50,6 +51,11 @@ rule quantized:
 rule quant_config:
     input:
         "<results>/quant_config.json",
+
+
+rule mflux:
+    input:
+        "<results>/mflux/transformer.json",
 
 
 rule evaluation:

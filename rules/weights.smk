@@ -1,7 +1,8 @@
 """Quantized weights: distillation and packing.
 
 INPUTS: <results>/adaround/{block}.safetensors, <results>/calibration.zarr
-OUTPUTS: <results>/distilled.safetensors, its seal .json and .report.json; <results>/quantized/model.safetensors and config.json
+OUTPUTS: <results>/distilled.safetensors, its seal .json and .report.json; <results>/quantized/model.safetensors and config.json;
+    <results>/mflux/transformer and its seal transformer.json
 """
 
 
@@ -57,3 +58,27 @@ rule pack_weights:
     shell:
         "python -m workflow_scripts.weights.pack_weights --params {input.params:q} --blocks {input.blocks:q} {params.mixed:q}"
         " --out-dir {params.folder:q} --log {log:q}"
+
+
+rule export_mflux:
+    """Write the packed transformer in the layout of mflux."""
+    input:
+        params="<results>/params/pack_weights.json",
+        model=get_mflux_source,
+        config="<results>/quantized/config.json",
+    output:
+        folder=directory("<results>/mflux/transformer"),
+        seal="<results>/mflux/transformer.json",
+    log:
+        "<logs>/export_mflux.log",
+    benchmark:
+        "<benchmarks>/export_mflux.tsv"
+    resources:
+        mlx=1,
+        mem_mb=ask_memory("pack_weights"),
+        runtime=ask_minutes("pack_weights"),
+    params:
+        quantized=subpath(input.model, parent=True),
+    shell:
+        "python -m workflow_scripts.weights.export_mflux --params {input.params:q} --quantized {params.quantized:q}"
+        " --out {output.folder:q} --log {log:q}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from taqmlx.checks.packed_products import PackedLinear, find_wrong_products
 from taqmlx.numerics.weight_grid import unpack_codes
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import stored_bits
@@ -34,7 +35,18 @@ def find_problems(checkpoint: PackedCheckpoint, blocks: Path | None) -> tuple[Qu
         problems += check_measures(checkpoint)
     if blocks:
         problems += check_seals(checkpoint, blocks)
-    return intact, problems
+    return intact, problems or list(find_wrong_products(list_packed_linears(checkpoint)))
+
+
+def list_packed_linears(checkpoint: PackedCheckpoint) -> dict[str, PackedLinear]:
+    """The quantized layers by path."""
+    tensors = checkpoint.tensors
+    return {
+        path: PackedLinear(
+            *(tensors[f"{path}.{part}"] for part in ("weight", "scales", "biases")), how["bits"], how["group_size"]
+        )
+        for path, how in checkpoint.config["quantization"].items()
+    }
 
 
 def check_layers(checkpoint: PackedCheckpoint) -> Iterator[str]:

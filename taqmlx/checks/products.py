@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from taqmlx.checks.mflux import find_faults, open_transformer
 from taqmlx.checks.packed import find_problems
 from taqmlx.checks.results import Report, Results
 from taqmlx.planning import plan
 from taqmlx.store.calibration import open_calibration
 from taqmlx.store.files import encode_json, read_json
 from taqmlx.store.manifest import Manifest, build_manifest, count_saved, find_staleness, read_seals
-from taqmlx.store.packed_checkpoint import open_packed
+from taqmlx.store.packed_checkpoint import open_packed, read_packed_config
 from taqmlx.store.quant_config import read_quant_config
 from taqmlx.store.seal import read_group_seal
 from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
@@ -112,6 +113,21 @@ def check_weights(results: Results) -> Report | None:
     return Report(
         f"{len(intact)} quantized layers, with their blocks' codes",
         [f"{folder}: {p}; delete it and run pack_weights again" for p in problems],
+    )
+
+
+def check_mflux(results: Results) -> Report | None:
+    """Check the transformer in the layout of mflux, and that it was made from the packed weights as they are."""
+    folder = results.folder / "mflux" / "transformer"
+    if not folder.exists():
+        return None
+    saved, source = open_transformer(folder), results.folder / "quantized"
+    faults = find_faults(saved)
+    if saved.seal["inputs"].get("quantized") != read_packed_config(source)["model"]["sha256"]:
+        faults.append(f"was not made from {source} as it is")
+    return Report(
+        f"{len(saved.index)} tensors, those of mflux",
+        [f"{folder}: {fault}; delete it and run export_mflux again" for fault in faults],
     )
 
 

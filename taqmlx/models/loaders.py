@@ -19,6 +19,7 @@ from taqmlx.planning.plain_files import read_plain_json
 model_io = load_model_io()
 
 TRANSFORMER_PREFIX = "model.diffusion_model."  # in a file that also has other parts
+KEY_BIAS = ".k_proj.bias"
 TEXT_PREFIX = "text_encoders."
 T5_FILE, T5_CONFIG = WeightFile(TEXT_REPO, TEXT_NAMES["t5"]), WeightFile(T5_REPO, "config.json")
 SHARED, EMBEDDED = "shared.weight", "encoder.embed_tokens.weight"  # T5's token table, stored once or twice
@@ -36,17 +37,31 @@ def load_transformer(release: Release, files: Files, dtype: mx.Dtype) -> mmdit.M
         tensors = read_tensors(located, TRANSFORMER_PREFIX)
         adjust = partial(model_io.mmdit_state_dict_adjustments, prefix=TRANSFORMER_PREFIX)
     else:
-        has_more = any(name.startswith(TRANSFORMER_PREFIX) for name in read_headers(located))
-        found = read_tensors(located, TRANSFORMER_PREFIX if has_more else "")
-        tensors = {name.removeprefix(TRANSFORMER_PREFIX): value for name, value in found.items()}
+        tensors = read_flux_tensors(located)
         adjust = partial(adjust_flux, hidden_size=sizes.hidden_size, mlp_ratio=sizes.mlp_ratio)
     return fill_module(mmdit.MMDiT(sizes), located, tensors, adjust, dtype)
+
+
+def read_flux_tensors(located: Located) -> Tensors:
+    """Tensors of FLUX's transformer by published name, from a file that may have other parts too."""
+    has_more = any(name.startswith(TRANSFORMER_PREFIX) for name in read_headers(located))
+    found = read_tensors(located, TRANSFORMER_PREFIX if has_more else "")
+    return {name.removeprefix(TRANSFORMER_PREFIX): value for name, value in found.items()}
 
 
 def adjust_flux(tensors: Tensors, **sizes: int) -> Tensors:
     """Rename FLUX's tensors to DiffusionKit's names, dropping key biases, which its transformer does not have."""
     weights = model_io.flux_state_dict_adjustments(tensors, **sizes)
-    return {name: value for name, value in weights.items() if not name.endswith("k_proj.bias")}
+    return {name: value for name, value in weights.items() if not name.endswith(KEY_BIAS)}
+
+
+def load_key_biases(release: Release, files: Files) -> Tensors:
+    """Biases (out,) of FLUX's key projections, which DiffusionKit's transformer does not have, by module path."""
+    sizes = model_io._CONFIG[release.repo]
+    weights = model_io.flux_state_dict_adjustments(
+        read_flux_tensors(files[release.transformer]), hidden_size=sizes.hidden_size, mlp_ratio=sizes.mlp_ratio
+    )
+    return {name.removesuffix(".bias"): value for name, value in weights.items() if name.endswith(KEY_BIAS)}
 
 
 def load_decoder(release: Release, files: Files, dtype: mx.Dtype) -> vae.VAEDecoder:

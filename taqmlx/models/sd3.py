@@ -79,6 +79,10 @@ class ReleasedModel:
         """Load the MMDiT; its weights are read on use."""
         return loaders.load_transformer(self.release, self._locate([self.release.transformer]), self.dtype)
 
+    def load_key_biases(self) -> dict[str, mx.array]:
+        """Biases (out,) of FLUX's key projections, which the transformer leaves out, by module path."""
+        return loaders.load_key_biases(self.release, self._locate([self.release.transformer]))
+
     def load_decoder(self) -> vae.VAEDecoder:
         """Load the decoder of the autoencoder."""
         return loaders.load_decoder(self.release, self._locate([self.release.autoencoder]), self.dtype)

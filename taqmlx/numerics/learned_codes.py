@@ -9,22 +9,31 @@ from typing import cast
 
 import mlx.core as mx
 
+from taqmlx.numerics.stored_types import STORED_TYPES
+
 INTEGERS = 1.5 * 2**23  # fp32 numbers near it are integers
 
 
-@mx.custom_function
-def _round_stored(x: mx.array) -> mx.array:
-    """`x` rounded to fp16, as fp32; the gradient ignores the rounding."""
-    return x.astype(mx.float16).astype(mx.float32)
+def bind_rounding(dtype: mx.Dtype) -> Callable[[mx.array], mx.array]:
+    """Function that rounds to `dtype`, as fp32, with a gradient that ignores the rounding."""
+
+    @mx.custom_function
+    def round_to_dtype(x: mx.array) -> mx.array:
+        return x.astype(dtype).astype(mx.float32)
+
+    @round_to_dtype.vjp
+    def pass_gradient(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+        return cotangent
+
+    return cast(Callable[[mx.array], mx.array], round_to_dtype)  # typed as object by MLX
 
 
-@_round_stored.vjp
-def pass_gradient(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
-    """Straight-through gradient: the cotangent unchanged."""
-    return cotangent
+_ROUNDINGS = {name: bind_rounding(stored.mlx) for name, stored in STORED_TYPES.items()}
 
 
-round_stored = cast(Callable[[mx.array], mx.array], _round_stored)  # typed as object by MLX
+def round_stored(x: mx.array, scale_dtype: str) -> mx.array:
+    """`x` rounded to its stored type, as fp32; the gradient is straight-through."""
+    return _ROUNDINGS[scale_dtype](x)
 
 
 def round_codes(codes: mx.array, bits: int) -> mx.array:

@@ -1,6 +1,7 @@
 """Grid of a quantized weight: MLX's affine groups, w = code * scale + bias along the input channels.
 
-Scales and biases are rounded to fp16 before the codes are computed, so that codes match the stored values.
+Scales and biases are rounded to their stored type, fp16 or bf16, before the codes are computed, so that codes match the
+stored values.
 """
 
 from collections.abc import Iterator
@@ -9,12 +10,13 @@ from typing import Literal, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from taqmlx.numerics.stored_types import STORED_TYPES, convert_values, find_scale_dtype, round_values
 from taqmlx.planning.bit_choices import stored_bits
-from taqmlx.planning.layer_rules import WeightRule
+from taqmlx.planning.layer_rules import WeightRule, read_scale_dtype
 
 # Number of weights searched at a time; the data of all passes stays in the cache.
 _CHUNK = 2**16
-# Smallest fp16 scale, for groups of equal weights.
+# Smallest scale, for groups of equal weights: the smallest number of fp16, which bf16 has too.
 _TINY = 2.0**-24
 
 # Passes of a range search, in order: inward moves of the lower and upper end of the best range so far, as shares of the
@@ -36,16 +38,24 @@ _PASSES = {
 
 
 class Grid(NamedTuple):
-    """Scales and biases fp16 (out, in / group_size), nominal `bits` 2 to 8, and `group_size` 32, 64 or 128."""
+    """Scales and biases (out, in / group_size), nominal `bits` 2 to 8, and `group_size` 32, 64 or 128.
+
+    Scales and biases are float16 arrays, or float32 arrays of bf16 values.
+    """
 
     scales: np.ndarray
     biases: np.ndarray
     bits: int
     group_size: int
 
+    @property
+    def scale_dtype(self) -> str:
+        """Stored type of scales and biases, a key of STORED_TYPES."""
+        return find_scale_dtype(self.scales)
+
 
 def choose_grid(weight: np.ndarray | mx.array, rule: WeightRule) -> Grid:
-    """Grid of `weight` (out, in) by `rule`: `bits`, `group_size`, `symmetric` and `range`.
+    """Grid of `weight` (out, in) by `rule`: `bits`, `group_size`, `symmetric`, `range` and `scale_dtype`.
 
     The lowest and highest code of a group represent the ends of its range; a symmetric range is centred on zero, and
     its code 2^(bits - 1) is zero. The range is that of the weights ("absmax"), or the one with the least squared error
@@ -53,28 +63,30 @@ def choose_grid(weight: np.ndarray | mx.array, rule: WeightRule) -> Grid:
     MLX's own range, which keeps zero a level of every group, has a larger error on trained weights from 4 bits on, by
     0.3 dB in groups of 32 and 0.02 in groups of 128; at 2 bits its error is smaller, but 2 dB above that of a search.
 
-    Raises ValueError if no group size divides `in`, or if fp16 cannot represent a weight, a scale or a bias.
+    Raises ValueError if no group size divides `in`, or if the stored type cannot represent a weight, a scale or a bias.
     """
-    weight = np.array(mx.array(weight).astype(mx.float32))
-    refuse_overflow(weight)
+    weight, scale_dtype = np.array(mx.array(weight).astype(mx.float32)), read_scale_dtype(rule)
+    refuse_overflow(scale_dtype, weight)
     group_size = fit_group_size(weight.shape[1], rule["group_size"])
     span = weight.shape[1] if rule["group_size"] == "row" else group_size
     chosen = [choose_ranges(groups, rule) for groups in split_groups(weight, span)]
     scales, biases = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
-    refuse_overflow(scales, biases)
+    refuse_overflow(scale_dtype, scales, biases)
     # (out * in / span, 1) -> (out, in / span) -> (out, in / group_size)
     scales, biases = (
-        np.repeat(part.reshape(len(weight), -1), span // group_size, axis=1).astype(np.float16)
+        convert_values(np.repeat(part.reshape(len(weight), -1), span // group_size, axis=1), scale_dtype)
         for part in (scales, biases)
     )
     return Grid(scales, biases, rule["bits"], group_size)
 
 
-def refuse_overflow(*arrays: np.ndarray) -> None:
-    """Raise ValueError unless fp16 can represent every value."""
-    limit = np.finfo(np.float16).max
-    if not all(np.abs(array).max() <= limit for array in arrays):
-        raise ValueError("weights are not finite, or beyond the range of fp16, which holds their scales and biases")
+def refuse_overflow(scale_dtype: str, *arrays: np.ndarray) -> None:
+    """Raise ValueError unless the stored type can represent every value."""
+    stored = STORED_TYPES[scale_dtype]
+    if not all(np.abs(array).max() <= stored.largest for array in arrays):
+        raise ValueError(
+            f"weights are not finite, or beyond the range of {stored.title}, which holds their scales and biases"
+        )
 
 
 def fit_group_size(width: int, group_size: int | Literal["row"]) -> int:
@@ -98,7 +110,7 @@ def split_groups(weight: np.ndarray, span: int) -> Iterator[np.ndarray]:
 
 
 def choose_ranges(groups: np.ndarray, rule: WeightRule) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and biases (groups, 1) of `groups` (groups, span), rounded to fp16, as float32."""
+    """Scales and biases (groups, 1) of `groups` (groups, span), rounded to their stored type, as float32."""
     low, high = groups.min(axis=1, keepdims=True), groups.max(axis=1, keepdims=True)
     if rule["symmetric"]:
         high = np.maximum(-low, high)
@@ -109,17 +121,11 @@ def choose_ranges(groups: np.ndarray, rule: WeightRule) -> tuple[np.ndarray, np.
 
 
 def place_levels(low: np.ndarray, high: np.ndarray, rule: WeightRule) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and biases of the ranges `low` to `high`, rounded to fp16, as float32."""
-    bits, symmetric = rule["bits"], rule["symmetric"]
+    """Scales and biases of the ranges `low` to `high`, rounded to their stored type, as float32."""
+    bits, symmetric, scale_dtype = rule["bits"], rule["symmetric"], read_scale_dtype(rule)
     steps = high / (2 ** (bits - 1) - 1) if symmetric else (high - low) / (2**bits - 1)
-    scales = np.maximum(round_to_half(steps), _TINY)
-    return scales, round_to_half(-(2 ** (bits - 1)) * scales if symmetric else low)
-
-
-def round_to_half(values: np.ndarray) -> np.ndarray:
-    """`values` rounded to fp16, as float32; infinite on overflow."""
-    with np.errstate(over="ignore"):
-        return values.astype(np.float16).astype(np.float32)
+    scales = np.maximum(round_values(steps, scale_dtype), _TINY)
+    return scales, round_values(-(2 ** (bits - 1)) * scales if symmetric else low, scale_dtype)
 
 
 def search_ranges(

@@ -10,8 +10,9 @@ from typing import Any
 
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import GROUP_SIZES, WIDTHS, Choice
-from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule, read_scale_dtype
 from taqmlx.planning.layers import list_linears
+from taqmlx.planning.mflux_layout import MFLUX_DTYPE, MFLUX_MODEL
 from taqmlx.planning.sizes import count_elements
 from taqmlx.planning.step_choice import choose_steps
 from taqmlx.planning.variants import VARIANTS
@@ -28,6 +29,7 @@ def refuse_contradictions(config: Config) -> None:
         refuse_steps,
         refuse_few_points,
         refuse_migration,
+        refuse_scale_dtypes,
         refuse_thresholds,
         refuse_guidance,
         refuse_variants,
@@ -91,6 +93,16 @@ def refuse_migration(config: Config) -> None:
             raise ValueError(
                 f"activations: the migration of {rule['layers']} needs a step size, and the policy dynamic keeps none;"
                 " set migration to false, or policy to static or lut"
+            )
+
+
+def refuse_scale_dtypes(config: Config) -> None:
+    """Raise ValueError if a weight rule names another stored type than the configuration."""
+    for rule in config["weights"]:
+        if rule["bits"] != UNQUANTIZED and read_scale_dtype(rule) != config["scale_dtype"]:
+            raise ValueError(
+                f"weights: {rule['layers']} has the scale_dtype {read_scale_dtype(rule)}, and all layers have one;"
+                " leave it out of the rules, and set scale_dtype"
             )
 
 
@@ -181,6 +193,19 @@ def refuse_frontier(config: Config) -> None:
             f"frontier_pictures: {config['frontier_pictures']} are more than the {config['evaluation_pictures']} of"
             " evaluation_pictures; lower it, or raise that"
         )
+
+
+def refuse_mflux(config: Config) -> None:
+    """Raise ValueError if the configured weights have no place in the layout of mflux."""
+    for key, wanted in (("model", MFLUX_MODEL), ("scale_dtype", MFLUX_DTYPE)):
+        if config[key] != wanted:
+            raise ValueError(f"{key}: mflux needs {wanted}, and {config[key]} is set; set {key} to {wanted}")
+    for rule in config["activations"]:
+        if rule.get("migration"):
+            raise ValueError(
+                f"activations: the migration of {rule['layers']} divides the layers' inputs, which mflux does not do;"
+                " set migration to false"
+            )
 
 
 def refuse_no_captions(config: Config) -> None:

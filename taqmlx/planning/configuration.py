@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from taqmlx.planning.config_limits import refuse_long, refuse_paths, refuse_unwieldy
 from taqmlx.planning.config_relations import refuse_contradictions
-from taqmlx.planning.layer_rules import UNQUANTIZED
+from taqmlx.planning.layer_rules import FLOAT16, UNQUANTIZED
 from taqmlx.planning.path_checks import refuse_places
 from taqmlx.planning.plan import MODEL_KEYS
 from taqmlx.planning.prompts import read_prompts
@@ -109,7 +109,14 @@ def complete_rules(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, 
         if fields:
             defaults = {name: field["default"] for name, field in fields.items() if "default" in field}
             completed[key] = [complete_rule(rule, defaults) for rule in config[key]]
+    if config["scale_dtype"] != FLOAT16:
+        completed["weights"] = [name_scale_dtype(rule, config["scale_dtype"]) for rule in completed["weights"]]
     return completed
+
+
+def name_scale_dtype(rule: dict[str, Any], scale_dtype: str) -> dict[str, Any]:
+    """A weight rule that names its stored type; rules of fp16 do not, as their results have no such parameter."""
+    return rule if rule["bits"] == UNQUANTIZED else {"scale_dtype": scale_dtype} | rule
 
 
 def complete_rule(rule: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

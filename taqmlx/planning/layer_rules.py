@@ -1,10 +1,11 @@
 """Quantization rules of layers, from the configuration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NotRequired, TypedDict
 
 UNQUANTIZED = 16
+FLOAT16 = "float16"  # stored type of scales, zero points and biases by a rule that names none
 
 # channels of a token that share a dynamic step size
 GroupSize = int | Literal["token"]
@@ -17,6 +18,7 @@ class WeightRule(TypedDict):
     group_size: NotRequired[int | Literal["row"]]
     symmetric: NotRequired[bool]
     range: NotRequired[str]
+    scale_dtype: NotRequired[str]
 
 
 class InputRule(TypedDict):
@@ -39,6 +41,20 @@ class LayerRule(TypedDict):
 
 # layer name -> rules
 LayerRules = Mapping[str, LayerRule]
+
+
+def read_scale_dtype(rule: Mapping[str, Any]) -> str:
+    """Stored type of scales, zero points and biases by a weight rule."""
+    found: str = rule.get("scale_dtype", FLOAT16)
+    return found
+
+
+def find_shared_dtype(rules: Iterable[Mapping[str, Any]]) -> str:
+    """Stored type that the weight rules of all quantized layers share. Raises ValueError if they differ."""
+    found = {read_scale_dtype(rule) for rule in rules if rule["bits"] != UNQUANTIZED} or {FLOAT16}
+    if len(found) > 1:
+        raise ValueError(f"scales are stored in several types: {', '.join(sorted(found))}")
+    return found.pop()
 
 
 def find_rule(rules: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from taqmlx.mmdit.blocks import Linear
 from taqmlx.mmdit.transformer import Transformer
 from taqmlx.numerics.learned_codes import dequantize_soft, round_codes, round_stored
 from taqmlx.numerics.schedule import TRAIN_TIMESTEPS
+from taqmlx.numerics.stored_types import convert_values
 from taqmlx.numerics.weight_grid import Grid, spread
+from taqmlx.planning.layer_rules import find_shared_dtype
 from taqmlx.planning.layers import list_linears
 from taqmlx.reconstruction.block_assembly import group_readers, read_weights
 from taqmlx.reconstruction.input_quantizers import InputQuantizer, bind_rounding, list_steps
@@ -28,18 +30,24 @@ UNDECIDED = 0.45  # maximum initial distance of a soft code from its code; 0.5 w
 class Student:
     """Quantized model to be learned.
 
-    grids: of each quantized layer; exact: weights of the other layers; biases: fp32 (out,) or None of all layers, as
-    stored; reach: magnitude of each bias, the unit of its displacement; quantizers: of layer inputs, by reader;
-    readers: reader of each layer with a quantized input; sigmas (K,): noise levels of the step sizes.
+    grids: of each quantized layer; scale_dtype: stored type of their scales and zero points, and of all biases; exact:
+    weights of the other layers; biases: fp32 (out,) or None of all layers, as stored; reach: magnitude of each bias,
+    the unit of its displacement; quantizers: of layer inputs, by reader; readers: reader of each layer with a quantized
+    input; sigmas (K,): noise levels of the step sizes.
     """
 
     grids: dict[str, Grid]
+    scale_dtype: str
     exact: dict[str, mx.array]
     biases: dict[str, mx.array | None]
     reach: dict[str, float]
     quantizers: dict[str, InputQuantizer]
     readers: dict[str, str]
     sigmas: np.ndarray
+
+    def round(self, x: mx.array) -> mx.array:
+        """`x` rounded to the stored type, differentiable."""
+        return round_stored(x, self.scale_dtype)
 
     def restore_weights(self, learned: Learned) -> dict[str, mx.array]:
         """All weights (out, in) in their stored form, differentiable."""
@@ -58,15 +66,15 @@ class Student:
         for name, grid in self.grids.items():
             first = mx.array(grid.scales.astype(np.float32))
             span = first * float(2**grid.bits - 1)
-            scales[name] = round_stored(first * mx.exp(learned["scales"][name]))
-            zeros[name] = round_stored(mx.array(grid.biases.astype(np.float32)) + span * learned["zeros"][name])
+            scales[name] = self.round(first * mx.exp(learned["scales"][name]))
+            zeros[name] = self.round(mx.array(grid.biases.astype(np.float32)) + span * learned["zeros"][name])
         return scales, zeros
 
     def restore_biases(self, learned: Learned) -> dict[str, mx.array | None]:
         """Biases (out,) of all layers in their stored form, differentiable."""
         present = {name: bias for name, bias in self.biases.items() if bias is not None}
         return self.biases | {
-            name: round_stored(present[name] + self.reach[name] * moved) for name, moved in learned["biases"].items()
+            name: self.round(present[name] + self.reach[name] * moved) for name, moved in learned["biases"].items()
         }
 
     def restore_steps(self, learned: Learned) -> dict[str, mx.array]:
@@ -130,13 +138,14 @@ class Student:
         return {name: soften_codes(codes[name], grid, np.array(weights[name])) for name, grid in self.grids.items()}
 
     def export(self, learned: Learned) -> tuple[dict[str, LayerWeight], dict[str, LayerInput], dict[str, np.ndarray]]:
-        """Stored form of `learned`: weights and inputs by layer, and biases fp16 (out,)."""
+        """Stored form of `learned`: weights and inputs by layer, and biases (out,)."""
         scales, zeros = self.restore_grids(learned)
         weights = {}
         for name, grid in self.grids.items():
             codes = np.array(round_codes(learned["codes"][name], grid.bits)).astype(np.uint8)
             own = grid._replace(
-                scales=np.array(scales[name]).astype(np.float16), biases=np.array(zeros[name]).astype(np.float16)
+                scales=convert_values(np.array(scales[name]), self.scale_dtype),
+                biases=convert_values(np.array(zeros[name]), self.scale_dtype),
             )
             weights[name] = LayerWeight(own, codes)
         steps, inputs = self.restore_steps(learned), {}
@@ -148,7 +157,7 @@ class Student:
                     np.array(steps[key]), shift, None if migration is None else migration.astype(np.int32)
                 )
         biases = {
-            name: np.array(bias).astype(np.float16)
+            name: convert_values(np.array(bias), self.scale_dtype)
             for name, bias in self.restore_biases(learned).items()
             if bias is not None
         }
@@ -185,10 +194,12 @@ def assemble_student(model: Transformer, files: Sequence[BlockFile]) -> tuple[St
     given = {name: grid for file in files for name, grid in file.inputs.items()}
     linears = [layer for layer in layers if layer.block and layer.role != "adaLN"]
     readers = group_readers(linears, rules)
-    biases = {name: None if bias is None else round_stored(bias) for name, bias in biases.items()}
+    scale_dtype = find_shared_dtype(rule["weight"] for rule in rules.values())
+    biases = {name: None if bias is None else round_stored(bias, scale_dtype) for name, bias in biases.items()}
     present = {name: bias for name, bias in biases.items() if bias is not None}
     return Student(
         grids={name: weight.grid for name, weight in stored.items()},
+        scale_dtype=scale_dtype,
         exact={name: weight for name, weight in weights.items() if name not in stored},
         biases=biases,
         reach={name: float(mx.sqrt(mx.square(bias).mean())) + 1e-3 for name, bias in present.items()},

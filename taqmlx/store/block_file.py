@@ -1,11 +1,12 @@
 """Quantized block file: `<results>/adaround/mm_03.safetensors`, with its seal beside it.
 
-Tensors, by layer name: `<layer>.weight` uint32, `.scales` and `.biases` fp16, in the layout of an MLX affine-quantized
-weight. A layer whose input is quantized with stored step sizes also has `<layer>.steps` float32, (K,) per noise level
-or (1,) static, `.shift` float32 (in,) and `.migration` int32 (in,). `sigmas` float32 (K,) are the noise levels of the
-steps. The weight of a migrated layer is W diag(migration). The distilled model, `<results>/distilled.safetensors`, has
-all layers in one file, with `<layer>.bias` fp16 (out,). The metadata entry `layers` gives bits and group size. The
-seal's `sha256` has the digest of the file and, under `codes`, one digest per packed weight.
+Tensors, by layer name: `<layer>.weight` uint32, `.scales` and `.biases` fp16 (or float32 of bf16 values, with the rule
+`scale_dtype`), in the layout of an MLX affine-quantized weight. A layer whose input is quantized with stored step sizes
+also has `<layer>.steps` float32, (K,) per noise level or (1,) static, `.shift` float32 (in,) and `.migration` int32
+(in,). `sigmas` float32 (K,) are the noise levels of the steps. The weight of a migrated layer is W diag(migration). The
+distilled model, `<results>/distilled.safetensors`, has all layers in one file, with `<layer>.bias` (out,) of the same
+type. The metadata entry `layers` gives bits and group size. The seal's `sha256` has the digest of the file and, under
+`codes`, one digest per packed weight.
 """
 
 import hashlib
@@ -48,8 +49,8 @@ class LayerInput:
 class BlockFile:
     """Result of one block's job.
 
-    weights and inputs are by layer name; sigmas (K,) are the noise levels of the steps; biases fp16 (out,) are those
-    learned, if any.
+    weights and inputs are by layer name; sigmas (K,) are the noise levels of the steps; biases (out,) are those
+    learned, if any, in the stored type of the scales.
     """
 
     weights: dict[str, LayerWeight]

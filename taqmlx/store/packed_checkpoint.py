@@ -1,9 +1,9 @@
 """Packed checkpoint: a folder with `model.safetensors` and `config.json`.
 
 The tensors of a quantized layer are those of MLX's QuantizedLinear: `<path>.weight` uint32, `.scales` and `.biases`
-fp16, and its unchanged `.bias`. A layer with `<path>.migration` int32 (in,) holds W diag(migration), so its input must
-be divided by the migration first: no MLX module has such a parameter, so a strict load rejects it. All other tensors
-are fp16.
+fp16 (or bf16, with `scale_dtype` in the config), and its unchanged `.bias`. A layer with `<path>.migration` int32 (in,)
+holds W diag(migration), so its input must be divided by the migration first: no MLX module has such a parameter, so a
+strict load rejects it. All other tensors are of the type of the scales.
 """
 
 from collections import Counter
@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from taqmlx.planning.layer_rules import UNQUANTIZED
+from taqmlx.numerics.stored_types import STORED_TYPES
+from taqmlx.planning.layer_rules import FLOAT16, UNQUANTIZED, read_scale_dtype
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import find_named, hash_file, read_plain_json, refuse_changed
 from taqmlx.store.schemas import check_schema, load_schema
-from taqmlx.store.tensors import read_tensors, refuse_broken
+from taqmlx.store.tensors import read_tensors, refuse_broken, write_bfloat16, write_tensors
 
 SCHEMA = load_schema("packed_checkpoint.schema.json")
 FORMAT, VERSION = (SCHEMA["properties"][key]["const"] for key in ("format", "version"))
@@ -33,6 +34,12 @@ class PackedCheckpoint:
     config: dict[str, Any]
     tensors: dict[str, np.ndarray]
     path: Path
+
+
+def write_packed_tensors(path: Path, tensors: dict[str, np.ndarray], scale_dtype: str) -> None:
+    """Write the tensors of a checkpoint, with those of the stored type `scale_dtype`, atomically to `path`."""
+    write = write_tensors if scale_dtype == FLOAT16 else write_bfloat16
+    write(path, tensors, {"format": "mlx"})
 
 
 def read_packed(folder: Path) -> PackedCheckpoint:
@@ -84,8 +91,11 @@ def find_misfits(checkpoint: PackedCheckpoint, path: str) -> Iterator[str]:
         yield f"no {' and no '.join(missing)}"
         return
     weight, scales, biases = (tensors[f"{path}.{part}"] for part in ("weight", "scales", "biases"))
-    if (weight.dtype, scales.dtype, biases.dtype) != (np.dtype(np.uint32), *[np.dtype(np.float16)] * 2):
-        yield f"weight {weight.dtype}, scales {scales.dtype}, biases {biases.dtype}; uint32 and twice float16 are right"
+    stored = read_scale_dtype(checkpoint.config)
+    right = np.dtype(STORED_TYPES[stored].array)
+    if (weight.dtype, scales.dtype, biases.dtype) != (np.dtype(np.uint32), right, right):
+        found = f"weight {weight.dtype}, scales {scales.dtype}, biases {biases.dtype}"
+        yield f"{found}; uint32 and twice {stored} are right"
     if scales.ndim != 2:
         yield f"scales {scales.shape} are no matrix"
         return
@@ -112,7 +122,7 @@ def measure_tensors(tensors: dict[str, np.ndarray], quantization: dict[str, dict
     stored = 0
     for path, how in quantization.items():
         counts[how["bits"]] += tensors[f"{path}.weight"].size * 32 // how["bits"]
-        stored += sum(tensors[key].nbytes for part in PARTS if (key := f"{path}.{part}") in tensors)
+        stored += sum(count_bytes(tensors[key]) for part in PARTS if (key := f"{path}.{part}") in tensors)
     quantized = counts.total()
     of_layers = {f"{path}.{part}" for path in quantization for part in PARTS}
     counts[UNQUANTIZED] += sum(array.size for key, array in tensors.items() if key not in of_layers)
@@ -121,3 +131,8 @@ def measure_tensors(tensors: dict[str, np.ndarray], quantization: dict[str, dict
         "quantized_weights": quantized,
         "parameters": {str(bits): count / counts.total() for bits, count in sorted(counts.items())},
     }
+
+
+def count_bytes(array: np.ndarray) -> int:
+    """Bytes of a tensor as stored; float32 arrays hold bf16 values."""
+    return array.nbytes // 2 if array.dtype == np.float32 else array.nbytes

@@ -13,15 +13,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, deserialize, safe_open
+from safetensors.numpy import save
 
+from taqmlx.numerics.stored_types import decode_bfloat16, encode_bfloat16
 from taqmlx.planning.plain_files import open_plain, parse_json, read_plain
 from taqmlx.store.errors import UserError, blame
 from taqmlx.store.files import find_named, hash_file, write_atomically
-from taqmlx.store.safetensors_header import LENGTH_BYTES
+from taqmlx.store.safetensors_header import LENGTH_BYTES, StoredTensor
 
 ALIGNMENT = 8  # of the tensors' bytes, required by the format
+BFLOAT16 = "BF16"
+# NumPy dtypes by the format's names; bf16 is read and written as its bits.
+DTYPES = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", BFLOAT16: "<u2", "I64": "<i8", "U64": "<u8", "I32": "<i4"},
+    **{"U32": "<u4", "I16": "<i2", "U16": "<u2", "I8": "|i1", "U8": "|u1", "BOOL": "|b1", "C64": "<c8"},
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items() if name != BFLOAT16}
 
 
 def write_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
@@ -39,17 +47,52 @@ def stream_tensors(
     parts: the values of all tensors in order, in pieces of any size; one piece is in memory at a time. The bytes equal
     those of `write_tensors` if the names are sorted. Raises ValueError unless the parts fill the shapes.
     """
-    header, end, dtype = {}, 0, np.dtype(dtype)
-    for name, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": f"F{8 * dtype.itemsize}", "shape": list(shape), "data_offsets": [start, end]}
+    stored = {name: StoredTensor(NAMES[np.dtype(dtype).str], list(shape)) for name, shape in shapes.items()}
+    stream_stored(path, stored, (np.ascontiguousarray(part, dtype) for part in parts))
+
+
+def write_bfloat16(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write `arrays` atomically to the safetensors file `path`, those of float32 as bf16; one is copied at a time.
+
+    Equal arrays give equal bytes. Raises ValueError for a float32 value that bf16 does not have.
+    """
+    stored = {name: StoredTensor(name_stored(array), list(array.shape)) for name, array in arrays.items()}
+    # The widest first, so that all are aligned.
+    stored = dict(sorted(stored.items(), key=lambda item: (-np.dtype(DTYPES[item[1].dtype]).itemsize, item[0])))
+    parts = (
+        encode_bfloat16(arrays[name]) if about.dtype == BFLOAT16 else np.ascontiguousarray(arrays[name])
+        for name, about in stored.items()
+    )
+    stream_stored(path, stored, parts, metadata)
+
+
+def name_stored(array: np.ndarray) -> str:
+    """The format's name of the type that `write_bfloat16` stores `array` in."""
+    return BFLOAT16 if array.dtype == np.float32 else NAMES[array.dtype.str]
+
+
+def stream_stored(
+    path: Path,
+    stored: Mapping[str, StoredTensor],
+    parts: Iterable[np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the tensors described by `stored`, from the contiguous `parts` of all in order, atomically to `path`.
+
+    Raises ValueError unless the parts fill the shapes.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    end = 0
+    for name, about in stored.items():
+        start, end = end, end + math.prod(about.shape) * np.dtype(DTYPES[about.dtype]).itemsize
+        header[name] = {"dtype": about.dtype, "shape": about.shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT)
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:
             file.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
-            written = sum(file.write(np.ascontiguousarray(part, dtype).data.cast("B")) for part in parts)
+            written = sum(file.write(part.reshape(-1).view(np.uint8).data) for part in parts)
         if written != end:
             raise ValueError(f"{path}: {written} bytes of tensors, where {end} were described")
 
@@ -57,9 +100,13 @@ def stream_tensors(
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a safetensors file. Raises UserError if it is missing, damaged, or of a dtype NumPy lacks."""
+    """Read the arrays of a safetensors file, bf16 as float32.
+
+    Raises UserError if it is missing, damaged, or of a dtype NumPy lacks.
+    """
     try:
-        return load(read_plain(path))
+        found = deserialize(read_plain(path))  # type: ignore[no-untyped-call]
+        return {name: decode_tensor(about) for name, about in found}
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run the rule that makes it") from None
     except OSError as error:
@@ -68,6 +115,12 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
     except KeyError as error:
         raise UserError(f"{path} has tensors of the type {error.args[0]}, which NumPy does not have") from None
+
+
+def decode_tensor(about: Mapping[str, Any]) -> np.ndarray:
+    """Array of a tensor's `dtype`, `shape` and `data`. Raises KeyError for a dtype NumPy lacks."""
+    array = np.frombuffer(about["data"], DTYPES[about["dtype"]]).reshape(about["shape"])
+    return decode_bfloat16(array) if about["dtype"] == BFLOAT16 else array
 
 
 def read_note(path: Path, key: str) -> Any:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from taqmlx.numerics.learned_codes import dequantize_soft, round_codes, round_stored
+from taqmlx.numerics.stored_types import STORED_TYPES, round_values
 from taqmlx.numerics.weight_grid import Grid, dequantize
 
 OUT, GROUPS, SIZE = 6, 3, 32
@@ -39,14 +40,20 @@ class TestStoredValues:
     VALUES = (0.1, -1 / 3, 2049.0, 6e-8, 1e-9, 65504.0)
 
     def test_the_forward_is_the_nearest_half(self):
-        found = np.array(round_stored(mx.array(self.VALUES)))
+        found = np.array(round_stored(mx.array(self.VALUES), "float16"))
         np.testing.assert_array_equal(found, np.array(self.VALUES, np.float32).astype(np.float16).astype(np.float32))
 
-    def test_beyond_the_largest_half_it_is_infinite(self):
-        assert np.array(round_stored(mx.array([7e4, -7e4]))).tolist() == [np.inf, -np.inf]
+    def test_the_forward_is_the_nearest_bf16_if_that_is_stored(self):
+        found = np.array(round_stored(mx.array(self.VALUES), "bfloat16"))
+        np.testing.assert_array_equal(found, round_values(np.array(self.VALUES, np.float32), "bfloat16"))
+        assert (found != np.array(round_stored(mx.array(self.VALUES), "float16"))).any()
 
-    def test_the_gradient_passes_as_if_nothing_were_rounded(self):
-        gradient = mx.grad(lambda x: (mx.arange(6) * round_stored(x)).sum())(mx.array(self.VALUES))
+    def test_beyond_the_largest_half_it_is_infinite(self):
+        assert np.array(round_stored(mx.array([7e4, -7e4]), "float16")).tolist() == [np.inf, -np.inf]
+
+    @pytest.mark.parametrize("scale_dtype", STORED_TYPES)
+    def test_the_gradient_passes_as_if_nothing_were_rounded(self, scale_dtype):
+        gradient = mx.grad(lambda x: (mx.arange(6) * round_stored(x, scale_dtype)).sum())(mx.array(self.VALUES))
         assert gradient.tolist() == [0, 1, 2, 3, 4, 5]
 
 

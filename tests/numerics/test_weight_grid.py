@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from taqmlx.numerics import weight_grid
+from taqmlx.numerics.stored_types import round_values
 
 ALL_BITS = [2, 3, 4, 5, 6, 7, 8]
 KINDS = list(product([False, True], ["absmax", "search"]))
@@ -98,6 +99,44 @@ def test_a_bfloat16_weight_has_the_grid_of_its_values(weight):
     rounded = mx.array(weight).astype(mx.bfloat16)
     found = weight_grid.choose_grid(rounded, make_rule())
     np.testing.assert_array_equal(found.scales, weight_grid.choose_grid(rounded.astype(mx.float32), make_rule()).scales)
+
+
+class TestBfloat16:
+    """Scales and biases of bf16 are chosen as such."""
+
+    @pytest.mark.parametrize(("symmetric", "span"), KINDS)
+    def test_packed_codes_dequantize_in_mlx_to_the_same_weight(self, weight, symmetric, span):
+        grid = weight_grid.choose_grid(weight, make_rule(4, 64, symmetric, range=span, scale_dtype="bfloat16"))
+        codes = weight_grid.round_to_grid(weight, grid)
+        stored = [mx.array(part).astype(mx.bfloat16) for part in (grid.scales, grid.biases)]
+        for part, kept in zip(stored, (grid.scales, grid.biases), strict=True):
+            np.testing.assert_array_equal(np.array(part.astype(mx.float32)), kept)
+        packed = mx.array(weight_grid.pack_codes(codes, 4))
+        found = mx.dequantize(packed, *(part.astype(mx.float32) for part in stored), group_size=64, bits=4)
+        np.testing.assert_allclose(np.array(found), weight_grid.dequantize(codes, grid), atol=1e-6)
+        assert grid.scale_dtype == "bfloat16"
+
+    @pytest.mark.parametrize("bits", ALL_BITS)
+    def test_codes_of_its_own_grid_are_nearer_than_those_of_fp16_on_scales_that_are_cast(self, weight, bits):
+        rule = make_rule(bits, range="search")
+        own = weight_grid.choose_grid(weight, rule | {"scale_dtype": "bfloat16"})
+        half = weight_grid.choose_grid(weight, rule)
+        cast = half._replace(scales=round_values(half.scales.astype(np.float32), "bfloat16"))
+        cast = cast._replace(biases=round_values(half.biases.astype(np.float32), "bfloat16"))
+        chosen = weight_grid.dequantize(weight_grid.round_to_grid(weight, own), own)
+        found = weight_grid.dequantize(weight_grid.round_to_grid(weight, half), cast)
+        assert np.square(chosen - weight).sum() < np.square(found - weight).sum()
+
+    def test_what_fp16_cannot_hold_has_a_grid(self, weight):
+        weight[3, 7] = 7e4
+        grid = weight_grid.choose_grid(weight, make_rule(scale_dtype="bfloat16"))
+        assert np.isfinite(weight_grid.dequantize(weight_grid.round_to_grid(weight, grid), grid)).all()
+
+    @pytest.mark.parametrize("value", [np.inf, np.nan])
+    def test_what_is_not_finite_is_refused(self, weight, value):
+        weight[3, 7] = value
+        with pytest.raises(ValueError, match="not finite, or beyond the range of bf16"):
+            weight_grid.choose_grid(weight, make_rule(scale_dtype="bfloat16"))
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)

@@ -25,6 +25,20 @@ def test_an_empty_configuration_is_filled_with_the_defaults():
     assert (full["trajectories"], full["steps"], full["selected_steps"], full["cfg_scale"]) == (256, 100, 25, 1.5)
 
 
+def test_a_rule_names_its_stored_type_only_if_that_is_not_fp16():
+    """Results of before, whose parameters have no such key, stay valid."""
+    rules = [{"layers": "*", "bits": 4}, {"layers": "final_layer.*", "bits": 16}]
+    half = configuration.complete({"weights": rules}, SCHEMA)["weights"]
+    assert not any("scale_dtype" in rule for rule in half)
+    found = configuration.complete({"weights": rules, "scale_dtype": "bfloat16"}, SCHEMA)["weights"]
+    assert found == [half[0] | {"scale_dtype": "bfloat16"}, half[1]]
+
+
+def test_a_completed_configuration_stays_as_it_is():
+    full = configuration.complete({"scale_dtype": "bfloat16"}, SCHEMA)
+    assert configuration.complete(full, SCHEMA) == full
+
+
 @pytest.mark.parametrize("path", [p for p in PRESETS if "schema" not in p.name], ids=lambda p: p.stem)
 def test_presets_are_valid(path):
     full = configuration.complete(yaml.safe_load(path.read_text()), SCHEMA)

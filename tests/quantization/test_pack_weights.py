@@ -159,6 +159,39 @@ def test_what_no_rule_names_is_kept_as_half_precision(finished, original):
     assert {str(value.dtype) for value in tensors.values()} == {"float16", "uint32"}
 
 
+def test_bf16_is_stored_as_it_was_rounded_to(study, original):
+    study.configure(scale_dtype="bfloat16")
+    write_rounded_blocks(study.folder / "adaround", read_json(study.params("optimise_block")), take_random_codes)
+    study.pack(list_blocks(study))
+    packed, learned = read_packed(study.quantized), read_learned(study)
+    stored = mx.load(str(study.quantized / "model.safetensors"))
+    assert {value.dtype for value in stored.values()} == {mx.uint32, mx.bfloat16}
+    for key, value in original.items():
+        if key in stored and stored[key].dtype == mx.bfloat16:
+            assert mx.array_equal(stored[key], mx.array(value).astype(mx.bfloat16)), key
+    for path, module in load_plainly(study.quantized).named_modules():
+        if isinstance(module, nn.QuantizedLinear):
+            layer = learned[NAMES[path]]
+            weight = weight_grid.dequantize(layer.codes, layer.grid)
+            np.testing.assert_allclose(dequantize_by_mlx(module), weight, atol=1e-6 * np.abs(weight).max())
+            np.testing.assert_array_equal(packed.tensors[f"{path}.scales"], layer.grid.scales)
+    assert packed.config["scale_dtype"] == "bfloat16"
+
+
+def test_bf16_takes_as_many_bits_as_fp16(finished, study):
+    study.configure(scale_dtype="bfloat16")
+    study.quantize()
+    sizes = [read_packed(one.quantized).config["bits_per_weight"] for one in (finished, study)]
+    assert sizes[0] == sizes[1]
+
+
+def test_blocks_of_another_stored_type_are_refused(study):
+    files = write_rounded_blocks(study.folder / "adaround", read_json(study.params("optimise_block")))
+    study.configure(scale_dtype="bfloat16")
+    with pytest.raises(UserError, match=r'was made by other rules: .*: scale_dtype: null there, "bfloat16" in'):
+        study.pack(files)
+
+
 def test_sizes_and_shares_are_those_of_the_file(finished, original):
     config, path = read_json(finished.quantized / "config.json"), finished.quantized / "model.safetensors"
     assert config["model"] == {"file": path.name, "sha256": hash_file(path), "bytes": path.stat().st_size}

@@ -111,4 +111,4 @@ def test_layers_whose_width_does_not_divide_are_named():
 
 def test_weights_beyond_half_precision_are_named():
     with pytest.raises(UserError, match=r"final_layer.linear.bias has values that fp16 cannot hold"):
-        pack_weights.round_to_half("final_layer.linear.bias", mx.array([1e6]))
+        pack_weights.convert_weight("final_layer.linear.bias", mx.array([1e6]), "float16")

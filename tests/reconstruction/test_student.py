@@ -9,6 +9,7 @@ from taqmlx.mmdit.calibration_points import predict_conditions
 from taqmlx.mmdit.forward import bind_linears, predict_velocity
 from taqmlx.mmdit.quantized import InputGrid, QuantizedLinears, Reader
 from taqmlx.numerics.activation import compute_token_step
+from taqmlx.numerics.stored_types import round_values
 from taqmlx.numerics.weight_grid import choose_grid, dequantize, round_to_grid
 from taqmlx.planning.layer_rules import UNQUANTIZED
 from taqmlx.planning.layers import list_linears
@@ -43,12 +44,16 @@ def create_model(**changes):
     return model
 
 
-def choose_rules(layers, activation, bits=None, sizes=(32, 64, 128)):
-    """A rule for every layer; widths and group sizes in turn, one layer in nine in full precision."""
+def choose_rules(layers, activation, bits=None, sizes=(32, 64, 128), **stored):
+    """A rule for every layer; widths and group sizes in turn, one layer in nine in full precision.
+
+    stored: the `scale_dtype` of all rules, if not fp16.
+    """
     rules = {}
     for place, layer in enumerate(layers):
         width = bits or (2, 3, 4, 5, 6, 7, 8)[place % 7]
         weight = {"bits": width, "group_size": sizes[place % len(sizes)], "symmetric": False, "range": "absmax"}
+        weight |= stored
         is_read = layer.block and layer.role != "adaLN"
         rules[layer.name] = {
             "weight": {"bits": UNQUANTIZED} if bits is None and place % 9 == 8 else weight,
@@ -322,6 +327,22 @@ class TestExport:
         for name, read in file.inputs.items():
             np.testing.assert_array_equal(read.steps, np.array(steps[readers[name]]))
         np.testing.assert_array_equal(file.sigmas, SIGMAS)
+
+    def test_scales_of_bf16_are_learned_and_written_as_bf16(self, study, tmp_path):
+        files = make_files(tmp_path, study.model, study.points, POLICIES["lut"], scale_dtype="bfloat16")
+        student, codes = assemble_student(study.model, files)
+        learned = move(student.start(study.model, codes, True))
+        weights, _, biases = student.export(learned)
+        restored = student.restore_weights(learned)
+        for name, layer in weights.items():
+            assert layer.grid.scale_dtype == "bfloat16"
+            for part in (layer.grid.scales, layer.grid.biases):
+                np.testing.assert_array_equal(part, round_values(part, "bfloat16"))
+            np.testing.assert_array_equal(dequantize(layer.codes, layer.grid), np.array(restored[name]), err_msg=name)
+        for name, bias in student.restore_biases(learned).items():
+            if bias is not None:
+                np.testing.assert_array_equal(biases[name], np.array(bias))
+                np.testing.assert_array_equal(biases[name], round_values(biases[name], "bfloat16"))
 
     def test_shift_and_migration_stay_as_the_blocks_have_them(self, table, tmp_path):
         found = write_student(tmp_path, table, move(table.start)).inputs

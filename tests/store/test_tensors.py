@@ -1,11 +1,16 @@
 """Safetensors files are whole, readable by others, and name their damage."""
 
+from typing import ClassVar
+
 import mlx.core as mx
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save as torch_save
 
+from taqmlx.numerics.stored_types import round_values
 from taqmlx.store.errors import UserError
-from taqmlx.store.tensors import read_tensors, stream_tensors, write_tensors
+from taqmlx.store.tensors import read_metadata, read_tensors, stream_tensors, write_bfloat16, write_tensors
 
 
 def test_arrays_come_back_as_they_were(tmp_path):
@@ -43,9 +48,52 @@ def test_an_unreadable_file_is_named(tmp_path, content, words):
 
 
 def test_types_numpy_lacks_are_named(tmp_path):
-    mx.save_safetensors(str(tmp_path / "x.safetensors"), {"a": mx.zeros((2,), dtype=mx.bfloat16)})
-    with pytest.raises(UserError, match=r"x.safetensors has tensors of the type BF16"):
+    (tmp_path / "x.safetensors").write_bytes(torch_save({"a": torch.zeros(2, dtype=torch.float8_e4m3fn)}))
+    with pytest.raises(UserError, match=r"x.safetensors has tensors of the type F8_E4M3"):
         read_tensors(tmp_path / "x.safetensors")
+
+
+class TestBfloat16:
+    """Arrays of bf16 values are stored as bf16."""
+
+    ARRAYS: ClassVar = {
+        "scales": round_values(np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32), "bfloat16"),
+        "codes": np.arange(6, dtype=np.uint32).reshape(2, 3).T,
+        "gain": np.ones((), np.float32),
+        "none": np.zeros((0, 2), np.int32),
+    }
+
+    def test_they_come_back_as_they_were(self, tmp_path):
+        path = tmp_path / "x.safetensors"
+        write_bfloat16(path, self.ARRAYS, {"b": "2", "a": "1"})
+        found = read_tensors(path)
+        for key, array in self.ARRAYS.items():
+            np.testing.assert_array_equal(found[key], array)
+            assert found[key].dtype == array.dtype
+        assert read_metadata(path) == {"a": "1", "b": "2"}
+
+    def test_mlx_reads_the_same(self, tmp_path):
+        path = tmp_path / "x.safetensors"
+        write_bfloat16(path, {key: self.ARRAYS[key] for key in ("scales", "codes", "gain")}, {"a": "1"})
+        found, metadata = mx.load(str(path), return_metadata=True)
+        assert {key: value.dtype for key, value in found.items()} == {
+            "scales": mx.bfloat16,
+            "codes": mx.uint32,
+            "gain": mx.bfloat16,
+        }
+        assert metadata["a"] == "1"
+        for key, value in found.items():
+            np.testing.assert_array_equal(np.array(value.astype(mx.float32)), self.ARRAYS[key].astype(np.float32))
+
+    def test_the_order_of_arrays_and_metadata_does_not_show(self, tmp_path):
+        write_bfloat16(tmp_path / "x.safetensors", self.ARRAYS, {"a": "1", "b": "2"})
+        write_bfloat16(tmp_path / "y.safetensors", dict(reversed(self.ARRAYS.items())), {"b": "2", "a": "1"})
+        assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "y.safetensors").read_bytes()
+
+    def test_a_value_that_bf16_does_not_have_leaves_no_file(self, tmp_path):
+        with pytest.raises(ValueError, match="values that bf16 does not have"):
+            write_bfloat16(tmp_path / "x.safetensors", {"a": np.array([0.1], np.float32)}, {})
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

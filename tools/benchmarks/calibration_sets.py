@@ -23,17 +23,19 @@ from taqmlx.models import embedded
 from taqmlx.numerics.bit_search import Option, search_sizes
 from taqmlx.numerics.frontier import describe_quality
 from taqmlx.numerics.gptq import round_with_gptq
+from taqmlx.numerics.learned_codes import round_stored
 from taqmlx.numerics.quality import measure_snr
 from taqmlx.numerics.schedule import draw_noise, start_latents
 from taqmlx.numerics.selection import choose_spread_points
 from taqmlx.numerics.weight_grid import choose_grid
 from taqmlx.planning import configuration, plan
+from taqmlx.planning.layer_rules import FLOAT16
 from taqmlx.planning.layers import list_linears
 from taqmlx.reconstruction.block_assembly import read_weights, split_points
 from taqmlx.reconstruction.distillation import Settings, State, Task, learn
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians
 from taqmlx.reconstruction.layer_rounding import choose_damping
-from taqmlx.reconstruction.student import Student, round_stored
+from taqmlx.reconstruction.student import Student
 from taqmlx.runtime.entry import build_parser, run
 from taqmlx.store.block_inputs import count_bytes, list_specs
 from taqmlx.store.files import read_json, write_json
@@ -148,10 +150,10 @@ def run_cell(model: Any, points: CalibrationPoints, captured: int, widths: dict,
         codes[layer.name] = round_with_gptq(
             exact, grids[layer.name], hessians[layer.input], choose_damping(layer, 0.01)
         )
-    biases = {name: None if bias is None else round_stored(bias) for name, bias in biases.items()}
+    biases = {name: None if bias is None else round_stored(bias, FLOAT16) for name, bias in biases.items()}
     reach = {name: float(mx.sqrt(mx.square(b).mean())) + 1e-3 for name, b in biases.items() if b is not None}
     sigmas = np.ascontiguousarray(np.unique(points.sigmas)[::-1])
-    student = Student(grids, {}, biases, reach, {}, {}, sigmas)
+    student = Student(grids, FLOAT16, {}, biases, reach, {}, {}, sigmas)
     training, held_out = split_points(np.arange(len(points.xs)), points.prompts, 0.125, 0)
     task = Task(model, student, points, np.append(student.sigmas, np.float32(0)), training, held_out, 2, False)
     settings = Settings("codes", ITERATIONS, BATCH, 5e-4, 3e-3, 0.5, 0.0, 1, ITERATIONS, 3.0, 0)

@@ -28,6 +28,7 @@ def build_ours() -> Iterate:
     from taqmlx.mmdit.calibration_points import CalibrationPoints
     from taqmlx.models import embedded
     from taqmlx.numerics.weight_grid import choose_grid, round_to_grid
+    from taqmlx.planning.layer_rules import FLOAT16
     from taqmlx.planning.layers import list_linears
     from taqmlx.reconstruction.block_assembly import read_weights
     from taqmlx.reconstruction.distillation import Settings, State, Task, bind_iteration
@@ -37,7 +38,7 @@ def build_ours() -> Iterate:
     weights, biases = read_weights(model, list_linears(model.config.depth_multimodal))
     grids = {name: choose_grid(weight, RULE) for name, weight in weights.items()}
     codes = {name: round_to_grid(np.array(weight), grids[name]) for name, weight in weights.items()}
-    student = Student(grids, {}, biases, dict.fromkeys(biases, 1.0), {}, {}, np.ones(1, np.float32))
+    student = Student(grids, FLOAT16, {}, biases, dict.fromkeys(biases, 1.0), {}, {}, np.ones(1, np.float32))
     cs, pooled = (rng.standard_normal((POINTS, 2, *shape), np.float32) for shape in ((TEXT, WIDTH), (WIDTH,)))
     levels = np.linspace(1, 0.01, POINTS, dtype=np.float32)
     points = CalibrationPoints(

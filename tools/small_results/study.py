@@ -103,7 +103,7 @@ def write_rounded_blocks(
 
     `choose_codes(weight, grid)` rounds a weight (out, in) to codes; `inputs` are grids of activations by layer name.
     """
-    model = find_model(parameters["model"])
+    model = find_model(parameters["model"], parameters)
     weights = dict(tree_flatten(model.load_transformer().parameters()))
     paths = {layer.name: layer.path for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]])}
     origin = {"model": model.file_digests(), "block_inputs": {"00": "0" * 64}}

@@ -29,6 +29,7 @@ CHECKS: dict[str, Callable[[Results], Report | None]] = {
     "flat calibration file": exports.check_flat,
     "statistics": products.check_statistics,
     "packed weights": products.check_weights,
+    "weights for mflux": products.check_mflux,
     "quantization config": products.check_quant_config,
     "exported samples": exports.check_samples,
     "exported latents": exports.check_latents,

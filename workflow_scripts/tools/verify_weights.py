@@ -1,4 +1,7 @@
-"""Describe and verify a folder of packed weights: shapes, values, digests, and the seals of the blocks."""
+"""Describe and verify a folder of packed weights: shapes, values, digests, the seals of the blocks, and MLX's products.
+
+Or a folder in the layout of mflux: every tensor that mflux looks for is there, of its shape, and no other.
+"""
 
 import argparse
 from collections import Counter, defaultdict
@@ -7,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from taqmlx.checks.mflux import find_faults, open_transformer
 from taqmlx.checks.packed import MODELS, Quantization, check_numbers, find_problems
+from taqmlx.planning.mflux_layout import TRANSFORMER
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.packed_checkpoint import PackedCheckpoint, measure_tensors, open_packed, read_packed_tensors
@@ -18,6 +23,9 @@ NAMES = {layer.path: layer.name for layers in MODELS.values() for layer in layer
 
 def main(arguments: argparse.Namespace) -> None:
     folder = arguments.folder
+    if (folder / TRANSFORMER).is_dir():
+        verify_mflux(folder / TRANSFORMER)
+        return
     try:
         checkpoint = open_packed(folder)
     except UserError as error:
@@ -25,11 +33,23 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(f"{error}; the shapes are described above") from None
     intact, problems = find_problems(checkpoint, arguments.blocks)
     print(format_report(checkpoint, intact))
+    refuse_problems(folder, problems)
+    log.info(f"{folder}: all checks pass" + (", and the codes are the blocks'" if arguments.blocks else ""))
+
+
+def verify_mflux(folder: Path) -> None:
+    """Verify the folder `transformer` of mflux. Raises UserError, after listing them, if there are faults."""
+    saved = open_transformer(folder)
+    refuse_problems(folder, find_faults(saved))
+    log.info(f"{folder}: all checks pass: {len(saved.index)} tensors, those that mflux looks for")
+
+
+def refuse_problems(folder: Path, problems: list[str]) -> None:
+    """List `problems` of a folder, and raise UserError if there are any."""
     for problem in problems:
         log.error(f"does not hold: {problem}")
     if problems:
         raise UserError(f"{folder}: {len(problems)} thing{'s do' if problems[1:] else ' does'} not hold, listed above")
-    log.info(f"{folder}: all checks pass" + (", and the codes are the blocks'" if arguments.blocks else ""))
 
 
 def format_report(checkpoint: PackedCheckpoint, intact: Quantization) -> str:
@@ -47,7 +67,7 @@ def format_report(checkpoint: PackedCheckpoint, intact: Quantization) -> str:
             f" {count * bits / 8e3:,.1f} | {count_roles(layers)} |"
         )
     plain = {path: tensors[f"{path}.weight"] for path in ROLES if f"{path}.weight" in tensors and path not in intact}
-    plain = {path: weight for path, weight in plain.items() if weight.dtype == np.float16}
+    plain = {path: weight for path, weight in plain.items() if np.issubdtype(weight.dtype, np.floating)}
     count = sum(weight.size for weight in plain.values())
     lines += [
         f"| 16 | 16 | | {len(plain)} | {count:,} | 16 | {count / 500:,.1f} | {count_roles(plain)} |",
@@ -103,7 +123,7 @@ def guess_widths(weight: np.ndarray, scales: np.ndarray) -> str:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__)
-    parser.add_argument("folder", type=Path, help="folder with model.safetensors and config.json")
+    parser.add_argument("folder", type=Path, help="folder with model.safetensors and config.json, or of mflux")
     parser.add_argument(
         "--blocks",
         type=Path,

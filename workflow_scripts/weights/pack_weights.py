@@ -11,17 +11,23 @@ from mlx.utils import tree_flatten
 
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics import weight_grid
+from taqmlx.numerics.stored_types import STORED_TYPES
 from taqmlx.planning import plan
-from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.planning.layer_rules import FLOAT16, UNQUANTIZED, find_rule, find_shared_dtype
 from taqmlx.planning.layers import Layer, list_linears
 from taqmlx.runtime.entry import Progress, build_parser, log, run
 from taqmlx.store.block_file import BlockFile, digest_codes, read_block
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, read_json, write_json
 from taqmlx.store.mixed_bits import read_mixed_bits
-from taqmlx.store.packed_checkpoint import FORMAT, VERSION, measure_tensors, read_packed_tensors
+from taqmlx.store.packed_checkpoint import (
+    FORMAT,
+    VERSION,
+    measure_tensors,
+    read_packed_tensors,
+    write_packed_tensors,
+)
 from taqmlx.store.seal import Seal, check_origin, read_file_seal
-from taqmlx.store.tensors import write_tensors
 
 Rules = list[dict[str, Any]]
 
@@ -63,9 +69,11 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.uniform_g64:
         refuse_migrated(layers, packed)
     path = arguments.out_dir / "model.safetensors"
-    tensors = {f"{prefix}{key}": value for key, value in collect_tensors(weights, packed).items()}
-    write_tensors(path, tensors, {"format": "mlx"})
+    scale_dtype = find_shared_dtype([find_rule(parameters["weights"], layer.name) for layer in layers])
+    tensors = {f"{prefix}{key}": value for key, value in collect_tensors(weights, packed, scale_dtype).items()}
+    write_packed_tensors(path, tensors, scale_dtype)
     config = {"format": FORMAT, "version": VERSION, "architecture": parameters["model"], "prefix": prefix}
+    config |= {} if scale_dtype == FLOAT16 else {"scale_dtype": scale_dtype}
     config |= describe_checkpoint(path, prefix, packed)
     config["origin"] = origin | {"blocks": {block: seal["fingerprint"] for block, seal in seals.items()}}
     write_json(arguments.out_dir / "config.json", config)
@@ -206,18 +214,21 @@ def refuse_migrated(layers: list[Layer], packed: dict[str, PackedLayer]) -> None
         raise UserError(f"--uniform-g64 cannot hold migrated weights: {', '.join(migrated)}; learn without migration")
 
 
-def collect_tensors(weights: dict[str, mx.array], packed: dict[str, PackedLayer]) -> dict[str, np.ndarray]:
-    """The tensors of the checkpoint: those of the packed layers, and the remaining `weights` as fp16."""
+def collect_tensors(
+    weights: dict[str, mx.array], packed: dict[str, PackedLayer], scale_dtype: str
+) -> dict[str, np.ndarray]:
+    """The tensors of the checkpoint: those of the packed layers, and the remaining `weights` in the stored type."""
     tensors = {f"{path}.{part}": array for path, layer in packed.items() for part, array in layer.tensors.items()}
-    return tensors | {key: round_to_half(key, value) for key, value in weights.items()}
+    return tensors | {key: convert_weight(key, value, scale_dtype) for key, value in weights.items()}
 
 
-def round_to_half(key: str, value: mx.array) -> np.ndarray:
-    """`value` as fp16. Raises UserError naming the tensor `key` if the result is not finite."""
-    half = np.array(value.astype(mx.float16))
-    if not np.isfinite(half).all():
-        raise UserError(f"{key} has values that fp16 cannot hold, or none at all; check the model's weights")
-    return half
+def convert_weight(key: str, value: mx.array, scale_dtype: str) -> np.ndarray:
+    """`value` in the stored type. Raises UserError naming the tensor `key` if the result is not finite."""
+    stored = STORED_TYPES[scale_dtype]
+    converted = np.array(value.astype(stored.mlx).astype(mx.float32)).astype(stored.array)
+    if not np.isfinite(converted).all():
+        raise UserError(f"{key} has values that {stored.title} cannot hold, or none at all; check the model's weights")
+    return converted
 
 
 def describe_checkpoint(path: Path, prefix: str, packed: dict[str, PackedLayer]) -> dict[str, Any]:
