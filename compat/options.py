@@ -9,7 +9,7 @@ OVERWRITE = ("--config", "overwrite=true")
 
 
 class Option(NamedTuple):
-    """An option: what it becomes, or why it is refused."""
+    """An option: what it becomes, or why it is rejected."""
 
     flag: str
     read: Callable[[str], Any] | None = str  # None: it takes no value

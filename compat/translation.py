@@ -67,13 +67,13 @@ def translate(name: str, words: list[str]) -> Translation:
 
 
 def parse(name: str, command: Command, words: list[str]) -> argparse.Namespace:
-    """The arguments, with the defaults. Raises UserError for an option that is refused."""
+    """The arguments, with the defaults. Raises UserError for an option that is rejected."""
     parser = argparse.ArgumentParser(prog=f"python -m src.{name}", description=command.help, allow_abbrev=False)
     for option in command.options:
         how: dict[str, Any] = {"action": "store_true"}
         if option.read is not None:
             how = {"type": option.read, "nargs": option.nargs, "default": option.default}
-        text = option.says or (f"not supported: {option.refused}" if option.refused else None)
+        text = option.says or (f"not supported: {option.rejected}" if option.refused else None)
         parser.add_argument(option.flag, *option.also, **how, help=text)
     if command.uses_workflow:
         parser.add_argument("--cores", default="1", help="number of parallel jobs (default: %(default)s)")
@@ -81,7 +81,7 @@ def parse(name: str, command: Command, words: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(words)
     for option in command.options:
         if option.refused and is_given(option, arguments):
-            raise UserError(f"{option.flag}: {option.refused}")
+            raise UserError(f"{option.flag}: {option.rejected}")
     return arguments
 
 

@@ -76,7 +76,7 @@ class TestPrompts:
         assert not used & {prompt["text"] for prompt in evaluation["prompts"]}
         assert [row["seed"] for row in evaluation["pictures"]] == list(range(1_000_000, 1_000_006))
 
-    def test_of_calibration_are_refused(self, tmp_path):
+    def test_of_calibration_are_rejected(self, tmp_path):
         (tmp_path / "mine.txt").write_text("a dog\na red circle on a white background\n")
         (tmp_path / "used.txt").write_text("a red circle on a white background\n")
         changes = {"prompts": str(tmp_path / "used.txt"), "evaluation_prompts": str(tmp_path / "mine.txt")}
@@ -85,7 +85,7 @@ class TestPrompts:
         with pytest.raises(ValueError, match=r"^evaluation_prompts: cannot read"):
             configuration.load({"evaluation_prompts": str(tmp_path / "absent.txt")})
 
-    def test_whose_seeds_calibration_uses_are_refused(self):
+    def test_whose_seeds_calibration_uses_are_rejected(self):
         with pytest.raises(ValueError, match=r"^evaluation_seed: the pictures use the seeds 255 to 4350, some of"):
             configuration.load({"evaluation_seed": 255})
         configuration.load({"evaluation_seed": 256})
@@ -278,20 +278,20 @@ class TestScores:
         assert {name: way["median"]["value"] for name, way in saved["ways"].items()} == {"w_a16": 1.75, "w_a8": 1.35}
         assert saved["ways"]["w_a8"]["p5"]["interval_95"] == [1.5, 2.25]
 
-    def test_refuse_a_frontier_without_the_configured_size_or_of_another_guidance(self, copy):
+    def test_reject_a_frontier_without_the_configured_size_or_of_another_guidance(self, copy):
         with pytest.raises(UserError, match=r"frontier\.json has no size of 4\.25 bits per weight; delete it"):
             score_with_frontier(copy, build_frontier(), bits_per_weight=4.25)
         with pytest.raises(UserError, match=r"frontier\.json was drawn with cfg 1\.5; delete it"):
             score_with_frontier(copy, build_frontier() | {"cfg": 1.5}, bits_per_weight=4.5)
 
-    def test_refuse_unequal_pairs(self, copy):
+    def test_reject_unequal_pairs(self, copy):
         path = copy.folder / "images" / "w4a8" / "01.json"
         shutil.copy(copy.folder / "images" / "w4a8" / "00.json", path)
         with pytest.raises(UserError, match=r"w4a8/01/\d+.png is missing or not what was drawn; delete .*w4a8/01.json"):
             copy.score()
 
     @pytest.mark.parametrize(("others", "own"), [("real", "w4a8"), ("fp", "real"), ("w4a16", "w4a8")])
-    def test_refuse_features_of_other_pictures(self, copy, others, own):
+    def test_reject_features_of_other_pictures(self, copy, others, own):
         for part in copy.parts:
             shutil.copy(
                 copy.folder / "features" / others / f"{part}.safetensors",
@@ -301,14 +301,14 @@ class TestScores:
         with pytest.raises(UserError, match=words):
             copy.score()
 
-    def test_refuse_features_of_the_same_variant_drawn_otherwise(self, copy):
+    def test_reject_features_of_the_same_variant_drawn_otherwise(self, copy):
         path = copy.folder / "features" / "w4a8" / "00.safetensors"
         arrays, about = read_sealed_tensors(path)
         write_sealed_tensors(path, arrays, about | {"origin": "0" * 64})
         with pytest.raises(UserError, match=r"features/w4a8 has features of other pictures than .*images/w4a8"):
             copy.score()
 
-    def test_refuse_too_few_real_pictures(self, copy):
+    def test_reject_too_few_real_pictures(self, copy):
         (copy.folder / "mine").mkdir()
         for index in range(2):
             Image.new("RGB", (64, 64)).save(copy.folder / "mine" / f"{index}.png")
@@ -317,14 +317,14 @@ class TestScores:
         with pytest.raises(UserError, match="2 pictures are too few"):
             copy.score()
 
-    def test_refuse_an_unreadable_picture(self, copy):
+    def test_reject_an_unreadable_picture(self, copy):
         path = name_pictures(copy, "w4a16")[0]
         path.write_bytes(b"no picture")
         with pytest.raises(UserError, match=f"{path.name} is missing or not what was drawn"):
             copy.score()
 
     @pytest.mark.parametrize("key", ["inception", "lpips"])
-    def test_refuse_missing_and_other_weights(self, copy, key):
+    def test_reject_missing_and_other_weights(self, copy, key):
         stage = {"inception": "extract_features", "lpips": "compare_variant"}[key]
         parameters = read_json(copy.folder / f"{stage}.json")
 
@@ -339,7 +339,7 @@ class TestScores:
         with pytest.raises(UserError, match=f"^{key}: .*other.pth has the sha256"):
             run(copy.folder / "other.pth")
 
-    def test_refuse_a_folder_without_clip(self, copy):
+    def test_reject_a_folder_without_clip(self, copy):
         parameters = read_json(copy.folder / "extract_features.json")
         write_json(copy.folder / "extract_features.json", parameters | {"clip": str(copy.folder)})
         with pytest.raises(UserError, match=r"^clip: .* has no config\.json"):
@@ -362,7 +362,7 @@ def test_only_the_embedded_model_is_evaluated_without_files_of_the_users(tmp_pat
         entry.main(Namespace(**paths, shard="00"))
 
 
-def test_unknown_variants_are_refused():
+def test_unknown_variants_are_rejected():
     with pytest.raises(ValueError, match=r"^evaluation_variants: w4a9 is unknown; did you mean w4a8"):
         configuration.load({"evaluation_variants": ["w4a9"]})
 

@@ -50,7 +50,7 @@ def test_every_version_of_the_range_begins(make):
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
-def test_other_versions_are_refused_in_one_line_that_names_the_cure(make, place):
+def test_other_versions_are_rejected_in_one_line_that_names_the_cure(make, place):
     (_, first), (_, end) = find_range()
     said = make((3, first - 1 if place == "before" else end))
     assert "asked for" not in said

@@ -114,7 +114,7 @@ def test_nothing_at_a_url_is_replaced(tmp_path, url, name, content):
     assert not (store / "000/zarr.json").is_file()
 
 
-def test_a_finished_shard_of_other_parameters_is_refused(tmp_path, url):
+def test_a_finished_shard_of_other_parameters_is_rejected(tmp_path, url):
     changed = copy_finished(tmp_path)
     reseal(changed / "trajectories.zarr/000", cfg_scale=9.0)
     store = mirror(changed / "trajectories.zarr", url)
@@ -220,7 +220,7 @@ def test_a_dead_server_is_named(url, caplog, object_storage):
         ("s3://key:secret@bucket/run", "must not hold credentials"),
     ],
 )
-def test_a_url_that_cannot_be_one_is_refused(text, words):
+def test_a_url_that_cannot_be_one_is_rejected(text, words):
     with pytest.raises(UserError, match=words):
         open_place(text)
 

@@ -27,7 +27,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 MODULES = [path for folder in ("taqmlx", "workflow_scripts") for path in Path(folder).rglob("*.py")]
 SNAKEDEPLOY = shutil.which("snakedeploy")
 NO_PACKAGE = {"taqmlx", "workflow_scripts", "diffusionkit"}  # DiffusionKit is installed on its own
-# What snakedeploy writes, but for where the release is
+# What snakedeploy writes, except where the release is
 MODULE = """
 configfile: "config/config.yaml"
 

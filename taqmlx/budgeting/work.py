@@ -116,7 +116,7 @@ def count_searching(config: plan.Parameters, sizes: Sizes) -> float:
 
 
 def estimate_searching_memory(sizes: Sizes) -> int:
-    """Bytes of the bit search worker: the model in single precision, and the changes of a group of layers."""
+    """Bytes of the bit search worker: the model in fp32, and the changes of a group of layers."""
     rows = sizes.conditions * PROBE_POINTS
     return estimate_forward(rows, sizes.tokens, sizes.width, sizes.parameters * FP32) + GROUP_BYTES
 

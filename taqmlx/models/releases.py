@@ -1,4 +1,4 @@
-"""Properties of the released models: files, text encoders, schedule, latent space and half precision."""
+"""Properties of the released models: files, text encoders, schedule, latent space and 16-bit dtype."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv 2403.03206) and FLUX.1-schnell, from their published files.
 
-They use DiffusionKit's own modules, loaded with the files' weights under DiffusionKit's names. Computation is in half
-precision on a GPU and in single precision on a CPU, where half-precision products are some hundred times slower.
+They use DiffusionKit's own modules, loaded with the files' weights under DiffusionKit's names. Computation is in 16
+bits on a GPU and in fp32 on a CPU, where 16-bit products are some hundred times slower.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,7 @@
 """Memory estimates of a transformer's forward and of learning, and the batch size that fits.
 
 A row is one latent under one prompt: T tokens of image and text, D channels, D / 64 heads. On a CPU, a block
-holds at its peak 4 matrices of attention scores, for the softmax, and 10 tensors (T, D), in single precision. This is
+holds at its peak 4 matrices of attention scores, for the softmax, and 10 tensors (T, D), in fp32. This is
 within one percent of the measured memory of a block as wide as those of Stable Diffusion 3 Medium at 410, 845 and 1,613
 tokens.
 """
@@ -26,7 +26,7 @@ OVERHEAD = 1.2
 def count_row_bytes(tokens: int, width: int, kept: int = 0, itemsize: int = FP32) -> int:
     """Bytes of a row of `tokens` tokens in the forward of a block; `kept`: further tensors (T, D) held.
 
-    Half precision is for GPUs, whose fused attention holds no scores.
+    16 bits are for GPUs, whose fused attention holds no scores.
     """
     scores = SCORES * max(1, width // HEAD) * tokens**2 if itemsize == FP32 else 0
     return itemsize * (scores + (STREAMS + kept) * tokens * width)
@@ -50,7 +50,7 @@ def estimate_forward(rows: int, tokens: int, width: int, weights: int, itemsize:
 def estimate_learning(weights: int, rows: int, captured: int, tokens: int, width: int) -> int:
     """Bytes of a worker that learns the rounding of a block of `weights` weights on `rows` rows per iteration.
 
-    captured: number of rows held in memory, inputs and outputs of the block in half precision.
+    captured: number of rows held in memory, inputs and outputs of the block in fp16.
     """
     stored = captured * 2 * 2 * tokens * width
     iterating = weights * HELD_WEIGHT + rows * count_learning_bytes(tokens, width)

@@ -46,7 +46,7 @@ def differentiate_regulariser(rounding: mx.array, weight: float, beta: float) ->
 
 
 def compute_beta(iteration: int, iterations: int, warm_up: float, ends: tuple[float, float]) -> float | None:
-    """Exponent of the regulariser: linear from ends[0] after the warm-up to ends[1]; None during the warm-up."""
+    """Exponent of the regularizer: linear from ends[0] after the warm-up to ends[1]; None during the warm-up."""
     first = warm_up * iterations
     if iteration < first:
         return None

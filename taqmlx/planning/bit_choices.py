@@ -7,7 +7,7 @@ GROUP_SIZES = (64, 128)  # groups of 32 were tried on the embedded model and nev
 CHOICES = len(WIDTHS) * len(GROUP_SIZES)
 GROUP_BITS = 32  # scale and bias of one group, both fp16
 PROBE_POINTS = 8  # calibration points per gradient used to estimate errors
-CHANGE_BYTES = 2  # bytes per weight of one candidate's rounding error, in half precision
+CHANGE_BYTES = 2  # bytes per weight of one candidate's rounding error, in fp16
 GROUP_BYTES = 4_000_000_000  # largest total size of the rounding errors of layers that share a gradient
 
 

@@ -79,7 +79,7 @@ _SIZES: dict[str, Callable[[plan.Parameters], Sizes]] = {
 
 
 def read_sizes(config: plan.Parameters) -> Sizes:
-    """Sizes of the configured model on a CPU, i.e. in single precision, which takes the most memory."""
+    """Sizes of the configured model on a CPU, i.e. in fp32, which takes the most memory."""
     return _SIZES[config["model"]](config)
 
 

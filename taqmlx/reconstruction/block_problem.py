@@ -15,7 +15,7 @@ Array = TypeVar("Array", np.ndarray, mx.array)
 Quantize = Callable[[str, mx.array], mx.array]
 STREAMS = ("image", "text")  # outputs of a block, even if it joins the streams internally
 BATCH = 64  # rows measured at a time, at most
-KEPT = 12  # further tensors (T, D) per row: inputs and targets in single precision, and layer inputs
+KEPT = 12  # further tensors (T, D) per row: inputs and targets in fp32, and layer inputs
 
 
 class Rows(NamedTuple, Generic[Array]):
@@ -126,7 +126,7 @@ def compute_loss(problem: BlockProblem, outputs: Mapping[str, mx.array], rows: R
     """Reconstruction loss: squared error of a row over the mean square of its target, summed over streams.
 
     The error is summed over the tokens and channels of a row and averaged over rows, to match the constants of the
-    regulariser.
+    regularizer.
     """
     parts = [
         mx.square(outputs[name] - target).sum() * (1.0 / (len(target) * problem.powers[name]))

@@ -58,7 +58,7 @@ class FlatWeights:
     ) -> mx.array:
         """Gradient (n,) with respect to alpha, from the gradients with respect to the soft weights.
 
-        pressure: weight and beta of the rounding regulariser, or None without it.
+        pressure: weight and beta of the rounding regularizer, or None without it.
         """
         by_h = self.join(gradients) * self.scales
         if pressure is not None:

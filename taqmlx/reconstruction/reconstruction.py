@@ -190,7 +190,7 @@ def join_steps(log_steps: Mapping[str, mx.array]) -> mx.array:
 
 
 def choose_pressure(settings: Mapping[str, Any], iteration: int) -> tuple[float, float] | None:
-    """Weight and beta of the regulariser, or None during the warm-up."""
+    """Weight and beta of the regularizer, or None during the warm-up."""
     beta = rounding.compute_beta(
         iteration, settings["adaround_iterations"], settings["adaround_warm_up"], settings["adaround_beta"]
     )

@@ -20,7 +20,7 @@ from taqmlx.planning.plain_files import open_plain
 from taqmlx.store.errors import UNFIT, UserError
 from taqmlx.store.trajectories import Trajectory
 
-# Entries of a sample besides `x` (1, h, w, c) float32; all are scalars. Earlier programs wrote the time step in the
+# Entries of a sample besides `x` (1, h, w, c) float32; all are scalars. Earlier programs wrote the timestep in the
 # precision of their model, so any floating type is read.
 SCALARS = {"timestep": "float32", "sigma": "float32", "step_index": "int32", "image_id": "int32", "is_final": "bool"}
 DAMAGE = (*UNFIT, OSError, EOFError, RuntimeError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)

@@ -17,14 +17,14 @@ from taqmlx.store.tensors import read_tensors, refuse_broken
 FORMAT, VERSION = "time-aware-quant-config", 2
 SCHEMA = load_schema("quant_config.schema.json")
 LONGEST_NAME = 80  # characters shown of a name
-_RANGES = "its `scale` is the largest magnitude, not a step size"
+_RANGES = "its `scale` is an absmax, not a step size"
 OTHER_FORMATS = {
     "per_timestep_quant_config_v3": _RANGES,
     "per_timestep_quant_config_v4": f"{_RANGES}, or a step size, depending on the program that wrote it",
     "adaround_v1": "it describes weights only",
     "taqdit_v1": "it describes weights only, and steps by index",
-    "poly_v1": "it fits polynomials to the largest magnitude",
-    "lut_v1": "it tabulates the largest magnitude, not a step size",
+    "poly_v1": "it fits polynomials to the absmax",
+    "lut_v1": "it tabulates the absmax, not a step size",
 }
 
 

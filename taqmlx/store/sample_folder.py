@@ -12,7 +12,7 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.manifest import Manifest
 from taqmlx.store.original_layout import Sample, name_latents, name_sample, read_latents, read_sample
 
-LEVEL_TOLERANCE = 1e-3  # relative, for a sigma or a time step: half precision holds 1000 to 5e-4
+LEVEL_TOLERANCE = 1e-3  # relative, for a sigma or a timestep: fp16 holds 1000 to 5e-4
 LATENT_TOLERANCE = 1e-3  # absolute, for final latents: they are of order one, and some programs stored them in fp16
 
 

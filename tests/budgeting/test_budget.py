@@ -1,4 +1,4 @@
-"""The budget against what a small run really writes and what the rules plan, and its refusals."""
+"""The budget against what a small run really writes and what the rules plan, and its rejections."""
 
 import math
 import re
@@ -87,7 +87,7 @@ def test_the_larger_models_have_their_published_shapes(model, parameters, image,
 
 
 def test_without_guidance_a_step_takes_half_the_time_and_the_rows_half_the_place():
-    """Of two models that are alike but for it."""
+    """For two models that differ in nothing else."""
     shapes, config = read_shapes(complete(**SD3)), complete(**SD3)
     alone = shapes._replace(conditions=1)
     steps = [work.estimate_rates(config, each.sizes).step for each in (alone, shapes)]
@@ -215,7 +215,7 @@ def test_it_prints_every_stage_and_the_total_and_writes_nothing(tmp_path, capsys
     assert not (tmp_path / "new").exists()
 
 
-def test_a_disk_that_is_too_small_is_refused_in_one_line(tmp_path, capsys):
+def test_a_disk_that_is_too_small_is_rejected_in_one_line(tmp_path, capsys):
     free = shutil.disk_usage(tmp_path).free
     rows = free // (100 * 8 * 8 * 16 * 2 * 0.8)  # more states than fit
     status, printed, said = run({"config": [f"results_dir={tmp_path}", f"trajectories={rows:.0f}"]}, capsys)
@@ -233,7 +233,7 @@ def test_a_disk_that_is_too_small_is_refused_in_one_line(tmp_path, capsys):
         ({"configfile": [Path("config/none.yaml")]}, "config/none.yaml"),
     ],
 )
-def test_a_configuration_that_cannot_be_used_is_refused_in_one_line(words, said, capsys):
+def test_a_configuration_that_cannot_be_used_is_rejected_in_one_line(words, said, capsys):
     status, _, error = run(words, capsys)
     assert status == 1
     assert said in error

@@ -261,7 +261,7 @@ def test_the_files_the_documents_promise_are_shown_where_they_were(recorded):
         ),
     ],
 )
-def test_what_cannot_be_had_is_refused_in_one_line(line, reason, recorded):
+def test_what_cannot_be_had_is_rejected_in_one_line(line, reason, recorded):
     with pytest.raises((UserError, ValueError), match=reason) as raised:
         call(line)
     assert "\n" not in str(raised.value)
@@ -271,7 +271,7 @@ REFUSED = [(name, option) for name, command in COMMANDS.items() for option in co
 
 
 @pytest.mark.parametrize(("name", "option"), REFUSED, ids=[f"{name} {option.flag}" for name, option in REFUSED])
-def test_a_refused_option_names_what_to_use_instead(name, option, recorded):
+def test_a_rejected_option_names_what_to_use_instead(name, option, recorded):
     with pytest.raises(UserError, match=f"{option.flag}: .{{20,}}") as raised:
         translate(name, [option.flag, "1"])
     assert option.refused in str(raised.value)

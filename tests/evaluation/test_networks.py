@@ -1,4 +1,4 @@
-"""Features by networks whose weights lie on this machine: their layout, their pictures, and what is refused."""
+"""Features by networks whose weights lie on this machine: their layout, their pictures, and what is rejected."""
 
 import os
 import zipfile
@@ -42,12 +42,12 @@ class TestInception:
         assert found.shape == (2, 2048)
         assert features.about["weights_sha256"] == source["sha256"]
 
-    def test_refuses_a_file_of_another_network(self, tmp_path):
+    def test_rejects_a_file_of_another_network(self, tmp_path):
         with pytest.raises(UserError, match="inception: the file lacks the weights"):
             InceptionFeatures(save(tmp_path / "alexnet.pth", AlexNet()))
 
     @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
-    def test_refuses_weights_that_need_decoding(self, tmp_path, dtype):
+    def test_rejects_weights_that_need_decoding(self, tmp_path, dtype):
         name = "Mixed_7b.branch1x1.conv.weight"
         coded = {name: Inception().state_dict()[name].to(dtype)}
         with pytest.raises(UserError, match=f"^inception: the file stores {name} as {dtype}"):
@@ -131,7 +131,7 @@ class TestClip:
         ("changes", "words"),
         [({"image_size": 4096}, "is for pictures of 4096 pixels"), ({"num_hidden_layers": 3}, "lacks the weights")],
     )
-    def test_refuses_what_would_take_memory_or_be_drawn_at_random(self, tmp_path, changes, words):
+    def test_rejects_what_would_take_memory_or_be_drawn_at_random(self, tmp_path, changes, words):
         sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         config = CLIPVisionConfig(**sizes | {"image_size": 32, "patch_size": 16, "projection_dim": 8} | changes)
         network = CLIPVisionModelWithProjection(config)
@@ -142,7 +142,7 @@ class TestClip:
         with pytest.raises(UserError, match=words):
             ClipFeatures(str(tmp_path))
 
-    def test_refuses_weights_that_need_decoding(self, tmp_path):
+    def test_rejects_weights_that_need_decoding(self, tmp_path):
         sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         network = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, image_size=32, patch_size=16))
         network.save_pretrained(tmp_path)
@@ -160,7 +160,7 @@ class TestClip:
             ClipFeatures(str(tmp_path))
         assert not (tmp_path / "trap").exists()
 
-    def test_refuses_a_folder_of_something_else(self, tmp_path):
+    def test_rejects_a_folder_of_something_else(self, tmp_path):
         (tmp_path / "config.json").write_text("{}")
         (tmp_path / "model.safetensors").write_bytes(b"")
         with pytest.raises(UserError, match="is not a complete safetensors file"):

@@ -145,6 +145,6 @@ class TestHeldOut:
         assert (len(training), len(held_out)) == (32, 8)
         assert not set(points[training]) & set(points[held_out])
 
-    def test_one_point_is_refused(self):
+    def test_one_point_is_rejected(self):
         with pytest.raises(UserError, match="at least 2 points, one of them held out"):
             split_points(np.zeros(2), np.zeros(2), 0.5, 0)

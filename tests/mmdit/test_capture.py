@@ -20,7 +20,7 @@ TIMESTEPS = np.array([1000, 742.5, 8.9], np.float32)
 
 @pytest.fixture(scope="module")
 def batch():
-    """Three points at three time steps, each with its prompt and without."""
+    """Three points at three timesteps, each with its prompt and without."""
     rng = np.random.default_rng(0)
     xs = rng.standard_normal((3, 8, 8, 16)).astype(np.float16)
     shapes = (3, 2, 20, 128), (3, 2, 128)

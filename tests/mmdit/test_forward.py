@@ -16,7 +16,7 @@ from tools.reference import copy_transformer, create_transformer
 
 
 def predict_by_diffusionkit(model, latents, context, pooled, timestep):
-    """One call of DiffusionKit's transformer: one row of text per latent, one time step for all."""
+    """One call of DiffusionKit's transformer: one row of text per latent, one timestep for all."""
     model = copy_transformer(model)
     timestep = mx.array([timestep])
     model.cache_modulation_params(pooled, timestep)
@@ -57,7 +57,7 @@ def test_both_halves_of_a_guided_batch_equal_diffusionkit(transformer, condition
         assert measure_error(velocity[index + 6], reference[1]) <= 1e-5
 
 
-def test_prompts_and_time_steps_mix_in_one_batch(transformer, conditions, latents):
+def test_prompts_and_timesteps_mix_in_one_batch(transformer, conditions, latents):
     timesteps = [1000.0, 742.5, 103.7, 8.93]
     order = [2, 0, 3, 1, 2, 0]
     velocity = predict_velocity(
@@ -159,7 +159,7 @@ class TestOneBlock:
         (replace(config.FLUX_SCHNELL, parallel_mlp_for_unified_blocks=False), "unified blocks whose MLP follows"),
     ],
 )
-def test_a_transformer_it_cannot_run_is_refused(sizes, words):
+def test_a_transformer_it_cannot_run_is_rejected(sizes, words):
     with pytest.raises(UserError, match=words):
         refuse_unsupported(sizes)
 

@@ -146,14 +146,14 @@ class TestOneLayer:
         linears = bind_one(weight, bias, InputGrid(16, "none", migration=migration))
         assert_near(compute(linears, 0.5, x), (x / migration) @ weight.T + bias)
 
-    def test_a_table_of_another_length_is_refused(self, weight, bias):
+    def test_a_table_of_another_length_is_rejected(self, weight, bias):
         with pytest.raises(ValueError, match=r"mm_00\.image\.mlp\.fc2 has 2 steps for 3 noise levels"):
             bind_one(weight, bias, InputGrid(8, "lut", STEPS[:2]))
 
     @pytest.mark.parametrize(
         ("policy", "bits", "steps"), [("lut", TIERS[:2], STEPS), ("static", TIERS, STEPS[:1]), ("dynamic", TIERS, None)]
     )
-    def test_bits_without_a_step_for_each_are_refused(self, weight, bias, policy, bits, steps):
+    def test_bits_without_a_step_for_each_are_rejected(self, weight, bias, policy, bits, steps):
         with pytest.raises(ValueError, match=rf"mm_00\.image\.mlp\.fc2 has {len(bits)} bit widths"):
             bind_one(weight, bias, InputGrid(bits, policy, steps))
 

@@ -37,7 +37,7 @@ def install(tmp_path, miniature_files, monkeypatch):
 
 
 def refuse(action):
-    """The two lines of its refusal."""
+    """The two lines of its rejection."""
     with pytest.raises(UserError) as caught:
         action()
     lines = str(caught.value).splitlines()
@@ -51,7 +51,7 @@ def fetch(weights_from=CHECKPOINT_REPO):
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("kind", CODED)
-def test_a_type_that_needs_decoding_is_refused_by_name(install, miniature_files, part, kind):
+def test_a_type_that_needs_decoding_is_rejected_by_name(install, miniature_files, part, kind):
     file, names, load_part = PARTS[part]
     install({file: forms.convert(miniature_files[file], CODED[kind], names)})
     changed_names = {name for name in load(miniature_files[file]) if names in name}
@@ -64,7 +64,7 @@ def test_a_type_that_needs_decoding_is_refused_by_name(install, miniature_files,
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_fp8_with_scales_is_refused_by_name(install, miniature_files, part):
+def test_fp8_with_scales_is_rejected_by_name(install, miniature_files, part):
     file, names, load_part = PARTS[part]
     install({file: forms.scale(miniature_files[file], names)})
     for action in (fetch, lambda: load_part(create())):

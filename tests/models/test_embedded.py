@@ -13,7 +13,7 @@ LIMIT = 20 * 2**20  # bytes, of all files of the model
 ODD_PROMPTS = ["", "a red circle", "ünïcode 红色", "word " * 200, "a small zebra left of a large sofa"]
 
 
-def test_the_files_are_small_and_half_precision():
+def test_the_files_are_small_and_fp16():
     files = list(embedded.FOLDER.iterdir())
     assert sum(file.stat().st_size for file in files) <= LIMIT
     for file in embedded.FOLDER.glob("*.safetensors"):
@@ -84,7 +84,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [mx.uint8, mx.int32])
-def test_weights_that_need_decoding_are_refused(tmp_path, dtype):
+def test_weights_that_need_decoding_are_rejected(tmp_path, dtype):
     weights = mx.load(str(embedded.FOLDER / "transformer.safetensors"))
     weights["x_embedder.proj.bias"] = weights["x_embedder.proj.bias"].astype(dtype)
     mx.save_safetensors(str(tmp_path / "transformer.safetensors"), weights)

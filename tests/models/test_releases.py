@@ -125,7 +125,7 @@ def test_a_local_folder_gives_the_same(name, files, tmp_path):
     assert create(name, weights_from=str(tmp_path / "folder")).file_digests() == create(name).file_digests()
 
 
-def test_a_checkpoint_with_a_tensor_too_few_is_refused(name, files, tmp_path):
+def test_a_checkpoint_with_a_tensor_too_few_is_rejected(name, files, tmp_path):
     tensors = load(files[RELEASES[name].transformer])
     tensors.pop(next(key for key in tensors if "blocks.3" in key and key.endswith("weight")))
     save_file(tensors, tmp_path / "mine.safetensors")
@@ -136,7 +136,7 @@ def test_a_checkpoint_with_a_tensor_too_few_is_refused(name, files, tmp_path):
     assert len(str(caught.value).splitlines()) == 2
 
 
-def test_another_models_repository_is_refused(name):
+def test_another_models_repository_is_rejected(name):
     with pytest.raises(UserError, match=f"set it to {RELEASES[name].repo}"):
         create(name, weights_from=CHECKPOINT_REPO)
     assert create(name, weights_from=RELEASES[name].repo).file_digests() == create(name).file_digests()

@@ -18,7 +18,7 @@ from tools.miniature import cache
 
 PROMPTS, NEGATIVE = ["a red circle on the table", "a photo of a tabby cat 2"], "blue square"
 HEIGHT, WIDTH, STEPS, CFG_WEIGHT, SEED = 64, 96, 2, 4.0, 5
-# The Euler steps add up the rounding of 24 blocks in another order: measured 3e-6 in single precision, 4e-3 in half.
+# The Euler steps add up the rounding of 24 blocks in another order: measured 3e-6 in fp32, 4e-3 in half.
 TOLERANCE = {mx.float32: 2e-5, mx.float16: 1e-2}
 
 
@@ -129,7 +129,7 @@ def keep_latents(pipeline, monkeypatch):
 @pytest.mark.parametrize("half", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_without_t5_the_latents_equal_the_pipelines(miniature, monkeypatch, half):
     dtype = mx.float16 if half else mx.float32
-    if half:  # the polynomials of a CPU are for single precision
+    if half:  # the polynomials of a CPU are for fp32
         monkeypatch.setitem(elementwise.KERNELS, mx.cpu, elementwise.KERNELS[mx.gpu])
     model, pipeline = create(use_t5=False, dtype=dtype), create_pipeline(use_t5=False, half=half)
     cs, cs_pooled = model.encode_prompts(PROMPTS, NEGATIVE)

@@ -51,7 +51,7 @@ def test_zeros_stay_zeros():
     assert quantize_dequantize(mx.zeros((2, 3)), compute_step(0.0, 8), 8).tolist() == [[0] * 3] * 2
 
 
-def test_half_precision_is_kept():
+def test_fp16_is_kept():
     assert quantize_dequantize(mx.ones((2,), mx.float16), 0.1, 8).dtype == mx.float16
 
 
@@ -68,7 +68,7 @@ def test_a_gaussian_at_8_bits_keeps_35_db():
 
 
 def test_a_range_taken_for_a_step_size_loses_everything():
-    """Dividing by the largest magnitude itself leaves the codes -1, 0 and 1: less than 1 dB."""
+    """Dividing by the absmax itself leaves the codes -1, 0 and 1: less than 1 dB."""
     x = np.random.default_rng(1).standard_normal(20_000).astype(np.float32)
     absmax = float(np.abs(x).max())
     assert compute_sqnr(x, np.array(quantize_dequantize(mx.array(x), absmax, 8))) < 1

@@ -135,7 +135,7 @@ def test_without_a_choice_in_common_there_is_no_uniform_one():
     assert found == {"uniform": {}, "mixed": {name: own[0] for name, own in options.items()}}
 
 
-def test_a_size_below_the_smallest_options_is_refused():
+def test_a_size_below_the_smallest_options_is_rejected():
     options = draw_options(0)
     least = {name: min(own, key=lambda option: option.size) for name, own in options.items()}
     assert search_sizes(options, total(least, "size"))["mixed"] == least

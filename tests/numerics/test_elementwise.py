@@ -32,7 +32,7 @@ def measure_units(found, exact):
     return (np.abs(found - exact) / np.spacing(np.abs(exact).astype(np.float32))).max()
 
 
-def test_gelu_is_as_precise_as_single_precision():
+def test_gelu_is_as_precise_as_fp32():
     x = np.concatenate([np.geomspace(1e-30, 1e-3, 20000), np.linspace(1e-3, 30, 80000), [1e4, 1e30]]).astype(np.float32)
     above, below = (np.array(approximate_gelu(mx.array(sign * x))) for sign in (1, -1))
     assert measure_units(above, compute_gelu(x.astype(float))) <= 3.5
@@ -46,7 +46,7 @@ def test_gelu_is_more_precise_than_that_of_mlx():
     assert np.abs(errors[0]).max() <= np.abs(errors[1]).max()
 
 
-def test_powers_of_two_are_as_precise_as_single_precision():
+def test_powers_of_two_are_as_precise_as_fp32():
     y = np.linspace(-126, 127, 500001).astype(np.float32)
     assert measure_units(np.array(exponentiate(mx.array(y))), np.exp2(y.astype(float))) <= 1.2
     whole = np.arange(-126.0, 128.0, dtype=np.float32)
@@ -89,7 +89,7 @@ def test_softmax_of_what_is_not_finite_is_not_finite(broken):
     assert np.isfinite(weights[1]).all()
 
 
-def test_softmax_of_half_precision_is_that_of_single_precision():
+def test_softmax_of_fp16_is_that_of_fp32():
     scores = mx.random.normal((4, 9), key=mx.random.key(3)).astype(mx.float16)
     found = approximate_softmax(scores, 0.5)
     assert found.dtype == mx.float16

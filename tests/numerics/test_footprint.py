@@ -15,7 +15,7 @@ def test_a_row_takes_what_was_measured(tokens):
     assert count_row_bytes(tokens, WIDTH) / 1e6 == pytest.approx(MEASURED[tokens], rel=0.01)
 
 
-def test_half_precision_holds_no_scores():
+def test_fp16_holds_no_scores():
     assert count_row_bytes(845, WIDTH, itemsize=2) == 2 * 10 * 845 * WIDTH
 
 

@@ -118,7 +118,7 @@ def test_a_hessian_is_the_sum_over_all_rows():
     np.testing.assert_allclose(in_parts, slow, rtol=1e-4, atol=1e-6 * np.abs(slow).max())
 
 
-def test_a_hessian_that_cannot_be_factorized_is_refused():
+def test_a_hessian_that_cannot_be_factorized_is_rejected():
     weight, grid, _, hessian = draw(8)
     hessian[3, 5] = hessian[5, 3] = 10 * np.diag(hessian).max()
     with pytest.raises(ValueError, match=r"not positive definite with a damping of 0\.01; raise the damping"):
@@ -126,7 +126,7 @@ def test_a_hessian_that_cannot_be_factorized_is_refused():
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_inputs_that_are_not_finite_are_refused(broken):
+def test_inputs_that_are_not_finite_are_rejected(broken):
     weight, grid, x, hessian = draw(8)
     x[17, 3] = broken
     with np.errstate(invalid="ignore"):

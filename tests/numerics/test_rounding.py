@@ -1,4 +1,4 @@
-"""Learned rounding is AdaRound's: its rectified sigmoid, its regulariser and its schedules."""
+"""Learned rounding is AdaRound's: its rectified sigmoid, its regularizer and its schedules."""
 
 import mlx.core as mx
 import numpy as np
@@ -50,7 +50,7 @@ def test_the_slope_is_zero_where_it_is_saturated():
 
 
 @pytest.mark.parametrize("beta", [20.0, 7.3, 2.0])
-def test_the_regularisers_gradient_is_its_numerical_derivative(beta):
+def test_the_regularizers_gradient_is_its_numerical_derivative(beta):
     h = np.concatenate([np.linspace(0.001, 0.999, 300), [0.5]])
 
     def sum_regulariser(h):
@@ -61,7 +61,7 @@ def test_the_regularisers_gradient_is_its_numerical_derivative(beta):
     np.testing.assert_allclose(found, slow, atol=1e-4 * beta)
 
 
-def test_descending_the_regulariser_drives_to_the_nearer_end():
+def test_descending_the_regularizer_drives_to_the_nearer_end():
     gradient = np.array(rounding.differentiate_regulariser(mx.array([0.2, 0.5, 0.8]), 1.0, 2.0))
     assert gradient[0] > 0 == gradient[1] > gradient[2]
 
@@ -72,7 +72,7 @@ def test_the_exponent_falls_linearly_after_the_warm_up():
     np.testing.assert_allclose(found[200:], np.linspace(20, 2, 801))
 
 
-def test_without_a_warm_up_the_regulariser_is_on_from_the_start():
+def test_without_a_warm_up_the_regularizer_is_on_from_the_start():
     assert rounding.compute_beta(0, ITERATIONS, 0, ENDS) == 20
 
 

@@ -33,11 +33,11 @@ def test_sigmas_fall_from_one_to_zero():
     assert sigmas[-2] == pytest.approx(0.00893, abs=1e-5)
 
 
-def test_without_a_shift_sigma_is_the_time_step():
+def test_without_a_shift_sigma_is_the_timestep():
     np.testing.assert_allclose(np.array(schedule.shift_sigma(mx.array([0.0, 250.0, 1000.0]), 1.0)), [0, 0.25, 1])
 
 
-def test_time_steps_are_those_of_diffusionkit():
+def test_timesteps_are_those_of_diffusionkit():
     sigmas = schedule.compute_sigmas(25, 3.0)
     assert mx.array_equal(schedule.compute_timesteps(sigmas), sampler.ModelSamplingDiscreteFlow(3.0).timestep(sigmas))
 

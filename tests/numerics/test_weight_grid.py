@@ -218,18 +218,18 @@ def test_weights_below_the_normal_range_of_fp16_survive(weight, symmetric, span)
 
 @pytest.mark.parametrize("value", [7e4, np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize(("symmetric", "span"), KINDS)
-def test_what_fp16_cannot_hold_is_refused(weight, value, symmetric, span):
+def test_what_fp16_cannot_hold_is_rejected(weight, value, symmetric, span):
     weight[3, 7] = value
     with pytest.raises(ValueError, match="not finite, or beyond the range of fp16"):
         weight_grid.choose_grid(weight, make_rule(4, 64, symmetric, range=span))
 
 
-def test_a_bias_that_overflows_is_refused_though_its_weights_are_held():
+def test_a_bias_that_overflows_is_rejected_though_its_weights_are_held():
     with pytest.raises(ValueError, match="beyond the range of fp16"):
         weight_grid.choose_grid(np.full((1, 64), 6e4), make_rule(2, 64, True))
 
 
 @pytest.mark.parametrize(("width", "size"), [(96, 64), (48, "row")])
-def test_a_width_that_does_not_divide_is_refused(width, size):
+def test_a_width_that_does_not_divide_is_rejected(width, size):
     with pytest.raises(ValueError, match=f"{width} inputs are not a multiple of the group size"):
         weight_grid.choose_grid(np.zeros((2, width), np.float32), make_rule(group_size=size))

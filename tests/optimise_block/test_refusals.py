@@ -77,7 +77,7 @@ def test_a_block_that_lacks_a_file_is_made_again(copy, name):
 # What it is made of
 
 
-def test_an_unknown_block_is_refused(folder):
+def test_an_unknown_block_is_rejected(folder):
     write_json(folder / "params.json", configure(folder) | {"block": "mm_05"})
     with pytest.raises(UserError, match="mm_05: the model embedded has the blocks mm_00, mm_01, mm_02, mm_03, mm_04"):
         optimise_block.main(list_arguments(folder, "mm_05"))
@@ -92,7 +92,7 @@ def test_a_missing_part_is_named(folder):
         optimise_block.main(list_arguments(folder, inputs=[*one, folder / "block_inputs.zarr" / "02"]))
 
 
-def test_inputs_of_another_model_are_refused(folder):
+def test_inputs_of_another_model_are_rejected(folder):
     for part in list_arguments(folder).inputs:
         seal = read_group_seal(part)
         inputs = seal["inputs"] | {"model": dict.fromkeys(seal["inputs"]["model"], "0" * 64)}
@@ -147,7 +147,7 @@ def write_small(folder: Path, parameters: plan.Parameters) -> Path:
         ("full_precision", "mm_01", ("mm_00",)),
     ],
 )
-def test_other_blocks_before_than_the_chain_needs_are_refused(folder, how, block, before):
+def test_other_blocks_before_than_the_chain_needs_are_rejected(folder, how, block, before):
     for name in before:
         configure(folder, name)
         small_block = select_block(select("optimise_block", engine="rtn", block_inputs=how), name)

@@ -1,4 +1,4 @@
-"""What keys demand of each other is checked when a run is planned: what planning takes, no job refuses."""
+"""What keys demand of each other is checked when a run is planned: what planning takes, no job rejects."""
 
 import re
 from argparse import Namespace
@@ -63,7 +63,7 @@ def gather(config, prompts):
 
 
 def run_choices(config, folder):
-    """What the jobs choose of the points, and refuse: captured ones, those of a block, observed ones."""
+    """What the jobs choose of the points, and reject: captured ones, those of a block, observed ones."""
     points = gather(config, 3)
     params = folder / "capture_blocks.json"
     write_json(params, plan.select_parameters("capture_blocks", config, ["a"] * 3))
@@ -86,7 +86,7 @@ def run_choices(config, folder):
 
 @settings(max_examples=200, **QUIETLY)
 @given(changes=small)
-def test_what_planning_takes_no_job_refuses(tmp_path_factory, changes):
+def test_what_planning_takes_no_job_rejects(tmp_path_factory, changes):
     try:
         config = configuration.complete(changes, SCHEMA)
     except ValueError:
@@ -96,7 +96,7 @@ def test_what_planning_takes_no_job_refuses(tmp_path_factory, changes):
 
 @settings(max_examples=300, **QUIETLY)
 @given(changes=small)
-def test_what_a_refusal_says_to_do_ends_it(changes):
+def test_what_a_rejection_says_to_do_ends_it(changes):
     for _ in range(6):
         try:
             configuration.complete(changes, SCHEMA)
@@ -104,7 +104,7 @@ def test_what_a_refusal_says_to_do_ends_it(changes):
         except ValueError as error:
             key, other, value, _ = CURE.match(str(error)).groups()
         changes = changes | {other or key: int(value)}
-    pytest.fail(f"still refused: {changes}")
+    pytest.fail(f"still rejected: {changes}")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_what_a_refusal_says_to_do_ends_it(changes):
         ),
     ],
 )
-def test_relations_that_were_found_by_jobs_are_refused_at_planning(changes, line):
+def test_relations_that_were_found_by_jobs_are_rejected_at_planning(changes, line):
     with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
         configuration.complete(changes, SCHEMA)
     assert str(caught.value) == line
@@ -163,7 +163,7 @@ SEARCHED = {
 
 @pytest.mark.parametrize("rules", SEARCHED.values(), ids=SEARCHED)
 def test_the_least_size_is_that_of_the_search(rules):
-    """Of the embedded model: what planning takes is found, and what it refuses is not."""
+    """Of the embedded model: what planning takes is found, and what it rejects is not."""
     config = configuration.complete({"weights": rules}, SCHEMA)
     parameters = plan.select_parameters("search_bits", config, [])
     shapes = read_shapes(config)
@@ -197,7 +197,7 @@ def test_the_least_size_is_that_of_the_search(rules):
         ("extract_features", {"model": "sd3-medium"}, "inception: the embedded model's classifier cannot judge"),
     ],
 )
-def test_a_stage_with_nothing_to_work_on_is_refused_where_it_is_asked_for(stage, changes, words):
+def test_a_stage_with_nothing_to_work_on_is_rejected_where_it_is_asked_for(stage, changes, words):
     config = configuration.complete(changes, SCHEMA)
     refuse_stage("optimise_block", config)
     with pytest.raises(ValueError, match=rf"^{words}[^\n]+$"):

@@ -131,7 +131,7 @@ def read_with_default(preset: str) -> dict:
         ({"mixed_bits_budget": 4}, "mixed_bits_budget: unknown key"),
     ],
 )
-def test_bad_values_are_refused_in_one_line_that_names_the_key(changes, words):
+def test_bad_values_are_rejected_in_one_line_that_names_the_key(changes, words):
     with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
         configuration.complete(changes, SCHEMA)
     assert words in str(caught.value)
@@ -148,7 +148,7 @@ MIGRATING = {"layers": "*.fc2", "bits": 8, "migration": True}
         ({"activations": [MIGRATING | {"policy": "dynamic"}]}, "the policy dynamic keeps none"),
     ],
 )
-def test_a_migration_that_cannot_be_learned_is_refused_in_one_line_with_the_cure(changes, words):
+def test_a_migration_that_cannot_be_learned_is_rejected_in_one_line_with_the_cure(changes, words):
     with pytest.raises(
         ValueError, match=r"^activations: the migration of \*\.fc2 [^\n]+ set migration to false"
     ) as caught:
@@ -200,7 +200,7 @@ def test_true_and_false_may_come_from_a_command_line(word, value):
 
 
 @pytest.mark.parametrize("key", ["weights_from", "use_t5", "height", "width"])
-def test_what_another_model_is_made_of_is_refused(key):
+def test_what_another_model_is_made_of_is_rejected(key):
     value = configuration.complete({}, SCHEMA)[key]
     with pytest.raises(ValueError, match=f"{key}: the model embedded does not read it") as caught:
         configuration.load({key: value})
@@ -211,7 +211,7 @@ def test_what_another_model_is_made_of_is_refused(key):
 @pytest.mark.parametrize(
     "url", ["s3://key:a-secret@bucket/run", "bucket/a-secret", "s3://", "s3:///a-secret", "s3://a b"]
 )
-def test_a_url_that_is_none_or_holds_credentials_is_refused_and_not_repeated(url):
+def test_a_url_that_is_none_or_holds_credentials_is_rejected_and_not_repeated(url):
     with pytest.raises(ValueError, match=r"trajectories_url: .* change it") as caught:
         configuration.complete({"trajectories_url": url}, configuration.load_schema())
     assert "a-secret" not in str(caught.value)

@@ -18,7 +18,7 @@ NOBODY = 65534
 
 
 def refuse(**changes):
-    """The line that refuses a configuration."""
+    """The line that rejects a configuration."""
     with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
         configuration.load(changes)
     return str(caught.value)
@@ -96,7 +96,7 @@ def test_a_file_in_a_folders_place_among_the_results_is_named(tmp_path):
     ("mode", "words"), [(0o555, "is not writable; change its permissions"), (0o333, "is not readable; fix that")]
 )
 @pytest.mark.parametrize("below", ["", "new"])
-def test_results_that_may_not_be_read_or_written_are_refused(mode, words, below, open_folder):
+def test_results_that_may_not_be_read_or_written_are_rejected(mode, words, below, open_folder):
     place = open_folder / "x"
     place.mkdir()
     place.chmod(mode)
@@ -142,7 +142,7 @@ class TestReferences:
     def refuse(self, path):
         return refuse(results_dir="results", reference_pictures=str(path))
 
-    def test_a_missing_folder_a_file_and_a_link_are_refused(self, folder):
+    def test_a_missing_folder_a_file_and_a_link_are_rejected(self, folder):
         (folder / "file").touch()
         (folder / "link").symlink_to("/mnt/unmounted")
         assert self.refuse(folder / "none").endswith(
@@ -180,7 +180,7 @@ class TestWeights:
     def test_the_repositories_are_those_that_are_known(self):
         assert set(path_checks.REPOSITORIES.values()) == set(TITLES)
 
-    def test_weights_that_are_nowhere_are_refused(self, tmp_path):
+    def test_weights_that_are_nowhere_are_rejected(self, tmp_path):
         (tmp_path / "link").symlink_to("/mnt/unmounted")
         assert f"weights_from: there is no {tmp_path / 'none'}; name a folder" in self.refuse(tmp_path / "none")
         assert "which cannot be reached" in self.refuse(tmp_path / "link")
@@ -189,7 +189,7 @@ class TestWeights:
     def test_the_home_of_an_unknown_user_is_nowhere(self):
         assert "there is no ~nobody-of-this-name/sd3" in self.refuse("~nobody-of-this-name/sd3")
 
-    def test_another_models_repository_is_refused_with_the_right_one(self):
+    def test_another_models_repository_is_rejected_with_the_right_one(self):
         own, other = path_checks.REPOSITORIES["sd3-medium"], path_checks.REPOSITORIES["flux-schnell"]
         assert self.refuse(other).endswith(f"set it to {own}")
         assert "there is no someone/else; name" in self.refuse("someone/else")

@@ -1,4 +1,4 @@
-"""Files and JSON that anyone may have written: what is read, and what is refused in a few words."""
+"""Files and JSON that anyone may have written: what is read, and what is rejected in a few words."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def test_a_file_larger_than_allowed_is_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_a_pipe_a_folder_and_a_device_are_refused_at_once(make, tmp_path):
+def test_a_pipe_a_folder_and_a_device_are_rejected_at_once(make, tmp_path):
     make(tmp_path / "x")
     with pytest.raises(OSError, match="it is not a regular file"):
         open_plain(tmp_path / "x")
@@ -60,6 +60,6 @@ def test_nesting_has_a_bound():
         ('{"\\udfff": 1}', "lone surrogate"),
     ],
 )
-def test_what_no_writer_of_ours_leaves_is_refused(text, words):
+def test_what_no_writer_of_ours_leaves_is_rejected(text, words):
     with pytest.raises(ValueError, match=words):
         parse_json(text)

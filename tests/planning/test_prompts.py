@@ -1,4 +1,4 @@
-"""The prompts of a file: what counts as one, in which formats, and what is refused with its line."""
+"""The prompts of a file: what counts as one, in which formats, and what is rejected with its line."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ def read(tmp_path):
 
 @pytest.fixture
 def refuse(read):
-    """refuse(name, text): the one line that refuses it."""
+    """reject(name, text): the one line that rejects it."""
 
     def call(name, text):
         with pytest.raises(ValueError, match=r"^prompts: [^\n]+$") as caught:
@@ -38,7 +38,7 @@ def test_prompts_are_the_nonblank_lines_of_a_utf8_file(read):
 
 
 @pytest.mark.parametrize(("content", "words"), [(b" \n\n", "has no prompt"), (b"\xff\xfe\x00", "not UTF-8")])
-def test_a_prompt_file_that_cannot_be_used_is_refused_in_one_line(refuse, content, words):
+def test_a_prompt_file_that_cannot_be_used_is_rejected_in_one_line(refuse, content, words):
     assert words in refuse("prompts.txt", content)
 
 
@@ -92,7 +92,7 @@ class TestTables:
     def test_quotes_around_a_cell_with_a_tab_are_around_it(self, read):
         assert read("x.tsv", 'prompt\tnote\n"a red\tcircle"\tx\n') == ["a red circle"]
 
-    def test_quotes_that_may_belong_to_a_cell_or_not_are_refused(self, refuse):
+    def test_quotes_that_may_belong_to_a_cell_or_not_are_rejected(self, refuse):
         line = refuse("x.tsv", 'prompt\tnote\nhello\tx\n"hello"\tx\n')
         assert line.endswith("line 3: quotes around a cell may belong to it or not; save the table as CSV")
 
@@ -118,10 +118,10 @@ class TestTables:
             ("", "has no row with a column prompt or caption"),
         ],
     )
-    def test_a_row_that_is_not_what_it_seems_is_refused_by_its_line(self, refuse, text, words):
+    def test_a_row_that_is_not_what_it_seems_is_rejected_by_its_line(self, refuse, text, words):
         assert words in refuse("prompts.csv", text)
 
-    def test_a_row_of_a_megabyte_is_refused_by_its_line(self, refuse):
+    def test_a_row_of_a_megabyte_is_rejected_by_its_line(self, refuse):
         assert "line 2 begins a row that does not end" in refuse("x.csv", "prompt\n" + "x" * 1_000_000 + "\n")
 
     def test_no_prompt_of_a_table_is_lost(self, read, tmp_path):
@@ -161,7 +161,7 @@ class TestJson:
             ("x.json", "[]", "has no prompt"),
         ],
     )
-    def test_what_has_no_prompt_is_refused_by_its_place(self, refuse, name, text, words):
+    def test_what_has_no_prompt_is_rejected_by_its_place(self, refuse, name, text, words):
         assert words in refuse(name, text)
 
 
@@ -176,7 +176,7 @@ class TestOtherNames:
             ('{"prompt": "a"}\n{"prompt": "b"}\n', ".jsonl"),
         ],
     )
-    def test_tables_and_json_by_the_name_of_text_are_refused_with_a_better_name(self, refuse, text, suffix):
+    def test_tables_and_json_by_the_name_of_text_are_rejected_with_a_better_name(self, refuse, text, suffix):
         assert f"rename it to prompts{suffix}" in refuse("prompts.txt", text)
 
     @pytest.mark.parametrize("text", ["[a] red circle\n", "{a} red circle\n", "neon sign, text, dark\n", "42\n"])
@@ -184,5 +184,5 @@ class TestOtherNames:
         assert read("prompts.txt", text) == [text.strip()]
 
     @pytest.mark.parametrize("name", ["x.yaml", "x.md", "x.parquet", "x.XLSX"])
-    def test_formats_that_are_not_read_are_refused_by_name(self, refuse, name):
+    def test_formats_that_are_not_read_are_rejected_by_name(self, refuse, name):
         assert "has an unsupported format; save it as one prompt per line (.txt)" in refuse(name, "- a red circle\n")

@@ -100,7 +100,7 @@ def test_more_parts_than_points_leave_empty_parts(study):
     assert read_tensors(parts[-1]) == {}
 
 
-def test_fewer_points_than_steps_are_refused(study):
+def test_fewer_points_than_steps_are_rejected(study):
     params = study.params("collect_activations")
     write_json(params, read_json(params) | {"statistics_points": 2})
     with pytest.raises(UserError, match="statistics_points: 2 is too few for 3 steps; set it to 3 or more"):
@@ -117,12 +117,12 @@ def test_a_value_that_is_not_finite_is_named(study, points):
         study.collect(study.list_parts()[0])
 
 
-def test_a_changed_calibration_set_is_refused(study):
+def test_a_changed_calibration_set_is_rejected(study):
     zarr.open_group(study.calibration)["xs"][0] = 0
     with pytest.raises(UserError, match="xs does not match its seal"):
         study.collect(study.list_parts()[0])
 
 
-def test_a_part_that_does_not_exist_is_refused(finished, tmp_path):
+def test_a_part_that_does_not_exist_is_rejected(finished, tmp_path):
     with pytest.raises(UserError, match="--shard 02: no such shard; choose one from 00 to 01"):
         finished.collect(tmp_path / "02.safetensors")

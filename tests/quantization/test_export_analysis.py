@@ -52,7 +52,7 @@ def test_layers_that_read_one_input_agree(exports):
     assert exports["flat"][Q] != exports["flat"][FC2]
 
 
-def test_scales_are_largest_magnitudes_and_said_to_be(exports, numbers):
+def test_scales_are_absmax_values_and_described_as_such(exports, numbers):
     temporal, absmax = exports["temporal"], numbers[FC2]["absmax"]
     assert temporal["format"] == "layer_temporal_analysis_v4"
     assert temporal["layer_scale_summary"][FC2] == {
@@ -60,7 +60,7 @@ def test_scales_are_largest_magnitudes_and_said_to_be(exports, numbers):
         "min_scale": min(absmax),
         "max_scale": max(absmax),
     }
-    assert "largest magnitude" in temporal["scale_is"]
+    assert "absmax" in temporal["scale_is"]
     assert "not a step size" in temporal["scale_is"]
     assert temporal["drift"][FC2] == pytest.approx(max(absmax) / min(absmax))
 
@@ -109,7 +109,7 @@ def test_exporting_again_gives_the_same_bytes(finished, paths, tmp_path):
     assert [path.read_bytes() for path in again.values()] == [path.read_bytes() for path in paths.values()]
 
 
-def test_statistics_without_quantiles_of_all_steps_are_refused(finished, tmp_path):
+def test_statistics_without_quantiles_of_all_steps_are_rejected(finished, tmp_path):
     old = json.loads(finished.statistics.read_text())
     for described in old["inputs"].values():
         described.pop("overall")

@@ -84,7 +84,7 @@ def test_nothing_absolute_is_written(finished):
     assert str(finished.folder) not in finished.statistics.read_text()
 
 
-def test_a_changed_part_is_refused(study):
+def test_a_changed_part_is_rejected(study):
     for part in study.list_parts():
         study.collect(part)
     part = study.list_parts()[1]
@@ -93,7 +93,7 @@ def test_a_changed_part_is_refused(study):
         study.merge()
 
 
-def test_parts_of_different_making_are_refused(study):
+def test_parts_of_different_making_are_rejected(study):
     for part in study.list_parts():
         study.collect(part)
     study.configure(statistics_shards=2, statistics_points=3)
@@ -102,7 +102,7 @@ def test_parts_of_different_making_are_refused(study):
         study.merge()
 
 
-def test_a_missing_part_is_refused(study):
+def test_a_missing_part_is_rejected(study):
     study.collect(study.list_parts()[0])
     study.list_parts = lambda: [study.folder / "activations" / "shards" / "00.safetensors"]
     with pytest.raises(UserError, match="shards 00, 01 are needed and 00 are named"):

@@ -150,7 +150,7 @@ def test_mixed_widths_and_groups_load_from_the_config_alone(study, original):
     assert f"{BLOCK_1}.attn.q_proj" not in packed.config["quantization"]
 
 
-def test_what_no_rule_names_is_kept_as_half_precision(finished, original):
+def test_what_no_rule_names_is_kept_as_fp16(finished, original):
     tensors = read_packed(finished.quantized).tensors
     quantized = read_json(finished.quantized / "config.json")["quantization"]
     for key, value in original.items():
@@ -228,7 +228,7 @@ def migrate(study):
     write_rounded_blocks(study.folder / "adaround", read_json(study.params("optimise_block")), inputs=inputs)
 
 
-def test_stock_mlx_refuses_a_migrated_layer_by_name(migrated):
+def test_stock_mlx_rejects_a_migrated_layer_by_name(migrated):
     migrated.pack(list_blocks(migrated))
     packed = read_packed(migrated.quantized)
     assert packed.config["migrated"] == [f"{BLOCK_1}.mlp.fc2"]
@@ -240,7 +240,7 @@ def test_stock_mlx_refuses_a_migrated_layer_by_name(migrated):
 UNIFORM = {"weights": [{"layers": "*", "bits": 4, "group_size": 64}]}
 
 
-def test_the_uniform_layout_refuses_migrated_layers(migrated, tmp_path):
+def test_the_uniform_layout_rejects_migrated_layers(migrated, tmp_path):
     migrated.configure(**UNIFORM)
     migrate(migrated)
     with pytest.raises(UserError, match=f"uniform-g64 cannot hold migrated weights: {FC2}; "):
@@ -321,7 +321,7 @@ def test_searched_bits_are_packed_as_the_blocks_have_them(study, original, tmp_p
     assert_holds_blocks(load_plainly(study.quantized), read_learned(study), [], original)
 
 
-def test_another_search_than_the_blocks_is_refused(scrambled, tmp_path):
+def test_another_search_than_the_blocks_is_rejected(scrambled, tmp_path):
     """Nothing is rounded to nearest in silence where codes of other widths are asked for."""
     mixed = tmp_path / "mixed_bits.json"
     write_json(mixed, MIXED | {"mixed": {"layers": {FC2: {"bits": 3, "group_size": 64}}}})

@@ -1,4 +1,4 @@
-"""Blocks and weights that cannot be packed are refused by name, and nothing is written."""
+"""Blocks and weights that cannot be packed are rejected by name, and nothing is written."""
 
 import shutil
 
@@ -109,6 +109,6 @@ def test_layers_whose_width_does_not_divide_are_named():
     pack_weights.check_widths(LAYERS, weights, rows)
 
 
-def test_weights_beyond_half_precision_are_named():
+def test_weights_beyond_fp16_are_named():
     with pytest.raises(UserError, match=r"final_layer.linear.bias has values that fp16 cannot hold"):
         pack_weights.convert_weight("final_layer.linear.bias", mx.array([1e6]), "float16")

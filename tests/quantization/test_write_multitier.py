@@ -140,7 +140,7 @@ class TestRefusals:
             with pytest.raises(UserError, match="is the config that is read; give it another name"):
                 copy.write()
 
-    def test_statistics_of_another_run_are_refused(self, copy):
+    def test_statistics_of_another_run_are_rejected(self, copy):
         write_json(copy.study.statistics, read_json(copy.study.statistics) | {"steps": [1, 2, 3]})
         with pytest.raises(UserError, match=r"was not made with .*statistics\.json; run write_quant_config again"):
             copy.write()
@@ -150,7 +150,7 @@ class TestRefusals:
         with pytest.raises(UserError, match="the sensitivity of mm_04 is missing"):
             chooser.write()
 
-    def test_sensitivity_of_other_weights_is_refused(self, chooser):
+    def test_sensitivity_of_other_weights_is_rejected(self, chooser):
         for path in chooser.sensitivity:
             content = {key: value for key, value in read_json(path).items() if key != "checksum"}
             content["origin"]["model"]["transformer.safetensors"] = "0" * 64

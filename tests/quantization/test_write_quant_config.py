@@ -104,7 +104,7 @@ def test_a_second_run_gives_the_same_bytes(finished, copy):
     assert copy.quant_config.read_bytes() == finished.quant_config.read_bytes()
 
 
-def test_statistics_of_another_calibration_set_are_refused(copy):
+def test_statistics_of_another_calibration_set_are_rejected(copy):
     statistics = read_json(copy.statistics)
     statistics["origin"]["calibration"] = "0" * 64
     write_json(copy.statistics, statistics)
@@ -210,7 +210,7 @@ class TestBlocks:
         with pytest.raises(UserError, match=rf"{FC2}: .* differ in migration"):
             learned.write_config()
 
-    def test_blocks_of_another_model_are_refused(self, learned):
+    def test_blocks_of_another_model_are_rejected(self, learned):
         place = learned.quantized / "config.json"
         config = read_json(place)
         config["origin"]["model"] = {"transformer.safetensors": "0" * 64}
@@ -224,7 +224,7 @@ class TestBlocks:
         with pytest.raises(UserError, match="blocks: mm_02: named and packed ones differ"):
             learned.write_config()
 
-    def test_two_files_of_one_block_are_refused(self, learned):
+    def test_two_files_of_one_block_are_rejected(self, learned):
         folder = learned.folder / "adaround"
         for suffix in ("safetensors", "json"):
             (folder / f"again.{suffix}").write_bytes((folder / f"mm_02.{suffix}").read_bytes())
@@ -246,7 +246,7 @@ def test_a_rule_can_do_without_the_shift(copy):
 
 
 @pytest.mark.parametrize("policy", ["lut", "static"])
-def test_a_migration_that_no_block_has_determined_is_refused(copy, policy):
+def test_a_migration_that_no_block_has_determined_is_rejected(copy, policy):
     copy.configure(activations=[{"layers": "mm_*", "bits": 8, "policy": policy, "migration": True}])
     copy.quantize()
     with pytest.raises(UserError, match=r"activations: mm_00\.image\.mlp\.fc2 is to be migrated, and no block file"):

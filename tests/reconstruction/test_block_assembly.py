@@ -110,6 +110,6 @@ class TestSplit:
         assert len(training) == len(held_out) == 2
         assert {len(set(points[side])) for side in (training, held_out)} == {1}
 
-    def test_one_point_is_refused(self):
+    def test_one_point_is_rejected(self):
         with pytest.raises(UserError, match="capture_points"):
             split_points(np.array([3, 3]), np.array([1, 1]), 0.5, 0)

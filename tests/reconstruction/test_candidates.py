@@ -71,7 +71,7 @@ class TestEngines:
         nearest, gptq, found = run_engine(study, "adaround", adaround_start=start, adaround_rate=1e-12)
         expected = {"gptq": gptq, "full_precision": nearest}[start]
         share = np.mean([np.mean(codes == expected.codes[name]) for name, codes in found.codes.items()])
-        assert share > 0.999  # but for weights halfway between two levels
+        assert share > 0.999  # except weights halfway between two levels
 
     def test_learning_goes_on_from_a_state_and_tells_of_what_it_does(self, study):
         problem, _, grids, _ = study

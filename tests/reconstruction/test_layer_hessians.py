@@ -76,7 +76,7 @@ class TestEffectiveRank:
         assert measure_rank(2 * x.T @ x) == count
 
     def test_what_adaln_reads_lies_in_few_directions(self):
-        """SiLU of time step plus text: the issue measured 15 of 128 on the embedded model."""
+        """SiLU of timestep plus text: the issue measured 15 of 128 on the embedded model."""
         model = embedded.load_transformer()
         layers = [layer for layer in list_linears(5) if layer.role == "adaLN"]
         points = make_points(model)

@@ -90,7 +90,7 @@ def test_the_engine_rtn_rounds_to_nearest_whatever_the_inputs(weight):
         np.testing.assert_array_equal(part, expected)
 
 
-def test_widths_and_weights_that_do_not_fit_are_refused(weight):
+def test_widths_and_weights_that_do_not_fit_are_rejected(weight):
     x = draw_inputs(10, 4)
     with pytest.raises(ValueError, match="64 inputs are not a multiple of the group size 128"):
         round_it(weight, x, x, group_size=128)

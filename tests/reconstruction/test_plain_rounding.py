@@ -20,7 +20,7 @@ def model():
 
 
 @pytest.mark.parametrize(("plain", "size"), [(Plain(4, 4, 64), 4.5), (Plain(8, 8, 32), 9.0), (Plain(2, 2, 128), 2.25)])
-def test_bits_per_weight_count_scales_and_zero_points_in_half_precision(model, plain, size):
+def test_bits_per_weight_count_scales_and_zero_points_in_fp16(model, plain, size):
     assert bind_plain(model, plain)[1] == pytest.approx(size)
 
 
@@ -40,4 +40,4 @@ def test_layers_give_what_mlx_itself_gives(model, name):
     nn.quantize(holder, group_size=64, bits=4)
     x = mx.random.normal((3, module.weight.shape[1]), key=mx.random.key(0))
     found, wanted = np.array(linear(name, x)), np.array(holder(x.astype(mx.float16)).astype(mx.float32))
-    assert np.abs(found - wanted).max() <= 4e-3 * np.abs(wanted).max()  # the other computes in half precision
+    assert np.abs(found - wanted).max() <= 4e-3 * np.abs(wanted).max()  # the other computes in fp16

@@ -124,7 +124,7 @@ def test_an_unquantized_block_gives_the_captured_inputs_of_the_next(captured):
 
 
 def test_a_rows_outputs_do_not_depend_on_the_rows_it_is_with(captured):
-    """Nor on how many noise levels these have, if the steps are the same at all; but for rounding.
+    """Nor on how many noise levels these have, if the steps are the same at all; except rounding.
 
     Rounding can carry an input over the edge between two codes, which moves what its row gives by a part of a step.
     """

@@ -39,7 +39,7 @@ def last_block(captured):
 class TestGradients:
     @pytest.mark.parametrize("bits", [4, 8])
     def test_the_outputs_move_the_rounding_of_every_layer(self, study, flat, bits, captured):
-        """With no regulariser: where rounding an activation has a gradient of zero, only o_proj and fc2 would move."""
+        """With no regularizer: where rounding an activation has a gradient of zero, only o_proj and fc2 would move."""
         problem, rules = captured.pose(activation=ACTIVATION | {"bits": bits})
         _, quantizers, _ = set_up(problem, rules)
         settings = SETTINGS | {"adaround_weight": 0, "adaround_iterations": 1}
@@ -129,12 +129,12 @@ class TestStart:
         everything, _ = draw_batch(problem, SETTINGS | {"adaround_batch": 10**6}, (0, 0))
         assert sorted(everything.knots.tolist()) == sorted(problem.rows.knots[problem.training].tolist())
 
-    def test_the_regulariser_is_off_in_the_warm_up(self):
+    def test_the_regularizer_is_off_in_the_warm_up(self):
         settings = SETTINGS | {"adaround_iterations": 10}
         assert [choose_pressure(settings, i) for i in (0, 1, 2)] == [None, None, (0.01, 20)]
         assert choose_pressure(settings, 9)[1] == pytest.approx(20 - 18 * 7 / 8)
 
-    def test_the_regulariser_settles_what_the_outputs_leave_open(self, study, flat):
+    def test_the_regularizer_settles_what_the_outputs_leave_open(self, study, flat):
         problem, _, _, quantizers = study
         ends = []
         for weight in (0, 1.0):

@@ -281,7 +281,7 @@ def test_the_clip_chosen_costs_least_and_reaches_what_it_says(inputs_measured):
 
 @pytest.mark.parametrize("suffix", ["image.attn.q_proj", "image.mlp.fc2"])
 def test_an_inputs_error_is_that_of_the_whole_block_run_with_it(posed, inputs_measured, suffix):
-    """Written out: a step for each noise level from the largest magnitude there, after the shift behind a GELU."""
+    """Written out: a step size for each noise level from its absmax, after the post-GELU shift."""
     problem, _, _, _ = posed
     key, bits = f"{problem.block.name}.{suffix}", 6
     entry = inputs_measured[key]["tiers"][str(bits)]

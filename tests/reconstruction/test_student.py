@@ -394,7 +394,7 @@ class TestParts:
         for name in ("mm_01.image.attn.q_proj", "mm_01.image.attn.o_proj"):
             assert mx.array_equal(whole(name, x), alone(name, x))
 
-    def test_a_file_without_the_step_sizes_its_rules_ask_for_is_refused(self, table, tmp_path):
+    def test_a_file_without_the_step_sizes_its_rules_ask_for_is_rejected(self, table, tmp_path):
         file = table.files[0]
         path = tmp_path / "mm_00.safetensors"
         write_block(path, file.weights, {}, file.sigmas, file.seal["parameters"], {})
@@ -425,7 +425,7 @@ class TestGroupsOfChannels:
         np.testing.assert_array_equal(np.array(compute_token_step(mx.array(self.X), 8, 64)), np.repeat(token, 64, -1))
 
     @pytest.mark.parametrize("size", [5, 48, 128])
-    def test_a_width_that_no_whole_number_of_groups_fills_is_refused(self, size):
+    def test_a_width_that_no_whole_number_of_groups_fills_is_rejected(self, size):
         with pytest.raises(ValueError, match=f"64 channels are not a multiple of the group size {size}"):
             compute_token_step(mx.array(self.X), 8, size)
 

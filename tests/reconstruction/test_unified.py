@@ -53,7 +53,7 @@ def test_the_forward_equals_diffusionkits(model, conditions, latents, batch, sha
     assert measure_error(found, wanted) <= 1e-5
 
 
-def test_prompts_and_time_steps_mix_in_one_batch(model, conditions, latents):
+def test_prompts_and_timesteps_mix_in_one_batch(model, conditions, latents):
     timesteps, order = [1000.0, 742.5, 103.7, 8.93], [2, 0, 3, 1, 2, 0]
     found = predict_velocity(model, bind_linears(model), latents, *conditions, mx.array(timesteps), mx.array(order))
     for index, row in enumerate(order):

@@ -80,11 +80,11 @@ def test_durations_are_readable(seconds, text):
     ("number", "cure"),
     [(errno.ENOSPC, "make room"), (errno.EROFS, "make its file system writable"), (errno.EACCES, "permissions of it")],
 )
-def test_what_the_system_refuses_is_one_line_with_a_cure_even_without_a_log(monkeypatch, capsys, number, cure):
+def test_what_the_system_rejects_is_one_line_with_a_cure_even_without_a_log(monkeypatch, capsys, number, cure):
     with pytest.raises(SystemExit):
         run_entry(monkeypatch, fail(OSError(number, "refused", "results/x.zarr")))
     shown = capsys.readouterr().err
-    assert shown.startswith("error: results/x.zarr cannot be written or read (refused); ")
+    assert shown.startswith("error: results/x.zarr cannot be written or read (rejected); ")
     assert cure in shown
     assert "Traceback" not in shown
 

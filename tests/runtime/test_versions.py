@@ -26,7 +26,7 @@ def test_another_version_is_warned_about_in_one_line_even_when_both_are_recorded
 
 
 @pytest.mark.parametrize("made_with", [3, [3], [{"mlx": 3}], [{"mlx": ["0.0.1"]}], {}])
-def test_a_record_of_another_form_is_refused_with_its_cure(tmp_path, made_with):
+def test_a_record_of_another_form_is_rejected_with_its_cure(tmp_path, made_with):
     write_json(tmp_path / versions.FILE, {"made_with": made_with})
     for read in (versions.record, lambda results: list(versions.find_changes(results))):
         with pytest.raises(
@@ -36,7 +36,7 @@ def test_a_record_of_another_form_is_refused_with_its_cure(tmp_path, made_with):
 
 
 @pytest.mark.parametrize("content", ["", "{", "3", "[]", '{"made_with": []}'])
-def test_a_damaged_record_is_refused_with_its_cure(tmp_path, content):
+def test_a_damaged_record_is_rejected_with_its_cure(tmp_path, content):
     (tmp_path / versions.FILE).write_text(content)
     with pytest.raises(UserError, match=r"versions\.json is damaged.*delete it and run again"):
         list(versions.find_changes(tmp_path))

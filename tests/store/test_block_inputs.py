@@ -158,20 +158,20 @@ def test_damage_to_what_is_read_first_is_named(parts, name):
         open_block_inputs(parts)
 
 
-def test_an_unsealed_part_is_refused(parts):
+def test_an_unsealed_part_is_rejected(parts):
     edit(parts[1] / "zarr.json", lambda metadata: metadata.update(attributes={}))
     with pytest.raises(UserError, match="01 has no seal"):
         open_block_inputs(parts)
 
 
-def test_something_else_is_refused(parts, tmp_path):
+def test_something_else_is_rejected(parts, tmp_path):
     create_group(tmp_path / "other", [ArraySpec("xs", (1,), (1,), "float32")])
     write_group_seal(tmp_path / "other", make_seal({"stage": "gather_calibration"}, {}, {}))
     with pytest.raises(UserError, match=r'other was made with other parameters \(stage: "gather_calibration" there'):
         open_block_inputs([parts[0], tmp_path / "other"])
 
 
-def test_parts_of_other_parameters_or_inputs_are_refused(parts, tmp_path):
+def test_parts_of_other_parameters_or_inputs_are_rejected(parts, tmp_path):
     other = record(tmp_path / "seeded", "01", seed=1)
     with pytest.raises(UserError, match=r"seeded/01 was made with other parameters \(seed: 1 there, 0"):
         open_block_inputs([parts[0], other])
@@ -181,7 +181,7 @@ def test_parts_of_other_parameters_or_inputs_are_refused(parts, tmp_path):
         open_block_inputs(parts)
 
 
-def test_parts_that_share_a_point_are_refused(parts, tmp_path):
+def test_parts_that_share_a_point_are_rejected(parts, tmp_path):
     other = record(tmp_path / "overlap", "01", points=[1, 3, 6])
     with pytest.raises(
         UserError, match=r"overlap/01 and .*/\d\d have calibration point 6; name each shard once, or delete both"
@@ -189,7 +189,7 @@ def test_parts_that_share_a_point_are_refused(parts, tmp_path):
         open_block_inputs([parts[0], other])
 
 
-def test_a_missing_part_is_refused(parts):
+def test_a_missing_part_is_rejected(parts):
     with pytest.raises(UserError, match="shards 00, 01 are needed and 01 are named"):
         open_block_inputs(parts[1:])
 

@@ -37,7 +37,7 @@ def test_a_shard_depends_on_its_own_prompts_only(path):
 
 
 @pytest.mark.parametrize("change", [{"model": "n"}, {"negative_prompt": "x"}, {"prompts": ["a", "b"]}])
-def test_encodings_of_other_parameters_are_refused(path, change):
+def test_encodings_of_other_parameters_are_rejected(path, change):
     with pytest.raises(UserError, match=r"conditioning.json was made with other parameters"):
         open_conditioning(path, PARAMETERS | change)
 

@@ -10,7 +10,7 @@ def test_json_is_sorted_and_keeps_letters():
     assert encode_json({"b": 1, "a": "été"}) == '{\n "a": "été",\n "b": 1\n}\n'
 
 
-def test_json_refuses_nan():
+def test_json_rejects_nan():
     with pytest.raises(ValueError, match="JSON compliant"):
         encode_json({"x": float("nan")})
 
@@ -68,7 +68,7 @@ def test_a_name_is_written_only_where_it_is_found(tmp_path):
         name_below(tmp_path / "b", tmp_path / "a")
 
 
-def test_a_changed_value_and_another_kind_are_refused(tmp_path):
+def test_a_changed_value_and_another_kind_are_rejected(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"stage": "score", "seed": 1})
     assert read_json(path, stage="score") == {"stage": "score", "seed": 1}

@@ -1,4 +1,4 @@
-"""The checkpoint of a block's learning: whole or refused, and no other run's."""
+"""The checkpoint of a block's learning: whole or rejected, and no other run's."""
 
 import numpy as np
 import pytest
@@ -36,13 +36,13 @@ def test_where_nothing_is_nothing_is_read(tmp_path):
     assert read_learning(tmp_path / "learning.safetensors", "abc") is None
 
 
-def test_another_runs_checkpoint_is_refused(path):
+def test_another_runs_checkpoint_is_rejected(path):
     with pytest.raises(UserError, match=rf"{path.name} was made with other parameters or inputs"):
         read_learning(path, "abd")
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
-def test_a_damaged_checkpoint_is_refused(path, keep):
+def test_a_damaged_checkpoint_is_rejected(path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match=rf"{path.name} is damaged"):
         read_learning(path, "abc")

@@ -57,7 +57,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_arrays_are_refused_in_little_memory(tmp_path, name):
+def test_hostile_arrays_are_rejected_in_little_memory(tmp_path, name):
     write_member(tmp_path / "x.npz", HOSTILE[name])
     (tmp_path / "x.npy").write_bytes(HOSTILE[name])
     tracemalloc.start()

@@ -78,13 +78,13 @@ def test_tensors_go_by_their_names_without_the_prefix(folder, tensors):
         ({"model": {"file": "x.safetensors", "sha256": "0" * 64, "bytes": 1}}, "x.safetensors is missing"),
     ],
 )
-def test_another_config_is_refused(folder, changes, words):
+def test_another_config_is_rejected(folder, changes, words):
     write_json(folder / "config.json", read_json(folder / "config.json") | changes)
     with pytest.raises(UserError, match=words):
         read_packed(folder)
 
 
-def test_a_changed_file_is_refused(folder):
+def test_a_changed_file_is_rejected(folder):
     path = folder / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1

@@ -50,7 +50,7 @@ def test_a_flipped_bit_of_picture_or_latents_is_no_picture_that_is_drawn(seal):
         path.with_suffix(suffix).write_bytes(whole)
 
 
-def test_latents_that_are_not_finite_are_refused(tmp_path):
+def test_latents_that_are_not_finite_are_rejected(tmp_path):
     path = name_picture(tmp_path, 1)
     write_picture(path, np.zeros((8, 8, 3), np.uint8), np.full((2, 2, 4), np.nan, np.float32), ABOUT)
     with pytest.raises(UserError, match=r"0000000001\.safetensors: latents has values that are not finite"):

@@ -28,7 +28,7 @@ def write_bomb(path, width, height):
 
 
 @pytest.mark.parametrize("size", [(8193, 8193), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_unpacked(tmp_path, size):
+def test_a_picture_of_too_many_pixels_is_rejected_before_it_is_unpacked(tmp_path, size):
     write_bomb(tmp_path / "x.png", *size)
     with pytest.raises(UserError, match=r"x.png is not a readable picture"):
         read_picture(tmp_path / "x.png")
@@ -43,7 +43,7 @@ def test_no_reader_of_another_format_is_tried(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_no_plain_file_is_refused_at_once(tmp_path, make):
+def test_what_is_no_plain_file_is_rejected_at_once(tmp_path, make):
     make(tmp_path / "x.png")
     with pytest.raises(UserError, match="it is not a regular file"):
         read_picture(tmp_path / "x.png")

@@ -21,7 +21,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: Disk(10**9))
 
 
-def test_more_memory_than_there_is_is_refused_with_what_helps(machine):
+def test_more_memory_than_there_is_is_rejected_with_what_helps(machine):
     with pytest.raises(UserError) as error:
         check_memory(20 * 10**9, "drawing", "lower batch_size")
     assert str(error.value) == "drawing takes about 20.0 GB of memory, of 16.0 GB; lower batch_size"
@@ -39,7 +39,7 @@ def test_what_fits_is_not_mentioned(machine, caplog, tmp_path):
     assert not caplog.messages
 
 
-def test_a_disk_that_is_too_small_is_refused_with_what_helps(machine, tmp_path):
+def test_a_disk_that_is_too_small_is_rejected_with_what_helps(machine, tmp_path):
     with pytest.raises(UserError) as error:
         check_disk(tmp_path, 2 * 10**9, "draw less")
     assert str(error.value) == f"{tmp_path}: 2000.0 MB are needed and 1000.0 MB are free; make room, or draw less"

@@ -123,7 +123,7 @@ def test_files_are_found_beside_the_config_wherever_it_lies(path, tmp_path):
         ({"format": "time-aware-quant-config", "version": 1}, "of version 1, and this program reads 2"),
     ],
 )
-def test_other_formats_and_versions_are_refused_by_name(tmp_path, found, words):
+def test_other_formats_and_versions_are_rejected_by_name(tmp_path, found, words):
     write_plain_json(tmp_path / "x.json", found)
     with pytest.raises(UserError, match=words):
         read_quant_config(tmp_path / "x.json")
@@ -157,7 +157,7 @@ def set_layer(content, name, **values):
         (lambda content: content["arrays"].update(sha256="0" * 64), "quant_config.safetensors is not the file"),
     ],
 )
-def test_a_damaged_config_is_refused_and_the_place_named(path, content, change, words):
+def test_a_damaged_config_is_rejected_and_the_place_named(path, content, change, words):
     changed = copy.deepcopy(content)
     change(changed)
     write_json(path, changed)
@@ -166,7 +166,7 @@ def test_a_damaged_config_is_refused_and_the_place_named(path, content, change, 
 
 
 @pytest.mark.parametrize("step", [0, -0.1, np.nan, np.inf])
-def test_a_step_that_cannot_be_divided_by_is_refused(path, content, step):
+def test_a_step_that_cannot_be_divided_by_is_rejected(path, content, step):
     file = path.parent / "quant_config.safetensors"
     write_tensors(file, ARRAYS | {"lut/steps": np.array([0.3, step, 0.1], np.float32)})
     content["arrays"]["sha256"] = hash_file(file)

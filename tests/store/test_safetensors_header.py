@@ -50,18 +50,18 @@ def test_names_and_shapes_of_what_safetensors_and_mlx_write(tmp_path):
         ({"a": ("F32", [2], "08")}, 8),
     ],
 )
-def test_lies_about_sizes_and_places_are_refused(tmp_path, tensors, size):
+def test_lies_about_sizes_and_places_are_rejected(tmp_path, tensors, size):
     with pytest.raises(UserError, match=r"x.safetensors \(\d+ bytes\) is not a complete safetensors file"):
         read_header(write(tmp_path / "x.safetensors", tensors, size))
 
 
 @pytest.mark.parametrize("length", [1, 2**31, 2**63 - 1, 2**64 - 1])
-def test_lies_about_its_length_are_refused(tmp_path, length):
+def test_lies_about_its_length_are_rejected(tmp_path, length):
     with pytest.raises(UserError, match="is not a complete safetensors file"):
         read_header(write(tmp_path / "x.safetensors", {"a": ("U8", [1], [0, 1])}, 1, length))
 
 
-def test_a_header_of_nothing_but_depth_is_refused(tmp_path):
+def test_a_header_of_nothing_but_depth_is_rejected(tmp_path):
     text = b"[" * 100_000
     (tmp_path / "x").write_bytes(len(text).to_bytes(8, "little") + text)
     with pytest.raises(UserError, match="is not a complete safetensors file"):

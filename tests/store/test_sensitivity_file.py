@@ -1,4 +1,4 @@
-"""A sensitivity file is read as it was written, or refused with its name."""
+"""A sensitivity file is read as it was written, or rejected with its name."""
 
 import numpy as np
 import pytest
@@ -52,14 +52,14 @@ def test_equal_content_is_written_as_equal_bytes(folder, tmp_path):
         assert again.with_suffix(suffix).read_bytes() == (folder / f"mm_00{suffix}").read_bytes()
 
 
-def test_a_changed_number_is_refused(folder):
+def test_a_changed_number_is_rejected(folder):
     path = folder / "mm_00.json"
     edit(path, lambda content: content.update(gains={"image": 0.6}))
     with pytest.raises(UserError, match=r"mm_00\.json is damaged or was changed.*delete it"):
         read_sensitivity(path)
 
 
-def test_half_a_file_is_refused(folder):
+def test_half_a_file_is_rejected(folder):
     path = folder / "mm_00.json"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"mm_00\.json is damaged"):
@@ -67,33 +67,33 @@ def test_half_a_file_is_refused(folder):
 
 
 @pytest.mark.parametrize("change", [{"version": 2}, {"format": "statistics"}])
-def test_another_format_is_refused(folder, change):
+def test_another_format_is_rejected(folder, change):
     path = folder / "mm_00.json"
     write_json(path, read_json(path) | change)
     with pytest.raises(UserError, match=r"mm_00\.json is not a sensitivity file of version 1"):
         read_sensitivity(path)
 
 
-def test_something_else_is_refused(folder):
+def test_something_else_is_rejected(folder):
     write_json(folder / "mm_00.json", {"block": "mm_00"})
     with pytest.raises(UserError, match="is not a sensitivity file"):
         read_sensitivity(folder / "mm_00.json")
 
 
-def test_a_file_of_no_block_is_refused(folder):
+def test_a_file_of_no_block_is_rejected(folder):
     content = read_json(folder / "mm_00.json")
     write_json(folder / "mm_00.json", {key: content[key] for key in content if key != "block"})
     with pytest.raises(UserError, match=r"mm_00\.json belongs to block None; delete it"):
         read_sensitivity(folder / "mm_00.json")
 
 
-def test_another_blocks_file_is_refused(folder):
+def test_another_blocks_file_is_rejected(folder):
     (folder / "mm_00.json").rename(folder / "mm_01.json")
     with pytest.raises(UserError, match=r"mm_01\.json belongs to block mm_00; delete it"):
         read_sensitivity(folder / "mm_01.json")
 
 
-def test_missing_or_changed_arrays_are_refused(folder):
+def test_missing_or_changed_arrays_are_rejected(folder):
     path = folder / "mm_00.json"
     arrays = path.with_suffix(".safetensors")
     data = bytearray(arrays.read_bytes())
@@ -120,13 +120,13 @@ def test_a_block_is_named_once(folder):
         read_sensitivities([folder / "mm_00.json", *list_paths(folder)], "embedded")
 
 
-def test_another_model_is_refused(folder):
+def test_another_model_is_rejected(folder):
     write_sensitivity(folder / "mm_02.json", describe("mm_02", model="other"), {})
     with pytest.raises(UserError, match=r"mm_02\.json belongs to the model other, not embedded"):
         read_sensitivities(list_paths(folder), "embedded")
 
 
-def test_blocks_of_different_rows_are_refused(folder):
+def test_blocks_of_different_rows_are_rejected(folder):
     origin = {"model": {"transformer": "00"}, "block_inputs": ["11", "33"]}
     write_sensitivity(folder / "mm_02.json", describe("mm_02", origin=origin), {})
     with pytest.raises(UserError, match=r"mm_02\.json .* made from different files \(block_inputs"):

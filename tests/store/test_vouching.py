@@ -99,7 +99,7 @@ def test_digests_cut_short_at_a_line_are_damaged(tmp_path):
             read_sums(sums)
 
 
-def test_digests_of_other_files_than_the_name_says_are_refused(tmp_path):
+def test_digests_of_other_files_than_the_name_says_are_rejected(tmp_path):
     write_text(tmp_path / "page.html", "text")
     other = (tmp_path / "page.html.sha256").rename(tmp_path / "pages.html.sha256")
     with pytest.raises(UserError, match="is damaged"):

@@ -1,4 +1,4 @@
-"""Costs of widths in their file: read as written, and refused where they are of something else."""
+"""Costs of widths in their file: read as written, and rejected where they are of something else."""
 
 import pytest
 
@@ -57,7 +57,7 @@ def test_a_cost_that_is_no_number_is_not_written(tmp_path):
         ("embedded", [RULES[0] | {"range": "absmax"}], "weights: "),
     ],
 )
-def test_costs_of_another_model_or_other_rules_are_refused(path, model, rules, words):
+def test_costs_of_another_model_or_other_rules_are_rejected(path, model, rules, words):
     with pytest.raises(
         UserError, match=rf"weight_costs\.json was measured by other rules \({words}.*; delete it and run measure_costs"
     ):

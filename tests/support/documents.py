@@ -1,7 +1,7 @@
 """The commands that documents name, and what there is to be named: rules, settings, entries.
 
 A command stands in an indented or ```sh block, or between backticks in the text or a table. Every one is run by
-`test_docs_run.py`, but for those on models whose real weights are needed: their section has to say
+`test_docs_run.py`, except those on models whose real weights are needed: their section has to say
 "needs the real weights".
 """
 

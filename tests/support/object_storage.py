@@ -1,4 +1,4 @@
-"""A local S3 server, moto's, with a bucket for each test; it can die, refuse, or call back at the n-th upload."""
+"""A local S3 server, moto's, with a bucket for each test; it can die, reject, or call back at the n-th upload."""
 
 import itertools
 import logging
@@ -38,7 +38,7 @@ class Server:
         Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse connections from now on."""
+        """Reject connections from now on."""
         self.server.shutdown()
         self.server.server_close()
 

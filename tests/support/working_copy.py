@@ -93,7 +93,7 @@ class WorkingCopy:
         return sorted(rule for rule, count in pairs for _ in range(int(count)))
 
     def read_results(self) -> dict[str, bytes]:
-        """Every file of the results by its relative name, but for what differs between equal runs."""
+        """Every file of the results by its relative name, except what differs between equal runs."""
         paths = (path for path in sorted(self.results.rglob("*")) if path.is_file())
         names = {path: path.relative_to(self.results) for path in paths}
         return {str(name): path.read_bytes() for path, name in names.items() if not UNLIKE & set(name.parts)}

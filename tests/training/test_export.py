@@ -76,6 +76,6 @@ def test_classifier(tmp_path):
     np.testing.assert_allclose(np.array(logits), model(pictures).numpy(), atol=TOLERANCE)
 
 
-def test_weights_beyond_half_precision_are_refused(tmp_path):
+def test_weights_beyond_fp16_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="big is not finite"):
         export_weights({"big": torch.tensor([1e6])}, tmp_path / "x.safetensors")

@@ -56,7 +56,7 @@ def test_full_precision_alone_needs_no_quantization(workflow):
     ],
     ids=["seeds", "too few", "no sha256"],
 )
-def test_what_cannot_be_is_refused_before_any_job(workflow, changes, words):
+def test_what_cannot_be_is_rejected_before_any_job(workflow, changes, words):
     workflow.configure(**SMALL | changes)
     refused = workflow.run(str(workflow.results / "fid.json"), "-n")
     assert refused.returncode == 1

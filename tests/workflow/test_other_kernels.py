@@ -1,4 +1,4 @@
-"""Results begun by one kind of CPU and finished by another: OpenBLAS computes with other kernels, nothing is refused.
+"""Results begun by one kind of CPU and finished by another: OpenBLAS computes with other kernels, nothing is rejected.
 
 OpenBLAS is told which kernels to take; those of Nehalem run on every x86-64 CPU and are no newer one's.
 """

@@ -83,7 +83,7 @@ def test_a_shard_that_was_damaged_on_the_way_is_named_and_not_used(machines, her
     assert not (here.results / "calibration.zarr").exists()
 
 
-def test_a_shard_of_other_parameters_is_refused_before_any_job(machines, here, tmp_path):
+def test_a_shard_of_other_parameters_is_rejected_before_any_job(machines, here, tmp_path):
     other = make_copy(tmp_path / "other")
     other.configure(**SMALL | {"cfg_scale": 2.0})
     run(other, OTHERS)

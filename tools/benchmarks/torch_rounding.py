@@ -136,7 +136,7 @@ def bind_torch_iteration(
 ) -> Callable[[int, np.ndarray, tuple[float, float] | None, float], float]:
     """`iterate(indices, pressure, step_rate)` learns from the rows at `indices` and returns the loss.
 
-    pressure: weight and exponent of the regulariser or None; step_rate: the learning rate of the step sizes.
+    pressure: weight and exponent of the regularizer or None; step_rate: the learning rate of the step sizes.
     """
     alphas = [layer.alpha for layer in block.linears]
     log_steps = [quantizer.log_steps for quantizer in block.quantizers]

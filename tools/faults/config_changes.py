@@ -196,14 +196,14 @@ def go_and_return(copy: WorkingCopy, wanted: dict[str, str], rng: random.Random)
 
 
 def replace_results(copy: WorkingCopy, wanted: dict[str, str], rng: random.Random) -> Iterator[Outcome]:
-    """Change a value that finished work was made with: refused, then asked for, then back: no mixture comes out."""
+    """Change a value that finished work was made with: rejected, then asked for, then back: no mixture comes out."""
     for key in REPLACED:
         used, fresh = (copy.duplicate_program(copy.folder / f"{name} {key}") for name in ("used", "fresh"))
         note = run_all(used, MAIN)
         before = used.read_tree()
         for each in (used, fresh):
             each.configure(**{key: CHANGED[key]})
-        note = note or ("" if used.run(*MAIN).returncode and used.read_tree() == before else "not refused")
+        note = note or ("" if used.run(*MAIN).returncode and used.read_tree() == before else "not rejected")
         note = note or run_all(used, (*MAIN, "--config", "overwrite=true")) or run_all(fresh, MAIN)
         note = note or compare_trees(used.read_tree(), fresh.read_tree())
         used.configure(**{key: yaml.safe_load(copy.config.read_text(encoding="utf-8")).get(key, DEFAULTS[key])})

@@ -67,7 +67,7 @@ def plant(count: int, seed: int, folder: Path) -> Iterator[Outcome]:
 
 
 def choose_damages(run: Run, rng: random.Random) -> list[Damage]:
-    """All there are, in an order by chance, but for those first that are of a kind of their own."""
+    """All there are, in an order by chance, except those first that are of a kind of their own."""
     names = run.list_files()
     damages = [
         Damage(kind, (name, *partners), rng.getrandbits(32))
@@ -211,7 +211,7 @@ def follow_reader(run: Run, repair: Repair, damage: Damage, reader: Job, results
         missing = {name for name in damage.names if not (results / name).exists()}
         if note := repair(results, gone | missing, damage):
             return note
-    return f"{reader.rule} still refuses: {done.stderr[-300:]!r}"
+    return f"{reader.rule} still rejects: {done.stderr[-300:]!r}"
 
 
 def is_whole(run: Run, reader: Job, results: Path) -> bool:
@@ -266,7 +266,7 @@ def judge_through_snakemake(run: Run, folder: Path, damage: Damage, copy: Path) 
         for name in told:
             delete(results / name)
     else:
-        return f"{readers[0].rule} still refuses: {done.stdout[-300:]!r}"
+        return f"{readers[0].rule} still rejects: {done.stdout[-300:]!r}"
     # The report shows how long the jobs took.
     return judge_jobs(run, said, makers, set(readers)) or judge_bytes(
         run, damage, results, {"report.html", "report.html.sha256"}
@@ -285,7 +285,7 @@ def judge_jobs(run: Run, said: str, makers: set[Job], readers: set[Job]) -> str:
 
 
 def judge_bytes(run: Run, damage: Damage, results: Path, other: set[str] = frozenset()) -> str:
-    """Whether all is as it was, but for what no reader could see, and for files that are to be `other` ones."""
+    """Whether all is as it was, except what no reader could see, and for files that are to be `other` ones."""
     different = [name for name in find_differences(results, run.results, ["."]) if name not in other]
     if set(different) <= set(damage.names) and all(has_same_content(results / n, run.results / n) for n in different):
         return ""

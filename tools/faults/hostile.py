@@ -1,6 +1,6 @@
 """Artefacts of every kind with hostile content, and the promises of their readers.
 
-A reader may refuse, with a UserError of two lines at most, or take what it finds. It may not raise anything else, wait,
+A reader may reject, with a UserError of two lines at most, or take what it finds. It may not raise anything else, wait,
 or take memory out of proportion to the files.
 """
 

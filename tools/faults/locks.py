@@ -1,4 +1,4 @@
-"""Two workers of one job, two Snakemake processes in one folder: they never write together and leave the right bytes."""
+"""Two workers of one job, two Snakemake processes in one folder: they never write together, and the bytes are right."""
 
 import fcntl
 import random
@@ -137,7 +137,7 @@ def pair_workflows(copy: WorkingCopy, wanted: dict[str, str], fault: str, rng: r
     note = ""
     if fault == REFUSED:
         is_clear = "cannot be locked" in second.stdout and "Traceback" not in second.stdout
-        note = "" if second.returncode and is_clear else f"not refused: {second.stdout[-300:]}"
+        note = "" if second.returncode and is_clear else f"not rejected: {second.stdout[-300:]}"
     done = copy.run(*targets)
     note = note or (f"ended with {done.returncode}: {done.stdout[-300:]}" if done.returncode else "")
     note = note or compare_runs(copy.read_tree(), wanted)

@@ -1,4 +1,4 @@
-"""Writes that the system itself refuses: a full disk, a read-only one, another user's folder, a limit on sizes.
+"""Writes that the system itself rejects: a full disk, a read-only one, another user's folder, a limit on sizes.
 
 The first three need root: a file system in memory is mounted, and a job is started as another user. What cannot be had
 is said and left out.
@@ -146,7 +146,7 @@ def copy_over(results: Path, target: Path, without: list[str]) -> None:
 
 
 def fill(path: Path, room: int) -> None:
-    """Fill the file system of `path` but for `room` bytes."""
+    """Fill the file system of `path` except `room` bytes."""
     with path.open("wb", buffering=0) as file:
         try:
             while True:

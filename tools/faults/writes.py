@@ -102,7 +102,7 @@ def fail_changes(run: Run, library: Path, changes: list[Change], folder: Path) -
 
 
 def choose_changes(run: Run, jobs: list[Job], library: Path, folder: Path, rng: random.Random) -> list[Change]:
-    """Every change of the jobs in an order by chance, but for those first that are of a kind of their own."""
+    """Every change of the jobs in an order by chance, except those first that are of a kind of their own."""
     with ThreadPoolExecutor(CORES) as pool:
         changes = [change for found in pool.map(partial(list_changes, run, library, folder), jobs) for change in found]
     rng.shuffle(changes)

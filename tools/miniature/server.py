@@ -1,4 +1,4 @@
-"""A Hub on this machine: it serves given files, or refuses them as the real one does."""
+"""A Hub on this machine: it serves given files, or rejects them as the real one does."""
 
 import hashlib
 import threading

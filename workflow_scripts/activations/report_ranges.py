@@ -26,7 +26,7 @@ POST_GELU = ("min", "max", "negative_share", "asymmetry", "drift", "shift_gain")
 WORDS = """\
 Ranges are in the units of the activations, everything else is a ratio.
 
-- *absmax* is the largest magnitude of the whole tensor at one step. *Drift* is the ratio of the largest to the smallest
+- *absmax* is the largest absolute value of the tensor at one step. *Drift* is the ratio of the largest to the smallest
   per-step absmax: the loss of one step size for all steps. A drift of 2 costs one bit at the step of smallest absmax.
 - *absmax / std* at the worst step: 4 to 5 for a Gaussian. Twice that costs one bit of every value.
 - *Channel spread* is the ratio of the widest channel's range to the median channel's: the loss of one step size for all

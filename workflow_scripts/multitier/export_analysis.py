@@ -18,7 +18,7 @@ from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
 from taqmlx.store.vouching import vouched
 
 TEMPORAL_FORMAT = "layer_temporal_analysis_v4"
-SCALE_IS = "the largest magnitude of what the layer reads at a step, before any shift; not a step size"
+SCALE_IS = "the absmax of the layer input at a step, before any shift; not a step size"
 SHIFT_IS = "one for all steps, by channel; its magnitude over channels"
 NOTICE = (
     "Exported for programs that read this layout; nothing here runs it: quant_config.json is what runs. The advice goes"

@@ -35,7 +35,7 @@ def test_a_sound_artefact_is_taken(artefacts, name, tmp_path):
     max_examples=EXAMPLES, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 @given(rng=st.randoms(use_true_random=False))
-def test_a_changed_artefact_is_taken_or_refused_in_two_lines(artefacts, name, rng):
+def test_a_changed_artefact_is_taken_or_rejected_in_two_lines(artefacts, name, rng):
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         what = damage(rng, artefacts[name], copy)
@@ -94,7 +94,7 @@ def test_a_file_elsewhere_is_not_read_under_any_name(artefacts, name, way, tmp_p
         assert type(caught.value).__name__ == "UserError"
 
 
-def test_a_small_chunk_that_unpacks_to_much_is_refused_before_it_does(artefacts, tmp_path):
+def test_a_small_chunk_that_unpacks_to_much_is_rejected_before_it_does(artefacts, tmp_path):
     copy = shutil.copytree(artefacts["calibration"].pristine, tmp_path / "copy")
     chunk = next((copy / "calibration.zarr" / "xs").glob("c.*"))
     content = bytearray(chunk.read_bytes())

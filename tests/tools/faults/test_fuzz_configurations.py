@@ -1,4 +1,4 @@
-"""Any configuration is completed, or refused in one line that names the key; none runs code or leads astray."""
+"""Any configuration is completed, or rejected in one line that names the key; none runs code or leads astray."""
 
 import datetime
 import os
@@ -40,7 +40,7 @@ values = st.one_of(
 
 
 def complete(config):
-    """The completed configuration, or None if it is refused as it should be: what `configuration.load` does."""
+    """The completed configuration, or None if it is rejected as it should be: what `configuration.load` does."""
     try:
         with limit_time(60):
             full = configuration.complete(config, SCHEMA)
@@ -58,14 +58,14 @@ def complete(config):
 
 @settings(max_examples=300, **QUIETLY)
 @given(key=st.sampled_from([*KEYS, "unheard_of"]), value=values)
-def test_any_value_at_any_key_is_taken_or_refused_in_one_line(key, value):
+def test_any_value_at_any_key_is_taken_or_rejected_in_one_line(key, value):
     if (found := complete({key: value})) is not None:
         assert configuration.complete(found, SCHEMA) == found
 
 
 @settings(max_examples=150, **QUIETLY)
 @given(preset=st.sampled_from(PRESETS), rng=st.randoms(use_true_random=False))
-def test_a_changed_preset_is_taken_or_refused_in_one_line(preset, rng: random.Random):
+def test_a_changed_preset_is_taken_or_rejected_in_one_line(preset, rng: random.Random):
     rules = {
         key: configuration.complete(preset, SCHEMA)[key] for key in ("weights", "activations", "multitier_thresholds")
     }
@@ -75,12 +75,12 @@ def test_a_changed_preset_is_taken_or_refused_in_one_line(preset, rng: random.Ra
 @pytest.mark.parametrize(
     "config", [None, [], "x", 3, {1: 2}, {None: 1}, {"model": {1: 2}}, {datetime.date(2020, 1, 1): 1}]
 )
-def test_what_is_no_dictionary_of_words_is_refused(config):
+def test_what_is_no_dictionary_of_words_is_rejected(config):
     assert complete(config) is None
 
 
 @pytest.mark.parametrize("key", ["weights", "model", "prompts", "adaround_beta"])
-def test_aliases_that_stand_for_billions_of_values_are_refused_before_they_are_counted_out(key):
+def test_aliases_that_stand_for_billions_of_values_are_rejected_before_they_are_counted_out(key):
     bomb = yaml.safe_load(BOMB)["a9"]
     tracemalloc.start()
     with pytest.raises(ValueError, match=rf"^{key}: more than \d+ values"):
@@ -89,7 +89,7 @@ def test_aliases_that_stand_for_billions_of_values_are_refused_before_they_are_c
     tracemalloc.stop()
 
 
-def test_an_alias_of_itself_is_refused():
+def test_an_alias_of_itself_is_rejected():
     circle = yaml.safe_load("weights: &a [*a]")
     with pytest.raises(ValueError, match=r"^weights: nested more than"):
         configuration.complete(circle, SCHEMA)
@@ -168,12 +168,12 @@ def test_a_folder_may_be_called_anything_else(results):
 
 @pytest.mark.parametrize("key", [key for key in config_limits.PATHS if key != "results_dir"])
 @pytest.mark.parametrize("path", ["-x", "~/x", "a{b}.txt", "<results>/x", "a\nb"])
-def test_paths_that_mean_something_else_to_snakemake_or_a_shell_are_refused(key, path):
+def test_paths_that_mean_something_else_to_snakemake_or_a_shell_are_rejected(key, path):
     with pytest.raises(ValueError, match=rf"^{key}: [^\n]+$"):
         configuration.complete({key: path}, SCHEMA)
 
 
-def test_more_rules_than_a_command_line_takes_are_refused():
+def test_more_rules_than_a_command_line_takes_are_rejected():
     rules = [{"layers": f"mm_{index:05d}.*", "bits": 4} for index in range(2000)]
     with pytest.raises(ValueError, match=r"^the configuration has \d+ bytes"):
         configuration.complete({"weights": rules}, SCHEMA)
@@ -196,7 +196,7 @@ TAGS = [
 
 
 @pytest.mark.parametrize("text", TAGS)
-def test_yaml_runs_no_code_and_is_refused_in_one_line(text, tmp_path):
+def test_yaml_runs_no_code_and_is_rejected_in_one_line(text, tmp_path):
     text = text.replace("{place}", str(tmp_path / "pwned"))
     file = tmp_path / "x.yaml"
     file.write_text(f"prompts: {text}\n")
@@ -207,7 +207,7 @@ def test_yaml_runs_no_code_and_is_refused_in_one_line(text, tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_a_configuration_that_is_no_plain_file_is_refused_at_once(make, tmp_path):
+def test_a_configuration_that_is_no_plain_file_is_rejected_at_once(make, tmp_path):
     make(tmp_path / "x.yaml")
     with limit_time(60), pytest.raises(UserError, match="--configfile: "):
         budget.read_configuration(Namespace(configfile=[tmp_path / "x.yaml"], config=[]))

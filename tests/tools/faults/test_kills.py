@@ -59,6 +59,6 @@ def test_two_workers_of_one_job_leave_the_right_bytes(copy):
     assert outcome.survived, outcome.note
 
 
-def test_a_second_snakemake_is_refused(copy):
+def test_a_second_snakemake_is_rejected(copy):
     outcome = pair_workflows(copy, copy.read_tree(), REFUSED, random.Random(0))
     assert outcome.survived, outcome.note

@@ -171,7 +171,7 @@ def test_the_predicted_size_is_that_of_the_arrays(folder, caplog):
     assert predicted == f"40 points, 5 blocks: {size / 1e6:.1f} MB in {out}"
 
 
-def test_a_full_disk_is_refused_before_anything_is_written(folder, monkeypatch):
+def test_a_full_disk_is_rejected_before_anything_is_written(folder, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 3_000_000))
     with pytest.raises(UserError, match=r"4\.1 MB are needed and 3\.0 MB are free; make room"):
@@ -187,24 +187,24 @@ def test_the_seal_names_what_the_part_was_made_of(finished):
     assert str(finished) not in (list_arguments(finished).out / "zarr.json").read_text()
 
 
-def test_too_few_points_are_refused(folder):
+def test_too_few_points_are_rejected(folder):
     write_parameters(folder, capture_points=2)
     with pytest.raises(UserError, match="capture_points: 2 is too few for 3 steps; set it to 3 or more"):
         capture(folder)
 
 
-def test_parts_without_points_are_refused(folder):
+def test_parts_without_points_are_rejected(folder):
     write_parameters(folder, capture_points=3, capture_shards=4)
     with pytest.raises(UserError, match="capture_shards: 4 is too many for 3 points; set it to 3 or less"):
         capture(folder)
 
 
-def test_a_part_that_does_not_exist_is_refused(folder):
+def test_a_part_that_does_not_exist_is_rejected(folder):
     with pytest.raises(UserError, match="--shard 02: no such shard; choose one from 00 to 01"):
         capture(folder, "02")
 
 
-def test_a_changed_calibration_set_is_refused(folder):
+def test_a_changed_calibration_set_is_rejected(folder):
     zarr.open_group(folder / "calibration.zarr")["xs"][0] = 0
     with pytest.raises(UserError, match="xs does not match its seal"):
         capture(folder)

@@ -1,4 +1,4 @@
-"""What rounding costs, measured on a small calibration set: content, sizes and ranks; what cannot be is refused."""
+"""What rounding costs, measured on a small calibration set: content, sizes and ranks; what cannot be is rejected."""
 
 import logging
 from argparse import Namespace

@@ -130,7 +130,7 @@ class TestSearchedBits:
         assert found == {name: (3 + i, 128) if i < 3 else (4, 64) for i, name in enumerate(NAMES)}
         assert len(file.seal["inputs"]["mixed_bits"]) == 64
 
-    def test_a_search_asked_for_and_not_named_is_refused_and_so_is_the_reverse(self, tmp_path, calibration):
+    def test_a_search_asked_for_and_not_named_is_rejected_and_so_is_the_reverse(self, tmp_path, calibration):
         for folder, mixed, size in (
             ("lacking", None, 4.5),
             ("surplus", self.write(tmp_path / "mixed_bits.json"), None),

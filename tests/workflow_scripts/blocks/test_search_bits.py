@@ -1,4 +1,4 @@
-"""The bits of all layers are the best within the size, as trying everything finds; what cannot be is refused."""
+"""The bits of all layers are the best within the size, as trying everything finds; what cannot be is rejected."""
 
 import itertools
 import logging
@@ -144,7 +144,7 @@ def test_what_was_found_is_logged(tmp_path, caplog):
     assert f"3 layers in {len(found['rules'])} rules" in caplog.messages[-1]
 
 
-def test_a_size_below_the_least_possible_is_refused_with_it_and_the_cure_works(tmp_path):
+def test_a_size_below_the_least_possible_is_rejected_with_it_and_the_cure_works(tmp_path):
     """The least, all 2 bits in groups of 128, is 2.25 with scales and zero points, beside what has 16 bits."""
     least = (PLAIN + 2.25 * (TOTAL - PLAIN / 16)) / TOTAL
     cure = np.ceil(least * 100) / 100
@@ -157,7 +157,7 @@ def test_a_size_below_the_least_possible_is_refused_with_it_and_the_cure_works(t
     assert set(map(str, search(tmp_path, bits_per_weight=cure)["mixed"]["layers"])) == set(QUANTIZED)
 
 
-def test_costs_by_other_rules_are_refused(tmp_path):
+def test_costs_by_other_rules_are_rejected(tmp_path):
     """Whatever differs in them."""
     others = [*RULES, {"layers": "final_layer.linear", "bits": 4, "range": "absmax"}]
     with pytest.raises(UserError, match=r"costs\.json was measured by other rules \(weights.*run measure_costs again"):

@@ -96,7 +96,7 @@ def test_a_finished_set_is_left_alone_and_never_overwritten(tmp_path, caplog):
         ({"prompts_per_shard": 1}, "000 was made with other parameters"),
     ],
 )
-def test_shards_of_another_configuration_are_refused(tmp_path, find_store, change, words):
+def test_shards_of_another_configuration_are_rejected(tmp_path, find_store, change, words):
     folder = copy_finished(tmp_path)
     write_parameters(folder, **change)
     with pytest.raises(UserError, match=words):

@@ -44,7 +44,7 @@ def test_every_figure_is_there_in_both_formats_under_a_name_known_beforehand(arg
     }
 
 
-def test_arrays_of_other_statistics_are_refused(arguments):
+def test_arrays_of_other_statistics_are_rejected(arguments):
     write_tensors(arguments.statistics.with_suffix(".safetensors"), {})
     with pytest.raises(UserError, match="run merge_activations again"):
         plot_activations.main(arguments)

@@ -46,7 +46,7 @@ def test_the_warm_up_is_known_of_adaround_alone(tmp_path):
     assert plot_blocks.find_warm_up(tmp_path / "mm_01.json") == ("mm_01", None)
 
 
-def test_histograms_of_another_run_are_refused(tmp_path):
+def test_histograms_of_another_run_are_rejected(tmp_path):
     arguments = write_files(tmp_path, ("rtn",), "rtn")
     arguments.sensitivity[0].with_suffix(".safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="run measure_sensitivity again"):

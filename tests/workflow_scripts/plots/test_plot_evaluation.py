@@ -25,7 +25,7 @@ def test_figures_of_two_files_of_scores_can_lie_side_by_side(tmp_path):
     assert both == names | {f"ablation_{name}" for name in names}
 
 
-def test_scores_that_do_not_say_how_large_variants_are_are_refused(tmp_path):
+def test_scores_that_do_not_say_how_large_variants_are_are_rejected(tmp_path):
     variants = {name: {key: about[key] for key in about if key != "size"} for name, about in VARIANTS.items()}
     with pytest.raises(UserError, match="run score again"):
         run(tmp_path, {"variants": variants})

@@ -21,6 +21,6 @@ def test_the_figure_is_there_in_both_formats(tmp_path):
     }
 
 
-def test_a_frontier_of_another_version_is_refused(tmp_path):
+def test_a_frontier_of_another_version_is_rejected(tmp_path):
     with pytest.raises(UserError, match=r"frontier\.json"):
         run(tmp_path, version=0)

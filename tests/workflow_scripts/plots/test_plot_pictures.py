@@ -54,13 +54,13 @@ def test_full_precision_alone_is_drawn(arguments):
     assert (arguments.out / "picture_grid.png").is_file()
 
 
-def test_pictures_without_full_precision_are_refused(arguments):
+def test_pictures_without_full_precision_are_rejected(arguments):
     arguments.images = arguments.images[2:]
     with pytest.raises(UserError, match="no pictures of fp"):
         plot_pictures.main(arguments)
 
 
-def test_pictures_of_other_seeds_are_refused(arguments, tmp_path):
+def test_pictures_of_other_seeds_are_rejected(arguments, tmp_path):
     arguments.images[-1] = draw_shard(tmp_path, "w4a8", "01", [[1, 99]])
     with pytest.raises(UserError, match="w4a8 and fp are not of the same prompts and seeds"):
         plot_pictures.main(arguments)

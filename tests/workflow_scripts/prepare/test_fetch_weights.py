@@ -163,7 +163,7 @@ def test_a_size_that_cannot_be_drawn(size):
 
 
 def follow(message, **environment):
-    """Run the commands of a refusal's second line as they stand."""
+    """Run the commands of a rejection's second line as they stand."""
     commands = message.splitlines()[1].split(" && ")
     paths = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     quiet = {

@@ -137,6 +137,6 @@ def test_a_missing_part_is_named_in_one_line(results, name):
     assert "\n" not in str(caught.value)
 
 
-def test_a_configuration_that_is_not_json_is_refused(results):
+def test_a_configuration_that_is_not_json_is_rejected(results):
     with pytest.raises(UserError, match="--config is not JSON"):
         results.render(config="{")

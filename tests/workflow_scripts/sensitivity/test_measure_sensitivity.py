@@ -130,12 +130,12 @@ def test_rules_decide_group_size_and_what_is_left_out(folder, parts, tmp_path):
     assert len(content["inputs"]) == 5  # measured all the same
 
 
-def test_another_block_is_refused(folder, parts):
+def test_another_block_is_rejected(folder, parts):
     with pytest.raises(UserError, match="mm_09: the model embedded has the blocks mm_00"):
         measure_sensitivity.list_origin(select("measure_sensitivity"), "mm_09", *open_all(parts))
 
 
-def test_rows_of_other_weights_are_refused(folder, parts, tmp_path):
+def test_rows_of_other_weights_are_rejected(folder, parts, tmp_path):
     copies = [Path(shutil.copytree(part, tmp_path / part.name)) for part in parts]
     for part in copies:
         seal = read_group_seal(part)

@@ -161,11 +161,11 @@ class TestRefusals:
         with pytest.raises(UserError, match=re.escape(words)):
             generate(*options)
 
-    def test_an_unknown_block_is_refused_with_the_list(self, generate, sources):
+    def test_an_unknown_block_is_rejected_with_the_list(self, generate, sources):
         with pytest.raises(UserError, match=r"no block mm_05, nm_00; choose from mm_00, mm_01, mm_02, mm_03, mm_04$"):
             generate(*sources["W4A16"], "--blocks", "mm_00,mm_05,nm_00")
 
-    def test_a_picture_without_a_known_suffix_is_refused_before_it_is_drawn(self, generate, tmp_path):
+    def test_a_picture_without_a_known_suffix_is_rejected_before_it_is_drawn(self, generate, tmp_path):
         with pytest.raises(UserError, match=r"picture\.xyz: needs a name like picture\.png"):
             generate(out="picture.xyz")
 
@@ -174,7 +174,7 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"cannot read nowhere\.txt"):
             main(arguments)
 
-    def test_weights_of_another_model_are_refused(self, generate, quantized_study, tmp_path):
+    def test_weights_of_another_model_are_rejected(self, generate, quantized_study, tmp_path):
         folder = shutil.copytree(quantized_study.quantized, tmp_path / "quantized")
         config = read_json(folder / "config.json")
         config["origin"]["model"]["transformer.safetensors"] = "0" * 64

@@ -276,14 +276,14 @@ def test_the_configuration_of_a_dataset_is_written_from_its_manifest(dataset, tm
 
 
 @pytest.mark.parametrize("prompt", ["two\nlines", "", " a circle"])
-def test_a_prompt_that_no_file_of_prompts_can_hold_is_refused(dataset, tmp_path, prompt):
+def test_a_prompt_that_no_file_of_prompts_can_hold_is_rejected(dataset, tmp_path, prompt):
     amend(dataset / "manifest.json", lambda value: value["images"][3].update(prompt=prompt))
     with pytest.raises(UserError, match="is empty or not a single line"):
         write_import_config.main(Namespace(manifest=dataset / "manifest.json", out=tmp_path / "imported.yaml"))
     assert not (tmp_path / "imported.yaml").exists()
 
 
-def test_timesteps_in_half_precision_are_those_of_the_schedule(dataset, target):
+def test_timesteps_in_fp16_are_those_of_the_schedule(dataset, target):
     for path in (dataset / "samples").glob("*.npz"):
         with np.load(path) as file:
             arrays = dict(file)

@@ -123,7 +123,7 @@ def test_prompts_of_one_trajectory_each_advance_together(tmp_path, monkeypatch):
     np.testing.assert_allclose(found, [alone[0][0], alone[0][3], alone[1][0]], rtol=1e-3, atol=1e-3)
 
 
-def test_more_trajectories_at_once_than_the_memory_holds_are_refused_before_any_step(tmp_path, monkeypatch):
+def test_more_trajectories_at_once_than_the_memory_holds_are_rejected_before_any_step(tmp_path, monkeypatch):
     prepare(tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: Namespace(total=10**7, available=10**7))
     with pytest.raises(UserError, match=r"recording 2 trajectories .* GB of memory, of 0.0 GB; lower batch_size$"):
@@ -181,7 +181,7 @@ def test_an_unknown_shard_is_named(tmp_path):
         run_entry(tmp_path, "collect_shard", "002")
 
 
-def test_encodings_of_other_weights_are_refused(tmp_path):
+def test_encodings_of_other_weights_are_rejected(tmp_path):
     prepare(tmp_path)
     path = tmp_path / "conditioning.safetensors"
     conditioning = open_conditioning(path, PARAMETERS)

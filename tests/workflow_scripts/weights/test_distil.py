@@ -1,4 +1,4 @@
-"""Distillation as the rule runs it: equal bytes after any interruption, never worse than its start, and refusals."""
+"""Distillation as the rule runs it: equal bytes after any interruption, never worse than its start, and rejections."""
 
 import logging
 import re
