@@ -77,9 +77,9 @@ def compute_token_step(x: mx.array, bits: int, group_size: GroupSize = PER_TOKEN
 def compute_ranges(per_step: Mapping[str, Sequence[float]], range_name: str, is_shifted: bool) -> np.ndarray:
     """Clipping range at each timestep, float32 (S,), from the per-step statistics of a layer input.
 
-    `absmax` is the largest absolute value, `p999` the larger magnitude of the 0.1 % and 99.9 % quantiles. Shifted inputs
-    always use the absmax after the shift, which is exact: the quantiles of a tensor shifted per channel cannot be
-    derived from the quantiles of the unshifted tensor.
+    `absmax` is the largest absolute value, `p999` the larger magnitude of the 0.1 % and 99.9 % quantiles. Shifted
+    inputs always use the absmax after the shift, which is exact: the quantiles of a tensor shifted per channel cannot
+    be derived from the quantiles of the unshifted tensor.
     """
     if is_shifted:
         return np.asarray(per_step["shifted_absmax"], np.float32)

@@ -41,7 +41,7 @@ def follow_cure(copy: WorkingCopy, place: str) -> str:
     refused = copy.run(*MAIN)
     lines = [line for line in refused.stdout.splitlines() if line.startswith(f"error: results/{place} is dated ")]
     if refused.returncode == 0 or len(lines) != 1:
-        return f"not rejected: {rejected.stdout[-300:]}"
+        return f"not rejected: {refused.stdout[-300:]}"
     done = copy.finish(shlex.split(lines[0].partition("in the future: ")[2]))
     return done.stdout or compare_trees(copy.read_tree(), before)
 
