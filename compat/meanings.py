@@ -12,6 +12,7 @@ from compat.options import Change, Settings
 from taqmlx.planning import plan
 from taqmlx.planning.configuration import load_schema
 from taqmlx.planning.layer_rules import UNQUANTIZED
+from taqmlx.planning.layers import BLOCK_KINDS, name_block
 from taqmlx.planning.step_choice import choose_steps
 from taqmlx.store.errors import UserError
 
@@ -52,10 +53,11 @@ def choose_learning(arguments: Namespace, config: Settings) -> Change:
 
 def list_blocks(names: str | None) -> list[str]:
     """`mm3`, `mm_3` or `mm_block_3` as `mm_03`."""
-    found = [re.fullmatch(r"(mm|uni)(?:_block)?_?(\d+)", name.strip()) for name in (names or "").split(",") if name]
+    pattern = rf"({'|'.join(BLOCK_KINDS)})(?:_block)?_?(\d+)"
+    found = [re.fullmatch(pattern, name.strip()) for name in (names or "").split(",") if name]
     if None in found:
         raise UserError(f"--blocks: {names}: name blocks as mm_03,mm_04")
-    return [f"{match[1]}_{int(match[2]):02d}" for match in found]
+    return [name_block(match[1], int(match[2])) for match in found]
 
 
 def change_rules(rules: list[Settings], **values) -> list[Settings]:

@@ -7,6 +7,7 @@ from taqmlx.budgeting.shapes import ModelShapes
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import stored_bits
 from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.planning.layers import AFTER_GELU
 from taqmlx.store import block_inputs, calibration, trajectories
 
 FP16, FP32 = 2, 4
@@ -69,7 +70,7 @@ def count_blocks(config: plan.Parameters, shapes: ModelShapes) -> int:
         total += count_weight(shapes.weights[layer.name], rule, config["bits_per_weight"])
         if read["bits"] != UNQUANTIZED:
             total += config["selected_steps"] * FP32
-            total += shapes.weights[layer.name][1] * FP32 * (layer.role == "fc2" and read["shift"])
+            total += shapes.weights[layer.name][1] * FP32 * (layer.role == AFTER_GELU and read["shift"])
     return total + 2 * RECORD_BYTES * len(plan.list_units(config["model"]))
 
 

@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
 
 from taqmlx.mmdit.blocks import resolve_module
 from taqmlx.mmdit.forward import resolve_bias
-from taqmlx.mmdit.quantized import InputGrid, PackedWeight, QuantizedLinears
+from taqmlx.mmdit.quantized import PackedWeight, QuantizedLinears
 from taqmlx.mmdit.transformer import Transformer
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.weight_grid import Grid, dequantize, unpack_codes
 from taqmlx.planning.layer_rules import UNQUANTIZED
 from taqmlx.planning.layers import Layer
@@ -59,7 +61,8 @@ def check_fit(checkpoint: PackedCheckpoint, config: QuantConfig | None, layer: L
         return
     if layer.name not in config.layers:
         raise UserError(f"the quantization config has no layer {layer.name}; make it again")
-    for given in (config.activation_shift(layer.name), config.activation_migration(layer.name)):
+    quantizer = config.find_input(layer.name)
+    for given in (quantizer.shift, quantizer.migration):
         if given is not None and given.shape != shape[1:]:
             raise UserError(f"{layer.name}: the quantization config is made for {len(given)} channels, not {shape[1]}")
 
@@ -71,21 +74,10 @@ def find_packed_weight(checkpoint: PackedCheckpoint, path: str) -> PackedWeight:
     return PackedWeight(mx.array(tensors[f"{path}.weight"]), scales, biases, how["bits"], how["group_size"])
 
 
-def describe_input(checkpoint: PackedCheckpoint, config: QuantConfig | None, layer: Layer) -> InputGrid:
+def describe_input(checkpoint: PackedCheckpoint, config: QuantConfig | None, layer: Layer) -> InputQuantizer:
     """Migration and, with `config`, quantization of the input of `layer`."""
-    migration = checkpoint.tensors.get(f"{layer.path}.migration")
-    if config is None:
-        return InputGrid(UNQUANTIZED, "none", migration=migration)
-    name = layer.name
-    policy, bits = config.layers[name]["activation"]["policy"], config.activation_bits(name)
-    return InputGrid(
-        bits,
-        policy,
-        config.activation_steps(name),
-        config.activation_shift(name),
-        migration,
-        config.activation_group_size(name),
-    )
+    quantizer = InputQuantizer() if config is None else config.find_input(layer.name)
+    return replace(quantizer, migration=checkpoint.tensors.get(f"{layer.path}.migration"))
 
 
 def restore_weight(checkpoint: PackedCheckpoint, path: str) -> np.ndarray:

@@ -8,10 +8,10 @@ from datasketches import tdigest_double as TDigest
 
 from taqmlx.numerics import sketch, statistics
 from taqmlx.numerics.statistics import ChannelStatistics
+from taqmlx.planning.layers import reads_gelu
 
 QUANTILES = {"p0.1": 0.001, "p1": 0.01, "p99": 0.99, "p99.9": 0.999}
 OVERALL_QUANTILES = {f"p{percent}": percent / 100 for percent in (1, 5, 10, 25, 50, 75, 90, 95, 99)}
-SHIFTED_INPUTS = ".mlp.fc2"
 
 
 class Observation(NamedTuple):
@@ -103,7 +103,7 @@ def describe_input(name: str, steps: Sequence[Observation]) -> tuple[dict[str, A
         for field in ("minimum", "maximum", "mean")
     }
     arrays[f"{name}/std"] = np.stack([statistics.compute_deviation(step.channels) for step in steps])
-    if name.endswith(SHIFTED_INPUTS):
+    if reads_gelu(name):
         extremes = arrays[f"{name}/minimum"], arrays[f"{name}/maximum"]
         arrays[f"{name}/shift"] = shift = statistics.compute_shift(*extremes)
         per_step["shifted_absmax"] = statistics.compute_shifted_absmax(*extremes, shift).tolist()

@@ -5,7 +5,9 @@ The rungs lead from RTN to the full method, one change at a time; all are evalua
 
 from typing import Any
 
-BLOCKS = ("mm_*", "uni_*")  # for all models, with or without unified blocks
+from taqmlx.planning.layers import BLOCK_KINDS
+
+BLOCKS = tuple(f"{kind}_*" for kind in BLOCK_KINDS)  # for all models, with or without unified blocks
 MODULATION = "*adaLN_modulation"
 UNROUNDED = [{"layers": "*", "bits": 16}]
 

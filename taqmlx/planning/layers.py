@@ -6,9 +6,11 @@ Names are short and stable (`mm_00.image.attn.q_proj`); paths are those of Diffu
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+BLOCK_KINDS = MULTIMODAL_BLOCK, UNIFIED_BLOCK = ("mm", "uni")
+AFTER_GELU = "fc2"  # role of the layers that read the output of a GELU
 # Linears of one stream of a block: (suffix of name and path, role), in forward order.
 ATTENTION = (("attn.q_proj", "qkv"), ("attn.k_proj", "qkv"), ("attn.v_proj", "qkv"))
-AFTER_ATTENTION = (("attn.o_proj", "o"), ("mlp.fc1", "fc1"), ("mlp.fc2", "fc2"))
+AFTER_ATTENTION = (("attn.o_proj", "o"), ("mlp.fc1", "fc1"), ("mlp.fc2", AFTER_GELU))
 EMBEDDERS = (
     "context_embedder",
     "y_embedder.mlp.layers.0",
@@ -49,18 +51,23 @@ class Stream:
     reaches_output: bool  # false for the text stream of the last multimodal block: no o_proj, no MLP
 
 
+def name_block(kind: str, index: int) -> str:
+    """Name of a block of one of BLOCK_KINDS: `mm_00`, `uni_00`."""
+    return f"{kind}_{index:02d}"
+
+
 def list_streams(depth_multimodal: int, depth_unified: int = 0) -> list[Stream]:
     """The streams of every block, in forward order."""
     streams = []
     for index in range(depth_multimodal):
         is_last = index == depth_multimodal - 1 and depth_unified == 0
         path = f"multimodal_transformer_blocks.{index}"
-        block = f"mm_{index:02d}"
+        block = name_block(MULTIMODAL_BLOCK, index)
         streams.append(Stream(block, "image", f"{path}.image_transformer_block", True))
         streams.append(Stream(block, "text", f"{path}.text_transformer_block", not is_last))
     for index in range(depth_unified):
         path = f"unified_transformer_blocks.{index}.transformer_block"
-        streams.append(Stream(f"uni_{index:02d}", UNIFIED, path, True))
+        streams.append(Stream(name_block(UNIFIED_BLOCK, index), UNIFIED, path, True))
     return streams
 
 
@@ -96,3 +103,8 @@ def create_modulation_layer(prefix: str, path: str, block: str, stream: str) -> 
     """The adaLN linear of a stream or of the final layer. All share one input, the SiLU output, computed once."""
     name = f"{prefix}.adaLN_modulation"
     return Layer(name, f"{path}.adaLN_modulation.layers.1", block, stream, "adaLN", MODULATION_INPUT)
+
+
+def reads_gelu(name: str) -> bool:
+    """True if the layer `name`, or the layer input `name`, reads the output of a GELU."""
+    return any(name.endswith(f".{suffix}") for suffix, role in AFTER_ATTENTION if role == AFTER_GELU)

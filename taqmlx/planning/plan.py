@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from taqmlx.planning.layers import list_streams
 from taqmlx.planning.plain_files import read_plain_json
 
 Parameters = dict[str, Any]
@@ -213,8 +214,7 @@ def place_store(config: Parameters) -> str:
 
 def list_blocks(model: str) -> list[str]:
     """The block names of a model: `mm_00`, `mm_01`, ..., then `uni_00`, ..."""
-    multimodal, unified = MODEL_BLOCKS[model]
-    return [f"mm_{i:02d}" for i in range(multimodal)] + [f"uni_{i:02d}" for i in range(unified)]
+    return list(dict.fromkeys(stream.block for stream in list_streams(*MODEL_BLOCKS[model])))
 
 
 def list_units(model: str) -> list[str]:

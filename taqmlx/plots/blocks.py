@@ -22,6 +22,7 @@ from taqmlx.plots.style import (
     choose_block_colours,
     create_figure,
     label_blocks,
+    shorten_block,
     styled,
     write_note,
 )
@@ -175,7 +176,7 @@ def paint_errors(axes: Axes, blocks: Sequence[str], stream: str, errors: Errors,
     mesh.set_edgecolor("white")
     axes.set_facecolor(PALE)
     places = [*range(len(blocks))]
-    axes.set_xticks([place + 0.5 for place in places], labels=[block.removeprefix("mm_") for block in blocks])
+    axes.set_xticks([place + 0.5 for place in places], labels=[shorten_block(block) for block in blocks])
     axes.set_yticks(np.arange(len(layers)) + 0.5, labels=[layer.removesuffix("_modulation") for layer in layers])
     axes.set(xlabel="block", ylabel="layer", xlim=(0, len(blocks)), ylim=(len(layers), 0))
     axes.grid(visible=False)

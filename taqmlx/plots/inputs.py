@@ -6,7 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-IN_BLOCK = re.compile(r"(?P<block>(?:mm|uni)_\d+)\.(?P<stream>\w+)\.(?:attn|mlp)\.(?P<role>qkv|o_proj|fc1|fc2)")
+from taqmlx.planning.layers import BLOCK_KINDS
+
+IN_BLOCK = re.compile(
+    rf"(?P<block>(?:{'|'.join(BLOCK_KINDS)})_\d+)\.(?P<stream>\w+)\.(?:attn|mlp)\.(?P<role>qkv|o_proj|fc1|fc2)"
+)
 ROLES = {"qkv": "q, k, v", "o_proj": "o_proj (attention output)", "fc1": "fc1", "fc2": "fc2 (after GELU)"}
 STREAM_ORDER = ("image", "text", "unified")
 

@@ -15,6 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
+from taqmlx.planning.layers import MULTIMODAL_BLOCK
 from taqmlx.store.files import write_atomically
 from taqmlx.store.vouching import vouched
 
@@ -119,10 +120,15 @@ def thin(count: int, most: int = 12) -> list[int]:
     return list(range(0, count, -(-count // most) or 1))
 
 
+def shorten_block(block: str) -> str:
+    """Label of a block: its name, without the prefix of a multimodal block."""
+    return block.removeprefix(f"{MULTIMODAL_BLOCK}_")
+
+
 def label_blocks(axes: Axes, blocks: Sequence[str], most: int = 12) -> None:
     """Label the blocks along the x axis, thinned if necessary."""
     places = thin(len(blocks), most)
-    axes.set_xticks(places, labels=[blocks[place].removeprefix("mm_") for place in places])
+    axes.set_xticks(places, labels=[shorten_block(blocks[place]) for place in places])
     axes.set_xlim(-0.6, len(blocks) - 0.4)
     axes.set_xlabel("block")
     axes.grid(visible=False, axis="x")

@@ -8,16 +8,17 @@ import numpy as np
 from taqmlx.mmdit.blocks import Block, list_blocks
 from taqmlx.mmdit.transformer import Transformer
 from taqmlx.numerics.gptq import accumulate_hessian
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.weight_grid import Grid, choose_grid, dequantize
 from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRules
 from taqmlx.reconstruction.block_assembly import assemble_problem, list_own_linears, read_weights, split_points
 from taqmlx.reconstruction.block_problem import BlockProblem
-from taqmlx.reconstruction.input_quantizers import InputQuantizer, calibrate
+from taqmlx.reconstruction.input_quantizers import calibrate
 from taqmlx.reconstruction.layer_rounding import round_layer
 from taqmlx.reconstruction.migration import migrate, migrate_weights
 from taqmlx.reconstruction.propagation import Streams, propagate
-from taqmlx.store.block_file import BlockFile, LayerInput, LayerWeight
+from taqmlx.store.block_file import BlockFile, LayerWeight
 from taqmlx.store.block_inputs import BlockInputs
 
 
@@ -109,15 +110,7 @@ def read_streams(
     return streams
 
 
-def list_inputs(problem: BlockProblem, chosen: dict[str, InputQuantizer]) -> dict[str, LayerInput]:
-    """Grids of the layer inputs that have step sizes."""
+def list_inputs(problem: BlockProblem, chosen: dict[str, InputQuantizer]) -> dict[str, InputQuantizer]:
+    """Quantizers of the layer inputs that have step sizes, by layer name."""
     quantizers = {name: chosen[key] for name, key in problem.readers.items()}
-    return {
-        name: LayerInput(
-            np.array(quantizer.steps),
-            None if quantizer.shift is None else np.array(quantizer.shift),
-            None if quantizer.migration is None else np.array(quantizer.migration).astype(np.int32),
-        )
-        for name, quantizer in quantizers.items()
-        if quantizer.steps is not None
-    }
+    return {name: quantizer for name, quantizer in quantizers.items() if quantizer.steps is not None}

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from taqmlx.numerics.gptq import accumulate_hessian, round_with_gptq
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.weight_grid import Grid, dequantize, round_to_grid
 from taqmlx.reconstruction.block_problem import (
     BlockProblem,
@@ -22,10 +23,9 @@ from taqmlx.reconstruction.block_problem import (
     take_rows,
 )
 from taqmlx.reconstruction.flat_weights import start_at_codes, start_at_weights
-from taqmlx.reconstruction.input_quantizers import InputQuantizer, bind_to_rows, leave_unrounded
+from taqmlx.reconstruction.input_quantizers import bind_to_rows, leave_unrounded
 from taqmlx.reconstruction.reconstruction import State, learn, read_quantizers, start_state
 
-Codes = dict[str, np.ndarray]
 HESSIAN_TOKENS = 2**15  # limits the run time; five times the widest input of SD3 Medium
 
 
@@ -34,7 +34,7 @@ class Candidate:
     """Codes uint8 (out, in) by layer, input quantizers by reader, and the losses of the iterations."""
 
     engine: str
-    codes: Codes
+    codes: dict[str, np.ndarray]
     quantizers: dict[str, InputQuantizer]
     losses: list[float] = field(default_factory=list)
 

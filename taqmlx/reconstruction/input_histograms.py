@@ -7,8 +7,9 @@ import mlx.core as mx
 import numpy as np
 
 from taqmlx.planning.layer_rules import InputRule
+from taqmlx.planning.layers import reads_gelu
 from taqmlx.reconstruction.block_problem import BlockProblem
-from taqmlx.reconstruction.input_quantizers import AFTER_GELU, Extremes, choose_quantizer, choose_steps, list_steps
+from taqmlx.reconstruction.input_quantizers import Extremes, choose_quantizer, choose_steps
 from taqmlx.reconstruction.input_sensitivity import observe_values
 from taqmlx.reconstruction.migration import divide, start_ratios
 
@@ -32,7 +33,7 @@ def measure_distributions(
     where = np.flatnonzero(problem.rows.knots == knot)
     described, treated, arrays = {}, {}, {}
     for key, seen in observed.items():
-        if key.endswith(AFTER_GELU):
+        if reads_gelu(key):
             described[key], treated[key] = describe_grids(problem, key, seen, knot, seed)
             low, high = seen.minimum[where].min(axis=0), seen.maximum[where].max(axis=0)
             for name, (shift, ratio) in treated[key].items():
@@ -61,7 +62,7 @@ def describe_grids(
     described = {
         "knot": knot,
         "sigma": float(problem.sigmas[knot]),
-        "step": float(list_steps({key: quantizer})[key][knot]),
+        "step": float(quantizer.step_sizes[knot]),
         "bits": BITS,
         "migrated_step": float(steps[knot]),
         "has_migration": bool((ratio > 1).any()),

@@ -1,23 +1,18 @@
 """Output error of a block when the input of one of its layers is quantized, per noise level."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from taqmlx.numerics.activation import find_largest_code
-from taqmlx.planning.layer_rules import UNQUANTIZED, InputRule
-from taqmlx.planning.layers import Layer
+from taqmlx.numerics.input_quantizer import InputQuantizer, to_mlx
+from taqmlx.planning.layer_rules import InputRule
+from taqmlx.planning.layers import Layer, reads_gelu
 from taqmlx.reconstruction.block_problem import BlockProblem, run_rows, take_rows
-from taqmlx.reconstruction.input_quantizers import (
-    AFTER_GELU,
-    Extremes,
-    InputQuantizer,
-    bind_to_rows,
-    choose_quantizer,
-    list_steps,
-)
+from taqmlx.reconstruction.input_quantizers import Extremes, bind_to_rows, choose_quantizer, list_steps
 from taqmlx.reconstruction.sensitivity import (
     Change,
     RowErrors,
@@ -31,7 +26,7 @@ from taqmlx.reconstruction.sensitivity import (
 TIERS = (4, 6, 8)  # candidate input bits
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # candidate clipping ranges, as shares of the absmax
 CLIP_ROWS = 128  # rows used to choose the clip; its errors are then measured on all rows
-_AS_GIVEN = InputQuantizer("none", UNQUANTIZED)
+_AS_GIVEN = InputQuantizer()
 
 
 def measure_inputs(
@@ -64,7 +59,7 @@ def choose_first(
 
 def clip_steps(quantizer: InputQuantizer, clip: float) -> InputQuantizer:
     """Quantizer with its clipping range scaled by `clip`."""
-    return quantizer._replace(steps=None if quantizer.steps is None else quantizer.steps * clip)
+    return replace(quantizer, steps=quantizer.step_sizes * clip)
 
 
 def round_input(problem: BlockProblem, key: str, quantizer: InputQuantizer) -> Change:
@@ -93,7 +88,7 @@ def describe_reader(
     levels = np.stack([add_streams(errors, problem.rows.knots == knot) for knot in range(len(problem.sigmas))])
     return {
         "layers": [layer.name for layer in reading],
-        "post_gelu": key.endswith(AFTER_GELU),
+        "post_gelu": reads_gelu(key),
         "tiers": {
             str(bits): {"clip": CLIPS[clip], "inside": float(inside[clip]), "errors": levels[:, tier].tolist()}
             for tier, (bits, clip) in enumerate(zip(TIERS, best, strict=True))
@@ -117,10 +112,10 @@ def measure_inside(problem: BlockProblem, quantizers: Mapping[str, InputQuantize
     sizes, steps = dict.fromkeys(quantizers, 0), list_steps(quantizers)
 
     def count(key: str, x: mx.array, knots: mx.array) -> None:
-        quantizer = quantizers[key]
+        quantizer, shift = quantizers[key], to_mlx(quantizers[key].shift)
         # (K,) -> (B, 1, 1)
-        reach = (steps[key] * find_largest_code(quantizer.bits))[knots].reshape(-1, 1, 1)
-        magnitudes = mx.abs(x if quantizer.shift is None else x - quantizer.shift) / reach
+        reach = (steps[key] * find_largest_code(quantizer.bit_width))[knots].reshape(-1, 1, 1)
+        magnitudes = mx.abs(x if shift is None else x - shift) / reach
         # with a tolerance, because the absmax itself was divided by the largest code and rounded
         counts[key] += [float(mx.sum(magnitudes <= clip * (1 + 1e-5))) for clip in CLIPS]
         sizes[key] += x.size

@@ -6,24 +6,20 @@ W diag(m).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx.optimizers import Adam
 
+from taqmlx.numerics.input_quantizer import InputQuantizer, to_mlx
 from taqmlx.numerics.learned_step import quantize_learned
 from taqmlx.numerics.rounding import compute_rate
 from taqmlx.planning.layer_rules import InputRule
+from taqmlx.planning.layers import reads_gelu
 from taqmlx.reconstruction.block_problem import BlockProblem, Rows, compute_loss, run_rows
-from taqmlx.reconstruction.input_quantizers import (
-    AFTER_GELU,
-    Extremes,
-    InputQuantizer,
-    choose_steps,
-    list_steps,
-    spread_steps,
-)
+from taqmlx.reconstruction.input_quantizers import Extremes, choose_steps, list_steps
 from taqmlx.reconstruction.reconstruction import draw_batch
 
 OUTLIER_RANGE = 2.5  # times the median range
@@ -52,7 +48,7 @@ def migrate(
     settings: Mapping[str, Any],
 ) -> dict[str, InputQuantizer]:
     """Quantizers with a migration, and step sizes for the migrated input, where the rules request one."""
-    wanted = [key for key in list_steps(quantizers) if key.endswith(AFTER_GELU) and rules[key]["migration"]]
+    wanted = [key for key in list_steps(quantizers) if reads_gelu(key) and rules[key]["migration"]]
     ratios = {key: start_ratios(observed[key], quantizers[key]) for key in wanted}
     ratios = {key: ratio for key, ratio in ratios.items() if (ratio > 1).any()}
     if not ratios:
@@ -65,7 +61,7 @@ def migrate(
     for key, ratio in learned.items():
         m = np.maximum(1, np.rint(ratio)).astype(np.float32)
         left = choose_steps(*divide(observed[key], quantizers[key], m), rules[key], knots, problem.sigmas)
-        migrated[key] = quantizers[key]._replace(steps=mx.array(left), migration=mx.array(m))
+        migrated[key] = replace(quantizers[key], steps=left, migration=m.astype(np.int32))
     return migrated
 
 
@@ -79,7 +75,7 @@ def start_ratios(seen: Extremes, quantizer: InputQuantizer) -> np.ndarray:
 
 def read_shift(seen: Extremes, quantizer: InputQuantizer) -> np.ndarray:
     """Shift of an input, float32 (D,); zeros if it has none."""
-    return np.zeros(seen.minimum.shape[1], np.float32) if quantizer.shift is None else np.array(quantizer.shift)
+    return np.zeros(seen.minimum.shape[1], np.float32) if quantizer.shift is None else quantizer.shift
 
 
 def divide(seen: Extremes, quantizer: InputQuantizer, ratio: np.ndarray) -> tuple[Extremes, np.ndarray]:
@@ -109,13 +105,13 @@ def learn_ratios(
 
     def measure(learned: Mapping[str, Mapping[str, mx.array]], rows: Rows[mx.array]) -> mx.array:
         def quantize(key: str, x: mx.array) -> mx.array:
-            if key not in learned:
+            quantizer, own = quantizers[key], learned.get(key, {})
+            common = quantizer.find_row_steps(x, mx.exp(own["steps"]), rows.knots) if own else None
+            if common is None:
                 return x
-            quantizer = quantizers[key]
-            shift = 0.0 if quantizer.shift is None else quantizer.shift
-            common = spread_steps(quantizer, mx.exp(learned[key]["steps"]), rows.knots)
-            own = common * mx.exp(learned[key]["ratios"] * outliers[key])  # (B or 1, 1, D)
-            return quantize_learned(x - shift, own, quantizer.bits) + shift
+            shift = 0.0 if quantizer.shift is None else mx.array(quantizer.shift)
+            step = common * mx.exp(own["ratios"] * outliers[key])  # (B or 1, 1, D)
+            return quantize_learned(x - shift, step, quantizer.bit_width) + shift
 
         return compute_loss(problem, run_rows(problem, problem.weights, quantize, rows), rows)
 
@@ -135,7 +131,7 @@ def migrate_weights(
     """Weights (out, in) with the migration of their inputs folded into the columns: W diag(m)."""
     moved = dict(weights)
     for name, weight in weights.items():
-        migration = quantizers[readers[name]].migration
+        migration = to_mlx(quantizers[readers[name]].migration)
         if migration is not None:
             moved[name] = weight * migration
     return moved

@@ -8,12 +8,12 @@ import numpy as np
 
 from taqmlx.mmdit.blocks import Block
 from taqmlx.mmdit.transformer import Transformer
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.weight_grid import dequantize
-from taqmlx.planning.layer_rules import UNQUANTIZED, InputRule
 from taqmlx.reconstruction.block_assembly import assemble_problem, list_own_linears, read_weights
 from taqmlx.reconstruction.block_problem import BlockProblem, list_batches, run_rows, take_rows
-from taqmlx.reconstruction.input_quantizers import InputQuantizer, bind_to_rows
-from taqmlx.store.block_file import BlockFile, LayerInput
+from taqmlx.reconstruction.input_quantizers import bind_to_rows
+from taqmlx.store.block_file import BlockFile
 from taqmlx.store.errors import UserError
 
 Streams = tuple[np.ndarray, np.ndarray]
@@ -23,23 +23,6 @@ def dequantize_block(model: Transformer, file: BlockFile) -> dict[str, mx.array]
     """All weights (out, in) of a quantized block by layer name, fp32; unquantized ones unchanged."""
     weights, _ = read_weights(model, list_own_linears(model, file.seal["parameters"]["block"]))
     return weights | {name: mx.array(dequantize(layer.codes, layer.grid)) for name, layer in file.weights.items()}
-
-
-def restore_quantizer(rule: InputRule, grid: LayerInput | None) -> InputQuantizer:
-    """Quantizer of a layer input, from its rule and the grid in the block file.
-
-    Raises UserError if the rule needs a grid and there is none.
-    """
-    if rule["bits"] == UNQUANTIZED:
-        return InputQuantizer("none", UNQUANTIZED)
-    if rule["policy"] == "dynamic":
-        return InputQuantizer("dynamic", rule["bits"], group_size=rule["group_size"])
-    if grid is None:
-        raise UserError(f"a block file has no step sizes for a {rule['policy']} policy; run optimise_block again")
-    shift, migration = (
-        None if part is None else mx.array(part.astype(np.float32)) for part in (grid.shift, grid.migration)
-    )
-    return InputQuantizer(rule["policy"], rule["bits"], mx.array(grid.steps), shift, migration)
 
 
 def propagate(
@@ -56,8 +39,7 @@ def propagate(
         model, block, rules, weights, streams, streams, modulation, sigmas, (everything, everything)
     )
     problem = replace(problem, weights={name: weights[name] for name in problem.weights})
-    keys = set(problem.readers.values())
-    quantizers = {key: restore_quantizer(rules[key]["activation"], file.inputs.get(key)) for key in keys}
+    quantizers = {key: file.find_input(key) for key in dict.fromkeys(problem.readers.values())}
     by_level = any(quantizer.policy == "lut" for quantizer in quantizers.values())
     if by_level and not np.array_equal(problem.sigmas, file.sigmas):
         raise UserError(

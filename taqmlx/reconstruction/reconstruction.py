@@ -6,7 +6,7 @@ respect to the weights comes from the block; from there to alpha it is explicit,
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -14,10 +14,10 @@ import numpy as np
 from mlx.optimizers import Adam
 
 from taqmlx.numerics import rounding
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.reconstruction.block_problem import BlockProblem, Rows, compute_loss, find_broken_layer, run_rows, take_rows
 from taqmlx.reconstruction.flat_weights import FlatWeights
 from taqmlx.reconstruction.input_quantizers import (
-    InputQuantizer,
     bind_dropping,
     bind_rounding,
     bind_to_rows,
@@ -64,8 +64,8 @@ def start_state(flat: FlatWeights, quantizers: Mapping[str, InputQuantizer]) -> 
 
 def read_quantizers(quantizers: Mapping[str, InputQuantizer], state: State) -> dict[str, InputQuantizer]:
     """Quantizers with the step sizes of `state`."""
-    steps = {key: mx.exp(log_steps) for key, log_steps in state.log_steps.items()}
-    return {key: quantizer._replace(steps=steps.get(key)) for key, quantizer in quantizers.items()}
+    learned = {key: np.array(mx.exp(log_steps)) for key, log_steps in state.log_steps.items()}
+    return {key: replace(quantizer, steps=learned.get(key)) for key, quantizer in quantizers.items()}
 
 
 def learn(
@@ -154,7 +154,7 @@ def bind_iteration(
     differentiate = mx.value_and_grad(measure)
 
     def iterate(iteration: int) -> float:
-        before = read_quantizers(quantizers, state)
+        before = replace(state)
         rows, key = draw_batch(problem, settings, (state.phase, iteration))
         h = rounding.compute_rounding(state.alpha)
         weights = flat.split(flat.soften(h)) if phase.learns_rounding else {}
@@ -167,7 +167,7 @@ def bind_iteration(
             move_steps(state, adams["steps"], gradients["log_steps"], rate)
         state.adam = {name: adam.state for name, adam in adams.items()}
         mx.eval(loss, state.alpha, state.log_steps, state.adam)
-        refuse_broken_loss(problem, weights or hard, before, rows, float(loss), iteration)
+        refuse_broken_loss(problem, weights or hard, quantizers, before, rows, float(loss))
         return float(loss)
 
     return iterate
@@ -217,15 +217,16 @@ def refuse_broken_loss(
     problem: BlockProblem,
     weights: Mapping[str, mx.array],
     quantizers: Mapping[str, InputQuantizer],
+    before: State,
     rows: Rows[mx.array],
     loss: float,
-    iteration: int,
 ) -> None:
-    """Raise UserError, naming the iteration and the first layer that is not finite, unless the loss is finite."""
+    """Raise UserError, naming the iteration from `before` and the first layer that is not finite, if `loss` is not."""
     if np.isfinite(loss):
         return
-    layer = find_broken_layer(problem, problem.weights | dict(weights), bind_to_rows(quantizers)(rows), rows)
-    raise UserError(describe_break(problem, iteration, layer or "the targets"))
+    quantize = bind_to_rows(read_quantizers(quantizers, before))(rows)
+    layer = find_broken_layer(problem, problem.weights | dict(weights), quantize, rows)
+    raise UserError(describe_break(problem, before.iteration, layer or "the targets"))
 
 
 def refuse_broken_state(

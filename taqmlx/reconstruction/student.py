@@ -9,6 +9,7 @@ import numpy as np
 
 from taqmlx.mmdit.blocks import Linear
 from taqmlx.mmdit.transformer import Transformer
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.learned_codes import dequantize_soft, round_codes, round_stored
 from taqmlx.numerics.schedule import TRAIN_TIMESTEPS
 from taqmlx.numerics.stored_types import convert_values
@@ -16,10 +17,9 @@ from taqmlx.numerics.weight_grid import Grid, spread
 from taqmlx.planning.layer_rules import find_shared_dtype
 from taqmlx.planning.layers import list_linears
 from taqmlx.reconstruction.block_assembly import group_readers, read_weights
-from taqmlx.reconstruction.input_quantizers import InputQuantizer, bind_rounding, list_steps
+from taqmlx.reconstruction.input_quantizers import bind_rounding, list_steps
 from taqmlx.reconstruction.migration import migrate_weights
-from taqmlx.reconstruction.propagation import restore_quantizer
-from taqmlx.store.block_file import BlockFile, LayerInput, LayerWeight
+from taqmlx.store.block_file import BlockFile, LayerWeight
 
 # Learned parameters as displacements, by kind (`codes`, `scales`, `zeros`, `biases`, `steps`) and layer
 Learned = dict[str, dict[str, mx.array]]
@@ -137,7 +137,9 @@ class Student:
         weights |= migrate_weights({name: weights[name] for name in self.readers}, self.readers, self.quantizers)
         return {name: soften_codes(codes[name], grid, np.array(weights[name])) for name, grid in self.grids.items()}
 
-    def export(self, learned: Learned) -> tuple[dict[str, LayerWeight], dict[str, LayerInput], dict[str, np.ndarray]]:
+    def export(
+        self, learned: Learned
+    ) -> tuple[dict[str, LayerWeight], dict[str, InputQuantizer], dict[str, np.ndarray]]:
         """Stored form of `learned`: weights and inputs by layer, and biases (out,)."""
         scales, zeros = self.restore_grids(learned)
         weights = {}
@@ -151,11 +153,7 @@ class Student:
         steps, inputs = self.restore_steps(learned), {}
         for name, key in self.readers.items():
             if key in steps:
-                quantizer = self.quantizers[key]
-                shift, migration = (None if part is None else np.array(part) for part in quantizer[3:5])
-                inputs[name] = LayerInput(
-                    np.array(steps[key]), shift, None if migration is None else migration.astype(np.int32)
-                )
+                inputs[name] = replace(self.quantizers[key], steps=np.array(steps[key]))
         biases = {
             name: convert_values(np.array(bias), self.scale_dtype)
             for name, bias in self.restore_biases(learned).items()
@@ -191,7 +189,7 @@ def assemble_student(model: Transformer, files: Sequence[BlockFile]) -> tuple[St
     weights, biases = read_weights(model, layers)
     rules = {name: rule for file in files for name, rule in file.seal["parameters"]["layers"].items()}
     stored = {name: weight for file in files for name, weight in file.weights.items()}
-    given = {name: grid for file in files for name, grid in file.inputs.items()}
+    homes = {name: file for file in files for name in file.seal["parameters"]["layers"]}
     linears = [layer for layer in layers if layer.block and layer.role != "adaLN"]
     readers = group_readers(linears, rules)
     scale_dtype = find_shared_dtype(rule["weight"] for rule in rules.values())
@@ -203,7 +201,7 @@ def assemble_student(model: Transformer, files: Sequence[BlockFile]) -> tuple[St
         exact={name: weight for name, weight in weights.items() if name not in stored},
         biases=biases,
         reach={name: float(mx.sqrt(mx.square(bias).mean())) + 1e-3 for name, bias in present.items()},
-        quantizers={key: restore_quantizer(rules[key]["activation"], given.get(key)) for key in set(readers.values())},
+        quantizers={key: homes[key].find_input(key) for key in dict.fromkeys(readers.values())},
         readers=readers,
         sigmas=next(file.sigmas for file in files),
     ), {name: weight.codes for name, weight in stored.items()}

@@ -76,7 +76,7 @@ def find_ratio(errors: Facts | None) -> float | None:
 
 def describe_input(layer: Any, config: QuantConfig, ranges: Facts, sensitivity: Facts, suggested: Facts) -> Facts:
     """Facts about a layer input and its quantization."""
-    activation, steps = config.layers[layer.name]["activation"], config.activation_steps(layer.name)
+    activation, steps = config.layers[layer.name]["activation"], config.find_input(layer.name).steps
     readers = sensitivity.get(layer.block, {}).get("inputs", {})
     tiers = next((found["tiers"] for found in readers.values() if layer.name in found["layers"]), {})
     return {

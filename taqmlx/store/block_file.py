@@ -12,15 +12,17 @@ type. The metadata entry `layers` gives bits and group size. The seal's `sha256`
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from taqmlx.numerics.input_quantizer import ARRAYS, InputQuantizer, create_quantizer, has_steps
 from taqmlx.numerics.weight_grid import Grid, pack_codes, unpack_codes
 from taqmlx.planning import plan
+from taqmlx.planning.layer_rules import InputRule
 from taqmlx.store.block_report import name_report, read_report
 from taqmlx.store.errors import UserError, blame
 from taqmlx.store.files import hash_file, write_json
@@ -37,27 +39,28 @@ class LayerWeight:
 
 
 @dataclass(frozen=True)
-class LayerInput:
-    """Input quantizer of a layer: steps float32 (K,) or (1,), shift float32 (in,), migration int32 (in,)."""
-
-    steps: np.ndarray
-    shift: np.ndarray | None = None
-    migration: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
 class BlockFile:
     """Result of one block's job.
 
-    weights and inputs are by layer name; sigmas (K,) are the noise levels of the steps; biases (out,) are those
-    learned, if any, in the stored type of the scales.
+    weights and inputs, the quantizers with stored step sizes, are by layer name; sigmas (K,) are the noise levels of
+    the steps; biases (out,) are those learned, if any, in the stored type of the scales.
     """
 
     weights: dict[str, LayerWeight]
-    inputs: dict[str, LayerInput]
+    inputs: dict[str, InputQuantizer]
     sigmas: np.ndarray
     seal: Seal
     biases: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def find_input(self, name: str) -> InputQuantizer:
+        """Quantizer of the input of layer `name`. Raises UserError if its rule needs step sizes that are not there."""
+        if name in self.inputs:
+            return self.inputs[name]
+        rule: InputRule = self.seal["parameters"]["layers"][name]["activation"]
+        if has_steps(rule):
+            policy = rule["policy"]
+            raise UserError(f"{name}: the block file has no step sizes for a {policy} policy; run optimise_block again")
+        return create_quantizer(rule)
 
 
 def digest_codes(packed: np.ndarray) -> str:
@@ -68,7 +71,7 @@ def digest_codes(packed: np.ndarray) -> str:
 def write_block(
     path: Path,
     weights: dict[str, LayerWeight],
-    inputs: dict[str, LayerInput],
+    inputs: dict[str, InputQuantizer],
     sigmas: np.ndarray,
     parameters: plan.Parameters,
     origin: dict[str, Any],
@@ -79,8 +82,9 @@ def write_block(
     for name, layer in weights.items():
         tensors[f"{name}.weight"] = pack_codes(layer.codes, layer.grid.bits)
         tensors |= {f"{name}.scales": layer.grid.scales, f"{name}.biases": layer.grid.biases}
-    for name, grid in inputs.items():
-        tensors |= {f"{name}.{key}": value for key, value in asdict(grid).items() if value is not None}
+    for name, quantizer in inputs.items():
+        arrays = {key: getattr(quantizer, key) for key in ARRAYS}
+        tensors |= {f"{name}.{key}": array for key, array in arrays.items() if array is not None}
     tensors |= {f"{name}.bias": bias for name, bias in biases.items()}
     layers = {name: {"bits": w.grid.bits, "group_size": w.grid.group_size} for name, w in weights.items()}
     write_tensors(path, tensors, {"layers": json.dumps(layers, sort_keys=True)})
@@ -100,9 +104,10 @@ def read_block(path: Path) -> BlockFile:
         layers = read_note(path, "layers").items()
         weights = {name: read_weight(tensors, name, sizes) for name, sizes in layers}
         names = [key.removesuffix(".steps") for key in tensors if key.endswith(".steps")]
+        rules = {name: seal["parameters"]["layers"][name]["activation"] for name in names}
         inputs = {
-            name: LayerInput(tensors[f"{name}.steps"], tensors.get(f"{name}.shift"), tensors.get(f"{name}.migration"))
-            for name in names
+            name: create_quantizer(rule, *(tensors.get(f"{name}.{key}") for key in ARRAYS))
+            for name, rule in rules.items()
         }
         biases = {key.removesuffix(".bias"): tensors[key] for key in tensors if key.endswith(".bias")}
         return BlockFile(weights, inputs, tensors["sigmas"], seal, biases)

@@ -1,15 +1,17 @@
 """Input quantizers determined by the blocks' jobs, checked against activation rules and packed checkpoint."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.sigma_lookup import find_nearest_knot
 from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import find_rule
-from taqmlx.store.block_file import BlockFile, LayerInput, read_block
+from taqmlx.store.block_file import BlockFile, read_block
 from taqmlx.store.errors import UserError, blame
 
 TOLERANCE = 1e-6  # relative; noise levels may have passed through float32
@@ -60,19 +62,14 @@ def check_weights(path: Path, block: BlockFile, checkpoint: dict[str, Any], laye
     if block.seal["inputs"]["model"] != checkpoint["origin"]["model"]:
         raise UserError(f"{path} and the packed checkpoint were made from different weight files; make both again")
     for name, digest in block.seal["sha256"]["codes"].items():
-        given, place = block.inputs.get(name), layer_paths[name]
+        quantizer, place = block.inputs.get(name), layer_paths[name]
         if checkpoint["codes"].get(place) != digest:
             raise UserError(f"{name}: the packed checkpoint's codes are not those of {path}; run pack_weights again")
-        if is_migrated(given) != (place in checkpoint["migrated"]):
+        if (quantizer is not None and quantizer.is_migrated) != (place in checkpoint["migrated"]):
             raise UserError(f"{name}: {path} and the packed checkpoint differ in migration; run pack_weights again")
 
 
-def is_migrated(given: LayerInput | None) -> bool:
-    """True if the layer's input is divided by a migration other than one."""
-    return given is not None and given.migration is not None and bool(np.any(given.migration != 1))
-
-
-def pick_inputs(blocks: Blocks, sigmas: Sequence[float]) -> dict[str, LayerInput]:
+def pick_inputs(blocks: Blocks, sigmas: Sequence[float]) -> dict[str, InputQuantizer]:
     """Input quantizers by layer name, with step size tables at `sigmas` (S,) only.
 
     Raises UserError, naming the noise level, if a block was not optimised at one of them.
@@ -81,9 +78,10 @@ def pick_inputs(blocks: Blocks, sigmas: Sequence[float]) -> dict[str, LayerInput
     for path, block in blocks.values():
         with blame(path):
             places = find_sigmas(sigmas, block.sigmas, path)
-            for name, given in block.inputs.items():
-                steps = given.steps if len(given.steps) == 1 else given.steps[places]
-                picked[name] = LayerInput(steps, given.shift, given.migration if is_migrated(given) else None)
+            for name, quantizer in block.inputs.items():
+                steps = quantizer.step_sizes if len(quantizer.step_sizes) == 1 else quantizer.step_sizes[places]
+                migration = quantizer.migration if quantizer.is_migrated else None
+                picked[name] = replace(quantizer, steps=steps, migration=migration)
     return picked
 
 

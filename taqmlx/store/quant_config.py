@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from taqmlx.numerics.activation import PER_TOKEN, look_up_step
+from taqmlx.numerics.input_quantizer import ARRAYS, InputQuantizer
 from taqmlx.numerics.sigma_lookup import DEFAULT_LOOKUP, LOOKUPS
-from taqmlx.planning.layer_rules import GroupSize
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import find_named, hash_file, read_plain_json, refuse_changed
 from taqmlx.store.schemas import check_schema, load_schema
@@ -42,17 +42,18 @@ class QuantConfig:
         layers: dict[str, dict[str, Any]] = self.content["layers"]
         return layers
 
-    def activation_bits(self, layer: str) -> int | tuple[int, ...]:
-        """Bits of the input of `layer`: one number, or K of them if they differ by noise level. 16: unquantized."""
-        bits = self.layers[layer]["activation"]["bits"]
-        return bits if isinstance(bits, int) else tuple(bits)
-
-    def activation_steps(self, layer: str) -> np.ndarray | None:
-        """Step sizes of the input of `layer`, float32: (K,) table, (1,) static; None if dynamic or unquantized."""
-        activation = self.layers[layer]["activation"]
-        if activation["policy"] == "lut":
-            return self.arrays[activation["steps"]]
-        return np.array([activation["step"]], np.float32) if activation["policy"] == "static" else None
+    def find_input(self, layer: str) -> InputQuantizer:
+        """Quantizer of the input of `layer`; the columns of its weight are already multiplied by the migration."""
+        entry = self.layers[layer]["activation"]
+        bits, arrays = entry["bits"], {kind: self.arrays[entry[kind]] for kind in ARRAYS if entry.get(kind)}
+        if "step" in entry:
+            arrays["steps"] = np.array([entry["step"]], np.float32)
+        return InputQuantizer(
+            entry["policy"],
+            bits if isinstance(bits, int) else tuple(bits),
+            **arrays,
+            group_size=entry.get("group_size", PER_TOKEN),
+        )
 
     def activation_step(self, layer: str, sigma: float, lookup: str = DEFAULT_LOOKUP) -> float | None:
         """Step size of the input of `layer` at `sigma`; None for dynamic or unquantized inputs.
@@ -66,26 +67,6 @@ class QuantConfig:
             return look_up_step(weights, self.arrays[activation["steps"]], activation["bits"])[0]
         step: float | None = activation.get("step")
         return step
-
-    def activation_group_size(self, layer: str) -> GroupSize:
-        """Number of channels of a token that share a dynamic step size, or PER_TOKEN."""
-        size: GroupSize = self.layers[layer]["activation"].get("group_size", PER_TOKEN)
-        return size
-
-    def activation_shift(self, layer: str) -> np.ndarray | None:
-        """Per-channel shift subtracted from the layer input before quantization, float32 (in,), or None."""
-        return self._find_array(layer, "shift")
-
-    def activation_migration(self, layer: str) -> np.ndarray | None:
-        """Per-channel divisor of the layer input after the shift, int32 (in,), or None.
-
-        The columns of the layer's weight are already multiplied by it.
-        """
-        return self._find_array(layer, "migration")
-
-    def _find_array(self, layer: str, kind: str) -> np.ndarray | None:
-        key = self.layers[layer]["activation"].get(kind)
-        return self.arrays[key] if key else None
 
 
 def read_quant_config(path: Path) -> QuantConfig:
@@ -129,6 +110,19 @@ def refuse_other_formats(content: Any, path: Path) -> None:
         )
 
 
+def describe_input(name: str, quantizer: InputQuantizer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Activation entry of the layer `name`, without its range, and its arrays by kind: inverse of `find_input`."""
+    entry: dict[str, Any] = {"policy": quantizer.policy, "bits": quantizer.bits}
+    if quantizer.steps is None:
+        return entry | ({} if quantizer.policy == "none" else {"group_size": quantizer.group_size}), {}
+    arrays = {kind: array for kind in ARRAYS if (array := getattr(quantizer, kind)) is not None}
+    entry |= {kind: f"{name}/{kind}" if kind in arrays else None for kind in ARRAYS}
+    if quantizer.policy == "static":
+        del entry["steps"]
+        entry["step"] = float(arrays.pop("steps")[0])
+    return entry, arrays
+
+
 def check_file(file: Path, sha256: str, config: Path) -> None:
     """Raise UserError unless `file` exists with the digest `sha256` given in `config`."""
     if not file.is_file():
@@ -146,7 +140,7 @@ def check_arrays(content: dict[str, Any], arrays: dict[str, np.ndarray], path: P
     count = len(content["sigmas"])
     for name, layer in content["layers"].items():
         activation = layer["activation"]
-        for kind in ("steps", "shift", "migration"):
+        for kind in ARRAYS:
             key = activation.get(kind)
             if key and key not in arrays:
                 raise UserError(f"{path}: {name}: the array {key} is not in {content['arrays']['file']}; make it again")

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from taqmlx.mmdit.forward import bind_linears, predict_velocity
-from taqmlx.mmdit.quantized import PRODUCTS, InputGrid, PackedWeight, QuantizedLinears, multiply_dense, multiply_packed
+from taqmlx.mmdit.quantized import PRODUCTS, PackedWeight, QuantizedLinears, multiply_dense, multiply_packed
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.planning.layers import Layer, list_linears
 
 SIGMAS = np.array([1.0, 0.5, 0.1])
@@ -80,22 +81,22 @@ def assert_near(found, expected, tolerance=2e-6):
 
 class TestOneLayer:
     def test_a_table_gives_each_noise_level_its_step(self, x, weight, bias):
-        linears = bind_one(weight, bias, InputGrid(8, "lut", STEPS))
+        linears = bind_one(weight, bias, InputQuantizer("lut", 8, STEPS))
         for sigma, step in ((1.0, 0.08), (0.6, 0.04), (0.0, 0.02)):
             assert_near(compute(linears, sigma, x), compute_unfolded(x, weight, bias, np.float32(step), 8))
 
     def test_between_the_noise_levels_steps_can_be_interpolated(self, x, weight, bias):
-        linears = bind_one(weight, bias, InputGrid(8, "lut", STEPS), "interpolated")
+        linears = bind_one(weight, bias, InputQuantizer("lut", 8, STEPS), "interpolated")
         assert_near(compute(linears, 0.75, x), compute_unfolded(x, weight, bias, 0.06, 8), 1e-4)
 
     def test_bits_can_differ_between_the_noise_levels(self, x, weight, bias, shift, migration):
-        linears = bind_one(weight, bias, InputGrid(TIERS, "lut", STEPS, shift, migration))
+        linears = bind_one(weight, bias, InputQuantizer("lut", TIERS, STEPS, shift, migration))
         for sigma, place in ((1.0, 0), (0.76, 0), (0.74, 1), (0.31, 1), (0.29, 2), (0.0, 2)):
             expected = compute_unfolded(x, weight, bias, STEPS[place], TIERS[place], shift, migration)
             assert_near(compute(linears, sigma, x), expected)
 
     def test_between_noise_levels_of_different_bits_ranges_are_interpolated(self, x, weight, bias):
-        linears = bind_one(weight, bias, InputGrid(TIERS, "lut", STEPS), "interpolated")
+        linears = bind_one(weight, bias, InputQuantizer("lut", TIERS, STEPS), "interpolated")
         ranges = [step * (2 ** (bits - 1) - 1) for step, bits in zip(STEPS, TIERS, strict=True)]
         for sigma, place, share in ((0.8, 0, 0.6), (0.6, 1, 0.2), (0.2, 2, 0.25)):
             left = 0 if sigma > 0.5 else 1
@@ -105,24 +106,26 @@ class TestOneLayer:
 
     @pytest.mark.parametrize("lookup", ["nearest", "interpolated"])
     def test_the_same_bits_everywhere_are_those_bits(self, x, weight, bias, shift, lookup):
-        one, many = (bind_one(weight, bias, InputGrid(bits, "lut", STEPS, shift), lookup) for bits in (8, (8, 8, 8)))
+        one, many = (
+            bind_one(weight, bias, InputQuantizer("lut", bits, STEPS, shift), lookup) for bits in (8, (8, 8, 8))
+        )
         for sigma in (1.0, 0.83, 0.3, 0.0):
             np.testing.assert_array_equal(compute(one, sigma, x), compute(many, sigma, x))
 
     def test_a_static_step_holds_at_all(self, x, weight, bias):
-        linears = bind_one(weight, bias, InputGrid(6, "static", STEPS[:1]))
+        linears = bind_one(weight, bias, InputQuantizer("static", 6, STEPS[:1]))
         for sigma in (1.0, 0.1):
             assert_near(compute(linears, sigma, x), compute_unfolded(x, weight, bias, STEPS[0], 6))
 
     def test_a_dynamic_step_is_each_tokens_own(self, x, weight, bias):
         step = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
         assert_near(
-            compute(bind_one(weight, bias, InputGrid(8, "dynamic")), 0.3, x),
+            compute(bind_one(weight, bias, InputQuantizer("dynamic", 8)), 0.3, x),
             compute_unfolded(x, weight, bias, step, 8),
         )
 
     def test_folding_shift_and_migration_changes_nothing(self, x, weight, bias, shift, migration):
-        linears = bind_one(weight, bias, InputGrid(8, "lut", STEPS, shift, migration))
+        linears = bind_one(weight, bias, InputQuantizer("lut", 8, STEPS, shift, migration))
         expected = compute_unfolded(x, weight, bias, STEPS[1], 8, shift, migration)
         assert_near(compute(linears, 0.5, x), expected)
 
@@ -131,31 +134,31 @@ class TestOneLayer:
         bias = bias if grid_bias == "given" else None
         expected = x @ weight.T + (0 if bias is None else bias)
         migrated = weight * migration  # W' = W diag(m)
-        unrounded = bind_one(migrated, bias, InputGrid(16, "none", None, shift, migration))
+        unrounded = bind_one(migrated, bias, InputQuantizer("none", 16, None, shift, migration))
         assert_near(compute(unrounded, 0.5, x), expected, 5e-6)
-        fine = bind_one(migrated, bias, InputGrid(22, "static", np.array([1e-5], np.float32), shift, migration))
+        fine = bind_one(migrated, bias, InputQuantizer("static", 22, np.array([1e-5], np.float32), shift, migration))
         assert_near(compute(fine, 0.5, x), expected, 1e-5)
 
     def test_without_a_bias_the_shift_creates_one(self, x, weight, shift):
-        linears = bind_one(weight, None, InputGrid(8, "static", STEPS[:1], shift))
+        linears = bind_one(weight, None, InputQuantizer("static", 8, STEPS[:1], shift))
         assert_near(np.array(linears.biases[FC2.name]), weight @ shift)
         assert_near(compute(linears, 0.5, x), compute_unfolded(x, weight, 0, STEPS[0], 8, shift))
-        assert bind_one(weight, None, InputGrid(8, "static", STEPS[:1])).biases[FC2.name] is None
+        assert bind_one(weight, None, InputQuantizer("static", 8, STEPS[:1])).biases[FC2.name] is None
 
     def test_an_unquantized_input_is_divided_by_the_migration_only(self, x, weight, bias, migration):
-        linears = bind_one(weight, bias, InputGrid(16, "none", migration=migration))
+        linears = bind_one(weight, bias, InputQuantizer("none", 16, migration=migration))
         assert_near(compute(linears, 0.5, x), (x / migration) @ weight.T + bias)
 
     def test_a_table_of_another_length_is_rejected(self, weight, bias):
         with pytest.raises(ValueError, match=r"mm_00\.image\.mlp\.fc2 has 2 steps for 3 noise levels"):
-            bind_one(weight, bias, InputGrid(8, "lut", STEPS[:2]))
+            bind_one(weight, bias, InputQuantizer("lut", 8, STEPS[:2]))
 
     @pytest.mark.parametrize(
         ("policy", "bits", "steps"), [("lut", TIERS[:2], STEPS), ("static", TIERS, STEPS[:1]), ("dynamic", TIERS, None)]
     )
     def test_bits_without_a_step_for_each_are_rejected(self, weight, bias, policy, bits, steps):
         with pytest.raises(ValueError, match=rf"mm_00\.image\.mlp\.fc2 has {len(bits)} bit widths"):
-            bind_one(weight, bias, InputGrid(bits, policy, steps))
+            bind_one(weight, bias, InputQuantizer(policy, bits, steps))
 
 
 class TestPackedWeights:
@@ -182,23 +185,23 @@ class TestOneForward:
     @pytest.fixture
     def attention(self, rng):
         """q and k read alike; v has a grid of its own."""
-        grids = [InputGrid(8, "lut", array) for array in (STEPS, STEPS.copy(), 2 * STEPS)]
+        grids = [InputQuantizer("lut", 8, array) for array in (STEPS, STEPS.copy(), 2 * STEPS)]
         names = [layer.name for layer in (Q, K, V)]
         weights = {name: mx.array(rng.standard_normal((OUT, WIDTH)).astype(np.float32)) for name in names}
         inputs = dict(zip(names, grids, strict=True))
         return QuantizedLinears([Q, K, V], weights, dict.fromkeys(names), inputs, SIGMAS, "nearest"), weights
 
-    def test_layers_that_read_alike_have_one_reader(self, attention):
-        readers = attention[0].readers
-        assert readers[Q.name] is readers[K.name] is not readers[V.name]
+    def test_layers_that_read_alike_have_one_quantizer(self, attention):
+        quantizers = attention[0].quantizers
+        assert quantizers[Q.name] is quantizers[K.name] is not quantizers[V.name]
 
-    def test_layers_with_the_same_bits_at_every_noise_level_have_one_reader(self, rng):
-        grids = [InputGrid(bits, "lut", STEPS.copy()) for bits in (TIERS, tuple(TIERS), TIERS[::-1])]
+    def test_layers_with_the_same_bits_at_every_noise_level_have_one_quantizer(self, rng):
+        grids = [InputQuantizer("lut", bits, STEPS.copy()) for bits in (TIERS, tuple(TIERS), TIERS[::-1])]
         names = [layer.name for layer in (Q, K, V)]
         weights = {name: mx.array(rng.standard_normal((OUT, WIDTH)).astype(np.float32)) for name in names}
         inputs = dict(zip(names, grids, strict=True))
-        readers = QuantizedLinears([Q, K, V], weights, dict.fromkeys(names), inputs, SIGMAS, "nearest").readers
-        assert readers[Q.name] is readers[K.name] is not readers[V.name]
+        quantizers = QuantizedLinears([Q, K, V], weights, dict.fromkeys(names), inputs, SIGMAS, "nearest").quantizers
+        assert quantizers[Q.name] is quantizers[K.name] is not quantizers[V.name]
 
     def test_nothing_that_was_read_is_taken_for_something_else(self, attention, x):
         linears, weights = attention

@@ -44,7 +44,7 @@ class TestRuns:
         chooser.write(multitier_budget=40)  # mm_01.text.mlp.fc1 has 4 bits everywhere
         content = read_json(chooser.out)
         content["layers"]["mm_01.text.mlp.fc1"] = read_json(chooser.study.quant_config)["layers"]["mm_01.text.mlp.fc1"]
-        steps = read_quant_config(chooser.study.quant_config).activation_steps("mm_01.text.mlp.fc1")
+        steps = read_quant_config(chooser.study.quant_config).find_input("mm_01.text.mlp.fc1").steps
         arrays = read_tensors(chooser.out.with_suffix(".safetensors")) | {"mm_01.text.mlp.fc1/steps": steps}
         write_tensors(chooser.out.with_suffix(".safetensors"), arrays)
         content["arrays"]["sha256"] = hash_file(chooser.out.with_suffix(".safetensors"))
@@ -109,7 +109,7 @@ class TestAnalysis:
     def test_the_summary_counts_what_was_decided(self, chooser):
         config = chooser.write(multitier_budget=40)
         rounded = [
-            np.broadcast_to(config.activation_bits(n), 3) for n in config.layers if config.activation_bits(n) != 16
+            np.broadcast_to(config.find_input(n).bits, 3) for n in config.layers if config.find_input(n).bits != 16
         ]
         summary = config.content["analysis"]["summary"]
         assert summary["total_layers"] == len(rounded) == 57
@@ -143,4 +143,4 @@ class TestAnalysis:
         found = after.content["analysis"]["layers"][FC1]
         assert (found["smoothquant_candidate"], found["smoothquant_levels"]) == (True, 1)
         assert after.content["analysis"]["summary"]["smoothquant_layers"] == [FC1]
-        assert after.activation_bits(FC1) == before.activation_bits(FC1)
+        assert after.find_input(FC1).bits == before.find_input(FC1).bits

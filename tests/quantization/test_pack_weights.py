@@ -10,9 +10,10 @@ from taqmlx.models import embedded
 from taqmlx.models.diffusionkit import config as diffusionkit_config
 from taqmlx.models.diffusionkit import mmdit
 from taqmlx.numerics import weight_grid
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.planning import configuration, plan
 from taqmlx.planning.layers import list_linears
-from taqmlx.store.block_file import LayerInput, digest_codes, read_block
+from taqmlx.store.block_file import digest_codes, read_block
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, read_json, write_json
 from taqmlx.store.mixed_bits import FORMAT as MIXED
@@ -224,7 +225,9 @@ def migrated(study):
 def migrate(study):
     """Write the blocks of a study with one migrated and one shifted layer."""
     grids = {FC2: np.array([2] + [1] * 511, np.int32), "mm_00.image.mlp.fc2": np.ones(512, np.int32)}
-    inputs = {name: LayerInput(np.ones(3, np.float32), np.ones(512, np.float32), m) for name, m in grids.items()}
+    inputs = {
+        name: InputQuantizer("lut", 8, np.ones(3, np.float32), np.ones(512, np.float32), m) for name, m in grids.items()
+    }
     write_rounded_blocks(study.folder / "adaround", read_json(study.params("optimise_block")), inputs=inputs)
 
 

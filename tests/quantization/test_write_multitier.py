@@ -19,21 +19,21 @@ def find_absmax(study, name):
 class TestMeasured:
     def test_bits_are_the_fewest_within_the_budget_at_the_nearest_knot(self, chooser):
         config = chooser.write(multitier_budget=40)
-        assert config.activation_bits(FC1) == (4, 4, 8)
-        assert config.activation_bits("mm_01.text.mlp.fc1") == 4
-        assert chooser.write(multitier_budget=55).activation_bits(FC1) == (6, 6, 8)
+        assert config.find_input(FC1).bits == (4, 4, 8)
+        assert config.find_input("mm_01.text.mlp.fc1").bits == 4
+        assert chooser.write(multitier_budget=55).find_input(FC1).bits == (6, 6, 8)
 
     def test_layers_that_read_one_input_have_the_same_bits_and_steps(self, chooser):
         config = chooser.write()
         for name in ("k", "v"):
             other = Q.replace("q_proj", f"{name}_proj")
-            assert config.activation_bits(other) == config.activation_bits(Q)
-            np.testing.assert_array_equal(config.activation_steps(other), config.activation_steps(Q))
+            assert config.find_input(other).bits == config.find_input(Q).bits
+            np.testing.assert_array_equal(config.find_input(other).steps, config.find_input(Q).steps)
 
     @pytest.mark.parametrize(("budget", "bits"), [(-1e6, 4), (1e6, 8)])
     def test_any_error_or_none(self, chooser, budget, bits):
         config = chooser.write(multitier_budget=budget)
-        assert {config.activation_bits(name) for name in config.layers} == {bits, 16}
+        assert {config.find_input(name).bits for name in config.layers} == {bits, 16}
 
     def test_without_a_bit_taken_away_layers_are_as_they_were(self, chooser):
         before, config = read_quant_config(chooser.study.quant_config), chooser.write(multitier_budget=1e6)
@@ -47,7 +47,7 @@ class TestMeasured:
         config = chooser.write(multitier_budget=40)
         ranges = {name: find_absmax(chooser.study, name).max() for name in (FC1, FC2)}
         assert ranges[FC1] > 1.2 * ranges[FC2] or ranges[FC2] > 1.2 * ranges[FC1]
-        assert config.activation_bits(FC1) == config.activation_bits(FC2)
+        assert config.find_input(FC1).bits == config.find_input(FC2).bits
 
 
 class TestThresholds:
@@ -59,8 +59,8 @@ class TestThresholds:
         assert shifted.max() < between < unshifted.min()
         limits = {"plain": [1e-3, 2e-3], "shifted": [between, 2 * between]}
         config = chooser.write(multitier_rule="thresholds", multitier_thresholds=limits)
-        assert config.activation_bits(FC2) == 4
-        assert config.activation_bits(FC1) == 8
+        assert config.find_input(FC2).bits == 4
+        assert config.find_input(FC1).bits == 8
 
     def test_each_noise_level_is_judged_by_its_own_magnitude(self, chooser):
         absmax = find_absmax(chooser.study, FC1)
@@ -71,23 +71,23 @@ class TestThresholds:
         )
         expected = [4 if value < limits[0] else 6 if value < limits[1] else 8 for value in absmax]
         assert sorted(expected) == [4, 6, 8]
-        assert config.activation_bits(FC1) == tuple(expected)
+        assert config.find_input(FC1).bits == tuple(expected)
 
     def test_the_shift_stays(self, chooser):
         config = chooser.write(multitier_rule="thresholds")
         before = read_quant_config(chooser.study.quant_config)
-        shifted = [name for name in config.layers if config.activation_shift(name) is not None]
+        shifted = [name for name in config.layers if config.find_input(name).shift is not None]
         assert len(shifted) == 9
         for name in shifted:
-            np.testing.assert_array_equal(config.activation_shift(name), before.activation_shift(name))
+            np.testing.assert_array_equal(config.find_input(name).shift, before.find_input(name).shift)
 
     def test_steps_reach_a_share_of_the_range(self, chooser):
         limits = {"plain": [1e6, 2e6], "shifted": [1e-6, 1e6]}
         config = chooser.write(multitier_rule="thresholds", multitier_thresholds=limits)
         expected = find_absmax(chooser.study, FC1) * CLIPS[4] / 7
-        np.testing.assert_allclose(config.activation_steps(FC1), expected, rtol=1e-5)
+        np.testing.assert_allclose(config.find_input(FC1).steps, expected, rtol=1e-5)
         expected = find_absmax(chooser.study, FC2) * CLIPS[6] / 31
-        np.testing.assert_allclose(config.activation_steps(FC2), expected, rtol=1e-5)
+        np.testing.assert_allclose(config.find_input(FC2).steps, expected, rtol=1e-5)
         assert config.layers[FC1]["activation"]["range"] == "clipped"
 
 
@@ -105,7 +105,7 @@ class TestPolicies:
         entry = config.layers[FC1]["activation"]
         assert (entry["policy"], entry["bits"]) == ("lut", [4, 4, 8])
         expected = [*find_absmax(copy.study, FC1)[:2] * CLIPS[4] / 7, step]
-        np.testing.assert_allclose(config.activation_steps(FC1), expected, rtol=1e-5)
+        np.testing.assert_allclose(config.find_input(FC1).steps, expected, rtol=1e-5)
         uniform = config.layers["mm_01.text.mlp.fc1"]["activation"]
         assert (uniform["policy"], uniform["bits"]) == ("static", 4)
         absmax = find_absmax(copy.study, "mm_01.text.mlp.fc1").max()
@@ -122,9 +122,9 @@ class TestPolicies:
     def test_a_layer_with_few_bits_gets_no_more(self, copy):
         self.configure(copy, bits=6)
         config = copy.write(multitier_budget=1e6)
-        assert config.activation_bits(FC1) == 6
+        assert config.find_input(FC1).bits == 6
         np.testing.assert_array_equal(
-            config.activation_steps(FC1), read_quant_config(copy.study.quant_config).activation_steps(FC1)
+            config.find_input(FC1).steps, read_quant_config(copy.study.quant_config).find_input(FC1).steps
         )
 
     def test_layers_that_are_not_rounded_stay_so(self, chooser):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from taqmlx.numerics import weight_grid
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.planning import plan
 from taqmlx.planning.layers import list_linears
-from taqmlx.store.block_file import LayerInput
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.quant_config import read_quant_config
@@ -51,10 +51,10 @@ def test_steps_are_ranges_over_the_largest_code(finished):
 
 def test_only_what_comes_out_of_gelu_is_shifted(finished):
     config = read_quant_config(finished.quant_config)
-    shifted = [name for name in config.layers if config.activation_shift(name) is not None]
+    shifted = [name for name in config.layers if config.find_input(name).shift is not None]
     assert len(shifted) == 9  # five blocks, two streams, of which the last text stream has no MLP
     assert all(name.endswith(".mlp.fc2") for name in shifted)
-    assert config.activation_shift(FC2).shape == (512,)
+    assert config.find_input(FC2).shift.shape == (512,)
 
 
 def test_between_knots_the_nearest_holds_and_beyond_them_the_end(finished):
@@ -77,7 +77,7 @@ def test_other_policies(copy, policy):
     config = read_quant_config(copy.quant_config)
     largest = max(lut.activation_step(FC2, sigma) for sigma in SIGMAS)
     assert config.activation_step(FC2, 0.5) == {"static": pytest.approx(largest), "dynamic": None}[policy]
-    assert (config.activation_shift(FC2) is None) == (policy == "dynamic")
+    assert (config.find_input(FC2).shift is None) == (policy == "dynamic")
 
 
 def test_the_narrower_range_clips_what_is_not_shifted(copy):
@@ -115,7 +115,7 @@ def test_statistics_of_another_calibration_set_are_rejected(copy):
 def test_the_shift_is_that_of_the_statistics(finished):
     config = read_quant_config(finished.quant_config)
     arrays = read_statistics_arrays(finished.statistics, read_json(finished.statistics))
-    np.testing.assert_array_equal(config.activation_shift(FC2), arrays[f"{FC2}/shift"])
+    np.testing.assert_array_equal(config.find_input(FC2).shift, arrays[f"{FC2}/shift"])
 
 
 class TestBlocks:
@@ -124,8 +124,10 @@ class TestBlocks:
     STEPS = np.array([0.03, 0.02, 0.01], np.float32)
     LEARNED = MappingProxyType(
         {
-            FC1: LayerInput(STEPS),
-            FC2: LayerInput(STEPS / 2, np.linspace(0, 1, 512, dtype=np.float32), np.array([4] + [1] * 511, np.int32)),
+            FC1: InputQuantizer("lut", 8, STEPS),
+            FC2: InputQuantizer(
+                "lut", 8, STEPS / 2, np.linspace(0, 1, 512, dtype=np.float32), np.array([4] + [1] * 511, np.int32)
+            ),
         }
     )
 
@@ -146,10 +148,10 @@ class TestBlocks:
         for place, sigma in enumerate(SIGMAS):
             assert config.activation_step(FC1, sigma) == self.STEPS[place]
             assert config.activation_step(FC2, sigma) == self.STEPS[place] / 2
-        assert config.activation_shift(FC1) is None
-        np.testing.assert_array_equal(config.activation_shift(FC2), self.LEARNED[FC2].shift)
-        np.testing.assert_array_equal(config.activation_migration(FC2), self.LEARNED[FC2].migration)
-        assert config.activation_migration(FC2).dtype == np.int32
+        assert config.find_input(FC1).shift is None
+        np.testing.assert_array_equal(config.find_input(FC2).shift, self.LEARNED[FC2].shift)
+        np.testing.assert_array_equal(config.find_input(FC2).migration, self.LEARNED[FC2].migration)
+        assert config.find_input(FC2).migration.dtype == np.int32
 
     def test_other_layers_are_as_observed(self, learned, finished):
         config, before = (read_quant_config(study.quant_config) for study in (learned, finished))
@@ -167,25 +169,25 @@ class TestBlocks:
 
     def test_a_static_policy_has_one_learned_step(self, copy):
         copy.configure(activations=[{"layers": "mm_*", "bits": 8, "policy": "static"}])
-        self.pack(copy, {FC1: LayerInput(np.array([0.25], np.float32))})
+        self.pack(copy, {FC1: InputQuantizer("static", 8, np.array([0.25], np.float32))})
         copy.write_config()
         config = read_quant_config(copy.quant_config)
         assert [config.activation_step(FC1, sigma) for sigma in SIGMAS] == [0.25] * 3
 
     def test_steps_are_picked_at_the_noise_levels_of_the_statistics(self, copy):
         steps = np.arange(1, 6, dtype=np.float32)
-        self.pack(copy, {FC1: LayerInput(steps)}, sigmas=[1.0, 0.9, 0.75 * (1 + 5e-7), 0.5, 0.25])
+        self.pack(copy, {FC1: InputQuantizer("lut", 8, steps)}, sigmas=[1.0, 0.9, 0.75 * (1 + 5e-7), 0.5, 0.25])
         copy.write_config()
         config = read_quant_config(copy.quant_config)
         assert [config.activation_step(FC1, sigma) for sigma in SIGMAS] == [1, 3, 5]
 
     def test_a_migration_of_ones_is_none(self, copy):
-        self.pack(copy, {FC2: LayerInput(self.STEPS, None, np.ones(512, np.int32))})
+        self.pack(copy, {FC2: InputQuantizer("lut", 8, self.STEPS, None, np.ones(512, np.int32))})
         copy.write_config()
-        assert read_quant_config(copy.quant_config).activation_migration(FC2) is None
+        assert read_quant_config(copy.quant_config).find_input(FC2).migration is None
 
     def test_a_missing_noise_level_is_named(self, copy):
-        self.pack(copy, {FC1: LayerInput(self.STEPS)}, sigmas=[1.0, 0.7501, 0.25])
+        self.pack(copy, {FC1: InputQuantizer("lut", 8, self.STEPS)}, sigmas=[1.0, 0.7501, 0.25])
         with pytest.raises(UserError, match=r"mm_00\.safetensors has no step sizes at the noise level 0\.75 of"):
             copy.write_config()
 
@@ -240,7 +242,7 @@ def test_a_rule_can_do_without_the_shift(copy):
     copy.quantize()
     copy.write_config()
     config = read_quant_config(copy.quant_config)
-    assert config.activation_shift(FC2) is None
+    assert config.find_input(FC2).shift is None
     expected = read_json(copy.statistics)["inputs"][FC2]["per_step"]["absmax"][0] / 127
     assert config.activation_step(FC2, SIGMAS[0]) == pytest.approx(expected, rel=1e-6)
 

@@ -6,10 +6,11 @@ import pytest
 
 from taqmlx.mmdit.forward import bind_linears, predict_velocity
 from taqmlx.models import embedded
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.weight_grid import dequantize
 from taqmlx.planning import configuration, plan
 from taqmlx.reconstruction.block_linears import bind_blocks
-from taqmlx.store.block_file import LayerInput, read_block
+from taqmlx.store.block_file import read_block
 from taqmlx.store.errors import UserError
 from tools.small_results.presets import PAPER
 from tools.small_results.study import write_rounded_blocks
@@ -62,7 +63,7 @@ def test_weights_are_those_of_the_files_and_the_rest_the_models(model, tmp_path)
 def test_inputs_are_rounded_by_the_step_of_the_noise_level(model, tmp_path):
     name = "mm_00.image.mlp.fc1"
     rules = [{"layers": "*", "bits": 16}, {"layers": name, "bits": 8, "policy": "lut", "shift": False}]
-    inputs = {name: LayerInput(np.array([4.0, 0.5], np.float32))}
+    inputs = {name: InputQuantizer("lut", 8, np.array([4.0, 0.5], np.float32))}
     linears = bind_blocks(
         model, write_files(tmp_path, inputs, weights=[{"layers": "*", "bits": 16}], activations=rules)
     )

@@ -6,14 +6,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.reconstruction.block_problem import measure_errors, run_rows, take_rows
-from taqmlx.reconstruction.input_quantizers import (
-    Extremes,
-    InputQuantizer,
-    bind_to_rows,
-    leave_unrounded,
-    quantize_input,
-)
+from taqmlx.reconstruction.input_quantizers import Extremes, bind_to_rows, leave_unrounded
 from taqmlx.reconstruction.migration import find_outliers, measure_reach, migrate, migrate_weights, start_ratios
 from tests.support.blocks import ACTIVATION, SETTINGS, quantize_nothing, set_up
 
@@ -68,11 +63,11 @@ def test_the_reach_is_the_largest_distance_from_the_shift():
 def test_it_starts_at_the_outliers_reach_over_that_of_the_others():
     reach = np.array([1.0, 0.8, 1.0, 0.9, 6.3], np.float32)
     seen = Extremes(-reach[None], reach[None], np.zeros((1, 1)))
-    found = start_ratios(seen, InputQuantizer("static", 8, mx.array([0.1])))
+    found = start_ratios(seen, InputQuantizer("static", 8, np.array([0.1], np.float32)))
     np.testing.assert_allclose(found, [1, 1, 1, 1, 6.3], rtol=1e-6)
     shifted = start_ratios(
         Extremes(seen.minimum + 5, seen.maximum + 5, seen.sample),
-        InputQuantizer("static", 8, mx.array([0.1]), mx.full(5, 5.0)),
+        InputQuantizer("static", 8, np.array([0.1], np.float32), np.full(5, 5.0, np.float32)),
     )
     np.testing.assert_allclose(shifted, found, rtol=1e-5)
 
@@ -152,7 +147,7 @@ def test_with_infinite_bits_the_block_is_the_same(problem, migrated):
 
 def make_fine(quantizers):
     """The same with steps that hardly matter, reaching four times as far."""
-    return {key: part._replace(steps=part.steps / 2**13, bits=23) for key, part in quantizers.items()}
+    return {key: replace(part, steps=part.steps / 2**13, bits=23) for key, part in quantizers.items()}
 
 
 def test_the_bias_that_is_folded_is_exact(problem, migrated):
@@ -164,7 +159,7 @@ def test_the_bias_that_is_folded_is_exact(problem, migrated):
     weight = np.array(migrate_weights(block.weights, block.readers, migrated)[FC2]).astype(np.float64)
     z, m, step = (np.array(part).astype(np.float64) for part in (quantizer.shift, quantizer.migration, quantizer.steps))
     bias = np.array(block.biases[FC2]).astype(np.float64)
-    seen = np.array(quantize_input(quantizer, x, quantizer.steps.reshape(1, 1, 1))).astype(np.float64)
+    seen = np.array(quantizer.bind_rows(mx.zeros(2, mx.int32))(x)).astype(np.float64)
     codes = np.clip(np.rint((np.array(x) - z) / m / step), -127, 127)
     folded = (codes * step) @ weight.T + (bias + weight @ (z / m))
     ties = np.abs(((np.array(x) - z) / m / step) % 1 - 0.5).min()

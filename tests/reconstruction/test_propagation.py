@@ -12,10 +12,10 @@ from taqmlx.reconstruction.block_assembly import assemble_problem, list_own_line
 from taqmlx.reconstruction.block_problem import run_rows, take_rows
 from taqmlx.reconstruction.block_task import list_inputs
 from taqmlx.reconstruction.candidates import round_to_nearest
-from taqmlx.reconstruction.input_quantizers import InputQuantizer, bind_to_rows
+from taqmlx.reconstruction.input_quantizers import bind_to_rows
 from taqmlx.reconstruction.migration import migrate, migrate_weights
-from taqmlx.reconstruction.propagation import dequantize_block, propagate, restore_quantizer
-from taqmlx.store.block_file import BlockFile, LayerInput, LayerWeight, read_block, write_block
+from taqmlx.reconstruction.propagation import dequantize_block, propagate
+from taqmlx.store.block_file import BlockFile, LayerWeight, read_block, write_block
 from tests.support.blocks import ACTIVATION, LATENT_SHAPE, SETTINGS, UNQUANTIZED, WEIGHT, set_up
 
 BLOCK = "mm_01"
@@ -143,19 +143,3 @@ def test_weights_that_are_not_in_the_file_are_the_models(captured):
     assert found.keys() == weights.keys()
     same = {name for name in found if mx.array_equal(found[name], weights[name])}
     assert same == {f"{BLOCK}.{stream}.mlp.fc1" for stream in ("image", "text")}
-
-
-class TestRestoring:
-    STEPS = np.array([0.1, 0.2], np.float32)
-
-    def test_a_grid_in_the_file_is_restored(self):
-        found = restore_quantizer(ACTIVATION, LayerInput(self.STEPS, self.STEPS + 1, np.array([1, 4], np.int32)))
-        assert (found.policy, found.bits) == ("lut", 8)
-        np.testing.assert_array_equal(np.array(found.steps), self.STEPS)
-        np.testing.assert_array_equal(np.array(found.shift), self.STEPS + 1)
-        assert found.migration.dtype == mx.float32
-        assert found.migration.tolist() == [1, 4]
-
-    def test_policies_without_a_grid_are_restored(self):
-        assert restore_quantizer(UNQUANTIZED, None) == InputQuantizer("none", 16)
-        assert restore_quantizer(ACTIVATION | {"policy": "dynamic"}, None) == InputQuantizer("dynamic", 8)

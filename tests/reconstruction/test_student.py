@@ -7,18 +7,19 @@ from mlx.utils import tree_map
 
 from taqmlx.mmdit.calibration_points import predict_conditions
 from taqmlx.mmdit.forward import bind_linears, predict_velocity
-from taqmlx.mmdit.quantized import InputGrid, QuantizedLinears, Reader
+from taqmlx.mmdit.quantized import QuantizedLinears
 from taqmlx.numerics.activation import compute_token_step
+from taqmlx.numerics.input_quantizer import InputQuantizer, create_quantizer
 from taqmlx.numerics.stored_types import round_values
 from taqmlx.numerics.weight_grid import choose_grid, dequantize, round_to_grid
 from taqmlx.planning.layer_rules import UNQUANTIZED
-from taqmlx.planning.layers import list_linears
+from taqmlx.planning.layers import list_linears, reads_gelu
 from taqmlx.reconstruction.block_assembly import group_readers, read_weights
-from taqmlx.reconstruction.block_linears import bind_blocks, describe_input
-from taqmlx.reconstruction.input_quantizers import AFTER_GELU, InputQuantizer, bind_rounding
+from taqmlx.reconstruction.block_linears import bind_blocks
+from taqmlx.reconstruction.input_quantizers import bind_rounding
 from taqmlx.reconstruction.propagation import dequantize_block
 from taqmlx.reconstruction.student import UNDECIDED, assemble_student, select_learned, soften_codes
-from taqmlx.store.block_file import LayerInput, LayerWeight, read_block, write_block
+from taqmlx.store.block_file import LayerWeight, read_block, write_block
 from taqmlx.store.errors import UserError
 from tests.mmdit.test_calibration_points import SIGMAS, make_points, predict_slowly
 from tools.reference import FLUX, create_transformer
@@ -75,7 +76,7 @@ def calibrate_slowly(model, points) -> dict[str, float]:
     return largest
 
 
-def describe_inputs(model, points, rules) -> dict[str, LayerInput]:
+def describe_inputs(model, points, rules) -> dict[str, InputQuantizer]:
     """The grids of the inputs that have step sizes; what follows a GELU is shifted and migrated."""
     rng, largest, found = np.random.default_rng(0), calibrate_slowly(model, points), {}
     layers = {layer.name: layer for layer in list_layers(model)}
@@ -83,10 +84,11 @@ def describe_inputs(model, points, rules) -> dict[str, LayerInput]:
         policy, width = rules[name]["activation"].get("policy"), read_weights(model, [layer])[0][name].shape[1]
         if policy in CENTRED:
             growth = np.linspace(0.7, 1.1, len(SIGMAS)) if policy == "lut" else np.ones(1)
-            after = name.endswith(AFTER_GELU)
+            after = reads_gelu(name)
             shift = rng.uniform(-0.1, 0.3, width).astype(np.float32) if after else None
             migration = rng.integers(1, 4, width).astype(np.int32) if after else None
-            found[name] = LayerInput((growth * largest[layer.input] / 127).astype(np.float32), shift, migration)
+            steps = (growth * largest[layer.input] / 127).astype(np.float32)
+            found[name] = create_quantizer(rules[name]["activation"], steps, shift, migration)
     return found
 
 
@@ -305,8 +307,7 @@ def bind_file(model, file) -> QuantizedLinears:
     weights, biases = read_weights(model, layers)
     weights |= dequantize_block(model, file)
     biases |= {name: mx.array(bias.astype(np.float32)) for name, bias in file.biases.items()}
-    rules = file.seal["parameters"]["layers"]
-    inputs = {name: describe_input(rules[name]["activation"], file, name) for name in rules}
+    inputs = {name: file.find_input(name) for name in file.seal["parameters"]["layers"]}
     return QuantizedLinears(layers, weights, biases, inputs, file.sigmas, "nearest")
 
 
@@ -348,7 +349,7 @@ class TestExport:
         found = write_student(tmp_path, table, move(table.start)).inputs
         given = {name: read for file in table.files for name, read in file.inputs.items()}
         centred = [name for name, read in found.items() if read.shift is not None]
-        assert centred == [name for name in found if name.endswith(AFTER_GELU)]
+        assert centred == [name for name in found if reads_gelu(name)]
         for name in centred:
             np.testing.assert_array_equal(found[name].shift, given[name].shift)
             np.testing.assert_array_equal(found[name].migration, given[name].migration)
@@ -447,9 +448,9 @@ class TestGroupsOfChannels:
     def test_learning_and_inference_round_alike(self, size, bits):
         """Both are the slow twin: round to the step's multiples, none beyond the largest code."""
         x = mx.array(self.X)
-        learned = bind_rounding({"fc2": InputQuantizer("dynamic", bits, group_size=size)}, {}, mx.zeros(2, mx.int32))
-        reader = Reader(InputGrid(bits, "dynamic", group_size=size))
+        quantizer = InputQuantizer("dynamic", bits, group_size=size)
+        learned = bind_rounding({"fc2": quantizer}, {}, mx.zeros(2, mx.int32))
         step = np.array(compute_token_step(x, bits, size), np.float64)
         expected = np.clip(np.rint(self.X / step), 1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) * step
         np.testing.assert_allclose(np.array(learned("fc2", x)), expected, rtol=1e-5)
-        np.testing.assert_allclose(np.array(reader.read(x, *reader.choose_step(np.ones(1)))), expected, rtol=1e-5)
+        np.testing.assert_allclose(np.array(quantizer.bind(np.ones(1))(x)), expected, rtol=1e-5)

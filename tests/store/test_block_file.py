@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 
+from taqmlx.numerics.input_quantizer import ARRAYS, InputQuantizer
 from taqmlx.numerics.weight_grid import choose_grid, dequantize, pack_codes
-from taqmlx.store.block_file import LayerInput, LayerWeight, digest_codes, read_block, write_block
+from taqmlx.store.block_file import LayerWeight, digest_codes, read_block, write_block
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from taqmlx.store.tensors import read_tensors
 
-PARAMETERS, ORIGIN = {"stage": "optimise_block", "block": "mm_00"}, {"model": {"a": "00"}}
+TABLE, STATIC = ({"bits": bits, "policy": policy} for bits, policy in ((8, "lut"), (6, "static")))
+ACTIVATIONS = {"2": TABLE, "3": STATIC, "4": TABLE, "16": TABLE}
+PARAMETERS = {
+    "stage": "optimise_block",
+    "block": "mm_00",
+    "layers": {f"mm_00.image.{name}": {"activation": rule} for name, rule in ACTIVATIONS.items()},
+}
+ORIGIN = {"model": {"a": "00"}}
 SIGMAS = np.array([1.0, 0.5, 0.25], np.float32)
 # layer name: bits and group size
 LAYERS = {
@@ -30,13 +38,13 @@ def weights():
 
 @pytest.fixture
 def inputs():
-    steps = np.array([0.1, 0.2, 0.3], np.float32)
+    steps, shift = np.array([0.1, 0.2, 0.3], np.float32), np.arange(256, dtype=np.float32)
     return {
-        "mm_00.image.2": LayerInput(steps),
-        "mm_00.image.3": LayerInput(steps[:1], np.arange(256, dtype=np.float32)),
-        "mm_00.image.4": LayerInput(steps, np.arange(256, dtype=np.float32), np.arange(1, 257, dtype=np.int32)),
+        "mm_00.image.2": InputQuantizer("lut", 8, steps),
+        "mm_00.image.3": InputQuantizer("static", 6, steps[:1], shift),
+        "mm_00.image.4": InputQuantizer("lut", 8, steps, shift, np.arange(1, 257, dtype=np.int32)),
         # Its weight is left as it is, and what it reads still has a grid.
-        "mm_00.image.16": LayerInput(steps),
+        "mm_00.image.16": InputQuantizer("lut", 8, steps),
     }
 
 
@@ -56,10 +64,11 @@ def test_all_of_it_comes_back(path, weights, inputs):
         np.testing.assert_array_equal(found.codes, layer.codes)
         np.testing.assert_array_equal(dequantize(found.codes, found.grid), dequantize(layer.codes, layer.grid))
     assert block.inputs.keys() == inputs.keys()
-    for name, grid in inputs.items():
-        for key in ("steps", "shift", "migration"):
-            np.testing.assert_array_equal(getattr(block.inputs[name], key), getattr(grid, key))
-            assert getattr(getattr(grid, key), "dtype", None) == getattr(
+    for name, quantizer in inputs.items():
+        assert block.inputs[name].identity == quantizer.identity
+        for key in ARRAYS:
+            np.testing.assert_array_equal(getattr(block.inputs[name], key), getattr(quantizer, key))
+            assert getattr(getattr(quantizer, key), "dtype", None) == getattr(
                 getattr(block.inputs[name], key), "dtype", None
             )
     np.testing.assert_array_equal(block.sigmas, SIGMAS)
@@ -107,3 +116,15 @@ def test_another_blocks_file_is_not_this_one(path, tmp_path, weights):
     path.write_bytes(other.read_bytes())
     with pytest.raises(UserError, match=r"does not match .*"):
         read_block(path)
+
+
+def test_an_input_without_stored_steps_is_found_by_its_rule(tmp_path, weights):
+    names = ("none", "dynamic", "lut")
+    rules = ({"bits": 16}, {"bits": 8, "policy": "dynamic", "group_size": 32}, TABLE)
+    layers = {name: {"activation": rule} for name, rule in zip(names, rules, strict=True)}
+    write_block(tmp_path / "mm_00.safetensors", weights, {}, SIGMAS, PARAMETERS | {"layers": layers}, ORIGIN)
+    block = read_block(tmp_path / "mm_00.safetensors")
+    assert block.find_input("none").identity == InputQuantizer().identity
+    assert block.find_input("dynamic").identity == InputQuantizer("dynamic", 8, group_size=32).identity
+    with pytest.raises(UserError, match=r"lut: the block file has no step sizes for a lut policy; run optimise_block"):
+        block.find_input("lut")

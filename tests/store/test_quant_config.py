@@ -81,17 +81,17 @@ def test_between_the_sigmas_steps_can_be_interpolated(path):
 
 def test_all_steps_of_a_layer(path):
     config = read_quant_config(path)
-    np.testing.assert_array_equal(config.activation_steps("lut"), ARRAYS["lut/steps"])
-    np.testing.assert_array_equal(config.activation_steps("static"), [0.5])
-    assert [config.activation_steps(name) for name in ("dynamic", "none")] == [None] * 2
+    np.testing.assert_array_equal(config.find_input("lut").steps, ARRAYS["lut/steps"])
+    np.testing.assert_array_equal(config.find_input("static").steps, [0.5])
+    assert [config.find_input(name).steps for name in ("dynamic", "none")] == [None] * 2
 
 
 def test_bits_are_one_number_or_one_for_each_sigma(path, content):
-    assert [read_quant_config(path).activation_bits(name) for name in LAYERS] == [8, 6, 8, 16]
+    assert [read_quant_config(path).find_input(name).bits for name in LAYERS] == [8, 6, 8, 16]
     set_layer(content, "lut", bits=[8, 4, 6])
     write_json(path, content)
     config = read_quant_config(path)
-    assert config.activation_bits("lut") == (8, 4, 6)
+    assert config.find_input("lut").bits == (8, 4, 6)
     assert config.activation_step("lut", 0.5) == pytest.approx(0.2)
     # half way between 0.2 x 7 and 0.1 x 31, on the grid of 4 bits, which is nearer by a hair
     assert config.activation_step("lut", 0.3 + 1e-9, "interpolated") == pytest.approx((0.2 * 7 + 0.1 * 31) / 2 / 7)
@@ -99,10 +99,10 @@ def test_bits_are_one_number_or_one_for_each_sigma(path, content):
 
 def test_shifts_and_migrations_are_looked_up_by_layer(path):
     config = read_quant_config(path)
-    np.testing.assert_array_equal(config.activation_shift("lut"), [1, -1])
-    np.testing.assert_array_equal(config.activation_migration("lut"), [1, 5])
-    for look_up in (config.activation_shift, config.activation_migration):
-        assert [look_up(name) for name in ("static", "dynamic", "none")] == [None] * 3
+    np.testing.assert_array_equal(config.find_input("lut").shift, [1, -1])
+    np.testing.assert_array_equal(config.find_input("lut").migration, [1, 5])
+    others = [config.find_input(name) for name in ("static", "dynamic", "none")]
+    assert [(other.shift, other.migration) for other in others] == [(None, None)] * 3
 
 
 def test_files_are_found_beside_the_config_wherever_it_lies(path, tmp_path):

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.reconstruction.block_problem import BlockProblem, pair_targets
 from taqmlx.reconstruction.flat_weights import FlatWeights
-from taqmlx.reconstruction.input_quantizers import InputQuantizer
 
 ZETA, GAMMA = 1.1, -0.1
 

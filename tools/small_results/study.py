@@ -11,11 +11,12 @@ from mlx.utils import tree_flatten
 
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics import weight_grid
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.planning import configuration, plan
 from taqmlx.planning.block_plan import select_block
 from taqmlx.planning.layer_rules import UNQUANTIZED
 from taqmlx.planning.layers import list_linears
-from taqmlx.store.block_file import LayerInput, LayerWeight, write_block
+from taqmlx.store.block_file import LayerWeight, write_block
 from taqmlx.store.calibration import list_specs
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.seal import make_seal, write_group_seal
@@ -96,12 +97,12 @@ def write_rounded_blocks(
     folder: Path,
     parameters: dict,
     choose_codes=weight_grid.round_to_grid,
-    inputs: dict[str, LayerInput] | None = None,
+    inputs: dict[str, InputQuantizer] | None = None,
     sigmas: Sequence[float] = tuple(SIGMAS),
 ) -> list[Path]:
     """The files of every block and of the layers of none, as their jobs write them, by the rules in `parameters`.
 
-    `choose_codes(weight, grid)` rounds a weight (out, in) to codes; `inputs` are grids of activations by layer name.
+    `choose_codes(weight, grid)` rounds a weight (out, in) to codes; `inputs` are input quantizers by layer name.
     """
     model = find_model(parameters["model"], parameters)
     weights = dict(tree_flatten(model.load_transformer().parameters()))

@@ -15,11 +15,11 @@ import numpy as np
 from taqmlx.models.catalogue import find_model
 from taqmlx.models.protocol import Model
 from taqmlx.numerics.footprint import estimate_learning
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.loss_curve import shorten_losses
 from taqmlx.planning import plan
 from taqmlx.reconstruction.block_task import Task, list_inputs, prepare
 from taqmlx.reconstruction.candidates import Candidate, Learning, choose_candidate, list_candidates, measure_candidate
-from taqmlx.reconstruction.input_quantizers import InputQuantizer
 from taqmlx.reconstruction.reconstruction import PHASES
 from taqmlx.reconstruction.state_arrays import pack_state, unpack_state
 from taqmlx.runtime.entry import Progress, build_parser, log, run
@@ -168,7 +168,7 @@ def describe(task: Task, candidates: list[Candidate], errors: list[dict[str, Any
 
 def count_migrated(quantizer: InputQuantizer) -> int:
     """Number of channels with a migration above 1."""
-    return 0 if quantizer.migration is None else int((np.array(quantizer.migration) > 1).sum())
+    return 0 if quantizer.migration is None else int((quantizer.migration > 1).sum())
 
 
 def describe_errors(error: dict[str, float]) -> str:

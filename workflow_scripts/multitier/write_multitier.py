@@ -81,7 +81,7 @@ def check_origins(
         raise UserError(
             f"{arguments.sensitivity[0]} is of other weights than {arguments.config} ({difference}); make both again"
         )
-    if several := [name for name in config.layers if not isinstance(config.activation_bits(name), int)]:
+    if several := [name for name in config.layers if not isinstance(config.find_input(name).bits, int)]:
         raise UserError(
             f"{arguments.config} has several numbers of bits for {several[0]}; start from quant_config.json"
         )
@@ -91,21 +91,23 @@ def gather_evidence(config: QuantConfig, errors: LayerErrors, extremes: dict[str
     """Measured ranges and errors of every layer with a quantized input, by layer name."""
     sigmas, evidence = config.content["sigmas"], {}
     for layer in list_linears(*plan.MODEL_BLOCKS[config.content["model"]]):
-        if (own := config.activation_bits(layer.name)) == UNQUANTIZED:
+        quantizer = config.find_input(layer.name)
+        if quantizer.bits == UNQUANTIZED:
             continue
-        shift, migration = config.activation_shift(layer.name), config.activation_migration(layer.name)
         channels = tiers.measure_channels(
-            *(extremes[f"{layer.input}/{kind}"] for kind in ("minimum", "maximum")), shift, migration
+            *(extremes[f"{layer.input}/{kind}"] for kind in ("minimum", "maximum")),
+            quantizer.shift,
+            quantizer.migration,
         )
         measured = errors.inputs.get(layer.name, {})
         evidence[layer.name] = Evidence(
-            own,
-            config.layers[layer.name]["activation"]["policy"],
+            quantizer.bit_width,
+            quantizer.policy,
             channels,
             {bits: tiers.move_to_knots(tier.errors, tier.sigmas, sigmas) for bits, tier in measured.items()},
             {bits: tier.clip for bits, tier in measured.items()},
             {bits: tier.inside for bits, tier in measured.items()},
-            shift is not None,
+            quantizer.shift is not None,
         )
     return evidence
 
@@ -121,7 +123,7 @@ def narrow_activation(
     entry = entry | {"bits": int(bits[0]) if is_uniform else bits.tolist()}
     if entry["policy"] == "dynamic":
         return entry, {}
-    steps = np.broadcast_to(config.activation_steps(name), len(bits))
+    steps = np.broadcast_to(config.find_input(name).step_sizes, len(bits))
     steps = tiers.narrow_steps(steps, own, bits, evidence.channels.max(axis=1), evidence.clips)
     entry["range"] = "clipped"
     if entry["policy"] == "static" and is_uniform:

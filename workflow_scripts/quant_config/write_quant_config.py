@@ -8,22 +8,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from taqmlx.numerics.activation import compute_ranges, compute_step
+from taqmlx.numerics.input_quantizer import InputQuantizer, create_quantizer, has_steps, store_steps
 from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
-from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.planning.layers import AFTER_GELU, Layer, list_linears
 from taqmlx.runtime.entry import build_parser, log, run
-from taqmlx.store.block_file import LayerInput
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, name_below, read_json, write_json
 from taqmlx.store.learned_inputs import check_blocks, pick_inputs, read_blocks
 from taqmlx.store.packed_checkpoint import read_packed_config
-from taqmlx.store.quant_config import FORMAT, VERSION, check_file, read_quant_config
+from taqmlx.store.quant_config import FORMAT, VERSION, check_file, describe_input, read_quant_config
 from taqmlx.store.seal import read_group_seal
 from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
 from taqmlx.store.tensors import write_tensors
 
 UNQUANTIZED_WEIGHT = {"bits": UNQUANTIZED, "group_size": None, "mode": None}
-AFTER_GELU = "fc2"  # role of the layers that support shift and migration
 LEARNED = "learned"
 
 
@@ -31,12 +30,12 @@ class Observed(NamedTuple):
     """Statistics and learned parameters of the layer inputs.
 
     inputs: statistics by input name; shifts: float32 (in,) by input name, for the inputs that have one;
-    learned: input parameters from the block files, by layer name.
+    learned: input quantizers from the block files, by layer name.
     """
 
     inputs: dict[str, dict]
     shifts: dict[str, np.ndarray]
-    learned: dict[str, LayerInput]
+    learned: dict[str, InputQuantizer]
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -119,30 +118,25 @@ def describe_activation(
 
     Raises UserError if the rule asks for a migration that no block file provides.
     """
-    if rule["bits"] == UNQUANTIZED:
-        return {"policy": "none", "bits": UNQUANTIZED}, {}
     learned = observed.learned.get(layer.name)
-    if layer.role == AFTER_GELU and rule["migration"] and learned is None:
+    if rule["bits"] != UNQUANTIZED and layer.role == AFTER_GELU and rule["migration"] and learned is None:
         raise UserError(
             f"activations: {layer.name} is to be migrated, and no block file says how; quantize its weight and give"
             " its activations the policy lut or static, or set migration: false"
         )
-    entry = {"policy": rule["policy"], "bits": rule["bits"]}
-    if rule["policy"] == "dynamic":
-        return entry | {"group_size": rule["group_size"]}, {}
-    given, entry["range"] = (learned, LEARNED) if learned else choose_from_statistics(layer, rule, observed)
-    arrays = {kind: array for kind in ("shift", "migration") if (array := getattr(given, kind)) is not None}
-    entry |= {kind: f"{layer.name}/{kind}" if kind in arrays else None for kind in ("shift", "migration")}
-    if rule["policy"] == "static":
-        return entry | {"step": float(given.steps.max())}, arrays
-    return entry | {"steps": f"{layer.name}/steps"}, arrays | {"steps": given.steps}
+    if not has_steps(rule):
+        return describe_input(layer.name, create_quantizer(rule))
+    quantizer, covered = (learned, LEARNED) if learned else choose_from_statistics(layer, rule, observed)
+    entry, arrays = describe_input(layer.name, quantizer)
+    return entry | {"range": covered}, arrays
 
 
-def choose_from_statistics(layer: Layer, rule: dict[str, Any], observed: Observed) -> tuple[LayerInput, str]:
-    """Step sizes (S,) that cover the observed range at each noise level, after any shift; and the range method."""
+def choose_from_statistics(layer: Layer, rule: dict[str, Any], observed: Observed) -> tuple[InputQuantizer, str]:
+    """Quantizer that covers the observed range at each noise level, after any shift; and the range method."""
     shift = observed.shifts.get(layer.input) if rule["shift"] else None
     ranges = compute_ranges(observed.inputs[layer.input]["per_step"], rule["range"], shift is not None)
-    return LayerInput(compute_step(ranges, rule["bits"]), shift), rule["range"] if shift is None else "absmax"
+    steps = store_steps(compute_step(ranges, rule["bits"]), rule["policy"])
+    return create_quantizer(rule, steps, shift), rule["range"] if shift is None else "absmax"
 
 
 def describe_weights(folder: Path, checkpoint: dict, base: Path) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def name_precision(source: Source) -> str:
     """The bits of most quantized weights and of their inputs, such as W4A8; with several input widths, W4A4-8."""
     packed = list_packed(source.layers, source.checkpoint)
     weights = [find_bits(source.checkpoint, layer) for layer in packed]
-    activations = [source.config.activation_bits(layer.name) for layer in packed if source.config]
+    activations = [source.config.find_input(layer.name).bits for layer in packed if source.config]
     return f"W{name_bits(weights)}A{name_bits(activations)}"
 
 

@@ -11,12 +11,13 @@ from mlx.utils import tree_flatten
 
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics import weight_grid
+from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.stored_types import STORED_TYPES
 from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import FLOAT16, UNQUANTIZED, find_rule, find_shared_dtype
 from taqmlx.planning.layers import Layer, list_linears
 from taqmlx.runtime.entry import Progress, build_parser, log, run
-from taqmlx.store.block_file import BlockFile, digest_codes, read_block
+from taqmlx.store.block_file import LayerWeight, digest_codes, read_block
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, read_json, write_json
 from taqmlx.store.mixed_bits import read_mixed_bits
@@ -37,14 +38,6 @@ UNIFORM_PREFIX = "model.diffusion_model."
 UNIFORM_CURE = "--uniform-g64 writes learned codes of 4 bits in groups of 64: use the results of config/uniform.yaml"
 CURE = "name the mixed_bits.json that the blocks were made with, or make them again"
 UNIFORM_RULES = [{"layers": "*", "bits": 4, "group_size": 64, "symmetric": False, "range": "absmax"}]
-
-
-class Codes(NamedTuple):
-    """Codes uint8 (out, in) of a layer and their grid; `migration` int32 (in,), None if W is not migrated."""
-
-    grid: weight_grid.Grid
-    codes: np.ndarray
-    migration: np.ndarray | None = None
 
 
 class PackedLayer(NamedTuple):
@@ -142,16 +135,15 @@ def pack_layers(
     progress = Progress("weights", len(layers), "layers")
     for path, members in groupby(layers, lambda layer: blocks.get(plan.WHOLE) or blocks[layer.block or plan.SHARED]):
         block = read_block(path)
-        learned = list_codes(block)
         for layer in members:
             if layer.name in block.biases:
                 weights[f"{layer.path}.bias"] = mx.array(block.biases[layer.name])
             rule = rules[layer.name]
             if rule["bits"] != UNQUANTIZED:
                 del weights[f"{layer.path}.weight"]
-                codes = learned.get(layer.name)
-                if codes is not None and fits_rule(codes.grid, rule):
-                    packed[layer.path] = pack_layer(codes)
+                weight = block.weights.get(layer.name)
+                if weight is not None and fits_rule(weight.grid, rule):
+                    packed[layer.path] = pack_layer(weight, block.inputs.get(layer.name))
                 else:
                     unfit.append(layer.name)
             progress.advance()
@@ -182,23 +174,12 @@ def check_widths(layers: list[Layer], weights: dict[str, mx.array], rules: dict[
         raise UserError(f"weights: no multiple of the group size: {', '.join(unfit)}; give them another, or 16 bits")
 
 
-def list_codes(block: BlockFile) -> dict[str, Codes]:
-    """The codes of the layers in a block file, by name."""
-    migrations = {name: read.migration for name, read in block.inputs.items() if is_migrated(read.migration)}
-    return {name: Codes(layer.grid, layer.codes, migrations.get(name)) for name, layer in block.weights.items()}
-
-
-def is_migrated(migration: np.ndarray | None) -> bool:
-    """True if any channel has a migration other than 1."""
-    return migration is not None and bool(np.any(migration != 1))
-
-
-def pack_layer(learned: Codes) -> PackedLayer:
-    """The packed tensors of one layer's codes."""
-    grid, codes, migration = learned
-    tensors = {"weight": weight_grid.pack_codes(codes, grid.bits), "scales": grid.scales, "biases": grid.biases}
-    if migration is not None:
-        tensors["migration"] = migration
+def pack_layer(weight: LayerWeight, quantizer: InputQuantizer | None) -> PackedLayer:
+    """The packed tensors of a weight; `quantizer`: of its input, if stored."""
+    grid = weight.grid
+    tensors = {"weight": weight_grid.pack_codes(weight.codes, grid.bits), "scales": grid.scales, "biases": grid.biases}
+    if quantizer is not None and quantizer.is_migrated:
+        tensors["migration"] = quantizer.migration
     return PackedLayer(tensors, grid.bits, grid.group_size)
 
 
