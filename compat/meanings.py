@@ -130,9 +130,13 @@ def choose_weights(arguments: Namespace, config: Settings) -> Change:
     )
     if arguments.blocks:
         words += ("--blocks", ",".join(list_blocks(arguments.blocks)))
-    if config["model"] != plan.EMBEDDED:
-        words += ("--model", config["model"], "--weights-from", config["weights_from"], "--size", str(config["height"]))
+    if reads := plan.MODEL_KEYS[config["model"]]:
+        words += ("--model", config["model"])
+    if plan.WEIGHTS_FROM in reads:
+        words += ("--weights-from", config["weights_from"], "--size", str(config["height"]))
         words += () if config["use_t5"] else ("--without-t5",)
+    if "hardness" in reads:
+        words += ("--hardness", *config["hardness"])
     return Change({}, words)
 
 

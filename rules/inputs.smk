@@ -141,7 +141,7 @@ def get_weights(wildcards):
     """The record of the verified model files, unless they ship with the project."""
     return (
         [f"{config['results_dir']}/weights.json"]
-        if plan.MODEL_KEYS[config["model"]]
+        if plan.WEIGHTS_FROM in plan.MODEL_KEYS[config["model"]]
         else []
     )
 

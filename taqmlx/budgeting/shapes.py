@@ -6,7 +6,7 @@ from mlx.utils import tree_flatten
 
 from taqmlx.mmdit.blocks import resolve_module
 from taqmlx.mmdit.forward import measure_shapes
-from taqmlx.models import embedded
+from taqmlx.models import embedded, embedded_hard
 from taqmlx.models.catalogue import find_model
 from taqmlx.models.diffusionkit import config as sizes
 from taqmlx.models.diffusionkit import mmdit
@@ -55,6 +55,7 @@ class ModelShapes(NamedTuple):
 # Transformer sizes, by model.
 _SIZES = {
     "embedded": lambda: sizes.MMDiTConfig(**embedded.TRANSFORMER, low_memory_mode=False),
+    "embedded-hard": lambda: sizes.MMDiTConfig(**embedded_hard.TRANSFORMER, low_memory_mode=False),
     "sd3-medium": lambda: sizes.SD3_2b,
     "sd3.5-large": lambda: sizes.SD3_8b,
     "flux-schnell": lambda: sizes.FLUX_SCHNELL,

@@ -24,10 +24,14 @@ def find_model(name: str, parameters: Mapping[str, Any] = MappingProxyType({})) 
     if name not in plan.MODEL_KEYS:
         raise UserError(f"model: {name} is unknown; choose one of {', '.join(plan.MODEL_KEYS)}")
     # Imported on demand: the imports take a second.
-    if name == plan.EMBEDDED:
+    if name == "embedded":
         from taqmlx.models import embedded
 
         return embedded
+    if name == "embedded-hard":
+        from taqmlx.models.embedded_hard import HardModel
+
+        return HardModel(parameters["hardness"])
     from taqmlx.models.sd3 import MODELS
 
     parameters = {plan.WEIGHTS_FROM: find_place(plan.WEIGHTS_FROM)} | dict(parameters)

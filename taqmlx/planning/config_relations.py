@@ -210,19 +210,19 @@ def refuse_mflux(config: Config) -> None:
 
 def refuse_no_captions(config: Config) -> None:
     """Raise ValueError if the model has no captions of its own and no prompt file is given."""
-    if config["model"] != plan.EMBEDDED and not config["evaluation_prompts"]:
+    if config["model"] not in plan.EMBEDDED and not config["evaluation_prompts"]:
         raise ValueError(f"evaluation_prompts: {config['model']} has no captions of its own; name a file of prompts")
 
 
 def refuse_no_reference(config: Config) -> None:
     """Raise ValueError if real images are neither given nor can be generated."""
-    if config["model"] != plan.EMBEDDED and not config["reference_pictures"]:
+    if config["model"] not in plan.EMBEDDED and not config["reference_pictures"]:
         raise ValueError(f"reference_pictures: none can be drawn for {config['model']}; name a folder of pictures")
 
 
 def refuse_no_judge(config: Config) -> None:
     """Raise ValueError if there is no network to extract image features with."""
-    if config["model"] != plan.EMBEDDED and not config["inception"]:
+    if config["model"] not in plan.EMBEDDED and not config["inception"]:
         raise ValueError(
             f"inception: the embedded model's classifier cannot judge pictures of {config['model']}; name the"
             " weights of an Inception v3"

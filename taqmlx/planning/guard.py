@@ -19,7 +19,7 @@ def find_conflicts(config: plan.Parameters, prompts: Sequence[str]) -> Iterator[
 
 def find_other_weights(config: plan.Parameters) -> Iterator[str]:
     """Yield a line for each weight file that differs from the one the results were made with."""
-    if plan.MODEL_KEYS[config["model"]] and config["weights_from"]:
+    if plan.WEIGHTS_FROM in plan.MODEL_KEYS[config["model"]] and config["weights_from"]:
         record = Path(config["results_dir"]) / "weights.json"
         for other in weight_identity.find_other_weights(record, config["weights_from"]):
             yield f"weights_from: {other}; choose another results_dir for these weights"

@@ -12,7 +12,7 @@ from taqmlx.planning.plan import MODEL_KEYS, PLACES, WEIGHTS_FROM, Parameters
 
 def list_places(config: Parameters) -> dict[str, str]:
     """Environment variables that pass the configured local paths to workers."""
-    keys = [key for key in PLACES if config[key] and (key != WEIGHTS_FROM or MODEL_KEYS[config["model"]])]
+    keys = [key for key in PLACES if config[key] and (key != WEIGHTS_FROM or key in MODEL_KEYS[config["model"]])]
     paths = {key: config[key]["path"] if isinstance(config[key], dict) else config[key] for key in keys}
     return {name_variable(key): path for key, path in paths.items()}
 

@@ -17,13 +17,21 @@ Parameters = dict[str, Any]
 RECEIPT = "receipt.json"  # copy of a shard's seal, in its local folder, if the shard itself is stored at a URL
 SHARED = "shared"  # pseudo-block of the layers outside the blocks: the embedders and the final layer
 WHOLE = "distilled"  # pseudo-block of all layers
-EMBEDDED = "embedded"  # the only model with generated captions, generated real images and a classifier
+# Models with generated captions, generated real images and a classifier.
+EMBEDDED = ("embedded", "embedded-hard")
 
 # Number of multimodal and unified blocks by model.
-MODEL_BLOCKS = {"embedded": (5, 0), "sd3-medium": (24, 0), "sd3.5-large": (38, 0), "flux-schnell": (19, 38)}
+MODEL_BLOCKS = {
+    "embedded": (5, 0),
+    "embedded-hard": (5, 0),
+    "sd3-medium": (24, 0),
+    "sd3.5-large": (38, 0),
+    "flux-schnell": (19, 38),
+}
 # Additional configuration keys of the stages that load a model, by model.
 MODEL_KEYS: dict[str, tuple[str, ...]] = {
     "embedded": (),
+    "embedded-hard": ("hardness",),
     "sd3-medium": ("weights_from", "use_t5", "height", "width"),
     "sd3.5-large": ("weights_from", "use_t5", "height", "width"),
     "flux-schnell": ("weights_from", "height", "width"),

@@ -18,6 +18,7 @@ FLUX = {"width": 3072, "heads": 24, "parameters": 11_891_061_824, "block_paramet
 # Elements of a linear's weight in squares of the width: by role, and for adaLN by stream and whether the stream has an
 # MLP.
 ELEMENTS = {"qkv": 1, "o": 1, "fc1": 4, "fc2": 4}
+HARD_MLP_RATIO = 5  # of embedded-hard, whose MLPs have spare units
 MODULATIONS = {("image", True): 6, ("text", True): 6, ("text", False): 2, ("unified", True): 3}
 FREQUENCIES = 256  # timestep features
 PATCH_VALUES = 64  # outputs of the final layer per image token: 2 x 2 latents of 16 channels
@@ -48,9 +49,9 @@ class Sizes(NamedTuple):
         return self.image_tokens + self.context[0]
 
 
-def describe_embedded(config: plan.Parameters) -> Sizes:
-    """Sizes of the embedded model, the same for all configurations."""
-    return Sizes(2, 16, (20, 128), 128, 128, 2, 2_909_504, 393_216, itemsize=4)
+def describe_embedded(config: plan.Parameters, parameters: int, block_parameters: int) -> Sizes:
+    """Sizes of the embedded model or its hard twin, the same for all configurations."""
+    return Sizes(2, 16, (20, 128), 128, 128, 2, parameters, block_parameters, itemsize=4)
 
 
 def count_image_tokens(config: plan.Parameters) -> int:
@@ -71,7 +72,8 @@ def describe_flux(config: plan.Parameters) -> Sizes:
 
 
 _SIZES: dict[str, Callable[[plan.Parameters], Sizes]] = {
-    "embedded": describe_embedded,
+    "embedded": partial(describe_embedded, parameters=2_909_504, block_parameters=393_216),
+    "embedded-hard": partial(describe_embedded, parameters=3_205_568, block_parameters=458_752),
     "sd3-medium": partial(describe_sd3, sizes=SD3_MEDIUM),
     "sd3.5-large": partial(describe_sd3, sizes=SD3_LARGE),
     "flux-schnell": describe_flux,
@@ -87,12 +89,13 @@ def count_elements(config: plan.Parameters) -> dict[str, int]:
     """Weight elements of each linear of the configured model, by name."""
     model, sizes = config["model"], read_sizes(config)
     reaching = {(s.block, s.name) for s in list_streams(*plan.MODEL_BLOCKS[model]) if s.reaches_output}
+    of_role = ELEMENTS | ({"fc1": HARD_MLP_RATIO, "fc2": HARD_MLP_RATIO} if model == "embedded-hard" else {})
     elements = {}
     for layer in list_linears(*plan.MODEL_BLOCKS[model]):
         if layer.block and layer.role == "adaLN":
             squares: int | None = MODULATIONS[layer.stream, (layer.block, layer.stream) in reaching]
         else:
-            squares = ELEMENTS.get(layer.role) if layer.block else None
+            squares = of_role.get(layer.role) if layer.block else None
         elements[layer.name] = squares * sizes.width**2 if squares else sizes.width * count_inputs(layer.name, sizes)
     return elements
 

@@ -9,13 +9,16 @@ from taqmlx.planning.configuration import load_schema
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add `--model` and the options of its weights, text encoder and image size."""
+    parts = load_schema()["properties"]["hardness"]["default"]
     parser.add_argument("--model", choices=plan.MODEL_BLOCKS, default="embedded", help="default: %(default)s")
     parser.add_argument(
-        "--weights-from", help="Hub repository, folder or file (default: the Hub; ignored for --model embedded)"
+        "--weights-from",
+        help="Hub repository, folder or file (default: the Hub; ignored for --model embedded and embedded-hard)",
     )
     parser.add_argument(
         "--without-t5", action="store_true", help="encode prompts with CLIP only (sd3-medium and sd3.5-large)"
     )
+    parser.add_argument("--hardness", nargs="*", choices=parts, help="outliers of embedded-hard (default: all)")
     parser.add_argument("--size", type=int, help="image size in pixels, for height and width (default: the model's)")
 
 
@@ -24,6 +27,7 @@ def choose_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {
         "weights_from": arguments.weights_from,
         "use_t5": False if arguments.without_t5 else None,
+        "hardness": arguments.hardness,
         "height": arguments.size,
         "width": arguments.size,
     }

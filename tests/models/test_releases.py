@@ -143,5 +143,5 @@ def test_another_models_repository_is_rejected(name):
 
 
 def test_every_released_model_can_be_named():
-    assert set(MODELS) == set(plan.MODEL_BLOCKS) - {plan.EMBEDDED}
+    assert set(MODELS) == set(plan.MODEL_BLOCKS) - {*plan.EMBEDDED}
     assert {model for model, release in RELEASES.items() if not release.guided} == plan.UNGUIDED

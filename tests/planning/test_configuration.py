@@ -208,6 +208,16 @@ def test_what_another_model_is_made_of_is_rejected(key):
     assert configuration.load({key: value, "model": "sd3-medium"})[0][key] == value
 
 
+def test_outliers_are_those_of_the_hard_twin_alone():
+    with pytest.raises(
+        ValueError, match=r"hardness: the model embedded does not read it; .* set model to embedded-hard"
+    ):
+        configuration.load({"hardness": ["norm"]})
+    assert configuration.load({"hardness": [], "model": "embedded-hard"})[0]["hardness"] == []
+    with pytest.raises(ValueError, match=r"hardness\.0: 'norms' is not one of"):
+        configuration.load({"hardness": ["norms"], "model": "embedded-hard"})
+
+
 @pytest.mark.parametrize(
     "url", ["s3://key:a-secret@bucket/run", "bucket/a-secret", "s3://", "s3:///a-secret", "s3://a b"]
 )

@@ -82,6 +82,7 @@ def test_only_stages_that_load_a_model_read_what_it_is_made_of_and_only_if_it_is
         of = {model: set(plan.list_keys(stage, {"model": model, "engine": "rtn"})) for model in plan.MODEL_BLOCKS}
         assert not made_of & of["embedded"]
         assert of["sd3-medium"] - of["embedded"] == (made_of if stage in plan.LOADS_MODEL else set())
+        assert of["embedded-hard"] - of["embedded"] == ({"hardness"} if stage in plan.LOADS_MODEL else set())
 
 
 @pytest.mark.parametrize("model", plan.MODEL_BLOCKS)

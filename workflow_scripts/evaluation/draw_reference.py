@@ -25,7 +25,7 @@ PER_PICTURE, ENOUGH = 4, 4096  # enough for the reference to add little error to
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params, stage="draw_reference")
-    if parameters["model"] != plan.EMBEDDED:
+    if parameters["model"] not in plan.EMBEDDED:
         raise UserError(f"reference_pictures: none can be drawn for {parameters['model']}; name a folder of pictures")
     pictures = parameters["evaluation_pictures"]
     count = max(pictures, min(PER_PICTURE * pictures, ENOUGH))

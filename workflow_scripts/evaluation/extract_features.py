@@ -49,7 +49,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def open_extractors(parameters: plan.Parameters) -> tuple[list[Extractor], dict[str, Any]]:
     """The feature extractors, and their descriptions. Raises UserError for missing weights."""
-    if parameters["model"] != plan.EMBEDDED and not parameters["inception"]:
+    if parameters["model"] not in plan.EMBEDDED and not parameters["inception"]:
         raise UserError(
             f"inception: the embedded model's classifier cannot judge pictures of {parameters['model']}; name the"
             " weights of an Inception v3"

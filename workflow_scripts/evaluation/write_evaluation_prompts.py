@@ -15,7 +15,7 @@ from taqmlx.training.scoring import write_captions
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params, stage="write_evaluation_prompts")
-    if parameters["model"] != plan.EMBEDDED and not parameters["evaluation_prompts"]:
+    if parameters["model"] not in plan.EMBEDDED and not parameters["evaluation_prompts"]:
         raise UserError(f"evaluation_prompts: {parameters['model']} has no captions of its own; name a file of prompts")
     count = parameters["evaluation_pictures"]
     captions = read_captions(parameters) if parameters["evaluation_prompts"] else draw_captions(parameters, count)
