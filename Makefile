@@ -7,10 +7,11 @@ CORES ?= 1
 BIN := .venv/bin
 READY := .venv/installed
 DOCS_READY := .venv-docs/installed
+MFLUX_READY := .venv-mflux/installed
 SNAKEMAKE := $(BIN)/python -m snakemake --cores $(CORES)
 
 .DEFAULT_GOAL := results/quant_config.json
-.PHONY: venv test kernels lint format docs bench scale faults slurm everything FORCE
+.PHONY: venv test kernels mflux lint format docs bench scale faults slurm everything FORCE
 # Else an interrupted make deletes its target, finished or not.
 .PRECIOUS: results/quick/% results/%
 
@@ -33,6 +34,10 @@ kernels: $(READY)
 	    OPENBLAS_CORETYPE=$$kernels $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile -m "not slow and not whole" \
 	        $(addprefix tests/,$(NUMERIC_TESTS)); \
 	done
+
+# mflux, from PyPI in an environment of its own, loads and runs a miniature FLUX.1-schnell that the workflow quantized.
+mflux: $(READY) $(MFLUX_READY)
+	$(BIN)/python -m pytest tests/mflux -rs
 
 lint: $(READY)
 	$(BIN)/python -m ruff format --check .
@@ -79,6 +84,13 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps diffusionkit==0.5.2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	$(BIN)/python -m workflow_scripts.tools.install_blas
+	@touch $@
+
+# As for DiffusionKit: on Linux, mflux asks for an MLX with CUDA, and for packages that other models need.
+$(MFLUX_READY): tools/mflux/requirements.txt
+	$(PYTHON) -m venv .venv-mflux
+	.venv-mflux/bin/python -m pip install --quiet --disable-pip-version-check -r tools/mflux/requirements.txt
+	.venv-mflux/bin/python -m pip install --quiet --disable-pip-version-check --no-deps mflux==0.24.0
 	@touch $@
 
 $(DOCS_READY): docs/site/requirements.txt
