@@ -3,6 +3,7 @@
 import re
 from argparse import Namespace
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from taqmlx.numerics.calibration_points import select_steps, shuffle_points
 from taqmlx.numerics.weight_grid import fit_group_size
 from taqmlx.planning import configuration, plan
 from taqmlx.planning.bit_choices import list_choices
-from taqmlx.planning.config_relations import FEWEST_POINTS, LARGEST_SEED, refuse_stage
+from taqmlx.planning.config_relations import FEWEST_POINTS, LARGEST_SEED, refuse_mflux, refuse_stage
 from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
 from taqmlx.planning.sizes import count_elements
 from taqmlx.reconstruction.block_assembly import split_points
@@ -203,3 +204,33 @@ def test_a_stage_with_nothing_to_work_on_is_rejected_where_it_is_asked_for(stage
     with pytest.raises(ValueError, match=rf"^{words}[^\n]+$"):
         refuse_stage(stage, config)
     refuse_stage(stage, configuration.complete({}, SCHEMA))
+
+
+class TestMflux:
+    FITTING: ClassVar = {"model": "flux-schnell", "scale_dtype": "bfloat16"} | UNGUIDED
+
+    def test_what_mflux_can_hold_is_taken(self):
+        refuse_mflux(configuration.complete(self.FITTING, SCHEMA))
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"model": "sd3.5-large"}, "model: mflux needs flux-schnell, and sd3.5-large is set"),
+            ({"scale_dtype": "float16"}, "scale_dtype: mflux needs bfloat16, and float16 is set"),
+            (
+                {"activations": [{"layers": "*.mlp.fc2", "bits": 8, "policy": "static", "migration": True}]},
+                r"activations: the migration of \*.mlp.fc2 divides",
+            ),
+        ],
+    )
+    def test_what_it_cannot_hold_is_refused_before_any_job(self, changes, words):
+        with pytest.raises(ValueError, match=words):
+            refuse_mflux(configuration.complete(self.FITTING | changes, SCHEMA))
+
+
+@pytest.mark.parametrize("scale_dtype", ["float16", "bfloat16"])
+def test_a_rule_of_another_stored_type_is_refused(scale_dtype):
+    other = {"float16": "bfloat16", "bfloat16": "float16"}[scale_dtype]
+    rules = [{"layers": "*", "bits": 4}, {"layers": "mm_*", "bits": 4, "scale_dtype": other}]
+    with pytest.raises(ValueError, match=rf"weights: mm_\* has the scale_dtype {other}, .* set scale_dtype"):
+        configuration.complete({"weights": rules, "scale_dtype": scale_dtype}, SCHEMA)

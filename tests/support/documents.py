@@ -23,7 +23,7 @@ from taqmlx.runtime import entry
 
 RULES = {name for path in Path("rules").glob("*.smk") for name in re.findall(r"^rule (\w+):", path.read_text(), re.M)}
 SCHEMA = configuration.load_schema()
-PROGRAMS = ("snakemake", "make", "python", "source", "rm", "hf", "rsync", "squeue", "scancel")
+PROGRAMS = ("snakemake", "make", "python", "source", "rm", "hf", "mflux-generate", "rsync", "squeue", "scancel")
 PAGES = sorted(Path("docs").glob("*.md"))
 DOCUMENTS = [*map(Path, ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "config/README.md")), *PAGES]
 MARKER = "needs the real weights"
