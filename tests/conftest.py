@@ -1,4 +1,4 @@
-"""Tests run as workers do: one thread per process, and the package imported before MLX so that its BLAS is bound."""
+"""Tests run like workers: one thread per process, and the package is imported before MLX to bind its BLAS."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every command in the documents is one the project takes, and every link leads somewhere."""
+"""Every command in the documents is accepted by its program, and every link leads somewhere."""
 
 import re
 import subprocess
@@ -63,18 +63,18 @@ def group_targets():
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
-def test_every_line_of_a_block_of_commands_is_one_that_is_checked(command):
+def test_every_line_of_a_command_block_is_checked(command):
     assert command.words[0] in PROGRAMS
     assert command.is_marked or not command.needs_weights
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=str)
-def test_no_command_hides_in_another_kind_of_block(path):
+def test_no_command_is_hidden_in_another_kind_of_block(path):
     assert not list_hidden_commands(path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("command", select("snakemake"), ids=str)
-def test_snakemake_takes_the_line_and_the_configuration_its_settings(command):
+def test_snakemake_accepts_the_line_and_the_configuration_its_settings(command):
     found = parse_snakemake(command.words)
     assert found.targets or found.unlock or found.dryrun or found.report
     assert all(target in RULES or target.startswith(find_results(found)) for target in found.targets)
@@ -91,7 +91,7 @@ def test_make_has_the_target(command):
 
 
 @pytest.mark.parametrize("command", select("python"), ids=str)
-def test_the_entry_takes_the_options(command, monkeypatch):
+def test_the_entry_accepts_the_options(command, monkeypatch):
     assert command.words[1] == "-m"
     parse_entry(monkeypatch, command.words)
 
@@ -117,7 +117,7 @@ def test_every_target_can_be_planned(config, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_no_target_is_asked_for_with_another_configuration_file():
+def test_every_configuration_file_of_a_target_is_planned():
     assert set(group_targets()) == set(CONFIGURATIONS)
 
 
@@ -144,7 +144,7 @@ def test_every_document_fits_a_screen(path):
 
 
 @pytest.mark.parametrize("path", sorted(Path("docs/pictures").iterdir()), ids=str)
-def test_every_picture_is_shown_in_a_document(path):
+def test_every_picture_is_used_in_a_document(path):
     assert any(f"pictures/{path.name})" in document.read_text(encoding="utf-8") for document in DOCUMENTS)
 
 

@@ -1,4 +1,4 @@
-"""Every command in the documents is run, in a clone with small settings, unless another test runs it.
+"""Every command in the documents is run in a clone with small settings, unless another test runs it.
 
 A new command needs nothing here if it can run on the clone's finished run. One that another test runs already is named
 in a table; the section of one whose model needs real weights says so: see `tests/support/documents.py`. Commands
@@ -77,8 +77,8 @@ SMALLER = {
 # What a command says itself and is too long.
 SHORTER = {"adaround_iterations=20000": "adaround_iterations=2"}
 # What another test, or a step of the checks, runs.
-TABLE = "tests/compat/test_translation.py::test_the_documents_table_says_what_a_command_runs"
-URLS = "tests/workflow/test_trajectories_url.py::test_the_calibration_set_is_that_of_a_local_store"
+TABLE = "tests/compat/test_translation.py::test_the_table_of_the_document_has_the_translations"
+URLS = "tests/workflow/test_trajectories_url.py::test_the_calibration_set_equals_that_of_a_local_store"
 ELSEWHERE = {
     r"make test": ".ci/run::make test",
     r"make lint": ".ci/run::make lint",
@@ -86,18 +86,18 @@ ELSEWHERE = {
     r"make kernels": ".ci/run::make kernels",
     r"make mflux": "tests/mflux/test_transformer.py::test_the_velocity_is_ours_in_single_precision",
     r"make everything": "tests/workflow/test_every_file.py::"
-    "test_a_flipped_bit_in_any_kind_of_file_is_found_and_named_with_what_makes_it",
+    "test_a_flipped_bit_in_any_kind_of_file_is_found_and_named_with_its_target",
     r"python -m src\..*": "tests/compat/test_chain.py::test_from_trajectories_to_a_picture",
     r"snakemake .* (calibration_data|dry_run_cali)/config.yaml.*": TABLE,
     r"python -m workflow_scripts\.(?!tools\.write_import)[\w.]+ --.*(calibration_data\b|quantized_weights).*": TABLE,
     r"(make slurm|snakemake --profile .*)": "tests/tools/slurm/test_slurm.py::"
     "test_a_cancelled_job_and_a_dead_node_change_nothing",
     r"(squeue|scancel) --me": "tests/tools/slurm/test_slurm.py::"
-    "test_jobs_that_outlive_snakemake_and_their_successors_end_alike",
+    "test_jobs_that_outlive_snakemake_and_their_successors_end_with_equal_bytes",
     r"rsync .*": "tests/workflow/test_two_machines.py::"
-    "test_what_arrives_is_taken_as_it_is_and_the_result_is_that_of_one_machine",
+    "test_copied_work_is_accepted_and_the_result_equals_that_of_one_machine",
     r"snakemake .* --resources mlx=1": "tests/workflow/test_profiles.py::"
-    "test_with_one_token_jobs_of_mlx_run_in_turn_and_others_beside_them",
+    "test_with_one_token_mlx_jobs_run_one_at_a_time_and_others_beside_them",
     r"snakemake .* --batch .*": "tests/workflow/test_many_prompts.py::test_shards_can_be_made_in_batches",
     r"python .*s3://.*": "tests/test_object_storage.py::test_shards_are_copied_to_a_url_and_back",
     r"(snakemake .*s3://|rm -r results/run1/).*": URLS,
@@ -109,7 +109,7 @@ ELSEWHERE = {
 }
 # Minutes however small: with `pytest -m whole`, which .ci/run does and `make test` does not.
 LONG = ("ablation", "results/weights_ladder.json", "train_embedded_model", "bench", "scale")
-WHOLE = "tests/test_docs_run.py::test_the_long_command_ends_well"
+WHOLE = "tests/test_docs_run.py::test_the_long_command_succeeds"
 PLANS = "tests/test_docs.py::test_every_target_can_be_planned"
 AFTER_LOSS = "snakemake --cores 1 trajectories quant_config"  # what a shard was deleted for
 
@@ -191,19 +191,19 @@ def run(folder, line):
     return done.stdout
 
 
-def test_all_targets_that_commands_name_alone_are_made(clone):
+def test_all_targets_that_commands_name_are_made(clone):
     made = {target for line in PLAIN for target in list_plain_targets(line)}
     assert {"quant_config", "report", "fid", "verify_dataset", "analysis", "results/report.html"} <= made
     assert all((clone / target).exists() for target in made if target.startswith("results/"))
 
 
 @pytest.mark.parametrize("command", OWN, ids=str)
-def test_the_command_ends_well(command, clone):
+def test_the_command_succeeds(command, clone):
     run(clone, command.line)
 
 
 @pytest.mark.parametrize("code", [code for path in DOCUMENTS for code in list_python(path.read_text(encoding="utf-8"))])
-def test_the_python_of_a_document_loads_the_result(code, clone):
+def test_the_python_code_of_a_document_loads_the_result(code, clone):
     quantized = "print(sum(isinstance(module, nn.QuantizedLinear) for _, module in model.named_modules()))"
     said = run(clone, shlex.join(["python", "-c", f"{code}\n{quantized}"]))
     assert said.split()[-1] == "74", said
@@ -211,7 +211,7 @@ def test_the_python_of_a_document_loads_the_result(code, clone):
 
 @pytest.mark.whole
 @pytest.mark.parametrize("command", [c for c in COMMANDS if find_elsewhere(c.line) == WHOLE], ids=str)
-def test_the_long_command_ends_well(command, clone):
+def test_the_long_command_succeeds(command, clone):
     run(clone, command.line)
 
 
@@ -222,13 +222,13 @@ def test_the_test_that_runs_a_command_exists(test):
     assert re.search(rf"^ *def {name}\(", text, re.M) if path.endswith(".py") else name in text
 
 
-def test_a_command_of_a_table_that_no_document_has_any_more_is_taken_out():
+def test_every_command_of_the_tables_is_in_a_document():
     lines = [c.line for c in COMMANDS]
     assert all(any(re.fullmatch(pattern, line) for line in lines) for pattern in ELSEWHERE)
     assert all(any(word in line for line in lines) for word in [*SHORTER, *LONG, AFTER_LOSS])
 
 
-def test_the_original_names_of_plots_and_tiers_show_what_the_report_has(clone):
+def test_the_original_names_of_plots_and_tiers_link_to_those_of_the_report(clone):
     stats = "--stats results/activations/layer_statistics.json --configfile config/config.yaml"
     assert "results/activations/plots -> results/plots" in run(clone, f"python -m src.visualize_activations {stats}")
     run(clone, f"python -m src.analyze_activations_multitier {stats} --output multitier.json")

@@ -1,4 +1,4 @@
-"""The evaluation from its prompts to its scores: apart from calibration, paired, resumable, plain about faults."""
+"""The evaluation from prompts to scores: separate from calibration, paired and resumable, with clear faults."""
 
 import json
 import shutil
@@ -239,7 +239,7 @@ class TestScores:
         low, high = measured["interval_95"]
         assert low <= measured["median"] <= high
 
-    def test_pictures_that_turn_out_otherwise_are_those_whose_latents_are_below_5_db(self, finished):
+    def test_the_share_below_5_db_counts_latents(self, finished):
         evaluation, scores = finished
         for name, described in (*scores["variants"].items(), *scores["noise_floor"].items()):
             if name == "fp":

@@ -1,4 +1,4 @@
-"""The dataset in the layout of other programs: what is written is what the store holds, and reads back."""
+"""The exported dataset has the layout of other programs and the content of the store."""
 
 import shutil
 from argparse import Namespace
@@ -58,7 +58,7 @@ def write(folder, saved=None):
     return read_json(out)
 
 
-def test_every_state_is_a_sample_and_the_final_latents_one_more(folder):
+def test_every_state_and_the_final_latents_are_samples(folder):
     names = sorted(path.name for path in (folder / "exports/samples").iterdir())
     assert names == [f"{image:04d}_{step:03d}.npz" for image in range(COUNT) for step in range(STEPS + 1)]
     for number, (shard, trajectory) in read_trajectories(folder).items():
@@ -83,14 +83,14 @@ def test_a_sample_has_the_keys_shapes_and_types_of_the_original_layout(folder):
     }
 
 
-def test_final_latents_are_past_the_scale_and_the_shift_as_diffusionkit_has_them(folder):
+def test_final_latents_are_exported_without_scale_and_shift_as_in_diffusionkit(folder):
     latent_format = load_pipeline_module().SD3LatentFormat()
     for number, (_, trajectory) in read_trajectories(folder).items():
         found = read_latents(folder / f"exports/latents/{number:04d}.npy")
         np.testing.assert_allclose(found, np.array(latent_format.process_out(mx.array(trajectory.latents))), atol=1e-6)
 
 
-def test_pictures_are_those_of_the_stored_latents(folder):
+def test_pictures_are_decoded_from_the_stored_latents(folder):
     decoder = embedded.load_decoder()
     for number, (_, trajectory) in read_trajectories(folder).items():
         found = np.asarray(Image.open(folder / f"exports/images/{number:04d}.png"))
@@ -98,7 +98,7 @@ def test_pictures_are_those_of_the_stored_latents(folder):
         assert np.abs(found.astype(int) - wanted).max() <= 1
 
 
-def test_an_export_is_the_same_whenever_it_is_made(folder, tmp_path):
+def test_a_repeated_export_is_equal(folder, tmp_path):
     again = export(export_samples, folder, tmp_path / "samples")
     assert hash_tree(again) == hash_tree(folder / "exports/samples")
 
@@ -155,13 +155,13 @@ def test_the_manifest_has_every_image_with_its_prompt_and_seed(folder):
     }
 
 
-def test_the_manifest_names_where_the_prompts_are(folder):
+def test_the_manifest_names_the_file_of_the_prompts(folder):
     manifest = write(folder)
     listed = read_json(folder / manifest["prompt_path"])["parameters"]["prompts"]
     assert [image["prompt"] for image in manifest["images"]] == [listed[number % len(listed)] for number in range(7)]
 
 
-def test_the_manifest_of_unfinished_trajectories_has_those_that_are_finished(tmp_path):
+def test_the_manifest_of_an_unfinished_run_has_the_finished_trajectories(tmp_path):
     folder = copy_finished(tmp_path)
     shutil.rmtree(folder / "trajectories.zarr/001")
     manifest = write(folder)
@@ -186,5 +186,5 @@ def test_shards_of_other_parameters_are_not_in_the_manifest(tmp_path):
         write(folder)
 
 
-def test_the_finished_trajectories_stay_as_they_are(folder):
+def test_exporting_does_not_change_the_trajectories(folder):
     assert hash_tree(folder / "trajectories.zarr") == hash_tree(build_finished() / "trajectories.zarr")

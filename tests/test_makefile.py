@@ -1,4 +1,4 @@
-"""The Makefile begins only with a Python that every pinned package has a wheel for."""
+"""The Makefile starts only with a Python version for which all pinned packages have wheels."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def find_range():
     return [(3, int(minor)) for minor in re.fullmatch(r">=3\.(\d+),<3\.(\d+)", wanted).groups()]
 
 
-def test_every_version_of_the_range_begins(make):
+def test_every_version_of_the_range_is_accepted(make):
     (_, first), (_, end) = find_range()
     for minor in range(first, end):
         assert "asked for: -m venv .venv" in make((3, minor))
@@ -58,12 +58,12 @@ def test_other_versions_are_rejected_in_one_line_that_names_the_cure(make, place
     assert line == f"Python 3.{first} to 3.{end - 1} is needed; name one with: make PYTHON=python3.{first} ..."
 
 
-def test_the_documents_say_the_same_range():
+def test_the_documents_state_the_same_range():
     (_, first), (_, end) = find_range()
     for path in ("README.md", "docs/quickstart.md"):
         assert f"Python 3.{first} to 3.{end - 1}" in Path(path).read_text(encoding="utf-8"), path
 
 
-def test_the_tests_run_in_the_range():
+def test_the_tests_run_on_a_version_of_the_range():
     first, end = find_range()
     assert first <= sys.version_info[:2] < end

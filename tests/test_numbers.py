@@ -1,4 +1,4 @@
-"""The numbers of the documents are those of docs/numbers.json."""
+"""The numbers in the documents are those of docs/numbers.json."""
 
 import re
 from pathlib import Path
@@ -45,12 +45,12 @@ def test_filling_a_document_changes_nothing(path):
     assert fill(text, read_plain_json(NUMBERS)) == text, "run: python -m workflow_scripts.tools.fill_numbers"
 
 
-def test_every_table_stands_in_one_document():
+def test_every_table_is_in_one_document():
     found = [name for path in DOCUMENTS for name, _ in TABLE.findall(path.read_text(encoding="utf-8"))]
     assert sorted(found) == sorted(TABLES)
 
 
-def test_the_numbers_are_as_they_are_written_and_say_what_they_were_measured_on():
+def test_the_numbers_are_sorted_and_every_group_says_how_it_was_measured():
     numbers = read_plain_json(NUMBERS)
     assert NUMBERS.read_text(encoding="utf-8") == encode_json(numbers)
     assert all("measured" in group for group in numbers.values())
@@ -75,7 +75,7 @@ def test_typed_figures_are_found():
     assert list_figures(text) == [(1, "3.1 dB"), (5, "70 MB")]
 
 
-def test_no_figure_is_defined_in_vain():
+def test_every_defined_figure_is_used():
     text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
     typed = {figure for _, figure in list_figures(text)}
     assert {figure for figures in DEFINED.values() for figure in figures} <= typed

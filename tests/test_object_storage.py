@@ -1,4 +1,4 @@
-"""A store at a URL: what is written there is what a folder would hold, or nothing that a reader takes for finished."""
+"""A store at a URL holds the same as a folder, or nothing that a reader accepts as finished."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def url(bucket) -> str:
 # Writing
 
 
-def test_a_shard_at_a_url_has_the_bytes_of_one_in_a_folder_and_a_receipt_here(tmp_path, url):
+def test_a_shard_at_a_url_has_the_bytes_of_a_local_one_and_a_local_receipt(tmp_path, url):
     folder = prepare(tmp_path)
     store = open_place(url)
     collect(folder, store)
@@ -69,7 +69,7 @@ def test_a_shard_at_a_url_has_the_bytes_of_one_in_a_folder_and_a_receipt_here(tm
     assert not (folder / "scratch/000").exists()
 
 
-def test_another_protocol_will_do(tmp_path):
+def test_another_protocol_works(tmp_path):
     folder, store = copy_finished(tmp_path), open_place("memory://run/trajectories.zarr")
     copy(folder, folder / "trajectories.zarr", store)
     run_entry(folder, "verify_trajectories", trajectories=store)
@@ -77,14 +77,14 @@ def test_another_protocol_will_do(tmp_path):
         (store / "000/zarr.json").create(b"another")
 
 
-def test_zarr_reads_it(url):
+def test_zarr_opens_the_store(url):
     store = mirror(build_finished() / "trajectories.zarr", url)
     found, wanted = zarr.open_group(str(store), mode="r"), zarr.open_group(build_finished() / "trajectories.zarr")
     assert sorted(found.group_keys()) == list(SHARDS)
     assert (found["001/xs"][...] == wanted["001/xs"][...]).all()
 
 
-def test_a_finished_shard_is_left_alone_and_its_receipt_made_again(tmp_path, url, object_storage, caplog):
+def test_a_finished_shard_is_kept_and_its_receipt_restored(tmp_path, url, object_storage, caplog):
     folder, store = prepare(tmp_path), mirror(build_finished() / "trajectories.zarr", url)
     object_storage.on_upload = lambda count: pytest.fail("something was uploaded")
     try:
@@ -96,7 +96,7 @@ def test_a_finished_shard_is_left_alone_and_its_receipt_made_again(tmp_path, url
     assert (folder / "trajectories.zarr/000" / plan.RECEIPT).exists()
 
 
-def test_the_root_is_created_once(tmp_path, url):
+def test_the_root_group_is_created_once(tmp_path, url):
     for _ in range(2):
         run_entry(tmp_path, "create_store", store=open_place(url))
     assert read_objects(open_place(url)) == {"zarr.json": (tmp_path / "trajectories.zarr/zarr.json").read_bytes()}
@@ -146,9 +146,7 @@ def test_a_worker_killed_while_it_uploads_leaves_nothing_to_read_and_the_next_on
     assert read_objects(store / "000") == read_folder(build_finished() / "trajectories.zarr" / "000")
 
 
-def test_a_server_that_dies_in_the_middle_costs_one_line_and_the_upload_goes_on_when_it_is_back(
-    tmp_path, url, object_storage
-):
+def test_a_server_that_dies_during_an_upload_is_one_line_and_the_upload_resumes_later(tmp_path, url, object_storage):
     folder, store = prepare(tmp_path), open_place(url)
     object_storage.uploads = 0
     object_storage.on_upload = lambda count: object_storage.stop() if count == 5 else None
@@ -184,7 +182,7 @@ def fail(url: str, caplog) -> str:
     return caplog.text
 
 
-def test_wrong_keys_are_named(url, caplog, object_storage):
+def test_wrong_credentials_are_named(url, caplog, object_storage):
     mirror(build_finished() / "trajectories.zarr", url)
     with object_storage.refuse_keys():
         said = fail(url, caplog)
@@ -192,7 +190,7 @@ def test_wrong_keys_are_named(url, caplog, object_storage):
     assert SECRET not in said
 
 
-def test_absent_keys_are_named(url, caplog, monkeypatch, tmp_path):
+def test_missing_credentials_are_named(url, caplog, monkeypatch, tmp_path):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -220,12 +218,12 @@ def test_a_dead_server_is_named(url, caplog, object_storage):
         ("s3://key:secret@bucket/run", "must not hold credentials"),
     ],
 )
-def test_a_url_that_cannot_be_one_is_rejected(text, words):
+def test_an_invalid_url_is_rejected(text, words):
     with pytest.raises(UserError, match=words):
         open_place(text)
 
 
-def test_keys_are_written_nowhere(tmp_path, url):
+def test_credentials_are_not_written_anywhere(tmp_path, url):
     folder, store = prepare(tmp_path), open_place(url)
     run_entry(folder, "create_store", store=store)
     collect(folder, store)
@@ -249,7 +247,7 @@ def test_manifest_and_exports_are_those_of_the_folder(tmp_path, url):
     assert hash_tree(tmp_path / "folder") == hash_tree(tmp_path / "url")
 
 
-def test_the_check_of_everything_reads_a_url(tmp_path, url, capsys):
+def test_verify_dataset_reads_a_url(tmp_path, url, capsys):
     folder = copy_finished(tmp_path)
     store = mirror(folder / "trajectories.zarr", url)
     shutil.rmtree(folder / "trajectories.zarr")
@@ -283,7 +281,7 @@ def test_a_damaged_shard_is_not_copied(tmp_path, url, direction):
     assert not (target / "001/zarr.json").is_file()
 
 
-def test_a_receipt_is_not_taken_for_a_shard(tmp_path, url):
+def test_a_receipt_is_not_accepted_as_a_shard(tmp_path, url):
     folder = prepare(tmp_path)
     collect(folder, open_place(url))
     with pytest.raises(UserError, match=r"trajectories.zarr/000 is in the way"):
@@ -292,7 +290,7 @@ def test_a_receipt_is_not_taken_for_a_shard(tmp_path, url):
         read_group_seal(folder / "trajectories.zarr/000")
 
 
-def test_a_receipt_stands_for_its_shard_when_a_run_is_planned(tmp_path, url):
+def test_planning_accepts_a_receipt_for_its_shard(tmp_path, url):
     folder = prepare(tmp_path)
     collect(folder, open_place(url))
     parameters = read_json(list_arguments(folder, "collect_shard")["params"])
@@ -301,7 +299,7 @@ def test_a_receipt_stands_for_its_shard_when_a_run_is_planned(tmp_path, url):
     assert "trajectories.zarr/000 was made with other parameters (seed: 3 there, 4" in conflict
 
 
-def test_without_a_url_nothing_of_it_is_loaded():
+def test_without_a_url_no_storage_package_is_loaded():
     code = (
         "import sys; from workflow_scripts.calibration import gather_calibration;"
         "from workflow_scripts.tools import copy_shards, verify_dataset;"

@@ -1,4 +1,4 @@
-"""The package says what it needs, and a wheel of it works where there is no clone."""
+"""The package declares its dependencies, and its wheel works without a clone."""
 
 import ast
 import os
@@ -75,29 +75,29 @@ def test_every_package_that_is_imported_is_declared():
 @pytest.mark.parametrize(
     "requirement", [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
 )
-def test_the_pinned_version_is_one_that_the_package_admits(requirement):
+def test_the_pinned_version_is_allowed_by_the_package(requirement):
     wanted = Requirement(requirement)
     assert wanted.specifier.contains(read_pins()[canonicalize_name(wanted.name)])
 
 
-def test_what_only_scores_and_training_need_is_an_extra():
+def test_packages_for_scores_and_training_are_an_extra():
     assert {"torch", "torchmetrics"} == name_packages(EXTRAS["torch"])
     assert not name_packages(PROJECT["dependencies"]) & {"torch", "torchmetrics"}
 
 
-def test_the_fast_blas_is_asked_for_on_linux_alone():
+def test_the_fast_blas_is_required_on_linux_only():
     markers = [Requirement(line).marker for line in EXTRAS["cpu"]]
     for platform, wanted in (("linux", True), ("darwin", False)):
         assert {marker.evaluate(default_environment() | {"sys_platform": platform}) for marker in markers} == {wanted}
 
 
-def test_the_version_is_said_in_one_place():
+def test_the_version_is_defined_in_one_place():
     text = "".join(path.read_text(encoding="utf-8") for path in MODULES)
     assert not re.search(r"^__version__|^VERSION = [\"']", text, re.M)
     assert re.fullmatch(r"\d+\.\d+\.\d+", PROJECT["version"])
 
 
-def test_taqmlx_lists_every_module_that_can_be_run_with_what_it_does():
+def test_taqmlx_lists_every_command_with_a_description():
     done = run_taqmlx("--help")
     runnable = [path.stem for path in Path("workflow_scripts").glob("*/[!_]*.py")]
     assert all("__main__" in path.read_text(encoding="utf-8") for path in Path("workflow_scripts").glob("*/[!_]*.py"))
@@ -113,7 +113,7 @@ def test_a_command_of_taqmlx_is_the_module_of_that_name():
     assert run_taqmlx("create_store", "--help").stdout == by_hand.stdout
 
 
-def test_what_is_no_command_is_said_in_one_line():
+def test_an_unknown_command_is_rejected_in_one_line():
     done = run_taqmlx("quantise")
     assert done.stderr == "error: 'quantise' is not a command; taqmlx --help lists them\n"
     assert done.returncode == 1
@@ -122,7 +122,7 @@ def test_what_is_no_command_is_said_in_one_line():
 @pytest.mark.parametrize(
     ("command", "missing"), [("train_classifier", "torch"), ("generate --out x.png --prompt x", "diffusionkit")]
 )
-def test_a_package_that_was_left_out_is_said_with_its_cure(command, missing):
+def test_a_missing_package_is_named_with_its_cure(command, missing):
     code = (
         f"import sys; from workflow_scripts.__main__ import main; sys.modules['{missing}'] = None;"
         f"sys.argv = ['taqmlx', *{command.split()}]; main()"
@@ -133,11 +133,11 @@ def test_a_package_that_was_left_out_is_said_with_its_cure(command, missing):
     assert len(done.stderr.splitlines()) == done.returncode == 1
 
 
-def test_diffusionkit_is_the_one_that_make_installs():
+def test_the_version_of_diffusionkit_is_the_one_that_make_installs():
     assert entry.INSTALL["diffusionkit"].split()[-1] in Path("Makefile").read_text(encoding="utf-8").split()
 
 
-def test_a_new_project_has_all_that_snakemake_reads_and_keeps_what_may_be_executed(tmp_path):
+def test_a_new_project_has_all_files_of_snakemake_with_their_permissions(tmp_path):
     parser = create_project.build_parser("", "out")
     create_project.main(parser.parse_args(["--out", str(tmp_path / "new")]))
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(workflow_files.PARTS)
@@ -159,7 +159,7 @@ def copy_workflow(folder, *others):
 
 
 @pytest.mark.slow
-def test_the_workflow_can_be_a_module_of_another(tmp_path):
+def test_the_workflow_can_be_a_module_of_another_workflow(tmp_path):
     copy_workflow(tmp_path / "release", "workflow")
     user = tmp_path / "user"
     shutil.copytree("config", user / "config")
@@ -215,7 +215,7 @@ def installation(tmp_path_factory):
 
 
 @pytest.mark.whole
-def test_an_installed_wheel_is_what_runs_and_lists_its_commands(installation):
+def test_an_installed_wheel_runs_and_lists_its_commands(installation):
     place = installation.run_python("import taqmlx; print(taqmlx.__file__)")
     assert Path(place).is_relative_to(installation.packages)
     assert "optimise_block" in installation.call(installation.bin / "taqmlx", "--help")
@@ -252,7 +252,7 @@ def test_an_installed_wheel_quantizes_in_a_new_project(installation):
 
 @pytest.mark.whole
 @pytest.mark.skipif(SNAKEDEPLOY is None, reason="snakedeploy is not installed")
-def test_what_snakedeploy_sets_up_plans_all_and_runs_on_an_installed_wheel(installation, tmp_path):
+def test_a_snakedeploy_project_plans_all_and_runs_on_an_installed_wheel(installation, tmp_path):
     release = tmp_path / "hosts" / "owner" / "quantization"
     copy_workflow(release, "workflow", "LICENSE")
     identity = {f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}

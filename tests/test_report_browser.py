@@ -1,4 +1,4 @@
-"""The report as a person sees it: in a browser without a network, on a wide screen and on a phone, light and dark."""
+"""The report in a browser without a network: on a wide screen and a phone, light and dark."""
 
 import shutil
 from itertools import pairwise
@@ -68,20 +68,20 @@ def read_column(page, table, column):
     return page.locator(f"#{table} tbody tr:visible > :nth-child({column})").all_inner_texts()
 
 
-def test_every_picture_is_there_even_those_folded_away(open_page):
+def test_every_picture_is_loaded_even_in_folded_sections(open_page):
     page = open_page()
     pictures = page.evaluate("[...document.images].map((image) => [image.naturalWidth, image.alt])")
     assert len(pictures) == 19
     assert all(width > 0 and alt for width, alt in pictures)
 
 
-def test_a_name_with_a_script_in_it_is_text(open_page):
+def test_a_name_that_contains_a_script_is_text(open_page):
     page = open_page()
     assert page.title() == "Quantization of embedded"
     assert "<script>" in page.locator("#quality").inner_text()
 
 
-def test_a_head_sorts_by_number_and_again_the_other_way_round(open_page):
+def test_a_column_head_sorts_by_number_in_both_directions(open_page):
     page = open_page()
     head = page.locator("#weights th", has_text="KB")
     assert head.get_attribute("aria-sort") == "none"
@@ -96,7 +96,7 @@ def test_a_head_sorts_by_number_and_again_the_other_way_round(open_page):
     assert head.get_attribute("aria-sort") == "descending"
 
 
-def test_exact_sorts_above_numbers_and_what_is_unknown_stays_last(open_page):
+def test_exact_sorts_above_numbers_and_unknown_values_stay_last(open_page):
     page = open_page()
     place = page.locator("#weights thead th").all_inner_texts().index("Own bits, dB") + 1
     button = page.locator("#weights thead button", has_text="Own bits, dB")
@@ -108,7 +108,7 @@ def test_exact_sorts_above_numbers_and_what_is_unknown_stays_last(open_page):
         assert known[-1 if first == 0 else 0] == last
 
 
-def test_only_one_column_is_sorted_and_the_keyboard_can_do_it(open_page):
+def test_one_column_is_sorted_at_a_time_and_by_keyboard_too(open_page):
     page = open_page()
     buttons = page.locator("#inputs thead button")
     buttons.nth(0).focus()
@@ -120,7 +120,7 @@ def test_only_one_column_is_sorted_and_the_keyboard_can_do_it(open_page):
     assert page.locator("#weights [aria-sort=ascending]").count() == 0
 
 
-def test_the_search_hides_rows_and_says_how_many_are_left(open_page):
+def test_the_search_hides_rows_and_shows_the_number_left(open_page):
     page = open_page()
     search, output = page.get_by_label("Search").nth(0), page.locator("#weights output")
     total = page.locator("#weights tbody tr").count()
@@ -145,7 +145,7 @@ def test_a_phone_scrolls_tables_and_not_the_page(open_page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground_in_both_schemes(open_page, scheme):
+def test_text_has_enough_contrast_in_both_schemes(open_page, scheme):
     page = open_page(color_scheme=scheme)
     colours = page.evaluate(CONTRASTS)
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -154,7 +154,7 @@ def test_text_stands_out_from_its_ground_in_both_schemes(open_page, scheme):
     assert {place: ratio for place, ratio in colours.items() if ratio < 4.5} == {}
 
 
-def test_headings_follow_each_other_and_every_table_is_named(open_page):
+def test_headings_are_in_order_and_every_table_has_a_name(open_page):
     page = open_page()
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map((head) => Number(head.tagName[1]))")
     assert levels[0] == 1
@@ -166,7 +166,7 @@ def test_headings_follow_each_other_and_every_table_is_named(open_page):
     assert links == [True] * 7
 
 
-def test_printing_shows_what_is_folded_away(open_page):
+def test_printing_shows_folded_sections(open_page):
     page = open_page()
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator("details.plot:not([open])").count() == 0

@@ -1,4 +1,4 @@
-"""The budget against what a small run really writes and what the rules plan, and its rejections."""
+"""The budget agrees with what a small run writes and what the rules plan, and rejects what does not fit."""
 
 import math
 import re
@@ -69,7 +69,7 @@ def test_sd3_medium_has_its_published_shapes(large):
         {"model": "flux-schnell", "cfg_scale": 1, "evaluation_cfg": 1},
     ],
 )
-def test_planning_knows_the_sizes_of_the_models_without_loading_them(values):
+def test_planning_knows_model_sizes_without_loading_the_models(values):
     config = complete(**values)
     assert read_shapes(config).sizes._replace(itemsize=4) == read_sizes(config)
 
@@ -86,7 +86,7 @@ def test_the_larger_models_have_their_published_shapes(model, parameters, image,
     assert (shapes.image, shapes.text, shapes.conditions) == (image, text, conditions)
 
 
-def test_without_guidance_a_step_takes_half_the_time_and_the_rows_half_the_place():
+def test_without_guidance_steps_take_half_the_time_and_rows_half_the_space():
     """For two models that differ in nothing else."""
     shapes, config = read_shapes(complete(**SD3)), complete(**SD3)
     alone = shapes._replace(conditions=1)
@@ -121,32 +121,32 @@ def test_the_merged_statistics_are_counted_to_the_channel(quantized_study, embed
     assert disk.count_statistics(3, 0, embedded) == pytest.approx(arrays, rel=0.1)
 
 
-def test_a_weight_takes_what_its_rule_says():
+def test_the_size_of_a_weight_follows_from_its_rule():
     rule = {"bits": 4, "group_size": 64}
     assert disk.count_weight((128, 256), rule, None) == 128 * 256 // 2 + 128 * 4 * 4
     assert disk.count_weight((128, 256), rule | {"group_size": "row"}, None) == 128 * 256 // 2 + 128 * 2 * 4
     assert disk.count_weight((128, 256), {"bits": 16}, None) == 128 * 256 * 2
 
 
-def test_where_bits_are_searched_a_quantized_weight_takes_its_share_of_the_size():
+def test_with_a_bit_search_a_quantized_weight_takes_its_share_of_the_size():
     assert disk.count_weight((128, 256), {"bits": 8, "group_size": 64}, 3.5) == 128 * 256 * 3.5 / 8
     assert disk.count_weight((128, 256), {"bits": 16}, 3.5) == 128 * 256 * 2
 
 
-def test_packed_weights_follow_the_size_that_is_asked_for(embedded):
+def test_packed_weights_have_the_configured_size(embedded):
     small, large = (disk.count_packed(complete(bits_per_weight=size), embedded) for size in (4, 6))
     linears = sum(math.prod(shape) for shape in embedded.weights.values())
     assert large - small == pytest.approx(linears * 2 / 8, rel=1e-4)
 
 
-def test_seconds_go_through_the_measured_points_and_grow_with_the_tokens():
+def test_seconds_interpolate_the_measured_points_and_grow_with_the_tokens():
     points = [[410, 1.3], [845, 2.9]]
     assert [work.fit_tokens(points, tokens) for tokens, _ in points] == pytest.approx([1.3, 2.9])
     assert work.fit_tokens(points, 1690) > 2 * 2.9
     assert work.fit_tokens([[36, 0.5]], 72) == pytest.approx(1.0)
 
 
-def test_the_points_that_run_together_are_those_of_the_workers():
+def test_batch_sizes_are_those_of_the_workers():
     assert jobs.OBSERVED_TOGETHER == collect_activations.BATCH
     assert jobs.CAPTURED_TOGETHER == block_inputs.BATCH
 
@@ -161,7 +161,7 @@ def test_jobs_are_those_of_the_plan():
     assert [found[name].jobs for name in ("measure_costs", "round_shared", "distil", "pack_weights")] == [1] * 4
 
 
-def test_what_a_configuration_leaves_out_has_no_stage():
+def test_a_disabled_part_has_no_stage():
     stages = set(list_all(complete()))
     assert set(list_all(complete(bits_per_weight=None))) == stages - {"measure_costs"}
     assert set(list_all(complete(distil="none"))) == stages - {"distil"}
@@ -171,17 +171,17 @@ def test_what_a_configuration_leaves_out_has_no_stage():
     ("key", "rule"),
     [("search_points", "measure_costs"), ("search_probes", "measure_costs"), ("distil_iterations", "distil")],
 )
-def test_more_of_what_a_stage_computes_takes_it_longer(key, rule):
+def test_a_stage_with_more_work_takes_longer(key, rule):
     less, more = (list_all(complete(**SD3, **{key: value}))[rule].seconds for value in (40, 400))
     assert (1.02 if key == "search_points" else 1.5) * less < more < 10.5 * less
 
 
-def test_codes_that_are_learned_take_memory():
+def test_learned_codes_take_memory():
     scales, codes = (list_all(complete(**SD3, distil=kind))["distil"].memory for kind in ("scales", "codes"))
     assert scales < 0.6 * codes
 
 
-def test_a_scheduler_is_asked_for_more_than_the_estimate_and_for_more_again_up_to_a_limit():
+def test_requests_to_a_scheduler_exceed_the_estimate_and_grow_per_attempt_up_to_a_limit():
     job = jobs.Jobs(1, 7200.0, 20e9)
     memory, minutes = ([ask(job, attempt) for attempt in (1, 2, 3, 50)] for ask in (jobs.ask_memory, jobs.ask_minutes))
     assert memory[0] > 20e9 / 1e6
@@ -190,7 +190,7 @@ def test_a_scheduler_is_asked_for_more_than_the_estimate_and_for_more_again_up_t
     assert minutes[1:] == [2 * minutes[0], 3 * minutes[0], 3 * minutes[0]]
 
 
-def test_a_measured_step_sets_the_hours_in_proportion(large):
+def test_hours_are_proportional_to_the_measured_step(large):
     config = complete(**SD3)
     table = work.estimate_rates(config, large.sizes)
     here = work.estimate_rates(config, large.sizes, table.step / 100)
@@ -199,14 +199,14 @@ def test_a_measured_step_sets_the_hours_in_proportion(large):
     assert "measured here" in here.source
 
 
-def test_what_is_written_already_is_not_needed_again(tmp_path):
+def test_existing_output_needs_no_more_disk(tmp_path):
     found = list(list_all(complete()).values())
     whole = count_missing(found, tmp_path)
     (tmp_path / "conditioning.safetensors").write_bytes(bytes(10_000))
     assert whole - count_missing(found, tmp_path) == pytest.approx(10_000)
 
 
-def test_it_prints_every_stage_and_the_total_and_writes_nothing(tmp_path, capsys):
+def test_the_command_prints_every_stage_and_the_total_and_writes_nothing(tmp_path, capsys):
     status, printed, _ = run({"config": [f"results_dir={tmp_path / 'new'}"], "exports": True}, capsys)
     names = [line.split()[0] for line in printed.splitlines()]
     assert status == 0
@@ -233,19 +233,19 @@ def test_a_disk_that_is_too_small_is_rejected_in_one_line(tmp_path, capsys):
         ({"configfile": [Path("config/none.yaml")]}, "config/none.yaml"),
     ],
 )
-def test_a_configuration_that_cannot_be_used_is_rejected_in_one_line(words, said, capsys):
+def test_an_invalid_configuration_is_rejected_in_one_line(words, said, capsys):
     status, _, error = run(words, capsys)
     assert status == 1
     assert said in error
     assert "\n" not in error
 
 
-def test_the_embedded_model_measures_itself():
+def test_the_embedded_model_can_be_measured():
     config = complete(steps=2, selected_steps=2, trajectories=2)
     assert 0 < budget.measure_step(config, read_shapes(config)) < 5
 
 
-def test_with_measure_the_hours_are_those_of_this_machine(tmp_path, capsys):
+def test_measured_hours_are_those_of_this_machine(tmp_path, capsys):
     config = [f"results_dir={tmp_path / 'new'}", "trajectories=2", "steps=2", "selected_steps=2"]
     status, printed, _ = run({"config": config, "measure": True}, capsys)
     assert status == 0
@@ -260,7 +260,7 @@ def test_measuring_needs_the_memory_of_a_step(monkeypatch):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_disk_and_memory_a_preset_names_are_what_the_budget_says(preset):
+def test_the_disk_and_memory_in_a_preset_are_those_of_the_budget(preset):
     path = Path(f"config/{preset}.yaml")
     config, prompts = budget.read_configuration(budget.argparse.Namespace(configfile=[path], config=[]))
     found = list_all(config, prompts).values()

@@ -1,4 +1,4 @@
-"""The disk of every stage against what the workflow writes, on a run small enough to make."""
+"""The disk of every stage agrees with what a small workflow run writes."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A folder of results with everything in it, made once, and copies of it to damage."""
+"""A complete results folder, made once, and copies of it to damage."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Every file is read against what vouches for it, named with the target that makes it again, or listed as unvouched."""
+"""Every file is compared with its checksum, named with the target that remakes it, or listed as without a checksum."""
 
 import re
 import shutil
@@ -36,7 +36,7 @@ def test_a_flipped_bit_in_any_kind_of_file_is_found_and_named(results):
     assert flip_every_kind(results, 2, judge) == {}
 
 
-def test_nothing_that_was_made_is_without_a_voucher(complete):
+def test_every_result_has_a_checksum(complete):
     assert read_everything(complete)[0] == []
     assert list_unvouched(complete) == []
 
@@ -72,7 +72,7 @@ def test_a_damaged_file_is_named_with_its_target(results, name):
     )
 
 
-def test_a_shard_that_no_other_check_reads_is_read(results, tmp_path):
+def test_a_shard_that_no_other_check_reads_is_checked(results, tmp_path):
     """As of results in a folder of these, or where the trajectories were copied to a URL."""
     inner = results / "quick" / "trajectories.zarr" / "000"
     shutil.copytree(results / "trajectories.zarr" / "000", inner)
@@ -82,7 +82,7 @@ def test_a_shard_that_no_other_check_reads_is_read(results, tmp_path):
     assert fault == f"{inner / 'xs' / 'c.1.0.0.0.0'} is damaged; delete {inner} and run again"
 
 
-def test_the_receipt_of_a_shard_at_a_url_is_read(results, tmp_path):
+def test_the_receipt_of_a_shard_at_a_url_is_checked(results, tmp_path):
     store = (results / "trajectories.zarr").rename(tmp_path / "elsewhere")
     receipt = results / "trajectories.zarr" / "000" / plan.RECEIPT
     write_json(receipt, read_group_seal(store / "000"))
@@ -92,7 +92,7 @@ def test_the_receipt_of_a_shard_at_a_url_is_read(results, tmp_path):
     assert read_target(fault, receipt) == receipt.parent
 
 
-def test_results_of_an_earlier_version_hold_and_say_what_to_make_again(results, verify):
+def test_results_of_an_earlier_version_pass_with_the_targets_to_remake(results, verify):
     for sums in results.rglob(f"*{SUMS}"):
         sums.unlink()
     assert verify(results).error == ""
@@ -103,7 +103,7 @@ def test_results_of_an_earlier_version_hold_and_say_what_to_make_again(results, 
     ]
 
 
-def test_files_of_nobody_and_those_that_carry_no_checksum_are_listed(results):
+def test_foreign_files_and_files_without_a_checksum_are_listed(results):
     (results / "notes.txt").write_text("mine")
     (results / "plots").mkdir()
     write_plain_json(results / "mine.json", {"a": 1})
@@ -130,7 +130,7 @@ def test_the_command_lists_them(results, verify, caplog):
     assert f"{results}/notes.txt: no checksum: not from this workflow" in caplog.text
 
 
-def test_a_file_that_is_gone_while_its_seal_is_there_is_missing(results):
+def test_a_file_whose_seal_remains_is_missing(results):
     path, seal = (results / "adaround" / f"mm_02.{end}" for end in ("safetensors", "json"))
     path.unlink()
     wanted = f"{path} is missing, but listed in {seal}; delete {seal} and make {seal} again"
@@ -143,14 +143,14 @@ def test_a_folder_that_was_deleted_is_not_missing(results):
     assert read_everything(results)[0] == []
 
 
-def test_links_into_the_results_are_no_files_of_their_own(results):
+def test_links_into_the_results_are_not_counted_as_files(results):
     (results / "activations" / "quant_config.json").symlink_to("../quant_config.json")
     (results / "samples").symlink_to("exports/samples")
     assert read_everything(results)[0] == []
     assert list_unvouched(results) == []
 
 
-def test_a_configuration_of_ones_own_without_its_checksum_is_no_fault(results):
+def test_an_edited_configuration_without_its_checksum_is_accepted(results):
     path = results / "quant_config.json"
     content = read_plain_json(path)
     del content[CHECKSUM]
@@ -158,7 +158,7 @@ def test_a_configuration_of_ones_own_without_its_checksum_is_no_fault(results):
     assert read_everything(results)[0] == []
 
 
-def test_a_stale_voucher_is_named(results):
+def test_a_stale_checksum_file_is_named(results):
     amend(results / "quant_config.json", lambda value: value["arrays"].update(sha256="0" * 64))
     path = results / "quant_config.safetensors"
     assert read_everything(results)[0] == [
@@ -183,7 +183,7 @@ def test_flipped_bits_all_over_a_file_with_its_own_checksum_is_found(tmp_path, n
 @pytest.mark.parametrize(
     ("name", "is_missing"), [("/etc/passwd", False), ("../secret.txt", False), ("a\0b", True), ("", True)]
 )
-def test_a_name_from_other_hands_leads_to_no_file_elsewhere(results, name, is_missing):
+def test_a_name_in_a_foreign_file_cannot_lead_outside_the_folder(results, name, is_missing):
     """What is not below the results is looked for and not read."""
     (results.parent / "secret.txt").write_text("secret")
     amend(results / "quant_config.json", lambda value: value["arrays"].update(file=name))

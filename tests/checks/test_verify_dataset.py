@@ -1,4 +1,4 @@
-"""Verification holds for whole results, and finds and names every planted fault."""
+"""Verification passes complete results, and finds and names every planted fault."""
 
 import re
 import shutil
@@ -280,7 +280,7 @@ def edit_rows(group):
     write_group_seal(group, make_seal(parameters, seal["inputs"], seal["sha256"]))
 
 
-def test_whole_results_hold_in_every_check(complete, verify):
+def test_complete_results_pass_every_check(complete, verify):
     outcome = verify(complete)
     assert (outcome.error, outcome.faults) == ("", [])
     assert outcome.results == dict.fromkeys(CHECKS, "ok")
@@ -297,7 +297,7 @@ def test_a_planted_fault_is_found_and_named(results, verify, name):
     assert f"{len(failed)} of {len(CHECKS)} checks fail: " in outcome.error
 
 
-def test_what_is_not_made_yet_is_no_fault(results, verify):
+def test_missing_results_are_not_faults(results, verify):
     for name in ("exports", "quantized", "activations", "calibration.zarr"):
         shutil.rmtree(results / name)
     for name in ("manifest.json", "quant_config.json", "DiT_cali_data.npz"):
@@ -308,7 +308,7 @@ def test_what_is_not_made_yet_is_no_fault(results, verify):
     assert list(outcome.results.values()).count("not made") == 10
 
 
-def test_a_right_step_is_far_below_the_tolerance_and_a_wrong_prompt_far_above(results, verify):
+def test_a_correct_step_is_far_below_the_tolerance_and_a_wrong_prompt_far_above(results, verify):
     errors = [float(x) for x in re.findall(r"at most (\S+) of", verify(results, replay=ALL).details["replay"])]
     assert errors[0] < REPLAY_TOLERANCE / 2
     swap_encodings(results)
@@ -319,19 +319,19 @@ def test_a_right_step_is_far_below_the_tolerance_and_a_wrong_prompt_far_above(re
     assert min(wrong) > 3 * REPLAY_TOLERANCE
 
 
-def test_the_seed_chooses_which_steps_are_replayed(results, verify):
+def test_the_seed_selects_the_replayed_steps(results, verify):
     forge(results / "trajectories.zarr/000", change_a_state)
     found = {seed: "replay" in verify(results, replay=12, seed=seed).failed for seed in range(6)}
     assert set(found.values()) == {True, False}
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_step_of_every_shard_is_replayed_before_a_second_of_any(results, verify, seed):
+def test_every_shard_has_one_replayed_step_before_any_has_two(results, verify, seed):
     forge(results / "trajectories.zarr/001", lambda group: group["xs"].__setitem__(..., group["xs"][...] * 1.01))
     assert "replay" in verify(results, replay=2, seed=seed).failed
 
 
-def test_the_command_prints_a_table_and_ends_with_its_verdict(results):
+def test_the_command_prints_a_table_and_a_verdict(results):
     command = [sys.executable, "-m", "workflow_scripts.tools.verify_dataset", "--results", str(results)]
     done = subprocess.run([*command, "--replay", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The original programs' commands one after the other, on a dataset of two pictures."""
+"""The commands of the original programs run one after the other on a dataset of two pictures."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Every command that the original programs' documents give has become one of today's."""
+"""Every documented command of the original programs translates to one of today's."""
 
 import re
 import shlex
@@ -179,7 +179,7 @@ def spell(found, results="calibration_data"):
 
 
 @pytest.mark.parametrize(("line", "targets", "settings"), STARTING, ids=[line for line, *_ in STARTING])
-def test_a_command_that_starts_a_dataset(line, targets, settings, clone):
+def test_a_command_can_start_a_dataset(line, targets, settings, clone):
     found = call(line)
     folder = line.split()[-1].removesuffix(".npz") if line.endswith((".npz", "test")) else "calibration_data"
     assert spell(found, folder) == targets
@@ -187,7 +187,7 @@ def test_a_command_that_starts_a_dataset(line, targets, settings, clone):
 
 
 @pytest.mark.parametrize(("line", "targets", "settings"), LATER, ids=[line for line, *_ in LATER])
-def test_a_command_on_a_dataset_keeps_its_settings_and_adds_its_own(line, targets, settings, recorded):
+def test_a_command_on_a_dataset_keeps_the_settings_and_adds_its_own(line, targets, settings, recorded):
     found = call(line)
     assert spell(found) == targets
     assert found.changed == settings
@@ -195,7 +195,7 @@ def test_a_command_on_a_dataset_keeps_its_settings_and_adds_its_own(line, target
 
 
 @pytest.mark.parametrize(("line", "command"), ENTRIES, ids=[line for line, _ in ENTRIES])
-def test_a_command_that_an_entry_has_become(line, command, recorded):
+def test_some_commands_translate_to_an_entry(line, command, recorded):
     found = call(line)
     assert found.words == shlex.split(command)
     assert not found.changed
@@ -208,17 +208,17 @@ def read_table():
 
 
 @pytest.mark.parametrize(("line", "today"), read_table(), ids=[line for line, _ in read_table()])
-def test_the_documents_table_says_what_a_command_runs(line, today, recorded):
+def test_the_table_of_the_document_has_the_translations(line, today, recorded):
     if COMMANDS[line.split()[0]].starts:
         Path("calibration_data/config.yaml").unlink()
     assert call(line).words == shlex.split(today)
 
 
-def test_the_documents_table_has_every_command():
+def test_the_table_of_the_document_has_every_command():
     assert {line.split()[0] for line, _ in read_table()} == set(COMMANDS)
 
 
-def test_the_files_the_documents_promise_are_shown_where_they_were(recorded):
+def test_the_documented_files_are_linked_at_their_old_paths(recorded):
     def show(line):
         return {str(link): str(target) for link, target in call(line).links.items()}
 
@@ -261,7 +261,7 @@ def test_the_files_the_documents_promise_are_shown_where_they_were(recorded):
         ),
     ],
 )
-def test_what_cannot_be_had_is_rejected_in_one_line(line, reason, recorded):
+def test_an_impossible_option_is_rejected_in_one_line(line, reason, recorded):
     with pytest.raises((UserError, ValueError), match=reason) as raised:
         call(line)
     assert "\n" not in str(raised.value)
@@ -277,13 +277,13 @@ def test_a_rejected_option_names_what_to_use_instead(name, option, recorded):
     assert option.refused in str(raised.value)
 
 
-def test_options_without_a_meaning_here_are_accepted_with_a_line(recorded):
+def test_options_without_a_meaning_are_accepted_with_a_line(recorded):
     assert call("generate_calibration_data --num-images 1000 --resume").lines == [
         "--resume: every command resumes from its last checkpoint"
     ]
 
 
-def test_thresholds_choose_the_rule_that_has_them(recorded):
+def test_thresholds_select_the_threshold_rule(recorded):
     settings = call(f"analyze_activations_multitier {STATS} --a4-threshold 4").settings
     assert settings["multitier_rule"] == "thresholds"
     assert settings["multitier_thresholds"] == {"plain": [4, 10], "shifted": [5, 8]}
@@ -303,13 +303,13 @@ def test_percentiles_and_bits_become_rules(recorded):
     assert "bits_per_weight" not in call("adaround_optimize --adaround-cache calibration_data/adaround_cache").settings
 
 
-def test_blocks_go_by_any_of_their_names(recorded):
+def test_blocks_are_accepted_by_any_of_their_names(recorded):
     line = "adaround_optimize --adaround-cache calibration_data/adaround_cache --blocks mm3,mm_block_1"
     blocks = "calibration_data/adaround/mm_03.safetensors calibration_data/adaround/mm_01.safetensors"
     assert spell(call(line)) == blocks
 
 
-def test_learned_blocks_take_the_place_of_those_rounded_meanwhile_and_of_no_others(recorded):
+def test_learned_blocks_replace_only_the_blocks_rounded_by_gptq_before(recorded):
     line = "adaround_optimize --adaround-cache calibration_data/adaround_cache"
     assert spell(call(line)) == "quantized"
     kept = THOUSAND | MEANWHILE | {"results_dir": "calibration_data"}
@@ -321,7 +321,7 @@ def test_learned_blocks_take_the_place_of_those_rounded_meanwhile_and_of_no_othe
     assert spell(call(f"{line} --iters 7 --force")) == "quantized + --config overwrite=true"
 
 
-def test_another_model_comes_with_its_configuration(clone):
+def test_another_model_is_chosen_by_its_configuration(clone):
     found = call("generate_calibration_data --configfile config/sd3-medium.yaml --image-size 512")
     assert {key: found.settings[key] for key in ("model", "height", "trajectories", "adaround_rate")} == {
         "model": "sd3-medium",
@@ -339,7 +339,7 @@ def test_another_model_comes_with_its_configuration(clone):
     }
 
 
-def test_finished_blocks_of_other_settings_stop_a_command_before_it_keeps_its_own(recorded):
+def test_finished_blocks_with_other_settings_stop_a_command_before_it_saves_its_settings(recorded):
     write_json(Path("calibration_data/adaround/mm_00.json"), {"parameters": {"engine": "adaround"}})
     with pytest.raises(UserError, match=r"mm_00 was made with other parameters .*; name another folder, or delete"):
         call(f"analyze_activations {STATS} --use-hist-p999")

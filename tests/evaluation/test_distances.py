@@ -1,4 +1,4 @@
-"""torchmetrics' FID, KID and SSIM are those of the definitions."""
+"""FID, KID and SSIM of torchmetrics agree with their definitions."""
 
 import numpy as np
 import pytest
@@ -32,13 +32,13 @@ def draw_subsets(seed, m, n, size):
     return [(found, reference) for reference, found in pairs]
 
 
-def test_fid_is_the_independent_calculation(features):
+def test_fid_agrees_with_an_independent_calculation(features):
     found, reference = (rows.astype(np.float64) for rows in features)
     expected = measure_frechet(fit_gaussian(found, np.ones(90)), fit_gaussian(reference, np.ones(150)))
     assert compute_fid(*features) == pytest.approx(expected, rel=1e-4)
 
 
-def test_kid_is_the_independent_calculation(features):
+def test_kid_agrees_with_an_independent_calculation(features):
     found, reference = (rows.astype(np.float64) for rows in features)
     subsets = draw_subsets(5, 150, 90, choose_subset(90, 150))
     expected = measure_kernel_distance(found, reference, subsets)
@@ -52,7 +52,7 @@ def test_equal_features_give_zero(features):
     assert compute_paired_kid(found, found) == pytest.approx(0, abs=1e-9)
 
 
-def test_kid_of_other_features_than_the_partners_is_above_zero(features):
+def test_kid_of_different_features_is_above_zero(features):
     found, _ = features
     assert compute_paired_kid(found, found + 1) > 0.01
 
@@ -64,7 +64,7 @@ def test_subsets_fit_the_smaller_set():
         choose_subset(512, 3)
 
 
-def test_ssim_is_one_for_equal_pictures_and_less_for_others():
+def test_ssim_is_one_only_for_equal_pictures():
     pictures = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     other = pictures.copy()
     other[1] = 255 - other[1]
@@ -73,7 +73,7 @@ def test_ssim_is_one_for_equal_pictures_and_less_for_others():
     assert negative < 0.2
 
 
-def test_ssim_is_the_mean_of_its_definition_over_windows():
+def test_ssim_is_the_mean_over_windows():
     rng = np.random.default_rng(2)
     x, y = rng.integers(0, 256, (2, 1, 13, 13, 3)).astype(np.uint8)
     place = np.arange(-5, 6)

@@ -1,4 +1,4 @@
-"""The pictures that compare start from the same prompts and noise, whatever draws them."""
+"""Compared pictures start from the same prompts and noise."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ PARAMETERS = {
 }
 
 
-def test_prompts_take_turns_and_seeds_follow_those_of_the_trajectories(tmp_path):
+def test_prompts_are_cycled_and_seeds_follow_those_of_the_trajectories(tmp_path):
     rng = np.random.default_rng(0)
     cs, cs_pooled = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 2, 3, 4), (2, 2, 4)))
     path = tmp_path / "conditioning.safetensors"

@@ -1,4 +1,4 @@
-"""Measures with their intervals, and how they say what JSON cannot."""
+"""Measures have intervals, and values that JSON cannot hold are null."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def draw(seed, count=COUNT, shift=0.0):
     return np.random.default_rng(seed).standard_normal((count, 6)).astype(np.float32) + np.float32(shift)
 
 
-def test_distances_grow_with_the_shift_and_their_intervals_hold_them():
+def test_distances_grow_with_the_shift_and_lie_in_their_intervals():
     near, far = (compare_with_fixed(draw(0, shift=shift), draw(1, 200), COUNTS, seed=0) for shift in (0.1, 1.0))
     for name in ("fid", "kid"):
         assert near[name]["value"] < far[name]["value"]
@@ -31,7 +31,7 @@ def test_distances_grow_with_the_shift_and_their_intervals_hold_them():
         assert low > near[name]["value"]
 
 
-def test_partners_that_are_equal_are_at_zero():
+def test_equal_pairs_have_a_distance_of_zero():
     found = compare_with_partners(draw(0), draw(0), COUNTS)
     for name in ("fid", "kid"):
         assert found[name]["value"] == pytest.approx(0, abs=1e-6)
@@ -45,7 +45,7 @@ def test_cmmd_of_unit_vectors_has_an_interval():
     assert 0 < low < found["value"] < high
 
 
-def test_an_equal_pair_is_infinite_and_said_as_nothing():
+def test_an_equal_pair_has_an_infinite_ratio_written_as_null():
     reference = draw(0)
     same = describe_pairs(LATENT_MEASURES, reference, reference, COUNTS)["latent_snr_db"]
     assert (same["median"], same["interval_95"], same["worst"], same["equal"]) == (None, [None, None], None, COUNT)
@@ -54,7 +54,7 @@ def test_an_equal_pair_is_infinite_and_said_as_nothing():
     assert near["equal"] == 0
 
 
-def test_a_share_counts_prompts():
+def test_a_share_counts_pictures_by_prompt():
     right = np.arange(COUNT) % 4 > 0
     found = describe_share(right, COUNTS)
     low, high = found["interval_95"]
@@ -62,7 +62,7 @@ def test_a_share_counts_prompts():
     assert describe_share(right[:1], COUNTS[:, :1])["interval_95"] == [0, 0]
 
 
-def test_growth_is_summed_up_step_by_step():
+def test_growth_is_summarised_per_step():
     counts = draw_counts(np.arange(3), seed=0)
     found = describe_growth([[30.0, 20.0, 10.0], [None, None, 5.0]], counts)
     assert found["median"] == [20, None]

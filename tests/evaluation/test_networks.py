@@ -1,4 +1,4 @@
-"""Features by networks whose weights lie on this machine: their layout, their pictures, and what is rejected."""
+"""Feature networks with local weights: their layout, their preprocessing, and rejected files."""
 
 import os
 import zipfile
@@ -76,7 +76,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("kind", ["pickle", "archive", "compressed", "list", "words", "pipe"])
-def test_a_weight_file_runs_nothing_and_takes_no_more_than_it_has(tmp_path, kind):
+def test_a_weight_file_runs_no_code_and_takes_bounded_memory(tmp_path, kind):
     path, trap = tmp_path / "x.pth", tmp_path / "trap"
     if kind == "compressed":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

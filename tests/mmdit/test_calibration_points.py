@@ -1,4 +1,4 @@
-"""Calibration points as batches: rows, conditions and guidance; and which points are held out."""
+"""Calibration points form batches of rows, conditions and guidance, and are held out by prompt."""
 
 import mlx.core as mx
 import numpy as np
@@ -77,7 +77,7 @@ def test_a_batch_has_all_positives_then_all_negatives(study):
         assert batch.timesteps[row].item() == points.timesteps[chosen[own]]
 
 
-def test_velocities_are_those_of_each_point_under_each_condition(study):
+def test_a_batch_has_the_velocity_of_each_point_under_each_condition(study):
     model, points, conditions = study
     chosen, linear = np.array([0, 9, 3]), bind_linears(model)
     found = np.array(predict_conditions(model, linear, points.take(chosen), conditions).astype(mx.float32))
@@ -86,13 +86,13 @@ def test_velocities_are_those_of_each_point_under_each_condition(study):
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
 
 
-def test_guidance_goes_from_the_negative_through_the_positive():
+def test_guidance_extrapolates_from_the_negative_to_the_positive_velocity():
     velocities = np.random.default_rng(0).standard_normal((2, 3, 4, 4, 16)).astype(np.float32)
     expected = velocities[1] + 3 * (velocities[0] - velocities[1])
     np.testing.assert_allclose(np.array(guide_conditions(mx.array(velocities), 3)), expected, atol=1e-5)
 
 
-def test_one_condition_is_the_velocity_whatever_the_guidance():
+def test_with_one_condition_guidance_has_no_effect():
     velocities = mx.random.normal((1, 3, 4, 4, 16), key=mx.random.key(0))
     assert mx.array_equal(guide_conditions(velocities, 7), velocities[0])
 
@@ -106,7 +106,7 @@ def test_the_points_of_a_set_are_its_arrays(tmp_path):
         np.testing.assert_array_equal(found, arrays[name][[2, 0, 2]])
 
 
-def test_runs_are_as_long_as_asked_for_and_the_last_has_what_is_left():
+def test_runs_have_the_requested_length_and_the_last_has_the_remainder():
     assert [run.tolist() for run in split_runs(np.arange(7), 3)] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
@@ -116,27 +116,27 @@ class TestHeldOut:
     PROMPTS = np.random.default_rng(0).integers(0, 20, 300)
 
     @pytest.mark.parametrize(("share", "count"), [(0.01, 1), (0.125, 2), (0.5, 10), (0.99, 19)])
-    def test_so_many_whole_groups_are(self, share, count):
+    def test_the_held_out_share_consists_of_whole_groups(self, share, count):
         held_out = hold_out_groups(self.PROMPTS, share, 0)
         inside, outside = set(self.PROMPTS[held_out]), set(self.PROMPTS[~held_out])
         assert (len(inside), len(outside)) == (count, 20 - count)
         assert not inside & outside
 
-    def test_the_seed_decides_which(self):
+    def test_the_seed_selects_the_groups(self):
         first, again, other = (hold_out_groups(self.PROMPTS, 0.25, seed) for seed in (1, 1, 2))
         np.testing.assert_array_equal(first, again)
         assert (first != other).any()
 
-    def test_the_order_and_number_of_points_do_not(self):
+    def test_the_order_and_number_of_points_do_not_change_the_selection(self):
         held_out = hold_out_groups(self.PROMPTS, 0.25, 0)
         few = np.arange(20)[::-1]
         assert set(self.PROMPTS[held_out]) == set(few[hold_out_groups(few, 0.25, 0)])
 
-    def test_one_group_cannot_be_both(self):
+    def test_a_single_group_cannot_be_split(self):
         with pytest.raises(ValueError, match="at least 2 groups are needed to hold one out"):
             hold_out_groups(np.zeros(5), 0.5, 0)
 
-    def test_points_are_split_by_prompt_and_with_one_prompt_by_point(self):
+    def test_points_are_split_by_prompt_or_with_one_prompt_by_point(self):
         points = np.arange(40) % 20  # two rows each
         training, held_out = split_points(points, points % 5, 0.2, 0)
         assert sorted([*training, *held_out]) == list(range(40))
@@ -145,6 +145,6 @@ class TestHeldOut:
         assert (len(training), len(held_out)) == (32, 8)
         assert not set(points[training]) & set(points[held_out])
 
-    def test_one_point_is_rejected(self):
+    def test_a_single_point_is_rejected(self):
         with pytest.raises(UserError, match="at least 2 points, one of them held out"):
             split_points(np.zeros(2), np.zeros(2), 0.5, 0)

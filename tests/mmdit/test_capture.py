@@ -49,7 +49,7 @@ def test_there_are_states_before_each_block_and_an_image_after_the_last(transfor
     assert states[5][1] is None
 
 
-def test_the_states_are_what_the_linears_of_the_forward_are_given(transformer, batch, captured):
+def test_the_states_are_those_that_the_linears_of_the_forward_receive(transformer, batch, captured):
     """The residual stream is not a linear's input; its layer norm, modulated, is: the queries' input of each block."""
     modulation, states = captured
     linear, read = bind_linears(transformer), {}
@@ -73,7 +73,7 @@ def test_the_states_are_what_the_linears_of_the_forward_are_given(transformer, b
             np.testing.assert_allclose(normal * (1 + scale) + shift, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_pieces_make_the_forward(transformer, batch, captured):
+def test_the_blocks_in_sequence_are_the_forward(transformer, batch, captured):
     linear, (modulation, states) = bind_linears(transformer), captured
     velocity = predict_velocity(transformer, linear, *batch)
     _, _, embedded = begin_blocks(transformer, linear, *batch)
@@ -83,7 +83,7 @@ def test_the_pieces_make_the_forward(transformer, batch, captured):
     assert mx.array_equal(finished, velocity)
 
 
-def test_a_block_replayed_gives_the_next_ones_input(transformer, batch, captured):
+def test_a_replayed_block_gives_the_input_of_the_next(transformer, batch, captured):
     linear, (modulation, states) = bind_linears(transformer), captured
     for block, before, after in zip(list_blocks(transformer, (8, 8)), states[:-1], states[1:], strict=True):
         image, text = advance_block(linear, block, *map(mx.array, before), mx.array(modulation), batch.rows)

@@ -1,4 +1,4 @@
-"""The forward equals DiffusionKit's, whatever the rows of a batch are, and is what later stages need of it."""
+"""The forward equals DiffusionKit's for any batch of rows, and calls every linear by name."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def measure_error(values, reference):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_it_equals_diffusionkit_row_for_row(transformer, conditions, latents, batch):
+def test_every_row_equals_diffusionkit(transformer, conditions, latents, batch):
     context, pooled = (values[:batch] for values in conditions)
     reference = predict_by_diffusionkit(transformer, latents[:batch], context, pooled, 613.0)
     timesteps, rows = mx.full(batch, 613.0), mx.arange(batch)
@@ -73,7 +73,7 @@ def test_prompts_and_timesteps_mix_in_one_batch(transformer, conditions, latents
         assert measure_error(velocity[index : index + 1], reference) <= 1e-5
 
 
-def test_latents_need_not_be_square_nor_as_large_as_the_position_table(transformer, conditions, latents):
+def test_latents_may_be_rectangular_and_smaller_than_the_position_table(transformer, conditions, latents):
     context, pooled = (values[:2] for values in conditions)
     small = latents[:2, :4, :6]
     reference = predict_by_diffusionkit(transformer, small, context, pooled, 500.0)
@@ -83,7 +83,7 @@ def test_latents_need_not_be_square_nor_as_large_as_the_position_table(transform
     assert measure_error(velocity, reference) <= 1e-5
 
 
-def test_every_linear_goes_through_the_argument_once(transformer, conditions, latents):
+def test_every_linear_is_called_once_through_the_argument(transformer, conditions, latents):
     linear, called = bind_linears(transformer), []
 
     def count(name, x):
@@ -106,7 +106,7 @@ def test_layers_with_one_input_name_read_the_same_activation(transformer, condit
     assert all(mx.array_equal(x, first) for first, *others in read.values() for x in others)
 
 
-def test_the_weights_stay_as_they_were(conditions, latents):
+def test_the_weights_do_not_change(conditions, latents):
     model, untouched = create_transformer(), create_transformer()
     predict_velocity(model, bind_linears(model), latents[:4], *conditions, mx.full(4, 500.0), mx.arange(4))
     pairs = zip(tree_flatten(model.parameters()), tree_flatten(untouched.parameters()), strict=True)
@@ -123,13 +123,13 @@ class TestOneBlock:
         image, text, *parts = (mx.random.normal(shape, key=key) for key, shape in zip(keys, shapes, strict=True))
         return image, text, dict(zip(("image", "text"), parts, strict=True))
 
-    def test_only_the_last_ends_the_text(self, transformer, inputs):
+    def test_only_the_last_block_ends_the_text_stream(self, transformer, inputs):
         blocks, linear = list_blocks(transformer, (8, 8)), bind_linears(transformer)
         assert run_block(linear, blocks[3], *inputs)[1].shape == (2, 20, 128)
         image, text, parts = inputs
         assert run_block(linear, blocks[4], image, text, parts | {"text": parts["text"][:, :, :256]})[1] is None
 
-    def test_its_gradient_is_the_slope(self, transformer, inputs):
+    def test_the_gradient_is_the_slope(self, transformer, inputs):
         block, linear = list_blocks(transformer, (8, 8))[0], bind_linears(transformer)
         direction = mx.random.normal(inputs[0].shape, key=mx.random.key(4))
 
@@ -142,7 +142,7 @@ class TestOneBlock:
         ahead, behind = (measure_loss(inputs[0] + sign * step * direction).item() for sign in (1, -1))
         assert slope == pytest.approx((ahead - behind) / (2 * step), rel=1e-2)
 
-    def test_its_gradient_is_finite_far_out(self, transformer, inputs):
+    def test_the_gradient_is_finite_for_large_values(self, transformer, inputs):
         block, linear = list_blocks(transformer, (8, 8))[0], bind_linears(transformer)
 
         def measure_loss(image_mod):
@@ -159,11 +159,11 @@ class TestOneBlock:
         (replace(config.FLUX_SCHNELL, parallel_mlp_for_unified_blocks=False), "unified blocks whose MLP follows"),
     ],
 )
-def test_a_transformer_it_cannot_run_is_rejected(sizes, words):
+def test_an_unsupported_transformer_is_rejected(sizes, words):
     with pytest.raises(UserError, match=words):
         refuse_unsupported(sizes)
 
 
 @pytest.mark.parametrize("sizes", [config.SD3_2b, config.SD3_8b, config.FLUX_SCHNELL])
-def test_the_released_ones_are_accepted(sizes):
+def test_the_released_transformers_are_accepted(sizes):
     refuse_unsupported(sizes)

@@ -1,4 +1,4 @@
-"""Batches for observation, and what is seen of them."""
+"""Observation batches, and the layer inputs observed on them."""
 
 import mlx.core as mx
 import numpy as np
@@ -52,7 +52,7 @@ def test_a_batch_has_every_point_with_its_prompt_and_without(batch, xs, conditio
             assert batch.timesteps[condition].item() == 500
 
 
-def test_a_shared_condition_counts_for_each_of_its_rows(observed, conditions):
+def test_a_shared_condition_counts_once_per_row(observed, conditions):
     rows = np.concatenate([conditions[1][PROMPTS, half] for half in (0, 1)])
     found = observed["y_embedder.mlp.layers.0"].channels
     assert found.rows == 6
@@ -63,7 +63,7 @@ def test_a_shared_condition_counts_for_each_of_its_rows(observed, conditions):
     np.testing.assert_allclose(found.mean, tokens.mean(axis=0), atol=1e-6)
 
 
-def test_batching_points_does_not_change_what_is_seen(transformer, observed, xs, conditions):
+def test_batching_does_not_change_the_observations(transformer, observed, xs, conditions):
     layers = list_linears(*plan.MODEL_BLOCKS["embedded"])
     alone = [
         dict(
@@ -81,7 +81,7 @@ def test_batching_points_does_not_change_what_is_seen(transformer, observed, xs,
         np.testing.assert_allclose(reduced.sample, sample, atol=1e-4 * scale, err_msg=name)
 
 
-def test_observing_changes_nothing(transformer, batch):
+def test_observing_does_not_change_the_forward(transformer, batch):
     linear = bind_linears(transformer)
     before = np.array(predict_velocity(transformer, linear, *batch))
     list(observe_batch(transformer, linear, list_linears(*plan.MODEL_BLOCKS["embedded"]), batch))
@@ -89,7 +89,7 @@ def test_observing_changes_nothing(transformer, batch):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_not_finite_is_found_where_it_enters(transformer, xs, conditions, value):
+def test_a_non_finite_value_is_found_where_it_enters(transformer, xs, conditions, value):
     broken = xs.copy()
     broken[1, 3, 3, 3] = value
     layers = list_linears(*plan.MODEL_BLOCKS["embedded"])
@@ -100,7 +100,7 @@ def test_a_value_that_is_not_finite_is_found_where_it_enters(transformer, xs, co
     assert (layer, row) == ("mm_00.image.attn.q_proj", 1)
 
 
-def test_an_infinite_condition_is_found_in_the_first_row_that_has_it(transformer, xs, conditions):
+def test_an_infinite_condition_is_found_in_its_first_row(transformer, xs, conditions):
     context = conditions[0].copy()
     context[0, 1, 2, 3] = np.inf  # the negative half of prompt 0, which point 1 has
     layers = list_linears(*plan.MODEL_BLOCKS["embedded"])
@@ -110,11 +110,11 @@ def test_an_infinite_condition_is_found_in_the_first_row_that_has_it(transformer
     assert find_broken_row(seen["y_embedder.mlp.layers.0"]) is None
 
 
-def test_finite_values_are_not_broken(observed):
+def test_finite_values_are_accepted(observed):
     assert {find_broken_row(reduced) for reduced in observed.values()} == {None}
 
 
-def test_timesteps_reach_the_model(transformer, xs, conditions):
+def test_timesteps_are_passed_to_the_model(transformer, xs, conditions):
     linear = bind_linears(transformer)
     early, late = (
         predict_velocity(transformer, linear, *assemble_batch(xs, PROMPTS, t, *conditions)) for t in (900.0, 100.0)

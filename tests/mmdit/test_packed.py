@@ -1,4 +1,4 @@
-"""Linears over a packed checkpoint, made here with migrated layers, against its weights in NumPy."""
+"""Linears over a packed checkpoint with migrated layers agree with its weights in NumPy."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def assert_near(found, expected):
     np.testing.assert_allclose(found, expected, atol=5e-6 * np.abs(expected).max())
 
 
-def test_weights_alone_are_multiplied_with_what_was_divided(transformer, checkpoint, grids):
+def test_without_a_config_the_input_is_divided_by_the_migration_only(transformer, checkpoint, grids):
     linears = bind_packed(transformer, LAYERS, LAYERS, checkpoint, None, "nearest")
     modules = dict(transformer.named_modules())
     for name, (grid, codes) in grids.items():
@@ -83,7 +83,7 @@ def test_weights_alone_are_multiplied_with_what_was_divided(transformer, checkpo
         assert_near(compute(linears, layer), x @ dequantize(codes, grid).T + np.array(modules[layer.path].bias))
 
 
-def test_with_a_config_inputs_are_rounded_too(transformer, checkpoint, config, grids):
+def test_with_a_config_inputs_are_quantized(transformer, checkpoint, config, grids):
     linears = bind_packed(transformer, LAYERS, LAYERS, checkpoint, config, "nearest")
     weight = dequantize(grids[FC2.name][1], grids[FC2.name][0])
     bias = np.array(dict(transformer.named_modules())[FC2.path].bias)
@@ -92,7 +92,7 @@ def test_with_a_config_inputs_are_rounded_too(transformer, checkpoint, config, g
         assert_near(compute(linears, FC2, sigma), (codes * step + SHIFT / MIGRATION) @ weight.T + bias)
 
 
-def test_a_config_can_have_bits_for_each_noise_level(transformer, checkpoint, config, grids):
+def test_a_config_can_have_bits_per_noise_level(transformer, checkpoint, config, grids):
     activation = config.layers[FC2.name]["activation"] | {"bits": [4, 8]}
     layers = config.layers | {FC2.name: {"activation": activation}}
     tiers = QuantConfig(config.content | {"layers": layers}, config.arrays, config.weights)
@@ -108,11 +108,11 @@ def test_a_config_can_have_bits_for_each_noise_level(transformer, checkpoint, co
     ("bits", "name"),
     [([8, 8, 4], "8"), ([], "16"), ([16, 16, 8], "16"), ([8, (4, 6), 16], "4-8"), ([(4, 6), 16], "4-6")],
 )
-def test_bits_are_named_by_the_most_or_by_their_ends(bits, name):
+def test_bits_are_described_by_one_number_or_a_range(bits, name):
     assert name_bits(bits) == name
 
 
-def test_layers_that_are_not_chosen_stay_in_full_precision(transformer, checkpoint, config):
+def test_other_layers_stay_in_full_precision(transformer, checkpoint, config):
     exact = bind_linears(transformer)
     chosen = bind_packed(transformer, LAYERS, [FC1], checkpoint, config, "nearest")
     for layer in (FC2, ADALN, FINAL):

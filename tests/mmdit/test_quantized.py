@@ -1,4 +1,4 @@
-"""Quantized linears: the formula they stand for, the exact fold, and what is shared between layers."""
+"""Quantized linears: their formula, the exact fold of shift and migration, and shared quantizers."""
 
 import mlx.core as mx
 import numpy as np
@@ -80,12 +80,12 @@ def assert_near(found, expected, tolerance=2e-6):
 
 
 class TestOneLayer:
-    def test_a_table_gives_each_noise_level_its_step(self, x, weight, bias):
+    def test_a_table_gives_each_noise_level_its_step_size(self, x, weight, bias):
         linears = bind_one(weight, bias, InputQuantizer("lut", 8, STEPS))
         for sigma, step in ((1.0, 0.08), (0.6, 0.04), (0.0, 0.02)):
             assert_near(compute(linears, sigma, x), compute_unfolded(x, weight, bias, np.float32(step), 8))
 
-    def test_between_the_noise_levels_steps_can_be_interpolated(self, x, weight, bias):
+    def test_step_sizes_can_be_interpolated_between_noise_levels(self, x, weight, bias):
         linears = bind_one(weight, bias, InputQuantizer("lut", 8, STEPS), "interpolated")
         assert_near(compute(linears, 0.75, x), compute_unfolded(x, weight, bias, 0.06, 8), 1e-4)
 
@@ -95,7 +95,7 @@ class TestOneLayer:
             expected = compute_unfolded(x, weight, bias, STEPS[place], TIERS[place], shift, migration)
             assert_near(compute(linears, sigma, x), expected)
 
-    def test_between_noise_levels_of_different_bits_ranges_are_interpolated(self, x, weight, bias):
+    def test_ranges_are_interpolated_between_noise_levels_with_different_bits(self, x, weight, bias):
         linears = bind_one(weight, bias, InputQuantizer("lut", TIERS, STEPS), "interpolated")
         ranges = [step * (2 ** (bits - 1) - 1) for step, bits in zip(STEPS, TIERS, strict=True)]
         for sigma, place, share in ((0.8, 0, 0.6), (0.6, 1, 0.2), (0.2, 2, 0.25)):
@@ -105,19 +105,19 @@ class TestOneLayer:
             assert_near(compute(linears, sigma, x), compute_unfolded(x, weight, bias, step, TIERS[place]), 1e-4)
 
     @pytest.mark.parametrize("lookup", ["nearest", "interpolated"])
-    def test_the_same_bits_everywhere_are_those_bits(self, x, weight, bias, shift, lookup):
+    def test_equal_bits_at_all_noise_levels_are_like_one_number_of_bits(self, x, weight, bias, shift, lookup):
         one, many = (
             bind_one(weight, bias, InputQuantizer("lut", bits, STEPS, shift), lookup) for bits in (8, (8, 8, 8))
         )
         for sigma in (1.0, 0.83, 0.3, 0.0):
             np.testing.assert_array_equal(compute(one, sigma, x), compute(many, sigma, x))
 
-    def test_a_static_step_holds_at_all(self, x, weight, bias):
+    def test_a_static_step_size_applies_at_all_noise_levels(self, x, weight, bias):
         linears = bind_one(weight, bias, InputQuantizer("static", 6, STEPS[:1]))
         for sigma in (1.0, 0.1):
             assert_near(compute(linears, sigma, x), compute_unfolded(x, weight, bias, STEPS[0], 6))
 
-    def test_a_dynamic_step_is_each_tokens_own(self, x, weight, bias):
+    def test_a_dynamic_step_size_is_per_token(self, x, weight, bias):
         step = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
         assert_near(
             compute(bind_one(weight, bias, InputQuantizer("dynamic", 8)), 0.3, x),
@@ -130,7 +130,7 @@ class TestOneLayer:
         assert_near(compute(linears, 0.5, x), expected)
 
     @pytest.mark.parametrize("grid_bias", ["given", "none"])
-    def test_with_infinite_bits_it_is_the_layer_itself(self, x, weight, bias, shift, migration, grid_bias):
+    def test_with_infinite_bits_the_layer_is_unchanged(self, x, weight, bias, shift, migration, grid_bias):
         bias = bias if grid_bias == "given" else None
         expected = x @ weight.T + (0 if bias is None else bias)
         migrated = weight * migration  # W' = W diag(m)
@@ -139,7 +139,7 @@ class TestOneLayer:
         fine = bind_one(migrated, bias, InputQuantizer("static", 22, np.array([1e-5], np.float32), shift, migration))
         assert_near(compute(fine, 0.5, x), expected, 1e-5)
 
-    def test_without_a_bias_the_shift_creates_one(self, x, weight, shift):
+    def test_the_shift_creates_a_bias_where_there_is_none(self, x, weight, shift):
         linears = bind_one(weight, None, InputQuantizer("static", 8, STEPS[:1], shift))
         assert_near(np.array(linears.biases[FC2.name]), weight @ shift)
         assert_near(compute(linears, 0.5, x), compute_unfolded(x, weight, 0, STEPS[0], 8, shift))
@@ -156,7 +156,7 @@ class TestOneLayer:
     @pytest.mark.parametrize(
         ("policy", "bits", "steps"), [("lut", TIERS[:2], STEPS), ("static", TIERS, STEPS[:1]), ("dynamic", TIERS, None)]
     )
-    def test_bits_without_a_step_for_each_are_rejected(self, weight, bias, policy, bits, steps):
+    def test_a_table_of_bits_without_step_sizes_is_rejected(self, weight, bias, policy, bits, steps):
         with pytest.raises(ValueError, match=rf"mm_00\.image\.mlp\.fc2 has {len(bits)} bit widths"):
             bind_one(weight, bias, InputQuantizer(policy, bits, steps))
 
@@ -172,7 +172,7 @@ class TestPackedWeights:
         dense, from_codes = (np.array(multiply(packed)(mx.array(x))) for multiply in (multiply_dense, multiply_packed))
         assert_near(dense, from_codes)
 
-    def test_a_layer_multiplies_with_what_the_codes_stand_for(self, packed, x, bias):
+    def test_a_layer_multiplies_with_the_dequantized_weight(self, packed, x, bias):
         linears = QuantizedLinears([FC2], {FC2.name: packed}, {FC2.name: mx.array(bias)}, {}, SIGMAS, "nearest")
         weight = np.array(mx.dequantize(*packed[:3], bits=packed.bits, group_size=packed.group_size))
         assert_near(compute(linears, 0.5, x), x @ weight.T + bias)
@@ -203,7 +203,7 @@ class TestOneForward:
         quantizers = QuantizedLinears([Q, K, V], weights, dict.fromkeys(names), inputs, SIGMAS, "nearest").quantizers
         assert quantizers[Q.name] is quantizers[K.name] is not quantizers[V.name]
 
-    def test_nothing_that_was_read_is_taken_for_something_else(self, attention, x):
+    def test_a_quantized_input_is_not_reused_for_another_input(self, attention, x):
         linears, weights = attention
         linear, inputs = linears.at(1.0), [mx.array(x), mx.array(x + 1), mx.array(x)]
         calls = [(Q, 0), (K, 0), (V, 0), (K, 1), (K, 0), (V, 2), (Q, 1), (Q, 1)]
@@ -212,14 +212,14 @@ class TestOneForward:
             expected = compute_unfolded(np.array(inputs[place]), np.array(weights[layer.name]), 0, np.float32(step), 8)
             assert_near(np.array(linear(layer.name, inputs[place])), expected)
 
-    def test_noise_levels_are_apart(self, attention, x):
+    def test_noise_levels_are_quantized_separately(self, attention, x):
         linears, x = attention[0], mx.array(x)
         first, second = linears.at(1.0), linears.at(0.1)
         before = np.array(first(Q.name, x))
         assert not np.array_equal(np.array(second(Q.name, x)), before)
         np.testing.assert_array_equal(np.array(first(Q.name, x)), before)
 
-    def test_without_grids_it_is_the_full_precision_forward(self, transformer, conditions, latents):
+    def test_without_grids_the_forward_is_in_full_precision(self, transformer, conditions, latents):
         layers, exact = list_linears(5), bind_linears(transformer)
         weights, biases = collect_parameters(transformer, layers)
         same = QuantizedLinears(layers, weights, biases, {}, SIGMAS, "nearest").at(0.5)

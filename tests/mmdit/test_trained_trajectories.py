@@ -1,4 +1,4 @@
-"""Trajectories of the trained model are as near to those of DiffusionKit's sampler as with MLX's own functions.
+"""Trajectories of the trained model are as close to DiffusionKit's sampler as with MLX's own functions.
 
 Rounding differs between the two and grows along a trajectory, so how near that is depends on the model and the prompt.
 """
@@ -56,7 +56,7 @@ def measure_drift(latents, wanted):
 @pytest.mark.slow
 @pytest.mark.parametrize("cfg_weight", [1.5, 3.0])
 @pytest.mark.parametrize("steps", [17, 50])
-def test_they_drift_no_further_than_with_the_functions_of_mlx(monkeypatch, steps, cfg_weight):
+def test_trajectories_drift_no_further_than_with_the_functions_of_mlx(monkeypatch, steps, cfg_weight):
     model = embedded.load_transformer()
     text = embedded.encode_prompts(PROMPTS, "")
     wanted = sample_by_diffusionkit(model, text, steps, cfg_weight)

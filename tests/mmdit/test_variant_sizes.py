@@ -1,4 +1,4 @@
-"""Sizes of what is compared: everything counts, as it is stored."""
+"""Sizes of the compared variants count everything as stored."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def transformer():
     return find_model("embedded").load_transformer()
 
 
-def test_full_precision_counts_sixteen_bits_a_weight(transformer):
+def test_full_precision_counts_16_bits_per_weight(transformer):
     measured = measure_variant(transformer, "none", [])
     count = sum(resolve_module(transformer, layer.path)["weight"].size for layer in list_linears(5))
     assert measured == {
@@ -28,7 +28,7 @@ def test_full_precision_counts_sixteen_bits_a_weight(transformer):
     }
 
 
-def test_packed_weights_count_as_they_lie_in_the_file(transformer, quantized_study):
+def test_packed_weights_count_as_stored_in_the_file(transformer, quantized_study):
     measured = measure_variant(transformer, "weights", [quantized_study.quantized / "model.safetensors"])
     checkpoint = read_packed(quantized_study.quantized)
     paths = checkpoint.config["quantization"]
@@ -48,7 +48,7 @@ def test_packed_weights_count_as_they_lie_in_the_file(transformer, quantized_stu
     assert measured["activation_bits"] == [16]
 
 
-def test_a_config_adds_what_layers_read(transformer, quantized_study):
+def test_a_config_adds_the_bits_of_layer_inputs(transformer, quantized_study):
     weights = measure_variant(transformer, "weights", [quantized_study.quantized / "model.safetensors"])
     config = measure_variant(transformer, "quant_config", [quantized_study.quant_config])
     assert config == weights | {
@@ -57,7 +57,7 @@ def test_a_config_adds_what_layers_read(transformer, quantized_study):
     }  # adaLN layers read what is not rounded
 
 
-def test_blocks_take_what_they_take_when_packed(transformer, quantized_study):
+def test_blocks_count_as_when_packed(transformer, quantized_study):
     files = sorted((quantized_study.folder / "adaround").glob("mm_*.safetensors"))
     blocks = measure_variant(transformer, "blocks", files)
     packed = measure_variant(transformer, "weights", [quantized_study.quantized / "model.safetensors"])

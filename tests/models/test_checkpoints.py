@@ -1,4 +1,4 @@
-"""Types, names and shapes of a checkpoint's tensors are checked before use; what can be read exactly is read."""
+"""Dtypes, names and shapes of a checkpoint's tensors are checked before use, and exact formats are accepted."""
 
 import itertools
 
@@ -74,7 +74,7 @@ def test_fp8_with_scales_is_rejected_by_name(install, miniature_files, part):
         assert "F8_E4M3" in line
 
 
-def test_every_type_of_weights_draws_the_same(install, miniature_files):
+def test_every_float_dtype_gives_the_same_picture(install, miniature_files):
     """On values that all three types have; the encodings, too."""
     bounded = {file: round_weights(miniature_files[file]) for file in (CHECKPOINT, CLIP_L, CLIP_G, T5)}
     results = {}
@@ -97,7 +97,7 @@ def round_weights(content):
     return save({name: torch.where(value.abs() < 2**-14, 0, value).half() for name, value in tensors.items()})
 
 
-def test_coded_tensors_that_nothing_reads_are_no_obstacle(install, miniature_files):
+def test_unused_coded_tensors_are_accepted(install, miniature_files):
     install({CHECKPOINT: forms.convert(miniature_files[CHECKPOINT], torch.float8_e4m3fn, "first_stage_model.encoder")})
     fetch()
     install({CHECKPOINT: forms.convert(miniature_files[CHECKPOINT], torch.float8_e5m2, "first_stage_model.encoder")})
@@ -109,7 +109,7 @@ def parameters(model):
     return dict(tree_flatten(model.load_transformer().parameters()))
 
 
-def test_a_file_with_text_encoders_inside_is_read(miniature, miniature_files, tmp_path):
+def test_a_file_that_contains_text_encoders_is_accepted(miniature, miniature_files, tmp_path):
     """As those that Stability AI published: with both CLIP models, and T5 in fp8."""
     fp8 = forms.convert(miniature_files[T5], torch.float8_e4m3fn)
     inside = {"clip_l": miniature_files[CLIP_L], "clip_g": miniature_files[CLIP_G], "t5xxl": fp8}
@@ -124,7 +124,7 @@ def test_a_file_with_text_encoders_inside_is_read(miniature, miniature_files, tm
     )
 
 
-def test_shards_are_read(miniature, miniature_files, tmp_path):
+def test_shards_are_accepted(miniature, miniature_files, tmp_path):
     index = tmp_path / "mine.safetensors.index.json"
     shards = forms.write_shards(miniature_files[CHECKPOINT], tmp_path / "mine.safetensors")
     assert all(shard.is_file() for shard in shards)
@@ -133,7 +133,7 @@ def test_shards_are_read(miniature, miniature_files, tmp_path):
     assert all(mx.array_equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_a_text_encoder_in_shards_is_read(miniature, miniature_files, tmp_path):
+def test_a_sharded_text_encoder_is_accepted(miniature, miniature_files, tmp_path):
     folder = tmp_path / "folder"
     cache.write_folder(folder, {file: content for file, content in miniature_files.items() if file != T5})
     shards = forms.write_shards(miniature_files[T5], folder / T5.local_name)
@@ -150,20 +150,20 @@ def test_a_text_encoder_in_shards_is_read(miniature, miniature_files, tmp_path):
 @pytest.mark.parametrize(
     "text", ["[]", '{"weight_map": {}}', '{"weight_map": {"a": "../b"}}', '{"weight_map": {"a": 1}}']
 )
-def test_an_index_that_is_none(miniature, tmp_path, text):
+def test_a_file_that_is_not_an_index_is_rejected(miniature, tmp_path, text):
     (tmp_path / "x.safetensors.index.json").write_text(text)
     with pytest.raises(UserError, match=r"x\.safetensors\.index\.json is not an index of shards"):
         fetch(tmp_path / "x.safetensors.index.json")
 
 
-def test_one_shard_is_named_as_one(miniature, miniature_files, tmp_path):
+def test_a_single_shard_is_rejected_by_name(miniature, miniature_files, tmp_path):
     shards = forms.write_shards(miniature_files[CHECKPOINT], tmp_path / "mine.safetensors")
     line, _ = refuse(lambda: fetch(shards[0]))
     assert "is one shard of a checkpoint; name its index, *.safetensors.index.json" in line
 
 
 @pytest.mark.parametrize("file", [CLIP_L, CLIP_G, T5])
-def test_a_text_encoder_with_tensors_too_few_or_of_another_shape(install, miniature_files, file):
+def test_a_text_encoder_with_missing_or_misshapen_tensors_is_rejected(install, miniature_files, file):
     """DiffusionKit would fill the gap with random numbers."""
     tensors = load(miniature_files[file])
     name = next(name for name in tensors if name.endswith(("mlp.fc1.weight", "wi_0.weight")))
@@ -178,7 +178,7 @@ def test_a_text_encoder_with_tensors_too_few_or_of_another_shape(install, miniat
             assert words in refuse(action)[0]
 
 
-def test_tensors_that_no_encoder_computes_with_do_not_matter(install, miniature_files):
+def test_unused_tensors_of_an_encoder_are_ignored(install, miniature_files):
     """Positions and a scale of CLIP, whole numbers; T5's decoder; its table under one of two names."""
     wanted = None
     clip = load(miniature_files[CLIP_L]) | {"text_model.embeddings.position_ids": torch.arange(77)[None]}

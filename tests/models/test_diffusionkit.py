@@ -1,4 +1,4 @@
-"""DiffusionKit's modules load alone and quickly, and are the same ones its full package has."""
+"""DiffusionKit's modules load alone, and are the classes of its full package."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def test_the_modules_load_without_the_pipeline():
     assert run_python(code).strip() == "[]"
 
 
-def test_the_full_package_has_the_same_classes():
+def test_the_classes_are_those_of_the_full_package():
     before = diffusionkit.mmdit.MMDiT
     package = diffusionkit.load_pipeline_module()
     assert package.mmdit.MMDiT is before
@@ -29,7 +29,7 @@ def test_the_full_package_has_the_same_classes():
     assert diffusionkit.load_pipeline_module() is package
 
 
-def test_a_full_package_imported_before_is_kept():
+def test_a_full_package_that_was_imported_first_is_kept():
     code = (
         "from taqmlx.models.diffusionkit import load_pipeline_module; package = load_pipeline_module();"
         "import diffusionkit.mlx; print(diffusionkit.mlx is package)"

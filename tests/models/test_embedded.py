@@ -1,4 +1,4 @@
-"""The files that ship with the project are a working text-to-image model."""
+"""The shipped files are a working text-to-image model."""
 
 import mlx.core as mx
 import numpy as np
@@ -13,7 +13,7 @@ LIMIT = 20 * 2**20  # bytes, of all files of the model
 ODD_PROMPTS = ["", "a red circle", "ünïcode 红色", "word " * 200, "a small zebra left of a large sofa"]
 
 
-def test_the_files_are_small_and_fp16():
+def test_the_files_are_small_and_in_fp16():
     files = list(embedded.FOLDER.iterdir())
     assert sum(file.stat().st_size for file in files) <= LIMIT
     for file in embedded.FOLDER.glob("*.safetensors"):
@@ -30,7 +30,7 @@ def test_the_transformer_has_the_special_cases_of_stable_diffusion_3():
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_encoding_does_not_depend_on_how_many_are_encoded_together(monkeypatch, batch):
+def test_encoding_does_not_depend_on_the_batch(monkeypatch, batch):
     whole = embedded.encode_prompts(ODD_PROMPTS, "a blue square")
     monkeypatch.setattr(embedded, "ENCODE_BATCH", batch)
     for found, wanted in zip(embedded.encode_prompts(ODD_PROMPTS, "a blue square"), whole, strict=True):
@@ -47,7 +47,7 @@ def test_any_sentence_is_encoded_as_positive_then_negative():
     np.testing.assert_allclose(np.array(cs[:, 1]), np.array(negative[:, 0]).repeat(5, axis=0), atol=1e-5)
 
 
-def test_the_default_negative_prompt_is_the_empty_one():
+def test_the_default_negative_prompt_is_empty():
     cs, cs_pooled = embedded.encode_prompts([""])
     assert mx.allclose(cs[:, 0], cs[:, 1], atol=1e-5)
     assert mx.allclose(cs_pooled[:, 0], cs_pooled[:, 1], atol=1e-5)
@@ -62,7 +62,7 @@ def test_the_autoencoder_restores_pictures_from_latents_of_unit_scale():
     assert measure_psnr(embedded.decode_latents(embedded.load_decoder(), latents), pictures) > 34
 
 
-def test_decoding_does_not_depend_on_how_many_are_decoded_together():
+def test_decoding_does_not_depend_on_the_batch():
     latents = mx.random.normal((embedded.DECODE_BATCH + 3, *embedded.LATENT_SHAPE), key=mx.random.key(0))
     decoder = embedded.load_decoder()
     last = embedded.decode_latents(decoder, latents[-1:])
@@ -72,7 +72,7 @@ def test_decoding_does_not_depend_on_how_many_are_decoded_together():
     assert np.abs(together[-1:].astype(int) - last).max() <= 1
 
 
-def test_digests_name_the_files_the_pictures_depend_on():
+def test_digests_cover_the_files_that_pictures_depend_on():
     digests = embedded.file_digests()
     assert set(digests) == set(embedded.WEIGHT_FILES)
     assert all(len(digest) == 64 for digest in digests.values())

@@ -1,4 +1,4 @@
-"""Checkpoints of other layouts and models are named, with what to take instead, wherever weights are read."""
+"""Checkpoints with other layouts and models are rejected by name, with what to take instead."""
 
 import mlx.core as mx
 import pytest
@@ -63,7 +63,7 @@ def test_another_layout_is_named_with_what_to_take(miniature, miniature_files, t
         )
 
 
-def test_what_is_recognised_as_nothing_says_what_is_wrong(miniature, miniature_files, tmp_path):
+def test_an_unknown_layout_is_rejected_with_its_faults(miniature, miniature_files, tmp_path):
     path = tmp_path / "mine.safetensors"
     tensors, stray = load(miniature_files[CHECKPOINT]), "model.diffusion_model.stray"
     path.write_bytes(save(tensors | {f"{stray}.{n}": torch.ones(1) for n in range(5)}))
@@ -76,7 +76,7 @@ def test_what_is_recognised_as_nothing_says_what_is_wrong(miniature, miniature_f
     assert "DiffusionKit cannot parse it: [split]" in refuse(lambda: fetch(path))[0]
 
 
-def test_a_folder_of_diffusers_is_named_as_one(miniature, tmp_path):
+def test_a_folder_of_diffusers_is_rejected_by_name(miniature, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "model_index.json").write_text("{}")
     line, _ = refuse(lambda: fetch(tmp_path / "folder"))
@@ -84,7 +84,7 @@ def test_a_folder_of_diffusers_is_named_as_one(miniature, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sd3.5-large", "flux-schnell"])
-def test_the_other_models(name, tmp_path, monkeypatch):
+def test_checkpoints_of_other_models_are_rejected_by_name(name, tmp_path, monkeypatch):
     """Their files in all types; FLUX.1-dev and files of each other are named; FLUX in a larger file is read."""
     release = RELEASES[name]
     files = cache.make_files(repo=release.repo)

@@ -68,7 +68,7 @@ def test_each_layout_is_recognised(where, said, names):
 
 
 @pytest.mark.parametrize(("said", "names"), OTHERS)
-def test_it_has_other_forms(said, names):
+def test_a_layout_is_recognised_in_its_other_forms(said, names):
     assert said in recognise("tensors", names).name
 
 
@@ -76,14 +76,14 @@ def test_every_layout_has_an_example():
     assert {recognise(where, names) for where, _, names in ROWS} == set(LAYOUTS)
 
 
-def test_what_looks_as_the_published_file_does_is_not_explained_by_that():
+def test_a_layout_like_the_published_file_is_no_explanation():
     names = [f"{BLOCK}.23.x", f"{BLOCK}.37.x"]
     assert recognise("tensors", names, "sd3.5_large.safetensors") is None
     assert recognise("tensors", names, "sd3_medium.safetensors").name == "Stable Diffusion 3.5 Large"
     assert recognise("tensors", ["text_model.x"], "clip_g/model.fp16.safetensors") is None
 
 
-def test_the_beginning_of_a_safetensors_file_is_no_pickle(tmp_path):
+def test_a_safetensors_header_is_not_taken_for_a_pickle(tmp_path):
     (tmp_path / "x.safetensors").write_bytes((0x10280).to_bytes(8, "little") + b'{"__meta')
     assert recognise_bytes(tmp_path / "x.safetensors") is None
     assert recognise_bytes(tmp_path / "missing") is None

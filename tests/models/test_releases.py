@@ -1,4 +1,4 @@
-"""Stable Diffusion 3.5 Large and FLUX.1-schnell in miniature are what DiffusionKit's own pipelines make of them."""
+"""Stable Diffusion 3.5 Large and FLUX.1-schnell in miniature agree with DiffusionKit's own pipelines."""
 
 from functools import partialmethod
 
@@ -56,14 +56,14 @@ def create_pipeline(name):
     return module.DiffusionPipeline(shift=3.0, model_version=repo, low_memory_mode=False)
 
 
-def test_text_that_is_cut_off_is_counted_by_encoder(name):
+def test_truncated_text_is_counted_by_encoder(name):
     limit = RELEASES[name].t5_tokens
     clip, t5 = create(name).describe_dropped(["a red circle", "red " * 720])
     assert clip == "beyond the 77 tokens of CLIP in 1 of 2 prompts (up to 722)"
     assert t5.startswith(f"beyond the {limit} tokens of T5 in 1 of 2 prompts")
 
 
-def test_the_noise_levels_are_the_pipelines(name):
+def test_the_noise_levels_are_those_of_the_pipeline(name):
     pipeline = create_pipeline(name)
     for steps in (1, 4, 28):
         wanted = pipeline.get_sigmas(pipeline.sampler, steps)
@@ -82,7 +82,7 @@ def test_prompts_are_encoded_as_by_the_pipeline(name):
         assert measure_error(found_pooled, wanted_pooled) <= 1e-6
 
 
-def test_one_forward_equals_diffusionkits(name):
+def test_one_forward_equals_that_of_diffusionkit(name):
     transformer = create(name).load_transformer()
     keys, width = mx.random.split(mx.random.key(0), 3), transformer.config.pooled_text_embed_dim
     latents, pooled = mx.random.normal((2, 8, 12, 16), key=keys[0]), mx.random.normal((2, width), key=keys[1])
@@ -94,7 +94,7 @@ def test_one_forward_equals_diffusionkits(name):
     assert measure_error(found, wanted) <= TOLERANCE[mx.float32]
 
 
-def test_a_picture_equals_the_pipelines(name, monkeypatch):
+def test_a_picture_equals_that_of_the_pipeline(name, monkeypatch):
     model, pipeline = create(name), create_pipeline(name)
     kept = keep_latents(pipeline, monkeypatch)
     weight = GUIDANCE[name] if RELEASES[name].guided else 0.0  # DiffusionKit's way to say: without guidance
@@ -113,19 +113,19 @@ def test_a_picture_equals_the_pipelines(name, monkeypatch):
     assert np.abs(pictures[0].astype(int) - np.array(image)).max() <= 1
 
 
-def test_the_digests_are_those_of_the_files_it_reads(name):
+def test_digests_cover_the_files_that_are_read(name):
     digests = create(name).file_digests()
     own = {file.name for file in dict.fromkeys([RELEASES[name].transformer, RELEASES[name].autoencoder])}
     assert own < set(digests)
     assert ("clip_g/model.fp16.safetensors" in digests) == (name == "sd3.5-large")
 
 
-def test_a_local_folder_gives_the_same(name, files, tmp_path):
+def test_a_local_folder_gives_equal_results(name, files, tmp_path):
     cache.write_folder(tmp_path / "folder", files)
     assert create(name, weights_from=str(tmp_path / "folder")).file_digests() == create(name).file_digests()
 
 
-def test_a_checkpoint_with_a_tensor_too_few_is_rejected(name, files, tmp_path):
+def test_a_checkpoint_with_a_missing_tensor_is_rejected(name, files, tmp_path):
     tensors = load(files[RELEASES[name].transformer])
     tensors.pop(next(key for key in tensors if "blocks.3" in key and key.endswith("weight")))
     save_file(tensors, tmp_path / "mine.safetensors")

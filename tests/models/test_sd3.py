@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 Medium in miniature, through DiffusionKit's own loaders, is what its own pipeline makes of it."""
+"""Stable Diffusion 3 Medium in miniature agrees with DiffusionKit's own pipeline."""
 
 import re
 import shutil
@@ -59,7 +59,7 @@ def test_prompts_are_encoded_as_by_the_pipeline(miniature, use_t5):
 
 
 @pytest.mark.parametrize("use_t5", [True, False])
-def test_text_that_is_cut_off_is_counted_by_encoder(miniature, caplog, use_t5):
+def test_truncated_text_is_counted_by_encoder(miniature, caplog, use_t5):
     model = create(use_t5=use_t5)
     long = ["red " * count for count in (75, 76, 510, 720)]  # besides start and end, or T5's end alone
     found = model.describe_dropped(["a red circle", *long])
@@ -73,13 +73,13 @@ def test_text_that_is_cut_off_is_counted_by_encoder(miniature, caplog, use_t5):
     assert "Truncating" not in caplog.text  # DiffusionKit's own line, one for each encoder and prompt
 
 
-def test_characters_that_t5_does_not_know_are_counted(miniature):
+def test_characters_unknown_to_t5_are_counted(miniature):
     assert create().describe_dropped(["a red circle", "a ~ circle"]) == [
         "characters that T5 does not know in 1 of 2 prompts"
     ]
 
 
-def test_every_part_of_the_encoding_says_which_prompt_it_is(miniature):
+def test_every_part_of_an_encoding_depends_on_its_prompt(miniature):
     cs, cs_pooled = create().encode_prompts(PROMPTS, NEGATIVE)
     for part in (cs[..., :77, :24], cs[..., :77, 24:64], cs[..., 77:, :], cs_pooled[..., :24], cs_pooled[..., 24:]):
         assert measure_error(part[0, 0], part[1, 0]) > 0.05
@@ -87,7 +87,7 @@ def test_every_part_of_the_encoding_says_which_prompt_it_is(miniature):
         assert measure_error(part[0, 1], part[1, 1]) == 0
 
 
-def test_one_forward_equals_diffusionkits(miniature):
+def test_one_forward_equals_that_of_diffusionkit(miniature):
     transformer = create().load_transformer()
     keys = mx.random.split(mx.random.key(0), 3)
     latents, pooled = mx.random.normal((2, 8, 12, 16), key=keys[0]), mx.random.normal((2, 64), key=keys[1])
@@ -98,7 +98,7 @@ def test_one_forward_equals_diffusionkits(miniature):
     assert measure_error(found, wanted) <= TOLERANCE[mx.float32]
 
 
-def test_a_picture_equals_the_pipelines(miniature, monkeypatch):
+def test_a_picture_equals_that_of_the_pipeline(miniature, monkeypatch):
     model, pipeline = create(), create_pipeline()
     kept = keep_latents(pipeline, monkeypatch)
     image, _ = pipeline.generate_image(
@@ -127,7 +127,7 @@ def keep_latents(pipeline, monkeypatch):
 
 
 @pytest.mark.parametrize("half", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_without_t5_the_latents_equal_the_pipelines(miniature, monkeypatch, half):
+def test_without_t5_latents_equal_those_of_the_pipeline(miniature, monkeypatch, half):
     dtype = mx.float16 if half else mx.float32
     if half:  # the polynomials of a CPU are for fp32
         monkeypatch.setitem(elementwise.KERNELS, mx.cpu, elementwise.KERNELS[mx.gpu])
@@ -145,14 +145,14 @@ def test_without_t5_the_latents_equal_the_pipelines(miniature, monkeypatch, half
     assert measure_error(found[:1], pipeline.latent_format.process_in(wanted)) <= TOLERANCE[dtype]
 
 
-def test_the_precision_is_that_of_every_weight(miniature):
+def test_every_weight_has_the_model_dtype(miniature):
     for dtype in (mx.float32, mx.float16):
         model = create(dtype=dtype)
         for module in (model.load_transformer(), model.load_decoder()):
             assert {value.dtype for _, value in tree_flatten(module.parameters())} == {dtype}
 
 
-def test_a_local_folder_and_a_local_file_give_the_same(miniature, miniature_files, tmp_path):
+def test_a_local_folder_and_a_local_file_give_equal_results(miniature, miniature_files, tmp_path):
     cache.write_folder(tmp_path / "folder", miniature_files)
     shutil.copy(tmp_path / "folder" / CHECKPOINT.name, tmp_path / "mine.safetensors")
     from_hub = create()
@@ -172,7 +172,7 @@ def test_a_folder_needs_no_hub(miniature, miniature_files, tmp_path):
     create(tmp_path / "folder").encode_prompts(PROMPTS)
 
 
-def test_digests_are_those_of_the_bytes_and_leave_out_what_is_not_used(miniature):
+def test_digests_are_of_the_bytes_and_of_used_files_only(miniature):
     with_t5, without = create().file_digests(), create(use_t5=False).file_digests()
     assert {name for name in with_t5 if name not in without} == {
         "t5/t5xxl.safetensors",

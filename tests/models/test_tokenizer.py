@@ -1,4 +1,4 @@
-"""Any sentence becomes a row of tokens the text model can read."""
+"""Any sentence becomes a row of tokens that the text model accepts."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def encode(text: str) -> list[int]:
     return Tokenizer(WORDS, 8).encode([text])[0].tolist()
 
 
-def test_words_lie_between_start_and_end():
+def test_words_are_between_the_start_and_end_tokens():
     assert encode("a red circle") == [BOS, 3, 5, 4, 6, PAD, PAD, PAD]
 
 
@@ -22,15 +22,15 @@ def test_case_and_punctuation_do_not_matter():
     assert encode("A RED, circle!") == encode("a red circle")
 
 
-def test_unknown_words_keep_their_place():
+def test_unknown_words_keep_their_position():
     assert encode("a zebra circle") == [BOS, 3, UNKNOWN, 4, 6, PAD, PAD, PAD]
 
 
-def test_an_empty_sentence_is_start_and_end():
+def test_an_empty_sentence_has_only_the_start_and_end_tokens():
     assert encode("") == [BOS, 6] + 6 * [PAD]
 
 
-def test_a_long_sentence_is_cut_before_its_end():
+def test_a_long_sentence_is_truncated_before_the_end_token():
     assert encode("red " * 50) == [BOS] + 6 * [5] + [6]
 
 
@@ -43,18 +43,18 @@ def test_dropped_text_is_counted_by_prompt():
     ]
 
 
-def test_a_word_that_is_cut_off_is_not_unknown_too():
+def test_a_truncated_word_is_not_counted_as_unknown():
     (phrase,) = Tokenizer(WORDS, 8).describe_dropped(["red " * 6 + "zebra"])
     assert phrase == "beyond the 6 words of the text encoder in 1 of 1 prompts (up to 7)"
 
 
-def test_of_many_unknown_words_some_are_shown():
+def test_only_some_of_many_unknown_words_are_listed():
     (phrase,) = Tokenizer(WORDS, 20).describe_dropped(["f e d c b g h"])
     assert phrase == "unknown words in 1 of 1 prompts (b, c, d, e, f, ...)"
 
 
 @pytest.mark.parametrize("text", ["", "ein roter Kreis über Grün", "红色的圆", "\x00\n\t", "a" * 10_000, "red " * 1000])
-def test_the_end_token_is_the_highest_of_every_row(text):
+def test_the_end_token_has_the_highest_id_of_every_row(text):
     tokenizer = load_tokenizer()
     row = tokenizer.encode([text])[0]
     assert row.shape == (TEXT_ENCODER["max_length"],)

@@ -30,13 +30,13 @@ def x():
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_rounding_equals_the_slow_twin(x, bits):
+def test_rounding_equals_the_slow_version(x, bits):
     step = float(compute_step(2.0, bits))  # some values lie outside and are clipped
     found = np.array(quantize_dequantize(mx.array(x), step, bits))
     np.testing.assert_allclose(found, quantize_slowly(x, step, bits), atol=1e-6)
 
 
-def test_a_shift_moves_the_grid(x):
+def test_the_shift_moves_the_grid(x):
     shift = np.linspace(-1, 1, 8).astype(np.float32)
     found = np.array(quantize_dequantize(mx.array(x), 0.05, 8, mx.array(shift)))
     np.testing.assert_allclose(found, quantize_slowly(x, 0.05, 8, shift), atol=1e-6)
@@ -47,7 +47,7 @@ def test_halves_round_to_even():
     assert found.tolist() == [0, 2, 2, 0, -2]
 
 
-def test_zeros_stay_zeros():
+def test_zero_is_kept():
     assert quantize_dequantize(mx.zeros((2, 3)), compute_step(0.0, 8), 8).tolist() == [[0] * 3] * 2
 
 
@@ -55,7 +55,7 @@ def test_fp16_is_kept():
     assert quantize_dequantize(mx.ones((2,), mx.float16), 0.1, 8).dtype == mx.float16
 
 
-def test_each_token_has_its_own_dynamic_step(x):
+def test_each_token_has_its_own_dynamic_step_size(x):
     found = np.array(compute_token_step(mx.array(x), 8))
     plain = np.array([[max(abs(v) for v in token[0]) / 127 for token in row] for row in x])
     np.testing.assert_allclose(found[..., 0, 0], plain, rtol=1e-6)
@@ -67,7 +67,7 @@ def test_a_gaussian_at_8_bits_keeps_35_db():
     assert compute_sqnr(x, np.array(quantize_dequantize(mx.array(x), step, 8))) > 35
 
 
-def test_a_range_taken_for_a_step_size_loses_everything():
+def test_a_range_used_as_a_step_size_loses_everything():
     """Dividing by the absmax itself leaves the codes -1, 0 and 1: less than 1 dB."""
     x = np.random.default_rng(1).standard_normal(20_000).astype(np.float32)
     absmax = float(np.abs(x).max())
@@ -80,14 +80,14 @@ def schedule(steps):
     return 3 * t / (1 + 2 * t)
 
 
-def test_28_steps_find_their_nearest_of_50():
+def test_each_of_28_timesteps_finds_the_nearest_of_50():
     knots = schedule(50)
     for sigma in schedule(28):
         distances = [abs(knot - sigma) for knot in knots]
         assert distances[find_nearest_knot(sigma, knots)] == min(distances)
 
 
-def test_the_ends_hold_beyond_the_table():
+def test_beyond_the_table_the_ends_apply():
     knots = np.array([0.9, 0.5, 0.1])
     assert [find_nearest_knot(sigma, knots) for sigma in (5.0, 0.71, -1.0)] == [0, 0, 2]
 
@@ -97,7 +97,7 @@ class TestTables:
     BITS = (4, 8, 6)
 
     @pytest.mark.parametrize("lookup", LOOKUPS)
-    def test_one_number_of_bits_leaves_the_steps_exactly(self, lookup):
+    def test_one_number_of_bits_keeps_the_step_sizes_exactly(self, lookup):
         for sigma in np.linspace(0, 1.2, 50):
             weights = LOOKUPS[lookup](sigma, self.KNOTS)
             for bits in (6, [6] * 3):
@@ -109,7 +109,7 @@ class TestTables:
             used = look_up_step(LOOKUPS[lookup](sigma, self.KNOTS), self.STEPS, self.BITS)[1]
             assert used == self.BITS[find_nearest_knot(sigma, self.KNOTS)]
 
-    def test_at_a_knot_the_step_is_its_own(self):
+    def test_at_a_knot_the_step_size_is_that_of_the_table(self):
         for place, knot in enumerate(self.KNOTS):
             found = look_up_step(LOOKUPS["interpolated"](knot, self.KNOTS), self.STEPS, self.BITS)
             assert found == (float(self.STEPS[place]), self.BITS[place])

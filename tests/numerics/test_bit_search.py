@@ -1,4 +1,4 @@
-"""The search finds the least cost within the size, as trying everything does, and says it in rules."""
+"""The bit search finds the least cost within the size, as exhaustive search does, and writes it as rules."""
 
 import itertools
 
@@ -43,7 +43,7 @@ def add_up(values: np.ndarray, chosen: np.ndarray) -> float:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.6, 1.0])
-def test_the_search_equals_trying_everything(seed, share):
+def test_the_search_equals_an_exhaustive_search(seed, share):
     costs, sizes = pose(seed)
     least, most = sizes.min(axis=1).sum(), sizes.max(axis=1).sum()
     budget = least + share * (most - least)
@@ -60,7 +60,7 @@ def test_the_unit_of_the_costs_does_not_matter(factor):
     assert add_up(costs, choose_bits(factor * costs, sizes, budget)) == pytest.approx(add_up(costs, chosen), rel=1e-9)
 
 
-def test_costs_of_nothing_are_searched_too():
+def test_costs_of_zero_are_accepted():
     _, sizes = pose(0)
     assert add_up(sizes, choose_bits(np.zeros(sizes.shape), sizes, sizes[:, 1].sum())) <= sizes[:, 1].sum()
 
@@ -86,7 +86,7 @@ def total(found: dict[str, Option], what: str) -> float:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
-def test_the_options_found_are_those_of_trying_everything(seed, share):
+def test_the_kept_options_are_those_of_an_exhaustive_search(seed, share):
     """Of layers with six choices, and with twelve: what fits a layer differs with its width."""
     options = draw_options(seed)
     assert [len(own) for own in options.values()] == [6, 12, 6, 12]
@@ -107,7 +107,7 @@ def test_the_order_of_a_layers_options_does_not_matter():
     assert search_sizes(options, budget) == search_sizes(turned, budget)
 
 
-def test_uniform_is_the_best_choice_that_every_layer_can_have():
+def test_the_uniform_choice_is_the_best_that_every_layer_has():
     options = draw_options(2)
     budget = sum(4.5 / option.choice.bits_per_weight * option.size for option in (own[0] for own in options.values()))
     fitting = [Choice(bits, 64) for bits in (2, 3, 4)]  # groups of 128 do not divide every width
@@ -121,7 +121,7 @@ def test_uniform_is_the_best_choice_that_every_layer_can_have():
 
 
 @pytest.mark.parametrize("bits", [3, 4, 5, 6])
-def test_mixed_bits_predict_less_than_uniform_ones_of_the_same_size(bits):
+def test_mixed_bits_predict_a_smaller_error_than_uniform_bits_of_the_same_size(bits):
     options = draw_options(3)
     size = sum(option.size for own in options.values() for option in own if option.choice == Choice(bits, 64))
     found = search_sizes(options, size)
@@ -129,7 +129,7 @@ def test_mixed_bits_predict_less_than_uniform_ones_of_the_same_size(bits):
     assert total(found["mixed"], "cost") < total(found["uniform"], "cost")
 
 
-def test_without_a_choice_in_common_there_is_no_uniform_one():
+def test_without_a_common_choice_there_is_no_uniform_one():
     options = {"a": [Option(Choice(4, 64), 1, 4.5)], "b": [Option(Choice(4, 128), 1, 4.25)]}
     found = search_sizes(options, 9)
     assert found == {"uniform": {}, "mixed": {name: own[0] for name, own in options.items()}}
@@ -147,11 +147,11 @@ def test_a_size_below_the_smallest_options_is_rejected():
 @pytest.mark.parametrize(
     ("bits", "group_size", "stored"), [(4, 64, 4.5), (3, 32, 4.0), (7, 64, 8.5), (8, 128, 8.25), (2, "row", 2.25)]
 )
-def test_stored_bits_have_scales_and_biases(bits, group_size, stored):
+def test_stored_bits_include_scales_and_biases(bits, group_size, stored):
     assert count_stored_bits({"a": {"bits": bits, "group_size": group_size}}, {"a": 1024}) == stored
 
 
-def test_stored_bits_are_those_of_all_layers_the_unquantized_too():
+def test_stored_bits_include_unquantized_layers():
     rules = {"a": {"bits": 4, "group_size": 64}, "b": {"bits": 16}, "c": {"bits": 8, "group_size": 128}}
     assert count_stored_bits(rules, {"a": 600, "b": 100, "c": 300}) == pytest.approx(0.6 * 4.5 + 1.6 + 0.3 * 8.25)
 
@@ -187,7 +187,7 @@ def write(rules, chosen) -> list[dict]:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("rules", "names"), [(RULES, NAMES), (PAPER, IN_BLOCKS)])
-def test_the_rules_give_what_was_searched_and_nothing_else_changes(seed, rules, names):
+def test_the_rules_give_the_chosen_bits_and_change_nothing_else(seed, rules, names):
     chosen = draw_bits(seed, names)
     written = write(rules, chosen)
     assert resolve(written) == change(rules, chosen)
@@ -195,7 +195,7 @@ def test_the_rules_give_what_was_searched_and_nothing_else_changes(seed, rules, 
     assert len(written) < len(names)
 
 
-def test_ranges_and_unquantized_layers_stay_those_of_the_configuration():
+def test_ranges_and_unquantized_layers_follow_the_configuration():
     own = [
         {"layers": "mm_*", "bits": 4, "group_size": 64, "symmetric": False, "range": "search"},
         {"layers": "mm_*.fc2", "bits": 4, "group_size": 32, "symmetric": True, "range": "absmax"},
@@ -217,7 +217,7 @@ def test_uniform_bits_are_one_rule():
     assert sorted(list_written(written)) == sorted((name, 3, 128) for name in ["mm_*", *outside])
 
 
-def test_bits_of_the_configuration_need_no_other_rules():
+def test_bits_equal_to_the_configuration_need_no_rules():
     assert write(RULES, {name: {"bits": 4, "group_size": 64} for name in NAMES}) == RULES
 
 
@@ -226,7 +226,7 @@ def test_layers_outside_the_blocks_keep_their_rule():
     assert list_written(written) == [("*", 4, 64), ("mm_*", 3, 64)]
 
 
-def test_a_kind_of_layer_with_bits_of_its_own_is_one_rule():
+def test_a_kind_of_layer_with_common_bits_is_one_rule():
     bits = {name: 6 if name.endswith("image.attn.o_proj") else 2 for name in IN_BLOCKS} | {"mm_01.text.mlp.fc1": 5}
     written = write(RULES, {name: {"bits": width, "group_size": 64} for name, width in bits.items()})
     assert list_written(written)[1:] == [

@@ -1,4 +1,4 @@
-"""Distances between sets of features equal what their definitions say, computed another way."""
+"""Distances between sets of features agree with their definitions."""
 
 import numpy as np
 import pytest
@@ -41,12 +41,12 @@ def measure_frechet_slowly(x, y):
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(60, 90, 8), (10, 14, 30)], ids=["more rows", "more features"])
-def test_frechet_is_the_definition(n, m, d):
+def test_the_frechet_distance_agrees_with_its_definition(n, m, d):
     x, y = draw(n, d), draw(m, d, 0.3, 1)
     assert distance(x, y) == pytest.approx(measure_frechet_slowly(x, y), rel=1e-6)
 
 
-def test_frechet_of_gaussians_apart_is_the_squared_distance():
+def test_the_frechet_distance_of_shifted_gaussians_is_the_squared_shift():
     x = draw(50, 6)
     assert distance(x, x + 2) == pytest.approx(6 * 4)
 
@@ -70,7 +70,7 @@ def test_the_unbiased_discrepancy_is_the_sum_over_pairs():
     assert measure_unbiased(kernels, np.ones(7), np.ones(5)) == pytest.approx(expected)
 
 
-def test_unbiased_is_zero_on_average():
+def test_the_unbiased_discrepancy_is_zero_on_average():
     found = [
         measure_unbiased(
             compute_kernels(compute_cubic_kernel, draw(40, 3, seed=2 * i), draw(40, 3, seed=2 * i + 1)),
@@ -81,7 +81,7 @@ def test_unbiased_is_zero_on_average():
     assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(300)
 
 
-def test_equal_features_are_at_zero():
+def test_equal_features_have_a_distance_of_zero():
     x, ones = draw(40, 5), np.ones(40)
     assert distance(x, x) == pytest.approx(0, abs=1e-10)
     assert measure_paired(compute_kernels(compute_cubic_kernel, x, x), ones, ones) == pytest.approx(0, abs=1e-10)
@@ -94,7 +94,7 @@ def test_cmmd_of_two_far_points_is_twice_the_scale():
     assert compute_gaussian_kernel(np.zeros((1, 2)), np.array([[6.0, 8.0]]))[0, 0] == pytest.approx(np.exp(-0.5))
 
 
-def test_pictures_of_a_prompt_are_drawn_together():
+def test_pictures_of_a_prompt_are_resampled_together():
     prompts = np.array([3, 3, 8, 8, 8, 9])
     counts = draw_counts(prompts, seed=1, resamples=50)
     assert 40 <= len(counts) <= 50
@@ -105,7 +105,7 @@ def test_pictures_of_a_prompt_are_drawn_together():
     assert (counts == draw_counts(prompts, seed=1, resamples=50)).all()
 
 
-def test_an_interval_of_the_mean_covers_it_as_often_as_it_says():
+def test_an_interval_covers_the_mean_as_often_as_stated():
     rng, covered = np.random.default_rng(0), 0
     for trial in range(200):
         values = rng.standard_normal(60)
@@ -115,7 +115,7 @@ def test_an_interval_of_the_mean_covers_it_as_often_as_it_says():
     assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_a_centred_interval_holds_the_value_and_stays_above_the_least():
+def test_a_centred_interval_contains_the_value_and_respects_the_bound():
     low, high = find_centred_interval(np.array([4.0, 5.0, 6.0]), 0.5, least=0)
     assert low == 0
     assert 0.5 < high < 2

@@ -1,4 +1,4 @@
-"""The CPU's functions equal the exact ones within the errors they state, and so do their gradients."""
+"""The CPU's elementwise functions and their gradients are exact within their stated errors."""
 
 import math
 
@@ -53,13 +53,13 @@ def test_powers_of_two_are_as_precise_as_fp32():
     np.testing.assert_array_equal(np.array(exponentiate(mx.array(whole))), np.exp2(whole.astype(float)))
 
 
-def test_gelu_has_the_slope_of_gelu():
+def test_the_gradient_of_gelu_is_its_slope():
     x = mx.linspace(-8, 8, 4001)  # zero among them
     slopes = [mx.grad(lambda x, f=f: mx.sum(f(x)))(x) for f in (approximate_gelu, nn.gelu)]
     np.testing.assert_allclose(*map(np.array, slopes), atol=5e-5)
 
 
-def test_gelu_has_a_finite_slope_everywhere():
+def test_the_gradient_of_gelu_is_finite_everywhere():
     slope = np.array(mx.grad(lambda x: mx.sum(approximate_gelu(x)))(mx.array([-1e30, -1e3, 0.0, 1e3, 1e30])))
     np.testing.assert_allclose(slope[[0, 1, 3, 4]], [0, 0, 1, 1], atol=1e-6)
     assert np.isfinite(slope).all()
@@ -83,13 +83,13 @@ def scale_and_normalize(scores, scale):
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_softmax_of_what_is_not_finite_is_not_finite(broken):
+def test_softmax_of_non_finite_values_is_not_finite(broken):
     weights = np.array(approximate_softmax(mx.array([[broken, 0.0, 1.0], [2.0, 0.0, 1.0]]), 1.0))
     assert np.isnan(weights[0]).all()
     assert np.isfinite(weights[1]).all()
 
 
-def test_softmax_of_fp16_is_that_of_fp32():
+def test_softmax_in_fp16_equals_that_in_fp32():
     scores = mx.random.normal((4, 9), key=mx.random.key(3)).astype(mx.float16)
     found = approximate_softmax(scores, 0.5)
     assert found.dtype == mx.float16
@@ -98,7 +98,7 @@ def test_softmax_of_fp16_is_that_of_fp32():
     )
 
 
-def test_softmax_has_the_slope_of_softmax():
+def test_the_gradient_of_softmax_is_its_slope():
     scores, weight = (mx.random.normal((2, 3, 7, 9), key=key) for key in mx.random.split(mx.random.key(2), 2))
     slopes = [
         mx.grad(lambda s, f=f: mx.sum(f(s) * weight))(scores)
@@ -107,7 +107,7 @@ def test_softmax_has_the_slope_of_softmax():
     np.testing.assert_allclose(*map(np.array, slopes), atol=4e-6)
 
 
-def test_softmax_has_a_finite_slope_for_scores_far_apart():
+def test_the_gradient_of_softmax_is_finite_for_distant_scores():
     scores = mx.array([[0.0, 1e4, -1e4], [1.0, 2.0, 3.0]])
     weight = mx.array([[1.0, 2.0, 3.0]])
     slopes = [
@@ -117,20 +117,20 @@ def test_softmax_has_a_finite_slope_for_scores_far_apart():
     np.testing.assert_allclose(*map(np.array, slopes), atol=1e-5)
 
 
-def test_attention_is_that_of_mlx():
+def test_attention_equals_that_of_mlx():
     q, k, v = (mx.random.normal((2, 3, 7, 8), key=key) for key in mx.random.split(mx.random.key(0), 3))
     expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.4)
     np.testing.assert_allclose(np.array(attend_explicitly(q, k, v, 0.4)), np.array(expected), atol=1e-5)
 
 
-def test_layer_norm_is_that_of_mlx():
+def test_layer_norm_equals_that_of_mlx():
     x = 5 + 3 * mx.random.normal((4, 6, 32), key=mx.random.key(0))
     expected = mx.fast.layer_norm(x, None, None, 1e-6)
     np.testing.assert_allclose(np.array(normalize_by_products(x, 1e-6)), np.array(expected), atol=5e-6)
 
 
 @pytest.mark.parametrize("device", KERNELS)
-def test_every_device_computes_the_same(device):
+def test_every_device_computes_the_same_values(device):
     """The functions chosen for a GPU run on a CPU too."""
     kernels, exact = KERNELS[device], KERNELS[mx.gpu]
     x = mx.random.normal((2, 2, 9, 16), key=mx.random.key(1))

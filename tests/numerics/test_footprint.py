@@ -1,4 +1,4 @@
-"""What rows take, against what blocks of the true size took, and how many go together."""
+"""The memory of rows agrees with measured blocks of the true size, and decides the batch size."""
 
 import pytest
 
@@ -11,32 +11,32 @@ MEASURED = {410: 90, 845: 326, 1613: 1098}
 
 
 @pytest.mark.parametrize("tokens", MEASURED)
-def test_a_row_takes_what_was_measured(tokens):
+def test_a_row_takes_the_measured_memory(tokens):
     assert count_row_bytes(tokens, WIDTH) / 1e6 == pytest.approx(MEASURED[tokens], rel=0.01)
 
 
-def test_fp16_holds_no_scores():
+def test_in_fp16_no_scores_are_held():
     assert count_row_bytes(845, WIDTH, itemsize=2) == 2 * 10 * 845 * WIDTH
 
 
-def test_what_is_kept_counts_for_every_token():
+def test_kept_tensors_count_per_token():
     assert count_row_bytes(845, WIDTH, kept=3) - count_row_bytes(845, WIDTH) == 3 * 4 * 845 * WIDTH
 
 
 @pytest.mark.parametrize("tokens", MEASURED)
 @pytest.mark.parametrize("rows", [1, 2])
-def test_as_many_go_together_as_fit_and_one_at_least(tokens, rows):
+def test_a_batch_has_as_many_rows_as_fit_and_at_least_one(tokens, rows):
     found = limit_batch(1000, tokens, WIDTH, rows)
     taken = rows * count_row_bytes(tokens, WIDTH)
     assert found * taken <= BATCH_BYTES < (found + 1) * taken or (found == 1 and taken > BATCH_BYTES)
 
 
 @pytest.mark.parametrize(("most", "rows", "kept"), [(64, 2, 0), (32, 2, 0), (64, 1, 12), (16, 2, 16)])
-def test_the_embedded_models_batches_are_the_largest(most, rows, kept):
+def test_the_embedded_model_has_the_largest_batches(most, rows, kept):
     assert limit_batch(most, **EMBEDDED, rows=rows, kept=kept) == most
 
 
 @pytest.mark.parametrize(("rows", "tokens", "measured"), [(2, 410, 4.6e9), (6, 845, 5.43e9), (10, 845, 7.13e9)])
-def test_learning_a_block_takes_what_was_measured_and_somewhat_more_is_said(rows, tokens, measured):
+def test_the_estimate_for_learning_a_block_is_somewhat_above_the_measured_memory(rows, tokens, measured):
     """Resident memory of processes that learned a block of the true size, 57 million weights, for some iterations."""
     assert measured <= estimate_learning(24 * WIDTH**2, rows, 0, tokens, WIDTH) <= 1.1 * measured

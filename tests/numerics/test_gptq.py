@@ -1,4 +1,4 @@
-"""GPTQ's codes are those of the paper's equations, and their output error is below that of rounding to nearest."""
+"""GPTQ codes follow the equations of the paper, and their output error is below that of RTN."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def measure_output_error(weight, codes, grid, x):
 
 @pytest.mark.parametrize("width", [32, 96, 160, 288])
 @pytest.mark.parametrize("bits", [2, 4])
-def test_codes_are_those_of_the_papers_equations(width, bits):
+def test_codes_follow_the_equations_of_the_paper(width, bits):
     weight, _, _, hessian = draw(0, out=3, width=width)
     grid = choose_grid(weight, make_rule(bits=bits))
     found = round_with_gptq(weight, grid, hessian, DAMPING)
@@ -60,7 +60,7 @@ def test_codes_are_those_of_the_papers_equations(width, bits):
 @pytest.mark.parametrize(
     ("bits", "symmetric", "span"), [(2, False, "search"), (3, True, "absmax"), (8, False, "absmax")]
 )
-def test_the_output_error_is_below_that_of_rounding_to_nearest(seed, bits, symmetric, span):
+def test_the_output_error_is_below_that_of_rtn(seed, bits, symmetric, span):
     weight, _, x, hessian = draw(seed)
     grid = choose_grid(weight, make_rule(bits=bits, symmetric=symmetric, range=span))
     codes = round_with_gptq(weight, grid, hessian, DAMPING)
@@ -69,13 +69,13 @@ def test_the_output_error_is_below_that_of_rounding_to_nearest(seed, bits, symme
     assert codes.max() < 2**bits
 
 
-def test_uncorrelated_inputs_round_to_nearest():
+def test_with_uncorrelated_inputs_codes_are_those_of_rtn():
     weight, grid, *_ = draw(1)
     hessian = np.diag(np.random.default_rng(2).uniform(0.1, 9, 64))
     np.testing.assert_array_equal(round_with_gptq(weight, grid, hessian, DAMPING), round_to_grid(weight, grid))
 
 
-def test_the_largest_input_is_rounded_first_to_nearest():
+def test_the_input_with_the_largest_energy_is_rounded_first_and_to_nearest():
     weight, grid, _, hessian = draw(3)
     largest = np.argmax(np.diag(hessian))
     codes, nearest = round_with_gptq(weight, grid, hessian, DAMPING), round_to_grid(weight, grid)
@@ -83,7 +83,7 @@ def test_the_largest_input_is_rounded_first_to_nearest():
     assert (codes != nearest).any()
 
 
-def test_inputs_that_are_always_zero_round_to_nearest_and_change_no_other():
+def test_inputs_that_are_always_zero_use_rtn_and_change_no_other_code():
     weight, _, x, _ = draw(4)
     grid = choose_grid(weight, make_rule(group_size="row"))
     x[:, 32:] = 0
@@ -102,7 +102,7 @@ def test_the_scale_of_the_hessian_has_no_influence():
     np.testing.assert_array_equal(found, round_with_gptq(weight, grid, hessian, DAMPING))
 
 
-def test_nothing_given_is_changed():
+def test_the_arguments_are_not_changed():
     weight, grid, _, hessian = draw(6)
     before = weight.copy(), hessian.copy()
     round_with_gptq(weight, grid, hessian, DAMPING)
@@ -118,7 +118,7 @@ def test_a_hessian_is_the_sum_over_all_rows():
     np.testing.assert_allclose(in_parts, slow, rtol=1e-4, atol=1e-6 * np.abs(slow).max())
 
 
-def test_a_hessian_that_cannot_be_factorized_is_rejected():
+def test_a_singular_hessian_is_rejected():
     weight, grid, _, hessian = draw(8)
     hessian[3, 5] = hessian[5, 3] = 10 * np.diag(hessian).max()
     with pytest.raises(ValueError, match=r"not positive definite with a damping of 0\.01; raise the damping"):
@@ -126,7 +126,7 @@ def test_a_hessian_that_cannot_be_factorized_is_rejected():
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_inputs_that_are_not_finite_are_rejected(broken):
+def test_non_finite_inputs_are_rejected(broken):
     weight, grid, x, hessian = draw(8)
     x[17, 3] = broken
     with np.errstate(invalid="ignore"):

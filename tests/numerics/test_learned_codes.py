@@ -1,4 +1,4 @@
-"""Soft codes, scales and zero points: the forward is the weight as stored, the gradients are straight-through."""
+"""Soft codes, scales and zero points: the forward uses stored weights, and gradients are straight-through."""
 
 import mlx.core as mx
 import numpy as np
@@ -52,7 +52,7 @@ class TestStoredValues:
         assert np.array(round_stored(mx.array([7e4, -7e4]), "float16")).tolist() == [np.inf, -np.inf]
 
     @pytest.mark.parametrize("scale_dtype", STORED_TYPES)
-    def test_the_gradient_passes_as_if_nothing_were_rounded(self, scale_dtype):
+    def test_the_gradient_passes_through_the_rounding(self, scale_dtype):
         gradient = mx.grad(lambda x: (mx.arange(6) * round_stored(x, scale_dtype)).sum())(mx.array(self.VALUES))
         assert gradient.tolist() == [0, 1, 2, 3, 4, 5]
 
@@ -63,12 +63,12 @@ def test_codes_are_rounded_to_nearest_and_clipped(bits):
     np.testing.assert_array_equal(np.array(round_codes(mx.array(codes), bits)), round_slowly(codes, bits))
 
 
-def test_half_a_code_goes_to_the_even_one():
+def test_half_codes_are_rounded_to_even():
     assert round_codes(mx.array([[0.5, 1.5, 2.5, 254.5]]), 8).tolist() == [[0, 2, 2, 254]]
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_the_weight_is_what_the_stored_codes_stand_for_to_the_bit(bits):
+def test_the_weight_equals_the_stored_codes_dequantized_bit_for_bit(bits):
     codes, scales, zeros, cotangent = draw(bits)
     grid = Grid(scales.astype(np.float16), zeros.astype(np.float16), bits, SIZE)
     expected = dequantize(round_slowly(codes, bits).astype(np.uint8), grid)
@@ -92,7 +92,7 @@ def test_the_gradients_are_the_straight_through_formulas(bits):
 
 
 @pytest.mark.parametrize("place", ["scales", "zeros"])
-def test_the_gradients_of_scales_and_zero_points_are_finite_differences(place):
+def test_the_gradients_of_scales_and_zero_points_agree_with_finite_differences(place):
     """The weight is linear in both, as the codes stay."""
     codes, scales, zeros, cotangent = (part.astype(np.float64) for part in draw(4))
     parts, change = {"scales": scales, "zeros": zeros}, np.random.default_rng(1).standard_normal(scales.shape)

@@ -1,4 +1,4 @@
-"""Learned step sizes: the value is a plain rounding, the gradients are those of the LSQ paper."""
+"""Learned step sizes: the value is plain rounding, and the gradients are those of the LSQ paper."""
 
 import mlx.core as mx
 import numpy as np
@@ -52,7 +52,7 @@ def test_the_value_is_rounded_and_clipped(kind, bits):
 
 
 @pytest.mark.parametrize(("kind", "bits"), CASES)
-def test_the_gradients_are_the_papers(kind, bits):
+def test_the_gradients_are_those_of_the_paper(kind, bits):
     x, step, cotangent = draw(kind, bits)
     _, by_x, by_step = differentiate(x, step, cotangent, bits)
     slow_x, slow_step = differentiate_slowly(x, step, cotangent, bits)
@@ -80,7 +80,7 @@ def test_the_gradients_are_those_of_the_straight_through_surrogate(kind, bits):
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_a_value_at_the_largest_code_counts_as_inside(sign):
+def test_a_value_at_the_largest_code_is_inside_the_range(sign):
     x = np.full((1, 1, 2), sign * 127 * 0.25, np.float32)
     x[..., 1] *= 1.01
     out, by_x, by_step = differentiate(x, np.full((1, 1, 1), 0.25, np.float32), np.ones((1, 1, 2), np.float32), 8)
@@ -89,7 +89,7 @@ def test_a_value_at_the_largest_code_counts_as_inside(sign):
     assert by_step.item() == pytest.approx(sign * 127 / np.sqrt(2 * 127))  # 0 for the first, the code for the second
 
 
-def test_a_step_size_alone_has_the_scale_of_all_values():
+def test_a_single_step_size_has_the_gradient_scale_of_all_values():
     """A sixteenth of the values with a step of their own: four times the gradient's scale for each."""
     x, cotangent = np.full((1, 16, 4), 9.0, np.float32), np.ones((1, 16, 4), np.float32)
     shared = differentiate(x, np.ones((1, 1, 1), np.float32), cotangent, 3)[2]

@@ -1,4 +1,4 @@
-"""The flat statistics equal those of the values themselves, and the advice is that of the earliest rule."""
+"""Flat statistics equal those of the values, and suggested bits follow the earliest rule."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def steps():
     return [rng.normal(3 * place, 1 + place, (rows, CHANNELS)) for place, rows in enumerate(ROWS)]
 
 
-def test_joined_steps_are_all_values_at_once(steps):
+def test_joined_steps_have_the_statistics_of_all_values(steps):
     per_step = {name: [getattr(x, name)() for x in steps] for name in ("min", "max", "mean", "std")}
     every = np.concatenate(steps)
     overall = {f"p{percent}": np.percentile(every, percent) for percent in (1, 5, 10, 25, 50, 75, 90, 95, 99)}
@@ -48,17 +48,17 @@ def describe(low, high, std, least=None, most=None):
         (0, 0, 1.0, 6),
     ],
 )
-def test_bits_go_by_the_range_and_the_deviation(low, high, std, bits):
+def test_bits_follow_the_range_and_the_deviation(low, high, std, bits):
     advice = advise_layer(describe(low, high, std))
     assert advise_bits(describe(low, high, std)) == advice["weight_bits"] == advice["activation_bits"] == bits
 
 
 @pytest.mark.parametrize(("most", "clip"), [(1.0, [0, 100]), (1.2, [0, 100]), (1.3, [1, 99])])
-def test_tails_are_clipped_where_the_quantiles_leave_a_tenth(most, clip):
+def test_tails_are_clipped_if_they_exceed_a_tenth_of_the_range(most, clip):
     assert advise_layer(describe(-1, 1, 0.1, -1, most))["clip_percentile"] == clip
 
 
-def test_scale_and_zero_point_put_the_quantiles_on_the_first_and_the_last_code():
+def test_scale_and_zero_point_map_the_quantiles_to_the_first_and_last_code():
     advice = advise_layer(describe(-0.5, 2.5, 0.1))
     codes = [value / advice["scale"] + advice["zero_point"] for value in (-0.5, 2.5)]
     np.testing.assert_allclose(codes, [0, 15], atol=1e-12)
@@ -69,5 +69,5 @@ def test_a_tensor_without_a_range_has_a_finite_zero_point():
     assert (advice["scale"], advice["zero_point"], advice["activation_bits"]) == (0.0, 0.0, 4)
 
 
-def test_the_statistics_it_goes_by_are_repeated():
+def test_the_statistics_behind_the_suggestion_are_included():
     assert list(advise_layer(describe(-1, 1, 0.1))["calibration_stats"]) == ["min", "max", "mean", "std", "p01", "p99"]

@@ -1,4 +1,4 @@
-"""The momentum shift: a moving average over batches of rows, the middle of the range to begin with."""
+"""The momentum shift: a moving average over batches of rows that starts at the middle of the range."""
 
 import numpy as np
 import pytest
@@ -27,27 +27,27 @@ def average_slowly(minimum, maximum, rng):
 
 
 @pytest.mark.parametrize("rows", [1, BATCH, BATCH + 1, 3 * BATCH + 7])
-def test_it_equals_the_slow_twin(rows):
+def test_the_shift_equals_the_slow_version(rows):
     minimum, maximum = draw(rows)
     found = compute_momentum_shift(minimum, maximum, np.random.default_rng(5))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, average_slowly(minimum, maximum, np.random.default_rng(5)), rtol=1e-6)
 
 
-def test_extremes_that_never_change_give_their_middle():
+def test_constant_extremes_give_their_middle():
     low, high = np.array([-0.17, 0.0, 2.0], np.float32), np.array([5.0, 0.0, 2.5], np.float32)
     found = compute_momentum_shift(np.tile(low, (200, 1)), np.tile(high, (200, 1)), np.random.default_rng(0))
     np.testing.assert_allclose(found, (low + high) / 2, rtol=1e-6)
 
 
-def test_it_is_repeatable_and_depends_on_the_order_of_the_rows():
+def test_the_shift_is_repeatable_and_depends_on_the_order_of_rows():
     extremes = draw(5 * BATCH)
     first, second, other = (compute_momentum_shift(*extremes, np.random.default_rng(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, second)
     assert (first != other).any()
 
 
-def test_one_row_of_many_hardly_moves_it():
+def test_a_single_row_hardly_moves_the_shift():
     """What a single outlier adds to the range, the average forgets a part of with each batch."""
     minimum, maximum = np.zeros((1000, 1), np.float32), np.ones((1000, 1), np.float32)
     maximum[0] = 101

@@ -1,4 +1,4 @@
-"""Observations survive being stored, and merge to what all values at once give."""
+"""Observations can be stored, and merge to those of all values."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def parts(values):
     return [{name: [observe(step[half::2]) for step in x] for name, x in values.items()} for half in (0, 1)]
 
 
-def test_stored_observations_are_the_same(parts):
+def test_stored_observations_are_read_unchanged(parts):
     arrays = observations.pack_observations(parts[0])
     again = observations.pack_observations(observations.unpack_observations(arrays))
     assert arrays.keys() == again.keys()
@@ -36,7 +36,7 @@ def test_stored_observations_are_the_same(parts):
         np.testing.assert_array_equal(array, again[key])
 
 
-def test_merged_parts_describe_all_values(parts, values):
+def test_merged_shards_describe_all_values(parts, values):
     merged = observations.merge_parts(parts)
     for name, x in values.items():
         described, arrays = observations.describe_input(name, merged[name])
@@ -64,14 +64,14 @@ def test_only_post_gelu_inputs_have_a_shift(parts):
     assert shifted == dict(zip(NAMES, (False, True), strict=True))
 
 
-def test_a_part_may_lack_an_input(parts):
+def test_a_shard_may_lack_an_input(parts):
     lacking = {NAMES[0]: parts[1][NAMES[0]]}
     merged = observations.merge_parts([parts[0], lacking, {}])
     assert merged[NAMES[1]][0].channels.rows == 200
     assert merged[NAMES[0]][0].channels.rows == 400
 
 
-def test_an_observation_of_nothing_is_neutral(parts):
+def test_an_empty_observation_is_neutral(parts):
     empty = {name: [observations.create_observation(4)] * 3 for name in NAMES}
     merged = observations.merge_parts([empty, parts[0]])
     for name, steps in merged.items():

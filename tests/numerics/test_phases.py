@@ -1,4 +1,4 @@
-"""The phases of a trajectory."""
+"""The phases of a trajectory group its noise levels."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def test_every_noise_level_has_one_phase(sigma, phase):
     assert low <= sigma <= high
 
 
-def test_values_are_grouped_in_their_order():
+def test_values_are_grouped_in_order():
     grouped = group_by_phase([5, 1, 4, 2], [1.0, 0.4, 0.8, 0.5])
     assert {name: values.tolist() for name, values in grouped.items()} == {"early": [5, 4], "mid": [1, 2], "late": []}
     assert list(grouped) == list(PHASES)

@@ -1,4 +1,4 @@
-"""The ratios that say what is hard to quantize."""
+"""The ratios that show which inputs are hard to quantize."""
 
 import numpy as np
 
@@ -24,14 +24,14 @@ def test_ratios_equal_the_plain_formulas():
     assert "shift_gain" not in found
 
 
-def test_a_one_sided_input_is_asymmetric_and_gains_from_a_shift():
+def test_a_one_sided_input_is_asymmetric_and_benefits_from_a_shift():
     per_step = {"absmax": [2.0], "std": [0.5], "negative_share": [0.0], "shifted_absmax": [1.0]}
     found = measure_input(per_step, np.zeros((1, 2)), np.full((1, 2), 2.0))
     assert found["asymmetry"] == 1
     assert found["shift_gain"] == 2
 
 
-def test_zeros_are_not_hard():
+def test_an_input_of_zeros_is_easy():
     per_step = {"absmax": [0.0, 0.0], "std": [0.0, 0.0], "negative_share": [0.0, 0.0]}
     found = measure_input(per_step, np.zeros((2, 2)), np.zeros((2, 2)))
     assert (found["drift"], found["crest"], found["channel_spread"]) == (1, 1, 1)

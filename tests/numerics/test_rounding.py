@@ -1,4 +1,4 @@
-"""Learned rounding is AdaRound's: its rectified sigmoid, its regularizer and its schedules."""
+"""Learned rounding is AdaRound's: its rectified sigmoid, regularizer and schedules."""
 
 import mlx.core as mx
 import numpy as np
@@ -14,14 +14,14 @@ def compute_exactly(alpha):
     return np.clip(1.2 / (1 + np.exp(-np.asarray(alpha, np.float64))) - 0.1, 0, 1)
 
 
-def test_it_is_the_rectified_sigmoid_within_3e_7():
+def test_the_soft_rounding_is_the_rectified_sigmoid_within_3e_7():
     alpha = np.concatenate([np.linspace(-6, 6, 100_001), [-600, -40, 40, 600]]).astype(np.float32)
     found = np.array(rounding.compute_rounding(mx.array(alpha)))
     assert found.dtype == np.float32
     assert np.abs(found - compute_exactly(alpha)).max() <= 3e-7
 
 
-def test_it_reaches_both_ends_exactly_and_not_before():
+def test_the_soft_rounding_reaches_both_ends_exactly():
     beyond = np.float32(rounding.SATURATION) * np.array([-100, -1.0001, 1.0001, 100], np.float32)
     assert rounding.compute_rounding(mx.array(beyond)).tolist() == [0, 0, 1, 1]
     before = np.array(rounding.compute_rounding(mx.array([-0.999, 0.999]) * rounding.SATURATION))
@@ -29,7 +29,7 @@ def test_it_reaches_both_ends_exactly_and_not_before():
     assert (before < 1).all()
 
 
-def test_it_is_inverted():
+def test_the_soft_rounding_can_be_inverted():
     h = np.concatenate([np.linspace(1e-6, 1 - 1e-6, 10_001), [0.5]])
     alpha = rounding.invert_rounding(h)
     assert alpha.dtype == np.float32
@@ -45,12 +45,12 @@ def test_the_slope_is_the_numerical_derivative():
     np.testing.assert_allclose(np.array(found), slow, atol=2e-6)
 
 
-def test_the_slope_is_zero_where_it_is_saturated():
+def test_the_slope_is_zero_where_the_sigmoid_is_saturated():
     assert rounding.compute_slope(rounding.compute_rounding(mx.array([-9.0, -2.41, 2.41, 9.0]))).tolist() == [0] * 4
 
 
 @pytest.mark.parametrize("beta", [20.0, 7.3, 2.0])
-def test_the_regularizers_gradient_is_its_numerical_derivative(beta):
+def test_the_gradient_of_the_regularizer_is_its_numerical_derivative(beta):
     h = np.concatenate([np.linspace(0.001, 0.999, 300), [0.5]])
 
     def sum_regulariser(h):
@@ -61,7 +61,7 @@ def test_the_regularizers_gradient_is_its_numerical_derivative(beta):
     np.testing.assert_allclose(found, slow, atol=1e-4 * beta)
 
 
-def test_descending_the_regularizer_drives_to_the_nearer_end():
+def test_descent_on_the_regularizer_leads_to_the_nearer_end():
     gradient = np.array(rounding.differentiate_regulariser(mx.array([0.2, 0.5, 0.8]), 1.0, 2.0))
     assert gradient[0] > 0 == gradient[1] > gradient[2]
 
@@ -76,7 +76,7 @@ def test_without_a_warm_up_the_regularizer_is_on_from_the_start():
     assert rounding.compute_beta(0, ITERATIONS, 0, ENDS) == 20
 
 
-def test_the_rate_falls_along_half_a_cosine():
+def test_the_learning_rate_follows_half_a_cosine():
     found = [rounding.compute_rate(i, 100, 0.04) for i in (0, 25, 50, 75, 100)]
     np.testing.assert_allclose(found, 0.02 * (1 + np.cos(np.pi * np.array([0, 0.25, 0.5, 0.75, 1]))), atol=1e-17)
     assert found[0] == 0.04

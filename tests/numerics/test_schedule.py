@@ -49,12 +49,12 @@ def test_noise_is_that_of_diffusionkit_for_each_seed():
         assert mx.array_equal(latents[index], reference.get_first_latents(seed, 6, 8, first)[0])
 
 
-def test_a_start_in_between_keeps_part_of_the_empty_latent():
+def test_a_later_start_keeps_part_of_the_empty_latent():
     latents = schedule.start_latents(mx.ones((1, 2, 2, 16)), mx.array(0.25))
     np.testing.assert_allclose(np.array(latents), 0.25 + 0.75 * 0.0609, rtol=1e-6)
 
 
-def test_noise_leaves_the_global_generator_alone():
+def test_drawing_noise_does_not_change_the_global_generator():
     np.random.seed(5)
     expected = np.random.randn()
     np.random.seed(5)
@@ -71,7 +71,7 @@ def test_an_euler_step_follows_the_guided_velocity(weight):
     np.testing.assert_allclose(np.array(stepped), step_slowly(latents, velocity, 0.7, 0.6, weight), atol=2e-6)
 
 
-def test_without_a_negative_the_velocity_itself_is_followed():
+def test_without_a_negative_prompt_the_velocity_is_not_guided():
     rng = np.random.default_rng(0)
     latents, velocity = rng.standard_normal((2, 3, 4, 4, 2)).astype(np.float32)
     stepped = schedule.euler_step(*map(mx.array, (latents, velocity)), mx.array(0.7), mx.array(0.6), 1.0)

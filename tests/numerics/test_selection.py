@@ -1,4 +1,4 @@
-"""Which points the statistics read."""
+"""The points that statistics and capture use."""
 
 import numpy as np
 import pytest
@@ -17,19 +17,19 @@ def test_all_points_of_the_steps_are_taken_in_order(point_steps):
     assert points.tolist() == plain
 
 
-def test_a_limit_is_shared_among_the_steps(point_steps):
+def test_a_limit_is_split_over_the_steps(point_steps):
     points = choose_points(point_steps, [0, 4, 8], limit=8, seed=1)
     assert np.bincount(point_steps[points], minlength=13)[[0, 4, 8]].tolist() == [3, 3, 2]
     assert len(set(points)) == 8
 
 
-def test_the_seed_decides_the_draw(point_steps):
+def test_the_seed_selects_the_points(point_steps):
     draw = {seed: choose_points(point_steps, [0, 4], 6, seed).tolist() for seed in (1, 2)}
     assert draw[1] == choose_points(point_steps, [0, 4], 6, 1).tolist()
     assert draw[1] != draw[2]
 
 
-def test_a_limit_above_what_there_is_takes_all(point_steps):
+def test_a_limit_above_the_number_of_points_takes_all(point_steps):
     assert len(choose_points(point_steps, [0, 4], limit=1000, seed=0)) == 20
 
 
@@ -65,11 +65,11 @@ class TestSpreadPoints:
         return [point for _, point in sorted(chosen)]
 
     @pytest.mark.parametrize("limit", [4, 7, 24, 50, 100, 239, 240, 1000])
-    def test_it_equals_one_point_at_a_time(self, points, limit):
+    def test_the_selection_equals_one_point_at_a_time(self, points, limit):
         assert choose_spread_points(*points, limit, 3).tolist() == self.choose_slowly(*points, limit, 3)
 
     @pytest.mark.parametrize("limit", [5, 40, 100])
-    def test_so_it_does_where_steps_and_prompts_are_uneven(self, limit):
+    def test_the_selection_is_the_same_for_uneven_steps_and_prompts(self, limit):
         rng = np.random.default_rng(1)
         uneven = rng.choice(4, 90, p=[0.6, 0.3, 0.08, 0.02]), rng.choice(5, 90, p=[0.7, 0.1, 0.1, 0.05, 0.05])
         assert choose_spread_points(*uneven, limit, 0).tolist() == self.choose_slowly(*uneven, limit, 0)
@@ -84,10 +84,10 @@ class TestSpreadPoints:
         for step in self.STEPS:
             assert np.ptp(np.bincount(prompts[steps == step], minlength=self.PROMPTS)) <= 1
 
-    def test_a_limit_above_what_there_is_takes_all_in_order(self, points):
+    def test_a_limit_above_the_number_of_points_takes_all_in_order(self, points):
         chosen = choose_spread_points(*points, 1000, 0)
         assert chosen.tolist() == np.argsort(points[0], kind="stable").tolist()
 
-    def test_the_seed_decides(self, points):
+    def test_the_seed_breaks_ties(self, points):
         draws = [choose_spread_points(*points, 20, seed).tolist() for seed in (1, 1, 2)]
         assert draws[0] == draws[1] != draws[2]

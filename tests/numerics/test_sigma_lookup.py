@@ -1,4 +1,4 @@
-"""What holds between calibrated noise levels."""
+"""Values are looked up between calibrated noise levels."""
 
 import itertools
 
@@ -37,7 +37,7 @@ TWINS = {"nearest": take_nearest_slowly, "interpolated": interpolate_slowly}
 
 @pytest.mark.parametrize("lookup", LOOKUPS)
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
-def test_values_between_and_beyond_the_knots(lookup, order):
+def test_values_between_and_beyond_the_knots_follow_the_lookup(lookup, order):
     knots, values = KNOTS[order], VALUES[order]
     for sigma in SIGMAS:
         assert look_up(sigma, knots, values, lookup) == pytest.approx(TWINS[lookup](sigma, knots, values), abs=1e-12)
@@ -50,19 +50,19 @@ def test_a_knot_has_its_own_value_exactly(lookup):
 
 
 @pytest.mark.parametrize("lookup", LOOKUPS)
-def test_one_knot_holds_everywhere(lookup):
+def test_a_single_knot_applies_everywhere(lookup):
     assert [look_up(sigma, np.array([0.5]), np.array([3.0]), lookup) for sigma in (0.0, 0.5, 1.0)] == [3.0] * 3
 
 
 @pytest.mark.parametrize("lookup", LOOKUPS)
-def test_weights_are_shares(lookup):
+def test_weights_sum_to_one(lookup):
     for sigma in SIGMAS:
         weights = LOOKUPS[lookup](sigma, KNOTS)
         assert weights.min() >= 0
         assert weights.sum() == pytest.approx(1)
 
 
-def test_fewer_steps_find_the_noise_levels_of_more():
+def test_schedules_of_fewer_steps_use_the_noise_levels_of_more():
     """28 steps on what 100 were calibrated at: by sigma no step is further off than half the gap around it."""
     knots, sigmas = (np.array(compute_sigmas(steps, 3.0)[:-1], np.float64) for steps in (100, 28))
     for sigma in sigmas:

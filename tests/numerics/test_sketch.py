@@ -1,4 +1,4 @@
-"""The sketch: even sampling, small error in the tails, the same bytes every time."""
+"""The sketch samples evenly, has a small error in the tails, and is deterministic."""
 
 import mlx.core as mx
 import numpy as np
@@ -35,7 +35,7 @@ def test_equal_values_give_equal_bytes(values):
     assert first.tobytes() == again.tobytes()
 
 
-def test_bytes_hold_the_whole_sketch(values):
+def test_the_bytes_hold_the_whole_sketch(values):
     found = sketch_parts(values, 2)
     read = sketch.decode_sketch(sketch.encode_sketch(found))
     assert sketch.read_quantiles(read, SHARES) == sketch.read_quantiles(found, SHARES)

@@ -1,4 +1,4 @@
-"""Statistics merge: parts together say what all rows at once say."""
+"""Merged statistics are those of all rows."""
 
 import mlx.core as mx
 import numpy as np
@@ -39,13 +39,13 @@ def test_merged_batches_equal_the_plain_formulas(x, batch):
     np.testing.assert_allclose(statistics.compute_deviation(found), deviation, rtol=1e-5)
 
 
-def test_batching_does_not_show(x):
+def test_batching_does_not_change_the_statistics(x):
     whole, parts = collect(x, 13), collect(x, 4)
     np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-12)
     np.testing.assert_allclose(parts.squares, whole.squares, rtol=1e-12)
 
 
-def test_nothing_is_neutral(x):
+def test_empty_statistics_are_neutral(x):
     found, empty = collect(x, 13), statistics.create_empty(5)
     for merged in (statistics.merge([found, empty]), statistics.merge([empty, found])):
         for a, b in zip(merged, found, strict=True):

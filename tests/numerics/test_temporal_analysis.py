@@ -1,4 +1,4 @@
-"""How inputs change over a trajectory."""
+"""Statistics of how inputs change over a trajectory."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def test_shifts_are_summarised_by_magnitude():
 
 
 @pytest.mark.parametrize(("absmax", "drift"), [([2.0, 1.0, 3.0], 3.0), ([0.0, 0.0], 1.0)])
-def test_drift_is_the_largest_over_the_smallest(absmax, drift):
+def test_drift_is_the_ratio_of_the_largest_to_the_smallest(absmax, drift):
     assert temporal_analysis.compute_drift(absmax) == drift
 
 

@@ -1,4 +1,4 @@
-"""What a choice of bits comes to."""
+"""The summary of chosen bits."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_decisions_are_counted_and_layers_listed():
     assert summary["mean_bits"] == pytest.approx((3 * 4 + 22 / 3 + 8 + 20 / 3) / 6)
 
 
-def test_other_bits_are_counted_too():
+def test_bits_outside_the_tiers_are_counted():
     summary = summarise_bits({"a": np.array([5, 4])}, {"a": 1})
     assert (summary["total_a5"], summary["total_a4"], summary["total_a8"]) == (1, 1, 0)
 

@@ -1,4 +1,4 @@
-"""The weight grid follows its rule, and what is stored is what was rounded to."""
+"""The weight grid follows its rule, and rounding uses the stored values."""
 
 from itertools import product
 
@@ -142,7 +142,7 @@ class TestBfloat16:
 @pytest.mark.parametrize("bits", ALL_BITS)
 @pytest.mark.parametrize("group_size", [32, 128, "row"])
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_a_search_makes_no_group_worse(weight, bits, group_size, symmetric):
+def test_the_search_makes_no_group_worse(weight, bits, group_size, symmetric):
     by_group = {}
     for span in ("absmax", "search"):
         errors = reconstruct(weight, make_rule(bits, group_size, symmetric, range=span)) - weight
@@ -150,7 +150,7 @@ def test_a_search_makes_no_group_worse(weight, bits, group_size, symmetric):
     assert (by_group["search"] <= by_group["absmax"] * (1 + 1e-5)).all()
 
 
-def test_a_search_finds_the_best_of_all_symmetric_ranges(weight):
+def test_the_search_finds_the_best_symmetric_range(weight):
     """The twin tries each factor of the widest range by itself."""
     group = weight[:1, :64]
     scale = np.abs(group).max() / 7
@@ -162,7 +162,7 @@ def test_a_search_finds_the_best_of_all_symmetric_ranges(weight):
     assert np.square(found - group).sum() == pytest.approx(min(errors.values()), rel=1e-4)
 
 
-def test_a_search_comes_near_the_best_of_all_pairs_of_ends(weight):
+def test_the_search_comes_close_to_the_best_asymmetric_range(weight):
     """The twin tries each pair of ends on a lattice; those that move alike are not enough."""
     groups = weight.reshape(-1, 64)
     low, full = groups.min(axis=1, keepdims=True), np.ptp(groups, axis=1, keepdims=True)
@@ -178,7 +178,7 @@ def test_a_search_comes_near_the_best_of_all_pairs_of_ends(weight):
     assert found < 0.95 * errors.diagonal().min(axis=1).sum()
 
 
-def test_a_search_cuts_off_an_outlier_at_either_end():
+def test_the_search_clips_an_outlier_at_either_end():
     weight = np.random.default_rng(1).standard_normal((2, 64)).astype(np.float32)
     weight[0, 5], weight[1, 5] = -5, 5
     grid = weight_grid.choose_grid(weight, make_rule(3, range="search"))
@@ -188,7 +188,7 @@ def test_a_search_cuts_off_an_outlier_at_either_end():
 
 
 @pytest.mark.parametrize(("width", "size"), [(256, 128), (192, 64), (96, 32)])
-def test_a_row_has_one_scale_stored_for_the_largest_groups_that_fit(width, size):
+def test_a_row_has_one_scale_stored_per_largest_possible_group(width, size):
     weight = np.random.default_rng(2).standard_normal((3, width)).astype(np.float32)
     grid = weight_grid.choose_grid(weight, make_rule(group_size="row"))
     assert grid.group_size == size
@@ -200,7 +200,7 @@ def test_a_row_has_one_scale_stored_for_the_largest_groups_that_fit(width, size)
 
 @pytest.mark.parametrize("value", [0, 0.25, -0.25, 1e-9])
 @pytest.mark.parametrize(("symmetric", "span"), KINDS)
-def test_constant_groups_survive(value, symmetric, span):
+def test_constant_groups_are_represented(value, symmetric, span):
     weight = np.full((1, 64), value, np.float32)
     rule = make_rule(4, 64, symmetric, range=span)
     assert (weight_grid.choose_grid(weight, rule).scales > 0).all()
@@ -208,7 +208,7 @@ def test_constant_groups_survive(value, symmetric, span):
 
 
 @pytest.mark.parametrize(("symmetric", "span"), KINDS)
-def test_weights_below_the_normal_range_of_fp16_survive(weight, symmetric, span):
+def test_weights_below_the_normal_range_of_fp16_are_represented(weight, symmetric, span):
     tiny = weight * np.float32(1e-5)
     rule = make_rule(4, 64, symmetric, range=span)
     assert (weight_grid.choose_grid(tiny, rule).scales > 0).all()
@@ -224,7 +224,7 @@ def test_what_fp16_cannot_hold_is_rejected(weight, value, symmetric, span):
         weight_grid.choose_grid(weight, make_rule(4, 64, symmetric, range=span))
 
 
-def test_a_bias_that_overflows_is_rejected_though_its_weights_are_held():
+def test_an_overflowing_bias_is_rejected_even_if_its_weights_fit():
     with pytest.raises(ValueError, match="beyond the range of fp16"):
         weight_grid.choose_grid(np.full((1, 64), 6e4), make_rule(2, 64, True))
 

@@ -1,4 +1,4 @@
-"""An interrupted block goes on where it was, to the same bytes, or says why not."""
+"""An interrupted block resumes to the same bytes, or says why it starts over."""
 
 import logging
 import re
@@ -26,7 +26,7 @@ def interrupt(folder: Path, monkeypatch, saves: int = 1) -> Path:
 
 
 @pytest.mark.parametrize("saves", [1, 2, 3])
-def test_an_interrupted_block_goes_on_and_ends_with_the_same_bytes(folder, finished, monkeypatch, caplog, saves):
+def test_an_interrupted_block_resumes_and_ends_with_the_same_bytes(folder, finished, monkeypatch, caplog, saves):
     interrupt(folder, monkeypatch, saves)
     with caplog.at_level(logging.INFO, "taqmlx"):
         path = quantize(folder)
@@ -35,7 +35,9 @@ def test_an_interrupted_block_goes_on_and_ends_with_the_same_bytes(folder, finis
 
 
 @pytest.mark.parametrize("saves", [2, 3, 5])
-def test_so_does_one_that_learns_in_two_phases(folder, captured, monkeypatch, tmp_path, saves):
+def test_an_interrupted_block_with_two_phases_resumes_and_ends_with_the_same_bytes(
+    folder, captured, monkeypatch, tmp_path, saves
+):
     monkeypatch.setitem(SETTINGS, "reconstruction", "separate")
     monkeypatch.setitem(SETTINGS, "adaround_drop", 0.5)
     interrupt(folder, monkeypatch, saves)
@@ -44,7 +46,7 @@ def test_so_does_one_that_learns_in_two_phases(folder, captured, monkeypatch, tm
     assert hash_tree(quantize(folder).parent) == hash_tree(quantize(other).parent)
 
 
-def test_a_checkpoint_of_other_parameters_is_not_used_and_that_is_said(folder, finished, monkeypatch, caplog):
+def test_a_checkpoint_with_other_parameters_is_named_and_ignored(folder, finished, monkeypatch, caplog):
     monkeypatch.setitem(SETTINGS, "adaround_rate", 0.5)
     interrupt(folder, monkeypatch)
     monkeypatch.setitem(SETTINGS, "adaround_rate", 0.03)
@@ -57,7 +59,7 @@ def test_a_checkpoint_of_other_parameters_is_not_used_and_that_is_said(folder, f
 
 
 @pytest.mark.parametrize("length", [0, 7, 1000, -1])
-def test_a_damaged_checkpoint_is_not_used_and_that_is_said(folder, finished, monkeypatch, caplog, length):
+def test_a_damaged_checkpoint_is_named_and_ignored(folder, finished, monkeypatch, caplog, length):
     checkpoint = interrupt(folder, monkeypatch)
     checkpoint.write_bytes(checkpoint.read_bytes()[:length])
     with caplog.at_level(logging.INFO, "taqmlx"):
@@ -86,9 +88,7 @@ def start(folder: Path) -> subprocess.Popen:
     )
 
 
-def test_a_process_stopped_by_the_keyboard_says_so_and_goes_on_where_it_was(
-    folder, captured, tmp_path, monkeypatch, caplog
-):
+def test_a_process_interrupted_by_ctrl_c_says_so_and_resumes(folder, captured, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(SETTINGS, "adaround_iterations", 60)
     configure(folder)
     process, checkpoint = start(folder), list_arguments(folder).scratch / "learning.safetensors"
@@ -108,7 +108,7 @@ def test_a_process_stopped_by_the_keyboard_says_so_and_goes_on_where_it_was(
     assert hash_tree(path.parent) == hash_tree(quantize(other).parent)
 
 
-def test_learning_that_breaks_stops_with_iteration_and_layer_and_keeps_its_checkpoint(folder):
+def test_diverged_learning_stops_with_iteration_and_layer_and_keeps_its_checkpoint(folder):
     with pytest.raises(UserError, match=r"mm_00: iteration \d+ gives a value that is not finite, first in \w+"):
         quantize(folder, adaround_step_rate=1e30, adaround_iterations=40, adaround_checkpoint_every=1)
     assert not list_arguments(folder).out.exists()

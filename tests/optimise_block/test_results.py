@@ -1,4 +1,4 @@
-"""A block's job writes the best of the ways it tried, as its rules say."""
+"""A block's job writes the best of the tried roundings, by its rules."""
 
 import shutil
 
@@ -25,7 +25,7 @@ from workflow_scripts.blocks import optimise_block
 
 
 @pytest.mark.parametrize("engine", TRIED)
-def test_the_report_has_the_errors_of_every_way_tried_and_the_best_is_chosen(finished, engine):
+def test_the_report_has_the_error_of_every_rounding_and_the_best_is_chosen(finished, engine):
     report = read_report(finished[engine])
     assert report["block"] == "mm_00"
     assert report["rows"] == {"training": 16, "held_out": 8}
@@ -39,7 +39,7 @@ def test_the_report_has_the_errors_of_every_way_tried_and_the_best_is_chosen(fin
         assert all(0 < value < 1 for streams in error.values() for value in streams.values())
 
 
-def test_an_engine_measures_the_simpler_ones_alike(finished, captured, tmp_path):
+def test_every_engine_gives_the_simpler_ones_the_same_errors(finished, captured, tmp_path):
     reports = {engine: read_report(path)["errors"] for engine, path in finished.items()}
     assert reports["gptq"] == {name: reports["adaround"][name] for name in TRIED["gptq"]}
     # The engine rtn rounds adaLN layers to nearest, which every error of the block has in it; without them it is alike.
@@ -51,13 +51,13 @@ def test_an_engine_measures_the_simpler_ones_alike(finished, captured, tmp_path)
     assert found[0] == found[1]
 
 
-def test_the_report_has_a_loss_for_every_iteration_of_few(finished):
+def test_a_short_run_reports_the_loss_of_every_iteration(finished):
     loss = read_report(finished["adaround"])["loss"]
     assert (loss["every"], len(loss["values"])) == (1, 6)
     assert read_report(finished["rtn"])["loss"]["values"] == []
 
 
-def test_rounding_to_nearest_gives_the_nearest_codes(finished, weights):
+def test_rtn_gives_the_nearest_codes(finished, weights):
     file = read_block(finished["rtn"])
     assert len(file.weights) == 14
     for name, layer in file.weights.items():
@@ -67,7 +67,7 @@ def test_rounding_to_nearest_gives_the_nearest_codes(finished, weights):
     assert all(not layer["moved_from_nearest"] for layer in read_report(finished["rtn"])["layers"].values())
 
 
-def test_the_adaln_weights_err_less_than_to_nearest_on_the_prompt_held_out(finished, captured, weights):
+def test_adaln_weights_have_a_smaller_held_out_error_than_rtn(finished, captured, weights):
     """By every engine but rtn, which rounds them to nearest."""
     files = {engine: read_block(path) for engine, path in finished.items()}
     inputs, parameters = open_block_inputs(sorted((captured / "block_inputs.zarr").iterdir())), select("optimise_block")
@@ -85,7 +85,7 @@ def test_the_adaln_weights_err_less_than_to_nearest_on_the_prompt_held_out(finis
         assert errors["gptq"] < 0.5 * errors["rtn"]
 
 
-def test_inputs_have_a_step_for_every_noise_level_and_a_shift_after_the_gelu(finished):
+def test_inputs_have_a_step_size_per_noise_level_and_a_post_gelu_shift(finished):
     file = read_block(finished["adaround"])
     assert file.sigmas.tolist() == small.SIGMAS
     assert len(file.inputs) == 12
@@ -96,7 +96,7 @@ def test_inputs_have_a_step_for_every_noise_level_and_a_shift_after_the_gelu(fin
         assert layer.migration is None
 
 
-def test_the_seal_names_what_the_block_was_made_of(finished, captured):
+def test_the_seal_names_the_inputs_of_the_block(finished, captured):
     path = finished["adaround"]
     seal = read_block(path).seal
     assert seal["parameters"] == select_block(select("optimise_block"), "mm_00")
@@ -115,7 +115,7 @@ def test_the_seal_names_what_the_block_was_made_of(finished, captured):
     assert b"captured" not in path.with_suffix(".json").read_bytes()
 
 
-def test_nothing_else_stays(finished):
+def test_no_other_file_remains(finished):
     assert sorted(path.name for path in finished["adaround"].parent.iterdir()) == [
         "mm_00.json",
         "mm_00.report.json",
@@ -124,7 +124,7 @@ def test_nothing_else_stays(finished):
     assert not list_arguments(finished["adaround"].parent.parent).scratch.exists()
 
 
-def test_the_order_of_the_parts_does_not_matter(folder, finished):
+def test_the_order_of_the_shards_does_not_matter(folder, finished):
     configure(folder, engine="gptq")
     arguments = list_arguments(folder)
     arguments.inputs.reverse()
@@ -144,7 +144,7 @@ def test_the_last_block_has_no_text_output(folder):
 
 
 @pytest.mark.parametrize("engine", ["gptq", "adaround"])
-def test_rules_by_pattern_reach_their_layers(folder, engine):
+def test_rules_apply_to_the_layers_of_their_pattern(folder, engine):
     rules = [
         {"layers": "*.image.*", "bits": 4, "group_size": 64},
         {"layers": "*.text.*", "bits": 3, "group_size": 32},
@@ -169,7 +169,7 @@ def test_rules_by_pattern_reach_their_layers(folder, engine):
 
 
 @pytest.mark.parametrize("engine", TRIED)
-def test_unquantized_weights_leave_only_the_inputs(folder, engine):
+def test_with_unquantized_weights_only_inputs_are_quantized(folder, engine):
     path = quantize(folder, engine=engine, weights=[{"layers": "*", "bits": 16}])
     file = read_block(path)
     assert file.weights == {}
@@ -180,7 +180,7 @@ def test_unquantized_weights_leave_only_the_inputs(folder, engine):
 
 
 @pytest.mark.parametrize("engine", TRIED)
-def test_nothing_quantized_at_all_is_the_block_itself(folder, engine):
+def test_without_any_quantization_the_block_is_unchanged(folder, engine):
     nothing = [{"layers": "*", "bits": 16}]
     path = quantize(folder, engine=engine, weights=nothing, activations=nothing)
     file = read_block(path)
@@ -191,14 +191,14 @@ def test_nothing_quantized_at_all_is_the_block_itself(folder, engine):
 @pytest.mark.parametrize(
     ("rule", "shape"), [({"policy": "static"}, (1,)), ({"policy": "lut"}, (3,)), ({"policy": "dynamic"}, None)]
 )
-def test_the_policy_decides_what_is_kept_of_the_inputs(folder, rule, shape):
+def test_the_policy_decides_which_input_arrays_are_stored(folder, rule, shape):
     inputs = read_block(quantize(folder, engine="rtn", activations=[{"layers": "*", "bits": 8} | rule])).inputs
     own = {name: layer for name, layer in inputs.items() if "adaLN" not in name}
     assert len(own) == (12 if shape else 0)
     assert all(layer.steps.shape == shape for layer in own.values())
 
 
-def test_a_migration_is_in_the_weights_and_beside_them(folder, weights):
+def test_a_migration_is_in_the_weights_and_stored_beside_them(folder, weights):
     rules = [{"layers": "mm_*", "bits": 8}, {"layers": "*.fc2", "bits": 8, "migration": True}]
     path = quantize(folder, activations=rules)
     file, report = read_block(path), read_report(path)
@@ -212,7 +212,7 @@ def test_a_migration_is_in_the_weights_and_beside_them(folder, weights):
         np.testing.assert_array_equal(file.weights[name].grid.scales, grid.scales)
 
 
-def test_bits_that_a_search_chose_take_the_place_of_the_rules(folder):
+def test_searched_bits_replace_those_of_the_rules(folder):
     """And they are of what the block is made from: others are another block, so are those of no search."""
     layers = {"mm_00.image.mlp.fc1": {"bits": 3, "group_size": 128}, "mm_00.text.adaLN_modulation": {"bits": 5}}
     mixed = folder / "mixed_bits.json"
@@ -232,7 +232,7 @@ def test_bits_that_a_search_chose_take_the_place_of_the_rules(folder):
 
 
 @pytest.mark.parametrize(("bits_per_weight", "searched"), [(4.5, False), (None, True)])
-def test_a_search_is_needed_where_a_size_is_asked_for_and_only_there(folder, bits_per_weight, searched):
+def test_a_search_is_required_with_a_configured_size_and_only_then(folder, bits_per_weight, searched):
     mixed = folder / "mixed_bits.json" if searched else None
     write_json(folder / "mixed_bits.json", FORMAT | {"mixed": {"layers": {}}})
     with pytest.raises(UserError, match=r"--mixed: mixed_bits\.json is needed where bits_per_weight is set"):
@@ -240,7 +240,7 @@ def test_a_search_is_needed_where_a_size_is_asked_for_and_only_there(folder, bit
 
 
 @pytest.mark.parametrize("changes", [{"reconstruction": "separate"}, {"adaround_drop": 0.5}, {"adaround_batch": 1000}])
-def test_other_ways_of_learning_run_to_their_end(folder, changes):
+def test_the_other_settings_of_learning_run_to_the_end(folder, changes):
     report = read_report(quantize(folder, **changes))
     assert len(report["loss"]["values"]) == (12 if "reconstruction" in changes else 6)
 

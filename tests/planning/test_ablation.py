@@ -1,4 +1,4 @@
-"""The ablation: every row is a configuration of its own, and quantizes what its title says."""
+"""The ablation: every row has its own configuration and quantizes what its title says."""
 
 import pytest
 
@@ -48,7 +48,7 @@ def test_a_row_quantizes_what_its_title_says(row, bits):
 
 
 @pytest.mark.parametrize("row", ablation.ROWS)
-def test_grids_are_the_papers(row):
+def test_grids_are_those_of_the_paper(row):
     parameters = plan.select_parameters("optimise_block", complete(row), [])
     rules = block_plan.select_block(parameters, "mm_02")["layers"]
     for name in (QKV, OUT, FC1, FC2):
@@ -73,7 +73,7 @@ def test_one_thing_changes_at_a_time(lower, upper, changed):
     assert {key for key in below if below[key] != above[key]} == {changed}
 
 
-def test_is_an_evaluation_of_its_rows_with_its_own_number_of_pictures():
+def test_the_ablation_is_an_evaluation_of_its_rows_with_its_own_number_of_pictures():
     config = configuration.complete({"ablation_pictures": 64}, SCHEMA)
     changed = ablation.change(config)
     assert {key for key in config if config[key] != changed[key]} == {"evaluation_pictures", "evaluation_variants"}

@@ -1,4 +1,4 @@
-"""What a block's job is made with, and which finished blocks something else made."""
+"""The parameters of a block's job, and conflicts with finished blocks."""
 
 import json
 
@@ -20,7 +20,7 @@ def select(block, **changes):
     return block_plan.select_block(stage_parameters(**changes), block)
 
 
-def test_a_block_has_the_rules_of_its_own_linears():
+def test_a_block_has_the_rules_of_its_linears():
     layers = select("mm_00")["layers"]
     assert len(layers) == 14
     assert all(name.startswith("mm_00.") for name in layers)
@@ -30,7 +30,7 @@ def test_a_block_has_the_rules_of_its_own_linears():
     assert layers["mm_00.image.adaLN_modulation"] == {"weight": weight, "activation": {"bits": 16}}
 
 
-def test_shared_has_the_rules_of_the_layers_of_no_block():
+def test_shared_has_the_rules_of_the_layers_outside_the_blocks():
     parameters = block_plan.select_block(stage_parameters("round_shared"), "shared")
     assert parameters["block"] == "shared"
     assert set(parameters["layers"]) == {name for name in all_names() if not name.startswith("mm_")}
@@ -47,11 +47,11 @@ def test_every_linear_belongs_to_a_block_or_to_shared():
     assert set(block_plan.resolve_layers(stage_parameters())["layers"]) == set(names)
 
 
-def test_the_last_block_has_fewer():
+def test_the_last_block_has_fewer_linears():
     assert len(select("mm_04")["layers"]) == 11
 
 
-def test_the_patterns_do_not_show():
+def test_the_parameters_do_not_contain_patterns():
     narrow = [{"layers": f"{block}.*", "bits": 4} for block in BLOCKS]
     assert select("mm_02", weights=narrow) == select("mm_02", weights=[{"layers": "mm_0?.*", "bits": 4}])
 
@@ -86,7 +86,7 @@ def test_blocks_of_the_same_parameters_do_not_conflict(tmp_path):
     assert find_conflicts(tmp_path) == []
 
 
-def test_nothing_finished_does_not_conflict(tmp_path):
+def test_without_finished_blocks_there_is_no_conflict(tmp_path):
     assert find_conflicts(tmp_path) == []
 
 
@@ -111,7 +111,7 @@ def test_blocks_of_other_parameters_are_named_with_the_difference(tmp_path, chan
     assert "\n" not in conflicts[1]
 
 
-def test_of_rules_the_layer_and_the_value_are_named(tmp_path):
+def test_a_conflict_of_rules_names_the_layer_and_the_value(tmp_path):
     write_finished(tmp_path, "mm_01")
     rules = [*stage_parameters()["weights"], {"layers": "mm_01.text.mlp.fc2", "bits": 6}]
     (conflict,) = find_conflicts(tmp_path, weights=rules)
@@ -155,7 +155,7 @@ def test_the_values_on_a_command_line_give_the_parameters_of_the_block():
         assert block_plan.select_block(parameters, block) == select(block, **config)
 
 
-def test_they_change_with_what_the_block_reads_only():
+def test_they_change_only_with_the_keys_that_the_block_reads():
     config = configuration.complete({}, configuration.load_schema())
     changed = configuration.complete({"weights": RULES[:1] + RULES[2:], "steps": 50}, configuration.load_schema())
     same = configuration.complete({"weights": RULES[:1] + RULES[3:]}, configuration.load_schema())
@@ -185,7 +185,7 @@ def write_sources(results):
         ({"selected_steps": 5}, "gather_calibration (selected_steps: 25 there, 5 in the configuration)"),
     ],
 )
-def test_what_finished_blocks_were_made_from_may_not_change_in_silence(tmp_path, changes, words):
+def test_a_change_of_the_inputs_of_finished_blocks_is_a_conflict(tmp_path, changes, words):
     write_sources(tmp_path)
     assert find_source_conflicts(tmp_path, **changes) == []
     write_finished(tmp_path, "mm_01")

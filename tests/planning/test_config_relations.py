@@ -1,4 +1,4 @@
-"""What keys demand of each other is checked when a run is planned: what planning takes, no job rejects."""
+"""Relations between keys are checked at planning: no job rejects a configuration that planning accepts."""
 
 import re
 from argparse import Namespace
@@ -87,7 +87,7 @@ def run_choices(config, folder):
 
 @settings(max_examples=200, **QUIETLY)
 @given(changes=small)
-def test_what_planning_takes_no_job_rejects(tmp_path_factory, changes):
+def test_no_job_rejects_a_configuration_that_planning_accepts(tmp_path_factory, changes):
     try:
         config = configuration.complete(changes, SCHEMA)
     except ValueError:
@@ -97,7 +97,7 @@ def test_what_planning_takes_no_job_rejects(tmp_path_factory, changes):
 
 @settings(max_examples=300, **QUIETLY)
 @given(changes=small)
-def test_what_a_rejection_says_to_do_ends_it(changes):
+def test_the_cure_of_a_rejection_is_accepted(changes):
     for _ in range(6):
         try:
             configuration.complete(changes, SCHEMA)
@@ -132,20 +132,20 @@ def test_what_a_rejection_says_to_do_ends_it(changes):
         ),
     ],
 )
-def test_relations_that_were_found_by_jobs_are_rejected_at_planning(changes, line):
+def test_conflicts_once_found_by_jobs_are_rejected_at_planning(changes, line):
     with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
         configuration.complete(changes, SCHEMA)
     assert str(caught.value) == line
 
 
-def test_the_fewest_points_are_what_a_block_can_be_split_of():
+def test_a_block_needs_enough_points_to_hold_one_out():
     split_points(np.arange(FEWEST_POINTS), np.ones(FEWEST_POINTS), 0.5, 0)
     with pytest.raises(UserError, match="2 points"):
         split_points(np.arange(FEWEST_POINTS - 1), np.ones(FEWEST_POINTS - 1), 0.5, 0)
 
 
 @pytest.mark.parametrize("model", plan.MODEL_BLOCKS)
-def test_sizes_of_weights_are_those_of_the_models_and_every_group_size_fits_them(model):
+def test_weight_shapes_are_those_of_the_models_and_every_group_size_divides_them(model):
     config = configuration.complete({"model": model} | (UNGUIDED if model in plan.UNGUIDED else {}), SCHEMA)
     shapes, elements = read_shapes(config), count_elements(config)
     assert elements == {name: int(np.prod(shape)) for name, shape in shapes.weights.items()}
@@ -163,7 +163,7 @@ SEARCHED = {
 
 
 @pytest.mark.parametrize("rules", SEARCHED.values(), ids=SEARCHED)
-def test_the_least_size_is_that_of_the_search(rules):
+def test_the_smallest_size_is_that_of_the_search(rules):
     """Of the embedded model: what planning takes is found, and what it rejects is not."""
     config = configuration.complete({"weights": rules}, SCHEMA)
     parameters = plan.select_parameters("search_bits", config, [])
@@ -198,7 +198,7 @@ def test_the_least_size_is_that_of_the_search(rules):
         ("extract_features", {"model": "sd3-medium"}, "inception: the embedded model's classifier cannot judge"),
     ],
 )
-def test_a_stage_with_nothing_to_work_on_is_rejected_where_it_is_asked_for(stage, changes, words):
+def test_a_requested_stage_without_input_is_rejected(stage, changes, words):
     config = configuration.complete(changes, SCHEMA)
     refuse_stage("optimise_block", config)
     with pytest.raises(ValueError, match=rf"^{words}[^\n]+$"):

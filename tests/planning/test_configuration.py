@@ -1,4 +1,4 @@
-"""The configuration: defaults from one schema, and one line for what cannot be meant."""
+"""The configuration: defaults from one schema, and one line for each invalid value."""
 
 from pathlib import Path
 
@@ -54,12 +54,12 @@ def test_each_preset_but_the_default_writes_to_a_folder_of_its_own():
     ("place", "count"),
     [(SCHEMA["properties"]["prompts"]["default"], 256), ("config/prompts/paper.txt", 20)],
 )
-def test_the_prompts_of_the_embedded_model_are_different_ones(place, count):
+def test_the_prompts_of_the_embedded_model_are_distinct(place, count):
     prompts = configuration.read_prompts(Path(place))
     assert len(prompts) == len(set(prompts)) == count
 
 
-def test_the_papers_setting_is_what_the_paper_has():
+def test_the_setting_of_the_paper_is_that_of_the_paper():
     """20 prompts in turn, a block alone after the other, inputs by noise level, and nothing searched or distilled."""
     paper = configuration.complete(read_with_default("paper"), SCHEMA)
     assert [paper[key] for key in ("trajectories", "steps", "selected_steps", "cfg_scale")] == [256, 100, 25, 1.5]
@@ -157,16 +157,16 @@ def test_a_migration_that_cannot_be_learned_is_rejected_in_one_line_with_the_cur
 
 
 @pytest.mark.parametrize("changes", [{}, {"policy": "static"}, {"bits": 16, "policy": "dynamic"}])
-def test_a_migration_that_can_be_learned_is_not(changes):
+def test_a_migration_that_can_be_learned_is_accepted(changes):
     configuration.complete({"activations": [MIGRATING | changes]}, SCHEMA)
 
 
-def test_as_many_points_as_steps_suffice():
+def test_one_point_per_step_suffices():
     few = {"selected_steps": 9, "capture_points": 9, "statistics_points": 5, "statistics_steps": 2}
     assert configuration.complete(few, SCHEMA)["capture_points"] == 9
 
 
-def test_a_rule_gets_the_defaults_it_does_not_name():
+def test_a_rule_gets_defaults_for_missing_keys():
     rules = [{"layers": "mm_*", "bits": 4}, {"layers": "*fc2", "bits": 6, "group_size": "row", "symmetric": True}]
     first, second = configuration.complete({"weights": rules}, SCHEMA)["weights"]
     fields = SCHEMA["properties"]["weights"]["items"]["properties"]
@@ -174,18 +174,18 @@ def test_a_rule_gets_the_defaults_it_does_not_name():
     assert second == rules[1] | {"range": fields["range"]["default"]}
 
 
-def test_of_a_rule_with_16_bits_nothing_else_counts():
+def test_the_other_keys_of_a_rule_with_16_bits_are_ignored():
     rules = [{"layers": "mm_*", "bits": 16}, {"layers": "mm_*", "bits": 16, "group_size": 32, "symmetric": True}]
     first, second = configuration.complete({"weights": rules}, SCHEMA)["weights"]
     assert first == second == rules[0]
 
 
-def test_completing_twice_changes_nothing():
+def test_completing_a_configuration_twice_changes_nothing():
     full = configuration.complete({"activations": [{"layers": "*", "bits": 8}], "adaround_rate": 1}, SCHEMA)
     assert configuration.complete(full, SCHEMA) == full
 
 
-def test_equal_values_are_spelt_alike():
+def test_equal_values_have_one_spelling():
     rules = [{"layers": "*", "bits": 4.0, "group_size": 64.0}]
     written = {"cfg_scale": 3, "steps": 30.0, "results_dir": "out/", "adaround_beta": [20.0, 2], "weights": rules}
     full = configuration.complete(written | {"statistics_steps": 5.0, "adaround_rate": "1e-3"}, SCHEMA)
@@ -195,12 +195,12 @@ def test_equal_values_are_spelt_alike():
 
 
 @pytest.mark.parametrize(("word", "value"), [("true", True), ("false", False), (True, True)])
-def test_true_and_false_may_come_from_a_command_line(word, value):
+def test_booleans_can_be_given_on_the_command_line(word, value):
     assert configuration.complete({"overwrite": word}, SCHEMA)["overwrite"] is value
 
 
 @pytest.mark.parametrize("key", ["weights_from", "use_t5", "height", "width"])
-def test_what_another_model_is_made_of_is_rejected(key):
+def test_keys_of_another_model_are_rejected(key):
     value = configuration.complete({}, SCHEMA)[key]
     with pytest.raises(ValueError, match=f"{key}: the model embedded does not read it") as caught:
         configuration.load({key: value})
@@ -221,7 +221,7 @@ def test_outliers_are_those_of_the_hard_twin_alone():
 @pytest.mark.parametrize(
     "url", ["s3://key:a-secret@bucket/run", "bucket/a-secret", "s3://", "s3:///a-secret", "s3://a b"]
 )
-def test_a_url_that_is_none_or_holds_credentials_is_rejected_and_not_repeated(url):
+def test_an_invalid_url_or_one_with_credentials_is_rejected_and_not_repeated(url):
     with pytest.raises(ValueError, match=r"trajectories_url: .* change it") as caught:
         configuration.complete({"trajectories_url": url}, configuration.load_schema())
     assert "a-secret" not in str(caught.value)

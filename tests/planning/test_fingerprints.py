@@ -1,4 +1,4 @@
-"""The parameters of every stage under the shipped presets: results of before stay valid unless a stage says otherwise.
+"""The parameters of every stage under the presets are unchanged, so that earlier results stay valid.
 
 A fingerprint changes with a stage's version, its keys, and their values. `fingerprints.json` has those of now; after a
 change that is meant, `python -m tests.planning.test_fingerprints` writes it anew.
@@ -31,7 +31,7 @@ def fingerprint_preset(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_parameters_of_every_stage_are_those_of_before(name):
+def test_the_parameters_of_every_stage_are_unchanged(name):
     assert fingerprint_preset(name) == read_plain_json(KNOWN)[name]
 
 

@@ -1,4 +1,4 @@
-"""What stops a run before its first job, in one place for the rules."""
+"""The checks that can stop a run before its first job."""
 
 import os
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_other_weights_are_named_with_the_cure(config, tmp_path):
     assert list(guard.find_other_weights(config)) == []  # the embedded model's come with the project
 
 
-def test_results_of_the_future_are_named(config, tmp_path):
+def test_results_dated_in_the_future_are_named(config, tmp_path):
     (tmp_path / "results" / "fid.json").touch()
     os.utime(tmp_path / "results" / "fid.json", (NOW + 3600, NOW + 3600))
     (line,) = guard.find_wrong_dates(config, NOW)

@@ -1,4 +1,4 @@
-"""The ladder: every rung is a configuration of its own, and differs from its neighbour in what it says."""
+"""The ladder: every rung has its own configuration and differs from its neighbour by what its title says."""
 
 import pytest
 
@@ -22,31 +22,31 @@ def test_a_rung_changes_known_keys_to_valid_values(rung):
     assert complete(rung).keys() == configuration.complete({}, SCHEMA).keys()
 
 
-def test_what_a_rung_does_not_name_is_the_configurations():
+def test_keys_that_a_rung_does_not_name_follow_the_configuration():
     assert complete("w4a8_joint", adaround_iterations=7)["adaround_iterations"] == 7
 
 
-def test_full_precision_rounds_nothing():
+def test_full_precision_quantizes_nothing():
     for layer in ("mm_02.image.mlp.fc2", "mm_02.text.adaLN_modulation"):
         assert resolve(ladder.FULL_PRECISION, layer) == {"weight": {"bits": 16}, "activation": {"bits": 16}}
 
 
 @pytest.mark.parametrize(("rung", "group_size"), [("row", "row"), ("g128", 128), ("g64", 64), ("g32", 32)])
-def test_weights_alone_by_group_size(rung, group_size):
+def test_some_rungs_quantize_weights_only_by_group_size(rung, group_size):
     rules = resolve(f"w4a16_rtn_{rung}", "mm_00.image.attn.q_proj")
     assert (rules["weight"]["bits"], rules["weight"]["group_size"]) == (4, group_size)
     assert rules["activation"] == {"bits": 16}
 
 
 @pytest.mark.parametrize(("rung", "policy"), [("static", "static"), ("sigma", "lut"), ("dynamic", "dynamic")])
-def test_activations_by_policy_on_the_same_weights(rung, policy):
+def test_some_rungs_change_the_policy_on_the_same_weights(rung, policy):
     rules = resolve(f"w4a8_rtn_{rung}", "mm_00.image.mlp.fc2")
     assert rules["activation"]["policy"] == policy
     assert not rules["activation"]["shift"]
     assert rules["weight"] == resolve("w4a16_rtn_g64", "mm_00.image.mlp.fc2")["weight"]
 
 
-def test_inputs_by_groups_of_channels():
+def test_some_rungs_quantize_inputs_in_groups_of_channels():
     groups, tokens = (
         resolve(f"w4a8_rtn_{name}", "mm_00.image.mlp.fc2")["activation"] for name in ("groups", "dynamic")
     )
@@ -54,7 +54,7 @@ def test_inputs_by_groups_of_channels():
     assert tokens["group_size"] == "token"
 
 
-def test_adaln_layers_of_four_bits():
+def test_some_rungs_have_4_bits_in_adaln_layers():
     for rung, bits in (("w4a16_rtn_g64", 8), ("w4a16_adaln4_rtn", 4), ("w4a16_adaln4_gptq", 4), ("w4a16_gptq", 8)):
         assert resolve(rung, "mm_02.text.adaLN_modulation")["weight"]["bits"] == bits
         assert resolve(rung, "mm_02.text.mlp.fc1")["weight"]["bits"] == 4

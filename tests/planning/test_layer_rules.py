@@ -1,4 +1,4 @@
-"""The last rule whose pattern matches a layer holds."""
+"""The last rule whose pattern matches a layer applies."""
 
 from taqmlx.planning.layer_rules import find_rule
 
@@ -9,15 +9,15 @@ RULES = [
 ]
 
 
-def test_the_last_match_holds():
+def test_the_last_match_applies():
     assert find_rule(RULES, "mm_00.image.mlp.fc1") == {"bits": 4, "group_size": 64}
     assert find_rule(RULES, "mm_00.image.mlp.fc2") == {"bits": 8, "group_size": 32}
     assert find_rule(RULES, "mm_03.text.mlp.fc2") == {"bits": 16}
 
 
-def test_what_no_rule_names_is_left_alone():
+def test_a_layer_without_a_rule_is_not_quantized():
     assert find_rule(RULES, "context_embedder") == {"bits": 16}
 
 
-def test_patterns_mind_capitals():
+def test_patterns_are_case_sensitive():
     assert find_rule(RULES, "MM_00.image.mlp.fc1") == {"bits": 16}

@@ -19,7 +19,7 @@ def list_module_paths(model):
 
 
 @pytest.mark.parametrize(("depths", "count"), [((24, 0), 285), ((38, 0), 453), ((19, 38), 456)])
-def test_the_released_models_have_so_many_quantizable_linears(depths, count):
+def test_the_released_models_have_the_published_number_of_quantizable_linears(depths, count):
     """Stable Diffusion 3 Medium, 3.5 Large and FLUX.1-schnell."""
     assert len(list_block_linears(*depths)) == count
 
@@ -37,7 +37,7 @@ def test_every_linear_of_sd3_medium_is_named_once(sd3_medium):
     assert len({layer.name for layer in layers}) == len(layers)
 
 
-def test_quantizable_linears_are_among_all():
+def test_quantizable_linears_are_a_subset_of_all():
     assert set(list_block_linears(5)) < set(list_linears(5))
 
 
@@ -53,18 +53,18 @@ def test_names_are_those_of_the_streams():
     assert (layer.block, layer.stream, layer.role, layer.input) == ("mm_00", "image", "qkv", "mm_00.image.attn.qkv")
 
 
-def test_query_key_and_value_read_one_activation():
+def test_query_key_and_value_share_one_input():
     layers = [layer for layer in list_block_linears(1) if layer.role == "qkv" and layer.stream == "image"]
     assert [layer.name.rsplit(".", 1)[1] for layer in layers] == ["q_proj", "k_proj", "v_proj"]
     assert {layer.input for layer in layers} == {"mm_00.image.attn.qkv"}
 
 
-def test_other_quantizable_linears_read_an_activation_of_their_own():
+def test_other_quantizable_linears_have_their_own_input():
     layers = [layer for layer in list_block_linears(3) if layer.role != "qkv"]
     assert all(layer.input == layer.name for layer in layers)
 
 
-def test_all_adaln_linears_read_the_modulation():
+def test_all_adaln_linears_share_the_modulation_input():
     layers = [layer for layer in list_linears(3) if layer.role == "adaLN"]
     assert len(layers) == 7
     assert {layer.input for layer in layers} == {"modulation"}
@@ -75,13 +75,13 @@ def test_the_last_text_stream_ends_at_the_attention():
     assert text == ["qkv", "qkv", "qkv"]
 
 
-def test_with_unified_blocks_every_multimodal_block_is_whole():
+def test_with_unified_blocks_every_multimodal_block_has_both_streams():
     layers = list_block_linears(2, 3)
     assert len(layers) == 2 * 12 + 3 * 6
     assert layers[-1].name == "uni_02.unified.mlp.fc2"
     assert layers[-1].path == "unified_transformer_blocks.2.transformer_block.mlp.fc2"
 
 
-def test_the_mlp_of_a_unified_block_reads_what_its_attention_reads():
+def test_the_mlp_and_the_attention_of_a_unified_block_share_one_input():
     layers = [layer for layer in list_block_linears(0, 1) if layer.input == "uni_00.unified.attn.qkv"]
     assert [layer.role for layer in layers] == ["qkv", "qkv", "qkv", "fc1"]

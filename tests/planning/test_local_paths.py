@@ -1,4 +1,4 @@
-"""Where the user's files are reaches workers through their environment, and nothing else."""
+"""Local paths are passed to workers through their environment only."""
 
 from taqmlx.planning import configuration, local_paths
 
@@ -7,11 +7,11 @@ def complete(**changes):
     return configuration.complete(changes, configuration.load_schema())
 
 
-def test_the_embedded_model_needs_none():
+def test_the_embedded_model_needs_no_local_path():
     assert local_paths.list_places(complete()) == {}
 
 
-def test_every_file_named_is_told():
+def test_every_configured_path_is_passed():
     told = local_paths.list_places(
         complete(
             model="sd3-medium",
@@ -27,7 +27,7 @@ def test_every_file_named_is_told():
     }
 
 
-def test_the_environment_comes_before_the_name_in_the_parameters(monkeypatch):
+def test_the_environment_has_priority_over_the_name_in_the_parameters(monkeypatch):
     named = {"path": "i.pth", "sha256": "ab"}
     assert local_paths.find_place("inception", named) == named
     monkeypatch.setenv("WORKFLOW_INCEPTION", "/home/me/i.pth")

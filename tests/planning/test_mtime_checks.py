@@ -1,4 +1,4 @@
-"""Finished work is neither made again nor deleted for a date alone."""
+"""Finished work is neither remade nor deleted because of its modification time alone."""
 
 import os
 import shlex
@@ -30,15 +30,15 @@ def results(tmp_path):
     return tmp_path
 
 
-def test_shards_younger_than_the_encodings_are_fine(results):
+def test_shards_newer_than_the_encodings_are_accepted(results):
     assert list(find_outdated_shards(results)) == []
 
 
-def test_nothing_finished_is_fine(tmp_path):
+def test_an_empty_folder_is_accepted(tmp_path):
     assert list(find_outdated_shards(tmp_path)) == []
 
 
-def test_an_older_shard_is_named_with_what_keeps_it(results):
+def test_an_older_shard_is_named_with_the_command_that_keeps_it(results):
     os.utime(results / "trajectories.zarr" / "001" / MARK, (NOW - 9, NOW - 9))
     (line,) = find_outdated_shards(results)
     assert f"is newer than {results / 'trajectories.zarr' / '001'}, which was made from it" in line
@@ -47,17 +47,17 @@ def test_an_older_shard_is_named_with_what_keeps_it(results):
     assert [name for name in find_outdated_shards(results) if "000" in name] == []
 
 
-def test_what_snakemake_compares_by_content_needs_no_date(results):
+def test_files_that_snakemake_compares_by_content_need_no_date(results):
     (results / "conditioning.safetensors").write_bytes(bytes(COMPARED))
     assert list(find_outdated_shards(results)) == []
 
 
-def test_results_of_the_past_are_fine(results):
+def test_results_dated_in_the_past_are_accepted(results):
     assert list(find_future(results, NOW + 3)) == []
     assert list(find_future(results / "missing", NOW)) == []
 
 
-def test_clocks_that_differ_by_seconds_are_fine(results):
+def test_clocks_that_differ_by_seconds_are_accepted(results):
     assert list(find_future(results, NOW + 2 - SLACK)) == []
 
 
@@ -73,6 +73,6 @@ def test_a_result_dated_in_the_future_is_named_with_the_command_that_resets_its_
     assert (results / name).stat().st_mtime == NOW
 
 
-def test_a_link_that_leads_nowhere_has_no_date(results):
+def test_a_broken_link_has_no_date(results):
     (results / "link").symlink_to("nowhere")
     assert list(find_future(results, NOW + 3)) == []

@@ -1,4 +1,4 @@
-"""What lies at a configuration's paths is looked at when a run is planned, and said in one line."""
+"""The paths of a configuration are checked at planning, with one line per fault."""
 
 import os
 import subprocess
@@ -63,14 +63,14 @@ def open_folder():
     ],
     ids=["link", "loop", "file", "pipe"],
 )
-def test_results_go_to_a_folder(make, words, below, tmp_path):
+def test_results_are_written_to_a_folder(make, words, below, tmp_path):
     make(tmp_path / "x")
     line = refuse(results_dir=str(tmp_path / "x" / below))
     assert line.startswith(f"results_dir: {tmp_path / 'x'} ")
     assert words in line
 
 
-def test_results_may_lie_behind_a_link_and_in_a_folder_to_be_made(tmp_path):
+def test_the_results_folder_may_be_a_link_or_not_exist_yet(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "x").symlink_to("disk")
     for results in (tmp_path / "x", tmp_path / "x" / "new" / "er", tmp_path / "disk"):
@@ -79,7 +79,7 @@ def test_results_may_lie_behind_a_link_and_in_a_folder_to_be_made(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["trajectories.zarr", "quant_config.json"])
-def test_a_link_to_nowhere_among_the_results_is_named(name, tmp_path):
+def test_a_broken_link_among_the_results_is_named(name, tmp_path):
     (tmp_path / name).symlink_to("/mnt/unmounted")
     line = refuse(results_dir=str(tmp_path))
     assert line == f"results_dir: {tmp_path / name} is a link to /mnt/unmounted, which cannot be reached;" + (
@@ -87,7 +87,7 @@ def test_a_link_to_nowhere_among_the_results_is_named(name, tmp_path):
     )
 
 
-def test_a_file_in_a_folders_place_among_the_results_is_named(tmp_path):
+def test_a_file_instead_of_a_folder_among_the_results_is_named(tmp_path):
     (tmp_path / "params").touch()
     assert f"{tmp_path / 'params'} is not a folder" in refuse(results_dir=str(tmp_path))
 
@@ -96,7 +96,7 @@ def test_a_file_in_a_folders_place_among_the_results_is_named(tmp_path):
     ("mode", "words"), [(0o555, "is not writable; change its permissions"), (0o333, "is not readable; fix that")]
 )
 @pytest.mark.parametrize("below", ["", "new"])
-def test_results_that_may_not_be_read_or_written_are_rejected(mode, words, below, open_folder):
+def test_a_results_folder_without_permissions_is_rejected(mode, words, below, open_folder):
     place = open_folder / "x"
     place.mkdir()
     place.chmod(mode)
@@ -104,7 +104,7 @@ def test_results_that_may_not_be_read_or_written_are_rejected(mode, words, below
     assert line.startswith(f"results_dir: {place} {words}")
 
 
-def test_a_result_that_may_not_be_read_is_named(open_folder):
+def test_an_unreadable_result_is_named(open_folder):
     open_folder.chmod(0o777)
     (open_folder / "adaround").mkdir()
     assert call_as_nobody(lambda: path_checks.refuse_results(open_folder)) == ""
@@ -114,7 +114,7 @@ def test_a_result_that_may_not_be_read_is_named(open_folder):
 
 
 @pytest.mark.parametrize("key", ["prompts", "evaluation_prompts"])
-def test_files_of_prompts_are_looked_at(key, tmp_path):
+def test_prompt_files_are_checked(key, tmp_path):
     (tmp_path / "x.txt").symlink_to("/mnt/unmounted/x.txt")
     line = refuse(**{key: str(tmp_path / "x.txt")})
     assert line.startswith(
@@ -125,7 +125,7 @@ def test_files_of_prompts_are_looked_at(key, tmp_path):
     )
 
 
-def test_a_file_of_prompts_that_may_not_be_read_is_said_so(open_folder):
+def test_an_unreadable_prompt_file_is_named(open_folder):
     path = open_folder / "x.txt"
     path.write_text("a red circle\n")
     path.chmod(0)
@@ -158,13 +158,13 @@ class TestReferences:
         (folder / "d.jpeg").touch()
         configuration.load({"reference_pictures": str(folder)})
 
-    def test_as_many_are_needed_as_can_be_compared(self):
+    def test_reference_pictures_need_the_smallest_comparable_number(self):
         assert path_checks.FEWEST_PICTURES == FEWEST
         assert READABLE == path_checks.PICTURES
 
 
 @pytest.mark.parametrize("key", ["inception", "lpips", "clip"])
-def test_weights_of_judges_have_to_be_there(key, tmp_path):
+def test_weights_of_feature_networks_must_exist(key, tmp_path):
     value = str(tmp_path / "none") if key == "clip" else {"path": str(tmp_path / "none"), "sha256": "0" * 64}
     wanted = "folder" if key == "clip" else "file"
     assert (
@@ -177,31 +177,31 @@ class TestWeights:
     def refuse(self, weights_from, model="sd3-medium"):
         return refuse(model=model, weights_from=str(weights_from))
 
-    def test_the_repositories_are_those_that_are_known(self):
+    def test_the_repositories_are_the_known_ones(self):
         assert set(path_checks.REPOSITORIES.values()) == set(TITLES)
 
-    def test_weights_that_are_nowhere_are_rejected(self, tmp_path):
+    def test_missing_weights_are_rejected(self, tmp_path):
         (tmp_path / "link").symlink_to("/mnt/unmounted")
         assert f"weights_from: there is no {tmp_path / 'none'}; name a folder" in self.refuse(tmp_path / "none")
         assert "which cannot be reached" in self.refuse(tmp_path / "link")
         assert "which cannot be reached" in self.refuse(tmp_path / "link" / "sd3")
 
-    def test_the_home_of_an_unknown_user_is_nowhere(self):
+    def test_the_home_of_an_unknown_user_does_not_exist(self):
         assert "there is no ~nobody-of-this-name/sd3" in self.refuse("~nobody-of-this-name/sd3")
 
-    def test_another_models_repository_is_rejected_with_the_right_one(self):
+    def test_the_repository_of_another_model_is_rejected_with_the_correct_one(self):
         own, other = path_checks.REPOSITORIES["sd3-medium"], path_checks.REPOSITORIES["flux-schnell"]
         assert self.refuse(other).endswith(f"set it to {own}")
         assert "there is no someone/else; name" in self.refuse("someone/else")
 
-    def test_what_is_there_is_left_to_the_job_that_reads_it(self, tmp_path):
+    def test_the_content_of_an_existing_path_is_checked_by_its_job(self, tmp_path):
         for weights_from in (tmp_path, path_checks.REPOSITORIES["sd3-medium"], None):
             configuration.load({"model": "sd3-medium", "weights_from": weights_from and str(weights_from)})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("quant_config",), ("quant_config", "-n"), ("report", "--forceall", "-n")])
-def test_a_disk_that_is_not_there_is_one_line_of_snakemakes_and_nothing_is_made(arguments, tmp_path):
+def test_a_missing_disk_stops_snakemake_with_one_line_and_no_output(arguments, tmp_path):
     (tmp_path / "x").symlink_to(tmp_path / "unmounted")
     command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--config", f"results_dir={tmp_path}/x"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -1,4 +1,4 @@
-"""Files and JSON that anyone may have written: what is read, and what is rejected in a few words."""
+"""Untrusted files and JSON: what is accepted, and what is rejected in a few words."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import pytest
 from taqmlx.planning.plain_files import DEEPEST_JSON, open_plain, parse_json, read_plain, read_plain_json
 
 
-def test_a_plain_file_is_read_whole(tmp_path):
+def test_a_plain_file_is_read_completely(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     (tmp_path / "link").symlink_to(tmp_path / "x")
     assert read_plain(tmp_path / "x") == read_plain(tmp_path / "link", 3) == b"abc"
@@ -31,7 +31,7 @@ def test_a_pipe_a_folder_and_a_device_are_rejected_at_once(make, tmp_path):
 @pytest.mark.parametrize(
     "value", [None, 1, -(2**63), 2**63 - 1, 0.5, "été", [], {"a": [1, {"b": "c"}]}, [[1.0] * 9] * 9]
 )
-def test_values_come_back(value):
+def test_values_are_read_as_written(value):
     assert parse_json(json.dumps(value)) == parse_json(json.dumps(value).encode()) == value
 
 
@@ -39,7 +39,7 @@ def nest(levels):
     return "[" * levels + "]" * levels
 
 
-def test_nesting_has_a_bound():
+def test_the_depth_of_nesting_is_bounded():
     parse_json(nest(DEEPEST_JSON))
     for levels in (DEEPEST_JSON + 2, 900, 100_000):
         with pytest.raises(ValueError, match="nested more than"):
@@ -60,6 +60,6 @@ def test_nesting_has_a_bound():
         ('{"\\udfff": 1}', "lone surrogate"),
     ],
 )
-def test_what_no_writer_of_ours_leaves_is_rejected(text, words):
+def test_content_that_no_writer_of_the_project_makes_is_rejected(text, words):
     with pytest.raises(ValueError, match=words):
         parse_json(text)

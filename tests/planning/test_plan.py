@@ -1,4 +1,4 @@
-"""The plan: parameters, shards, names, and what conflicts with finished work."""
+"""The plan: parameters, shards, names, and conflicts with finished work."""
 
 import json
 import re
@@ -43,11 +43,11 @@ def test_a_shard_may_cover_a_run_of_prompts():
     assert plan.select_shard(parameters, "001")["rows"] == [[2, 2], [5, 2]]
 
 
-def test_prompts_beyond_the_trajectories_take_no_part():
+def test_prompts_beyond_the_number_of_trajectories_are_ignored():
     assert plan.list_shards(shard_parameters(trajectories=2)) == ["000", "001"]
 
 
-def test_a_stage_reads_its_own_keys_only():
+def test_a_stage_reads_only_its_own_keys():
     config = CONFIG | {"weights": [], "activations": [], "bits_per_weight": None}
     assert "steps" not in plan.select_parameters("pack_weights", config, PROMPTS)
     assert plan.select_parameters("encode_prompts", config, PROMPTS)["prompts"] == PROMPTS
@@ -61,7 +61,7 @@ def test_a_stage_reads_its_own_keys_only():
         ("adaround", ("gptq_damping", "adaround_rate", "reconstruction", "adaround_start"), ()),
     ],
 )
-def test_a_block_reads_the_keys_of_its_engine_only(engine, read, not_read):
+def test_a_block_reads_only_the_keys_of_its_engine(engine, read, not_read):
     keys = plan.list_keys("optimise_block", {"engine": engine, "model": "embedded"})
     assert set(read) <= set(keys)
     assert not set(not_read) & set(keys)
@@ -76,7 +76,7 @@ def test_every_key_of_the_configuration_is_read_by_a_stage_or_by_the_planning():
     assert config.keys() - read == unread
 
 
-def test_only_stages_that_load_a_model_read_what_it_is_made_of_and_only_if_it_is_theirs():
+def test_only_stages_that_load_a_model_read_its_keys():
     made_of = {"use_t5", "height", "width"}
     for stage in plan.STAGES.keys() - {"fetch_weights"}:
         of = {model: set(plan.list_keys(stage, {"model": model, "engine": "rtn"})) for model in plan.MODEL_BLOCKS}
@@ -110,7 +110,7 @@ def test_the_values_of_a_stage_on_a_command_line_suffice_for_its_parameters(stag
         ),
     ],
 )
-def test_no_parameter_has_a_place_of_this_machine(stage, key, place, named):
+def test_no_parameter_contains_a_local_path(stage, key, place, named):
     config = configuration.complete({}, configuration.load_schema()) | {key: place}
     assert plan.select_parameters(stage, config, PROMPTS)[key] == named
     values = json.loads(plan.encode_values(stage, config))
@@ -118,7 +118,7 @@ def test_no_parameter_has_a_place_of_this_machine(stage, key, place, named):
     assert plan.select_parameters(stage, values, PROMPTS)[key] == named
 
 
-def test_where_the_weights_are_is_no_parameter():
+def test_the_location_of_the_weights_is_not_a_parameter():
     config = configuration.complete({"model": "sd3-medium"}, configuration.load_schema())
     moved = config | {"weights_from": "/home/me/sd3"}
     for stage in plan.STAGES:
@@ -140,7 +140,7 @@ def test_fingerprints_follow_values_not_their_order():
 @pytest.mark.parametrize(
     ("url", "store"), [(None, "results/a/trajectories.zarr"), ("s3://bucket/run/", "s3://bucket/run")]
 )
-def test_shards_lie_in_the_results_or_at_a_url(url, store):
+def test_shards_are_in_the_results_or_at_a_url(url, store):
     assert plan.place_store({"results_dir": "results/a", "trajectories_url": url}) == store
 
 
@@ -184,7 +184,7 @@ def test_blocks_are_numbered_by_kind():
     assert plan.list_blocks("embedded") == ["mm_00", "mm_01", "mm_02", "mm_03", "mm_04"]
 
 
-def test_the_layers_of_no_block_are_quantized_by_a_job_of_their_own():
+def test_the_layers_outside_the_blocks_are_quantized_by_their_own_job():
     assert plan.list_units("embedded") == [*plan.list_blocks("embedded"), "shared"]
     stages = [plan.name_stage(unit) for unit in ("mm_00", "uni_00", "shared", "distilled")]
     assert stages == ["optimise_block", "optimise_block", "round_shared", "distil"]

@@ -1,4 +1,4 @@
-"""The prompts of a file: what counts as one, in which formats, and what is rejected with its line."""
+"""Prompt files: supported formats, the prompts in them, and rejections by line."""
 
 import csv
 import json
@@ -47,34 +47,34 @@ class TestPlaces:
         with pytest.raises(ValueError, match=r"cannot read .*x\.txt \(No such file or directory\); name a file"):
             read_prompts(tmp_path / "x.txt")
 
-    def test_a_link_to_nowhere_is_told_from_a_missing_file(self, tmp_path):
+    def test_a_broken_link_is_distinguished_from_a_missing_file(self, tmp_path):
         (tmp_path / "x.txt").symlink_to("/mnt/disk/x.txt")
         with pytest.raises(ValueError, match=r"x\.txt is a link to /mnt/disk/x\.txt, which cannot be reached"):
             read_prompts(tmp_path / "x.txt")
 
-    def test_a_folder_is_no_file(self, tmp_path):
+    def test_a_folder_is_rejected(self, tmp_path):
         with pytest.raises(ValueError, match="it is not a regular file"):
             read_prompts(tmp_path)
 
-    def test_a_path_through_a_file_is_said_so(self, tmp_path):
+    def test_a_path_through_a_file_is_named(self, tmp_path):
         (tmp_path / "x").touch()
         with pytest.raises(ValueError, match=r"\(.*/x is not a folder\)"):
             read_prompts(tmp_path / "x" / "y.txt")
 
 
 class TestTables:
-    def test_prompts_come_from_the_prompt_or_caption_column(self, read):
+    def test_prompts_are_in_the_prompt_or_caption_column(self, read):
         text = '\ufeffid,Caption\n1,"a red, ""round"" circle"\n2,\n3,"two\nlines"\n'
         assert read("captions.CSV", text) == ['a red, "round" circle', "two lines"]
         assert read("x.csv", "caption,prompt\nno,yes\n") == ["yes"]
 
     @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-    def test_the_delimiter_is_the_one_of_the_first_row(self, read, delimiter):
+    def test_the_delimiter_is_that_of_the_first_row(self, read, delimiter):
         rows = [["id", "Prompt"], ["1", "a red circle"], ["2", "a, b; c\td"]]
         text = "".join(delimiter.join(f'"{cell}"' if len(cell) > 6 else cell for cell in row) + "\n" for row in rows)
         assert read("x.csv", text) == ["a red circle", "a, b; c d"]
 
-    def test_the_parti_prompts_are_read_as_they_are(self, read):
+    def test_the_parti_prompts_table_is_accepted(self, read):
         text = (
             "Prompt\tCategory\tChallenge\tNote\n"
             "bond\tAbstract\tBasic\tBiology-inspired concepts with multiple meanings\n"
@@ -89,10 +89,10 @@ class TestTables:
             '"G I G G L E" painted in thick letters',
         ]
 
-    def test_quotes_around_a_cell_with_a_tab_are_around_it(self, read):
+    def test_quotes_enclose_a_cell_with_a_tab(self, read):
         assert read("x.tsv", 'prompt\tnote\n"a red\tcircle"\tx\n') == ["a red circle"]
 
-    def test_quotes_that_may_belong_to_a_cell_or_not_are_rejected(self, refuse):
+    def test_ambiguous_quotes_are_rejected(self, refuse):
         line = refuse("x.tsv", 'prompt\tnote\nhello\tx\n"hello"\tx\n')
         assert line.endswith("line 3: quotes around a cell may belong to it or not; save the table as CSV")
 
@@ -118,7 +118,7 @@ class TestTables:
             ("", "has no row with a column prompt or caption"),
         ],
     )
-    def test_a_row_that_is_not_what_it_seems_is_rejected_by_its_line(self, refuse, text, words):
+    def test_a_malformed_row_is_rejected_by_its_line(self, refuse, text, words):
         assert words in refuse("prompts.csv", text)
 
     def test_a_row_of_a_megabyte_is_rejected_by_its_line(self, refuse):
@@ -133,16 +133,16 @@ class TestTables:
 
 class TestJson:
     @pytest.mark.parametrize("key", ["prompt", "Prompt", "caption", "text"])
-    def test_lists_of_texts_and_of_objects_are_read(self, read, key):
+    def test_lists_of_strings_and_of_objects_are_accepted(self, read, key):
         objects = [{"id": 1, key: "a red, round circle"}, {key: "two\nlines"}]
         assert read("x.json", json.dumps(["a", "", " b "])) == ["a", "b"]
         assert read("x.json", json.dumps(objects)) == ["a red, round circle", "two lines"]
 
     @pytest.mark.parametrize("name", ["x.jsonl", "x.ndjson", "x.json"])
-    def test_json_lines_are_read_by_either_name(self, read, name):
+    def test_json_lines_are_accepted_under_both_suffixes(self, read, name):
         assert read(name, '{"tag": "one", "prompt": "a"}\n\n{"prompt": "b"}\n') == ["a", "b"]
 
-    def test_of_several_keys_the_prompt_holds(self, read):
+    def test_the_key_prompt_has_priority(self, read):
         assert read("x.json", '[{"text": "no", "prompt": "yes"}]') == ["yes"]
 
     @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ class TestJson:
             ("x.json", "[]", "has no prompt"),
         ],
     )
-    def test_what_has_no_prompt_is_rejected_by_its_place(self, refuse, name, text, words):
+    def test_an_item_without_a_prompt_is_rejected_by_its_position(self, refuse, name, text, words):
         assert words in refuse(name, text)
 
 
@@ -176,13 +176,13 @@ class TestOtherNames:
             ('{"prompt": "a"}\n{"prompt": "b"}\n', ".jsonl"),
         ],
     )
-    def test_tables_and_json_by_the_name_of_text_are_rejected_with_a_better_name(self, refuse, text, suffix):
+    def test_tables_and_json_with_a_text_suffix_are_rejected_with_the_correct_suffix(self, refuse, text, suffix):
         assert f"rename it to prompts{suffix}" in refuse("prompts.txt", text)
 
     @pytest.mark.parametrize("text", ["[a] red circle\n", "{a} red circle\n", "neon sign, text, dark\n", "42\n"])
-    def test_prompts_that_only_look_alike_are_read(self, read, text):
+    def test_prompts_that_look_like_another_format_are_accepted(self, read, text):
         assert read("prompts.txt", text) == [text.strip()]
 
     @pytest.mark.parametrize("name", ["x.yaml", "x.md", "x.parquet", "x.XLSX"])
-    def test_formats_that_are_not_read_are_rejected_by_name(self, refuse, name):
+    def test_unsupported_formats_are_rejected_by_name(self, refuse, name):
         assert "has an unsupported format; save it as one prompt per line (.txt)" in refuse(name, "- a red circle\n")

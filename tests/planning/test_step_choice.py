@@ -1,11 +1,11 @@
-"""Which of the selected steps the statistics observe."""
+"""The selected timesteps that the statistics observe."""
 
 import pytest
 
 from taqmlx.planning.step_choice import choose_steps
 
 
-def test_the_dense_middle_choice_of_fifty_steps():
+def test_the_key_selection_of_50_steps_is_denser_in_the_middle():
     expected = [0, 5, 10, 12, 15, 16, 19, 22, 25, 28, 31, 33, 37, 38, 43, 48, 49]
     assert choose_steps("key", range(50)) == expected
 
@@ -18,7 +18,7 @@ def test_a_stride_keeps_the_last_step(choice, expected):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 25])
-def test_the_dense_middle_choice_of_few_steps_stays_among_them(n):
+def test_the_key_selection_of_few_steps_is_a_subset(n):
     chosen = choose_steps("key", range(n))
     assert chosen[0] == 0
     assert chosen[-1] == n - 1

@@ -1,4 +1,4 @@
-"""Other weights are noticed at a glance, wherever they lie."""
+"""Changed weights are detected cheaply, wherever they are stored."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def record(tmp_path):
     return path
 
 
-def test_the_same_weights_elsewhere_are_the_same(record, tmp_path):
+def test_equal_weights_elsewhere_are_accepted(record, tmp_path):
     (tmp_path / "weights").rename(tmp_path / "moved")
     assert list(find_other_weights(record, str(tmp_path / "moved"))) == []
     assert list(find_other_weights(record, str(tmp_path / "moved" / "a.safetensors"))) == []
@@ -43,7 +43,7 @@ def test_other_shards_are_named(record, tmp_path):
     assert line.startswith(f"{parts['a.safetensors']} is not the file that")
 
 
-def test_a_small_file_is_read_whole(tmp_path):
+def test_a_small_file_is_read_completely(tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_bytes(b"ab")
     other.write_bytes(b"ac")
@@ -51,7 +51,7 @@ def test_a_small_file_is_read_whole(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
-def test_no_record_and_a_repository_say_nothing(tmp_path, record, content):
+def test_without_a_record_or_with_a_repository_nothing_is_checked(tmp_path, record, content):
     assert list(find_other_weights(tmp_path / "absent.json", str(tmp_path))) == []
     assert list(find_other_weights(record, "somebody/weights")) == []
     record.write_text(content)

@@ -1,4 +1,4 @@
-"""Whether a figure can be read, by the boxes its renderer gives."""
+"""Readability checks of a figure by the boxes of its renderer."""
 
 from itertools import combinations
 

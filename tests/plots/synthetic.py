@@ -1,4 +1,4 @@
-"""Files and values of a model of any depth, as the stages before the plots write them."""
+"""Input files of the plots for a model of any depth."""
 
 import numpy as np
 

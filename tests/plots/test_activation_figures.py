@@ -1,4 +1,4 @@
-"""Figures of the activations show the values they are given."""
+"""Activation figures show the values they are given."""
 
 import numpy as np
 import pytest
@@ -18,19 +18,19 @@ def test_a_snapshot_has_a_bar_for_every_input_at_its_step():
     np.testing.assert_allclose(sorted(inside + outside), sorted(values[2] for values in ABSMAX.values()))
 
 
-def test_the_title_names_the_step_that_stands_for_another():
+def test_the_title_names_the_step_shown_instead_of_another():
     assert snapshots.name_snapshot(STEPS, SIGMAS, 8).endswith(f"at step 8, sigma {SIGMAS[1]:.3g}")
     assert "at step 24" in snapshots.name_snapshot(STEPS, SIGMAS, 25)
     assert "nearest observed to step 25" in snapshots.name_snapshot(STEPS, SIGMAS, 25)
 
 
-def test_a_bar_that_hides_the_others_makes_the_axis_logarithmic():
+def test_a_dominant_bar_makes_the_axis_logarithmic():
     assert snapshots.choose_scale([1, 2, 3, 200]) == "log"
     assert snapshots.choose_scale([1, 2, 3, 40]) == "linear"
     assert snapshots.choose_scale([]) == "linear"
 
 
-def test_the_largest_inputs_come_first_and_noise_falls_to_the_right():
+def test_the_largest_inputs_come_first_and_noise_decreases_to_the_right():
     figure = over_sigma.draw_largest(SIGMAS, ABSMAX)
     peaks = [max(line.get_ydata()) for line in figure.axes[0].lines]
     assert peaks == sorted((max(values) for values in INSIDE), reverse=True)[: len(peaks)]
@@ -38,7 +38,7 @@ def test_the_largest_inputs_come_first_and_noise_falls_to_the_right():
     assert left > right
 
 
-def test_the_most_variable_inputs_are_drawn_relative_to_their_smallest():
+def test_the_most_variable_inputs_are_drawn_relative_to_their_minimum():
     figure = over_sigma.draw_most_variable(SIGMAS, ABSMAX)
     ratios = sorted((max(values) / min(values) for values in INSIDE), reverse=True)
     drawn = [max(line.get_ydata()) for line in figure.axes[0].lines]
@@ -51,7 +51,7 @@ def test_a_model_without_text_feed_forward_layers_is_drawn_with_a_note():
     assert [axes.texts[0].get_text() for axes in figure.axes[:2]] == ["this model has none"] * 2
 
 
-def test_the_shift_figure_shows_largest_and_mean_distance_from_zero():
+def test_the_shift_figure_shows_the_largest_and_mean_distance_from_zero():
     middles = {"mm_00.image.mlp.fc2": np.array([[1.0, -3.0], [2.0, 0.0]])}
     figure = over_sigma.draw_fc2_shift([1.0, 0.5], middles, {"mm_00.image.mlp.fc2": np.array([1.5, -1.0])})
     (largest, static), (mean, static_mean) = (axes.lines for axes in figure.axes[:2])
@@ -61,7 +61,7 @@ def test_the_shift_figure_shows_largest_and_mean_distance_from_zero():
     assert static_mean.get_ydata()[0] == 1.25
 
 
-def test_variability_is_in_bits_around_each_inputs_own_mean():
+def test_variability_is_in_bits_around_the_mean_of_each_input():
     figure = heatmaps.draw_variability_map([1.0, 0.5], {"mm_00.image.mlp.fc1": [1.0, 4.0]})
     (mesh,) = figure.axes[2].collections
     np.testing.assert_allclose(mesh.get_array().ravel(), [-1, 1])
@@ -72,7 +72,7 @@ def test_a_role_without_inputs_has_a_note_in_its_panel():
     assert [len(axes.texts) for axes in figure.axes[:4]] == [1, 1, 0, 1]
 
 
-def test_levels_end_half_way_to_their_neighbours():
+def test_columns_end_half_way_to_their_neighbours():
     np.testing.assert_allclose(heatmaps.find_edges(np.array([1.0, 0.6, 0.1])), [1.2, 0.8, 0.35, 0.0])
 
 

@@ -1,4 +1,4 @@
-"""Figures of the blocks show what there is and say what there is not."""
+"""Block figures show available data and name what is missing."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from taqmlx.plots import blocks, distributions
 from tests.plots.synthetic import build_report, build_reports, build_sensitivity
 
 
-def test_reports_without_a_loss_are_left_out_and_it_is_said():
+def test_reports_without_a_loss_are_omitted_with_a_note():
     reports = [
         build_report("mm_00", ("image",), ("rtn", "adaround")),
         build_report("mm_01", ("image",), ("rtn", "gptq")),
@@ -22,7 +22,7 @@ def test_without_any_loss_the_figure_says_so():
     assert "No block was optimised by AdaRound" in axes.texts[0].get_text()
 
 
-def test_block_errors_are_in_decibels_of_the_outputs_power():
+def test_block_errors_are_in_db_relative_to_the_output_power():
     report = build_report("mm_00", ("image",), ("rtn",))
     report["errors"]["rtn"] = {"full_precision_inputs": {"image": 0.01}, "quantized_inputs": {"image": 0.1}}
     lines = blocks.draw_block_errors([report]).axes[0].lines
@@ -30,7 +30,7 @@ def test_block_errors_are_in_decibels_of_the_outputs_power():
 
 
 @pytest.mark.parametrize("engines", [("rtn",), ("rtn", "gptq"), ("rtn", "gptq", "adaround")])
-def test_block_errors_show_the_engines_there_are(engines):
+def test_block_errors_show_the_measured_engines(engines):
     figure = blocks.draw_block_errors(build_reports(2, engines))
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert shown == [blocks.ENGINES[name][0] for name in engines] + list(blocks.INPUTS.values())
@@ -55,7 +55,7 @@ def test_a_layer_that_changes_nothing_does_not_stretch_the_colours():
 
 
 @pytest.mark.parametrize(("bits", "step", "expected"), [(8, 1.0, 4 / 256), (4, 0.25, 12 / 16), (4, 0.01, 1.0)])
-def test_the_share_of_levels_met(bits, step, expected):
+def test_the_share_of_used_levels_is_shown(bits, step, expected):
     assert distributions.share_used(np.array([-1.0, 0.0, 1.0, 2.0]), np.array([1, 0, 2]), step, bits) == expected
 
 
@@ -67,7 +67,7 @@ def test_without_migration_the_panel_says_so():
         assert "no migration" in row[2].texts[0].get_text()
 
 
-def test_migrated_values_may_be_missing_altogether():
+def test_migrated_values_may_be_missing():
     content, arrays = build_sensitivity("mm_00", 2)
     kept = {name: array for name, array in arrays.items() if "migrated" not in name}
     distributions.draw_distributions(content["distributions"], kept)

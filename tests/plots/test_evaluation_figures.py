@@ -1,4 +1,4 @@
-"""Figures of the evaluation stand ratios that are infinite and values that are missing."""
+"""Evaluation figures handle infinite ratios and missing values."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def test_growth_shows_each_variant_in_both_runs():
         assert len(axes.collections) == 2
 
 
-def test_an_infinite_ratio_is_left_out_of_growth():
+def test_an_infinite_ratio_is_omitted_from_growth():
     figure = evaluation.draw_error_growth({"a": build_variant("A", None)})
     assert np.isnan(figure.axes[0].lines[0].get_ydata()).all()
 
@@ -36,22 +36,22 @@ def test_full_precision_alone_is_drawn_with_a_note():
         (None, [None, None], None),
     ],
 )
-def test_an_end_that_is_missing_is_the_value(value, interval, expected):
+def test_a_missing_interval_end_is_the_value(value, interval, expected):
     assert evaluation.as_measured(value, interval) == expected
 
 
-def test_variants_of_one_size_stand_side_by_side():
+def test_variants_of_equal_size_are_side_by_side():
     assert evaluation.spread_sizes({"a": 4.5, "b": 8.0, "c": 4.51, "d": 4.5}) == {"a": -1, "d": 0, "c": 1, "b": 0}
 
 
 @pytest.mark.parametrize(
     ("widths", "expected"), [((16,), "o"), ((8,), "s"), ((8, 16), "s"), ((4, 6, 8), "P"), ((3,), "P")]
 )
-def test_marks_say_how_inputs_are_rounded(widths, expected):
+def test_markers_show_the_bits_of_inputs(widths, expected):
     assert evaluation.choose_marker({"activation_bits": list(widths)})[0] == expected
 
 
-def test_a_width_without_a_mark_of_its_own_is_named():
+def test_a_width_without_its_own_marker_is_named():
     assert evaluation.choose_marker({"activation_bits": [3, 16]})[1] == "3-bit inputs"
 
 
@@ -82,7 +82,7 @@ def test_the_factor_fits_the_differences():
     assert pictures.choose_factor(exact) == max(pictures.FACTORS)
 
 
-def test_columns_are_half_spread_and_half_the_worst_of_the_worst_variant():
+def test_half_of_the_columns_are_spread_and_half_are_the_worst_of_the_worst_variant():
     differences = np.array([np.arange(20.0), 100 - np.arange(20.0)])
     spread, worst = pictures.choose_columns(differences, 8)
     assert spread == [0, 6, 12, 19]
@@ -90,12 +90,12 @@ def test_columns_are_half_spread_and_half_the_worst_of_the_worst_variant():
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
-def test_few_pictures_are_each_shown_once(count):
+def test_each_of_few_pictures_is_shown_once(count):
     spread, worst = pictures.choose_columns(np.ones((1, count)), 8)
     assert sorted(spread + worst) == list(range(count))
 
 
-def test_full_precision_alone_makes_a_grid():
+def test_full_precision_alone_has_a_grid():
     spread, worst = pictures.choose_columns(np.zeros((0, 5)), 8)
     assert worst == []
     exact = np.zeros((1, len(spread), 8, 8, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The figure of quality against size: what is on it, and that a rerun gives the same bytes."""
+"""The figure of quality against size: its content, and equal bytes when drawn again."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_both_panels_have_every_way_the_frontier_and_both_of_ours():
         assert len(ours) == 2 * (1 + 6)  # a line, and an interval at each size
 
 
-def test_the_arrow_at_the_configured_size_is_as_long_as_the_bits_saved():
+def test_the_length_of_the_arrow_at_the_configured_size_is_the_bits_saved():
     frontier = build_frontier()
     (own,) = [way for way in list_ours(frontier) if way["asked"] == 4.5 and way["name"] == "w_a8"]
     for axes, key in zip(draw_frontier(frontier, 4.5).axes, ("median", "p5"), strict=True):
@@ -37,7 +37,7 @@ def test_without_a_configured_size_nothing_is_marked():
     assert [axes.texts[:] for axes in draw_frontier(build_frontier(), None).axes] == [[], []]
 
 
-def test_every_interval_lies_within_the_axes():
+def test_every_interval_is_within_the_axes():
     frontier = build_frontier()
     for axes, key in zip(draw_frontier(frontier, 4.5).axes, ("median", "p5"), strict=True):
         low, high = axes.get_ylim()
@@ -54,7 +54,7 @@ def test_a_rerun_gives_the_same_bytes(tmp_path):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
-def test_the_best_of_the_file_are_those_of_the_traced_frontier():
+def test_the_best_ways_of_the_file_are_those_of_the_traced_frontier():
     frontier = build_frontier()
     plain = np.array([[way["bits_per_weight"], way["median"]["value"]] for way in list_plain(frontier)])
     best = trace_frontier(*plain.T)

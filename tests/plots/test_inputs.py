@@ -1,11 +1,11 @@
-"""Names of inputs say where they are read."""
+"""Names of layer inputs show their location."""
 
 from taqmlx.planning.layers import list_linears
 from taqmlx.plots.inputs import ROLES, find_nearest, list_block_names, list_outside, list_places, select
 from tests.plots.synthetic import list_inputs
 
 
-def test_every_input_of_a_block_has_the_place_its_layers_have():
+def test_every_block_input_has_the_location_of_its_layers():
     roles = {"qkv": "qkv", "o": "o_proj", "fc1": "fc1", "fc2": "fc2"}
     for layer in list_linears(3, 2):
         if layer.role in roles:
@@ -27,5 +27,5 @@ def test_blocks_are_complete_and_in_order():
     assert sum(len(select(places, stream, role)) for stream in ("image", "text") for role in ROLES) == 24 * 8 - 3
 
 
-def test_the_nearest_step_stands_for_one_that_was_not_observed():
+def test_the_nearest_step_replaces_one_that_was_not_observed():
     assert [find_nearest([0, 4, 8], wanted) for wanted in (0, 3, 5, 99)] == [0, 1, 1, 2]

@@ -1,4 +1,4 @@
-"""Grids have a cell per picture and room for every caption."""
+"""Grids have a cell per picture and space for every caption."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def test_the_grid_has_a_cell_per_picture():
     assert three.height * 2 == two.height * 3
 
 
-def test_pictures_are_enlarged_and_otherwise_as_they_were():
+def test_pictures_are_enlarged_and_otherwise_unchanged():
     grid = np.array(draw_grid(PICTURES, ["a red circle"] * 5, columns=5))
     for index, picture in enumerate(PICTURES):
         left = index * (WIDTH + 2 * MARGIN) + MARGIN
@@ -31,6 +31,6 @@ def test_long_captions_are_wrapped_and_cut():
     assert [ink == INK for _, ink in lines] == [True] + [False] * (LINES - 1)
 
 
-def test_longer_captions_get_more_room_and_none_gets_some():
+def test_longer_captions_get_more_space():
     heights = [draw_grid(PICTURES[:1], [caption], 1).height for caption in ("", "a", "a\nb")]
     assert heights[0] < heights[1] < heights[2]

@@ -1,4 +1,4 @@
-"""Every figure of a model of 24 blocks and 285 layers can be read."""
+"""Every figure of a model with 24 blocks and 285 layers is readable."""
 
 import numpy as np
 import pytest
@@ -72,11 +72,11 @@ FIGURES = {
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_no_text_lies_on_another_and_all_axes_are_labelled(name):
+def test_no_texts_overlap_and_all_axes_are_labelled(name):
     check_readable(FIGURES[name]())
 
 
-def test_the_check_finds_labels_that_overlap():
+def test_the_check_finds_overlapping_labels():
     figure = create_figure("too many names", 2, 2)
     axes = figure.add_subplot()
     axes.set_xticks(range(30), labels=[f"mm_{index:02d}.image" for index in range(30)])

@@ -28,7 +28,7 @@ def test_a_rerun_gives_the_same_bytes(tmp_path):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
-def test_files_say_neither_when_nor_by_which_version_they_were_written(tmp_path):
+def test_files_contain_neither_dates_nor_versions(tmp_path):
     save_figure(draw_example(), tmp_path / "figure")
     assert not {"Software", "Creation Time"} & Image.open(tmp_path / "figure.png").info.keys()
     text = (tmp_path / "figure.svg").read_text()
@@ -36,14 +36,14 @@ def test_files_say_neither_when_nor_by_which_version_they_were_written(tmp_path)
     assert mpl.__version__ not in text
 
 
-def test_drawing_leaves_the_process_as_it_was():
+def test_drawing_does_not_change_the_state_of_the_process():
     before = dict(mpl.rcParams)
     draw_example()
     assert dict(mpl.rcParams) == before
     assert mpl.rcParams["font.size"] != STYLE["font.size"]
 
 
-def test_thirty_two_lines_differ():
+def test_32_lines_can_be_told_apart():
     assert len({tuple(style.items()) for style in cycle_styles(32)}) == 32
 
 

@@ -1,4 +1,4 @@
-"""Choosing bits for a study whose sensitivity is made up."""
+"""A bit choice for a study with synthetic sensitivity."""
 
 from argparse import Namespace
 from pathlib import Path

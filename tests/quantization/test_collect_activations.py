@@ -1,4 +1,4 @@
-"""Observing the layers' inputs on the embedded model."""
+"""Observation of the layer inputs of the embedded model."""
 
 import mlx.core as mx
 import numpy as np
@@ -50,7 +50,7 @@ def read_parts(study):
     return [unpack_observations(read_tensors(part)) for part in study.list_parts()]
 
 
-def test_every_linear_input_is_observed_once_and_qkv_share_one(finished):
+def test_every_layer_input_is_observed_once_and_qkv_share_one(finished):
     inputs = {layer.input for layer in list_linears(*plan.MODEL_BLOCKS["embedded"])}
     for part in read_parts(finished):
         assert set(part) == inputs
@@ -58,7 +58,7 @@ def test_every_linear_input_is_observed_once_and_qkv_share_one(finished):
     assert len(inputs) == 44
 
 
-def test_parts_hold_what_one_forward_per_point_reads(finished, slow):
+def test_shards_hold_the_inputs_of_one_forward_per_point(finished, slow):
     parts = read_parts(finished)
     assert {name for name, _ in slow} == set(parts[0])
     for (name, step), rows in slow.items():
@@ -84,14 +84,14 @@ def test_a_second_run_gives_the_same_bytes(finished, tmp_path):
     assert again.with_suffix(".json").read_bytes() == part.with_suffix(".json").read_bytes()
 
 
-def test_the_seal_names_what_the_part_was_made_of(finished):
+def test_the_seal_names_the_inputs_of_the_shard(finished):
     seal = read_file_seal(finished.list_parts()[0].with_suffix(".json"))
     assert seal["parameters"]["shard"] == "00"
     assert [step for step, _ in seal["parameters"]["sigmas"]] == STEPS
     assert set(seal["inputs"]) == {"calibration", "model"}
 
 
-def test_more_parts_than_points_leave_empty_parts(study):
+def test_more_shards_than_points_leave_empty_shards(study):
     study.configure(statistics_shards=7, statistics_points=3, statistics_steps=2)
     parts = study.list_parts()
     for part in parts:
@@ -107,7 +107,7 @@ def test_fewer_points_than_steps_are_rejected(study):
         study.collect(study.list_parts()[0])
 
 
-def test_a_value_that_is_not_finite_is_named(study, points):
+def test_a_non_finite_value_is_named(study, points):
     group = zarr.open_group(study.calibration)
     bad = int(np.flatnonzero(points["steps"] == 3)[0])
     group["xs"][bad, 0, 0, 0] = np.nan
@@ -123,6 +123,6 @@ def test_a_changed_calibration_set_is_rejected(study):
         study.collect(study.list_parts()[0])
 
 
-def test_a_part_that_does_not_exist_is_rejected(finished, tmp_path):
+def test_an_unknown_shard_is_rejected(finished, tmp_path):
     with pytest.raises(UserError, match="--shard 02: no such shard; choose one from 00 to 01"):
         finished.collect(tmp_path / "02.safetensors")

@@ -1,4 +1,4 @@
-"""The exports hold what the statistics say, in the layouts of earlier programs."""
+"""The exports hold the statistics in the layouts of earlier programs."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def test_every_linear_layer_has_an_entry_in_each(exports):
         assert set(exports["temporal"][part]) == names
 
 
-def test_layers_that_read_one_input_agree(exports):
+def test_layers_with_a_shared_input_agree(exports):
     assert exports["flat"][Q] == exports["flat"]["mm_01.image.attn.k_proj"]
     assert exports["flat"][Q] != exports["flat"][FC2]
 
@@ -81,7 +81,7 @@ def test_steps_have_their_sigmas_and_phases_their_ranges(exports, numbers):
     assert ranges["late"]["min"] == numbers["mm_01.image.attn.qkv"]["min"][2]
 
 
-def test_flat_statistics_are_of_all_steps(exports, finished):
+def test_flat_statistics_cover_all_steps(exports, finished):
     described = read_json(finished.statistics)["inputs"][FC2]
     flat, per_step = exports["flat"][FC2], described["per_step"]
     assert list(flat) == ["max", "mean", "min", "num_samples", "percentiles", "std"]
@@ -90,13 +90,13 @@ def test_flat_statistics_are_of_all_steps(exports, finished):
     assert flat["num_samples"] == sum(described["rows"]) * 512
 
 
-def test_quantiles_of_all_steps_lie_among_those_of_each(exports, numbers):
+def test_quantiles_over_all_steps_are_between_those_of_single_steps(exports, numbers):
     for key, own in (("p01", "p1"), ("p99", "p99")):
         each = numbers[FC2][own]
         assert min(each) <= exports["flat"][FC2]["percentiles"][key] <= max(each)
 
 
-def test_advice_is_that_of_the_flat_statistics_and_marked_as_nothing_that_runs(exports):
+def test_suggested_bits_follow_the_flat_statistics_and_are_marked_as_not_runnable(exports):
     advice = exports["advice"]
     assert advice["layer_configs"] == {name: advise_layer(flat) for name, flat in exports["flat"].items()}
     assert advice["default_config"] == {"weight_bits": 4, "activation_bits": 8, "use_symmetric": False}

@@ -1,4 +1,4 @@
-"""Merged parts equal one part of all points."""
+"""Merged shards equal one shard of all points."""
 
 import json
 from argparse import Namespace
@@ -28,7 +28,7 @@ def read(study):
     return statistics, read_statistics_arrays(study.statistics, statistics)
 
 
-def test_channel_statistics_equal_those_of_one_part(finished, whole):
+def test_channel_statistics_equal_those_of_one_shard(finished, whole):
     (_, merged), (_, alone) = read(finished), read(whole)
     assert merged.keys() == alone.keys()
     for key, array in merged.items():
@@ -41,7 +41,7 @@ def measure_absmax(arrays, key):
     return max(np.abs(array).max() for other, array in arrays.items() if other.rpartition("/")[0] == name)
 
 
-def test_quantiles_are_near_those_of_one_part(finished, whole):
+def test_quantiles_are_close_to_those_of_one_shard(finished, whole):
     (merged, _), (alone, _) = read(finished), read(whole)
     for name, described in merged["inputs"].items():
         expected, found = alone["inputs"][name]["per_step"], described["per_step"]
@@ -55,7 +55,7 @@ def test_merging_again_gives_the_same_bytes(finished):
     assert finished.statistics.read_bytes() == before
 
 
-def test_the_order_the_parts_are_named_in_does_not_show(finished, tmp_path):
+def test_the_order_of_the_shards_does_not_matter(finished, tmp_path):
     out = tmp_path / finished.statistics.name
     merge_activations.main(Namespace(shards=finished.list_parts()[::-1], out=out))
     assert out.read_bytes() == finished.statistics.read_bytes()
@@ -73,18 +73,18 @@ def test_the_file_lists_steps_sigmas_and_layers(finished):
         assert ("shifted_absmax" in described["per_step"]) == name.endswith(".mlp.fc2")
 
 
-def test_the_shift_narrows_what_comes_out_of_gelu(finished):
+def test_the_shift_narrows_post_gelu_inputs(finished):
     statistics, _ = read(finished)
     numbers = statistics["inputs"]["mm_02.image.mlp.fc2"]["per_step"]
     assert np.mean(numbers["shifted_absmax"]) < np.mean(numbers["absmax"])
     assert 0.3 < np.mean(numbers["negative_share"]) < 1
 
 
-def test_nothing_absolute_is_written(finished):
+def test_no_absolute_path_is_written(finished):
     assert str(finished.folder) not in finished.statistics.read_text()
 
 
-def test_a_changed_part_is_rejected(study):
+def test_a_changed_shard_is_rejected(study):
     for part in study.list_parts():
         study.collect(part)
     part = study.list_parts()[1]
@@ -93,7 +93,7 @@ def test_a_changed_part_is_rejected(study):
         study.merge()
 
 
-def test_parts_of_different_making_are_rejected(study):
+def test_shards_with_different_origins_are_rejected(study):
     for part in study.list_parts():
         study.collect(part)
     study.configure(statistics_shards=2, statistics_points=3)
@@ -102,7 +102,7 @@ def test_parts_of_different_making_are_rejected(study):
         study.merge()
 
 
-def test_a_missing_part_is_rejected(study):
+def test_a_missing_shard_is_rejected(study):
     study.collect(study.list_parts()[0])
     study.list_parts = lambda: [study.folder / "activations" / "shards" / "00.safetensors"]
     with pytest.raises(UserError, match="shards 00, 01 are needed and 00 are named"):

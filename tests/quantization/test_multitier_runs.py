@@ -1,4 +1,4 @@
-"""A config with several tiers of bits: run by the model, and explained."""
+"""A config with several bit widths per layer runs and explains its choices."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class TestRuns:
         return np.array(predict_velocity(transformer, linears.at(sigma), latents, *conditions, *levels))
 
     @pytest.mark.parametrize("lookup", ["nearest", "interpolated"])
-    def test_the_same_bits_at_every_noise_level_are_those_bits(self, copy, lookup):
+    def test_equal_bits_at_every_noise_level_are_like_one_number_of_bits(self, copy, lookup):
         path, content = copy.study.quant_config, read_json(copy.study.quant_config)
         expected = self.predict(path, 0.6, lookup)
         for entry in content["layers"].values():
@@ -40,7 +40,7 @@ class TestRuns:
         write_json(path, content)
         np.testing.assert_array_equal(self.predict(path, 0.6, lookup), expected)
 
-    def test_fewer_bits_change_the_velocity_where_they_are_fewer_only(self, chooser):
+    def test_fewer_bits_change_the_velocity_only_at_their_noise_levels(self, chooser):
         chooser.write(multitier_budget=40)  # mm_01.text.mlp.fc1 has 4 bits everywhere
         content = read_json(chooser.out)
         content["layers"]["mm_01.text.mlp.fc1"] = read_json(chooser.study.quant_config)["layers"]["mm_01.text.mlp.fc1"]
@@ -60,12 +60,12 @@ class TestRuns:
             errors.append(np.square(self.predict(chooser.out) - exact).sum())
         assert errors[0] >= errors[1] > errors[2] == 0
 
-    def test_the_files_it_names_are_found_from_where_it_lies(self, chooser):
+    def test_the_named_files_are_found_relative_to_the_config(self, chooser):
         config = chooser.write()
         assert config.weights.resolve() == (chooser.study.quantized / "model.safetensors").resolve()
         assert not Path(config.content["weights"]["file"]).is_absolute()
 
-    def test_the_config_it_starts_from_stays(self, copy):
+    def test_the_source_config_is_kept(self, copy):
         paths = [copy.study.quant_config.with_suffix(suffix) for suffix in (".json", ".safetensors")]
         before = [path.read_bytes() for path in paths]
         copy.write()
@@ -87,12 +87,12 @@ class TestAnalysis:
         assert analysis["layers"][ADALN]["phases"] == {"early": 16, "mid": None, "late": 16}
 
     @pytest.mark.parametrize(("budget", "bits"), [(20, 2), (21, 4), (35, 4), (60, 6), (61, 8), (500, 8)])
-    def test_weights_are_advised_the_fewest_of_four_widths(self, chooser, budget, bits):
+    def test_the_suggested_weight_bits_are_the_fewest_of_four_widths(self, chooser, budget, bits):
         layers = chooser.write(weight_budget=budget).content["analysis"]["layers"]
         assert {layers[name]["weight_bits"] for name in (FC1, ADALN)} == {bits}
         assert layers["context_embedder"]["weight_bits"] is None
 
-    def test_clips_are_those_measured(self, chooser):
+    def test_clipping_ranges_are_the_measured_ones(self, chooser):
         layers = chooser.write().content["analysis"]["layers"]
         assert layers[FC1]["clip"] == {
             str(bits): {"share": clip, "inside_percent": pytest.approx(99)} for bits, clip in CLIPS.items()
@@ -106,7 +106,7 @@ class TestAnalysis:
         assert (analysis["rule"], analysis["thresholds"]) == ("thresholds", limits)
         assert "budget_db" not in analysis
 
-    def test_the_summary_counts_what_was_decided(self, chooser):
+    def test_the_summary_counts_the_decisions(self, chooser):
         config = chooser.write(multitier_budget=40)
         rounded = [
             np.broadcast_to(config.find_input(n).bits, 3) for n in config.layers if config.find_input(n).bits != 16
@@ -119,12 +119,12 @@ class TestAnalysis:
         assert len(summary["switching_layers"]) == sum(np.ptp(bits) > 0 for bits in rounded)
         assert summary["always_a4"] == ["mm_01.text.mlp.fc1"]
 
-    def test_the_log_says_the_shares(self, chooser, caplog):
+    def test_the_log_has_the_shares(self, chooser, caplog):
         with caplog.at_level("INFO", logger="taqmlx"):
             chooser.write(multitier_budget=1e6)
         assert "A4 0.0 %, A6 0.0 %, A8 100.0 % of 171 decisions, 8.00 bits in the mean; 0 of 57 layers" in caplog.text
 
-    def test_channels_to_scale_down_are_reported_wherever_they_stand_out_and_change_nothing(self, copy):
+    def test_outlier_channels_are_reported_and_change_nothing(self, copy):
         """At every step, not at the first alone; and by more than that 1 % of the channels exceed 99 %."""
         before = copy.write(
             multitier_rule="thresholds", multitier_thresholds={"plain": [1e6, 2e6], "shifted": [5.0, 8.0]}

@@ -1,11 +1,11 @@
-"""What is said of widths follows from the files and not from what is usual."""
+"""The described widths follow from the files."""
 
 from taqmlx.mmdit.variant_sizes import measure_variant
 from taqmlx.models.catalogue import find_model
 from taqmlx.runtime.summary import describe_results
 
 
-def test_three_bits_are_called_so(study):
+def test_a_model_of_3_bits_is_described_as_such(study):
     study.configure(
         weights=[{"layers": "mm_*", "bits": 3}, {"layers": "*adaLN_modulation", "bits": 7}],
         activations=[{"layers": "mm_*", "bits": 3, "policy": "dynamic"}],

@@ -1,4 +1,4 @@
-"""The report says what is hard, hardest first."""
+"""The report lists the inputs that are hard to quantize, hardest first."""
 
 from argparse import Namespace
 
@@ -30,7 +30,7 @@ def test_every_input_has_a_row_and_the_widest_spread_comes_first(text, finished)
     assert spreads == sorted(spreads, reverse=True)
 
 
-def test_inputs_after_gelu_have_a_table_of_their_own(text):
+def test_post_gelu_inputs_have_their_own_table(text):
     rows = read_table(text, "After GELU")
     assert len(rows) == 9
     assert all(float(row[1]) < 0 < float(row[2]) for row in rows)
@@ -40,5 +40,5 @@ def test_inputs_after_gelu_have_a_table_of_their_own(text):
     ("value", "shown"),
     [(0, "0"), (1.23456, "1.23"), (123.4, "123"), (4.2e-5, "4.20e-05"), (3e6, "3.00e+06"), (-0.17, "-0.17")],
 )
-def test_numbers_have_three_digits(value, shown):
+def test_numbers_have_three_significant_digits(value, shown):
     assert report_ranges.format_number(value) == shown

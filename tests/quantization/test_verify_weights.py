@@ -1,4 +1,4 @@
-"""Verification says what a folder of weights holds, and finds everything that does not hold."""
+"""Verification describes a folder of weights and finds every fault."""
 
 import shutil
 import subprocess
@@ -58,7 +58,7 @@ def find_problems(folder, caplog, blocks=None):
     return [record.message for record in caplog.records if record.message.startswith("does not hold")]
 
 
-def test_sound_weights_are_described(folder, blocks, capsys, caplog):
+def test_intact_weights_are_described(folder, blocks, capsys, caplog):
     caplog.set_level("INFO")
     verify(folder, blocks)
     rows = [[cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.splitlines()]
@@ -68,7 +68,7 @@ def test_sound_weights_are_described(folder, blocks, capsys, caplog):
     assert f"{folder}: all checks pass, and the codes are the blocks'" in caplog.text
 
 
-def test_the_uniform_layout_is_described_too(study, tmp_path, capsys):
+def test_the_uniform_layout_is_described(study, tmp_path, capsys):
     study.configure(weights=[{"layers": "*", "bits": 4, "group_size": 64}])
     study.quantize()
     study.pack(sorted((study.folder / "adaround").glob("*.safetensors")), tmp_path / "uniform", uniform_g64=True)
@@ -86,7 +86,7 @@ def test_layers_that_no_block_learned_are_named(finished, tmp_path, capsys):
     assert "Never learned by a block: context_embedder." in capsys.readouterr().out
 
 
-def test_stored_and_nominal_bits_are_told_apart(study, capsys):
+def test_stored_and_nominal_bits_are_distinguished(study, capsys):
     study.configure(weights=[{"layers": "mm_*", "bits": 4}, {"layers": "*.mlp.fc2", "bits": 7, "group_size": "row"}])
     study.quantize()
     verify(study.quantized, study.folder / "adaround")
@@ -141,7 +141,7 @@ def add(name, array):
         (add(f"{FC1}.migration", np.ones(128, np.int32)), "only one of config.json and the file has a migration"),
     ],
 )
-def test_damage_of_the_tensors_is_found(folder, caplog, change, words):
+def test_damaged_tensors_are_found(folder, caplog, change, words):
     rewrite(folder, change)
     assert any(words in problem for problem in find_problems(folder, caplog))
 
@@ -176,12 +176,12 @@ def call_it_7_bits(config):
         (call_it_7_bits, f"{FC1}: not 7 bits stored as 4"),
     ],
 )
-def test_a_config_that_says_something_else_is_found(folder, caplog, change, words):
+def test_a_config_that_disagrees_with_the_file_is_found(folder, caplog, change, words):
     edit(folder, change)
     assert any(words in problem for problem in find_problems(folder, caplog))
 
 
-def test_codes_are_held_to_the_seals_of_the_blocks(folder, blocks, caplog):
+def test_codes_are_compared_with_the_seals_of_the_blocks(folder, blocks, caplog):
     path = blocks / "mm_01.json"
     seal = read_file_seal(path)
     seal["sha256"]["codes"]["mm_01.image.mlp.fc1"] = "0" * 64
@@ -202,7 +202,7 @@ def test_other_or_missing_blocks_are_found(folder, blocks, caplog):
     assert problems[1].startswith("does not hold: mm_01: packed from other work than")
 
 
-def test_without_a_config_the_shapes_are_told(folder, capsys):
+def test_without_a_config_the_shapes_are_described(folder, capsys):
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match=r"config.json is missing; .* the shapes are described above"):
         verify(folder)
@@ -219,7 +219,7 @@ def test_without_a_config_the_shapes_are_told(folder, capsys):
         ([], "has format None"),
     ],
 )
-def test_a_config_of_another_kind_is_none(folder, content, words, capsys):
+def test_a_config_with_another_format_is_rejected(folder, content, words, capsys):
     write_plain_json(folder / "config.json", content)
     with pytest.raises(UserError, match=words):
         verify(folder)

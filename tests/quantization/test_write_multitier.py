@@ -23,7 +23,7 @@ class TestMeasured:
         assert config.find_input("mm_01.text.mlp.fc1").bits == 4
         assert chooser.write(multitier_budget=55).find_input(FC1).bits == (6, 6, 8)
 
-    def test_layers_that_read_one_input_have_the_same_bits_and_steps(self, chooser):
+    def test_layers_with_a_shared_input_have_equal_bits_and_step_sizes(self, chooser):
         config = chooser.write()
         for name in ("k", "v"):
             other = Q.replace("q_proj", f"{name}_proj")
@@ -31,18 +31,18 @@ class TestMeasured:
             np.testing.assert_array_equal(config.find_input(other).steps, config.find_input(Q).steps)
 
     @pytest.mark.parametrize(("budget", "bits"), [(-1e6, 4), (1e6, 8)])
-    def test_any_error_or_none(self, chooser, budget, bits):
+    def test_extreme_budgets_give_the_least_and_the_most_bits(self, chooser, budget, bits):
         config = chooser.write(multitier_budget=budget)
         assert {config.find_input(name).bits for name in config.layers} == {bits, 16}
 
-    def test_without_a_bit_taken_away_layers_are_as_they_were(self, chooser):
+    def test_with_unchanged_bits_layers_are_unchanged(self, chooser):
         before, config = read_quant_config(chooser.study.quant_config), chooser.write(multitier_budget=1e6)
         assert config.layers == before.layers
         assert config.arrays.keys() == before.arrays.keys()
         for key, array in before.arrays.items():
             np.testing.assert_array_equal(config.arrays[key], array)
 
-    def test_magnitudes_do_not_decide(self, chooser):
+    def test_magnitudes_do_not_matter(self, chooser):
         """One and the same errors give one and the same bits, however far the inputs' ranges are apart."""
         config = chooser.write(multitier_budget=40)
         ranges = {name: find_absmax(chooser.study, name).max() for name in (FC1, FC2)}
@@ -51,7 +51,7 @@ class TestMeasured:
 
 
 class TestThresholds:
-    def test_a_shifted_layer_is_judged_by_what_is_left_after_the_shift(self, chooser):
+    def test_a_shifted_layer_is_compared_after_the_shift(self, chooser):
         unshifted = np.array(read_json(chooser.study.statistics)["inputs"][FC2]["per_step"]["absmax"])
         shifted = find_absmax(chooser.study, FC2)
         assert np.all(shifted < unshifted)
@@ -62,7 +62,7 @@ class TestThresholds:
         assert config.find_input(FC2).bits == 4
         assert config.find_input(FC1).bits == 8
 
-    def test_each_noise_level_is_judged_by_its_own_magnitude(self, chooser):
+    def test_each_noise_level_is_compared_by_its_own_absmax(self, chooser):
         absmax = find_absmax(chooser.study, FC1)
         order = np.sort(absmax)
         limits = [float(order[:2].mean()), float(order[1:].mean())]
@@ -73,7 +73,7 @@ class TestThresholds:
         assert sorted(expected) == [4, 6, 8]
         assert config.find_input(FC1).bits == tuple(expected)
 
-    def test_the_shift_stays(self, chooser):
+    def test_the_shift_is_kept(self, chooser):
         config = chooser.write(multitier_rule="thresholds")
         before = read_quant_config(chooser.study.quant_config)
         shifted = [name for name in config.layers if config.find_input(name).shift is not None]
@@ -81,7 +81,7 @@ class TestThresholds:
         for name in shifted:
             np.testing.assert_array_equal(config.find_input(name).shift, before.find_input(name).shift)
 
-    def test_steps_reach_a_share_of_the_range(self, chooser):
+    def test_step_sizes_cover_a_share_of_the_range(self, chooser):
         limits = {"plain": [1e6, 2e6], "shifted": [1e-6, 1e6]}
         config = chooser.write(multitier_rule="thresholds", multitier_thresholds=limits)
         expected = find_absmax(chooser.study, FC1) * CLIPS[4] / 7
@@ -98,7 +98,7 @@ class TestPolicies:
         copy.study.quantize()
         copy.study.write_config()
 
-    def test_one_step_for_all_noise_levels_becomes_a_table_where_bits_differ(self, copy):
+    def test_a_static_step_size_becomes_a_table_where_bits_differ(self, copy):
         self.configure(copy, policy="static")
         step = read_quant_config(copy.study.quant_config).activation_step(FC1, 0.5)
         config = copy.write(multitier_budget=40)
@@ -111,7 +111,7 @@ class TestPolicies:
         absmax = find_absmax(copy.study, "mm_01.text.mlp.fc1").max()
         assert uniform["step"] == pytest.approx(absmax * CLIPS[4] / 7, rel=1e-5)
 
-    def test_a_step_for_each_token_keeps_its_bits_where_they_would_differ(self, copy):
+    def test_a_dynamic_layer_keeps_its_bits_where_they_would_differ(self, copy):
         self.configure(copy, policy="dynamic")
         config = copy.write(multitier_budget=40)
         dynamic = {"policy": "dynamic", "group_size": "token"}
@@ -127,7 +127,7 @@ class TestPolicies:
             config.find_input(FC1).steps, read_quant_config(copy.study.quant_config).find_input(FC1).steps
         )
 
-    def test_layers_that_are_not_rounded_stay_so(self, chooser):
+    def test_unquantized_layers_stay_unquantized(self, chooser):
         config = chooser.write(multitier_budget=-1e6)
         for name in (ADALN, "context_embedder", "final_layer.linear"):
             assert config.layers[name]["activation"] == {"policy": "none", "bits": 16}
@@ -158,7 +158,7 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"mm_00\.json is of other weights than .*quant_config\.json"):
             chooser.write()
 
-    def test_a_config_with_several_bits_is_no_start(self, copy):
+    def test_a_config_with_several_bits_is_rejected_as_the_source(self, copy):
         copy.write(multitier_budget=40)
         copy.study.quant_config, copy.out = copy.out, copy.folder / "again.json"
         with pytest.raises(UserError, match=r"has several numbers of bits for .*; start from quant_config\.json"):

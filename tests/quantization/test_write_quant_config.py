@@ -1,4 +1,4 @@
-"""The deliverable says how every layer is quantized, with step sizes that fit what was observed."""
+"""The quantization config describes every layer, with step sizes that fit the observations."""
 
 import shutil
 from types import MappingProxyType
@@ -39,7 +39,7 @@ def test_every_linear_layer_is_described(finished):
     assert config.layers[ADALN]["activation"] == {"policy": "none", "bits": 16}
 
 
-def test_steps_are_ranges_over_the_largest_code(finished):
+def test_step_sizes_are_ranges_over_the_largest_code(finished):
     config, statistics = read_quant_config(finished.quant_config), read_json(finished.statistics)
     numbers = statistics["inputs"]
     for place, sigma in enumerate(SIGMAS):
@@ -49,7 +49,7 @@ def test_steps_are_ranges_over_the_largest_code(finished):
         assert config.activation_step(FC2, sigma) == pytest.approx(expected, rel=1e-6)
 
 
-def test_only_what_comes_out_of_gelu_is_shifted(finished):
+def test_only_post_gelu_inputs_are_shifted(finished):
     config = read_quant_config(finished.quant_config)
     shifted = [name for name in config.layers if config.find_input(name).shift is not None]
     assert len(shifted) == 9  # five blocks, two streams, of which the last text stream has no MLP
@@ -57,7 +57,7 @@ def test_only_what_comes_out_of_gelu_is_shifted(finished):
     assert config.find_input(FC2).shift.shape == (512,)
 
 
-def test_between_knots_the_nearest_holds_and_beyond_them_the_end(finished):
+def test_between_knots_the_nearest_applies_and_beyond_them_the_end(finished):
     config = read_quant_config(finished.quant_config)
     steps = [config.activation_step(FC1, sigma) for sigma in SIGMAS]
     assert [config.activation_step(FC1, sigma) for sigma in (2.0, 0.8, 0.4, 0.0)] == [
@@ -68,7 +68,7 @@ def test_between_knots_the_nearest_holds_and_beyond_them_the_end(finished):
 
 
 @pytest.mark.parametrize("policy", ["static", "dynamic"])
-def test_other_policies(copy, policy):
+def test_every_policy_is_written(copy, policy):
     lut = read_quant_config(copy.quant_config)
     rules = [{"layers": "mm_*", "bits": 8, "policy": policy, "range": "absmax"}]
     copy.configure(activations=rules)
@@ -80,7 +80,7 @@ def test_other_policies(copy, policy):
     assert (config.find_input(FC2).shift is None) == (policy == "dynamic")
 
 
-def test_the_narrower_range_clips_what_is_not_shifted(copy):
+def test_the_narrower_range_clips_unshifted_inputs(copy):
     wide = read_quant_config(copy.quant_config)
     copy.configure(activations=[{"layers": "mm_*", "bits": 6, "policy": "lut", "range": "p999"}])
     copy.quantize()
@@ -142,7 +142,7 @@ class TestBlocks:
         parameters = read_json(study.params("optimise_block"))
         study.pack(write_rounded_blocks(study.folder / "adaround", parameters, inputs=inputs, **values))
 
-    def test_their_inputs_are_taken_over(self, learned):
+    def test_the_input_quantizers_of_blocks_are_used(self, learned):
         config = read_quant_config(learned.quant_config)
         assert config.layers[FC2]["activation"]["range"] == "learned"
         for place, sigma in enumerate(SIGMAS):
@@ -153,35 +153,35 @@ class TestBlocks:
         np.testing.assert_array_equal(config.find_input(FC2).migration, self.LEARNED[FC2].migration)
         assert config.find_input(FC2).migration.dtype == np.int32
 
-    def test_other_layers_are_as_observed(self, learned, finished):
+    def test_other_layers_follow_the_observations(self, learned, finished):
         config, before = (read_quant_config(study.quant_config) for study in (learned, finished))
         for name, entry in before.layers.items():
             if name not in self.LEARNED:
                 assert config.layers[name] == entry
                 assert config.activation_step(name, SIGMAS[1]) == before.activation_step(name, SIGMAS[1])
 
-    def test_their_fingerprints_are_in_the_origin(self, learned):
+    def test_the_fingerprints_of_blocks_are_in_the_origin(self, learned):
         origin = read_json(learned.quant_config)["origin"]
         seals = {block: read_json(learned.folder / "adaround" / f"{block}.json") for block in origin["blocks"]}
         assert origin["blocks"] == {block: seal["fingerprint"] for block, seal in seals.items()}
         assert list(seals) == plan.list_units("embedded")
         assert origin["model"] == seals["mm_00"]["inputs"]["model"]
 
-    def test_a_static_policy_has_one_learned_step(self, copy):
+    def test_a_static_policy_has_one_learned_step_size(self, copy):
         copy.configure(activations=[{"layers": "mm_*", "bits": 8, "policy": "static"}])
         self.pack(copy, {FC1: InputQuantizer("static", 8, np.array([0.25], np.float32))})
         copy.write_config()
         config = read_quant_config(copy.quant_config)
         assert [config.activation_step(FC1, sigma) for sigma in SIGMAS] == [0.25] * 3
 
-    def test_steps_are_picked_at_the_noise_levels_of_the_statistics(self, copy):
+    def test_step_sizes_are_taken_at_the_noise_levels_of_the_statistics(self, copy):
         steps = np.arange(1, 6, dtype=np.float32)
         self.pack(copy, {FC1: InputQuantizer("lut", 8, steps)}, sigmas=[1.0, 0.9, 0.75 * (1 + 5e-7), 0.5, 0.25])
         copy.write_config()
         config = read_quant_config(copy.quant_config)
         assert [config.activation_step(FC1, sigma) for sigma in SIGMAS] == [1, 3, 5]
 
-    def test_a_migration_of_ones_is_none(self, copy):
+    def test_a_migration_of_ones_is_omitted(self, copy):
         self.pack(copy, {FC2: InputQuantizer("lut", 8, self.STEPS, None, np.ones(512, np.int32))})
         copy.write_config()
         assert read_quant_config(copy.quant_config).find_input(FC2).migration is None
@@ -220,7 +220,7 @@ class TestBlocks:
         with pytest.raises(UserError, match=r"mm_00\.safetensors and the packed checkpoint were made from different"):
             learned.write_config()
 
-    def test_a_block_that_is_not_named_is(self, learned):
+    def test_an_unnamed_block_is_named_in_the_error(self, learned):
         for suffix in ("safetensors", "json"):
             (learned.folder / "adaround" / f"mm_02.{suffix}").unlink()
         with pytest.raises(UserError, match="blocks: mm_02: named and packed ones differ"):
@@ -237,7 +237,7 @@ class TestBlocks:
             learned.write_config()
 
 
-def test_a_rule_can_do_without_the_shift(copy):
+def test_a_rule_can_turn_off_the_shift(copy):
     copy.configure(activations=[{"layers": "mm_*", "bits": 8, "shift": False}])
     copy.quantize()
     copy.write_config()
@@ -248,7 +248,7 @@ def test_a_rule_can_do_without_the_shift(copy):
 
 
 @pytest.mark.parametrize("policy", ["lut", "static"])
-def test_a_migration_that_no_block_has_determined_is_rejected(copy, policy):
+def test_a_migration_that_no_block_determined_is_rejected(copy, policy):
     copy.configure(activations=[{"layers": "mm_*", "bits": 8, "policy": policy, "migration": True}])
     copy.quantize()
     with pytest.raises(UserError, match=r"activations: mm_00\.image\.mlp\.fc2 is to be migrated, and no block file"):

@@ -1,3 +1,3 @@
-"""What tests of the transformer have, tests of what stands on it have too."""
+"""The fixtures of the transformer's tests, for the tests of reconstruction."""
 
 from tests.mmdit.conftest import captured, conditions, flat, latents, study, transformer  # noqa: F401

@@ -1,4 +1,4 @@
-"""A model over its blocks' files computes what the packed files compute."""
+"""A model over block files computes the same as the packed files."""
 
 import mlx.core as mx
 import numpy as np
@@ -44,7 +44,7 @@ def test_blocks_without_a_quantized_layer_are_full_precision(model, tmp_path):
     np.testing.assert_allclose(found, predict(model, bind_linears(model)), atol=1e-5)
 
 
-def test_weights_are_those_of_the_files_and_the_rest_the_models(model, tmp_path):
+def test_weights_are_those_of_the_files_and_otherwise_those_of_the_model(model, tmp_path):
     files = write_files(tmp_path, activations=[{"layers": "*", "bits": 16}])
     stored = {name: dequantize(x.codes, x.grid) for file in files for name, x in file.weights.items()}
     full = bind_linears(model)
@@ -60,7 +60,7 @@ def test_weights_are_those_of_the_files_and_the_rest_the_models(model, tmp_path)
     assert np.abs(found - predict(model, full)).max() > 1e-2
 
 
-def test_inputs_are_rounded_by_the_step_of_the_noise_level(model, tmp_path):
+def test_inputs_are_quantized_with_the_step_size_of_their_noise_level(model, tmp_path):
     name = "mm_00.image.mlp.fc1"
     rules = [{"layers": "*", "bits": 16}, {"layers": name, "bits": 8, "policy": "lut", "shift": False}]
     inputs = {name: InputQuantizer("lut", 8, np.array([4.0, 0.5], np.float32))}
@@ -73,6 +73,6 @@ def test_inputs_are_rounded_by_the_step_of_the_noise_level(model, tmp_path):
         np.testing.assert_allclose(np.array(linears.at(sigma)(name, x)), np.array(expected), atol=1e-5)
 
 
-def test_a_step_size_that_is_missing_is_named(model, tmp_path):
+def test_a_missing_step_size_is_named(model, tmp_path):
     with pytest.raises(UserError, match=r"mm_00.image.attn.\w+: .*no step sizes"):
         bind_blocks(model, write_files(tmp_path))

@@ -1,4 +1,4 @@
-"""A block's outputs are the model's, its errors are what they say, and shared inputs are quantized once."""
+"""A block's outputs are those of the model, its errors are relative, and shared inputs are quantized once."""
 
 from collections import Counter
 from dataclasses import replace
@@ -40,13 +40,13 @@ def test_the_noise_levels_are_varied(problem):
         assert set(problem.rows.knots[indices]) == set(range(5))
 
 
-def test_unquantized_the_outputs_are_the_captured_targets(problem):
+def test_without_quantization_the_outputs_are_the_captured_targets(problem):
     errors = measure_errors(problem, problem.weights, lambda rows: quantize_nothing, np.arange(60))
     assert list(errors) == (["image", "text"] if problem.block.text_reaches_output else ["image"])
     assert max(errors.values()) < 1e-6  # the targets are stored as fp16
 
 
-def test_rows_are_taken_as_fp32(problem):
+def test_rows_are_converted_to_fp32(problem):
     rows = take_rows(problem.rows, np.array([7, 2]))
     assert {part.dtype for part in (rows.image, rows.text, *rows.modulations.values())} == {mx.float32}
     np.testing.assert_array_equal(np.array(rows.image), problem.rows.image[[7, 2]])
@@ -60,7 +60,7 @@ def test_powers_are_the_mean_squares_of_the_training_targets(problem):
     assert problem.powers == measure_powers(problem.rows, problem.training)
 
 
-def test_the_loss_is_each_streams_error_over_its_power(problem):
+def test_the_loss_is_the_error_of_each_stream_over_its_power(problem):
     rows, rng = take_rows(problem.rows, np.arange(3)), np.random.default_rng(0)
     targets = {"image": problem.rows.image_target[:3], "text": problem.rows.text_target}
     outputs, expected = {}, 0.0
@@ -71,7 +71,7 @@ def test_the_loss_is_each_streams_error_over_its_power(problem):
     assert found.item() == pytest.approx(expected, rel=1e-4)  # summed in fp32
 
 
-def test_errors_are_over_the_power_of_the_rows_measured(problem, monkeypatch):
+def test_errors_are_relative_to_the_power_of_the_measured_rows(problem, monkeypatch):
     """Whatever the rows at a time are."""
     weights = {name: 1.05 * weight for name, weight in problem.weights.items()}
     where = problem.held_out
@@ -85,7 +85,7 @@ def test_errors_are_over_the_power_of_the_rows_measured(problem, monkeypatch):
         assert errors["image"] == pytest.approx(expected, rel=1e-4)  # summed in fp32
 
 
-def test_an_error_is_measured_with_the_rows_own_quantizers(problem):
+def test_an_error_is_measured_with_the_quantizers_of_its_rows(problem):
     """Each batch of rows binds its own."""
     seen = []
 
@@ -119,7 +119,7 @@ def test_queries_keys_and_values_share_one_quantized_input(problem):
     assert sorted(calls) == sorted(f"{problem.block.name}.{name}" for name in wanted)
 
 
-def test_every_layer_sees_what_quantize_gives(problem):
+def test_every_layer_receives_the_quantized_input(problem):
     """Doubling one reader's input changes the outputs as doubling its layers' weights does."""
     rows = take_rows(problem.rows, np.arange(2))
     for key in set(problem.readers.values()):
@@ -130,13 +130,13 @@ def test_every_layer_sees_what_quantize_gives(problem):
 
 
 @pytest.mark.parametrize("suffix", ["image.attn.v_proj", "text.attn.k_proj", "image.attn.o_proj", "image.mlp.fc2"])
-def test_the_first_layer_with_a_broken_output_is_found(problem, suffix):
+def test_the_first_layer_with_a_non_finite_output_is_found(problem, suffix):
     rows, name = take_rows(problem.rows, np.arange(2)), f"{problem.block.name}.{suffix}"
     assert find_broken_layer(problem, problem.weights, quantize_nothing, rows) is None
     assert find_broken_layer(problem, spoil(problem, name), quantize_nothing, rows) == name
 
 
-def test_a_layer_that_is_given_something_broken_is_found(problem):
+def test_a_layer_with_a_non_finite_input_is_found(problem):
     rows = take_rows(problem.rows, np.arange(2))
     key = f"{problem.block.name}.image.mlp.fc1"
     found = find_broken_layer(problem, problem.weights, lambda k, x: x * np.inf if k == key else x, rows)

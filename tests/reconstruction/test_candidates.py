@@ -1,4 +1,4 @@
-"""The ways to round are measured on points that took no part, and the best of them is kept."""
+"""The candidate roundings are measured on held-out points, and the best is kept."""
 
 import copy
 import math
@@ -35,7 +35,7 @@ def total(errors):
 
 
 class TestEngines:
-    def test_each_engine_comes_after_the_simpler_ones(self, study):
+    def test_each_engine_follows_the_simpler_ones(self, study):
         for engine, expected in (
             ("rtn", ["rtn"]),
             ("gptq", ["rtn", "gptq"]),
@@ -43,7 +43,7 @@ class TestEngines:
         ):
             assert [found.engine for found in run_engine(study, engine, adaround_iterations=1)] == expected
 
-    def test_every_way_has_codes_on_the_grids_of_all_layers(self, study):
+    def test_every_candidate_has_codes_on_the_grids_of_all_layers(self, study):
         _, _, grids, quantizers = study
         for found in run_engine(study, "adaround"):
             assert list(found.codes) == list(grids)
@@ -53,27 +53,27 @@ class TestEngines:
                 assert codes.max() <= 2 ** grids[name].bits - 1
             assert len(found.losses) == (6 if found.engine == "adaround" else 0)
 
-    def test_to_nearest_is_to_nearest(self, study):
+    def test_the_rtn_candidate_has_the_nearest_codes(self, study):
         problem, _, grids, quantizers = study
         found = round_to_nearest(problem, grids, quantizers)
         assert found.quantizers is quantizers
         for name, codes in found.codes.items():
             np.testing.assert_array_equal(codes, round_to_grid(np.array(problem.weights[name]), grids[name]))
 
-    def test_gptq_is_better_than_to_nearest_on_points_it_has_not_seen(self, study):
+    def test_gptq_is_better_than_rtn_on_held_out_points(self, study):
         problem, _, grids, _ = study
         nearest, gptq = (total(measure_candidate(problem, grids, found)) for found in run_engine(study, "gptq"))
         assert gptq < 0.8 * nearest
 
     @pytest.mark.parametrize("start", ["gptq", "full_precision"])
-    def test_learning_starts_where_it_is_told_to(self, study, start):
+    def test_learning_starts_at_the_configured_codes(self, study, start):
         """Before it has moved: GPTQ's codes, or those of rounding to nearest."""
         nearest, gptq, found = run_engine(study, "adaround", adaround_start=start, adaround_rate=1e-12)
         expected = {"gptq": gptq, "full_precision": nearest}[start]
         share = np.mean([np.mean(codes == expected.codes[name]) for name, codes in found.codes.items()])
         assert share > 0.999  # except weights halfway between two levels
 
-    def test_learning_goes_on_from_a_state_and_tells_of_what_it_does(self, study):
+    def test_learning_resumes_from_a_state_and_reports_its_progress(self, study):
         problem, _, grids, _ = study
         first, states, losses = run_engine(study, "gptq")[1], [], []
 
@@ -101,7 +101,7 @@ class TestEngines:
 
     @pytest.mark.parametrize("changes", [{"weight": UNQUANTIZED}, {"weight": UNQUANTIZED, "activation": UNQUANTIZED}])
     @pytest.mark.parametrize("start", ["gptq", "full_precision"])
-    def test_a_block_without_quantized_weights_is_no_problem(self, captured, changes, start):
+    def test_a_block_without_quantized_weights_is_accepted(self, captured, changes, start):
         problem, rules = captured.pose(**changes)
         grids, quantizers, _ = set_up(problem, rules)
         settings = SETTINGS | {"adaround_start": start}
@@ -118,7 +118,7 @@ class TestEngines:
 
 
 class TestMeasuring:
-    def test_errors_are_those_of_the_held_out_rows_as_they_will_run(self, study):
+    def test_errors_are_those_of_held_out_rows_at_inference(self, study):
         problem, _, grids, quantizers = study
         found = round_to_nearest(problem, grids, quantizers)
         weights = {name: mx.array(dequantize(codes, grids[name])) for name, codes in found.codes.items()}
@@ -133,7 +133,7 @@ class TestMeasuring:
                 slow = mx.square(outputs[stream] - target).sum() / mx.square(target).sum()
                 assert errors[way][stream] == pytest.approx(slow.item(), rel=1e-4)
 
-    def test_training_rows_do_not_count(self, study):
+    def test_training_rows_do_not_affect_the_errors(self, study):
         problem, _, grids, quantizers = study
         found = round_to_nearest(problem, grids, quantizers)
         before = measure_candidate(problem, grids, found)
@@ -175,19 +175,19 @@ class TestChoosing:
         ]
         return choose_candidate([Candidate(str(i), {}, {}) for i in range(len(pairs))], errors)
 
-    def test_the_least_error_of_both_streams_wins(self):
+    def test_the_smallest_error_over_both_streams_wins(self):
         assert self.choose((0.3, 0.3), (0.1, 0.6), (0.2, 0.3)) == 2
 
-    def test_of_equals_the_simplest_wins(self):
+    def test_of_equal_errors_the_simplest_candidate_wins(self):
         assert self.choose((0.2, 0.3), (0.3, 0.2), (0.25, 0.25)) == 0
         assert self.choose((0.3, 0.3), (0.2, 0.2), (0.2, 0.2)) == 1
 
-    def test_an_error_that_is_not_finite_never_wins(self):
+    def test_a_non_finite_error_never_wins(self):
         for broken in (math.nan, math.inf):
             assert self.choose((0.3, 0.3), (0.2, 0.2), (broken, 0.1)) == 1
             assert self.choose((broken, 0.3), (0.2, 0.2)) == 1
 
-    def test_errors_with_quantized_inputs_decide(self):
+    def test_the_choice_uses_errors_with_quantized_inputs(self):
         errors = [
             {"quantized_inputs": {"image": 0.2}, "full_precision_inputs": {"image": 0.9}},
             {"quantized_inputs": {"image": 0.3}, "full_precision_inputs": {"image": 0.1}},
@@ -198,7 +198,7 @@ class TestChoosing:
         "sabotage",
         [{"adaround_rate": 100.0}, {"adaround_step_rate": 3.0}, {"adaround_rate": 100.0, "adaround_drop": 0.9}],
     )
-    def test_where_learning_goes_wrong_it_is_not_taken(self, study, sabotage):
+    def test_a_worse_learned_candidate_is_not_chosen(self, study, sabotage):
         problem, _, grids, _ = study
         found = run_engine(study, "adaround", **sabotage)
         errors = [measure_candidate(problem, grids, candidate) for candidate in found]

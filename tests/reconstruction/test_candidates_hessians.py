@@ -1,4 +1,4 @@
-"""GPTQ's Hessians are those of what the layers read, and cost no more than they have to."""
+"""GPTQ Hessians are those of the layer inputs, at bounded cost."""
 
 import math
 
@@ -20,7 +20,7 @@ from tests.support.blocks import SETTINGS
 
 
 @pytest.mark.parametrize("batch", [64, 7])
-def test_they_are_those_of_the_quantized_inputs_over_the_training_rows(study, monkeypatch, batch):
+def test_hessians_are_those_of_quantized_inputs_over_the_training_rows(study, monkeypatch, batch):
     problem, _, _, quantizers = study
     read, rows = {}, take_rows(problem.rows, problem.training)
     bind = bind_to_rows(quantizers)(rows)
@@ -39,7 +39,7 @@ def test_they_are_those_of_the_quantized_inputs_over_the_training_rows(study, mo
         np.testing.assert_allclose(found[key], slow, atol=1e-3 * np.abs(slow).max(), err_msg=key)
 
 
-def test_of_many_tokens_a_share_is_read_from_every_place(study, monkeypatch):
+def test_of_many_tokens_a_share_is_sampled_at_every_position(study, monkeypatch):
     problem, _, _, quantizers = study
     whole = accumulate_hessians(problem, quantizers)
     monkeypatch.setattr(candidates, "HESSIAN_TOKENS", 200)
@@ -52,7 +52,7 @@ def test_of_many_tokens_a_share_is_read_from_every_place(study, monkeypatch):
 
 @pytest.mark.parametrize("per_row", [1, 16, 20, 154, 589, 1024])
 @pytest.mark.parametrize("rows", [1, 44, 448, 6400])
-def test_the_stride_visits_every_place_in_a_row(rows, per_row):
+def test_the_stride_visits_every_position_of_a_row(rows, per_row):
     stride = choose_stride(rows * per_row, per_row)
     assert math.gcd(stride, per_row) == 1
     assert stride >= rows * per_row // HESSIAN_TOKENS
@@ -62,7 +62,7 @@ def test_the_stride_visits_every_place_in_a_row(rows, per_row):
         assert len({place % per_row for place in range(0, stride * per_row, stride)}) == per_row
 
 
-def test_rounding_uses_the_hessian_of_what_a_layer_reads(study):
+def test_rounding_uses_the_hessian_of_the_layer_input(study):
     """Queries, keys and values share one; a damping that drowns it rounds to nearest."""
     problem, _, grids, quantizers = study
     found = round_by_hessian(problem, grids, quantizers, SETTINGS | {"gptq_damping": 1e9})

@@ -1,4 +1,4 @@
-"""Distillation: the loss by slow twins, its gradients by finite differences, and what learning makes of them."""
+"""Distillation: the loss agrees with slow versions, its gradients with finite differences, and learning lowers it."""
 
 import mlx.core as mx
 import numpy as np
@@ -142,7 +142,7 @@ class TestLoss:
         ],
         ids=str,
     )
-    def test_it_is_the_slow_twins(self, study, changes):
+    def test_the_loss_equals_that_of_the_slow_version(self, study, changes):
         task, starts = study
         settings = SETTINGS._replace(**changes)
         slow = compare_slowly(task, settings, lambda timesteps: task.student.bind(starts["codes"], timesteps), POINTS)
@@ -151,12 +151,12 @@ class TestLoss:
         if not task.student.quantizers[next(iter(task.student.quantizers))].bits < 16:
             assert compare_fast(task, settings, starts["codes"]).item() == pytest.approx(slow, rel=1e-4)
 
-    def test_full_precision_has_none(self, plain):
+    def test_full_precision_has_no_loss(self, plain):
         task, _ = plain
         slow = compare_slowly(task, SETTINGS, lambda timesteps: bind_linears(task.model), POINTS)
         assert slow == 0
 
-    def test_the_power_of_the_noise_level_weighs_points(self):
+    def test_points_are_weighted_by_a_power_of_sigma(self):
         found = distillation.weigh_levels(np.array([1.0, 0.5, 0.25]), 2.0)
         np.testing.assert_allclose(found, np.array([16, 4, 1]) / 7, rtol=1e-6)
         np.testing.assert_array_equal(distillation.weigh_levels(SIGMAS, 0.0), np.ones(4))
@@ -174,7 +174,7 @@ class TestLoss:
             sums += [np.square(found - wanted).sum(), np.square(wanted).sum()]
         assert measure_held_out(task, SETTINGS, starts["codes"]) == pytest.approx(sums[0] / sums[1], rel=1e-2)
 
-    def test_held_out_points_are_spread_where_there_are_more_than_are_measured(self, plain, monkeypatch):
+    def test_a_subset_of_many_held_out_points_is_spread_evenly(self, plain, monkeypatch):
         task, starts = plain
         monkeypatch.setattr(distillation, "MEASURED", 2)
         ends = measure_held_out(task._replace(held_out=task.held_out[[0, -1]]), SETTINGS, starts["codes"])
@@ -185,7 +185,7 @@ class TestGradients:
     """Straight-through: those of the loss at the values stored, as if nothing were rounded."""
 
     @pytest.mark.parametrize("kind", ["scales", "zeros", "biases"])
-    def test_weights_by_finite_differences(self, plain, kind):
+    def test_the_gradients_of_weights_agree_with_finite_differences(self, plain, kind):
         """Along a random direction, from the values stored, in units of the displacements."""
         task, starts = plain
         student, learned = task.student, move(starts["codes"], size=0.02)
@@ -236,7 +236,7 @@ class TestGradients:
     @pytest.mark.parametrize(
         "reader", ["mm_00.image.attn.q_proj", "mm_00.text.mlp.fc2", "mm_01.image.mlp.fc1", "mm_01.image.mlp.fc2"]
     )
-    def test_steps_by_finite_differences(self, coarse, reader):
+    def test_the_gradients_of_step_sizes_agree_with_finite_differences(self, coarse, reader):
         """Rounding adds a constant and clipping stays where it is: then the loss is smooth in a step size. LSQ divides
         by sqrt(N q), N the values of a row that share it."""
         task, starts = coarse
@@ -277,7 +277,7 @@ class TestGradients:
 
     @pytest.mark.parametrize("kind", list(KINDS))
     @pytest.mark.parametrize("unroll", [1, 2])
-    def test_blocks_computed_again_have_the_same(self, study, kind, unroll):
+    def test_recomputed_blocks_have_equal_gradients(self, study, kind, unroll):
         """Gradient checkpoints save memory and change nothing else."""
         task, starts = study
         settings = SETTINGS._replace(unroll=unroll, kind=kind)
@@ -306,20 +306,20 @@ class TestPoints:
 
     TRAINING = np.arange(100, 200)
 
-    def test_an_iterations_points_are_distinct_and_of_the_training(self):
+    def test_the_points_of_an_iteration_are_distinct_training_points(self):
         for iteration in range(5):
             points = draw_points(self.TRAINING, SETTINGS, iteration)
             assert len(set(points)) == SETTINGS.batch
             assert set(points) <= set(self.TRAINING)
 
-    def test_they_do_not_depend_on_what_was_drawn_before(self):
+    def test_the_points_of_an_iteration_do_not_depend_on_earlier_draws(self):
         forward = [draw_points(self.TRAINING, SETTINGS, iteration).tolist() for iteration in range(4)]
         backward = [draw_points(self.TRAINING, SETTINGS, iteration).tolist() for iteration in (3, 2, 1, 0)]
         assert forward == backward[::-1]
         assert len(set(map(tuple, forward))) == 4
         assert draw_points(self.TRAINING, SETTINGS._replace(seed=1), 0).tolist() not in forward
 
-    def test_a_batch_beyond_all_points_has_all(self):
+    def test_a_batch_larger_than_the_points_has_all_points(self):
         assert draw_points(self.TRAINING, SETTINGS._replace(batch=1000), 0).tolist() == self.TRAINING.tolist()
 
 
@@ -354,7 +354,7 @@ class TestLearning:
         assert len(state.losses) == state.iteration == 6
         assert state.losses[-1] < 0.9 * state.losses[0]
 
-    def test_all_kinds_move_or_only_those_asked_for(self, coarse):
+    def test_only_the_configured_kinds_of_parameters_move(self, coarse):
         task, starts = coarse
         for kind in KINDS:
             settings = SETTINGS._replace(kind=kind, iterations=2)
@@ -366,7 +366,7 @@ class TestLearning:
             }
             assert moved == set(KINDS[kind])
 
-    def test_a_loss_is_the_mean_over_the_parts_of_its_batch(self, plain):
+    def test_the_loss_is_the_mean_over_the_halves_of_its_batch(self, plain):
         """By their numbers of points, of the state before the iteration."""
         task, starts = plain
         settings = SETTINGS._replace(iterations=1, batch=5)
@@ -375,7 +375,7 @@ class TestLearning:
         losses = [compare_fast(task, settings, starts["codes"], part).item() for part in parts]
         assert found == pytest.approx([np.average(losses, weights=[len(part) for part in parts])], rel=1e-5)
 
-    def test_going_on_from_a_checkpoint_ends_with_equal_bits(self, coarse):
+    def test_resuming_from_a_checkpoint_ends_with_equal_bits(self, coarse):
         task, starts = coarse
         settings, saved = SETTINGS._replace(unroll=2, iterations=5), []
         whole = learn_quietly(
@@ -386,17 +386,17 @@ class TestLearning:
         assert again.losses == whole.losses
         assert_equal(again.learned, whole.learned)
 
-    def test_without_a_rate_nothing_moves(self, plain):
+    def test_with_a_learning_rate_of_zero_nothing_moves(self, plain):
         task, starts = plain
         settings = SETTINGS._replace(rate=0.0, code_rate=0.0, iterations=2)
         assert_equal(learn_quietly(task, settings, start_state(starts["codes"])).learned, starts["codes"])
 
-    def test_rates_fall_along_half_a_cosine_and_codes_have_their_own(self):
+    def test_learning_rates_follow_half_a_cosine_and_codes_have_their_own(self):
         rates = [[SETTINGS.choose_rate(kind, i) for i in range(6)] for kind in ("codes", "scales")]
         for found, first in zip(rates, (3e-3, 5e-4), strict=True):
             np.testing.assert_allclose(found, [first * (1 + np.cos(np.pi * i / 6)) / 2 for i in range(6)])
 
-    def test_settings_are_the_stages_parameters(self):
+    def test_the_settings_are_the_parameters_of_the_stage(self):
         parameters = {"seed": 7, "distil": "scales"} | {
             f"distil_{name}": getattr(SETTINGS, name) for name in Settings._fields[1:9]
         }

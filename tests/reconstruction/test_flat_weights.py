@@ -1,4 +1,4 @@
-"""All layers' weights as one vector: nothing is lost on the way, and every start is where it says it is."""
+"""The weights of all layers in one vector: lossless, with exact starting points."""
 
 import mlx.core as mx
 import numpy as np
@@ -46,7 +46,7 @@ def soften_by_layer(flat, alpha):
     return flat.split(flat.soften(rounding.compute_rounding(alpha)))
 
 
-def test_splitting_and_joining_undo_each_other(flat, weights):
+def test_joining_inverts_splitting(flat, weights):
     parts = flat.split(flat.join(weights))
     assert list(parts) == list(weights)
     assert all(mx.array_equal(parts[name], weights[name]) for name in weights)
@@ -54,7 +54,7 @@ def test_splitting_and_joining_undo_each_other(flat, weights):
     assert mx.array_equal(flat.join(flat.split(vector)), vector)
 
 
-def test_learning_starts_at_the_weights_themselves(flat, weights, grids):
+def test_learning_starts_at_the_weights(flat, weights, grids):
     """Within a millionth of the grid, the precision of fp32; what a searched range cuts off starts at its end."""
     soft = soften_by_layer(flat, flat.start_alpha())
     for name, grid in grids.items():
@@ -63,7 +63,7 @@ def test_learning_starts_at_the_weights_themselves(flat, weights, grids):
         assert np.abs(to_steps(soft[name], grid) - exact).max() <= 1e-6 * max(codes, 2), name
 
 
-def test_a_searched_range_did_cut_something_off(weights, grids):
+def test_the_searched_range_of_the_test_clips_weights(weights, grids):
     places = to_steps(weights["e"], grids["e"])
     assert (places < -0.5).any() or (places > 2 ** grids["e"].bits - 0.5).any()
 
@@ -75,7 +75,7 @@ def test_everything_is_fp32(flat):
     assert flat.fractions.dtype == np.float32
 
 
-def test_hardened_at_once_every_weight_is_rounded_to_nearest(flat, weights, grids):
+def test_hardened_before_learning_every_weight_is_rounded_to_nearest(flat, weights, grids):
     codes = flat.take_codes(flat.start_alpha(), grids)
     for name, grid in grids.items():
         ties = np.abs(to_steps(weights[name], grid) % 1 - 0.5) < 1e-4
@@ -83,7 +83,7 @@ def test_hardened_at_once_every_weight_is_rounded_to_nearest(flat, weights, grid
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_codes_stay_on_the_grid_and_stand_for_the_hard_weights(flat, grids, seed):
+def test_codes_are_on_the_grid_and_give_the_hard_weights(flat, grids, seed):
     alpha = 50 * mx.random.normal(flat.below.shape, key=mx.random.key(seed))
     hard = flat.split(flat.harden(alpha))
     for name, codes in flat.take_codes(alpha, grids).items():
@@ -92,7 +92,7 @@ def test_codes_stay_on_the_grid_and_stand_for_the_hard_weights(flat, grids, seed
         np.testing.assert_allclose(np.array(hard[name]), dequantize(codes, grids[name]), rtol=1e-6, atol=1e-6)
 
 
-def test_the_choice_is_between_the_codes_around_the_weight(flat, weights, grids):
+def test_the_choice_is_between_the_two_codes_around_the_weight(flat, weights, grids):
     size = flat.below.shape
     low, high = (flat.take_codes(mx.full(size, alpha), grids) for alpha in (-1.0, 1.0))
     for name, grid in grids.items():
@@ -102,7 +102,7 @@ def test_the_choice_is_between_the_codes_around_the_weight(flat, weights, grids)
 
 
 @pytest.mark.parametrize("spoil", ["nearest", "random"])
-def test_learning_can_start_at_any_codes(weights, grids, spoil):
+def test_learning_can_start_at_given_codes(weights, grids, spoil):
     rng = np.random.default_rng(1)
     codes = {
         "nearest": {name: round_to_grid(np.array(weights[name]), grid) for name, grid in grids.items()},
@@ -121,7 +121,7 @@ def test_learning_can_start_at_any_codes(weights, grids, spoil):
         np.testing.assert_array_equal(other[inner] > code[inner], place[inner] > code[inner])
 
 
-def test_codes_are_counted_as_they_were_made(grids):
+def test_moved_codes_are_counted(grids):
     rng = np.random.default_rng(2)
     for name, grid in grids.items():
         codes = rng.integers(0, 2**grid.bits, SHAPES[name]).astype(np.uint8)
@@ -129,7 +129,7 @@ def test_codes_are_counted_as_they_were_made(grids):
 
 
 @pytest.mark.parametrize("pressure", [None, (0.01, 20.0), (0.3, 2.0)])
-def test_the_gradient_is_that_of_the_same_written_plainly(flat, weights, pressure):
+def test_the_gradient_equals_that_of_a_plain_version(flat, weights, pressure):
     """By automatic differentiation through a sigmoid, of a loss that is quadratic in the soft weights."""
     rng = np.random.default_rng(3)
     targets = {name: w + mx.array(rng.standard_normal(w.shape).astype(np.float32)) for name, w in weights.items()}
@@ -152,7 +152,7 @@ def test_the_gradient_is_that_of_the_same_written_plainly(flat, weights, pressur
     assert (found[np.abs(np.array(alpha)) > rounding.SATURATION + 1e-5] == 0).all()
 
 
-def test_without_a_weight_there_is_nothing_to_round():
+def test_without_a_weight_nothing_is_rounded():
     flat = start_at_weights({}, {})
     assert isinstance(flat, FlatWeights)
     assert flat.start_alpha().size == 0

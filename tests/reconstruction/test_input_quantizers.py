@@ -1,4 +1,4 @@
-"""How inputs are quantized before anything is learned: policies, ranges, and the shift of what follows a GELU."""
+"""The initial input quantizers: policies, ranges, and the post-GELU shift."""
 
 from dataclasses import replace
 
@@ -53,26 +53,26 @@ def quantize_slowly(x, step, bits=8, shift=0.0, migration=1.0):
 
 
 class TestSteps:
-    def test_a_table_has_the_absmax_of_each_noise_level(self, inputs, seen):
+    def test_a_table_follows_the_absmax_of_each_noise_level(self, inputs, seen):
         expected = [np.abs(inputs[rows]).max() / 127 for rows in ([0, 1], [2], [2], [3, 4])]
         np.testing.assert_allclose(np.array(choose(seen).steps), expected, rtol=1e-6)
 
-    def test_a_noise_level_without_rows_has_the_step_of_the_nearest(self, seen):
+    def test_a_noise_level_without_rows_has_the_step_size_of_the_nearest(self, seen):
         first, second, without, last = choose(seen).steps.tolist()
         assert without == second
         assert len({first, second, last}) == 3
 
-    def test_a_static_step_is_the_largest_of_all(self, inputs, seen):
+    def test_a_static_step_size_is_the_largest_of_all(self, inputs, seen):
         found = choose(seen, policy="static")
         assert found.steps.shape == (1,)
         assert found.steps.item() == pytest.approx(np.abs(inputs).max() / 127)
 
     @pytest.mark.parametrize("bits", [4, 6, 8])
-    def test_bits_decide_how_many_levels_there_are(self, inputs, seen, bits):
+    def test_the_bits_determine_the_number_of_levels(self, inputs, seen, bits):
         step = choose(seen, policy="static", bits=bits).steps.item()
         assert step == pytest.approx(np.abs(inputs).max() / (2 ** (bits - 1) - 1))
 
-    def test_a_dynamic_policy_and_none_keep_nothing(self, seen):
+    def test_dynamic_and_unquantized_inputs_store_no_step_size(self, seen):
         assert choose(seen, policy="dynamic").identity == InputQuantizer("dynamic", 8).identity
         found = choose_quantizer(QUERY, seen, {"bits": 16}, KNOTS, SIGMAS, 0)
         assert found.identity == InputQuantizer("none", 16).identity
@@ -88,7 +88,7 @@ class TestSteps:
             np.testing.assert_allclose(np.array(choose(flipped, range="p999").steps), expected, rtol=1e-6)
         assert (np.array(choose(seen, range="p999").steps) < np.array(choose(seen).steps)).all()
 
-    def test_inputs_that_are_all_zero_have_a_step_to_divide_by(self):
+    def test_inputs_of_zeros_have_a_positive_step_size(self):
         zeros = Extremes(np.zeros((5, 8), np.float32), np.zeros((5, 8), np.float32), np.zeros((5, 9), np.float32))
         found = choose(zeros)
         assert (np.array(found.steps) > 0).all()
@@ -97,7 +97,7 @@ class TestSteps:
 
 
 class TestShift:
-    def test_only_what_follows_a_gelu_is_shifted(self, seen):
+    def test_only_post_gelu_inputs_are_shifted(self, seen):
         assert choose(seen, key=QUERY).shift is None
         assert choose(seen, key="mm_01.image.mlp.fc1").shift is None
         assert choose(seen, key=FC2, shift=False).shift is None
@@ -106,7 +106,7 @@ class TestShift:
         np.testing.assert_array_equal(np.array(found.shift), expected)
 
     @pytest.mark.parametrize("range_name", ["absmax", "p999"])
-    def test_steps_reach_what_is_left_after_the_shift(self, inputs, seen, range_name):
+    def test_step_sizes_cover_the_shifted_range(self, inputs, seen, range_name):
         found = choose(seen, key=FC2, range=range_name)
         left = np.abs(inputs - np.array(found.shift))
         expected = [left[rows].max() / 127 for rows in ([0, 1], [2], [2], [3, 4])]
@@ -115,30 +115,30 @@ class TestShift:
 
 
 class TestQuantizing:
-    def test_each_row_has_the_step_of_its_noise_level(self, inputs, seen):
+    def test_each_row_has_the_step_size_of_its_noise_level(self, inputs, seen):
         quantizers = {QUERY: choose(seen)}
         found = bind_rounding(quantizers, list_steps(quantizers), mx.array(KNOTS))(QUERY, mx.array(inputs))
         steps = np.array(quantizers[QUERY].steps)[KNOTS][:, None, None]
         np.testing.assert_allclose(np.array(found), quantize_slowly(inputs, steps), atol=1e-5)
 
-    def test_a_static_step_is_for_all_rows(self, inputs, seen):
+    def test_a_static_step_size_applies_to_all_rows(self, inputs, seen):
         quantizers = {QUERY: choose(seen, policy="static", bits=5)}
         found = bind_rounding(quantizers, list_steps(quantizers), mx.array(KNOTS))(QUERY, mx.array(inputs))
         expected = quantize_slowly(inputs, quantizers[QUERY].steps.item(), 5)
         np.testing.assert_allclose(np.array(found), expected, atol=1e-5)
 
-    def test_a_dynamic_step_is_each_tokens_own(self, inputs):
+    def test_a_dynamic_step_size_is_per_token(self, inputs):
         found = bind_rounding({QUERY: InputQuantizer("dynamic", 8)}, {}, mx.array(KNOTS))(QUERY, mx.array(inputs))
         step = np.abs(inputs).max(axis=-1, keepdims=True) / np.float32(127)
         np.testing.assert_allclose(np.array(found), quantize_slowly(inputs, step), atol=1e-5)
 
-    def test_none_gives_the_input_itself(self, inputs):
+    def test_an_unquantized_input_is_unchanged(self, inputs):
         found = bind_rounding({QUERY: InputQuantizer("none", 16)}, {}, mx.array(KNOTS))(QUERY, mx.array(inputs))
         np.testing.assert_array_equal(np.array(found), inputs)
 
     @pytest.mark.parametrize("shifted", [False, True])
     @pytest.mark.parametrize("migrated", [False, True])
-    def test_shift_and_migration_are_where_the_formula_has_them(self, inputs, shifted, migrated):
+    def test_shift_and_migration_follow_the_formula(self, inputs, shifted, migrated):
         shift = np.linspace(0, 3, 8).astype(np.float32) if shifted else None
         migration = np.array([5, 1, 1, 3, 1, 1, 1, 2], np.int32) if migrated else None
         quantizer = InputQuantizer("static", 8, np.array([0.06], np.float32), shift, migration)
@@ -148,13 +148,13 @@ class TestQuantizing:
         unrounded = leave_unrounded({QUERY: quantizer})(QUERY, mx.array(inputs))
         np.testing.assert_allclose(np.array(unrounded), inputs / m, rtol=1e-6)
 
-    def test_it_is_the_quantization_that_inference_simulates(self, inputs, seen):
+    def test_the_quantization_equals_that_of_inference(self, inputs, seen):
         quantizer = choose(seen, key=FC2, policy="static")
         found = bind_rounding({FC2: quantizer}, list_steps({FC2: quantizer}), mx.array(KNOTS))(FC2, mx.array(inputs))
         expected = quantize_dequantize(mx.array(inputs), quantizer.steps.item(), 8, mx.array(quantizer.shift))
         np.testing.assert_allclose(np.array(found), np.array(expected), atol=1e-6)
 
-    def test_dropping_leaves_about_the_share_asked_for_unrounded(self):
+    def test_dropping_leaves_about_the_configured_share_unquantized(self):
         x = mx.random.normal((4, 50, 64), key=mx.random.key(0))
         quantizers = {
             QUERY: InputQuantizer("static", 4, np.array([0.5], np.float32)),
@@ -173,7 +173,7 @@ class TestQuantizing:
 
 
 class TestOnABlock:
-    def test_what_is_observed_is_what_the_layers_read(self, study):
+    def test_the_observed_values_are_the_layer_inputs(self, study):
         problem, *_ = study
         read, rows = {}, take_rows(problem.rows, problem.training)
 
@@ -204,7 +204,7 @@ class TestOnABlock:
         assert (one.bits, other.bits) == (8, 4)
         np.testing.assert_allclose(np.array(other.steps) * 7, np.array(one.steps) * 127, rtol=1e-5)
 
-    def test_only_rows_to_learn_from_are_looked_at(self, captured):
+    def test_only_training_rows_are_used(self, captured):
         problem, rules = captured.pose()
         activations = {name: rule["activation"] for name, rule in rules.items()}
         before = calibrate(problem, activations, 0)[0]
@@ -213,7 +213,7 @@ class TestOnABlock:
         problem.rows.image[problem.held_out] /= 3
         assert all(np.array_equal(before[key].steps, after[key].steps) for key in before)
 
-    def test_eight_bits_are_near_full_precision_and_four_are_not(self, study):
+    def test_8_bits_are_close_to_full_precision_and_4_are_not(self, study):
         problem, _, _, quantizers = study
         rows = take_rows(problem.rows, problem.held_out)
         exact = np.array(run_rows(problem, problem.weights, quantize_nothing, rows)["image"])
@@ -228,7 +228,7 @@ class TestOnABlock:
         assert errors[1] > 20 * errors[0]
 
 
-def test_steps_are_chosen_in_the_order_of_the_noise_levels():
+def test_step_sizes_are_in_the_order_of_the_noise_levels():
     """Whatever the order of the rows."""
     rng = np.random.default_rng(1)
     knots = rng.permutation(np.repeat(np.arange(4), 3))

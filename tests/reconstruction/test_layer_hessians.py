@@ -1,4 +1,4 @@
-"""Hessians of what layers read: 2 x^T x over all points, once for layers that read the same."""
+"""Hessians of layer inputs: 2 x^T x over all points, once per shared input."""
 
 import mlx.core as mx
 import numpy as np
@@ -36,7 +36,7 @@ def record_slowly(model, points) -> dict[str, np.ndarray]:
     return {name: np.concatenate(parts) for name, parts in read.items()}
 
 
-def test_hessians_are_twice_the_second_moments_of_every_layers_input(study):
+def test_hessians_are_twice_the_second_moments_of_layer_inputs(study):
     model, layers, points = study
     found = accumulate_hessians(model, layers, (points.take(run) for run in split_runs(POINTS, 3)))
     read = record_slowly(model, points)
@@ -47,7 +47,7 @@ def test_hessians_are_twice_the_second_moments_of_every_layers_input(study):
         np.testing.assert_allclose(hessian, expected, atol=1e-4 * np.abs(expected).max(), err_msg=layer.name)
 
 
-def test_only_the_layers_asked_for_are_observed(study):
+def test_only_the_requested_layers_are_observed(study):
     model, layers, points = study
     few = [layer for layer in layers if layer.role in ("embedder", "qkv")][:8]
     found = observe_layers(model, few, points.take(POINTS[:2]))
@@ -66,16 +66,16 @@ class TestEffectiveRank:
         ("energies", "rank"),
         [([5.0], 1), ([1, 1, 1], 3), ([1] * 8, 8), ([1000, 0.5], 1), ([1000, 2], 2), ([500, 499, 0.5, 0.4], 2)],
     )
-    def test_it_counts_from_the_largest(self, energies, rank):
+    def test_the_rank_counts_from_the_largest_eigenvalue(self, energies, rank):
         assert measure_rank(self.build(energies)) == rank
 
-    def test_it_is_the_least_number_that_holds_the_energy(self):
+    def test_the_rank_is_the_smallest_number_that_holds_the_energy(self):
         x = np.random.default_rng(1).standard_normal((200, 30)) * np.geomspace(1, 1e-3, 30)
         values = sorted(np.linalg.eigvalsh(2 * x.T @ x), reverse=True)
         count = next(k for k in range(1, 31) if sum(values[:k]) >= ENERGY * sum(values))
         assert measure_rank(2 * x.T @ x) == count
 
-    def test_what_adaln_reads_lies_in_few_directions(self):
+    def test_adaln_inputs_lie_in_few_directions(self):
         """SiLU of timestep plus text: the issue measured 15 of 128 on the embedded model."""
         model = embedded.load_transformer()
         layers = [layer for layer in list_linears(5) if layer.role == "adaLN"]

@@ -1,4 +1,4 @@
-"""A layer rounded by what it reads: never worse than to nearest, and far better where its input has few directions."""
+"""A layer rounded with its inputs: never worse than RTN, and far better for inputs in few directions."""
 
 import mlx.core as mx
 import numpy as np
@@ -64,14 +64,14 @@ def round_it(weight, training, held_out, engine="adaround", **rule):
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 @pytest.mark.parametrize("directions", [3, 16, WIDTH])
-def test_it_is_never_worse_than_nearest_where_it_was_not_learned(weight, bits, directions):
+def test_the_held_out_error_is_never_above_that_of_rtn(weight, bits, directions):
     training, held_out = draw_inputs(200, directions), draw_inputs(50, directions, seed=1)
     found = round_it(weight, training, held_out, bits=bits)
     nearest = round_it(weight, training, held_out, engine="rtn", bits=bits)
     assert measure_decibels(weight, found, held_out) >= measure_decibels(weight, nearest, held_out)
 
 
-def test_the_better_of_two_is_taken_on_the_held_out_rows(weight):
+def test_the_better_rounding_on_held_out_rows_is_chosen(weight):
     """GPTQ by few directions, measured on inputs in all of them: nearest. On inputs like those learned from: GPTQ."""
     training, grid = draw_inputs(200, 2), choose_grid(weight, RULE)
     everywhere = np.random.default_rng(3).standard_normal((300, WIDTH)).astype(np.float32)
@@ -81,7 +81,7 @@ def test_the_better_of_two_is_taken_on_the_held_out_rows(weight):
     np.testing.assert_array_equal(round_it(weight, training, draw_inputs(50, 2, seed=1)).codes, learned)
 
 
-def test_the_engine_rtn_rounds_to_nearest_whatever_the_inputs(weight):
+def test_the_engine_rtn_rounds_to_nearest_for_any_inputs(weight):
     training = draw_inputs(200, 2)
     found = round_it(weight, training, training, engine="rtn")
     grid = choose_grid(weight, RULE)
@@ -90,7 +90,7 @@ def test_the_engine_rtn_rounds_to_nearest_whatever_the_inputs(weight):
         np.testing.assert_array_equal(part, expected)
 
 
-def test_widths_and_weights_that_do_not_fit_are_rejected(weight):
+def test_mismatched_shapes_are_rejected(weight):
     x = draw_inputs(10, 4)
     with pytest.raises(ValueError, match="64 inputs are not a multiple of the group size 128"):
         round_it(weight, x, x, group_size=128)
@@ -100,14 +100,14 @@ def test_widths_and_weights_that_do_not_fit_are_rejected(weight):
         round_it(weight, x * np.float32(np.nan), x)
 
 
-def test_damping_is_the_blocks_own_for_what_blocks_read():
+def test_block_inputs_use_the_damping_of_blocks():
     by_role = {layer.role: choose_damping(layer, 0.01) for layer in list_linears(5)}
     assert by_role.pop("adaLN") == by_role.pop("embedder") == by_role.pop("final") == DAMPING
     assert set(by_role.values()) == {0.01}
 
 
 @pytest.mark.parametrize("name", ["mm_00.text", "mm_02.image", "mm_04.image", "final_layer"])
-def test_adaln_of_the_embedded_model_gains_ten_decibels_over_nearest(modulation, name):
+def test_adaln_of_the_embedded_model_gains_10_db_over_rtn(modulation, name):
     """Other prompts are held out. The issue: 47 dB against 20."""
     model, training, held_out = modulation
     layers = [layer for layer in list_linears(5) if layer.name == f"{name}.adaLN_modulation"]

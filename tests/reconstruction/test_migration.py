@@ -1,4 +1,4 @@
-"""Migration: outlier channels are divided by integers that go into the weight's columns, which changes nothing else."""
+"""Migration: outlier channels are divided by integers that multiply the weight columns, and nothing else changes."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def migrated(widened):
     return migrate(block, quantizers, observed, activations, SETTINGS | WARM_UP)
 
 
-def test_outliers_have_more_than_two_and_a_half_times_the_median_range():
+def test_outliers_exceed_two_and_a_half_times_the_median_range():
     ranges = np.array([1, 1, 1, 2.5, 2.51], np.float32)
     assert find_outliers(-ranges[None], 0 * ranges[None]).tolist() == [False] * 4 + [True]
     low, high = np.zeros((2, 5), np.float32), np.ones((2, 5), np.float32)
@@ -54,13 +54,13 @@ def test_outliers_have_more_than_two_and_a_half_times_the_median_range():
     assert find_outliers(low, high).tolist() == [True] + [False] * 4
 
 
-def test_the_reach_is_the_largest_distance_from_the_shift():
+def test_the_absmax_is_the_largest_distance_from_the_shift():
     seen = Extremes(np.array([[-1.0, 0], [-2, 1]]), np.array([[3.0, 2], [1, 7]]), np.zeros((2, 1)))
     assert measure_reach(seen, np.array([0.0, 4.0])).tolist() == [3, 4]
     assert measure_reach(seen, np.array([2.0, 0.0])).tolist() == [4, 7]
 
 
-def test_it_starts_at_the_outliers_reach_over_that_of_the_others():
+def test_migration_starts_at_the_ratio_of_outlier_to_other_absmax():
     reach = np.array([1.0, 0.8, 1.0, 0.9, 6.3], np.float32)
     seen = Extremes(-reach[None], reach[None], np.zeros((1, 1)))
     found = start_ratios(seen, InputQuantizer("static", 8, np.array([0.1], np.float32)))
@@ -83,7 +83,7 @@ def test_only_outlier_channels_are_divided_and_by_integers(widened, migrated):
     assert set(WIDE) <= set(np.flatnonzero(m > 1))
 
 
-def test_the_step_is_chosen_for_what_is_left(widened, migrated):
+def test_the_step_size_is_chosen_after_the_division(widened, migrated):
     """The order is z, then m, then the step of (x - z) / m."""
     _, _, quantizers, observed = widened
     shift, m = np.array(migrated[FC2].shift), np.array(migrated[FC2].migration)
@@ -93,7 +93,7 @@ def test_the_step_is_chosen_for_what_is_left(widened, migrated):
     assert migrated[FC2].steps.item() < measure_reach(observed[FC2], shift).max() / 127
 
 
-def test_a_seed_repeats(widened, migrated):
+def test_a_seed_gives_equal_results(widened, migrated):
     block, activations, quantizers, observed = widened
     again = migrate(block, quantizers, observed, activations, SETTINGS | WARM_UP)
     np.testing.assert_array_equal(np.array(again[FC2].migration), np.array(migrated[FC2].migration))
@@ -106,7 +106,7 @@ def test_the_integers_are_learned(widened, migrated):
     assert (np.array(faster[FC2].migration) != np.array(migrated[FC2].migration)).any()
 
 
-def test_nothing_moves_where_no_rule_asks_for_it(widened):
+def test_without_a_rule_nothing_is_migrated(widened):
     block, activations, quantizers, observed = widened
     without = {name: rule | {"migration": False} if rule["bits"] < 16 else rule for name, rule in activations.items()}
     found = migrate(block, quantizers, observed, without, SETTINGS | WARM_UP)
@@ -115,7 +115,7 @@ def test_nothing_moves_where_no_rule_asks_for_it(widened):
     assert {key for key in quantizers if found[key].migration is not None} <= {FC2, "mm_01.text.mlp.fc2"}
 
 
-def test_without_outliers_there_is_nothing_to_migrate(widened):
+def test_without_outliers_nothing_is_migrated(widened):
     block, activations, quantizers, observed = widened
     even = {
         key: Extremes(np.full_like(s.minimum, -1), np.full_like(s.maximum, 1), s.sample) for key, s in observed.items()
@@ -124,7 +124,7 @@ def test_without_outliers_there_is_nothing_to_migrate(widened):
     assert all(quantizer.migration is None for quantizer in found.values())
 
 
-def test_the_weight_takes_what_the_input_gives(problem, migrated):
+def test_the_weight_is_multiplied_by_the_divisors_of_the_input(problem, migrated):
     block, _, _ = problem
     moved = migrate_weights(block.weights, block.readers, migrated)
     np.testing.assert_array_equal(
@@ -133,7 +133,7 @@ def test_the_weight_takes_what_the_input_gives(problem, migrated):
     assert all(moved[name] is weight for name, weight in block.weights.items() if not name.endswith(".fc2"))
 
 
-def test_with_infinite_bits_the_block_is_the_same(problem, migrated):
+def test_with_infinite_bits_the_block_is_unchanged(problem, migrated):
     """W' ((x - z) / m + z / m) + b = W x + b, in a layer and in the block's outputs."""
     block, _, _ = problem
     moved = replace(block, weights=migrate_weights(block.weights, block.readers, migrated))
@@ -150,7 +150,7 @@ def make_fine(quantizers):
     return {key: replace(part, steps=part.steps / 2**13, bits=23) for key, part in quantizers.items()}
 
 
-def test_the_bias_that_is_folded_is_exact(problem, migrated):
+def test_the_folded_bias_is_exact(problem, migrated):
     """W' Q((x - z) / m) + (b + W' z / m), as inference has it, is W' (Q((x - z) / m) + z / m) + b, as learning does."""
     block, _, _ = problem
     quantizer = migrated[FC2]
@@ -188,7 +188,7 @@ def migrate_one(block, rules, **changes):
     return quantizers, migrate(block, quantizers, observed, activations, SETTINGS | WARM_UP), observed
 
 
-def test_migration_is_better_where_a_few_channels_are_wide(wide):
+def test_migration_helps_where_few_channels_are_wide(wide):
     block, rules = wide
     quantizers, found, _ = migrate_one(block, rules, bits=4)
     assert (np.array(found[FC2].migration)[WIDE] > 1).all()
@@ -200,7 +200,7 @@ def test_migration_is_better_where_a_few_channels_are_wide(wide):
 
 @pytest.mark.parametrize("policy", ["static", "lut"])
 @pytest.mark.parametrize("range_name", ["absmax", "p999"])
-def test_without_a_shift_too_the_step_is_that_of_what_is_left(wide, policy, range_name):
+def test_without_a_shift_the_step_size_is_chosen_after_the_division(wide, policy, range_name):
     quantizers, found, observed = migrate_one(*wide, shift=False, range=range_name, policy=policy)
     m = np.array(found[FC2].migration)
     assert (m[WIDE] > 1).all()

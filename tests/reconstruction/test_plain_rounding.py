@@ -1,4 +1,4 @@
-"""What `nn.quantize` makes of the model, and how many bits per weight that takes."""
+"""The model under `nn.quantize`, and its bits per weight."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -31,7 +31,7 @@ def test_a_split_counts_each_part_by_its_share(model):
 
 
 @pytest.mark.parametrize("name", ["mm_01.image.mlp.fc2", "mm_03.text.adaLN_modulation", "final_layer.linear"])
-def test_layers_give_what_mlx_itself_gives(model, name):
+def test_layers_compute_the_same_as_in_mlx(model, name):
     linear = bind_plain(model, Plain(4, 4, 64))[0](0.5)
     layer = next(layer for layer in LAYERS if layer.name == name)
     module = resolve_module(model, layer.path)

@@ -1,4 +1,4 @@
-"""What a block reads after quantized ones is what these give."""
+"""The inputs of a block after quantized blocks are the outputs of these."""
 
 from dataclasses import replace
 
@@ -95,7 +95,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_what_the_quantized_block_gives(captured, case):
+def test_the_next_input_is_the_output_of_the_quantized_block(captured, case):
     before = Predecessor(captured, **CASES[case])
     if case == "migrated":
         assert any(part.migration is not None for part in before.quantizers.values())
@@ -107,7 +107,7 @@ def test_it_is_what_the_quantized_block_gives(captured, case):
         assert np.square(part.astype(np.float32) - exact).mean() > 1e-4  # which is not what full precision gives
 
 
-def test_a_file_on_disk_gives_the_same(captured, tmp_path):
+def test_a_block_file_gives_the_same_outputs(captured, tmp_path):
     before = Predecessor(captured, **CASES["migrated"])
     file = before.make_file()
     path = tmp_path / f"{BLOCK}.safetensors"
@@ -123,7 +123,7 @@ def test_an_unquantized_block_gives_the_captured_inputs_of_the_next(captured):
         np.testing.assert_allclose(part, exact, rtol=2e-3, atol=2e-3)
 
 
-def test_a_rows_outputs_do_not_depend_on_the_rows_it_is_with(captured):
+def test_the_outputs_of_a_row_do_not_depend_on_its_batch(captured):
     """Nor on how many noise levels these have, if the steps are the same at all; except rounding.
 
     Rounding can carry an input over the edge between two codes, which moves what its row gives by a part of a step.
@@ -136,7 +136,7 @@ def test_a_rows_outputs_do_not_depend_on_the_rows_it_is_with(captured):
         assert difference.max() <= 0.1 * np.abs(all_rows[3:20] - exact[3:20].astype(np.float32)).max()
 
 
-def test_weights_that_are_not_in_the_file_are_the_models(captured):
+def test_weights_outside_the_file_are_those_of_the_model(captured):
     before = Predecessor(captured, others={"fc1": {"weight": UNQUANTIZED}})
     weights, _ = read_weights(captured.model, list_own_linears(captured.model, BLOCK))
     found = dequantize_block(captured.model, before.make_file())

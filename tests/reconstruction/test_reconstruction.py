@@ -1,4 +1,4 @@
-"""Learning a block: every layer is reached, what is learned helps, and it can be stopped, gone on with and repeated."""
+"""Learning a block: every layer is learned, the held-out error falls, and it can be stopped, resumed and repeated."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def last_block(captured):
 
 class TestGradients:
     @pytest.mark.parametrize("bits", [4, 8])
-    def test_the_outputs_move_the_rounding_of_every_layer(self, study, flat, bits, captured):
+    def test_the_loss_moves_the_rounding_of_every_layer(self, study, flat, bits, captured):
         """With no regularizer: where rounding an activation has a gradient of zero, only o_proj and fc2 would move."""
         problem, rules = captured.pose(activation=ACTIVATION | {"bits": bits})
         _, quantizers, _ = set_up(problem, rules)
@@ -48,7 +48,7 @@ class TestGradients:
         for name, change in flat.split(state.alpha - flat.start_alpha()).items():
             assert (np.abs(np.array(change)) > 1e-3).mean() > 0.9, name  # Adam's first step is as long as the rate
 
-    def test_the_outputs_move_every_step_size(self, study, flat):
+    def test_the_loss_moves_every_step_size(self, study, flat):
         problem, _, _, quantizers = study
         settings = SETTINGS | {"adaround_weight": 0, "adaround_iterations": 1, "adaround_batch": 44}
         state = learn_quietly(problem, flat, quantizers, settings)
@@ -56,7 +56,7 @@ class TestGradients:
             change = np.array(state.log_steps[key]) - np.log(np.array(steps))
             np.testing.assert_allclose(np.abs(change), SETTINGS["adaround_step_rate"], rtol=0.1, err_msg=key)
 
-    def test_only_the_noise_levels_of_a_batch_have_their_step_sizes_moved(self, study, flat):
+    def test_only_the_step_sizes_of_the_noise_levels_in_a_batch_move(self, study, flat):
         problem, _, _, quantizers = study
         problem = replace(problem, training=problem.training[problem.rows.knots[problem.training] == 2])
         state = learn_quietly(problem, flat, quantizers, SETTINGS | {"adaround_iterations": 1})
@@ -64,7 +64,7 @@ class TestGradients:
             moved = np.array(state.log_steps[key]) != np.log(np.array(steps))
             assert np.flatnonzero(np.abs(np.array(state.log_steps[key] - mx.log(steps))) > 1e-6).tolist() == [2], moved
 
-    def test_the_reconstruction_gradient_is_that_of_finite_differences(self, study, flat):
+    def test_the_gradient_agrees_with_finite_differences(self, study, flat):
         """Without rounded activations the loss is smooth in the soft weights; along each layer's own gradient."""
         problem, _, _, quantizers = study
         rows, quantize = take_rows(problem.rows, problem.training[:8]), leave_unrounded(quantizers)
@@ -83,7 +83,7 @@ class TestGradients:
             ends = [measure(soften(alpha + step * direction)).item() for step in (0.005, -0.005)]
             assert mx.abs(found * direction).sum().item() == pytest.approx((ends[0] - ends[1]) / 0.01, rel=0.05), name
 
-    def test_a_gradient_of_zero_leaves_alpha_where_it_is(self, study, flat):
+    def test_a_gradient_of_zero_does_not_move_alpha(self, study, flat):
         problem, _, _, quantizers = study
         silent = replace(problem, powers=dict.fromkeys(problem.powers, np.inf))  # no error weighs anything
         settings = SETTINGS | {"adaround_weight": 0, "adaround_iterations": 3}
@@ -93,7 +93,7 @@ class TestGradients:
 
 
 class TestStart:
-    def test_without_rounded_activations_the_first_loss_is_almost_nothing(self, study, flat):
+    def test_with_unquantized_activations_the_first_loss_is_almost_zero(self, study, flat):
         problem, _, grids, quantizers = study
         settings = SETTINGS | {"reconstruction": "separate", "adaround_iterations": 1}
         first = learn_quietly(problem, flat, quantizers, settings).losses[0]
@@ -102,7 +102,7 @@ class TestStart:
         rounded = compute_loss(problem, run_rows(problem, nearest, leave_unrounded(quantizers), rows), rows).item()
         assert first < 1e-5 * rounded
 
-    def test_with_them_it_is_that_of_the_activations_alone(self, study, flat):
+    def test_with_quantized_activations_the_first_loss_is_theirs_alone(self, study, flat):
         problem, _, _, quantizers = study
         first = learn_quietly(problem, flat, quantizers, SETTINGS | {"adaround_iterations": 1}).losses[0]
         rows, _ = draw_batch(problem, SETTINGS, (0, 0))
@@ -120,7 +120,7 @@ class TestStart:
         kinds = {value.dtype.name for arrays in saved for key, value in arrays.items() if not key.endswith(" step")}
         assert kinds == {"float32"}
 
-    def test_batches_depend_on_seed_and_place_alone(self, study):
+    def test_batches_depend_only_on_seed_and_iteration(self, study):
         problem = study[0]
         draw = [draw_batch(problem, SETTINGS | {"seed": seed}, place)[0] for seed, place in
                 ((0, (0, 5)), (0, (0, 5)), (1, (0, 5)), (0, (1, 5)), (0, (0, 6)))]  # fmt: skip
@@ -134,7 +134,7 @@ class TestStart:
         assert [choose_pressure(settings, i) for i in (0, 1, 2)] == [None, None, (0.01, 20)]
         assert choose_pressure(settings, 9)[1] == pytest.approx(20 - 18 * 7 / 8)
 
-    def test_the_regularizer_settles_what_the_outputs_leave_open(self, study, flat):
+    def test_the_regularizer_decides_the_codes_that_the_loss_leaves_open(self, study, flat):
         problem, _, _, quantizers = study
         ends = []
         for weight in (0, 1.0):
@@ -150,7 +150,7 @@ class TestStart:
 
 
 class TestPhases:
-    def test_separately_step_sizes_rest_first_and_codes_afterwards(self, study, flat):
+    def test_separate_learning_moves_codes_first_and_step_sizes_afterwards(self, study, flat):
         problem, _, grids, quantizers = study
         settings = SETTINGS | {"reconstruction": "separate", "adaround_checkpoint_every": 1}
         seen = []
@@ -170,7 +170,7 @@ class TestPhases:
         codes = flat.take_codes(end.alpha, grids)
         assert all((codes[n] == c).all() for n, c in flat.take_codes(mx.array(seen[5][2]["alpha"]), grids).items())
 
-    def test_the_second_phase_sees_hard_weights(self, study, flat):
+    def test_the_second_phase_uses_hard_weights(self, study, flat):
         problem, _, _, quantizers = study
         settings = SETTINGS | {"reconstruction": "separate"}
         state = replace(start_state(flat, quantizers), phase=1)
@@ -183,7 +183,7 @@ class TestPhases:
 
     @pytest.mark.parametrize("activation", [UNQUANTIZED, ACTIVATION | {"policy": "dynamic"}])
     @pytest.mark.parametrize("way", ["joint", "separate"])
-    def test_without_step_sizes_the_rounding_is_learned(self, captured, activation, way):
+    def test_without_step_sizes_only_the_rounding_is_learned(self, captured, activation, way):
         problem, rules = captured.pose(activation=activation)
         grids, quantizers, _ = set_up(problem, rules)
         flat = start_at_weights(problem.weights, grids)
@@ -192,7 +192,7 @@ class TestPhases:
         assert not mx.array_equal(state.alpha, flat.start_alpha())
 
     @pytest.mark.parametrize("way", ["joint", "separate"])
-    def test_without_quantized_weights_step_sizes_are_learned(self, captured, way):
+    def test_without_quantized_weights_only_step_sizes_are_learned(self, captured, way):
         problem, rules = captured.pose(weight=UNQUANTIZED)
         grids, quantizers, _ = set_up(problem, rules)
         flat = start_at_weights(problem.weights, grids)
@@ -200,13 +200,13 @@ class TestPhases:
         assert differs(learn_quietly(problem, flat, quantizers, SETTINGS | {"reconstruction": way}), start)
 
     @pytest.mark.parametrize("way", ["joint", "separate"])
-    def test_with_nothing_to_learn_nothing_is_done(self, captured, way):
+    def test_with_nothing_to_learn_no_iteration_runs(self, captured, way):
         problem, rules = captured.pose(weight=UNQUANTIZED, activation=UNQUANTIZED)
         grids, quantizers, _ = set_up(problem, rules)
         flat = start_at_weights(problem.weights, grids)
         assert learn_quietly(problem, flat, quantizers, SETTINGS | {"reconstruction": way}).losses == []
 
-    def test_some_layers_can_stay_as_they_are(self, captured):
+    def test_some_layers_can_stay_unquantized(self, captured):
         problem, rules = captured.pose(others={"mlp.fc2": {"weight": UNQUANTIZED, "activation": UNQUANTIZED}})
         grids, quantizers, _ = set_up(problem, rules)
         flat = start_at_weights(problem.weights, grids)
@@ -222,7 +222,7 @@ class TestPhases:
         assert (np.abs(np.array(moved["mm_04.text.attn.k_proj"])) > 1e-3).mean() > 0.9
 
 
-def test_it_is_better_than_rounding_to_nearest_on_points_it_has_not_seen(study, flat):
+def test_learned_rounding_is_better_than_rtn_on_held_out_points(study, flat):
     problem, _, grids, quantizers = study
     settings = SETTINGS | {"adaround_iterations": 120, "adaround_batch": 16}
     state = learn_quietly(problem, flat, quantizers, settings)
@@ -241,7 +241,7 @@ def reconstruction_error(problem, weights, quantizers):
     return compute_loss(problem, outputs, rows).item()
 
 
-def test_reading_step_sizes_back_leaves_the_rest_of_a_quantizer(study, flat):
+def test_restoring_step_sizes_keeps_the_rest_of_a_quantizer(study, flat):
     quantizers = study[3]
     state = start_state(flat, quantizers)
     state.log_steps = {key: value + 1 for key, value in state.log_steps.items()}

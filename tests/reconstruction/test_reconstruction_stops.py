@@ -1,4 +1,4 @@
-"""Learning can be repeated, stopped and gone on with to the bit, and stops by itself at a value that is not finite."""
+"""Learning can be repeated, stopped and resumed bit for bit, and stops at a non-finite value."""
 
 from dataclasses import replace
 
@@ -30,14 +30,14 @@ def with_nan(array, place):
 
 class TestRepeating:
     @pytest.mark.parametrize("changes", [{}, {"adaround_drop": 0.5}, {"reconstruction": "separate"}])
-    def test_a_seed_repeats_to_the_bit(self, study, flat, changes):
+    def test_a_seed_gives_equal_bits(self, study, flat, changes):
         problem, _, _, quantizers = study
         first, second = (learn_quietly(problem, flat, quantizers, SETTINGS | changes) for _ in range(2))
         assert_equal(first, second)
         assert first.losses == second.losses
         assert differs(first, learn_quietly(problem, flat, quantizers, SETTINGS | changes | {"seed": 4}))
 
-    def test_dropping_makes_a_difference(self, study, flat):
+    def test_dropping_changes_the_result(self, study, flat):
         problem, _, _, quantizers = study
         plain, dropped = (
             learn_quietly(problem, flat, quantizers, SETTINGS | {"adaround_drop": drop}) for drop in (0, 0.5)
@@ -63,7 +63,7 @@ class TestRepeating:
 
     @pytest.mark.parametrize("start", ["full_precision", "codes"])
     @pytest.mark.parametrize(("way", "stops"), [("joint", [2, 4, 6]), ("separate", [2, 4, 6, 8, 10, 12])])
-    def test_going_on_from_any_checkpoint_ends_in_the_same_arrays(self, study, tmp_path, way, stops, start):
+    def test_resuming_from_any_checkpoint_ends_in_the_same_arrays(self, study, tmp_path, way, stops, start):
         """As an interrupted job does: through a file, in a state made anew."""
         problem, _, grids, quantizers = study
         codes = {name: round_to_grid(np.array(problem.weights[name]), grid) for name, grid in grids.items()}
@@ -86,7 +86,7 @@ class TestRepeating:
             assert_equal(resumed, whole)
             assert resumed.losses == whole.losses
 
-    def test_a_state_survives_packing(self, study, flat):
+    def test_a_packed_state_is_restored(self, study, flat):
         problem, _, _, quantizers = study
         state = start_state(flat, quantizers)
         settings = SETTINGS | {"adaround_iterations": 3, "adaround_checkpoint_every": 3}
@@ -109,7 +109,7 @@ class TestBrokenValues:
 
     @pytest.mark.parametrize("name", ["mm_01.text.attn.v_proj", "mm_01.image.mlp.fc1", "mm_01.text.mlp.fc2"])
     @pytest.mark.parametrize("way", ["joint", "separate"])
-    def test_a_broken_weight_is_named(self, study, name, way):
+    def test_a_non_finite_weight_is_named(self, study, name, way):
         problem, _, grids, quantizers = study
         weights = problem.weights | {name: mx.array(with_nan(problem.weights[name], (3, 4)))}
         broken = replace(problem, weights=weights)
@@ -121,21 +121,21 @@ class TestBrokenValues:
         assert saved == []
 
     @pytest.mark.parametrize("stream", ["image_target", "text_target"])
-    def test_a_broken_target_is_named(self, study, flat, stream):
+    def test_a_non_finite_target_is_named(self, study, flat, stream):
         problem, _, _, quantizers = study
         target = with_nan(getattr(problem.rows, stream), (problem.training, 1, 2))
         broken = replace(problem, rows=problem.rows._replace(**{stream: target}))
         with pytest.raises(UserError, match=r"^mm_01: iteration 0 .*not finite, first in the targets;"):
             learn_quietly(broken, flat, quantizers, SETTINGS)
 
-    def test_a_broken_input_is_named_by_the_first_layer_that_reads_it(self, study, flat):
+    def test_a_non_finite_input_is_named_by_its_first_layer(self, study, flat):
         problem, _, _, quantizers = study
         text = with_nan(problem.rows.text, (problem.training, 0, 0))
         broken = replace(problem, rows=problem.rows._replace(text=text))
         with pytest.raises(UserError, match=r"first in mm_01\.text\.attn\.q_proj;"):
             learn_quietly(broken, flat, quantizers, SETTINGS)
 
-    def test_the_state_saved_last_is_a_good_one(self, study, flat):
+    def test_the_last_saved_state_is_finite(self, study, flat):
         """A row breaks when a later batch reads it for the first time."""
         problem, _, _, quantizers = study
         settings = SETTINGS | {"adaround_batch": 2, "adaround_checkpoint_every": 1, "adaround_iterations": 40}
@@ -155,7 +155,7 @@ class TestBrokenValues:
             assert np.isfinite(numbers["losses"]).all()
             assert all(np.isfinite(value).all() for value in arrays.values())
 
-    def test_a_rate_that_makes_steps_overflow_is_not_saved(self, study, flat):
+    def test_a_state_with_overflowed_step_sizes_is_not_saved(self, study, flat):
         problem, _, _, quantizers = study
         settings = SETTINGS | {"adaround_step_rate": 1e30, "adaround_checkpoint_every": 1}
         saved = []

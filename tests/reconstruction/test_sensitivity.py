@@ -1,4 +1,4 @@
-"""Rounding one thing in a block costs what running the whole block with it says, whatever is shared on the way."""
+"""The measured cost of quantizing one thing equals that of running the whole block with it."""
 
 import mlx.core as mx
 import numpy as np
@@ -60,7 +60,7 @@ def relate(found, exact) -> float:
 # Weights
 
 
-def test_every_layer_of_the_block_is_measured_the_modulation_too(posed, weights_measured):
+def test_every_layer_of_the_block_and_the_modulation_are_measured(posed, weights_measured):
     _, _, layers, _ = posed
     assert list(weights_measured) == [layer.name for layer in layers]
     for layer in layers:
@@ -69,7 +69,7 @@ def test_every_layer_of_the_block_is_measured_the_modulation_too(posed, weights_
         assert [error["bits_per_weight"] for error in entry["errors"].values()] == [2.5, 3.5, 4.5, 5.5, 6.5, 8.5]
 
 
-def test_more_bits_cost_less(posed, weights_measured):
+def test_more_bits_have_smaller_errors(posed, weights_measured):
     problem, _, _, _ = posed
     for entry in weights_measured.values():
         two, four, eight = (entry["errors"][bits] for bits in ("2", "4", "8"))
@@ -78,7 +78,7 @@ def test_more_bits_cost_less(posed, weights_measured):
                 assert eight[name] < 0.1 * four[name] < 0.1 * two[name]
 
 
-def test_only_what_nothing_reads_costs_nothing(posed, weights_measured):
+def test_only_an_unused_layer_has_no_error(posed, weights_measured):
     """The text's queries in the last block: what they attend to is not read. A text's MLP there is none."""
     problem, _, _, _ = posed
     idle = [name for name, entry in weights_measured.items() if entry["errors"]["2"]["velocity"] == 0]
@@ -86,7 +86,7 @@ def test_only_what_nothing_reads_costs_nothing(posed, weights_measured):
 
 
 @pytest.mark.parametrize("suffix", ["image.attn.k_proj", "text.attn.v_proj", "image.attn.o_proj", "image.mlp.fc2"])
-def test_a_weights_error_is_that_of_the_whole_block_run_with_it(posed, weights_measured, suffix):
+def test_the_error_of_a_weight_is_that_of_the_whole_block(posed, weights_measured, suffix):
     problem, rules, _, _ = posed
     name = f"{problem.block.name}.{suffix}"
     weight, rows = np.array(problem.weights[name]), take_rows(problem.rows, EVERY)
@@ -98,7 +98,7 @@ def test_a_weights_error_is_that_of_the_whole_block_run_with_it(posed, weights_m
         assert weights_measured[name]["errors"]["3"][stream] == pytest.approx(expected, rel=1e-3, abs=1e-12)
 
 
-def test_a_modulations_error_is_that_of_the_rows_modulated_with_it(posed, weights_measured, captured):
+def test_the_error_of_a_modulation_is_that_of_its_rows(posed, weights_measured, captured):
     problem, rules, layers, _ = posed
     layer = next(layer for layer in layers if layer.name.endswith("text.adaLN_modulation"))
     weights, biases = read_weights(captured.model, [layer])
@@ -126,7 +126,7 @@ def test_layers_of_16_bits_are_left_out(posed, captured):
 # What changes share
 
 
-def test_what_a_change_does_not_reach_is_kept_and_nothing_else_changes(posed, captured):
+def test_unaffected_values_are_kept_and_only_affected_ones_recomputed(posed, captured):
     """The outputs are those of computing everything, for a change of any layer."""
     problem, rules, layers, _ = posed
     linears = [layer for layer in layers if layer.name in problem.weights]
@@ -140,14 +140,14 @@ def test_what_a_change_does_not_reach_is_kept_and_nothing_else_changes(posed, ca
             np.testing.assert_allclose(shared[name], alone[name], rtol=1e-4, atol=1e-12)
 
 
-def test_most_is_kept_late_in_the_block(posed):
+def test_most_values_are_kept_late_in_the_block(posed):
     problem, _, layers, _ = posed
     linears = [layer for layer in layers if layer.name in problem.weights]
     last = next(layer for layer in linears if layer.name.endswith("image.mlp.fc2"))
     assert list_kept(linears, [last]) == {layer.name for layer in linears} - {last.name}
 
 
-def test_no_change_costs_nothing_at_all(posed, captured):
+def test_an_unchanged_layer_has_no_error(posed, captured):
     problem, _, _, finish = posed
     same = [replace_parts(problem, {}, {}), replace_parts(problem, dict(problem.weights), {})]
     for compare in (compare_streams, finish):
@@ -189,7 +189,7 @@ def test_pairs_are_spread_over_the_noise_levels_each_with_its_negative():
 # Velocity
 
 
-def test_the_tail_of_the_exact_streams_gives_the_models_velocity(captured):
+def test_the_remaining_blocks_give_the_velocity_of_the_model(captured):
     """From what a block gives, whichever it is, the model goes on to one and the same velocity."""
     rows = EVERY[::10]
     modulation = mx.array(captured.modulation[rows])
@@ -218,7 +218,7 @@ def test_velocities_are_compared_under_guidance(posed, captured):
         np.testing.assert_allclose(found[pair], negative + SCALE * (positive - negative), atol=1e-5)
 
 
-def test_a_gain_is_what_a_streams_error_becomes_in_the_velocity(posed, captured):
+def test_a_gain_relates_the_error_of_a_stream_to_that_of_the_velocity(posed, captured):
     problem, rules, layers, finish = posed
     where = PAIRS[::5].ravel()
     change = round_block(captured.model, problem, layers, rules, captured.modulation)
@@ -233,13 +233,13 @@ def test_a_gain_is_what_a_streams_error_becomes_in_the_velocity(posed, captured)
         assert gain > 0
 
 
-def test_what_is_not_led_astray_has_no_gain(posed):
+def test_an_unperturbed_stream_has_no_gain(posed):
     problem, _, _, finish = posed
     gains = measure_gains(problem, PAIRS[:2].ravel(), replace_parts(problem, {}, {}), finish)
     assert gains == dict.fromkeys(problem.powers, 0)
 
 
-def test_the_whole_block_is_led_astray_even_where_nothing_is_quantized(posed, captured):
+def test_the_whole_block_is_perturbed_even_without_quantized_layers(posed, captured):
     problem, rules, layers, finish = posed
     unquantized = {name: {"weight": {"bits": 16}} for name in rules}
     change = round_block(captured.model, problem, layers, unquantized, captured.modulation)
@@ -250,7 +250,7 @@ def test_the_whole_block_is_led_astray_even_where_nothing_is_quantized(posed, ca
 # Inputs
 
 
-def test_every_reader_is_measured_with_the_layers_that_share_it(posed, inputs_measured):
+def test_every_shared_input_is_measured_with_all_its_layers(posed, inputs_measured):
     problem, _, _, _ = posed
     assert {key: entry["layers"] for key, entry in inputs_measured.items()} == {
         key: [name for name, reader in problem.readers.items() if reader == key] for key in inputs_measured
@@ -261,7 +261,7 @@ def test_every_reader_is_measured_with_the_layers_that_share_it(posed, inputs_me
     }
 
 
-def test_more_bits_of_an_input_cost_less_at_each_noise_level(inputs_measured):
+def test_more_input_bits_have_smaller_errors_at_each_noise_level(inputs_measured):
     for entry in inputs_measured.values():
         four, six, eight = (np.array(entry["tiers"][bits]["errors"]) for bits in ("4", "6", "8"))
         assert four.shape == (5,)
@@ -269,7 +269,7 @@ def test_more_bits_of_an_input_cost_less_at_each_noise_level(inputs_measured):
         assert (six < four).all()
 
 
-def test_the_clip_chosen_costs_least_and_reaches_what_it_says(inputs_measured):
+def test_the_chosen_clip_has_the_smallest_error_and_the_stated_range(inputs_measured):
     for entry in inputs_measured.values():
         for bits, tier in entry["tiers"].items():
             clips = entry["clips"][bits]
@@ -280,7 +280,7 @@ def test_the_clip_chosen_costs_least_and_reaches_what_it_says(inputs_measured):
 
 
 @pytest.mark.parametrize("suffix", ["image.attn.q_proj", "image.mlp.fc2"])
-def test_an_inputs_error_is_that_of_the_whole_block_run_with_it(posed, inputs_measured, suffix):
+def test_the_error_of_an_input_is_that_of_the_whole_block(posed, inputs_measured, suffix):
     """Written out: a step size for each noise level from its absmax, after the post-GELU shift."""
     problem, _, _, _ = posed
     key, bits = f"{problem.block.name}.{suffix}", 6

@@ -1,4 +1,4 @@
-"""The model while it is learned whole: it starts as the blocks are stored, and runs as inference does."""
+"""The model during distillation starts as the blocks are stored and computes as at inference."""
 
 import mlx.core as mx
 import numpy as np
@@ -186,7 +186,7 @@ def table(studies):
 
 
 class TestStart:
-    def test_the_weights_are_those_stored_to_the_bit(self, study):
+    def test_the_weights_are_the_stored_ones_bit_for_bit(self, study):
         found = study.student.restore_weights(study.start)
         expected, _ = read_weights(study.model, list_layers(study.model))
         for file in study.files:
@@ -195,7 +195,7 @@ class TestStart:
         for name, weight in expected.items():
             np.testing.assert_array_equal(np.array(found[name]), np.array(weight), err_msg=name)
 
-    def test_codes_that_are_not_learned_stay_in_a_byte_each_and_mean_the_same(self, table):
+    def test_fixed_codes_are_kept_in_a_byte_each_and_give_the_same_weights(self, table):
         plain = table.student.start(table.model, table.codes, False)
         soft = table.student.restore_weights(table.start)
         for name, weight in table.student.restore_weights(plain).items():
@@ -205,11 +205,11 @@ class TestStart:
             np.testing.assert_array_equal(np.array(codes), table.codes[name])
         assert {kind: list(parts) for kind, parts in plain.items()} == {k: list(p) for k, p in table.start.items()}
 
-    def test_every_width_is_there(self, study):
+    def test_every_width_is_supported(self, study):
         assert {grid.bits for grid in study.student.grids.values()} == {2, 3, 4, 5, 6, 7, 8}
         assert len(study.student.exact) > 0
 
-    def test_scales_zero_points_biases_and_steps_are_those_stored(self, table):
+    def test_scales_zero_points_biases_and_step_sizes_are_the_stored_ones(self, table):
         scales, zeros = table.student.restore_grids(table.start)
         for file in table.files:
             for name, layer in file.weights.items():
@@ -229,7 +229,7 @@ class TestStart:
         for name, step in steps.items():
             np.testing.assert_array_equal(np.array(step), given[name].steps)
 
-    def test_soft_codes_lean_towards_the_weight_and_keep_their_code(self):
+    def test_soft_codes_are_between_the_code_and_the_weight(self):
         rng = np.random.default_rng(0)
         weight = rng.standard_normal((8, 64)).astype(np.float32)
         grid = choose_grid(weight, {"bits": 4, "group_size": 32, "symmetric": False, "range": "absmax"})
@@ -243,7 +243,7 @@ class TestStart:
                 assert soft == pytest.approx(expected, abs=1e-3)
                 assert round(float(soft)) == codes[i, j]
 
-    def test_soft_codes_of_migrated_weights_lean_towards_those(self, table):
+    def test_soft_codes_of_migrated_weights_are_between_code_and_migrated_weight(self, table):
         """W diag(m) rounded to nearest: no soft code is at the limit, as each is the weight's own place."""
         name = "mm_00.image.mlp.fc2"
         moved = np.array(table.start["codes"][name]) - table.codes[name]
@@ -253,25 +253,25 @@ class TestStart:
 
 
 class TestVelocity:
-    def test_it_is_that_of_quantized_inference(self, study):
+    def test_the_forward_is_that_of_quantized_inference(self, study):
         expected = predict_pointwise(study.model, bind_blocks(study.model, study.files), study.points)
         assert_near(predict_whole(study.model, study.student, study.start, study.points, 2), expected)
 
     @pytest.mark.parametrize("policy", list(POLICIES)[1:])
-    def test_rounding_inputs_matters(self, studies, policy):
+    def test_quantizing_inputs_changes_the_velocity(self, studies, policy):
         """What the comparison would miss if no input were rounded."""
         own, plain = (
             predict_whole(s.model, s.student, s.start, s.points, 2) for s in (studies[policy], studies["none"])
         )
         assert np.square(own - plain).sum() > 2e-3**2 * np.square(plain).sum()
 
-    def test_after_learning_it_is_that_of_what_is_written(self, study, tmp_path):
+    def test_after_learning_the_forward_is_that_of_the_written_files(self, study, tmp_path):
         learned = move(study.start)
         linears = bind_file(study.model, write_student(tmp_path, study, learned))
         expected = predict_pointwise(study.model, linears, study.points)
         assert_near(predict_whole(study.model, study.student, learned, study.points, 2), expected)
 
-    def test_a_model_without_guidance_and_with_unified_blocks_runs_too(self, tmp_path):
+    def test_a_model_without_guidance_and_with_unified_blocks_runs(self, tmp_path):
         single = {"dtype": mx.float32, "float16_dtype": mx.float32}  # sums in bfloat16 depend on their order
         study = Study(tmp_path, "by groups of channels", **FLUX | single)
         # In one batch too: so many layers round their inputs that kernels which differ by row would move codes in most.
@@ -282,7 +282,7 @@ class TestVelocity:
         assert found.shape[0] == 1
         assert_near(found, expected)
 
-    def test_a_shared_input_is_rounded_once(self, table):
+    def test_a_shared_input_is_quantized_once(self, table):
         """q, k and v go by one quantizer; so do those that read alike in the files."""
         rules = {name: rule for file in table.files for name, rule in file.seal["parameters"]["layers"].items()}
         own = [layer for layer in list_layers(table.model) if layer.block and layer.role != "adaLN"]
@@ -312,7 +312,7 @@ def bind_file(model, file) -> QuantizedLinears:
 
 
 class TestExport:
-    def test_what_is_written_and_read_is_what_was_learned_to_the_bit(self, study, tmp_path):
+    def test_written_files_give_the_learned_values_bit_for_bit(self, study, tmp_path):
         learned = move(study.start)
         file, weights = write_student(tmp_path, study, learned), study.student.restore_weights(learned)
         assert file.weights.keys() == study.student.grids.keys()
@@ -345,7 +345,7 @@ class TestExport:
                 np.testing.assert_array_equal(biases[name], np.array(bias))
                 np.testing.assert_array_equal(biases[name], round_values(biases[name], "bfloat16"))
 
-    def test_shift_and_migration_stay_as_the_blocks_have_them(self, table, tmp_path):
+    def test_shift_and_migration_are_those_of_the_blocks(self, table, tmp_path):
         found = write_student(tmp_path, table, move(table.start)).inputs
         given = {name: read for file in table.files for name, read in file.inputs.items()}
         centred = [name for name, read in found.items() if read.shift is not None]
@@ -354,7 +354,7 @@ class TestExport:
             np.testing.assert_array_equal(found[name].shift, given[name].shift)
             np.testing.assert_array_equal(found[name].migration, given[name].migration)
 
-    def test_without_learning_the_files_are_written_again(self, table, tmp_path):
+    def test_without_learning_the_written_files_are_equal(self, table, tmp_path):
         found = write_student(tmp_path, table, table.start)
         for file in table.files:
             for name, layer in file.weights.items():
@@ -383,7 +383,7 @@ class TestExport:
 
 
 class TestParts:
-    def test_one_blocks_student_computes_its_layers_alike(self, table):
+    def test_the_student_of_one_block_computes_the_same(self, table):
         names = {layer.name for layer in list_layers(table.model) if layer.block == "mm_01"}
         learned = move(table.start)
         own, part = select_learned(learned, names), table.student.select(names)
@@ -412,7 +412,7 @@ class TestGroupsOfChannels:
 
     @pytest.mark.parametrize("size", [1, 8, 32, 64])
     @pytest.mark.parametrize("bits", [4, 8])
-    def test_each_group_has_the_step_that_reaches_its_largest(self, size, bits):
+    def test_the_step_size_of_each_group_follows_its_absmax(self, size, bits):
         found = np.array(compute_token_step(mx.array(self.X), bits, size))
         assert found.shape == self.X.shape
         for b, t, channel in np.ndindex(self.X.shape):
@@ -420,13 +420,13 @@ class TestGroupsOfChannels:
             largest = np.abs(self.X[b, t, start : start + size]).max()
             assert found[b, t, channel] == pytest.approx(largest / (2 ** (bits - 1) - 1), rel=1e-6)
 
-    def test_a_group_of_all_channels_is_the_token(self):
+    def test_a_group_of_all_channels_is_like_per_token(self):
         token = compute_token_step(mx.array(self.X), 8)
         assert token.shape == (2, 3, 1)
         np.testing.assert_array_equal(np.array(compute_token_step(mx.array(self.X), 8, 64)), np.repeat(token, 64, -1))
 
     @pytest.mark.parametrize("size", [5, 48, 128])
-    def test_a_width_that_no_whole_number_of_groups_fills_is_rejected(self, size):
+    def test_a_width_that_the_group_size_does_not_divide_is_rejected(self, size):
         with pytest.raises(ValueError, match=f"64 channels are not a multiple of the group size {size}"):
             compute_token_step(mx.array(self.X), 8, size)
 
@@ -434,7 +434,7 @@ class TestGroupsOfChannels:
         step = np.array(compute_token_step(mx.zeros((1, 1, 64)), 8, 32))
         assert (step > 0).all()
 
-    def test_they_err_less_than_a_step_for_the_token(self):
+    def test_groups_have_a_smaller_error_than_one_step_size_per_token(self):
         """Where channels differ in size, as these do."""
         errors = {}
         for size in ("token", 32, 8):

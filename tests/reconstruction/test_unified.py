@@ -1,4 +1,4 @@
-"""Norms of queries and keys, rotated positions, unified blocks: DiffusionKit's forward, and every stage over them."""
+"""Query and key norms, rotated positions and unified blocks agree with DiffusionKit's forward in every stage."""
 
 import mlx.core as mx
 import numpy as np
@@ -44,7 +44,7 @@ def posed(request, captured):
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("shape", [(8, 8), (4, 6)])
-def test_the_forward_equals_diffusionkits(model, conditions, latents, batch, shape):
+def test_the_forward_equals_that_of_diffusionkit(model, conditions, latents, batch, shape):
     context, pooled = (values[:batch] for values in conditions)
     given = latents[:batch, : shape[0], : shape[1]]
     wanted = predict_by_diffusionkit(model, given, context, pooled, 613.0)
@@ -63,7 +63,7 @@ def test_prompts_and_timesteps_mix_in_one_batch(model, conditions, latents):
 
 
 @pytest.mark.parametrize("dropped", ["norms", "rotation"])
-def test_norms_and_positions_matter(flux, conditions, latents, dropped, monkeypatch):
+def test_norms_and_positions_affect_the_forward(flux, conditions, latents, dropped, monkeypatch):
     """What the parity above would miss if DiffusionKit's forward did nothing with them."""
     arguments = (latents[:4], *conditions, mx.full(4, 613.0), mx.arange(4))
     whole = predict_velocity(flux, bind_linears(flux), *arguments)
@@ -72,7 +72,7 @@ def test_norms_and_positions_matter(flux, conditions, latents, dropped, monkeypa
     assert measure_error(predict_velocity(flux, bind_linears(flux), *arguments), whole) > 1e-3
 
 
-def test_every_linear_goes_through_the_argument_once(flux, conditions, latents):
+def test_every_linear_is_called_once_through_the_argument(flux, conditions, latents):
     linear, called = bind_linears(flux), []
 
     def count(name, x):
@@ -104,7 +104,7 @@ def test_a_captured_block_replays_the_forward(posed):
     assert max(errors.values()) < 1e-6
 
 
-def test_the_rest_of_the_model_gives_the_velocity(captured, flux, posed):
+def test_the_remaining_blocks_give_the_velocity(captured, flux, posed):
     problem, _ = posed
     index = [block.name for block in blocks.list_blocks(flux, LATENT_SHAPE)].index(problem.block.name)
     where = spread_points(captured.sigmas, captured.points, np.zeros(30, int), 1, 5)
@@ -117,7 +117,7 @@ def test_the_rest_of_the_model_gives_the_velocity(captured, flux, posed):
     assert measure_error(finish(outputs, where)["velocity"], wanted) < 1e-3  # from states of fp16
 
 
-def test_what_a_change_does_not_reach_is_kept_and_nothing_else_changes(posed, captured):
+def test_unaffected_values_are_kept_and_only_affected_ones_recomputed(posed, captured):
     problem, rules = posed
     layers, where = list_own_linears(captured.model, problem.block.name), EVERY[::5]
     linears = [layer for layer in layers if layer.name in problem.weights]
@@ -130,7 +130,7 @@ def test_what_a_change_does_not_reach_is_kept_and_nothing_else_changes(posed, ca
             np.testing.assert_allclose(shared[name], alone[name], rtol=1e-4, atol=1e-12)
 
 
-def test_a_unified_blocks_attention_and_mlp_are_kept_from_each_other(captured):
+def test_attention_and_mlp_of_a_unified_block_do_not_affect_each_other(captured):
     layers = {layer.role: layer for layer in list_own_linears(captured.model, "uni_01")}  # of q, k and v the last
     linears = [layer for role, layer in layers.items() if role != "adaLN"]
     kept = {role: list_kept(linears, [layer]) for role, layer in layers.items()}

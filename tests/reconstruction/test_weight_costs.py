@@ -1,4 +1,4 @@
-"""What rounding costs: gradients of the guided velocity against forwards with each layer really replaced."""
+"""Estimated rounding costs agree with forwards with each layer replaced."""
 
 import mlx.core as mx
 import numpy as np
@@ -70,7 +70,7 @@ class TestChoices:
                 expected = (dequantize(codes, grid) - weight).astype(np.float16)
                 np.testing.assert_array_equal(found[choice], expected)
 
-    def test_more_bits_change_less(self, guided):
+    def test_more_bits_have_smaller_costs(self, guided):
         for changes in guided.changes.values():
             powers = [
                 np.square(changes[choice].astype(np.float64)).sum() for choice in changes if choice.group_size == 64
@@ -113,7 +113,7 @@ def test_many_probes_give_the_error_of_the_velocity_with_the_layer_replaced(guid
     assert np.median(ratios) == pytest.approx(1, abs=0.25)
 
 
-def test_layers_apart_cost_what_they_cost_together(guided):
+def test_layers_measured_apart_cost_the_same_as_together(guided):
     probes = [POINTS[:2], POINTS[2:]]
     together = guided.estimate(probes)
     for name, changes in guided.changes.items():
@@ -133,5 +133,5 @@ def test_groups_hold_all_layers_in_order_within_their_size(guided, monkeypatch):
             assert len(groups) == count
 
 
-def test_no_layers_are_no_group(guided):
+def test_without_layers_there_is_no_group(guided):
     assert list(group_layers([], guided.weights)) == []

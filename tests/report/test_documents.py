@@ -1,4 +1,4 @@
-"""Marks in documents are filled with measured numbers, as the number that stands there is written."""
+"""Marks in documents are filled with measured numbers in the form of the number that stands there."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_a_mark_needs_a_number():
 
 
 @pytest.mark.parametrize("line", ["", "  ", "- ", "> ", "1. "])
-def test_a_mark_begins_no_line(line):
+def test_a_mark_may_not_begin_a_line(line):
     with pytest.raises(UserError, match=r"mark of a\.x begins a line"):
         fill(f"It is\n{line}<!-- n: a.x -->3.", NUMBERS)
 
@@ -65,6 +65,6 @@ def test_a_table_is_replaced():
     ("text", "said"),
     [("<!-- numbers: x -->\n<!-- end -->\n", "named x"), ("<!-- numbers: ladder -->\n", "no <!-- end -->")],
 )
-def test_a_table_has_a_name_and_an_end(text, said):
+def test_a_table_needs_a_name_and_an_end(text, said):
     with pytest.raises(UserError, match=said):
         fill(text, NUMBERS)

@@ -1,4 +1,4 @@
-"""Plots are embedded with captions; what is not a known plot is rejected."""
+"""Plots are embedded with captions, and unknown plots are rejected."""
 
 import base64
 
@@ -33,7 +33,7 @@ def test_snapshots_are_named_by_their_step(tmp_path):
         ("error_growth.png", None, "is missing"),
     ],
 )
-def test_what_cannot_be_shown_is_rejected_in_one_line(tmp_path, name, data, reason):
+def test_an_unknown_plot_is_rejected_in_one_line(tmp_path, name, data, reason):
     path = tmp_path / name
     if data is not None:
         path.write_bytes(data)
@@ -41,7 +41,7 @@ def test_what_cannot_be_shown_is_rejected_in_one_line(tmp_path, name, data, reas
         embed_plot(path)
 
 
-def test_another_plot_under_its_name_is_rejected(tmp_path):
+def test_a_plot_with_another_content_is_rejected(tmp_path):
     draw_plot(tmp_path / "size_quality.png", 4, 3)
     (tmp_path / "size_quality.png").rename(tmp_path / "error_growth.png")
     with pytest.raises(UserError, match="is a picture of size_quality, not error_growth; delete it"):

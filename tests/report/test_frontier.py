@@ -1,4 +1,4 @@
-"""The bits saved head the report, and its first table has our sizes and nn.quantize's frontier."""
+"""The report begins with the bits saved, and its first table compares our sizes with nn.quantize."""
 
 from taqmlx.report.frontier import describe_saving, tabulate_frontier
 from tests.plots.synthetic import build_frontier, build_way
@@ -11,7 +11,7 @@ def read_rows(table):
     ]
 
 
-def test_ours_come_first_with_what_they_save_and_the_configured_size_is_marked():
+def test_our_sizes_come_first_with_their_savings_and_the_configured_size_is_marked():
     ours, plain = read_rows(tabulate_frontier(build_frontier(), 4.5))
     sizes = [row["Bits per weight"].text for row in ours]
     assert sizes == [text for text in ("3.00", "3.50", "4.00", "4.50", "5.00", "6.00") for _ in range(2)]
@@ -20,7 +20,7 @@ def test_ours_come_first_with_what_they_save_and_the_configured_size_is_marked()
     assert {row["Bits saved, median"].text for row in plain} == {"–"}
 
 
-def test_of_nn_quantize_only_its_frontier_is_shown():
+def test_only_the_frontier_of_nn_quantize_is_shown():
     frontier = build_frontier(sizes=(4,))
     frontier["ways"] += [build_way("worse", "worse and larger", 9.5, 0.0), build_way("better", "better", 9.5, 90.0)]
     _, plain = read_rows(tabulate_frontier(frontier, None))
@@ -30,7 +30,7 @@ def test_of_nn_quantize_only_its_frontier_is_shown():
     assert plain[-1][""].text == "better"
 
 
-def test_shares_are_in_percent_and_the_caption_says_of_which_pictures():
+def test_shares_are_in_percent_and_the_caption_names_the_pictures():
     table = tabulate_frontier(build_frontier(), None)
     assert read_rows(table)[0][0]["Below 5 dB, %"][::2] == ("25.0", "12.5 to 50.0")
     assert "256 pictures of held-out captions, 28 steps, guidance 3" in table.caption

@@ -1,4 +1,4 @@
-"""What is quantized is told from the files: by kind of layer, with what stays in full precision beside it."""
+"""The table of quantized layers follows from the files: by kind of layer, with unquantized parts beside it."""
 
 import re
 import subprocess
@@ -34,7 +34,7 @@ def test_every_layer_is_counted_under_its_kind(rows, quantized_study):
     assert counts["Query, key and value"] == 30
 
 
-def test_the_documents_table_is_the_printed_one(quantized_study, capsys):
+def test_the_table_of_the_document_is_the_printed_one(quantized_study, capsys):
     describe_quantization.main(Namespace(config=quantized_study.quant_config))
     group = read_kinds_group(quantized_study.quant_config, None)
     assert show_kinds({"kinds": group}) == capsys.readouterr().out.strip()
@@ -54,7 +54,7 @@ def test_shares_add_up_and_products_have_no_weights(rows):
     assert rows["Attention products, of queries by keys and by values"] == ["–"] * 4 + ["unquantized", "–"]
 
 
-def test_widths_are_weighed_by_their_weights():
+def test_widths_are_averaged_over_weights():
     facts = [
         {"bits": 2, "inputs": [8], "weights": 300, "bytes": 90},
         {"bits": 6, "inputs": [4, 16], "weights": 100, "bytes": 80},

@@ -1,4 +1,4 @@
-"""The summary says what the numbers say, by rules."""
+"""The summary follows from the numbers by rules."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def read(distance, interval):
     return overview.read_result(fid, "w4a8")
 
 
-def test_the_reading_tells_apart_well_below_below_and_not_below():
+def test_the_summary_distinguishes_well_below_below_and_not_below():
     theirs = r"other seeds \(0.841, 95 % interval 0.420 to 1.682\)"
     assert "(FID 0.047, 95 % interval 0.008 to 0.107) is well below that" in read(0.047, [0.008, 0.107])
     assert "is below that of full precision with " in read(0.8, [0.3, 1.5])
@@ -21,7 +21,7 @@ def test_the_reading_tells_apart_well_below_below_and_not_below():
     assert theirs.replace("\\", "") in read(0.9, [0.3, 1.5])
 
 
-def test_the_report_is_about_what_is_nearest_to_the_deliverable():
+def test_the_subject_of_the_report_is_the_variant_closest_to_the_deliverable():
     assert overview.choose_subject(["fp", "w4a8", "rtn_w4a8", "w4a16"]) == "w4a8"
     assert overview.choose_subject(["fp", "rtn_w4a8", "w4a16"]) == "w4a16"
     assert overview.choose_subject(["fp"]) is None
@@ -49,7 +49,7 @@ def read_row(table, name):
     return {column.title: cell for column, cell in zip(table.columns, row, strict=True)}
 
 
-def test_measures_carry_their_intervals_in_the_same_unit(quality):
+def test_measures_have_their_intervals_in_the_same_unit(quality):
     row = read_row(quality, "w4a8")
     assert row["FID to full precision"][::2] == ("0.047", "0.024 to 0.094")
     assert row["KID to full precision, ×10³"][::2] == ("0.010", "−0.060 to 0.070")
@@ -57,7 +57,7 @@ def test_measures_carry_their_intervals_in_the_same_unit(quality):
     assert row["Variant"].mark == "subject"
 
 
-def test_what_differs_in_nothing_is_exact_and_what_was_not_measured_has_no_column(quality):
+def test_no_difference_is_exact_and_an_unmeasured_quantity_has_no_column(quality):
     assert read_row(quality, "fp_rerun")["Latent SNR, dB"].text == "exact"
     assert read_row(quality, "fp")["Latent SNR, dB"].text == "–"
     assert not {"LPIPS", "CMMD to real"} & {column.title for column in quality.columns}
@@ -76,7 +76,7 @@ def test_sizes_are_shares_of_the_same_weights_in_32_and_16_bits():
     assert row["Inputs, bits"].text == "8, unquantized"
 
 
-def test_only_what_is_measured_hurts():
+def test_only_measured_values_are_listed_as_trouble():
     fid = make_evaluation()
     assert trouble.list_troubles(fid, None, [], [], []) == []
     found = dict(trouble.list_troubles(fid, "w4a8", [{"name": "mm_00 image", "now": 31.25}], [], []))
@@ -87,7 +87,7 @@ def test_only_what_is_measured_hurts():
     assert "10.3 dB" in found["The worst picture"]
 
 
-def test_steps_after_which_nothing_differs_are_not_the_worst():
+def test_steps_without_a_difference_are_not_the_worst():
     variant = make_variant("A", 0.1, 20.0, 4, [8])
     variant["error_growth"]["latent_snr_db"]["teacher_forced"]["median"] = [40.0, None]
     assert trouble.describe_step(variant)[0] == "Step 1 of 2"

@@ -1,4 +1,4 @@
-"""Facts of the run: no place of the machine's, and the benchmarks added up."""
+"""Facts of the run: no local paths, and summed benchmarks."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from taqmlx.report import runs
 from tests.support.report_study import BENCHMARK
 
 
-def test_absolute_places_keep_only_their_names():
+def test_absolute_paths_keep_only_their_names():
     config = {
         "prompts": "config/prompts/embedded.txt",
         "clip": {"path": "/home/me/clip", "sha256": "ab"},
@@ -32,7 +32,7 @@ def write_benchmark(folder: Path, name: str, seconds: float, memory: str):
     path.write_text(BENCHMARK.format(seconds, memory) + "\n")
 
 
-def test_jobs_of_a_stage_are_added_up_and_those_too_short_have_no_memory(tmp_path):
+def test_jobs_of_a_stage_are_summed_and_very_short_ones_have_no_memory(tmp_path):
     write_benchmark(tmp_path, "sample/a/00", 100, "50.0")
     write_benchmark(tmp_path, "sample/b/00", 50.5, "200.0")
     write_benchmark(tmp_path, "score", 0.25, "-")

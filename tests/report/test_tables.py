@@ -1,4 +1,4 @@
-"""Cells read as people write numbers, sort by value, and the worst of a column stand out."""
+"""Cells have readable numbers, sort by value, and the worst values of a column are marked."""
 
 import math
 
@@ -20,7 +20,7 @@ from taqmlx.report.tables import (
     ("value", "digits", "shown"),
     [(0.0465, 3, "0.046"), (-0.4391, 3, "−0.439"), (-0.0001, 3, "0.000"), (12345.6, 1, "12,345.6"), (-12, 0, "−12")],
 )
-def test_fixed_decimals_have_a_true_minus_and_none_before_a_zero(value, digits, shown):
+def test_fixed_decimals_have_a_true_minus_sign_and_no_negative_zero(value, digits, shown):
     assert format_fixed(value, digits) == shown
 
 
@@ -40,7 +40,7 @@ def test_magnitudes_have_three_significant_digits(value, shown):
     assert format_significant(value) == shown
 
 
-def test_what_is_unknown_is_a_dash_without_a_value():
+def test_an_unknown_value_is_a_dash():
     assert show_number(None) == show_count(None) == Cell("–")
 
 
@@ -59,7 +59,7 @@ def test_the_worst_tenth_is_marked_at_either_end():
     assert mark_column(range(20), "") == []
 
 
-def test_of_few_values_or_equal_ones_none_is_marked():
+def test_few_or_equal_values_are_not_marked():
     assert mark_column([1, 2, 3, 4], "low") == []
     assert mark_column([5.0] * 20, "low") == []
     assert mark_column([None, math.inf, 3, 2, 1, 4], "low") == ["1"]

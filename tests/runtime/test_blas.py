@@ -1,4 +1,4 @@
-"""MLX on a Linux CPU computes on OpenBLAS once the package is imported; a command installs it, an import never does."""
+"""On a Linux CPU, MLX uses OpenBLAS once the package is imported; only a command installs it."""
 
 import multiprocessing
 import os
@@ -27,14 +27,14 @@ def run_python(code, **environment):
     return done.stdout, done.stderr
 
 
-def test_openblas_takes_the_place_of_the_reference_blas():
+def test_openblas_replaces_the_reference_blas():
     out, err = run_python(f"import taqmlx, mlx.core as mx; mx.eval(mx.ones((9, 9)) @ mx.ones((9, 9)));{PRINT_LOADED}")
     assert "scipy_openblas32" in out
     assert str(blas.find_bundled_blas()) not in out
     assert err == ""
 
 
-def test_the_switch_leaves_mlx_as_installed():
+def test_the_switch_does_not_change_the_mlx_installation():
     out, _ = run_python(f"import taqmlx, mlx.core; {PRINT_LOADED}", MLX_REFERENCE_BLAS="1")
     assert str(blas.find_bundled_blas()) in out
     assert "scipy_openblas32" not in out
@@ -48,7 +48,7 @@ def test_one_thread_is_the_default_and_can_be_changed(name):
     assert run_python(cleared)[0].strip() == "1"
 
 
-def test_importing_mlx_first_is_pointed_out():
+def test_importing_mlx_first_is_reported():
     _, err = run_python("import mlx.core, taqmlx")
     assert "import taqmlx before it" in err
     assert len(err.splitlines()) == 1
@@ -118,7 +118,7 @@ def test_the_command_leaves_a_current_copy_alone(environment):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("state", ["of an earlier version", "damaged"])
-def test_a_copy_that_cannot_serve_is_said_and_made_anew(environment, state):
+def test_an_unusable_copy_is_reported_and_replaced(environment, state):
     copy = find_copy(environment)
     copy.write_bytes(b"no library" if state == "damaged" else find_copy_here().read_bytes())
     if state == "of an earlier version":
@@ -133,7 +133,7 @@ def find_copy_here():
     return blas.find_openblas().with_name(blas.find_bundled_blas().name)
 
 
-def test_the_command_says_what_to_install_in_one_line(environment):
+def test_the_command_names_missing_packages_in_one_line(environment):
     (environment / "scipy_openblas32" / "lib" / "libscipy_openblas.so").unlink()
     _, said = call(environment, "-m", blas.INSTALLER, check=False)
     assert said.splitlines() == [
@@ -142,7 +142,7 @@ def test_the_command_says_what_to_install_in_one_line(environment):
     ]
 
 
-def test_an_environment_that_may_not_be_written_is_said_in_one_line(monkeypatch):
+def test_a_read_only_environment_is_reported_in_one_line(monkeypatch):
     def refuse():
         raise PermissionError(13, "Permission denied", "/there/lib")
 
@@ -159,7 +159,7 @@ def test_make_runs_the_command_once_everything_is_installed():
 
 
 @pytest.mark.slow
-def test_processes_that_make_it_at_once_leave_one_whole_copy(environment):
+def test_concurrent_processes_leave_one_intact_copy(environment):
     source, bundled = environment / "scipy_openblas32" / "lib" / "libscipy_openblas.so", blas.find_bundled_blas()
     blas.make_copy(source, bundled)
     expected = find_copy(environment).read_bytes()

@@ -1,4 +1,4 @@
-"""What every entry shares: exit codes, error lines, logs and progress."""
+"""The common behaviour of all entries: exit codes, error lines, logs and progress."""
 
 import errno
 import logging
@@ -32,14 +32,14 @@ def test_a_user_error_is_one_line_and_its_traceback_is_in_the_log(monkeypatch, c
     assert "Traceback" in (tmp_path / "a" / "log").read_text()
 
 
-def test_an_unforeseen_error_is_one_line_too_and_says_how_to_get_its_traceback(monkeypatch, capsys):
+def test_an_unexpected_error_is_one_line_and_says_how_to_get_its_traceback(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         run_entry(monkeypatch, fail(ZeroDivisionError("by zero")))
     assert stopped.value.code == 1
     assert capsys.readouterr().err == "error: ZeroDivisionError: by zero (--log FILE keeps the traceback)\n"
 
 
-def test_an_error_is_at_most_two_bounded_lines_that_a_terminal_obeys_nothing_of(monkeypatch, capsys):
+def test_an_error_is_at_most_two_bounded_lines_without_control_characters(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run_entry(monkeypatch, fail(UserError("a\x1b]0;title\x07\nget it\nagain" + "x" * 5000)))
     shown = capsys.readouterr().err
@@ -48,7 +48,7 @@ def test_an_error_is_at_most_two_bounded_lines_that_a_terminal_obeys_nothing_of(
     assert len(shown) < 1200
 
 
-def test_an_interrupt_ends_with_130(monkeypatch):
+def test_an_interrupt_exits_with_130(monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         run_entry(monkeypatch, fail(KeyboardInterrupt()))
     assert stopped.value.code == 130
@@ -80,7 +80,7 @@ def test_durations_are_readable(seconds, text):
     ("number", "cure"),
     [(errno.ENOSPC, "make room"), (errno.EROFS, "make its file system writable"), (errno.EACCES, "permissions of it")],
 )
-def test_what_the_system_rejects_is_one_line_with_a_cure_even_without_a_log(monkeypatch, capsys, number, cure):
+def test_a_system_error_is_one_line_with_a_cure_even_without_a_log(monkeypatch, capsys, number, cure):
     with pytest.raises(SystemExit):
         run_entry(monkeypatch, fail(OSError(number, "refused", "results/x.zarr")))
     shown = capsys.readouterr().err
@@ -97,7 +97,7 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_work(monkeypatch, capsys
     assert "a/log cannot be written (File exists); continuing without this log" in capsys.readouterr().err
 
 
-def test_a_log_that_cannot_be_written_any_more_is_given_up_with_a_line(monkeypatch, capsys, tmp_path):
+def test_a_log_that_becomes_unwritable_is_closed_with_a_line(monkeypatch, capsys, tmp_path):
     def main(_):
         (handler,) = [one for one in logging.getLogger().handlers if isinstance(one, entry.LogFile)]
         handler.stream = Path("/dev/full").open("w", encoding="utf-8")  # noqa: SIM115  the handler closes it

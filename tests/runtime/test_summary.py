@@ -1,4 +1,4 @@
-"""What a run says at its end follows from what it made."""
+"""The summary at the end of a run follows from its results."""
 
 import pytest
 
@@ -31,6 +31,6 @@ def test_the_widths_are_those_of_the_config(weights, activations, line, tmp_path
     assert describe(tmp_path, weights, activations) == line
 
 
-def test_a_damaged_config_is_said_so(tmp_path):
+def test_a_damaged_config_is_reported(tmp_path):
     (tmp_path / "quant_config.json").write_text("{")
     assert describe_results(tmp_path)[-1].strip() == f"{tmp_path / 'quant_config.json'} is damaged"

@@ -1,4 +1,4 @@
-"""Which versions results were made with is recorded once each, and a change is warned about."""
+"""The versions that made results are recorded once each, and a change is a warning."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import write_json
 
 
-def test_what_is_installed_is_recorded_once(tmp_path):
+def test_the_installed_versions_are_recorded_once(tmp_path):
     versions.record(tmp_path)
     versions.record(tmp_path)
     assert versions.read_recorded(tmp_path) == [versions.list_installed()]
@@ -26,7 +26,7 @@ def test_another_version_is_warned_about_in_one_line_even_when_both_are_recorded
 
 
 @pytest.mark.parametrize("made_with", [3, [3], [{"mlx": 3}], [{"mlx": ["0.0.1"]}], {}])
-def test_a_record_of_another_form_is_rejected_with_its_cure(tmp_path, made_with):
+def test_a_record_with_another_layout_is_rejected_with_its_cure(tmp_path, made_with):
     write_json(tmp_path / versions.FILE, {"made_with": made_with})
     for read in (versions.record, lambda results: list(versions.find_changes(results))):
         with pytest.raises(
@@ -42,15 +42,15 @@ def test_a_damaged_record_is_rejected_with_its_cure(tmp_path, content):
         list(versions.find_changes(tmp_path))
 
 
-def test_without_a_record_nothing_is_warned_of(tmp_path):
+def test_without_a_record_there_is_no_warning(tmp_path):
     assert list(versions.find_changes(tmp_path)) == []
 
 
-def test_a_package_that_is_not_there_has_no_version():
+def test_a_missing_package_has_no_version():
     assert versions.find_version("a-package-nobody-has") == "not installed"
 
 
-def test_a_record_of_before_the_kernels_were_recorded_stays_valid(tmp_path):
+def test_an_earlier_record_without_kernels_stays_valid(tmp_path):
     earlier = {name: version for name, version in versions.list_installed().items() if name != versions.KERNELS}
     write_json(tmp_path / versions.FILE, {"made_with": [earlier]})
     assert list(versions.find_changes(tmp_path)) == []

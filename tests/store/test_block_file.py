@@ -1,4 +1,4 @@
-"""A block's file holds codes, grids and what its inputs are rounded with, and is read only if it is what was sealed."""
+"""A block file holds codes, grids and input quantizers, and is read only if it matches its seal."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def path(tmp_path, weights, inputs):
     return path
 
 
-def test_all_of_it_comes_back(path, weights, inputs):
+def test_everything_is_read_as_written(path, weights, inputs):
     block = read_block(path)
     assert block.weights.keys() == weights.keys()
     for name, layer in weights.items():
@@ -110,7 +110,7 @@ def test_a_changed_byte_is_found(path, place, words):
         read_block(path)
 
 
-def test_another_blocks_file_is_not_this_one(path, tmp_path, weights):
+def test_the_file_of_another_block_is_rejected(path, tmp_path, weights):
     other = tmp_path / "other.safetensors"
     write_block(other, weights, {}, SIGMAS, PARAMETERS, ORIGIN)
     path.write_bytes(other.read_bytes())

@@ -1,4 +1,4 @@
-"""Parts of the blocks' inputs: written batch by batch, read block by block, as one."""
+"""Shards of block inputs: written batch by batch, and read block by block as one."""
 
 import shutil
 
@@ -68,7 +68,7 @@ def parts(finished, tmp_path):
     return [shutil.copytree(part, tmp_path / part.name) for part in finished]
 
 
-def test_rows_are_batches_of_positives_then_negatives_part_by_part(finished):
+def test_rows_are_batches_of_positives_then_negatives_shard_by_shard(finished):
     found = open_block_inputs(finished)
     expected = [
         (point, half)
@@ -99,13 +99,13 @@ def test_a_block_is_read_with_its_targets(finished):
     assert found.read_targets(BLOCKS - 1)[1] is None
 
 
-def test_the_order_the_parts_are_named_in_does_not_show(finished):
+def test_the_order_of_the_shards_does_not_matter(finished):
     found, turned = open_block_inputs(finished), open_block_inputs(finished[::-1])
     np.testing.assert_array_equal(found.points, turned.points)
     np.testing.assert_array_equal(found.read_block(2)[0], turned.read_block(2)[0])
 
 
-def test_a_part_is_a_zarr_group(finished):
+def test_a_shard_is_a_zarr_group(finished):
     group = zarr.open_group(finished[0], mode="r")
     specs = list_specs(len(POINTS["00"]), 2, BLOCKS, INPUTS["image_shape"], INPUTS["text_shape"])
     assert {name: (array.shape, array.chunks, str(array.dtype)) for name, array in group.arrays()} == {
@@ -139,7 +139,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damage_is_named_by_whoever_reads_it(parts, name):
+def test_damage_is_named_by_its_reader(parts, name):
     damage, words = DAMAGES[name]
     damage(parts[0])
     found = open_block_inputs(parts)
@@ -152,26 +152,26 @@ def test_damage_is_named_by_whoever_reads_it(parts, name):
 
 
 @pytest.mark.parametrize("name", ["points/c.0", "sigmas/c.0", "modulation/c.1.0"])
-def test_damage_to_what_is_read_first_is_named(parts, name):
+def test_damage_to_the_small_arrays_is_named(parts, name):
     flip(parts[0] / name)
     with pytest.raises(UserError, match=f"00/{name} is damaged"):
         open_block_inputs(parts)
 
 
-def test_an_unsealed_part_is_rejected(parts):
+def test_an_unsealed_shard_is_rejected(parts):
     edit(parts[1] / "zarr.json", lambda metadata: metadata.update(attributes={}))
     with pytest.raises(UserError, match="01 has no seal"):
         open_block_inputs(parts)
 
 
-def test_something_else_is_rejected(parts, tmp_path):
+def test_a_foreign_folder_is_rejected(parts, tmp_path):
     create_group(tmp_path / "other", [ArraySpec("xs", (1,), (1,), "float32")])
     write_group_seal(tmp_path / "other", make_seal({"stage": "gather_calibration"}, {}, {}))
     with pytest.raises(UserError, match=r'other was made with other parameters \(stage: "gather_calibration" there'):
         open_block_inputs([parts[0], tmp_path / "other"])
 
 
-def test_parts_of_other_parameters_or_inputs_are_rejected(parts, tmp_path):
+def test_shards_with_other_parameters_or_inputs_are_rejected(parts, tmp_path):
     other = record(tmp_path / "seeded", "01", seed=1)
     with pytest.raises(UserError, match=r"seeded/01 was made with other parameters \(seed: 1 there, 0"):
         open_block_inputs([parts[0], other])
@@ -181,7 +181,7 @@ def test_parts_of_other_parameters_or_inputs_are_rejected(parts, tmp_path):
         open_block_inputs(parts)
 
 
-def test_parts_that_share_a_point_are_rejected(parts, tmp_path):
+def test_shards_that_share_a_point_are_rejected(parts, tmp_path):
     other = record(tmp_path / "overlap", "01", points=[1, 3, 6])
     with pytest.raises(
         UserError, match=r"overlap/01 and .*/\d\d have calibration point 6; name each shard once, or delete both"
@@ -189,7 +189,7 @@ def test_parts_that_share_a_point_are_rejected(parts, tmp_path):
         open_block_inputs([parts[0], other])
 
 
-def test_a_missing_part_is_rejected(parts):
+def test_a_missing_shard_is_rejected(parts):
     with pytest.raises(UserError, match="shards 00, 01 are needed and 01 are named"):
         open_block_inputs(parts[1:])
 
@@ -202,7 +202,7 @@ def test_a_missing_part_is_rejected(parts):
         ((5, "image", 11, 7e4), "mm_04 gives the image value 70000 at calibration point 5, which is too large"),
     ],
 )
-def test_what_float16_cannot_hold_is_named(tmp_path, change, words):
+def test_a_value_beyond_float16_is_named(tmp_path, change, words):
     with pytest.raises(UserError, match=words):
         record(tmp_path, "01", changes=[change])
     assert not (tmp_path / "01").exists()

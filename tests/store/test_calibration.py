@@ -1,4 +1,4 @@
-"""The calibration set is read whole, or some rows of it, chunk by chunk."""
+"""The calibration set is read completely or by rows, chunk by chunk."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def written(tmp_path, monkeypatch):
     return calibration.open_calibration(tmp_path / "calibration.zarr"), arrays
 
 
-def test_a_whole_array_is_that_of_all_chunks(written):
+def test_an_array_is_read_from_all_its_chunks(written):
     opened, arrays = written
     assert opened.specs["xs"].file_count[0] == 5
     for name, array in arrays.items():
@@ -25,7 +25,7 @@ def test_a_whole_array_is_that_of_all_chunks(written):
 
 @pytest.mark.parametrize("indices", [[17, 0, 4, 3, 12], [], [5, 5], list(range(18))])
 @pytest.mark.parametrize("name", ["xs", "steps"])
-def test_rows_come_in_the_order_asked_for(written, name, indices):
+def test_rows_are_in_the_requested_order(written, name, indices):
     opened, arrays = written
     indices = np.array(indices, np.int64)
     np.testing.assert_array_equal(opened.read_rows(name, indices), arrays[name][indices])

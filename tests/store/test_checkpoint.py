@@ -1,4 +1,4 @@
-"""A checkpoint comes back as it was, or says that it is damaged."""
+"""A checkpoint is restored exactly, or reported as damaged."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ LATENTS = np.random.default_rng(0).normal(size=(2, 3, 3, 4)).astype(np.float32)
 CHECKPOINT = Checkpoint("f", 4, 25, ["a", "b"], LATENTS)
 
 
-def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
+def test_a_checkpoint_is_restored_bit_for_bit(tmp_path):
     write_checkpoint(tmp_path / "checkpoint", CHECKPOINT)
     found = read_checkpoint(tmp_path / "checkpoint")
     assert (found.fingerprint, found.row, found.step, found.digests) == ("f", 4, 25, ["a", "b"])
@@ -26,7 +26,7 @@ def test_replacing_it_leaves_one_file(tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 10, 64, 65, 100, 200, -1])
-def test_a_truncated_one_is_found(tmp_path, length):
+def test_a_truncated_checkpoint_is_found(tmp_path, length):
     path = tmp_path / "checkpoint"
     write_checkpoint(path, CHECKPOINT)
     path.write_bytes(path.read_bytes()[:length])

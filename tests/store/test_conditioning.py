@@ -62,7 +62,7 @@ def test_a_missing_or_truncated_file_is_named(path, length):
         open_conditioning(path, PARAMETERS).read([0])
 
 
-def test_prompts_are_written_in_memory_that_does_not_grow_with_them(tmp_path):
+def test_the_memory_of_writing_does_not_grow_with_the_prompts(tmp_path):
     """Of the pooled encodings, which are small, those of all prompts are kept till the end."""
     shape, pooled, count = (2, 40, 4096), (2, 8), 24
     size = 4 * math.prod(shape)

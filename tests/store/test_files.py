@@ -1,4 +1,4 @@
-"""Files are whole or absent, and equal values give equal bytes."""
+"""Files are complete or absent, and equal values give equal bytes."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import encode_json, find_named, hash_file, name_below, read_json, write_atomically, write_json
 
 
-def test_json_is_sorted_and_keeps_letters():
+def test_json_is_sorted_and_keeps_unicode():
     assert encode_json({"b": 1, "a": "été"}) == '{\n "a": "été",\n "b": 1\n}\n'
 
 
@@ -45,7 +45,7 @@ def test_hashes_are_sha256(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "link", "circle", "a\0b", "x" * 5000])
-def test_a_named_file_is_beside_the_one_that_names_it_or_below(tmp_path, name):
+def test_a_named_file_must_be_beside_or_below_the_file_that_names_it(tmp_path, name):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path)
@@ -55,20 +55,20 @@ def test_a_named_file_is_beside_the_one_that_names_it_or_below(tmp_path, name):
     assert find_named(folder / "config.json", "a/b") == folder / "a" / "b"
 
 
-def test_a_folder_that_is_itself_a_link_is_as_good_as_any(tmp_path):
+def test_a_folder_may_be_a_link(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "here").symlink_to("there")
     assert find_named(tmp_path / "here" / "config.json", "x") == tmp_path / "here" / "x"
 
 
-def test_a_name_is_written_only_where_it_is_found(tmp_path):
+def test_a_name_is_written_only_if_it_can_be_resolved(tmp_path):
     assert name_below(tmp_path / "a" / "b", tmp_path) == "a/b"
     assert name_below(tmp_path / "b", tmp_path) == "b"
     with pytest.raises(UserError, match=r"b is not below .*/a, where what names it is written"):
         name_below(tmp_path / "b", tmp_path / "a")
 
 
-def test_a_changed_value_and_another_kind_are_rejected(tmp_path):
+def test_a_changed_value_or_another_kind_is_rejected(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"stage": "score", "seed": 1})
     assert read_json(path, stage="score") == {"stage": "score", "seed": 1}
@@ -79,20 +79,20 @@ def test_a_changed_value_and_another_kind_are_rejected(tmp_path):
         read_json(path)
 
 
-def test_what_is_read_can_be_changed_and_written_again(tmp_path):
+def test_content_can_be_changed_and_written_again(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"seed": 1})
     write_json(path, read_json(path) | {"seed": 2})
     assert read_json(path) == {"seed": 2}
 
 
-def test_a_number_that_is_none_is_named_and_nothing_written(tmp_path):
+def test_a_non_finite_number_is_named_and_nothing_is_written(tmp_path):
     with pytest.raises(UserError, match=r"x\.json: layers\.fc2\.steps\.1 is not a finite number"):
         write_json(tmp_path / "x.json", {"layers": {"fc2": {"steps": [1.0, float("nan")]}}})
     assert not (tmp_path / "x.json").exists()
 
 
-def test_an_error_of_the_system_names_the_file_and_not_the_partial_one(tmp_path):
+def test_a_system_error_names_the_final_file(tmp_path):
     (tmp_path / "folder").write_text("no folder")
     with pytest.raises(OSError, match=r"folder/x\.json"):
         write_json(tmp_path / "folder" / "x.json", {})

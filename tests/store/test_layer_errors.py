@@ -1,4 +1,4 @@
-"""All blocks' sensitivity, by layer."""
+"""The sensitivity of all blocks, by layer."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def found(tmp_path):
     return list_layer_errors(read_sensitivities(files, "embedded"))
 
 
-def test_layers_that_read_one_input_have_its_errors(found):
+def test_layers_with_a_shared_input_have_its_errors(found):
     q, k = (found.inputs[f"mm_01.text.attn.{name}_proj"] for name in "qk")
     assert q is k
     assert q[6].errors.tolist() == [1e-6, 2e-6]
@@ -28,7 +28,7 @@ def test_layers_that_read_one_input_have_its_errors(found):
     assert "mm_01.text.adaLN_modulation" not in found.inputs
 
 
-def test_a_weight_has_the_error_of_the_stream_that_suffers_most(found):
+def test_a_weight_has_the_error_of_the_worse_stream(found):
     assert found.weights["mm_01.text.mlp.fc1"][4] == 4.0**-4
     assert found.weights["mm_04.image.mlp.fc1"][2] == 4.0**-2
     assert "mm_01.text.adaLN_modulation" in found.weights

@@ -1,4 +1,4 @@
-"""The checkpoint of a block's learning: whole or rejected, and no other run's."""
+"""The checkpoint of learning is intact and of the same run, or it is rejected."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def path(tmp_path):
     return tmp_path / "learning.safetensors"
 
 
-def test_what_is_written_is_read_to_the_bit(path):
+def test_a_state_is_read_as_written_bit_for_bit(path):
     numbers, arrays = read_learning(path, "abc")
     assert numbers == NUMBERS
     assert arrays.keys() == ARRAYS.keys()
@@ -32,11 +32,11 @@ def test_what_is_written_is_read_to_the_bit(path):
         assert arrays[name].dtype == array.dtype
 
 
-def test_where_nothing_is_nothing_is_read(tmp_path):
+def test_without_a_checkpoint_nothing_is_read(tmp_path):
     assert read_learning(tmp_path / "learning.safetensors", "abc") is None
 
 
-def test_another_runs_checkpoint_is_rejected(path):
+def test_a_checkpoint_of_another_run_is_rejected(path):
     with pytest.raises(UserError, match=rf"{path.name} was made with other parameters or inputs"):
         read_learning(path, "abd")
 
@@ -48,13 +48,13 @@ def test_a_damaged_checkpoint_is_rejected(path, keep):
         read_learning(path, "abc")
 
 
-def test_a_checkpoint_replaces_the_one_before_and_leaves_nothing_else(path):
+def test_a_checkpoint_replaces_the_previous_one(path):
     write_learning(path, "abc", NUMBERS | {"iteration": 600}, ARRAYS)
     assert read_learning(path, "abc")[0]["iteration"] == 600
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_write_that_fails_leaves_the_one_before(path, monkeypatch):
+def test_a_failed_write_keeps_the_previous_checkpoint(path, monkeypatch):
     before = path.read_bytes()
 
     def fail(descriptor):

@@ -1,4 +1,4 @@
-"""One holder at a time; the lock dies with its holder."""
+"""A lock has one holder at a time and is released when its holder dies."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""The bits that a search chose: laid over the rules, and part of what layers are made from."""
+"""The searched bits override the rules and are part of the origin of layers."""
 
 import pytest
 
@@ -18,7 +18,7 @@ RULES = {
 
 
 class TestOverlay:
-    def test_bits_and_group_size_are_the_searchs_and_the_rest_is_the_rules(self):
+    def test_bits_and_group_size_come_from_the_search_and_the_rest_from_the_rules(self):
         found = overlay_bits(RULES, MIXED)
         assert found["mm_00.image.attn.q_proj"]["weight"] == {
             "bits": 3,
@@ -31,30 +31,30 @@ class TestOverlay:
     def test_layers_the_search_left_out_keep_their_rule(self):
         assert overlay_bits(RULES, MIXED)["mm_00.image.attn.k_proj"] == RULES["mm_00.image.attn.k_proj"]
 
-    def test_without_a_search_the_rules_hold(self):
+    def test_without_a_search_the_rules_apply(self):
         assert overlay_bits(RULES, None) == RULES
 
-    def test_the_rules_given_stay_as_they_are(self):
+    def test_the_given_rules_are_not_changed(self):
         overlay_bits(RULES, MIXED)
         assert RULES["mm_00.image.attn.q_proj"]["weight"]["bits"] == 4
 
-    def test_layers_of_other_units_are_not_added(self):
+    def test_layers_of_other_blocks_are_not_added(self):
         assert overlay_bits({}, MIXED) == {}
 
 
 class TestIdentity:
-    def test_it_follows_from_the_bits_alone(self):
+    def test_the_digest_depends_on_the_bits_only(self):
         identity = identify_bits({"bits_per_weight": 4.5}, MIXED)
         again = {"mixed": MIXED["mixed"] | {"predicted": 0.02}, "budget": 5}
         assert identify_bits({"bits_per_weight": 5.0}, again) == identity
         other = {"mixed": {"layers": {"mm_00.image.attn.q_proj": {"bits": 4, "group_size": 128}}}}
         assert identify_bits({"bits_per_weight": 4.5}, other) != identity
 
-    def test_without_a_search_there_is_none(self):
+    def test_without_a_search_there_is_no_digest(self):
         assert identify_bits({"bits_per_weight": None}, None) == {}
 
     @pytest.mark.parametrize(("size", "mixed"), [(4.5, None), (None, MIXED)], ids=["lacking", "surplus"])
-    def test_a_search_has_to_be_there_where_one_is_asked_for_and_only_there(self, size, mixed):
+    def test_a_search_is_required_with_a_configured_size_and_only_then(self, size, mixed):
         with pytest.raises(
             UserError, match=r"--mixed: mixed_bits\.json is needed where bits_per_weight is set, and only"
         ):
@@ -62,7 +62,7 @@ class TestIdentity:
 
 
 class TestReading:
-    def test_what_is_written_is_read(self, tmp_path):
+    def test_a_search_is_read_as_written(self, tmp_path):
         write_json(tmp_path / "mixed_bits.json", FORMAT | MIXED)
         assert read_mixed_bits(tmp_path / "mixed_bits.json") == FORMAT | MIXED
 
@@ -70,7 +70,7 @@ class TestReading:
         with pytest.raises(UserError, match=r"mixed_bits\.json is missing; run the rule that makes it"):
             read_mixed_bits(tmp_path / "mixed_bits.json")
 
-    def test_one_that_was_changed_is_named(self, tmp_path):
+    def test_a_changed_file_is_named(self, tmp_path):
         path = tmp_path / "mixed_bits.json"
         write_json(path, FORMAT | MIXED)
         path.write_text(path.read_text().replace("0.01", "0.02"))

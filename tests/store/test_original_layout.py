@@ -1,4 +1,4 @@
-"""Samples and latents of others: no pickle, and no more memory than an array of theirs takes."""
+"""Samples and latents in the original layout: no pickle, and bounded memory."""
 
 import io
 import tracemalloc
@@ -35,7 +35,7 @@ def write_member(path, content, name="x.npy"):
             archive.writestr(member, data)
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_samples_are_read_as_written(tmp_path):
     sample = Sample(X, 1000.0, 1.0, 0, 7, False)
     write_sample(tmp_path / "x.npz", sample)
     found = read_sample(tmp_path / "x.npz")
@@ -57,7 +57,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_arrays_are_rejected_in_little_memory(tmp_path, name):
+def test_hostile_arrays_are_rejected_in_bounded_memory(tmp_path, name):
     write_member(tmp_path / "x.npz", HOSTILE[name])
     (tmp_path / "x.npy").write_bytes(HOSTILE[name])
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""A packed checkpoint is read only if it is whole and of this format; its sizes are counted from its tensors."""
+"""A packed checkpoint is read only if it is intact and has this format; sizes are counted from its tensors."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def folder(tmp_path, tensors):
     return tmp_path
 
 
-def test_sizes_count_every_tensor_that_stands_for_weights(tensors):
+def test_sizes_count_every_tensor_of_a_quantized_weight(tensors):
     # 256 weights of 3 bits with 8 grids of 32 bits, 256 of 8 with 4 of them and 64 numbers of 32 bits; 8 biases.
     stored = (256 * 3 + 8 * 32) + (256 * 8 + 4 * 32 + 64 * 32)
     assert measure_tensors(tensors, QUANTIZATION) == {
@@ -59,7 +59,7 @@ def test_sizes_count_every_tensor_that_stands_for_weights(tensors):
     assert measure_tensors({"a.weight": np.ones((2, 2), np.float16)}, {}) == nothing
 
 
-def test_tensors_go_by_their_names_without_the_prefix(folder, tensors):
+def test_tensors_are_named_without_the_prefix(folder, tensors):
     packed = read_packed(folder)
     assert packed.tensors.keys() == tensors.keys()
     for key, array in tensors.items():

@@ -1,4 +1,4 @@
-"""A killed writer's part is removed by the next one; a living writer's is not."""
+"""The leftovers of a killed writer are removed by the next one; those of a running writer are kept."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def list_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_a_killed_writer_left_is_removed_by_the_next(way, writer, tmp_path):
+def test_the_leftovers_of_a_killed_writer_are_removed_by_the_next(way, writer, tmp_path):
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()
     assert len(list_names(tmp_path)) == 1
@@ -57,7 +57,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(way, writer, tmp_path)
     assert list_names(tmp_path) == ["x.png"]
 
 
-def test_what_a_living_writer_writes_stays_and_both_end(way, writer, tmp_path):
+def test_a_running_writer_is_not_disturbed(way, writer, tmp_path):
     WAYS[way](tmp_path / "x.png", fill)
     partial, name = list_names(tmp_path)
     assert partial.startswith(".x.png.")
@@ -67,7 +67,7 @@ def test_what_a_living_writer_writes_stays_and_both_end(way, writer, tmp_path):
     assert list_names(tmp_path) == ["x.png"]
 
 
-def test_what_was_left_of_another_place_is_not_touched(tmp_path):
+def test_leftovers_of_another_path_are_kept(tmp_path):
     names = [".x.0a1b2c3d.partial", ".x.json.0a1b2c3d.partial.json.more", ".y.json.0a1b2c3d.partial.json"]
     for name in names:
         (tmp_path / name).touch()

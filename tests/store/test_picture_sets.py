@@ -1,4 +1,4 @@
-"""What holds pictures, their seals and their features together."""
+"""Pictures, their seals and their features belong together."""
 
 import numpy as np
 import pytest
@@ -25,19 +25,19 @@ def seal(tmp_path):
     return tmp_path / "00.json"
 
 
-def test_pictures_come_in_the_order_of_their_seal(seal):
+def test_pictures_are_in_the_order_of_their_seal(seal):
     assert [path.name for path in list_sealed(seal)[1]] == ["0000000008.png", "0000000007.png"]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".safetensors"])
-def test_another_picture_or_other_latents_are_named(seal, suffix):
+def test_a_swapped_picture_or_latent_is_named(seal, suffix):
     first, second = (name_picture(seal.with_suffix(""), seed).with_suffix(suffix) for seed in (7, 8))
     first.write_bytes(second.read_bytes())
     with pytest.raises(UserError, match=rf"0000000007{suffix} is missing or not what was drawn; delete .*00.json"):
         list_sealed(seal)
 
 
-def test_a_flipped_bit_of_picture_or_latents_is_no_picture_that_is_drawn(seal):
+def test_a_flipped_bit_in_a_picture_or_its_latents_is_found(seal):
     for suffix in (".png", ".safetensors"):
         path = name_picture(seal.with_suffix(""), 7)
         assert is_drawn(path, ABOUT)
@@ -50,14 +50,14 @@ def test_a_flipped_bit_of_picture_or_latents_is_no_picture_that_is_drawn(seal):
         path.with_suffix(suffix).write_bytes(whole)
 
 
-def test_latents_that_are_not_finite_are_rejected(tmp_path):
+def test_non_finite_latents_are_rejected(tmp_path):
     path = name_picture(tmp_path, 1)
     write_picture(path, np.zeros((8, 8, 3), np.uint8), np.full((2, 2, 4), np.nan, np.float32), ABOUT)
     with pytest.raises(UserError, match=r"0000000001\.safetensors: latents has values that are not finite"):
         read_latents(path)
 
 
-def test_pairs_are_of_the_same_prompts_and_seeds():
+def test_pairs_have_equal_prompts_and_seeds():
     sets = [PictureSet(None, rows, []) for rows in ([(0, 11), (1, 12)], [(0, 1), (1, 2)], [(0, 1), (1, 3)])]
     check_pairs("other seeds", sets[0], "fp", sets[1], moved=10)
     with pytest.raises(UserError, match="w4a8 has 2 pictures and fp 2, which are not of the same prompts and seeds"):

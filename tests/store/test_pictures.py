@@ -1,4 +1,4 @@
-"""Pictures of others are read if they are of a size that fits, and by no reader but those of three formats."""
+"""Untrusted pictures are read if their size is bounded, by readers of three formats only."""
 
 import os
 import struct
@@ -28,14 +28,14 @@ def write_bomb(path, width, height):
 
 
 @pytest.mark.parametrize("size", [(8193, 8193), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])
-def test_a_picture_of_too_many_pixels_is_rejected_before_it_is_unpacked(tmp_path, size):
+def test_a_picture_with_too_many_pixels_is_rejected_before_decoding(tmp_path, size):
     write_bomb(tmp_path / "x.png", *size)
     with pytest.raises(UserError, match=r"x.png is not a readable picture"):
         read_picture(tmp_path / "x.png")
     assert not is_drawn(tmp_path / "x.png", {})
 
 
-def test_no_reader_of_another_format_is_tried(tmp_path):
+def test_no_reader_of_another_format_is_used(tmp_path):
     for kind in ("PPM", "GIF", "EPS", "TIFF", "BMP"):
         Image.new("RGB", (4, 4)).save(tmp_path / "x.png", kind)
         with pytest.raises(UserError, match="is not a readable picture"):
@@ -43,19 +43,19 @@ def test_no_reader_of_another_format_is_tried(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_no_plain_file_is_rejected_at_once(tmp_path, make):
+def test_a_special_file_is_rejected_at_once(tmp_path, make):
     make(tmp_path / "x.png")
     with pytest.raises(UserError, match="it is not a regular file"):
         read_picture(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_pictures_are_read_in_rgb(tmp_path, kind):
+def test_pictures_are_read_as_rgb(tmp_path, kind):
     Image.new("L", (5, 4), 200).save(tmp_path / "x.png", kind)
     assert np.asarray(read_picture(tmp_path / "x.png")).shape == (4, 5, 3)
 
 
-def test_a_drawn_picture_says_what_it_is(tmp_path):
+def test_a_drawn_picture_contains_its_origin(tmp_path):
     path = name_picture(tmp_path, 3)
     write_picture(path, np.zeros((4, 4, 3), np.uint8), np.zeros((2, 2, 16), np.float32), ABOUT)
     assert is_drawn(path, ABOUT)

@@ -1,4 +1,4 @@
-"""The reader of the quantization config takes what it understands and says why it takes nothing else."""
+"""The reader of the quantization config accepts its own format and explains every rejection."""
 
 import copy
 import shutil
@@ -59,11 +59,11 @@ def path(tmp_path, content):
     return tmp_path / "quant_config.json"
 
 
-def test_the_schema_is_one():
+def test_the_schema_is_valid():
     Draft202012Validator.check_schema(SCHEMA)
 
 
-def test_steps_are_looked_up_by_layer_and_sigma(path):
+def test_step_sizes_are_looked_up_by_layer_and_sigma(path):
     config = read_quant_config(path)
     steps = [config.activation_step("lut", sigma) for sigma in (5.0, 0.8, 0.6, 0.31, 0.29, 0.0)]
     np.testing.assert_allclose(steps, [0.3, 0.3, 0.2, 0.2, 0.1, 0.1])
@@ -72,21 +72,21 @@ def test_steps_are_looked_up_by_layer_and_sigma(path):
     assert config.activation_step("none", 0.7) is None
 
 
-def test_between_the_sigmas_steps_can_be_interpolated(path):
+def test_step_sizes_can_be_interpolated_between_sigmas(path):
     config = read_quant_config(path)
     steps = [config.activation_step("lut", sigma, "interpolated") for sigma in (5.0, 1.0, 0.75, 0.3, 0.1, 0.0)]
     np.testing.assert_allclose(steps, [0.3, 0.3, 0.25, 0.15, 0.1, 0.1], rtol=1e-6)
     assert config.activation_step("static", 0.7, "interpolated") == 0.5
 
 
-def test_all_steps_of_a_layer(path):
+def test_all_step_sizes_of_a_layer_can_be_read(path):
     config = read_quant_config(path)
     np.testing.assert_array_equal(config.find_input("lut").steps, ARRAYS["lut/steps"])
     np.testing.assert_array_equal(config.find_input("static").steps, [0.5])
     assert [config.find_input(name).steps for name in ("dynamic", "none")] == [None] * 2
 
 
-def test_bits_are_one_number_or_one_for_each_sigma(path, content):
+def test_bits_are_one_number_or_one_per_sigma(path, content):
     assert [read_quant_config(path).find_input(name).bits for name in LAYERS] == [8, 6, 8, 16]
     set_layer(content, "lut", bits=[8, 4, 6])
     write_json(path, content)
@@ -105,7 +105,7 @@ def test_shifts_and_migrations_are_looked_up_by_layer(path):
     assert [(other.shift, other.migration) for other in others] == [(None, None)] * 3
 
 
-def test_files_are_found_beside_the_config_wherever_it_lies(path, tmp_path):
+def test_files_are_found_relative_to_the_config(path, tmp_path):
     moved = tmp_path / "elsewhere"
     shutil.copytree(tmp_path, moved, ignore=shutil.ignore_patterns("elsewhere"))
     assert read_quant_config(moved / path.name).weights == moved / "quantized" / "model.safetensors"
@@ -157,7 +157,7 @@ def set_layer(content, name, **values):
         (lambda content: content["arrays"].update(sha256="0" * 64), "quant_config.safetensors is not the file"),
     ],
 )
-def test_a_damaged_config_is_rejected_and_the_place_named(path, content, change, words):
+def test_a_damaged_config_is_rejected_with_the_position(path, content, change, words):
     changed = copy.deepcopy(content)
     change(changed)
     write_json(path, changed)
@@ -166,7 +166,7 @@ def test_a_damaged_config_is_rejected_and_the_place_named(path, content, change,
 
 
 @pytest.mark.parametrize("step", [0, -0.1, np.nan, np.inf])
-def test_a_step_that_cannot_be_divided_by_is_rejected(path, content, step):
+def test_a_step_size_of_zero_is_rejected(path, content, step):
     file = path.parent / "quant_config.safetensors"
     write_tensors(file, ARRAYS | {"lut/steps": np.array([0.3, step, 0.1], np.float32)})
     content["arrays"]["sha256"] = hash_file(file)

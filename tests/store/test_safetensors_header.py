@@ -1,4 +1,4 @@
-"""The header of a safetensors file is believed only if every tensor has just the bytes it needs."""
+"""A safetensors header is accepted only if every tensor has exactly its bytes."""
 
 import json
 
@@ -19,7 +19,7 @@ def write(path, tensors, size, length=None):
     return path
 
 
-def test_names_and_shapes_of_what_safetensors_and_mlx_write(tmp_path):
+def test_headers_of_safetensors_and_mlx_are_read(tmp_path):
     arrays = {
         "a": np.zeros((2, 3), np.float32),
         "b": np.zeros(5, np.float16),
@@ -50,18 +50,18 @@ def test_names_and_shapes_of_what_safetensors_and_mlx_write(tmp_path):
         ({"a": ("F32", [2], "08")}, 8),
     ],
 )
-def test_lies_about_sizes_and_places_are_rejected(tmp_path, tensors, size):
+def test_wrong_sizes_and_offsets_are_rejected(tmp_path, tensors, size):
     with pytest.raises(UserError, match=r"x.safetensors \(\d+ bytes\) is not a complete safetensors file"):
         read_header(write(tmp_path / "x.safetensors", tensors, size))
 
 
 @pytest.mark.parametrize("length", [1, 2**31, 2**63 - 1, 2**64 - 1])
-def test_lies_about_its_length_are_rejected(tmp_path, length):
+def test_a_wrong_header_length_is_rejected(tmp_path, length):
     with pytest.raises(UserError, match="is not a complete safetensors file"):
         read_header(write(tmp_path / "x.safetensors", {"a": ("U8", [1], [0, 1])}, 1, length))
 
 
-def test_a_header_of_nothing_but_depth_is_rejected(tmp_path):
+def test_a_deeply_nested_header_is_rejected(tmp_path):
     text = b"[" * 100_000
     (tmp_path / "x").write_bytes(len(text).to_bytes(8, "little") + text)
     with pytest.raises(UserError, match="is not a complete safetensors file"):
@@ -69,12 +69,12 @@ def test_a_header_of_nothing_but_depth_is_rejected(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "size"), [("F4", 2), ("F6_E2M3", 3), ("F8_E8M0", 4), ("F8_E5M2", 4)])
-def test_types_of_few_bits_are_known(tmp_path, kind, size):
+def test_dtypes_of_few_bits_are_known(tmp_path, kind, size):
     found = read_header(write(tmp_path / "x.safetensors", {"a": (kind, [4], [0, size])}, size))
     assert find_coded(found) == {"a": kind}
 
 
-def test_names_are_told_with_a_count():
+def test_long_lists_of_names_end_with_a_count():
     assert describe_names(["a"]) == "a"
     assert describe_names(["a", "b", "c"]) == "a, b, c"
     assert describe_names(list("abcdefg")) == "a, b, c and 4 more"

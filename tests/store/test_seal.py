@@ -1,4 +1,4 @@
-"""A seal proves what made something, and shows its own damage."""
+"""A seal proves the origin of a result and detects its own damage."""
 
 import json
 from pathlib import Path
@@ -29,12 +29,12 @@ def test_equal_work_has_equal_seals():
     assert SEAL["fingerprint"] == plan.fingerprint({"parameters": PARAMETERS, "inputs": INPUTS})
 
 
-def test_a_seal_survives_json():
+def test_a_seal_is_restored_from_json():
     assert check_seal(json.loads(json.dumps(SEAL)), PLACE) == SEAL
 
 
 @pytest.mark.parametrize("key", ["format", "parameters", "inputs", "fingerprint", "sha256", "checksum"])
-def test_any_change_of_a_seal_is_found(key):
+def test_any_change_to_a_seal_is_found(key):
     with pytest.raises(UserError, match="results/x has a damaged seal"):
         check_seal(SEAL | {key: "changed"}, PLACE)
 
@@ -53,7 +53,7 @@ def test_other_origins_are_named():
         check_origin(SEAL, PLACE, {}, {"model": {"a.safetensors": "01"}})
 
 
-def test_a_group_carries_its_seal(tmp_path):
+def test_a_group_contains_its_seal(tmp_path):
     (tmp_path / "zarr.json").write_text(json.dumps(GROUP | {"attributes": {"kept": 1}}))
     write_group_seal(tmp_path, SEAL)
     assert read_group_seal(tmp_path) == SEAL

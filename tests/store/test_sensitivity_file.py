@@ -1,4 +1,4 @@
-"""A sensitivity file is read as it was written, or rejected with its name."""
+"""A sensitivity file is read as written, or rejected by name."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_content_and_arrays_are_read_as_written(folder):
         np.testing.assert_array_equal(arrays[name], values)
 
 
-def test_equal_content_is_written_as_equal_bytes(folder, tmp_path):
+def test_equal_content_gives_equal_bytes(folder, tmp_path):
     again = tmp_path / "again" / "mm_00.json"
     write_sensitivity(again, describe("mm_00"), ARRAYS)
     for suffix in (".json", ".safetensors"):
@@ -59,7 +59,7 @@ def test_a_changed_number_is_rejected(folder):
         read_sensitivity(path)
 
 
-def test_half_a_file_is_rejected(folder):
+def test_a_truncated_file_is_rejected(folder):
     path = folder / "mm_00.json"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"mm_00\.json is damaged"):
@@ -74,20 +74,20 @@ def test_another_format_is_rejected(folder, change):
         read_sensitivity(path)
 
 
-def test_something_else_is_rejected(folder):
+def test_a_foreign_file_is_rejected(folder):
     write_json(folder / "mm_00.json", {"block": "mm_00"})
     with pytest.raises(UserError, match="is not a sensitivity file"):
         read_sensitivity(folder / "mm_00.json")
 
 
-def test_a_file_of_no_block_is_rejected(folder):
+def test_a_file_without_a_block_is_rejected(folder):
     content = read_json(folder / "mm_00.json")
     write_json(folder / "mm_00.json", {key: content[key] for key in content if key != "block"})
     with pytest.raises(UserError, match=r"mm_00\.json belongs to block None; delete it"):
         read_sensitivity(folder / "mm_00.json")
 
 
-def test_another_blocks_file_is_rejected(folder):
+def test_the_file_of_another_block_is_rejected(folder):
     (folder / "mm_00.json").rename(folder / "mm_01.json")
     with pytest.raises(UserError, match=r"mm_01\.json belongs to block mm_00; delete it"):
         read_sensitivity(folder / "mm_01.json")
@@ -106,7 +106,7 @@ def test_missing_or_changed_arrays_are_rejected(folder):
         read_sensitivity_arrays(path, read_sensitivity(path))
 
 
-def test_all_blocks_are_read_in_their_order(folder):
+def test_all_blocks_are_read_in_order(folder):
     assert list(read_sensitivities(list_paths(folder)[::-1], "embedded")) == BLOCKS
 
 
@@ -115,7 +115,7 @@ def test_a_missing_block_is_named(folder):
         read_sensitivities([folder / f"{block}.json" for block in ("mm_00", "mm_02", "mm_03")], "embedded")
 
 
-def test_a_block_is_named_once(folder):
+def test_a_second_file_of_a_block_is_rejected(folder):
     with pytest.raises(UserError, match="is a second file of mm_00"):
         read_sensitivities([folder / "mm_00.json", *list_paths(folder)], "embedded")
 

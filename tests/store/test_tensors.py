@@ -1,4 +1,4 @@
-"""Safetensors files are whole, readable by others, and name their damage."""
+"""Safetensors files are complete, readable by other programs, and their damage is named."""
 
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.tensors import read_metadata, read_tensors, stream_tensors, write_bfloat16, write_tensors
 
 
-def test_arrays_come_back_as_they_were(tmp_path):
+def test_arrays_are_read_as_written(tmp_path):
     arrays = {"b": np.arange(6.0).reshape(2, 3).T, "a/x": np.array([1, 2], np.int64), "c": np.zeros((0,), np.uint8)}
     write_tensors(tmp_path / "x.safetensors", arrays)
     found = read_tensors(tmp_path / "x.safetensors")
@@ -23,14 +23,14 @@ def test_arrays_come_back_as_they_were(tmp_path):
         assert found[key].dtype == array.dtype
 
 
-def test_the_order_of_the_arrays_does_not_show(tmp_path):
+def test_the_order_of_the_arrays_does_not_matter(tmp_path):
     arrays = {"a": np.zeros(3), "b": np.ones(2, np.float32)}
     write_tensors(tmp_path / "x.safetensors", arrays)
     write_tensors(tmp_path / "y.safetensors", dict(reversed(arrays.items())))
     assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "y.safetensors").read_bytes()
 
 
-def test_the_file_has_the_permissions_of_any_other(tmp_path):
+def test_the_file_has_the_usual_permissions(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
     write_tensors(tmp_path / "x.safetensors", {"a": np.zeros(3)})
     assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -47,7 +47,7 @@ def test_an_unreadable_file_is_named(tmp_path, content, words):
         read_tensors(path)
 
 
-def test_types_numpy_lacks_are_named(tmp_path):
+def test_dtypes_that_numpy_lacks_are_named(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(torch_save({"a": torch.zeros(2, dtype=torch.float8_e4m3fn)}))
     with pytest.raises(UserError, match=r"x.safetensors has tensors of the type F8_E4M3"):
         read_tensors(tmp_path / "x.safetensors")
@@ -97,7 +97,7 @@ class TestBfloat16:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_streamed_tensors_have_the_bytes_of_those_written_at_once(tmp_path, dtype):
+def test_streamed_tensors_have_the_same_bytes(tmp_path, dtype):
     rng = np.random.default_rng(0)
     arrays = {"cs": rng.normal(size=(3, 2, 5)).astype(dtype), "cs_pooled": rng.normal(size=(3, 1)).astype(dtype)}
     write_tensors(tmp_path / "whole.safetensors", arrays)
@@ -107,7 +107,7 @@ def test_streamed_tensors_have_the_bytes_of_those_written_at_once(tmp_path, dtyp
     assert (tmp_path / "streamed.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
-def test_too_few_parts_leave_no_file(tmp_path):
+def test_too_few_values_leave_no_file(tmp_path):
     with pytest.raises(ValueError, match="8 bytes of tensors, where 16 were described"):
         stream_tensors(tmp_path / "a.safetensors", {"a": (4,)}, np.float32, [np.zeros(2)])
     assert not list(tmp_path.iterdir())

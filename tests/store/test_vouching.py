@@ -1,4 +1,4 @@
-"""Digests of files that have no checksum of their own: never there without the files, and never of others."""
+"""Files without a checksum of their own have one beside them, which never covers other files."""
 
 import hashlib
 import shutil
@@ -20,13 +20,13 @@ def fill(folder):
         (folder / name).write_text(name)
 
 
-def test_a_text_is_vouched_for(tmp_path):
+def test_a_text_file_has_a_checksum(tmp_path):
     write_text(tmp_path / "page.html", "é\n")
     assert (tmp_path / "page.html").read_bytes() == "é\n".encode()
     assert read_sums(tmp_path / "page.html.sha256") == {"page.html": digest("é\n".encode())}
 
 
-def test_files_of_one_stem_are_vouched_for_together(tmp_path):
+def test_files_with_one_stem_share_a_checksum_file(tmp_path):
     files = [tmp_path / f"plot.{end}" for end in ("svg", "png")]
     with vouched(tmp_path / "plot", *files):
         for file in files:
@@ -34,7 +34,7 @@ def test_files_of_one_stem_are_vouched_for_together(tmp_path):
     assert read_sums(tmp_path / "plot.sha256") == {name: digest(name.encode()) for name in ("plot.png", "plot.svg")}
 
 
-def test_a_folder_is_vouched_for_file_by_file(tmp_path):
+def test_a_folder_has_a_checksum_per_file(tmp_path):
     write_vouched_folder(tmp_path / "texts", fill)
     assert read_sums(tmp_path / "texts.sha256") == {
         f"texts/{name}": digest(name.encode()) for name in ("a.txt", "b.txt")
@@ -50,7 +50,7 @@ def test_sha256sum_reads_the_digests(tmp_path):
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 1
 
 
-def test_who_dies_before_the_digests_leaves_a_file_without_them(tmp_path):
+def test_a_writer_that_dies_before_the_checksum_leaves_a_file_without_one(tmp_path):
     path = tmp_path / "page.html"
     write_text(path, "old")
 
@@ -65,7 +65,7 @@ def test_who_dies_before_the_digests_leaves_a_file_without_them(tmp_path):
     assert not name_sums(path).exists()
 
 
-def test_who_dies_before_the_folder_is_in_place_can_write_it_again(tmp_path):
+def test_a_writer_that_dies_before_the_folder_is_in_place_can_write_it_again(tmp_path):
     def die(folder):
         fill(folder)
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Costs of widths in their file: read as written, and rejected where they are of something else."""
+"""The file of weight costs is read as written, and rejected if it belongs to something else."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def path(tmp_path):
     return tmp_path / "weight_costs.json"
 
 
-def test_what_is_written_is_read_to_the_bit(path):
+def test_costs_are_read_as_written_bit_for_bit(path):
     found = read_costs(path, "embedded", RULES)
     assert found.costs == COSTS
     assert list(found.costs["context_embedder"]) == list(COSTS["context_embedder"])
@@ -32,18 +32,18 @@ def test_what_is_written_is_read_to_the_bit(path):
     assert all(isinstance(choice, Choice) for choices in found.costs.values() for choice in choices)
 
 
-def test_a_layer_that_is_not_quantized_has_elements_and_no_cost(path):
+def test_an_unquantized_layer_has_elements_and_no_cost(path):
     found = read_costs(path, "embedded", RULES)
     assert "mm_00.image.attn.q_proj" in found.elements
     assert "mm_00.image.attn.q_proj" not in found.costs
 
 
-def test_equal_costs_have_equal_bytes(path, tmp_path):
+def test_equal_costs_give_equal_bytes(path, tmp_path):
     write_costs(tmp_path / "again.json", PARAMETERS, COSTS, ELEMENTS, RANKS, ORIGIN)
     assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
 
 
-def test_a_cost_that_is_no_number_is_not_written(tmp_path):
+def test_a_nan_cost_is_not_written(tmp_path):
     costs = {"context_embedder": {Choice(2, 64): float("nan")}}
     with pytest.raises(UserError, match=r"out\.json: layers\.context_embedder\.costs.* is not a finite number"):
         write_costs(tmp_path / "out.json", PARAMETERS, costs, ELEMENTS, RANKS, ORIGIN)
@@ -69,21 +69,21 @@ def test_a_missing_file_is_named(tmp_path):
         read_costs(tmp_path / "weight_costs.json", "embedded", RULES)
 
 
-def test_one_that_was_changed_is_named(path):
+def test_a_changed_file_is_named(path):
     path.write_text(path.read_text().replace("0.25", "0.24"))
     with pytest.raises(UserError, match=r"weight_costs\.json is damaged or was changed"):
         read_costs(path, "embedded", RULES)
 
 
 @pytest.mark.parametrize("changes", [{"layers": [1]}, {"layers": {"x": {"elements": 1}}}, {"parameters": {}}])
-def test_one_that_no_writer_makes_is_named(path, changes):
+def test_a_file_that_no_writer_makes_is_named(path, changes):
     write_json(path, read_json(path) | changes)
     with pytest.raises(UserError, match=r"weight_costs\.json is damaged"):
         read_costs(path, "embedded", RULES)
 
 
 @pytest.mark.parametrize("key", ["layers", "parameters", "ranks", "origin"])
-def test_so_is_one_that_lacks_a_part(path, key):
+def test_a_file_with_a_missing_key_is_named(path, key):
     write_json(path, {name: part for name, part in read_json(path).items() if name != key})
     with pytest.raises(UserError, match=r"weight_costs\.json is damaged \(KeyError"):
         read_costs(path, "embedded", RULES)

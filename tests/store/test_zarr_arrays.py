@@ -1,4 +1,4 @@
-"""Arrays are written with a checksum over everything, and read so that nothing absent or damaged passes."""
+"""Arrays are written with checksums, and a missing or damaged chunk is always found."""
 
 import json
 
@@ -45,7 +45,7 @@ def group(tmp_path):
     return path
 
 
-def test_zarr_reads_what_is_written(group):
+def test_zarr_reads_the_written_arrays(group):
     found = zarr.open_group(group, mode="r")
     assert found.attrs["kept"] == "été"
     for spec in SPECS:
@@ -53,7 +53,7 @@ def test_zarr_reads_what_is_written(group):
         assert np.array_equal(found[spec.name][...], VALUES[spec.name])
 
 
-def test_files_are_those_zarr_would_write(group, tmp_path):
+def test_the_files_are_those_of_zarr(group, tmp_path):
     theirs = zarr.create_group(tmp_path / "z")
     for spec in SPECS:
         theirs.create_array(
@@ -73,12 +73,12 @@ def test_files_are_those_zarr_would_write(group, tmp_path):
             assert (group / file).read_bytes() == (tmp_path / "z" / file).read_bytes(), file
 
 
-def test_we_read_what_zarr_writes(group):
+def test_arrays_written_by_zarr_are_read(group):
     zarr.open_group(group, mode="r+")["xs"][1, 2:4] = 7
     assert (read_chunk(group, XS, (1, 1)) == 7).all()
 
 
-def test_chunks_come_back_cut_at_the_edge(group):
+def test_chunks_are_cropped_at_the_edge(group):
     for spec in SPECS:
         for index, values in list_regions(spec):
             found = read_chunk(group, spec, index)
@@ -87,7 +87,7 @@ def test_chunks_come_back_cut_at_the_edge(group):
     assert read_chunk(group, XS, (1, 2)).shape == (1, 1, 4)
 
 
-def test_every_chunk_has_a_file_even_of_zeros(group):
+def test_every_chunk_has_a_file_even_a_chunk_of_zeros(group):
     assert [XS.name_file(index) for index in XS.list_chunks()] == [
         f"xs/c.{i}.{k}.0" for i in range(2) for k in range(3)
     ]
@@ -119,20 +119,20 @@ def test_a_missing_chunk_is_named(group):
         read_chunk(group, XS, (0, 2))
 
 
-def test_a_chunk_of_another_size_is_damage(group):
+def test_a_chunk_with_another_size_is_damaged(group):
     (group / "levels/c.0").write_bytes((group / "xs/c.0.0.0").read_bytes())
     with pytest.raises(UserError, match=r"levels/c\.0 is damaged"):
         read_chunk(group, LEVELS)
 
 
-def test_strangers_are_named_but_not_snakemakes_timestamp(group):
+def test_foreign_files_are_named_except_the_timestamp_of_snakemake(group):
     (group / ".snakemake_timestamp").touch()
     assert not list(find_strays(group, SPECS))
     (group / "xs/c.0.0.0.12.partial").touch()
     assert [line.split(" does")[0] for line in find_strays(group, SPECS)] == [str(group / "xs/c.0.0.0.12.partial")]
 
 
-def test_an_array_that_is_described_otherwise_is_named(group):
+def test_an_array_with_another_description_is_named(group):
     check_group(group, SPECS)
     with pytest.raises(UserError, match=r"xs/zarr.json: shape is \[2, 5, 4\] instead of \[2, 6, 4\]"):
         check_group(group, [ArraySpec("xs", (2, 6, 4), (1, 2, 4), "float16")])

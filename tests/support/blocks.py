@@ -1,4 +1,4 @@
-"""A few points captured on a small transformer, and problems of its blocks made of them."""
+"""A few points captured on a small transformer, and the problems of its blocks."""
 
 from dataclasses import dataclass
 from typing import Any

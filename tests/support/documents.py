@@ -1,4 +1,4 @@
-"""The commands that documents name, and what there is to be named: rules, settings, entries.
+"""The commands in documents, and the rules, settings and entries that they can name.
 
 A command stands in an indented or ```sh block, or between backticks in the text or a table. Every one is run by
 `test_docs_run.py`, except those on models whose real weights are needed: their section has to say

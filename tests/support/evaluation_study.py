@@ -1,4 +1,4 @@
-"""A small evaluation: two prompts of a file, four pictures of two steps, and every part run as a job would."""
+"""A small evaluation: two prompts, four pictures of two steps, and every stage run as a job."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One flipped bit in a file of every kind that a folder of results has, and what the verification says of it.
+"""One flipped bit in a file of every kind in a results folder, and the report of the verification.
 
 The kinds are read from the disk: a name without its numbers, and without the names of variants and blocks.
 """

@@ -1,4 +1,4 @@
-"""An interruption right after a command saved its learning, as Ctrl-C or a scheduler may bring it."""
+"""An interruption right after a command saved its learning state, as by Ctrl-C or a scheduler."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Kill a worker of capture_blocks at a file operation, let another finish, and compare with an undisturbed run.
+"""Kills a worker of capture_blocks at a file operation, finishes with another, and compares with an undisturbed run.
 
 python -m tests.support.kill_capture FOLDER MOMENTS; moments are spread evenly.
 FOLDER has params.json and calibration.zarr.

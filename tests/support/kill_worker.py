@@ -1,4 +1,4 @@
-"""Kill a worker at a file operation, let another finish, and compare with an undisturbed run; at many moments.
+"""Kills a worker at a file operation, finishes with another, and compares with an undisturbed run.
 
 python -m tests.support.kill_worker FOLDER MOMENTS; FOLDER is prepared for collect_shard, the moments are evenly spread.
 Each worker is a fork of this process, which has imported everything and used nothing, so that it starts at once.

@@ -1,4 +1,4 @@
-"""A local S3 server, moto's, with a bucket for each test; it can die, reject, or call back at the n-th upload."""
+"""A local S3 server by moto with a bucket per test; it can die, reject, or call back at the n-th upload."""
 
 import itertools
 import logging

@@ -1,4 +1,4 @@
-"""A small complete folder of results for the report: a real quantization config, and made-up measurements around it."""
+"""A small complete results folder for the report: a real quantization config and synthetic measurements."""
 
 import json
 from argparse import Namespace

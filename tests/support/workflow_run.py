@@ -1,4 +1,4 @@
-"""Real runs of the workflow on the embedded model, at the smallest scale that still has every part."""
+"""Real workflow runs on the embedded model at the smallest scale with every stage."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""The project in another folder, as on another machine, and Snakemake in there."""
+"""A copy of the project in another folder, as on another machine, with Snakemake in it."""
 
 import shutil
 import signal

@@ -1,4 +1,4 @@
-"""Scenes and the sentences that ask for them."""
+"""Scenes and their captions."""
 
 import re
 
@@ -58,7 +58,7 @@ def test_a_complete_caption_names_every_attribute():
             assert SHAPES[scene[f"shape_{slot}"]] in caption.text
 
 
-def test_what_a_caption_leaves_out_is_not_asked():
+def test_attributes_outside_a_caption_are_not_asked():
     rng = np.random.default_rng(2)
     everything = {"background": 1.0, "position": 1.0, "colour": 1.0, "size": 1.0}
     for scene in sample(1, 20):

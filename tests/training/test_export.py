@@ -1,4 +1,4 @@
-"""The torch modules that are trained and DiffusionKit's MLX classes that are shipped compute the same."""
+"""The trained torch modules and the shipped MLX classes of DiffusionKit compute the same."""
 
 import mlx.core as mx
 import numpy as np
@@ -30,7 +30,7 @@ def to_numpy(x: torch.Tensor) -> np.ndarray:
     return x.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def test_text_model(tmp_path):
+def test_the_text_model_is_exported(tmp_path):
     tokens = embedded.load_tokenizer().encode(["a small red circle left of a big blue square", "", "ü ü ü"])
     model = randomise(TextModel(len(embedded.load_tokenizer())))
     export_weights(model.state_dict(), tmp_path / "text_encoder.safetensors")
@@ -40,7 +40,7 @@ def test_text_model(tmp_path):
     np.testing.assert_allclose(np.array(output.pooled_output), cs_pooled.numpy(), atol=TOLERANCE)
 
 
-def test_transformer(tmp_path):
+def test_the_transformer_is_exported(tmp_path):
     model = randomise(Transformer())
     export_weights(model.state_dict(), tmp_path / "transformer.safetensors")
     latents, cs, cs_pooled = torch.randn(2, 16, 8, 8), torch.randn(2, 20, 128), torch.randn(2, 128)
@@ -51,7 +51,7 @@ def test_transformer(tmp_path):
     np.testing.assert_allclose(np.array(output), to_numpy(expected), atol=TOLERANCE)
 
 
-def test_autoencoder_with_the_latent_scale_folded_in(tmp_path):
+def test_the_autoencoder_is_exported_with_the_latent_scale_folded_in(tmp_path):
     model = randomise(Autoencoder(), scale=0.01)
     model.latent_norm.running_mean.normal_()
     model.latent_norm.running_var.uniform_(0.5, 2.0)
@@ -68,7 +68,7 @@ def test_autoencoder_with_the_latent_scale_folded_in(tmp_path):
     np.testing.assert_allclose(np.array(embedded.load_decoder(tmp_path)(x)), to_numpy(expected), atol=TOLERANCE)
 
 
-def test_classifier(tmp_path):
+def test_the_classifier_is_exported(tmp_path):
     model = randomise(Classifier())
     export_weights(model.state_dict(), tmp_path / "classifier.safetensors")
     pictures = torch.rand(2, 3, 64, 64) * 2 - 1

@@ -1,4 +1,4 @@
-"""The rectified flow the transformer learns, and the captions it learns from."""
+"""The rectified flow that the transformer learns, and its captions."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Training stops and goes on as if nothing had happened."""
+"""Interrupted training resumes to the same result."""
 
 import dataclasses
 import math
@@ -48,7 +48,7 @@ def train(path, stop_at: int | None = None) -> dict[str, torch.Tensor]:
     return load_file(path)
 
 
-def test_a_stopped_run_ends_as_an_unbroken_one(tmp_path):
+def test_a_stopped_run_ends_like_an_uninterrupted_one(tmp_path):
     whole = train(tmp_path / "whole.safetensors")
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "broken.safetensors", stop_at=8)

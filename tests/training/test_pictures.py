@@ -13,19 +13,19 @@ def find_pixels(picture: np.ndarray, colour: str) -> np.ndarray:
     return np.argwhere((picture == RGB[colour]).all(axis=-1))
 
 
-def test_a_number_gives_one_picture():
+def test_an_index_gives_one_picture():
     np.testing.assert_array_equal(draw_example(1, 7)[1], draw_example(1, 7)[1])
     assert (draw_example(1, 7)[1] != draw_example(2, 7)[1]).any()
 
 
-def test_pictures_are_64_pixels_of_bytes():
+def test_pictures_are_64_by_64_bytes():
     picture = draw_example(0, 0)[1]
     assert picture.shape == (64, 64, 3)
     assert picture.dtype == np.uint8
 
 
 @pytest.mark.parametrize("index", range(0, 40, 2))
-def test_one_object_lies_in_its_cell_with_its_size(index):
+def test_one_object_is_in_its_cell_with_its_size(index):
     scene, picture = draw_example(0, index)
     pixels = find_pixels(picture, COLOURS[scene["colour_1"]])
     middle = (pixels.min(axis=0) + pixels.max(axis=0)) / 2

@@ -1,4 +1,4 @@
-"""The scores say what they claim."""
+"""The scores are what they state."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from taqmlx.models.classifier import HEADS, judge_pictures, load_classifier
 from taqmlx.training.scoring import generate_pictures, rate_pictures, write_captions
 
 
-def test_a_picture_is_right_if_all_that_was_asked_is():
+def test_a_picture_is_correct_if_all_asked_attributes_are():
     asked = np.full((4, len(HEADS)), -1)
     asked[:, :2] = 0
     values = np.zeros((4, len(HEADS)), int)
@@ -16,12 +16,12 @@ def test_a_picture_is_right_if_all_that_was_asked_is():
     assert rate_pictures(values, asked) == {"all": 0.5, "count": 0.75, "background": 0.75}
 
 
-def test_scored_captions_depend_on_the_seed_alone():
+def test_scored_captions_depend_only_on_the_seed():
     assert write_captions(1, 5, 2) == write_captions(1, 5, 2) != write_captions(2, 5, 2)
 
 
 @pytest.mark.slow
-def test_pictures_show_what_was_asked():
+def test_pictures_show_their_captions():
     captions = write_captions(21, 48, 1) + write_captions(21, 48, 2)
     pictures = generate_pictures(embedded.FOLDER, [caption.text for caption in captions], 25, 3.0, seed=0)
     values, _ = judge_pictures(load_classifier(), pictures)

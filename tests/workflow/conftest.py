@@ -1,4 +1,4 @@
-"""A run of one's own, and the finished one to be damaged."""
+"""A run for each test, and the finished run to be damaged."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""One block alone, and what the blocks ask for when settings or files change."""
+"""Single blocks, and the blocks that a changed setting or file requires."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def read_blocks(workflow: Workflow) -> dict[str, bytes]:
     return {name: content for name, content in read_tree(workflow.results).items() if name.startswith("adaround/")}
 
 
-def test_a_block_from_a_clean_tree_needs_no_statistics_and_no_other_block(workflow):
+def test_a_block_needs_neither_statistics_nor_other_blocks(workflow):
     expected = sorted([*BEFORE_THE_BLOCKS, "optimise_block", "write_block_parameters"])
     assert workflow.list_jobs(name_block(workflow, "mm_00")) == expected
     done = workflow.run(name_block(workflow, "mm_03"))
@@ -57,7 +57,7 @@ def test_a_block_from_a_clean_tree_needs_no_statistics_and_no_other_block(workfl
     assert not list((workflow.results / "block_inputs.zarr").glob("[0-9]*"))
 
 
-def test_an_unknown_block_has_no_rule(workflow):
+def test_an_unknown_block_is_no_target(workflow):
     refused = workflow.run(name_block(workflow, "mm_05"), "-n")
     assert refused.returncode == 1
     assert "No rule to produce" in refused.stdout
@@ -69,7 +69,7 @@ def test_blocks_before_a_chained_one_come_first(workflow):
     assert workflow.list_jobs(name_block(workflow, "mm_02")) == sorted(expected)
 
 
-def test_a_deleted_block_is_made_again_alone_and_with_the_same_bytes(copy):
+def test_a_deleted_block_is_remade_alone_and_with_the_same_bytes(copy):
     before = read_tree(copy.results)
     for path in (copy.results / "adaround").glob("mm_02*"):
         path.unlink()
@@ -101,12 +101,12 @@ def test_a_setting_that_would_replace_blocks_stops_before_any_job(copy, changes,
     assert "optimise_block" not in refused.stdout
 
 
-def test_a_setting_of_the_blocks_reruns_them_and_what_follows_if_asked(copy):
+def test_with_overwrite_a_setting_of_the_blocks_reruns_them_and_their_dependents(copy):
     copy.configure(adaround_iterations=7, overwrite=True)
     assert copy.list_jobs("quant_config") == sorted([*BLOCKS_AGAIN, *["write_block_parameters"] * 5])
 
 
-def test_a_rule_for_one_block_makes_that_block_again_and_without_it_it_is_as_it_was(workflow):
+def test_a_rule_for_one_block_remakes_that_block_and_removing_it_restores_the_bytes(workflow):
     workflow.configure(**BY_RULES, overwrite=True)
     made = workflow.run("quant_config")
     assert made.returncode == 0, made.stdout
@@ -130,7 +130,7 @@ def test_a_rule_for_one_block_makes_that_block_again_and_without_it_it_is_as_it_
     assert read_blocks(workflow) == before
 
 
-def test_a_setting_of_the_activations_alone_does_not_record_the_statistics_again(copy):
+def test_a_setting_of_the_activations_does_not_rerun_the_statistics(copy):
     copy.configure(activations=[{"layers": "mm_*", "bits": 6}], overwrite=True)
     jobs = copy.list_jobs("quant_config")
     parameters = [*["write_block_parameters"] * 5, *["write_parameters"] * 3]
@@ -144,21 +144,21 @@ def test_without_a_size_and_a_distillation_nothing_is_searched_or_distilled(work
     assert (jobs.count("optimise_block"), jobs.count("round_shared"), jobs.count("pack_weights")) == (5, 1, 1)
 
 
-def test_another_size_searches_again_and_measures_nothing_again(copy):
+def test_another_size_repeats_the_search_and_no_measurement(copy):
     copy.configure(bits_per_weight=5, overwrite=True)
     jobs = copy.list_jobs("quant_config")
     parameters = [*["write_block_parameters"] * 5, *["write_parameters"] * 3]
     assert jobs == sorted([*BLOCKS_AGAIN, "round_shared", "search_bits", *parameters])
 
 
-def test_a_setting_of_the_distillation_learns_no_block_again(copy):
+def test_a_setting_of_the_distillation_reruns_no_block(copy):
     copy.configure(distil="scales")
     assert copy.list_jobs("quant_config") == [
         *("distil", "pack_weights", "quant_config", "write_parameters", "write_quant_config")
     ]
 
 
-def test_the_quick_configuration_plans_the_whole_job(tmp_path):
+def test_the_quick_configuration_plans_the_whole_main_job(tmp_path):
     workflow = Workflow(tmp_path)
     workflow.config.write_text(f"results_dir: {tmp_path / 'quick'}\n")
     shown = workflow.run("-n", "--quiet", "rules", "--configfile", "config/quick.yaml")

@@ -1,4 +1,4 @@
-"""What a run says when something around its results has changed since they were made."""
+"""A run reports what changed around its results."""
 
 import pytest
 
@@ -13,13 +13,13 @@ def list_lines(said: str, kind: str) -> list[str]:
     return [line for line in said.splitlines() if line.startswith(f"{kind}: ")]
 
 
-def test_the_versions_of_what_computed_are_recorded(finished):
+def test_the_versions_of_numeric_packages_are_recorded(finished):
     workflow, said = finished
     assert versions.read_recorded(workflow.results) == [versions.list_installed()]
     assert list_lines(said, "warning") == []
 
 
-def test_results_of_another_mlx_are_warned_about_and_stay_finished(copy):
+def test_results_of_another_mlx_version_are_a_warning_and_stay_valid(copy):
     record = copy.results / versions.FILE
     write_json(record, {"made_with": [versions.list_installed() | {"mlx": "0.0.1"}]})
     planned = copy.run("quant_config", "-n")
@@ -45,7 +45,7 @@ def test_a_damaged_record_of_versions_stops_before_any_job(copy):
     ],
     ids=["points", "steps"],
 )
-def test_settings_that_finished_blocks_were_made_from_stop_before_any_job(copy, changes, words):
+def test_changed_settings_behind_finished_blocks_stop_before_any_job(copy, changes, words):
     before = read_tree(copy.results)
     copy.configure(**changes)
     refused = copy.run("quant_config")
@@ -56,7 +56,7 @@ def test_settings_that_finished_blocks_were_made_from_stop_before_any_job(copy, 
     assert read_tree(copy.results) == before
 
 
-def test_a_finished_rung_of_other_settings_stops_those_who_ask_for_it_and_nobody_else(copy):
+def test_a_finished_rung_with_other_settings_stops_only_runs_that_need_it(copy):
     block = copy.results / "ladder" / "w4a8_joint" / "mm_01.safetensors"
     assert copy.run(str(block)).returncode == 0
     for name in ("mm_00", "mm_01", "mm_02", "mm_03", "mm_04"):

@@ -1,4 +1,4 @@
-"""The profile for other schedulers, with three scripts that start jobs on this machine in the scheduler's place."""
+"""The profile for other schedulers, with three scripts that act as a scheduler on this machine."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ def make_copy(folder) -> WorkingCopy:
 
 
 @pytest.mark.whole
-def test_jobs_go_through_the_scheduler_with_what_they_need_and_end_alike(tmp_path):
+def test_jobs_run_through_the_scheduler_with_their_resources_and_equal_bytes(tmp_path):
     copy, local = make_copy(tmp_path / "cluster"), make_copy(tmp_path / "local")
     assert local.run("calibration", "--cores", "1").returncode == 0
     run = copy.start("calibration", *PROFILE)
@@ -50,7 +50,7 @@ def test_the_kernels_of_the_nodes_are_recorded(tmp_path):
     assert recorded == [versions.name_kernels(), "Nehalem"]
 
 
-def test_the_scripts_of_the_profile_are_those_the_test_stands_in_for():
+def test_the_test_replaces_exactly_the_scripts_of_the_profile():
     names = {path.name for path in Path("tests/local_scheduler").iterdir()}
     assert {path.name for path in Path("profiles/cluster-generic").iterdir()} == {*names, "config.yaml"}
     assert all(os.access(Path("profiles/cluster-generic") / name, os.X_OK) for name in names)

@@ -1,4 +1,4 @@
-"""The exports and the import as a user runs them."""
+"""Exports and imports as a user runs them."""
 
 import shutil
 import subprocess
@@ -31,7 +31,7 @@ def test_exports_are_made_from_the_trajectories_and_verified(copy):
     assert "exported samples: " in copy.run("verify_dataset").stdout
 
 
-def test_an_imported_dataset_takes_the_place_of_the_recorded_one(copy, tmp_path):
+def test_an_imported_dataset_replaces_the_recorded_one(copy, tmp_path):
     assert copy.run("exports").returncode == 0
     dataset = shutil.copytree(copy.results / "exports", tmp_path / "calibration_data")
     target = Workflow(tmp_path)

@@ -1,4 +1,4 @@
-"""The evaluation as a part of the workflow: what it needs, and what a change of its settings draws again."""
+"""The evaluation in the workflow: its inputs, and what a changed setting redraws."""
 
 import json
 
@@ -11,7 +11,7 @@ SMALL |= {"frontier_sizes": [4.5], "frontier_pictures": 4}
 DRAWN = 4  # full precision, w4a8, and the two of the noise floor
 
 
-def test_the_evaluation_stands_on_the_main_job_and_is_not_drawn_twice(copy):
+def test_the_evaluation_uses_the_main_job_and_is_not_drawn_twice(copy):
     copy.configure(**SMALL)
     target = str(copy.results / "fid.json")
     expected = ["draw_reference", "measure_growth", "score", "write_evaluation_prompts"]
@@ -31,7 +31,7 @@ def test_the_evaluation_stands_on_the_main_job_and_is_not_drawn_twice(copy):
     assert copy.list_jobs(target).count("generate_images") == 2 * (DRAWN - 1)
 
 
-def test_the_ablation_is_an_evaluation_of_its_own(workflow):
+def test_the_ablation_is_a_separate_evaluation(workflow):
     workflow.configure(**SMALL | {"ablation_pictures": 5})
     jobs = workflow.list_jobs("ablation")
     rows = 10  # beside full precision and the best
@@ -56,7 +56,7 @@ def test_full_precision_alone_needs_no_quantization(workflow):
     ],
     ids=["seeds", "too few", "no sha256"],
 )
-def test_what_cannot_be_is_rejected_before_any_job(workflow, changes, words):
+def test_an_invalid_evaluation_is_rejected_before_any_job(workflow, changes, words):
     workflow.configure(**SMALL | changes)
     refused = workflow.run(str(workflow.results / "fid.json"), "-n")
     assert refused.returncode == 1

@@ -1,4 +1,4 @@
-"""After a run of everything: whatever is on the disk is vouched for, and damage is found, named and mended."""
+"""After a run of all targets, every file has a checksum, and damage is found, named and repaired."""
 
 import os
 import random
@@ -94,13 +94,13 @@ def test_every_rule_that_makes_a_file_has_run(reference):
     }  # the model came with the program
 
 
-def test_everything_on_the_disk_is_vouched_for(reference):
+def test_every_file_on_the_disk_has_a_checksum(reference):
     assert read_everything(reference.results)[0] == []
     assert list_unvouched(reference.results) == []
     assert len(list_kinds(reference.results)) > 250
 
 
-def test_a_flipped_bit_in_any_kind_of_file_is_found_and_named_with_what_makes_it(reference):
+def test_a_flipped_bit_in_any_kind_of_file_is_found_and_named_with_its_target(reference):
     run = list_jobs(reference)
 
     def judge(path: Path, faults: list[str]) -> str:
@@ -113,7 +113,7 @@ def test_a_flipped_bit_in_any_kind_of_file_is_found_and_named_with_what_makes_it
     assert flip_every_kind(reference.results, 2, judge) == {}
 
 
-def test_what_is_said_to_do_makes_the_same_bytes_again(reference):
+def test_the_named_cure_restores_the_same_bytes(reference):
     whole, rng = reference.read_tree(), random.Random(0)
     damaged = [sorted(reference.results.glob(name))[0] for name in MENDED]
     for path in damaged:

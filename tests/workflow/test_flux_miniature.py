@@ -1,4 +1,4 @@
-"""From prompts to pictures of the quantized model, on FLUX.1-schnell in miniature with no network and no guidance.
+"""From prompts to pictures of the quantized model: FLUX.1-schnell in miniature, without network and guidance.
 
 Snakemake runs every job; DiffusionKit's own loaders read files of the real names and layout.
 """
@@ -56,7 +56,7 @@ def test_a_unified_block_is_a_target_like_the_others(run):
     call("verify_weights", folder=run.results / "quantized", blocks=run.results / "adaround")
 
 
-def test_what_rounding_costs_is_measured_in_a_unified_block_too(run, tmp_path):
+def test_rounding_costs_are_measured_in_a_unified_block(run, tmp_path):
     out, params = tmp_path / "uni_36.json", tmp_path / "params.json"
     write_json(params, plan.select_parameters("measure_sensitivity", run.config, PROMPTS))
     rows = [run.results / "block_inputs.zarr" / "00"]
@@ -67,7 +67,7 @@ def test_what_rounding_costs_is_measured_in_a_unified_block_too(run, tmp_path):
     assert sorted(len(reader["layers"]) for reader in content["inputs"].values()) == [1, 1, 4]
 
 
-def test_every_recorded_step_can_be_taken_again(run):
+def test_every_recorded_step_can_be_replayed(run):
     log = (run.results / "logs" / "verify_dataset.log").read_text()
     assert "all existing results pass" in log
 

@@ -1,4 +1,4 @@
-"""The main job, end to end, and what a rerun does."""
+"""The main job from end to end, and reruns of it."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_every_promised_file_is_made(finished):
         assert (workflow.results / name).is_file(), name
 
 
-def test_the_end_says_what_was_made_and_where(finished):
+def test_the_last_message_lists_the_results(finished):
     workflow, said = finished
     summary = said[said.index("Results so far:") :]
     assert str(workflow.results / "quant_config.json") in summary
@@ -73,7 +73,7 @@ def test_the_flat_export_needs_no_pickle(finished):
         assert list(flat["prompts"]) == [prompt.strip() for prompt in PROMPTS]
 
 
-def test_nothing_absolute_is_in_the_results(finished):
+def test_no_absolute_path_is_in_the_results(finished):
     workflow, _ = finished
     for name, content in read_tree(workflow.results).items():
         assert str(workflow.folder).encode() not in content, name
@@ -84,7 +84,7 @@ def test_a_second_run_has_nothing_to_do(finished):
     assert "Nothing to be done" in workflow.run("quant_config").stdout
 
 
-def test_a_deleted_shard_runs_again_alone_and_gives_the_same_bytes(copy):
+def test_a_deleted_shard_is_remade_alone_and_with_the_same_bytes(copy):
     before = read_tree(copy.results)
     shutil.rmtree(copy.results / "trajectories.zarr" / "001")
     assert copy.list_jobs("trajectories", "quant_config") == sorted([*ONE_SHARD_AGAIN, "trajectories"])
@@ -114,7 +114,7 @@ def test_a_damaged_shard_is_named_and_not_overwritten(copy):
     assert chunk.read_bytes() == bytes(content)
 
 
-def test_a_failed_shard_leaves_the_others_finished_and_runs_again_alone(workflow):
+def test_a_failed_shard_keeps_the_others_finished_and_reruns_alone(workflow):
     obstacle = workflow.results / "scratch" / "001"
     obstacle.parent.mkdir(parents=True)
     obstacle.write_text("in the way")
@@ -129,7 +129,7 @@ def test_a_failed_shard_leaves_the_others_finished_and_runs_again_alone(workflow
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(workflow, finished, how):
+def test_an_interrupted_run_resumes_and_ends_with_the_same_bytes(workflow, finished, how):
     run = workflow.start("quant_config", cores=2)
     deadline = time.monotonic() + 120
     while not list(workflow.results.glob("trajectories.zarr/[0-9]*")) and time.monotonic() < deadline:
@@ -146,7 +146,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(workflow, finis
             assert content == reference[name], name
 
 
-def test_the_quantization_config_names_its_parts(finished):
+def test_the_quantization_config_names_its_files(finished):
     workflow, _ = finished
     config, found = (
         json.loads((workflow.results / f"{name}.json").read_text()) for name in ("quant_config", "mixed_bits")

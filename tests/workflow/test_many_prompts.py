@@ -1,4 +1,4 @@
-"""What many prompts must not change: how a run is planned, what runs again, the names of shards beyond 999."""
+"""Many prompts do not change planning, reruns, or the names of shards beyond 999."""
 
 import os
 
@@ -11,7 +11,7 @@ def write_prompts(workflow, lines):
     return prompts
 
 
-def test_a_prompt_file_of_megabytes_that_was_only_touched_runs_nothing_again(workflow):
+def test_a_touched_prompt_file_of_megabytes_reruns_nothing(workflow):
     """Snakemake compares what is larger than its limit by date alone, and deletes what it makes again beforehand."""
     prompts = write_prompts(workflow, [f"a red circle, {i}, {'and ' * 2_000}" for i in range(150)])
     assert prompts.stat().st_size > 2**20

@@ -1,4 +1,4 @@
-"""Circumstances that a shell, a scheduler or a person's naming may bring about, and that make no difference."""
+"""Unusual environments and names make no difference."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def odd(tmp_path):
     return call
 
 
-def test_jobs_run_without_a_home_in_the_locale_c_with_odd_names_and_no_standard_input(odd):
+def test_jobs_run_without_a_home_in_the_c_locale_with_odd_names_and_no_standard_input(odd):
     results = odd("conditioning.safetensors")
     assert read_json(results / "params" / "encode_prompts.json")["prompts"] == PROMPTS
     assert len(open_conditioning(results / "conditioning.safetensors", {"prompts": PROMPTS}).read([0, 1, 2])[0]) == 3

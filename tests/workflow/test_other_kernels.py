@@ -1,4 +1,4 @@
-"""Results begun by one kind of CPU and finished by another: OpenBLAS computes with other kernels, nothing is rejected.
+"""Results started on one CPU family and finished on another: other kernels, and nothing is rejected.
 
 OpenBLAS is told which kernels to take; those of Nehalem run on every x86-64 CPU and are no newer one's.
 """
@@ -43,7 +43,7 @@ def choose_kernels(patch, kernels):
         patch.delenv("OPENBLAS_CORETYPE", raising=False)
 
 
-def test_whoever_goes_on_is_told_of_the_other_kernels_once(mixed):
+def test_a_resumed_run_warns_of_the_other_kernels_once(mixed):
     _, (first, second, third) = mixed
     here = versions.name_kernels()
     assert "warning: " not in first
@@ -51,14 +51,14 @@ def test_whoever_goes_on_is_told_of_the_other_kernels_once(mixed):
     assert third.count(f"results of BLAS kernels {here}, and {OTHER} are used here") == 1
 
 
-def test_both_are_recorded(mixed):
+def test_both_kernels_are_recorded(mixed):
     workflow, _ = mixed
     recorded = [entry[versions.KERNELS] for entry in versions.read_recorded(workflow.results)]
     assert recorded == [OTHER, versions.name_kernels()]
 
 
 @pytest.mark.parametrize("kernels", [OTHER, None])
-def test_either_finds_all_finished_and_whole(mixed, monkeypatch, kernels):
+def test_both_kernels_accept_the_finished_results(mixed, monkeypatch, kernels):
     """Steps computed again and pictures decoded again are within the tolerances of `verify_dataset`."""
     workflow, _ = mixed
     choose_kernels(monkeypatch, kernels)

@@ -1,4 +1,4 @@
-"""How jobs share a machine: the profiles, and what a run with them really does."""
+"""The profiles, and the parallel jobs of a run with them."""
 
 import csv
 import re
@@ -66,24 +66,24 @@ def test_exactly_the_jobs_that_import_mlx_take_its_token():
             assert ("mlx=1" in text) == reaches_mlx(entry[1], set()), name
 
 
-def test_on_apple_silicon_one_job_at_a_time_computes_by_mlx_without_being_asked(monkeypatch):
+def test_on_apple_silicon_one_job_at_a_time_computes_with_mlx_by_default(monkeypatch):
     assert "resources" not in read_profile("default")
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     assert read_profile("default")["resources"] == ["mlx=1"]
 
 
-def test_the_profiles_of_clusters_leave_the_default_one_in_force():
+def test_cluster_profiles_keep_the_default_profile_in_force():
     for name in ("slurm", "cluster-generic"):
         assert not set(read_profile(name)) & set(read_profile("default")), name
 
 
-def test_snakemake_weighs_as_many_ready_jobs_as_a_cluster_may_have_at_once():
+def test_snakemake_considers_as_many_ready_jobs_as_a_cluster_may_run():
     weighed = int(read_profile("default")["scheduler-subsample"])
     assert all(weighed >= int(read_profile(name)["jobs"]) for name in ("slurm", "cluster-generic"))
 
 
-def test_where_there_are_gpus_every_stage_that_runs_the_model_asks_for_one(tmp_path):
+def test_with_gpus_every_stage_that_runs_the_model_requests_one(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(Path("profiles/slurm/config.yaml").read_text().replace("gpus: 0", "gpus: 2"))
     with path.open() as file:
@@ -144,7 +144,7 @@ def watch_threads(copy, run, module):
 
 
 @pytest.mark.slow
-def test_with_one_token_jobs_of_mlx_run_in_turn_and_others_beside_them(copy):
+def test_with_one_token_mlx_jobs_run_one_at_a_time_and_others_beside_them(copy):
     done = copy.run("trajectories", *REFERENCES, "--cores", "3", "--resources", "mlx=1")
     assert done.returncode == 0, done.stdout
     shards, references = read_intervals(copy, "collect_shard"), read_intervals(copy, "draw_reference")
@@ -154,7 +154,7 @@ def test_with_one_token_jobs_of_mlx_run_in_turn_and_others_beside_them(copy):
 
 
 @pytest.mark.slow
-def test_on_cpus_there_is_a_worker_for_each_core_with_as_many_threads_of_the_blas_as_the_job_has(copy):
+def test_on_cpus_there_is_one_worker_per_core_with_the_blas_threads_of_its_job(copy):
     run = copy.start("results/trajectories.zarr/000", "results/trajectories.zarr/001", "--cores", "2")
     assert watch_threads(copy, run, "workflow_scripts.trajectories.collect_shard") == {"1"}
     assert run.returncode == 0, copy.read_said()

@@ -1,4 +1,4 @@
-"""From prompts to pictures of the quantized model, on Stable Diffusion 3 Medium in miniature with no network.
+"""From prompts to pictures of the quantized model: Stable Diffusion 3 Medium in miniature, without network.
 
 Snakemake runs every job; DiffusionKit's own loaders read files of the real names and layout.
 """
@@ -63,7 +63,7 @@ def test_every_layer_of_all_blocks_is_observed_and_quantized(run):
     call("verify_weights", folder=run.results / "quantized", blocks=run.results / "adaround")
 
 
-def test_every_layer_has_the_bits_that_were_searched(run):
+def test_every_layer_has_the_searched_bits(run):
     config, found = (read_json(run.results / f"{name}.json") for name in ("quant_config", "mixed_bits"))
     assert set(found["mixed"]["layers"]) == set(config["layers"])
     for name, choice in found["mixed"]["layers"].items():
@@ -71,12 +71,12 @@ def test_every_layer_has_the_bits_that_were_searched(run):
     assert found["mixed"]["bits_per_weight"] <= 4.5
 
 
-def test_distillation_loses_nothing_on_held_out_points(run):
+def test_distillation_does_not_increase_the_held_out_error(run):
     report = read_json(run.results / "distilled.report.json")
     assert report["errors"][report["chosen"]] == min(report["errors"].values())
 
 
-def test_a_blocks_rounding_is_learned(run):
+def test_the_rounding_of_a_block_is_learned(run):
     assert {"rtn", "gptq", "adaround"} == set(read_json(run.learn("mm_01"))["errors"])
 
 
@@ -99,7 +99,7 @@ def test_the_quantized_model_draws_nearly_the_same_picture(run, tmp_path):
     assert 0 < np.abs(exact - quantized).mean() < 0.5 * exact.std()
 
 
-def test_without_t5_from_a_local_folder_and_an_empty_cache(tmp_path):
+def test_the_model_runs_without_t5_from_a_local_folder_and_an_empty_cache(tmp_path):
     weights, hub = tmp_path / "weights", tmp_path / "empty"
     cache.write_folder(weights, cache.make_files())
     run = Run(tmp_path, hub, use_t5=False, weights_from=str(weights), trajectories=1)

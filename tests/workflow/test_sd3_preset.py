@@ -1,4 +1,4 @@
-"""The presets of Stable Diffusion 3 Medium plan what they should; nothing is loaded or downloaded for that."""
+"""The presets of Stable Diffusion 3 Medium plan their jobs without loading or downloading anything."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def test_the_preset_fetches_once_and_has_a_job_for_each_prompt_and_block(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("preset", "shards"), [("sd3-medium-512", 64), ("calibration-1000", 16)])
-def test_the_presets_of_512_pixels_plan(preset, shards, tmp_path):
+def test_the_presets_of_512_pixels_can_be_planned(preset, shards, tmp_path):
     jobs = count_jobs(tmp_path / "results", "exports", "--configfile", f"config/{preset}.yaml")
     assert (jobs["collect_shard"], jobs["optimise_block"], jobs["write_quant_config"]) == (shards, 24, 1)
     assert jobs["decode_latents"] == jobs["export_samples"] == 1  # pictures for an FID
@@ -48,5 +48,5 @@ def test_a_thousand_prompts_of_one_trajectory_each_share_jobs(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_embedded_model_fetches_nothing(tmp_path):
+def test_the_embedded_model_downloads_nothing(tmp_path):
     assert "fetch_weights" not in count_jobs(tmp_path / "results")

@@ -1,4 +1,4 @@
-"""The workflow with its trajectories on object storage."""
+"""The workflow with trajectories on object storage."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.support.workflow_run import read_tree
 
 
 @pytest.mark.slow
-def test_the_calibration_set_is_that_of_a_local_store(workflow, finished, bucket):
+def test_the_calibration_set_equals_that_of_a_local_store(workflow, finished, bucket):
     url = f"{bucket}/run/trajectories.zarr"
     workflow.configure(trajectories_url=url)
     done = workflow.run("calibration", "verify_trajectories")

@@ -1,4 +1,4 @@
-"""Shards and blocks made by hand on two machines, here two copies of the project, and brought together."""
+"""Shards and blocks made on two machines, here two copies of the project, and collected."""
 
 import shutil
 
@@ -58,7 +58,7 @@ def here(machines, tmp_path):
     return copy
 
 
-def test_what_arrives_is_taken_as_it_is_and_the_result_is_that_of_one_machine(machines, here, tmp_path):
+def test_copied_work_is_accepted_and_the_result_equals_that_of_one_machine(machines, here, tmp_path):
     there = machines[1]
     bring(there, here, OTHERS)
     assert "collect_shard" not in here.list_planned("quant_config")
@@ -73,7 +73,7 @@ def test_what_arrives_is_taken_as_it_is_and_the_result_is_that_of_one_machine(ma
     assert here.read_results() == alone.read_results()
 
 
-def test_a_shard_that_was_damaged_on_the_way_is_named_and_not_used(machines, here):
+def test_a_shard_damaged_on_the_way_is_named_and_not_used(machines, here):
     bring(machines[1], here, OTHERS)
     chunk = min((here.folder / OTHERS / "xs").glob("c.*"))
     chunk.write_bytes(chunk.read_bytes()[:-7])

@@ -1,4 +1,4 @@
-"""The record of time and memory at the true size, made by its command on the miniature's sizes."""
+"""The benchmark at the true size, run on the sizes of the miniature."""
 
 import os
 import subprocess

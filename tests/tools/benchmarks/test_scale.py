@@ -1,4 +1,4 @@
-"""What a run costs grows no faster than its prompts: planning, gathering, and the memory of each.
+"""The costs of a run grow no faster than its prompts: planning, gathering and memory.
 
 `make scale` measures the same on 10,000 prompts, and more. Processor time is compared, which other work on the machine
 does not change much; quadratic growth would show as a factor of SCALE.
@@ -66,7 +66,7 @@ def test_planning_grows_linearly():
     assert large < 2 * SCALE * small
 
 
-def test_the_search_for_conflicts_and_the_counting_grow_linearly(runs):
+def test_conflict_checks_and_counts_grow_linearly(runs):
     parameters = [read_json(list_arguments(folder, "collect_shard")["params"]) for folder in runs]
     for work in (
         lambda folder, stage: list(plan.find_conflicts(folder, stage)),
@@ -77,7 +77,7 @@ def test_the_search_for_conflicts_and_the_counting_grow_linearly(runs):
 
 
 @pytest.mark.parametrize("name", ["gather_calibration", "verify_trajectories"])
-def test_reading_every_shard_grows_linearly_and_its_memory_hardly(runs, name, tmp_path):
+def test_reading_all_shards_grows_linearly_in_time_and_hardly_in_memory(runs, name, tmp_path):
     seconds, peaks = [], []
     for folder in runs:
         options = {"out": tmp_path / folder.name / "calibration.zarr"} if name == "gather_calibration" else {}
@@ -88,7 +88,7 @@ def test_reading_every_shard_grows_linearly_and_its_memory_hardly(runs, name, tm
     assert peaks[1] < 1.5 * peaks[0] + 50_000 * SMALL * (SCALE - 1)
 
 
-def test_the_table_tells_what_grows_faster_than_the_prompts():
+def test_the_table_shows_costs_that_grow_faster_than_the_prompts():
     first, last, by_twenty = scale.Scale(1_000), scale.Scale(10_000), scale.Scale(10_000, 20)
     found = {
         first: {"linear: s": 2.0, "quadratic: s": 0.1, "snakemake -n: s": 4.0},

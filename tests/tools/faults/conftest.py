@@ -1,4 +1,4 @@
-"""The finished run as the campaigns see it."""
+"""The finished run for the campaigns."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A short part of the campaign of damaged files, and that it knows every file."""
+"""A short part of the campaign of damaged files, with every file in its table."""
 
 import random
 
@@ -15,7 +15,7 @@ MAKERS = {"write_parameters", "encode_prompts", "collect_activations", "create_s
 PLANTED = 14
 
 
-def test_every_file_has_a_maker_and_a_line_in_the_table_of_readers(run):
+def test_every_file_has_a_rule_and_a_reader_in_the_table(run):
     for name in run.list_files():
         assert find_pattern(name) in READERS
         assert run.find_producer(name) is not None, name

@@ -1,4 +1,4 @@
-"""Any configuration is completed, or rejected in one line that names the key; none runs code or leads astray."""
+"""Any configuration is completed, or rejected in one line that names the key; none runs code or leaves its folder."""
 
 import datetime
 import os
@@ -58,14 +58,14 @@ def complete(config):
 
 @settings(max_examples=300, **QUIETLY)
 @given(key=st.sampled_from([*KEYS, "unheard_of"]), value=values)
-def test_any_value_at_any_key_is_taken_or_rejected_in_one_line(key, value):
+def test_any_value_of_any_key_is_accepted_or_rejected_in_one_line(key, value):
     if (found := complete({key: value})) is not None:
         assert configuration.complete(found, SCHEMA) == found
 
 
 @settings(max_examples=150, **QUIETLY)
 @given(preset=st.sampled_from(PRESETS), rng=st.randoms(use_true_random=False))
-def test_a_changed_preset_is_taken_or_rejected_in_one_line(preset, rng: random.Random):
+def test_a_changed_preset_is_accepted_or_rejected_in_one_line(preset, rng: random.Random):
     rules = {
         key: configuration.complete(preset, SCHEMA)[key] for key in ("weights", "activations", "multitier_thresholds")
     }
@@ -75,12 +75,12 @@ def test_a_changed_preset_is_taken_or_rejected_in_one_line(preset, rng: random.R
 @pytest.mark.parametrize(
     "config", [None, [], "x", 3, {1: 2}, {None: 1}, {"model": {1: 2}}, {datetime.date(2020, 1, 1): 1}]
 )
-def test_what_is_no_dictionary_of_words_is_rejected(config):
+def test_a_file_that_is_not_a_mapping_of_words_is_rejected(config):
     assert complete(config) is None
 
 
 @pytest.mark.parametrize("key", ["weights", "model", "prompts", "adaround_beta"])
-def test_aliases_that_stand_for_billions_of_values_are_rejected_before_they_are_counted_out(key):
+def test_aliases_for_billions_of_values_are_rejected_before_expansion(key):
     bomb = yaml.safe_load(BOMB)["a9"]
     tracemalloc.start()
     with pytest.raises(ValueError, match=rf"^{key}: more than \d+ values"):
@@ -144,13 +144,13 @@ def test_no_number_makes_planning_take_memory(steps):
         str(config_limits.ROOT / "taqmlx" / "store"),
     ],
 )
-def test_results_go_where_they_belong_and_nowhere_else(results):
+def test_results_are_written_to_their_folder_only(results):
     with pytest.raises(ValueError, match=r"^results_dir: [^\n]+$"):
         configuration.complete({"results_dir": results}, SCHEMA)
 
 
 @pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
-def test_results_go_into_no_part_of_a_project_made_elsewhere(tmp_path, monkeypatch, snakefile):
+def test_results_are_not_written_into_another_project(tmp_path, monkeypatch, snakefile):
     monkeypatch.chdir(tmp_path)
     configuration.complete({"results_dir": "rules/new"}, SCHEMA)
     (tmp_path / snakefile).parent.mkdir(exist_ok=True)
@@ -162,7 +162,7 @@ def test_results_go_into_no_part_of_a_project_made_elsewhere(tmp_path, monkeypat
 @pytest.mark.parametrize(
     "results", ["results", "results/a b", "out", "a'b\"$(c);&", "[1]*?", "été", "/mnt/big/results", "a..b"]
 )
-def test_a_folder_may_be_called_anything_else(results):
+def test_other_folder_names_are_accepted(results):
     assert configuration.complete({"results_dir": results}, SCHEMA)["results_dir"] == results
 
 
@@ -173,7 +173,7 @@ def test_paths_that_mean_something_else_to_snakemake_or_a_shell_are_rejected(key
         configuration.complete({key: path}, SCHEMA)
 
 
-def test_more_rules_than_a_command_line_takes_are_rejected():
+def test_more_rules_than_fit_on_a_command_line_are_rejected():
     rules = [{"layers": f"mm_{index:05d}.*", "bits": 4} for index in range(2000)]
     with pytest.raises(ValueError, match=r"^the configuration has \d+ bytes"):
         configuration.complete({"weights": rules}, SCHEMA)
@@ -207,7 +207,7 @@ def test_yaml_runs_no_code_and_is_rejected_in_one_line(text, tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_a_configuration_that_is_no_plain_file_is_rejected_at_once(make, tmp_path):
+def test_a_configuration_in_a_special_file_is_rejected_at_once(make, tmp_path):
     make(tmp_path / "x.yaml")
     with limit_time(60), pytest.raises(UserError, match="--configfile: "):
         budget.read_configuration(Namespace(configfile=[tmp_path / "x.yaml"], config=[]))

@@ -1,4 +1,4 @@
-"""Any file of prompts is read, or rejected in one line, without waiting and in memory bounded by its size."""
+"""Any prompt file is read, or rejected in one line, without waiting and in bounded memory."""
 
 import csv
 import io
@@ -82,7 +82,7 @@ def test_any_table_is_read_or_rejected(tmp_path_factory, header, rows, suffix):
     rows=st.lists(st.tuples(pieces, pieces).filter(lambda row: row[1].strip()), min_size=1, max_size=6),
     dialect=st.sampled_from(["excel", "unix"]),
 )
-def test_of_a_table_as_csv_writes_it_every_prompt_is_read_or_the_table_is_rejected(tmp_path_factory, rows, dialect):
+def test_every_prompt_of_a_csv_table_is_read_or_the_table_is_rejected(tmp_path_factory, rows, dialect):
     path = tmp_path_factory.getbasetemp() / "prompts.csv"
     table = io.StringIO(newline="")
     csv.writer(table, dialect).writerows([["id", "prompt"], *rows])
@@ -109,7 +109,7 @@ def test_any_json_is_read_or_rejected(tmp_path_factory, value):
     "make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path)]
 )
 @pytest.mark.parametrize("name", ["x.txt", "x.csv", "x.json"])
-def test_what_is_no_plain_file_is_rejected_at_once(make, name, tmp_path):
+def test_a_special_file_is_rejected_at_once(make, name, tmp_path):
     make(tmp_path / name)
     assert read(tmp_path / name) is None
 
@@ -125,7 +125,7 @@ def test_what_is_no_plain_file_is_rejected_at_once(make, name, tmp_path):
         (b"red " * 250_000, "more than 10000 characters"),
     ],
 )
-def test_what_is_no_prompt_is_rejected_by_name(content, words, tmp_path):
+def test_an_invalid_prompt_is_rejected_by_name(content, words, tmp_path):
     (tmp_path / "x.txt").write_bytes(b"a red circle\n" + content)
     with pytest.raises(ValueError, match=words):
         prompts.read_prompts(tmp_path / "x.txt")
@@ -142,7 +142,7 @@ def test_a_million_prompts_are_read_in_memory_bounded_by_the_file(tmp_path):
     assert peak < 12 * path.stat().st_size
 
 
-def test_a_file_too_large_for_prompts_is_rejected_unread(tmp_path):
+def test_a_prompt_file_that_is_too_large_is_rejected_unread(tmp_path):
     with (tmp_path / "x.txt").open("wb") as file:
         file.truncate(1 << 40)  # holes: it takes no room on the disk
     tracemalloc.start()

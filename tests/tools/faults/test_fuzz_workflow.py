@@ -1,4 +1,4 @@
-"""Hostile configurations and command lines through Snakemake and the entries themselves: no traceback, nothing run."""
+"""Hostile configurations and command lines through Snakemake and the entries: no traceback, no code run."""
 
 import os
 import resource
@@ -57,14 +57,14 @@ def run_snakemake(folder: Path, config: dict, *arguments: str) -> subprocess.Com
         ({"weights": [{"layers": "x" * 30, "bits": 4}] * 3000}, "error: the configuration has "),
     ],
 )
-def test_what_cannot_be_meant_ends_the_planning_in_one_line(tmp_path, config, words):
+def test_an_invalid_configuration_ends_planning_in_one_line(tmp_path, config, words):
     planned = run_snakemake(tmp_path, config, "-n", "calibration")
     assert planned.returncode == 1
     assert words in planned.stdout
     assert "Traceback" not in planned.stdout
 
 
-def test_whatever_a_shell_would_obey_is_a_name_and_a_prompt_here(tmp_path):
+def test_shell_syntax_in_names_and_prompts_is_text(tmp_path):
     prompts = tmp_path / "p'\" $(touch pwned);&\\.txt"
     prompts.write_text(f"a red circle\n{LURES}\n", encoding="utf-8")
     config = {"trajectories": 2, "steps": 2, "selected_steps": 2, "negative_prompt": f"{LURES}\n"}
@@ -129,7 +129,7 @@ READERS = {
         ("verify_weights", lie_in_length),
     ],
 )
-def test_an_entry_ends_with_1_and_two_lines_at_most_in_little_memory(artefacts, tmp_path, reader, spoil):
+def test_an_entry_exits_with_1_and_at_most_two_lines_in_bounded_memory(artefacts, tmp_path, reader, spoil):
     copy = tmp_path / "copy"
     shutil.copytree(artefacts["quantization config"].pristine, copy)
     spoil(copy)
@@ -146,7 +146,7 @@ def test_an_entry_ends_with_1_and_two_lines_at_most_in_little_memory(artefacts, 
 @pytest.mark.parametrize(
     "name", ["../../x", "/etc/passwd", "-1", "0", "000/..", "1_0", "９９", "mm_99", "", "$(touch pwned)"]
 )
-def test_no_name_on_a_command_line_leads_to_another_part(artefacts, tmp_path, name):
+def test_a_name_on_the_command_line_cannot_lead_to_another_shard(artefacts, tmp_path, name):
     params = artefacts["imported dataset"].pristine / "params" / "collect_shard.json"
     values = plan.encode_values("optimise_block", configuration.complete({}, configuration.load_schema()))
     with pytest.raises(UserError, match=r"^--shard .*: no such shard; choose one from 00 to 03$"):

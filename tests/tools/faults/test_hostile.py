@@ -1,4 +1,4 @@
-"""The measure of readers finds what it is there to find."""
+"""The check of readers finds forbidden behaviour."""
 
 import time
 
@@ -32,7 +32,7 @@ def refuse(words):
         (lambda _: None, ""),
     ],
 )
-def test_what_a_reader_may_not_do_is_found(read, words, monkeypatch, tmp_path):
+def test_forbidden_behaviour_of_a_reader_is_found(read, words, monkeypatch, tmp_path):
     monkeypatch.setattr(hostile, "SECONDS", SECONDS)
     found = hostile.find_failure(read, tmp_path)
     assert found.startswith(words)

@@ -26,14 +26,14 @@ def test_killed_workers_end_with_the_same_bytes(reference, tmp_path):
     assert [outcome for outcome in outcomes if not outcome.survived] == []
 
 
-def test_so_does_a_run_killed_again_and_again(reference, tmp_path):
+def test_a_run_killed_repeatedly_ends_with_the_same_bytes(reference, tmp_path):
     outcomes = list(kill_workflows(reference, 3, 0, tmp_path, TARGETS))
     assert {outcome.fault for outcome in outcomes} <= {EVERYONE, ALONE, ONE}
     assert len(outcomes) >= 3
     assert [outcome for outcome in outcomes if not outcome.survived] == []
 
 
-def test_every_rule_is_attacked_before_any_is_attacked_again():
+def test_every_rule_is_killed_before_any_is_killed_twice():
     jobs = [Job(rule, f"{rule} {number}", ()) for rule in ("gather_calibration", "score") for number in range(3)]
     attacks = list_attacks(jobs, random.Random(0))
     assert {next(attacks).rule for _ in range(2)} == {"gather_calibration", "score"}
@@ -49,12 +49,12 @@ def choose(copy, rule):
 
 
 @pytest.mark.parametrize(("rule", "fault"), [("collect_shard", STOPPED), ("optimise_block", DEAD)])
-def test_a_second_worker_waits_for_the_first_even_if_that_one_dies(copy, rule, fault):
+def test_a_second_worker_waits_for_the_first_even_if_the_first_dies(copy, rule, fault):
     outcome = stop_first(copy, copy.read_tree(), choose(copy, rule), fault)
     assert outcome.survived, outcome.note
 
 
-def test_two_workers_of_one_job_leave_the_right_bytes(copy):
+def test_two_workers_of_one_job_leave_the_correct_bytes(copy):
     outcome = pair_workers(copy, copy.read_tree(), choose(copy, "encode_prompts"), random.Random(0))
     assert outcome.survived, outcome.note
 

@@ -1,4 +1,4 @@
-"""The reliability page and its data file."""
+"""The reliability page agrees with its data file."""
 
 import csv
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_the_page_of_the_repository_is_that_of_its_data_file():
     assert [tuple(map(str, row)) for row in list_rows(outcomes)] == [tuple(row.values()) for row in rows]
 
 
-def test_the_page_names_every_campaign_and_stays_a_page():
+def test_the_page_names_every_campaign_within_one_page():
     text = Path(DOCUMENT).read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
     described = text.partition("## Campaigns")[2].partition("## Results")[0]

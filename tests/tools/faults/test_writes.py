@@ -29,7 +29,7 @@ def test_a_write_that_fails_is_one_line_and_the_next_run_finishes(run, library, 
     assert [outcome.note for outcome in outcomes if not outcome.survived] == []
 
 
-def test_a_limit_on_file_sizes_is_one_line_too(run, tmp_path):
+def test_a_limit_on_file_sizes_is_one_line(run, tmp_path):
     job = next(job for job in run.jobs if job.rule == "merge_activations")
     notes = [note for _, note in real_obstacles.limit_sizes(run, job, tmp_path)]
     assert notes == ["", ""]

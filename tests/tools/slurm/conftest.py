@@ -1,4 +1,4 @@
-"""Slurm for these tests, where they are asked for: `make slurm`."""
+"""Slurm for these tests, if `make slurm` asks for them."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The default workflow through profiles/slurm, on a real Slurm, while things go wrong. Run with `make slurm`."""
+"""The default workflow with profiles/slurm on a real Slurm under faults; run with `make slurm`."""
 
 import os
 import re
@@ -63,7 +63,7 @@ def test_a_cancelled_job_and_a_dead_node_change_nothing(node, cluster, local, su
     )
 
 
-def test_a_job_that_runs_out_of_time_goes_on_where_it_was(node, cluster, summarize):
+def test_a_job_that_exceeds_its_time_resumes(node, cluster, summarize):
     (cluster.folder / "one.txt").write_text("a red circle\n")
     cluster.configure(prompts="one.txt", trajectories=4, steps=250, checkpoint_every=20)
     out_of_time = ("--set-resources", "collect_shard:runtime=1", "--retries", "12")
@@ -81,7 +81,7 @@ def test_a_job_that_runs_out_of_time_goes_on_where_it_was(node, cluster, summari
     summarize(cluster, f"one shard with a limit of one minute: {states}")
 
 
-def test_jobs_that_outlive_snakemake_and_their_successors_end_alike(node, cluster, local, summarize):
+def test_jobs_that_outlive_snakemake_and_their_successors_end_with_equal_bytes(node, cluster, local, summarize):
     run = cluster.start("trajectories", *PROFILE, *SOON)
     wait_for(lambda: len(list_running(node, cluster.read_said(), "collect_shard")) > 1, "shards", run)
     run.kill()
@@ -111,7 +111,7 @@ def test_an_interrupted_snakemake_cancels_its_jobs(node, cluster):
     assert cluster.run("-n", "trajectories", *PROFILE).returncode == 0
 
 
-def test_a_job_that_runs_the_model_asks_for_a_gpu_where_the_profile_says_so(node, cluster):
+def test_a_job_that_runs_the_model_requests_a_gpu_if_the_profile_says_so(node, cluster):
     profile = cluster.folder / "profiles" / "slurm" / "config.yaml"
     text = profile.read_text()
     assert "gpus: 0" in text
@@ -126,7 +126,7 @@ def test_a_job_that_runs_the_model_asks_for_a_gpu_where_the_profile_says_so(node
     assert records[0]["EndTime"] <= records[1]["StartTime"]
 
 
-def test_a_job_asks_for_what_the_budget_says(node, cluster):
+def test_a_job_requests_the_resources_of_the_budget(node, cluster):
     shown = cluster.run("-n", "quant_config", *PROFILE).stdout
     asked = re.search(r"rule optimise_block:.*?mem_mb=(\d+).*?\n", shown, re.S)
     assert asked

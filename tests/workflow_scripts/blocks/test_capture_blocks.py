@@ -1,4 +1,4 @@
-"""What the blocks read is captured once, at points of all steps and prompts, whatever happens to the worker."""
+"""Block inputs are captured once, at points of all steps and prompts, even if the worker is killed."""
 
 import hashlib
 import logging
@@ -95,7 +95,7 @@ def transformer():
     return find_model("embedded").load_transformer()
 
 
-def test_parts_are_disjoint_and_together_spread_over_steps_and_prompts(captured, points):
+def test_shards_are_disjoint_and_spread_over_steps_and_prompts(captured, points):
     parts = [seal["parameters"]["points"] for seal in captured.seals]
     assert [len(part) for part in parts] == [40, 40]
     chosen = np.concatenate(parts)
@@ -107,7 +107,7 @@ def test_parts_are_disjoint_and_together_spread_over_steps_and_prompts(captured,
         assert all(count >= min(there[prompt], taken.max() - 1) for prompt, count in enumerate(taken))
 
 
-def test_every_point_is_there_with_its_prompt_and_without(captured, points):
+def test_every_point_has_a_row_with_its_prompt_and_one_without(captured, points):
     chosen = np.concatenate([seal["parameters"]["points"] for seal in captured.seals])
     for half in (0, 1):
         assert captured.points[captured.negative == half].tolist() == chosen.tolist()
@@ -115,7 +115,7 @@ def test_every_point_is_there_with_its_prompt_and_without(captured, points):
         np.testing.assert_array_equal(getattr(captured, name), points[name][captured.points])
 
 
-def test_rows_are_what_a_forward_of_that_point_alone_reads(captured, points, transformer):
+def test_rows_equal_the_states_of_a_forward_of_that_point_alone(captured, points, transformer):
     linear, read = bind_linears(transformer), {}
 
     def record(name, x):
@@ -157,7 +157,7 @@ def test_replayed_blocks_give_the_targets(captured, transformer):
                 assert np.linalg.norm(np.array(output) - np.array(x)) > 0.05 * np.linalg.norm(np.array(x))
 
 
-def test_a_calibration_set_that_is_smaller_is_taken_whole(folder):
+def test_a_smaller_calibration_set_is_captured_completely(folder):
     write_parameters(folder, capture_points=1000, capture_shards=1)
     seal = read_group_seal(capture(folder))
     assert sorted(seal["parameters"]["points"]) == list(range(90))
@@ -179,7 +179,7 @@ def test_a_full_disk_is_rejected_before_anything_is_written(folder, monkeypatch)
     assert not list_arguments(folder).scratch.exists()
 
 
-def test_the_seal_names_what_the_part_was_made_of(finished):
+def test_the_seal_names_the_inputs_of_the_shard(finished):
     seal = read_group_seal(list_arguments(finished).out)
     assert seal["parameters"] == PARAMETERS | {"shard": "00", "points": seal["parameters"]["points"]}
     assert seal["inputs"]["calibration"] == read_group_seal(finished / "calibration.zarr")["fingerprint"]
@@ -193,13 +193,13 @@ def test_too_few_points_are_rejected(folder):
         capture(folder)
 
 
-def test_parts_without_points_are_rejected(folder):
+def test_shards_without_points_are_rejected(folder):
     write_parameters(folder, capture_points=3, capture_shards=4)
     with pytest.raises(UserError, match="capture_shards: 4 is too many for 3 points; set it to 3 or less"):
         capture(folder)
 
 
-def test_a_part_that_does_not_exist_is_rejected(folder):
+def test_an_unknown_shard_is_rejected(folder):
     with pytest.raises(UserError, match="--shard 02: no such shard; choose one from 00 to 01"):
         capture(folder, "02")
 
@@ -210,7 +210,7 @@ def test_a_changed_calibration_set_is_rejected(folder):
         capture(folder)
 
 
-def test_a_value_that_is_not_finite_is_named(folder, points):
+def test_a_non_finite_value_is_named(folder, points):
     group = zarr.open_group(folder / "calibration.zarr")
     bad = int(np.flatnonzero(points["steps"] == 3)[0])
     group["xs"][bad, 0, 0, 0] = np.nan
@@ -225,7 +225,7 @@ def test_a_value_that_is_not_finite_is_named(folder, points):
 # Unfinished and finished work
 
 
-def test_a_finished_part_is_left_alone(copy, caplog):
+def test_a_finished_shard_is_kept(copy, caplog):
     arguments = list_arguments(copy)
     before = hash_tree(arguments.out)
     arguments.scratch.mkdir(parents=True)
@@ -236,7 +236,7 @@ def test_a_finished_part_is_left_alone(copy, caplog):
     assert not arguments.scratch.exists()
 
 
-def test_a_finished_part_of_other_parameters_is_never_overwritten(copy):
+def test_a_finished_shard_with_other_parameters_is_never_overwritten(copy):
     before = hash_tree(copy / "block_inputs.zarr")
     write_parameters(copy, seed=1)
     with pytest.raises(UserError, match=r"00 was made with other parameters \(points: "):
@@ -262,7 +262,7 @@ def interrupt(folder, monkeypatch):
     return list_arguments(folder).scratch
 
 
-def test_an_interrupted_part_goes_on_and_ends_the_same(folder, finished, monkeypatch, caplog):
+def test_an_interrupted_shard_resumes_and_ends_with_equal_bytes(folder, finished, monkeypatch, caplog):
     interrupt(folder, monkeypatch)
     with caplog.at_level(logging.INFO, "taqmlx"):
         out = capture(folder)
@@ -299,7 +299,7 @@ def test_damaged_scratch_is_named_and_discarded(folder, finished, monkeypatch, c
     assert hash_tree(out) == hash_tree(list_arguments(finished).out)
 
 
-def test_scratch_of_other_parameters_is_discarded(folder, monkeypatch, caplog):
+def test_scratch_with_other_parameters_is_discarded(folder, monkeypatch, caplog):
     interrupt(folder, monkeypatch)
     write_parameters(folder, seed=1)
     with caplog.at_level(logging.INFO, "taqmlx"):

@@ -1,4 +1,4 @@
-"""What rounding costs, measured on a small calibration set: content, sizes and ranks; what cannot be is rejected."""
+"""Rounding costs measured on a small calibration set: content, sizes and ranks, and rejected inputs."""
 
 import logging
 from argparse import Namespace
@@ -74,7 +74,7 @@ def read(path: Path):
     return read_costs(path, "embedded", configuration.complete(SETTINGS, configuration.load_schema())["weights"])
 
 
-def test_every_choice_of_every_layer_asked_for_has_a_cost(found):
+def test_every_choice_of_every_requested_layer_has_a_cost(found):
     costs = read(found)
     layers = {layer.name: layer for layer in list_linears(*plan.MODEL_BLOCKS["embedded"])}
     assert set(costs.costs) == set(NAMES)
@@ -88,7 +88,7 @@ def test_every_choice_of_every_layer_asked_for_has_a_cost(found):
         assert by_bits[0] > 100 * by_bits[-1]  # 2 bits against 8
 
 
-def test_ranks_are_of_what_the_layers_read(found):
+def test_ranks_are_those_of_the_layer_inputs(found):
     costs = read(found)
     assert set(costs.ranks) == {
         "t_embedder.mlp.layers.0",
@@ -101,20 +101,20 @@ def test_ranks_are_of_what_the_layers_read(found):
     assert costs.ranks["modulation"] < 20 < costs.ranks["final_layer.linear"]
 
 
-def test_its_origin_is_the_model_and_the_calibration_set(found, guided_calibration):
+def test_the_origin_is_the_model_and_the_calibration_set(found, guided_calibration):
     origin = read(found).origin
     assert origin["model"] == find_model("embedded").file_digests()
     assert origin["calibration"] == open_calibration(guided_calibration).seal["fingerprint"]
 
 
-def test_the_same_again_has_equal_bytes(found, tmp_path, guided_calibration, caplog):
+def test_a_repeated_measurement_has_equal_bytes(found, tmp_path, guided_calibration, caplog):
     with caplog.at_level(logging.INFO, "taqmlx"):
         again = measure(tmp_path, guided_calibration)
     assert again.read_bytes() == found.read_bytes()
     assert f"4 layers, 3 gradients: {again}" in caplog.messages
 
 
-def test_layers_that_do_not_share_a_gradient_cost_the_same(found, tmp_path, guided_calibration, monkeypatch):
+def test_costs_do_not_depend_on_sharing_a_gradient(found, tmp_path, guided_calibration, monkeypatch):
     """Of a large model not all changes fit in memory at once."""
     monkeypatch.setattr(weight_costs, "GROUP_BYTES", 1)
     apart, together = read(measure(tmp_path, guided_calibration)), read(found)
@@ -131,19 +131,19 @@ class TestRefusals:
             measure(folder, calibration, **changes)
         assert not (folder / "weight_costs.json").exists()
 
-    def test_no_layer_to_search(self, tmp_path, guided_calibration):
+    def test_rules_without_a_layer_to_search_are_rejected(self, tmp_path, guided_calibration):
         rules = [{"layers": "*", "bits": 16}]
         self.refuse("weights: all layers have 16 bits, .* lower some", tmp_path, guided_calibration, weights=rules)
 
-    def test_a_missing_calibration_set(self, tmp_path):
+    def test_a_missing_calibration_set_is_named(self, tmp_path):
         self.refuse(r"nowhere\.zarr.* is missing", tmp_path, tmp_path / "nowhere.zarr")
 
-    def test_a_damaged_calibration_set(self, tmp_path):
+    def test_a_damaged_calibration_set_is_named(self, tmp_path):
         calibration = write_guided_calibration(tmp_path / "calibration.zarr")
         damage(calibration)
         self.refuse(r"calibration\.zarr/xs does not match its seal; delete .* and run again", tmp_path, calibration)
 
-    def test_parameters_of_another_stage(self, tmp_path, guided_calibration):
+    def test_parameters_of_another_stage_are_rejected(self, tmp_path, guided_calibration):
         params = write_parameters(tmp_path / "params.json", "search_bits", {})
         with pytest.raises(UserError, match=r"params\.json belongs to the stage search_bits, not measure_costs"):
             measure_costs.main(Namespace(params=params, calibration=guided_calibration, out=tmp_path / "out.json"))

@@ -1,4 +1,4 @@
-"""The layers of no block, rounded by what they read: embedders and the final layer, in a file like a block's."""
+"""The layers outside the blocks, rounded with their inputs, in a file like that of a block."""
 
 import logging
 from argparse import Namespace
@@ -57,7 +57,7 @@ def weights() -> dict[str, np.ndarray]:
     return {name: np.array(weight) for name, weight in read_weights(model, layers)[0].items()}
 
 
-def test_the_layers_of_no_block_are_there_and_no_others(files):
+def test_the_file_has_exactly_the_layers_outside_the_blocks(files):
     for engine, path in files.items():
         file = read_block(path)
         assert set(file.weights) == set(NAMES)
@@ -67,7 +67,7 @@ def test_the_layers_of_no_block_are_there_and_no_others(files):
         assert file.seal["parameters"]["engine"] == engine
 
 
-def test_its_seal_is_that_of_a_stage_of_its_own(files, calibration):
+def test_the_seal_is_that_of_its_own_stage(files, calibration):
     seal = read_block(files["gptq"]).seal
     assert (seal["parameters"]["stage"], seal["parameters"]["block"]) == ("round_shared", "shared")
     assert set(seal["parameters"]["layers"]) == set(NAMES)
@@ -82,7 +82,7 @@ def test_the_engine_rtn_rounds_to_nearest(files, weights):
         np.testing.assert_array_equal(layer.codes, round_to_grid(weights[name], choose_grid(weights[name], RULE)))
 
 
-def test_gptq_errs_less_on_what_the_layers_read(files, weights, calibration):
+def test_gptq_has_a_smaller_error_on_the_layer_inputs(files, weights, calibration):
     """On all points, those it was learned from among them; far less where inputs lie in few directions."""
     model, points = embedded.load_transformer(), read_points(open_calibration(calibration))
     layers = [layer for layer in list_linears(5) if not layer.block]
@@ -100,13 +100,13 @@ def test_gptq_errs_less_on_what_the_layers_read(files, weights, calibration):
     assert min(ratios["t_embedder.mlp.layers.0"], ratios["final_layer.adaLN_modulation"]) > 10
 
 
-def test_the_same_again_has_equal_bytes(files, tmp_path, calibration):
+def test_a_repeated_run_has_equal_bytes(files, tmp_path, calibration):
     again = round_them(tmp_path, calibration, engine="gptq")
     assert again.read_bytes() == files["gptq"].read_bytes()
     assert again.with_suffix(".json").read_bytes() == files["gptq"].with_suffix(".json").read_bytes()
 
 
-def test_rules_of_16_bits_leave_layers_alone(tmp_path, calibration):
+def test_rules_of_16_bits_leave_layers_unquantized(tmp_path, calibration):
     some = [{"layers": "*", "bits": 4}, {"layers": "?_embedder*", "bits": 16}]
     found = set(read_block(round_them(tmp_path / "some", calibration, weights=some)).weights)
     assert found == {name for name in NAMES if name[1:].partition(".")[0] != "_embedder"}
@@ -123,14 +123,14 @@ class TestSearchedBits:
         write_json(path, FORMAT | {"mixed": {"layers": chosen}})
         return path
 
-    def test_they_are_used_and_in_the_seal(self, tmp_path, calibration):
+    def test_searched_bits_are_used_and_in_the_seal(self, tmp_path, calibration):
         mixed = self.write(tmp_path / "mixed_bits.json")
         file = read_block(round_them(tmp_path, calibration, mixed, bits_per_weight=4.5, engine="rtn"))
         found = {name: (layer.grid.bits, layer.grid.group_size) for name, layer in file.weights.items()}
         assert found == {name: (3 + i, 128) if i < 3 else (4, 64) for i, name in enumerate(NAMES)}
         assert len(file.seal["inputs"]["mixed_bits"]) == 64
 
-    def test_a_search_asked_for_and_not_named_is_rejected_and_so_is_the_reverse(self, tmp_path, calibration):
+    def test_a_search_is_required_with_a_configured_size_and_only_then(self, tmp_path, calibration):
         for folder, mixed, size in (
             ("lacking", None, 4.5),
             ("surplus", self.write(tmp_path / "mixed_bits.json"), None),
@@ -143,13 +143,13 @@ class TestSearchedBits:
 class TestRefusals:
     """What is wrong is named, and nothing is written."""
 
-    def test_a_damaged_calibration_set(self, tmp_path):
+    def test_a_damaged_calibration_set_is_named(self, tmp_path):
         calibration = write_guided_calibration(tmp_path / "calibration.zarr")
         damage(calibration)
         with pytest.raises(UserError, match=r"calibration\.zarr/xs does not match its seal"):
             round_them(tmp_path, calibration)
 
-    def test_a_group_size_that_does_not_divide(self, tmp_path, calibration, monkeypatch):
+    def test_a_group_size_that_does_not_divide_the_inputs_is_rejected(self, tmp_path, calibration, monkeypatch):
         monkeypatch.setitem(SETTINGS, "weights", [{"layers": "*", "bits": 4}])
         monkeypatch.setattr(
             round_shared,
@@ -162,13 +162,13 @@ class TestRefusals:
             round_them(tmp_path, calibration)
         assert not (tmp_path / "adaround" / "shared.safetensors").exists()
 
-    def test_parameters_of_another_stage(self, tmp_path, calibration):
+    def test_parameters_of_another_stage_are_rejected(self, tmp_path, calibration):
         params = write_parameters(tmp_path / "params.json", "pack_weights", {})
         with pytest.raises(UserError, match=r"params\.json belongs to the stage pack_weights, not round_shared"):
             round_shared.main(Namespace(params=params, calibration=calibration, mixed=None, out=tmp_path / "x"))
 
 
-def test_how_many_layers_there_are_is_logged(tmp_path, calibration, caplog):
+def test_the_number_of_layers_is_logged(tmp_path, calibration, caplog):
     with caplog.at_level(logging.INFO, "taqmlx"):
         out = round_them(tmp_path, calibration, engine="rtn")
     assert f"7 layers outside the blocks: {out}" in caplog.messages

@@ -1,4 +1,4 @@
-"""The bits of all layers are the best within the size, as trying everything finds; what cannot be is rejected."""
+"""The bits of all layers are the best within the size, as an exhaustive search finds; invalid inputs are rejected."""
 
 import itertools
 import logging
@@ -63,7 +63,7 @@ def count_bits(layers: dict[str, dict]) -> float:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("bits_per_weight", [5, 6, 8])
-def test_the_choice_is_that_of_trying_everything(tmp_path, seed, bits_per_weight):
+def test_the_choice_is_that_of_an_exhaustive_search(tmp_path, seed, bits_per_weight):
     costs = draw_costs(seed)
     found = search(tmp_path, costs, bits_per_weight=bits_per_weight)
     best = min(
@@ -80,7 +80,7 @@ def test_the_choice_is_that_of_trying_everything(tmp_path, seed, bits_per_weight
     assert found["mixed"]["bits_per_weight"] <= found["budget"] == bits_per_weight
 
 
-def test_beside_it_stands_the_best_single_choice(tmp_path):
+def test_the_best_uniform_choice_is_beside_it(tmp_path):
     costs = draw_costs()
     found = search(tmp_path, costs, bits_per_weight=6)
     sums = {
@@ -94,13 +94,13 @@ def test_beside_it_stands_the_best_single_choice(tmp_path):
     assert found["mixed"]["predicted"] < found["uniform"]["predicted"]
 
 
-def test_a_larger_size_predicts_less(tmp_path):
+def test_a_larger_size_predicts_a_smaller_error(tmp_path):
     predicted = [search(tmp_path, bits_per_weight=size)["mixed"]["predicted"] for size in (4.5, 5, 6, 8, 16)]
     assert predicted == sorted(predicted, reverse=True)
     assert predicted[-1] < 0.01 * predicted[0]
 
 
-def test_without_a_size_it_is_that_of_the_rules(tmp_path):
+def test_without_a_size_the_bits_are_those_of_the_rules(tmp_path):
     """4 bits in groups of 64 where the rules say so, 16 in all other layers."""
     found = search(tmp_path, bits_per_weight=None)
     assert found["budget"] == pytest.approx((PLAIN + 4.5 * (TOTAL - PLAIN / 16)) / TOTAL)
@@ -109,7 +109,7 @@ def test_without_a_size_it_is_that_of_the_rules(tmp_path):
     assert found["mixed"]["predicted"] <= found["uniform"]["predicted"]
 
 
-def test_the_rules_are_a_configuration_with_just_these_choices(tmp_path):
+def test_the_rules_configure_exactly_these_choices(tmp_path):
     found = search(tmp_path)
     rules, chosen = found["rules"], found["mixed"]["layers"]
     assert configuration.complete({"weights": rules}, configuration.load_schema())["weights"] == rules
@@ -119,7 +119,7 @@ def test_the_rules_are_a_configuration_with_just_these_choices(tmp_path):
     assert set(chosen) == set(QUANTIZED)
 
 
-def test_blocks_read_what_was_chosen_for_their_layers(tmp_path):
+def test_blocks_use_the_choices_for_their_layers(tmp_path):
     found = search(tmp_path)
     rules = {name: {"weight": {"bits": 4, "group_size": 64, "range": "search"}, "activation": {}} for name in QUANTIZED}
     overlaid = overlay_bits(rules, read_mixed_bits(tmp_path / "mixed_bits.json"))
@@ -134,7 +134,7 @@ def test_ranks_and_origin_of_the_costs_are_kept(tmp_path):
     assert found["parameters"] == select()
 
 
-def test_what_was_found_is_logged(tmp_path, caplog):
+def test_the_result_is_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "taqmlx"):
         found = search(tmp_path)
     for name in ("uniform", "mixed"):
@@ -144,7 +144,7 @@ def test_what_was_found_is_logged(tmp_path, caplog):
     assert f"3 layers in {len(found['rules'])} rules" in caplog.messages[-1]
 
 
-def test_a_size_below_the_least_possible_is_rejected_with_it_and_the_cure_works(tmp_path):
+def test_a_size_below_the_smallest_possible_is_rejected_with_a_working_cure(tmp_path):
     """The least, all 2 bits in groups of 128, is 2.25 with scales and zero points, beside what has 16 bits."""
     least = (PLAIN + 2.25 * (TOTAL - PLAIN / 16)) / TOTAL
     cure = np.ceil(least * 100) / 100
@@ -157,7 +157,7 @@ def test_a_size_below_the_least_possible_is_rejected_with_it_and_the_cure_works(
     assert set(map(str, search(tmp_path, bits_per_weight=cure)["mixed"]["layers"])) == set(QUANTIZED)
 
 
-def test_costs_by_other_rules_are_rejected(tmp_path):
+def test_costs_measured_with_other_rules_are_rejected(tmp_path):
     """Whatever differs in them."""
     others = [*RULES, {"layers": "final_layer.linear", "bits": 4, "range": "absmax"}]
     with pytest.raises(UserError, match=r"costs\.json was measured by other rules \(weights.*run measure_costs again"):

@@ -1,4 +1,4 @@
-"""The calibration set is what a few slow lines of NumPy make of the shards, and equal shards give equal bytes."""
+"""The calibration set equals that of a slow NumPy version, and equal shards give equal bytes."""
 
 import itertools
 import shutil
@@ -49,7 +49,7 @@ def test_points_are_selected_and_shuffled_together(tmp_path, find_store):
         assert np.array_equal(found[name][:], values), name
 
 
-def test_the_set_carries_prompts_encodings_and_scale(tmp_path):
+def test_the_set_has_prompts_encodings_and_guidance(tmp_path):
     folder = gather(tmp_path)
     group = zarr.open_group(folder / "calibration.zarr", mode="r")
     assert group.attrs["prompts"] == PROMPTS
@@ -67,7 +67,7 @@ def open_shard_seal(folder, shard):
     return dict(zarr.open_group(folder / "trajectories.zarr" / shard, mode="r").attrs)["seal"]
 
 
-def test_equal_shards_give_equal_bytes_and_no_scratch_stays(tmp_path, find_store):
+def test_equal_shards_give_equal_bytes_and_no_scratch_remains(tmp_path, find_store):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first, second = gather(tmp_path / "a"), gather(tmp_path / "b", find_store)
@@ -75,7 +75,7 @@ def test_equal_shards_give_equal_bytes_and_no_scratch_stays(tmp_path, find_store
     assert [path.name for path in (first / "scratch").iterdir() if path.is_dir()] == []
 
 
-def test_a_finished_set_is_left_alone_and_never_overwritten(tmp_path, caplog):
+def test_a_finished_set_is_kept_and_never_overwritten(tmp_path, caplog):
     folder = gather(tmp_path)
     before = hash_tree(folder / "calibration.zarr")
     with caplog.at_level("INFO", "taqmlx"):
@@ -113,7 +113,7 @@ def test_shards_of_two_configurations_are_not_mixed(tmp_path, find_store):
 
 
 @pytest.mark.parametrize("numbers", [[0, 2], [0, 1, 1]])
-def test_each_trajectory_comes_exactly_once(tmp_path, numbers):
+def test_each_trajectory_occurs_exactly_once(tmp_path, numbers):
     selection = Selection(np.array([0]), np.ones(1), np.ones(1), np.arange(3))
     states = np.zeros((1, 2, 2, 1), np.float16)
     with (tmp_path / "flat").open("w+b") as file, pytest.raises(UserError, match="trajectory 1 is in"):
@@ -146,7 +146,7 @@ def test_swapped_chunks_of_the_set_are_found(tmp_path):
 # The original flat format
 
 
-def test_the_flat_file_holds_the_same_without_pickle(tmp_path):
+def test_the_flat_file_has_the_same_content_without_pickle(tmp_path):
     folder = gather(tmp_path)
     run_entry(folder, "export_npz")
     group = zarr.open_group(folder / "calibration.zarr", mode="r")

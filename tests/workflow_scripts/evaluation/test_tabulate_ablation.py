@@ -1,4 +1,4 @@
-"""The ablation as a table: a row a variant, the paper's number where it has one."""
+"""The ablation table has a row per variant, with the paper's number beside it."""
 
 from taqmlx.planning import ablation
 from taqmlx.runtime.entry import build_parser
@@ -11,7 +11,7 @@ def describe(title, value, **more):
     return {"title": title, "fid_to_real": distance, "fid_to_full_precision": distance, "prompt_accuracy": None} | more
 
 
-def test_rows_have_intervals_and_the_papers_number(tmp_path):
+def test_rows_have_intervals_and_the_number_of_the_paper(tmp_path):
     paired = {"paired": {"latent_snr_db": {"median": 20.04}}}
     accuracy = {"prompt_accuracy": {"all": {"value": 0.9875}}}
     variants = {name: describe(name, 0.5, **paired | accuracy) for name in ablation.VARIANTS}

@@ -1,4 +1,4 @@
-"""The frontier from its pictures: drawn by every way, then set against each other."""
+"""The frontier from its pictures: drawn in every way, then compared."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -61,13 +61,13 @@ def test_the_first_pictures_of_the_evaluation_are_drawn(folder):
     assert about["parameters"]["frontier_pictures"] == 4
 
 
-def test_more_bits_are_nearer_to_full_precision(folder):
+def test_more_bits_are_closer_to_full_precision(folder):
     four, eight = read_json(folder / "plain.json")["ways"]
     assert (four["bits_per_weight"], eight["bits_per_weight"]) == (4.5, 8.5)
     assert np.median(eight["ratios"]) > np.median(four["ratios"]) + 10
 
 
-def test_what_is_as_good_as_more_bits_saves_them(folder):
+def test_equal_quality_with_fewer_bits_is_a_saving(folder):
     four, eight = read_json(folder / "plain.json")["ways"]
     gain = np.median(eight["ratios"]) - np.median(four["ratios"])
     content = measure(folder, [make_learned(folder, "learned.json", 4.5, gain)], [4.5])
@@ -76,7 +76,7 @@ def test_what_is_as_good_as_more_bits_saves_them(folder):
     assert content["n"] == 4
 
 
-def test_the_table_has_ours_between_those_on_the_frontier(folder):
+def test_the_table_has_our_sizes_among_those_of_the_frontier(folder):
     measure(folder, [make_learned(folder, "learned.json", 4.5, 3.0)], [4.5])
     rows = [line for line in (folder / "frontier.md").read_text().splitlines() if line.startswith("| ")][1:]
     assert [row.split("|")[1].strip() for row in rows] == [

@@ -1,4 +1,4 @@
-"""The ladder's pictures: from the blocks' files or from the packed ones, the same noise and prompts every time."""
+"""Ladder pictures from block files or packed files use the same noise and prompts."""
 
 from argparse import Namespace
 
@@ -59,7 +59,7 @@ def test_pictures_are_repeatable_and_each_has_its_own_noise(study):
     assert np.abs(first[0] - first[2]).max() > 0.1  # one prompt, two seeds
 
 
-def test_the_noise_follows_that_of_the_trajectories(study):
+def test_the_seeds_follow_those_of_the_trajectories(study):
     later = sample(study, "later", quant_config=study.quant_config, trajectories=6, ladder_pictures=1)
     prompts = sample(study, "swapped", quant_config=study.quant_config, ladder_pictures=2)
     assert np.abs(later[0] - prompts[0]).max() > 0.1

@@ -1,4 +1,4 @@
-"""The ladder's table: numbers that can be checked by hand."""
+"""The ladder table, with numbers that can be checked by hand."""
 
 import json
 from argparse import Namespace
@@ -56,7 +56,7 @@ def test_latents_are_compared_picture_by_picture(results):
         assert (found["typical"], found["worst"]) == (np.median(found["pictures"]), min(found["pictures"]))
 
 
-def test_blocks_are_those_that_were_chosen(results):
+def test_block_errors_are_those_of_the_chosen_roundings(results):
     written, _ = run(results)
     first, own, packed = written["rungs"][0], *written["rungs"][-2:]
     assert first["block_snr"]["blocks"]["mm_01"] == pytest.approx({"image": 20, "text": 30})
@@ -67,7 +67,7 @@ def test_blocks_are_those_that_were_chosen(results):
         assert rung["chosen"] == dict.fromkeys(BLOCKS, "adaround")
 
 
-def test_the_table_has_a_line_for_each_rung_but_the_reference(results):
+def test_the_table_has_a_row_per_rung_without_the_reference(results):
     written, text = run(results)
     lines = [line for line in text.splitlines() if line.startswith("|")][2:]
     assert len(lines) == len(written["rungs"]) == len(ladder.RUNGS) - 1 + 2

@@ -1,4 +1,4 @@
-"""The entry that draws what the layers read."""
+"""The command that plots layer inputs."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ def arguments(tmp_path):
     )
 
 
-def test_every_figure_is_there_in_both_formats_under_a_name_known_beforehand(arguments):
+def test_every_figure_is_written_in_both_formats_under_its_known_name(arguments):
     plot_activations.main(arguments)
     names = {"absmax_step_000", "absmax_step_025", *plot_activations.NAMES}
     assert {path.name for path in arguments.out.iterdir()} == {

@@ -1,4 +1,4 @@
-"""The entry that draws what quantization did to the blocks."""
+"""The command that plots the effect of quantization on blocks."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def write_files(folder, engines, engine):
 ADAROUND = {"adaround_warm_up": 0.2, "adaround_iterations": 200}
 
 
-def test_every_figure_is_there_in_both_formats(tmp_path):
+def test_every_figure_is_written_in_both_formats(tmp_path):
     arguments = write_files(tmp_path, ("rtn", "gptq", "adaround"), "adaround")
     plot_blocks.main(arguments)
     assert {path.name for path in arguments.out.iterdir()} == {
@@ -39,7 +39,7 @@ def test_every_figure_is_there_in_both_formats(tmp_path):
     }
 
 
-def test_the_warm_up_is_known_of_adaround_alone(tmp_path):
+def test_only_adaround_has_a_warm_up(tmp_path):
     write_json(tmp_path / "mm_00.json", {"stage": "optimise_block", "block": "mm_00", "engine": "adaround"} | ADAROUND)
     write_json(tmp_path / "mm_01.json", {"stage": "optimise_block", "block": "mm_01", "engine": "gptq"})
     assert plot_blocks.find_warm_up(tmp_path / "mm_00.json") == ("mm_00", 40)

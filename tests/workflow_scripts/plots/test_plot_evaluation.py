@@ -1,4 +1,4 @@
-"""The entry that draws how good the variants are."""
+"""The command that plots the quality of the variants."""
 
 import pytest
 
@@ -18,14 +18,14 @@ def run(folder, scores, *options):
 VARIANTS = {"fp": build_full_precision(), "w4a8": build_variant("W4A8", 20.0)}
 
 
-def test_figures_of_two_files_of_scores_can_lie_side_by_side(tmp_path):
+def test_figures_of_two_score_files_can_be_in_one_folder(tmp_path):
     names = {f"{name}{suffix}" for name in ("error_growth", "size_quality") for suffix in (".png", ".svg", ".sha256")}
     assert run(tmp_path, {"variants": VARIANTS}) == names
     both = run(tmp_path, {"variants": VARIANTS}, "--prefix", "ablation_")
     assert both == names | {f"ablation_{name}" for name in names}
 
 
-def test_scores_that_do_not_say_how_large_variants_are_are_rejected(tmp_path):
+def test_scores_without_sizes_are_rejected(tmp_path):
     variants = {name: {key: about[key] for key in about if key != "size"} for name, about in VARIANTS.items()}
     with pytest.raises(UserError, match="run score again"):
         run(tmp_path, {"variants": variants})

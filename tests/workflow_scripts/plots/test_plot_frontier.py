@@ -1,4 +1,4 @@
-"""The entry that draws quality against size."""
+"""The command that plots quality against size."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def run(folder, **changes):
     plot_frontier.main(plot_frontier.build_arguments().parse_args(words))
 
 
-def test_the_figure_is_there_in_both_formats(tmp_path):
+def test_the_figure_is_written_in_both_formats(tmp_path):
     run(tmp_path)
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {
         f"frontier{suffix}" for suffix in (".png", ".svg", ".sha256")

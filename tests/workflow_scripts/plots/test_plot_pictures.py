@@ -1,4 +1,4 @@
-"""The entry that draws the variants' pictures side by side."""
+"""The command that draws the pictures of the variants side by side."""
 
 from argparse import Namespace
 
@@ -40,7 +40,7 @@ def arguments(tmp_path):
     return Namespace(prompts=tmp_path / "prompts.json", images=shards, out=tmp_path / "plots", log=None)
 
 
-def test_the_grid_is_there_in_both_formats_and_a_rerun_gives_the_same_bytes(arguments):
+def test_the_grid_is_written_in_both_formats_and_a_rerun_gives_the_same_bytes(arguments):
     plot_pictures.main(arguments)
     first = {path.name: path.read_bytes() for path in arguments.out.iterdir()}
     plot_pictures.main(arguments)
@@ -72,7 +72,7 @@ def test_a_missing_picture_is_named(arguments):
         plot_pictures.main(arguments)
 
 
-def test_the_differences_are_mean_absolute_ones(arguments):
+def test_the_differences_are_mean_absolute_differences(arguments):
     found = plot_pictures.list_variants(arguments.images)
     exact = found.pop("fp")
     one, other = (plot_pictures.read_small([paths[1, 11]])[0].astype(float) for paths in (exact, found["w4a8"]))
@@ -81,7 +81,7 @@ def test_the_differences_are_mean_absolute_ones(arguments):
     assert measured[1, 1] == pytest.approx(np.abs(one - other).mean())
 
 
-def test_a_dollar_in_a_prompt_is_no_formula(tmp_path):
+def test_a_dollar_sign_in_a_prompt_is_text(tmp_path):
     prompts = ["costs $x^{ and $y", "a \\frac $$ <b>"]
     figure = draw_picture_grid(np.zeros((2, 2, 8, 8, 3), np.uint8), ["full precision", "w4a8"], prompts)
     figure.savefig(tmp_path / "x.png")

@@ -1,4 +1,4 @@
-"""Prompts are encoded once, in their order, as given."""
+"""Prompts are encoded once and in order."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tools.small_results.shards import PROMPTS, build_finished, list_arguments, 
 from workflow_scripts.prepare import encode_prompts
 
 
-def test_encodings_are_the_models_in_prompt_order():
+def test_encodings_are_those_of_the_model_in_prompt_order():
     conditioning = open_conditioning(build_finished() / "conditioning.safetensors", {"prompts": PROMPTS})
     for found, wanted in zip(conditioning.read([0, 1, 2]), embedded.encode_prompts(PROMPTS, ""), strict=True):
         assert found.dtype == np.float32
@@ -27,7 +27,7 @@ def test_the_negative_prompt_is_the_second_of_each_pair(tmp_path):
     assert np.abs(cs[1, 0] - cs[1, 1]).max() > 0.1
 
 
-def test_text_that_the_encoder_drops_is_said_once(tmp_path, caplog):
+def test_dropped_text_is_reported_once(tmp_path, caplog):
     prepare(tmp_path, ["three purple dragons", "red circle " * 360, "a red circle"], negative_prompt="blurred")
     (line,) = [record.message for record in caplog.records if "dropped text" in record.message]
     assert line == (
@@ -42,13 +42,13 @@ def test_equal_prompts_give_equal_files(tmp_path):
         assert (tmp_path / name).read_bytes() == (build_finished() / name).read_bytes()
 
 
-def test_the_seal_belongs_beside_the_file(tmp_path):
+def test_the_seal_must_be_beside_the_file(tmp_path):
     arguments = list_arguments(build_finished(), "encode_prompts") | {"seal": tmp_path / "conditioning.json"}
     with pytest.raises(UserError, match="--seal"):
         encode_prompts.main(encode_prompts.argparse.Namespace(**arguments))
 
 
-def test_the_seals_of_shards_say_what_planning_expects():
+def test_the_seals_of_shards_match_the_plan():
     stage = read_json(build_finished() / "params" / "collect_shard.json")
     assert list(plan.find_conflicts(build_finished(), stage)) == []
     changed = stage | {"seed": 4}

@@ -1,4 +1,4 @@
-"""The model's files are downloaded if need be, by one job, and checked; what is wrong is said with its cure."""
+"""One job downloads missing model files and checks all of them; every fault has a cure."""
 
 import hashlib
 import os
@@ -67,7 +67,7 @@ def find_in_cache(hub, file):
     return hub / f"models--{file.repo.replace('/', '--')}" / "snapshots" / cache.COMMIT / file.name
 
 
-def test_a_complete_cache_is_checked_without_a_network(hub, fetch):
+def test_a_complete_cache_is_checked_offline(hub, fetch):
     assert fetch() == create().file_digests()
 
 
@@ -81,7 +81,7 @@ def test_only_what_is_missing_is_downloaded(hub, files, fetch, monkeypatch):
     assert sorted(asked) == sorted(f"/{file.repo}/resolve/main/{file.name}" for file in (CHECKPOINT, CLIP))
 
 
-def test_nothing_in_the_cache_and_no_network(fetch, hub, monkeypatch):
+def test_an_empty_cache_without_a_network_is_named(fetch, hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub.with_name("empty")))
     lines = refuse(fetch, "unreachable")
     assert lines[1].strip() == f"hf download {CHECKPOINT_REPO} {CHECKPOINT.name}"
@@ -90,13 +90,13 @@ def test_nothing_in_the_cache_and_no_network(fetch, hub, monkeypatch):
 @pytest.mark.parametrize(
     ("refusal", "words"), [(server.GATED, "is gated; accept its licence"), (server.UNKNOWN, "log in")]
 )
-def test_a_repository_that_is_not_for_everybody(fetch, hub, monkeypatch, refusal, words):
+def test_a_gated_repository_is_named(fetch, hub, monkeypatch, refusal, words):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub.with_name("empty")))
     with server.serve({}, monkeypatch, refusal):
         assert refuse(fetch, words)[1].strip() == "hf auth login"
 
 
-def test_a_disk_without_room(fetch, hub, files, monkeypatch):
+def test_a_full_disk_is_named(fetch, hub, files, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub.with_name("empty")))
     monkeypatch.setattr(hub_download, "SPARE_BYTES", 10**18)
     with server.serve(files, monkeypatch) as asked:
@@ -105,7 +105,7 @@ def test_a_disk_without_room(fetch, hub, files, monkeypatch):
 
 
 @pytest.mark.parametrize("file", [CHECKPOINT, CLIP])
-def test_a_file_cut_short(fetch, hub, files, file):
+def test_a_truncated_file_is_named(fetch, hub, files, file):
     place = find_in_cache(hub, file)
     place.resolve().write_bytes(files[file][:-1])
     refuse(fetch, f"has {len(files[file]) - 1} of {len(files[file])} bytes; delete it")
@@ -116,20 +116,20 @@ def test_a_file_cut_short(fetch, hub, files, file):
         model.load_transformer() if file == CHECKPOINT else model.encode_prompts(["a"])
 
 
-def test_a_flipped_bit(fetch, hub, files):
+def test_a_flipped_bit_is_named(fetch, hub, files):
     content = bytearray(files[CHECKPOINT])
     content[-9] ^= 1
     find_in_cache(hub, CHECKPOINT).resolve().write_bytes(content)
     refuse(fetch, r"is damaged; delete it and get it again:\n  rm .*/blobs/\w+ .*/snapshots/.* && hf download")
 
 
-def test_a_file_of_another_model(fetch, hub, files, tmp_path):
+def test_a_file_of_another_model_is_named(fetch, hub, files, tmp_path):
     (tmp_path / "mine.safetensors").write_bytes(files[CLIP])
     lines = refuse(fetch, "is a CLIP text encoder; take the file of the model", tmp_path / "mine.safetensors")
     assert lines[1].strip() == f"hf download {CHECKPOINT_REPO} {CHECKPOINT.name}  # and weights_from: {CHECKPOINT_REPO}"
 
 
-def test_a_checkpoint_with_a_tensor_too_few(hub, files, tmp_path):
+def test_a_checkpoint_with_a_missing_tensor_is_named(hub, files, tmp_path):
     tensors = load(files[CHECKPOINT])
     tensors.pop("model.diffusion_model.joint_blocks.3.x_block.attn.qkv.weight")
     save_file(tensors, tmp_path / "mine.safetensors")
@@ -141,23 +141,23 @@ def test_a_checkpoint_with_a_tensor_too_few(hub, files, tmp_path):
     assert len(str(caught.value).splitlines()) == 2
 
 
-def test_a_folder_that_lacks_a_file(fetch, files, tmp_path):
+def test_a_folder_with_a_missing_file_is_named(fetch, files, tmp_path):
     cache.write_folder(tmp_path / "folder", {file: files[file] for file in files if file != CLIP})
     lines = refuse(fetch, "lacks clip_l/model.fp16.safetensors", tmp_path / "folder")
     assert lines[1].strip() == f"hf download {TEXT_REPO} {CLIP.name} --local-dir {tmp_path / 'folder'}"
 
 
-def test_a_place_that_is_none(fetch):
+def test_a_path_that_does_not_exist_is_named(fetch):
     refuse(fetch, "is no folder or file here", "/nowhere")
 
 
-def test_a_prompt_clip_has_no_token_for(hub):
+def test_a_prompt_outside_the_vocabulary_of_clip_is_named(hub):
     with pytest.raises(UserError, match="a 猫"):
         create(use_t5=False).encode_prompts(["a 猫"])
 
 
 @pytest.mark.parametrize("size", [(24, 32), (32, 0), (1552, 32)])
-def test_a_size_that_cannot_be_drawn(size):
+def test_an_impossible_picture_size_is_named(size):
     with pytest.raises(UserError, match="multiple of 16"):
         create(size=size)
 
@@ -184,7 +184,7 @@ def follow(message, **environment):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
-def test_the_cure_of_a_damaged_file_in_the_cache_cures_it(tmp_path, files, fetch, monkeypatch, damage):
+def test_the_cure_of_a_damaged_file_in_the_cache_works(tmp_path, files, fetch, monkeypatch, damage):
     """Whoever deletes the link alone gets the same damaged file linked again."""
     hub = tmp_path / "a hub"
     cache.install(hub, files, monkeypatch)
@@ -219,7 +219,7 @@ def test_a_damaged_small_file_in_the_cache_is_found(hub, files, fetch):
     assert shlex.quote(str(blob)) in refuse(fetch, "is damaged; delete it and get it again")[1]
 
 
-def test_the_cure_of_a_damaged_file_in_a_folder_of_links_cures_it(hub, tmp_path, files, fetch, monkeypatch):
+def test_the_cure_of_a_damaged_file_in_a_folder_of_links_works(hub, tmp_path, files, fetch, monkeypatch):
     store, folder = tmp_path / "a store", tmp_path / "a folder"
     cache.write_folder(store, files)
     for path in store.rglob("*.*"):
@@ -235,7 +235,7 @@ def test_the_cure_of_a_damaged_file_in_a_folder_of_links_cures_it(hub, tmp_path,
     assert fetch(folder) == whole
 
 
-def test_the_cure_of_a_damaged_file_of_ones_own_cures_it(hub, tmp_path, files, fetch):
+def test_the_cure_of_a_damaged_local_file_works(hub, tmp_path, files, fetch):
     target, link = tmp_path / "my target", tmp_path / "mine.safetensors"
     target.write_bytes(files[CHECKPOINT][:-1])
     link.symlink_to(target)
@@ -247,7 +247,7 @@ def test_the_cure_of_a_damaged_file_of_ones_own_cures_it(hub, tmp_path, files, f
     assert fetch(link) == fetch()
 
 
-def test_the_cure_of_coded_weights_in_a_folder_cures_it(hub, tmp_path, files, fetch, monkeypatch):
+def test_the_cure_of_coded_weights_in_a_folder_works(hub, tmp_path, files, fetch, monkeypatch):
     """The command downloads to where the file is looked for, over what is there."""
     folder = tmp_path / "folder"
     cache.write_folder(folder, files)
@@ -259,7 +259,7 @@ def test_the_cure_of_coded_weights_in_a_folder_cures_it(hub, tmp_path, files, fe
     assert fetch(folder) == whole
 
 
-def test_text_encoders_inside_a_file_are_said_not_to_be_read(hub, tmp_path, files, fetch, caplog):
+def test_ignored_text_encoders_in_a_file_are_reported(hub, tmp_path, files, fetch, caplog):
     caplog.set_level("INFO")
     (tmp_path / "all.safetensors").write_bytes(forms.join(files[CHECKPOINT], clip_l=files[CLIP]))
     fetch(tmp_path / "all.safetensors")

@@ -1,4 +1,4 @@
-"""The report: one file that needs no other, with everything escaped, and equal bytes for equal results."""
+"""The report is one self-contained file with escaped text, and equal results give equal bytes."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ def read_table(text, name):
     return [[re.sub(r"<small>.*?</small>|<[^>]*>", "", cell) for cell in row] for row in cells]
 
 
-def test_every_layer_has_a_row_of_its_weight_and_of_what_it_reads(results, quantized_study):
+def test_every_layer_has_a_row_for_its_weight_and_one_for_its_input(results, quantized_study):
     text = results.render()
     names = set(read_json(quantized_study.quant_config)["layers"])
     for table in ("weights", "inputs"):
@@ -50,14 +50,14 @@ def test_measurements_are_joined_by_layer_and_block(results):
     assert dict(zip(head, rows[0], strict=True))["AdaRound, quantized inputs"] == "40.0"
 
 
-def test_nothing_is_loaded_from_elsewhere_and_the_page_says_so_to_the_browser(results):
+def test_nothing_is_loaded_from_elsewhere_and_the_browser_is_told_to_forbid_it(results):
     text = results.render()
     assert "default-src &#39;none&#39;" in text
     assert not re.search(r"""(src|href|action)\s*=\s*["'](?!data:image/png;base64,|#)""", text)
     assert not re.search(r"url\(|@import|https?://", text)
 
 
-def test_text_of_others_is_escaped(results):
+def test_foreign_text_is_escaped(results):
     attack = "<script>alert('x')</script>"
     results.change("fid.json", lambda fid: fid["variants"]["w4a8"].update(title=attack))
     results.config |= {"model": attack, "negative_prompt": attack}
@@ -67,7 +67,7 @@ def test_text_of_others_is_escaped(results):
     assert text.count("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;") >= 3
 
 
-def test_equal_results_give_equal_bytes_wherever_they_are(results, tmp_path):
+def test_equal_results_give_equal_bytes_in_any_folder(results, tmp_path):
     text = results.render()
     moved = Results(tmp_path / "moved", results.quant_config, results.statistics)
     for name in ("adaround", "sensitivity", "plots", "benchmarks"):
@@ -84,7 +84,7 @@ def test_equal_results_give_equal_bytes_wherever_they_are(results, tmp_path):
     assert str(tmp_path) not in text
 
 
-def test_bits_saved_come_first_of_all_tables_figures_and_tiles(results):
+def test_the_bits_saved_come_first_among_tables_figures_and_tiles(results):
     text = results.render()
     assert re.findall(r'<div class="table" id="(.*?)"', text)[:2] == ["frontier-table", "quality"]
     assert re.search(r'<figure id="(.*?)"', text).group(1) == "frontier"
@@ -110,18 +110,18 @@ def test_the_default_report_names_mixed_bits_by_width_and_group(results):
     assert head[3:] == ["2 / 128", "3 / 64", "3 / 128", "4 / 128", "5 / 128", "6 / 128"]
 
 
-def test_distillation_is_told_where_there_was_one(results):
+def test_distillation_is_described_if_there_was_one(results):
     text = results.render()
     assert "20.00 dB before, 23.01 dB after distillation, on 100 points of held-out prompts" in text
     assert "Distillation of the whole model" not in results.render(distilled=None)
 
 
-def test_only_full_precision_makes_a_report_too(results):
+def test_full_precision_alone_has_a_report(results):
     results.change("fid.json", lambda fid: fid["variants"].pop("w4a8"))
     assert "No quantized variant is compared" in results.render()
 
 
-def test_the_caution_names_what_is_simulated_and_what_is_no_headline(results):
+def test_the_notes_name_simulated_parts_and_numbers_that_are_no_headline(results):
     text = results.render()
     assert "Weights are packed. 8-bit activations are simulated. FID of fewer than 10,000" in text
 
@@ -129,7 +129,7 @@ def test_the_caution_names_what_is_simulated_and_what_is_no_headline(results):
 @pytest.mark.parametrize(
     "name", ["fid.json", "frontier.json", "mixed_bits.json", "sensitivity/mm_02.json", "plots/error_growth.png"]
 )
-def test_a_missing_part_is_named_in_one_line(results, name):
+def test_a_missing_file_is_named_in_one_line(results, name):
     sensitivity = sorted((results.folder / "sensitivity").glob("*.json"))
     (results.folder / name).unlink()
     with pytest.raises(UserError, match=f"{name} is missing") as caught:

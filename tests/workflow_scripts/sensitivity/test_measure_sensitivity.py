@@ -1,4 +1,4 @@
-"""A block's job measures its layers from the captured rows, and says from what."""
+"""The sensitivity of a block's layers is measured from captured rows, with its origin."""
 
 import shutil
 from argparse import Namespace
@@ -145,13 +145,13 @@ def test_rows_of_other_weights_are_rejected(folder, parts, tmp_path):
         measure(tmp_path, copies, "mm_00")
 
 
-def test_the_velocitys_error_is_measured_on_at_most_its_rows(finished):
+def test_the_error_of_the_velocity_is_measured_on_at_most_its_rows(finished):
     content = read_sensitivity(finished)
     assert content["velocity_points"] == min(64, content["points"])
     assert np.isfinite(list(content["gains"].values())).all()
 
 
-def test_memory_that_does_not_suffice_is_said_before_anything_is_measured(folder, parts, monkeypatch):
+def test_insufficient_memory_is_reported_before_anything_is_measured(folder, parts, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: Namespace(total=10**6, available=10**6))
     with pytest.raises(UserError, match=r"measuring sensitivity takes about .* GB of memory, of 0\.0 GB; lower height"):
         measure(folder, parts, "mm_00")

@@ -1,4 +1,4 @@
-"""Numbers are collected from results of today's formats, and fill the documents' tables."""
+"""Numbers are collected from results and fill the tables of the documents."""
 
 from argparse import Namespace
 
@@ -165,7 +165,7 @@ def test_the_main_job_is_its_own_stages_alone(numbers):
     assert numbers["main_job"]["peaks_mb"].keys() == {"collect_shard", "distil"}
 
 
-def test_the_tables_are_made_of_them(numbers):
+def test_the_tables_are_made_from_the_numbers(numbers):
     for name in ("readme", "frontier", "ladder", "pictures", "ablation"):
         lines = TABLES[name](numbers).split("\n")
         assert len({line.count(" |") for line in lines if not line.startswith("|--")}) == 1, name
@@ -205,7 +205,7 @@ def test_the_nearest_way_is_above_ours_or_else_the_best_below():
     assert find_nearest([low, high], [make(4.5, 30, asked=4.5)], low, high) == []
 
 
-def test_groups_without_a_file_stay(results, numbers, tmp_path):
+def test_groups_without_a_file_are_kept(results, numbers, tmp_path):
     out, other = tmp_path / "numbers.json", tmp_path / "other"
     empty = {"format": "weights-ladder", "version": 1, "pictures": 2, "rungs": []}
     write_json(other / "weights_ladder.json", empty)
@@ -221,7 +221,7 @@ def test_only_some_groups_can_be_replaced(results, tmp_path):
     assert collect(results, tmp_path / "numbers.json", "--only", "bench", "ladder").keys() == {"bench", "ladder"}
 
 
-def test_a_bench_can_lie_elsewhere(results, tmp_path):
+def test_the_benchmark_file_can_be_elsewhere(results, tmp_path):
     write_json(tmp_path / "bench.json", as_records([Row("store / raw fp16 bytes", 0.86, "x")]))
     found = collect(results, tmp_path / "numbers.json", "--bench", str(tmp_path / "bench.json"))
     assert found["bench"]["rows"] == {"store_raw_fp16_bytes": 0.86}
@@ -232,7 +232,7 @@ def test_a_size_that_was_not_measured_is_named(results, tmp_path):
         collect(results, tmp_path / "numbers.json", "--size", "5")
 
 
-def test_results_without_any_study_are_named(tmp_path):
+def test_results_without_any_study_are_rejected(tmp_path):
     with pytest.raises(UserError, match="has no result to collect"):
         collect(tmp_path, tmp_path / "numbers.json")
 

@@ -1,4 +1,4 @@
-"""Pictures from the command line: full precision, quantized weights, and quantized activations too."""
+"""Pictures from the command line: full precision, quantized weights, and quantized activations."""
 
 import logging
 import math
@@ -47,7 +47,7 @@ def find_numbers(text):
     return [float(number) for number in re.findall(r"(-?\d+\.\d|inf) dB", text.strip().splitlines()[-1])]
 
 
-def test_weights_and_config_may_both_be_named_if_they_belong_together(generate, sources, quantized_study, tmp_path):
+def test_matching_weights_and_config_may_both_be_named(generate, sources, quantized_study, tmp_path):
     alone, _ = generate(*sources["W4A8"])
     both, _ = generate(*sources["W4A16"], *sources["W4A8"])
     np.testing.assert_array_equal(both, alone)
@@ -61,34 +61,34 @@ def test_weights_and_config_may_both_be_named_if_they_belong_together(generate, 
 
 
 class TestFullPrecision:
-    def test_one_picture_is_written_as_it_is(self, generate):
+    def test_one_picture_is_written_at_its_size(self, generate):
         picture, log = generate("--seed", 5)
         expected = generate_pictures(embedded.FOLDER, PROMPTS[:1], STEPS, 3.0, seed=5)
         np.testing.assert_array_equal(picture, expected[0])
         assert "1 picture, full precision, in" in log
 
-    def test_several_make_a_grid_and_each_has_its_own_seed(self, generate, tmp_path):
+    def test_several_pictures_make_a_grid_and_each_has_its_own_seed(self, generate, tmp_path):
         grid, _ = generate("--seed", 5, prompts=PROMPTS)
         assert grid.shape[1] > 2 * 3 * embedded.PICTURE_SIZE
         alone, _ = generate("--seed", 6, prompts=PROMPTS[1:])
         cell = grid[12 : 12 + 192, 216 + 12 : 216 + 12 + 192][1::3, 1::3]
         assert measure_psnr(cell[None], alone[None]) > 45
 
-    def test_prompts_come_from_a_file_too(self, generate, tmp_path):
+    def test_prompts_can_be_read_from_a_file(self, generate, tmp_path):
         (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
         arguments = ["--prompts-file", tmp_path / "prompts.txt", "--steps", STEPS, "--out", tmp_path / "other.png"]
         main(build_arguments().parse_args(list(map(str, arguments))))
         np.testing.assert_array_equal(np.array(Image.open(tmp_path / "other.png")), generate(prompts=PROMPTS)[0])
 
-    def test_text_that_is_not_read_is_said(self, generate):
+    def test_ignored_text_is_reported(self, generate):
         _, log = generate(prompts=["a red dragon", "a red circle"])
         assert "dropped text: unknown words in 1 of 2 prompts (dragon)" in log
 
-    def test_guidance_and_negative_prompt_matter(self, generate):
+    def test_guidance_and_negative_prompt_change_the_picture(self, generate):
         pictures = [generate(*options)[0] for options in ((), ("--cfg", 1.5), ("--negative-prompt", "a red circle"))]
         assert len({picture.tobytes() for picture in pictures}) == 3
 
-    def test_what_is_the_default_can_be_said(self, generate):
+    def test_default_values_can_be_given(self, generate):
         np.testing.assert_array_equal(generate()[0], generate("--size", 64, "--seed", 0, "--model", "embedded")[0])
 
 
@@ -102,7 +102,7 @@ class TestQuantized:
         assert ("activations in full precision" in log) == (kind == "W4A16")
         assert not np.array_equal(picture, generate()[0])
 
-    def test_a_comparison_has_both_and_their_distance(self, generate, sources):
+    def test_a_comparison_has_both_pictures_and_their_distance(self, generate, sources):
         grid, log = generate(*sources["W4A8"], "--compare")
         exact, quantized = (grid[12:204, left : left + 192][1::3, 1::3] for left in (12, 228))
         np.testing.assert_array_equal(exact, generate()[0])
@@ -111,7 +111,7 @@ class TestQuantized:
         assert psnr == pytest.approx(measure_psnr(quantized[None], exact[None]), abs=0.06)
         assert 5 < snr < 40
 
-    def test_fewer_quantized_blocks_are_nearer(self, generate, sources):
+    def test_fewer_quantized_blocks_are_closer_to_full_precision(self, generate, sources):
         numbers = {}
         for blocks in ("mm_00,mm_01,mm_02,mm_03,mm_04", "mm_03"):
             _, log = generate(*sources["W4A8"], "--compare", "--blocks", blocks, prompts=PROMPTS[1:])
@@ -157,7 +157,7 @@ class TestRefusals:
             (("--quant-config", "nowhere.json"), "nowhere.json is missing"),
         ],
     )
-    def test_what_cannot_be_done_is_named(self, generate, options, words):
+    def test_impossible_options_are_named(self, generate, options, words):
         with pytest.raises(UserError, match=re.escape(words)):
             generate(*options)
 

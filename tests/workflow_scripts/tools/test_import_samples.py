@@ -1,4 +1,4 @@
-"""A dataset in the original layout goes into the store as it is, or not at all, and every reason is named."""
+"""A dataset in the original layout is imported unchanged or not at all, with every reason."""
 
 import json
 import re
@@ -79,7 +79,7 @@ def put(value):
     return x
 
 
-def test_what_was_exported_comes_back_equal(exported, dataset, target):
+def test_an_exported_dataset_is_imported_unchanged(exported, dataset, target):
     take(dataset, target)
     for shard in SHARDS:
         found, wanted = (
@@ -91,7 +91,7 @@ def test_what_was_exported_comes_back_equal(exported, dataset, target):
         assert seals[0]["sha256"] == seals[1]["sha256"]
 
 
-def test_imported_shards_are_as_good_as_recorded_ones_and_say_what_they_are(dataset, target):
+def test_imported_shards_pass_as_recorded_ones_and_are_marked(dataset, target):
     take(dataset, target)
     run_entry(target, "verify_trajectories")
     run_entry(target, "gather_calibration")
@@ -127,12 +127,12 @@ def test_recorded_trajectories_are_not_overwritten(dataset, tmp_path):
     assert hash_tree(folder / "trajectories.zarr") == before
 
 
-def test_hidden_files_are_no_samples(dataset, target):
+def test_hidden_files_are_ignored(dataset, target):
     (dataset / "samples" / ".snakemake_timestamp").touch()
     take(dataset, target)
 
 
-def test_a_dataset_without_latents_and_pictures_is_enough(dataset, target):
+def test_a_dataset_without_latents_and_pictures_is_accepted(dataset, target):
     shutil.rmtree(dataset / "latents")
     shutil.rmtree(dataset / "images")
     take(dataset, target)
@@ -255,7 +255,7 @@ def test_faults_are_counted_by_kind(dataset, target):
     ("content", "words"),
     [("{", "manifest.json is damaged"), ("[]", "not a manifest"), ('{"num_steps": 5}', "cfg_scale is missing")],
 )
-def test_a_manifest_that_cannot_be_used_is_named(dataset, target, content, words):
+def test_an_unusable_manifest_is_named(dataset, target, content, words):
     (dataset / "manifest.json").write_text(content)
     with pytest.raises(UserError, match=words):
         take(dataset, target)
@@ -276,7 +276,7 @@ def test_the_configuration_of_a_dataset_is_written_from_its_manifest(dataset, tm
 
 
 @pytest.mark.parametrize("prompt", ["two\nlines", "", " a circle"])
-def test_a_prompt_that_no_file_of_prompts_can_hold_is_rejected(dataset, tmp_path, prompt):
+def test_a_prompt_that_no_prompt_file_can_hold_is_rejected(dataset, tmp_path, prompt):
     amend(dataset / "manifest.json", lambda value: value["images"][3].update(prompt=prompt))
     with pytest.raises(UserError, match="is empty or not a single line"):
         write_import_config.main(Namespace(manifest=dataset / "manifest.json", out=tmp_path / "imported.yaml"))
@@ -291,7 +291,7 @@ def test_timesteps_in_fp16_are_those_of_the_schedule(dataset, target):
     take(dataset, target)
 
 
-def test_the_manifest_of_the_exports_is_json_others_can_read(dataset):
+def test_the_manifest_of_the_exports_is_plain_json(dataset):
     manifest = json.loads((dataset / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["images_saved"] == manifest["latents_saved"] == len(manifest["images"])
     assert read_json(dataset / "manifest.json").items() <= manifest.items()

@@ -1,4 +1,4 @@
-"""Every kind of damage to finished shards is found and named, by the check and by gathering alike."""
+"""Every kind of damage to finished shards is found and named, by the check and by gathering."""
 
 import re
 import shutil
@@ -49,7 +49,7 @@ DAMAGES = {
 }
 
 
-def test_whole_shards_pass_and_stay_as_they_are(caplog, find_store):
+def test_intact_shards_pass_and_are_not_changed(caplog, find_store):
     before = hash_tree(build_finished())
     with caplog.at_level("INFO", "taqmlx"):
         run_entry(build_finished(), "verify_trajectories", trajectories=find_store(build_finished()))
@@ -81,7 +81,7 @@ def test_every_fault_is_listed(tmp_path, find_store):
         run_entry(folder, "verify_trajectories", trajectories=find_store(folder))
 
 
-def test_a_leftover_file_is_named_and_does_no_harm(tmp_path, caplog, find_store):
+def test_a_leftover_file_is_named_and_ignored(tmp_path, caplog, find_store):
     folder = copy_finished(tmp_path)
     (folder / "trajectories.zarr/000/xs/c.0.0.0.0.0.12.partial").touch()
     (folder / "trajectories.zarr/000/.snakemake_timestamp").touch()

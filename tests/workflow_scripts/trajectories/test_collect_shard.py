@@ -1,4 +1,4 @@
-"""A shard holds the trajectories it was asked for, whatever happened while it was made."""
+"""A shard holds its trajectories, whatever happens while it is recorded."""
 
 import logging
 import os
@@ -54,7 +54,7 @@ def test_every_trajectory_is_in_one_shard_with_its_prompt_and_seed():
     assert found == {j: (j % 3, CONFIG["seed"] + j) for j in range(7)}
 
 
-def test_arrays_have_the_promised_shapes_and_types():
+def test_arrays_have_the_documented_shapes_and_dtypes():
     group = open_group()
     assert {name: (array.shape, str(array.dtype)) for name, array in group.arrays()} == {
         "xs": ((5, 5, 8, 8, 16), "float16"),
@@ -106,7 +106,7 @@ def test_another_batch_split_changes_rounding_only(tmp_path):
     np.testing.assert_allclose(other["latents"][:], open_group()["latents"][:], rtol=1e-3, atol=1e-3)
 
 
-def test_prompts_of_one_trajectory_each_advance_together(tmp_path, monkeypatch):
+def test_prompts_with_one_trajectory_each_run_in_one_batch(tmp_path, monkeypatch):
     """As of 1,000 prompts with a trajectory each, of which a shard has several."""
     batches = []
 
@@ -123,7 +123,7 @@ def test_prompts_of_one_trajectory_each_advance_together(tmp_path, monkeypatch):
     np.testing.assert_allclose(found, [alone[0][0], alone[0][3], alone[1][0]], rtol=1e-3, atol=1e-3)
 
 
-def test_more_trajectories_at_once_than_the_memory_holds_are_rejected_before_any_step(tmp_path, monkeypatch):
+def test_a_batch_beyond_the_memory_is_rejected_before_any_step(tmp_path, monkeypatch):
     prepare(tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: Namespace(total=10**7, available=10**7))
     with pytest.raises(UserError, match=r"recording 2 trajectories .* GB of memory, of 0.0 GB; lower batch_size$"):
@@ -131,7 +131,7 @@ def test_more_trajectories_at_once_than_the_memory_holds_are_rejected_before_any
     assert not (tmp_path / "trajectories.zarr" / "000").exists()
 
 
-def test_two_workers_at_once_write_what_one_after_the_other_wrote(tmp_path):
+def test_two_workers_at_once_write_the_same_bytes_as_one(tmp_path):
     prepare(tmp_path)
     workers = []
     for shard in SHARDS:
@@ -147,7 +147,7 @@ def test_two_workers_at_once_write_what_one_after_the_other_wrote(tmp_path):
     assert hash_tree(tmp_path / "trajectories.zarr") == hash_tree(build_finished() / "trajectories.zarr")
 
 
-def test_a_finished_shard_is_left_alone(tmp_path, caplog):
+def test_a_finished_shard_is_kept(tmp_path, caplog):
     folder = shutil.copytree(build_finished(), tmp_path / "results")
     seal = folder / "trajectories.zarr" / "000" / "zarr.json"
     os.utime(seal, (1, 1))
@@ -159,7 +159,7 @@ def test_a_finished_shard_is_left_alone(tmp_path, caplog):
     assert not (folder / "scratch" / "000").exists()
 
 
-def test_a_finished_shard_of_other_parameters_is_never_overwritten(tmp_path):
+def test_a_finished_shard_with_other_parameters_is_never_overwritten(tmp_path):
     folder = shutil.copytree(build_finished(), tmp_path / "results")
     before = hash_tree(folder / "trajectories.zarr")
     write_parameters(folder, cfg_scale=2.0)
@@ -168,7 +168,7 @@ def test_a_finished_shard_of_other_parameters_is_never_overwritten(tmp_path):
     assert hash_tree(folder / "trajectories.zarr") == before
 
 
-def test_something_else_in_the_place_of_the_shard_is_named(tmp_path):
+def test_a_foreign_file_at_the_path_of_the_shard_is_named(tmp_path):
     prepare(tmp_path)
     (tmp_path / "trajectories.zarr" / "000" / "xs").mkdir(parents=True)
     with pytest.raises(UserError, match="000 is in the way"):
@@ -236,7 +236,7 @@ def publish(scratch: Path, out: Path) -> dict[str, str]:
     return hash_tree(out)
 
 
-def test_a_shard_goes_on_from_its_checkpoint(tmp_path, caplog):
+def test_a_shard_resumes_from_its_checkpoint(tmp_path, caplog):
     interrupt(tmp_path / "scratch")
     begun = []
 
@@ -291,7 +291,7 @@ def test_damaged_scratch_is_named_and_discarded(tmp_path, caplog, name):
     assert found == publish(tmp_path / "whole", tmp_path / "reference")
 
 
-def test_scratch_of_other_parameters_is_discarded(tmp_path, caplog):
+def test_scratch_with_other_parameters_is_discarded(tmp_path, caplog):
     interrupt(tmp_path / "scratch")
     recorder = make_recorder(tmp_path / "scratch", seed=99)
     with caplog.at_level(logging.INFO, "taqmlx"):
@@ -300,7 +300,7 @@ def test_scratch_of_other_parameters_is_discarded(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("name", ["xs/c.0.0.0.0.0.123.partial", ".0a1b2c3d.partial.json"], ids=["a chunk", "the seal"])
-def test_leftover_partial_files_are_swept(tmp_path, name):
+def test_leftover_partial_files_are_removed(tmp_path, name):
     interrupt(tmp_path / "scratch")
     (tmp_path / "scratch/group" / name).write_bytes(b"torn")
     assert publish(tmp_path / "scratch", tmp_path / "out") == publish(tmp_path / "whole", tmp_path / "reference")
@@ -331,7 +331,7 @@ def test_a_state_that_cannot_be_stored_is_named(tmp_path, value, words):
     assert repr(PROMPTS[0]) in str(caught.value)
 
 
-def test_final_latents_that_are_not_finite_are_named(tmp_path):
+def test_non_finite_final_latents_are_named(tmp_path):
     def begin(rows):
         return begin_counting(rows)[0], lambda latents, step: latents + (np.nan if step == 4 else 1)
 
@@ -348,7 +348,7 @@ def run_by_other_kernels(folder: Path, checkpoints: int = sys.maxsize) -> int:
 
 
 @pytest.mark.skipif(name_kernels() in ("reference", "of the system", "Nehalem"), reason="no other kernels")
-def test_a_shard_begun_on_another_kind_of_cpu_is_finished_and_whole(tmp_path, caplog):
+def test_a_shard_started_on_another_cpu_family_is_finished(tmp_path, caplog):
     """What the other one stored stays as it is, and the rest differs by rounding."""
     folder = shutil.copytree(build_finished(), tmp_path / "results")
     finished = zarr.open_group(folder / "trajectories.zarr" / "000", mode="r")["latents"][:]

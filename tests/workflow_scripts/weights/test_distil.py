@@ -1,4 +1,4 @@
-"""Distillation as the rule runs it: equal bytes after any interruption, never worse than its start, and rejections."""
+"""Distillation as the rule runs it: equal bytes after interruptions, never worse than its start; rejected inputs."""
 
 import logging
 import re
@@ -100,7 +100,7 @@ class TestResult:
         assert file.inputs == {}  # dynamic: no step sizes of their own
         assert {(layer.grid.bits, layer.grid.group_size) for layer in file.weights.values()} == {(3, 64)}
 
-    def test_the_seal_has_the_rules_and_what_was_read(self, finished, sources):
+    def test_the_seal_has_the_rules_and_the_inputs(self, finished, sources):
         seal = read_block(finished).seal
         wanted = block_plan.resolve_layers(
             plan.select_parameters("distil", configuration.complete(SETTINGS, configuration.load_schema()), [])
@@ -114,7 +114,7 @@ class TestResult:
             "blocks": blocks,
         }
 
-    def test_it_is_nearer_to_full_precision_than_the_blocks_on_prompts_held_out(self, finished):
+    def test_the_result_is_closer_to_full_precision_than_the_blocks_on_held_out_prompts(self, finished):
         report = read_made(finished)
         assert report["chosen"] == "distilled"
         assert report["errors"]["distilled"] < report["errors"]["blocks"]
@@ -128,7 +128,7 @@ class TestResult:
         assert set(report["moved_codes"]) == set(read_block(finished).weights)
         assert 0 < max(report["moved_codes"].values()) < 0.5
 
-    def test_a_message_has_both_errors_and_nothing_is_left_behind(self, sources, tmp_path, caplog):
+    def test_a_message_has_both_errors_and_no_scratch_remains(self, sources, tmp_path, caplog):
         """Scales alone: the codes are those of the blocks."""
         with caplog.at_level(logging.INFO, "taqmlx"):
             path = run_distil(sources, tmp_path, distil="scales")
@@ -143,7 +143,7 @@ class TestResult:
                 moved |= {name} if (found[name].grid.scales != layer.grid.scales).any() else set()
         assert set(found) - moved == {"mm_04.text.attn.q_proj"}  # the last block's text reaches no output
 
-    def test_what_is_worse_than_the_blocks_is_not_written(self, sources, tmp_path):
+    def test_a_result_worse_than_the_blocks_is_not_written(self, sources, tmp_path):
         """A rate far too high: the blocks as they are, and the report says so."""
         path = run_distil(sources, tmp_path, distil_rate=0.5, distil_code_rate=2.0)
         report, found = read_made(path), read_block(path)
@@ -178,14 +178,16 @@ class TestInterruptions:
     """Equal bytes, or a line that says why it starts over."""
 
     @pytest.mark.parametrize("saves", [1, 2])
-    def test_it_goes_on_and_ends_with_equal_bytes(self, sources, finished, tmp_path, monkeypatch, caplog, saves):
+    def test_an_interrupted_distillation_resumes_and_ends_with_equal_bytes(
+        self, sources, finished, tmp_path, monkeypatch, caplog, saves
+    ):
         interrupt(sources, tmp_path, monkeypatch, saves)
         with caplog.at_level(logging.INFO, "taqmlx"):
             path = run_distil(sources, tmp_path)
         assert f"resuming distillation after {2 * saves} iterations" in caplog.text
         assert hash_tree(path.parent) == hash_tree(finished.parent)
 
-    def test_a_checkpoint_of_other_settings_is_named_and_not_used(
+    def test_a_checkpoint_with_other_settings_is_named_and_ignored(
         self, sources, finished, tmp_path, monkeypatch, caplog
     ):
         interrupt(sources, tmp_path, monkeypatch, 1, distil_rate=0.1)
@@ -196,7 +198,7 @@ class TestInterruptions:
         assert hash_tree(path.parent) == hash_tree(finished.parent)
 
     @pytest.mark.parametrize("length", [0, -1])
-    def test_a_damaged_checkpoint_is_named_and_not_used(self, sources, tmp_path, monkeypatch, caplog, length):
+    def test_a_damaged_checkpoint_is_named_and_ignored(self, sources, tmp_path, monkeypatch, caplog, length):
         """Of one iteration, so that starting over is quick."""
         checkpoint = interrupt(sources, tmp_path, monkeypatch, 1, distil_iterations=1, distil_checkpoint_every=1)
         checkpoint.write_bytes(checkpoint.read_bytes()[:length])
@@ -207,7 +209,7 @@ class TestInterruptions:
         )
         assert len(read_made(path)["loss"]["values"]) == 1
 
-    def test_learning_that_breaks_keeps_its_checkpoint_and_writes_nothing(self, sources, tmp_path):
+    def test_diverged_learning_keeps_its_checkpoint_and_writes_nothing(self, sources, tmp_path):
         with pytest.raises(UserError, match=r"distillation: iteration \d gives a value that is not finite, first in"):
             run_distil(sources, tmp_path, distil_rate=1e4, distil_checkpoint_every=1)
         assert list_arguments(sources, tmp_path).scratch.exists()
@@ -215,7 +217,7 @@ class TestInterruptions:
 
 
 class TestFinished:
-    def test_finished_work_is_left_alone(self, sources, copy, caplog):
+    def test_finished_work_is_kept(self, sources, copy, caplog):
         before = hash_tree(copy / "made")
         with caplog.at_level(logging.INFO, "taqmlx"):
             run_distil(sources, copy)
@@ -224,11 +226,11 @@ class TestFinished:
         assert hash_tree(copy / "made") == before
 
     @pytest.mark.parametrize("name", ["distilled.safetensors", "distilled.json", "distilled.report.json"])
-    def test_what_lacks_a_file_is_not_finished(self, copy, sources, name):
+    def test_a_result_with_a_missing_file_is_not_finished(self, copy, sources, name):
         (copy / "made" / name).unlink()
         assert not self.ask(sources, copy)
 
-    def test_neither_is_what_was_damaged(self, copy, sources, caplog):
+    def test_a_damaged_result_is_not_finished(self, copy, sources, caplog):
         path = copy / "made" / "distilled.safetensors"
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
@@ -246,7 +248,7 @@ class TestFinished:
             ({"blocks": {"mm_00": "another"}}, r"other inputs \(blocks\.mm_00: "),
         ],
     )
-    def test_neither_is_what_was_made_of_something_else_and_the_difference_is_said(
+    def test_a_result_with_another_origin_is_not_finished_and_the_difference_is_named(
         self, copy, sources, caplog, change, words
     ):
         with caplog.at_level(logging.INFO, "taqmlx"):
@@ -287,30 +289,30 @@ class TestRefusals:
             run_distil(sources, folder, arguments, **changes)
         assert not list((folder / "made").iterdir())
 
-    def test_a_block_that_is_not_there(self, sources, tmp_path):
+    def test_a_missing_block_is_named(self, sources, tmp_path):
         arguments = list_arguments(sources, tmp_path)
         arguments.blocks[2] = tmp_path / "mm_02.safetensors"
         self.refuse(r"mm_02\.(safetensors|json) is missing; run the rule that makes it", sources, tmp_path, arguments)
 
     @pytest.mark.parametrize("kept", [UNITS[:-1], UNITS[1:], UNITS[::-1]], ids=["no shared", "no mm_00", "reversed"])
-    def test_blocks_that_are_not_all_named_in_order(self, sources, tmp_path, kept):
+    def test_incomplete_or_unordered_blocks_are_rejected(self, sources, tmp_path, kept):
         blocks = [sources / "adaround" / f"{unit}.safetensors" for unit in kept]
         words = r"--blocks: the files of \['mm_00', .*'shared'\] are needed in this order, and \[.*\] are named"
         self.refuse(words, sources, tmp_path, list_arguments(sources, tmp_path, blocks=blocks))
 
-    def test_blocks_of_other_rules(self, sources, tmp_path):
+    def test_blocks_with_other_rules_are_rejected(self, sources, tmp_path):
         words = (
             r"mm_00\.safetensors was made with other rules: mm_00\.image\.adaLN_modulation: weight\.bits: 3 there, 5 in"
             r" the configuration; run optimise_block again"
         )
         self.refuse(words, sources, tmp_path, weights=[{"layers": "*", "bits": 5, "range": "absmax"}])
 
-    def test_shared_layers_of_other_rules(self, sources, tmp_path):
+    def test_shared_layers_with_other_rules_are_rejected(self, sources, tmp_path):
         rules = [*SETTINGS["weights"], {"layers": "context_embedder", "bits": 8, "range": "absmax"}]
         words = r"shared\.safetensors was made with other rules: context_embedder: .*; run round_shared again"
         self.refuse(words, sources, tmp_path, weights=rules)
 
-    def test_a_damaged_block(self, sources, tmp_path):
+    def test_a_damaged_block_is_named(self, sources, tmp_path):
         shutil.copytree(sources / "adaround", tmp_path / "adaround")
         path = tmp_path / "adaround" / "mm_03.safetensors"
         path.write_bytes(path.read_bytes()[:-1] + b"?")
@@ -318,7 +320,7 @@ class TestRefusals:
         words = r"mm_03\.safetensors does not match .*mm_03\.json; delete both and run optimise_block again"
         self.refuse(words, sources, tmp_path, arguments)
 
-    def test_blocks_of_another_model(self, sources, tmp_path):
+    def test_blocks_of_another_model_are_rejected(self, sources, tmp_path):
         file = read_block(sources / "adaround" / "mm_00.safetensors")
         path, seal = tmp_path / "mm_00.safetensors", file.seal
         write_block(
@@ -328,7 +330,7 @@ class TestRefusals:
         arguments.blocks[0] = path
         self.refuse(r"mm_00\.safetensors was made with other inputs \(model\.", sources, tmp_path, arguments)
 
-    def test_shared_layers_rounded_on_another_calibration_set(self, sources, tmp_path):
+    def test_shared_layers_rounded_on_another_calibration_set_are_rejected(self, sources, tmp_path):
         """Its prompts may be those held out here."""
         file = read_block(sources / "adaround" / "shared.safetensors")
         path, seal = tmp_path / "shared.safetensors", file.seal
@@ -337,13 +339,13 @@ class TestRefusals:
         arguments.blocks[-1] = path
         self.refuse(r"shared\.safetensors was made with other inputs \(calibration: ", sources, tmp_path, arguments)
 
-    def test_a_damaged_calibration_set(self, sources, tmp_path):
+    def test_a_damaged_calibration_set_is_named(self, sources, tmp_path):
         calibration = write_guided_calibration(tmp_path / "calibration.zarr")
         damage(calibration)
         words = r"calibration\.zarr/xs does not match its seal; delete .* and run again"
         self.refuse(words, sources, tmp_path, list_arguments(sources, tmp_path, calibration=calibration))
 
-    def test_parameters_of_another_stage(self, sources, tmp_path):
+    def test_parameters_of_another_stage_are_rejected(self, sources, tmp_path):
         params = write_parameters(tmp_path / "other.json", "round_shared", SETTINGS)
         words = r"other\.json belongs to the stage round_shared, not distil"
         self.refuse(words, sources, tmp_path, list_arguments(sources, tmp_path, params=params))
@@ -352,10 +354,10 @@ class TestRefusals:
 class TestLossCurve:
     """What a report has of the losses."""
 
-    def test_few_are_all_there(self):
+    def test_few_losses_are_all_kept(self):
         assert shorten_losses([3.0, 2.0, 1.0]) == {"every": 1, "values": [3.0, 2.0, 1.0]}
 
-    def test_many_are_means_of_runs(self):
+    def test_many_losses_are_averaged_over_runs(self):
         losses = np.random.default_rng(0).random(2 * LOSSES_REPORTED + 1).tolist()
         found = shorten_losses(losses)
         assert found["every"] == 3
@@ -363,5 +365,5 @@ class TestLossCurve:
         assert found["values"][0] == pytest.approx(sum(losses[:3]) / 3)
         assert found["values"][-1] == pytest.approx(sum(losses[399:]) / 2)
 
-    def test_none_are_none(self):
+    def test_no_losses_give_an_empty_list(self):
         assert shorten_losses([]) == {"every": 1, "values": []}

@@ -55,14 +55,14 @@ def call_it_another(seal):
         (call_it_another, "are both the block mm_00"),
     ],
 )
-def test_a_block_that_does_not_belong_is_named_with_the_difference(study, paths, change, words):
+def test_a_foreign_block_is_named_with_the_difference(study, paths, change, words):
     seal_again(paths[1], change)
     with pytest.raises(UserError, match=words):
         study.pack(paths)
     assert not study.quantized.exists()
 
 
-def test_a_layer_the_rules_leave_alone_may_not_be_in_a_block(study, paths):
+def test_a_block_with_a_layer_outside_the_rules_is_rejected(study, paths):
     study.configure(weights=[{"layers": "mm_*", "bits": 4}, {"layers": "*adaLN_modulation", "bits": 16}])
     with pytest.raises(UserError, match=r"has, against the rules, the layer mm_00.image.adaLN_modulation"):
         study.pack(paths)
@@ -75,7 +75,7 @@ def test_missing_blocks_are_named(study, paths):
         study.pack(paths[:5])
 
 
-def test_the_distilled_model_is_named_alone(study, paths):
+def test_the_distilled_model_must_be_the_only_file(study, paths):
     seal = read_file_seal(paths[5].with_suffix(".json"))
     layers = {
         name: rules
@@ -101,7 +101,7 @@ def test_a_damaged_block_is_named(study, paths):
         study.pack(paths)
 
 
-def test_layers_whose_width_does_not_divide_are_named():
+def test_layers_that_the_group_size_does_not_divide_are_named():
     weights = {f"{layer.path}.weight": mx.zeros((8, 96 if "fc2" in layer.name else 64)) for layer in LAYERS}
     uniform, rows = ({layer.name: {"bits": 4, "group_size": size} for layer in LAYERS} for size in (64, "row"))
     with pytest.raises(UserError, match=r"mm_00.image.mlp.fc2 \(96 inputs, group size 64\), mm_00.text.mlp.fc2"):

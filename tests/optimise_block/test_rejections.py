@@ -1,4 +1,4 @@
-"""A finished block is left alone; what is damaged, foreign or missing is named."""
+"""A finished block is kept, and damaged, foreign or missing files are named."""
 
 import logging
 import re
@@ -21,7 +21,7 @@ from tools.small_results.shards import hash_tree
 from workflow_scripts.blocks import optimise_block
 
 
-def test_a_finished_block_is_left_alone(copy, caplog):
+def test_a_finished_block_is_kept(copy, caplog):
     arguments = list_arguments(copy)
     before = hash_tree(arguments.out.parent)
     arguments.scratch.mkdir(parents=True)
@@ -43,7 +43,7 @@ def test_a_finished_block_is_left_alone(copy, caplog):
         ),
     ],
 )
-def test_a_finished_block_of_other_parameters_is_replaced_only_if_asked(copy, caplog, changes, words):
+def test_a_finished_block_with_other_parameters_is_replaced_only_with_overwrite(copy, caplog, changes, words):
     before = hash_tree(copy / "adaround")
     with pytest.raises(UserError, match=rf"^\S+mm_00\.safetensors was made with other parameters \({words}[^\n]+$"):
         quantize(copy, **changes)
@@ -54,7 +54,7 @@ def test_a_finished_block_of_other_parameters_is_replaced_only_if_asked(copy, ca
     assert read_block(path).seal["parameters"] == select_block(select("optimise_block", **changes), "mm_00")
 
 
-def test_a_damaged_block_is_named_and_made_again_if_asked(copy):
+def test_a_damaged_block_is_named_and_remade_with_overwrite(copy):
     path = copy / "adaround" / "mm_00.safetensors"
     before = hash_tree(copy / "adaround")
     content = bytearray(path.read_bytes())
@@ -67,7 +67,7 @@ def test_a_damaged_block_is_named_and_made_again_if_asked(copy):
 
 
 @pytest.mark.parametrize("name", ["mm_00.safetensors", "mm_00.json", "mm_00.report.json"])
-def test_a_block_that_lacks_a_file_is_made_again(copy, name):
+def test_a_block_with_a_missing_file_is_remade(copy, name):
     before = hash_tree(copy / "adaround")
     (copy / "adaround" / name).unlink()
     quantize(copy, engine="rtn")
@@ -83,7 +83,7 @@ def test_an_unknown_block_is_rejected(folder):
         optimise_block.main(list_arguments(folder, "mm_05"))
 
 
-def test_a_missing_part_is_named(folder):
+def test_a_missing_shard_is_named(folder):
     configure(folder)
     one = list_arguments(folder).inputs[:1]
     with pytest.raises(UserError, match="shards 00, 01 are needed and 00 are named"):
@@ -108,7 +108,7 @@ def test_a_damaged_row_is_named(folder):
         quantize(folder, engine="rtn")
 
 
-def test_a_chain_feeds_a_block_from_the_quantized_ones_before_it(folder):
+def test_a_chained_block_reads_the_quantized_blocks_before_it(folder):
     chained = {"engine": "gptq", "block_inputs": "quantized"}
     quantize(folder, "mm_00", **chained)
     path = quantize(folder, "mm_01", before=("mm_00",), **chained)
@@ -119,7 +119,7 @@ def test_a_chain_feeds_a_block_from_the_quantized_ones_before_it(folder):
     assert any((layer.codes != alone.weights[name].codes).any() for name, layer in chain.weights.items())
 
 
-def test_a_chain_with_another_block_before_is_another_block(folder):
+def test_another_previous_block_makes_another_chained_block(folder):
     chained = {"engine": "rtn", "block_inputs": "quantized"}
     quantize(folder, "mm_00", **chained)
     quantize(folder, "mm_01", before=("mm_00",), **chained)
@@ -147,7 +147,7 @@ def write_small(folder: Path, parameters: plan.Parameters) -> Path:
         ("full_precision", "mm_01", ("mm_00",)),
     ],
 )
-def test_other_blocks_before_than_the_chain_needs_are_rejected(folder, how, block, before):
+def test_wrong_previous_blocks_are_rejected(folder, how, block, before):
     for name in before:
         configure(folder, name)
         small_block = select_block(select("optimise_block", engine="rtn", block_inputs=how), name)
