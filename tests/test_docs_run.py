@@ -84,7 +84,7 @@ ELSEWHERE = {
     r"make lint": ".ci/run::make lint",
     r"make docs": ".ci/run::make docs",
     r"make kernels": ".ci/run::make kernels",
-    r"make mflux": "tests/mflux/test_transformer.py::test_the_velocity_is_ours_in_single_precision",
+    r"make mflux": "tests/mflux/test_transformer.py::test_the_velocity_is_ours_in_fp32",
     r"make everything": "tests/workflow/test_every_file.py::"
     "test_a_flipped_bit_in_any_kind_of_file_is_found_and_named_with_its_target",
     r"python -m src\..*": "tests/compat/test_chain.py::test_from_trajectories_to_a_picture",

@@ -31,7 +31,7 @@ WORDS = (
     Word(r"(?:captured|calibration) parts?|parts? of (?:the|its) (?:calibration |capture )?points", "shard"),
     Word(r"blocks? of (?:a|the) store", "chunk"),
     Word(r"(?:single|half)[ -]precision", "fp32, fp16 (or a 16-bit dtype)"),
-    Word(r"quantis\w+", "quantize"),
+    Word(r"quantis\w+", "quantize", ("tests/test_packaging.py",)),
     Word(r"regularis\w+", "regularizer"),
     # Plain verbs
     Word(r"refus(?:e|es|ed|ing|als?)", "reject"),

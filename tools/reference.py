@@ -46,7 +46,7 @@ def create_transformer(seed=0, **changes):
 
 
 def copy_transformer(model):
-    """The same transformer anew: DiffusionKit empties the adaLN weights of the one it samples with."""
+    """A new copy of the transformer: DiffusionKit empties the adaLN weights of the one it samples with."""
     copy = mmdit.MMDiT(model.config)
     copy.update(model.parameters())
     return copy

@@ -1,7 +1,7 @@
 """Hard twin of the embedded model: the same function, with the outliers of a large transformer in its layer inputs.
 
 The rows of `hardness.py` change the weights of the embedded model at load, in float64. They are rounded once, to fp32:
-stored in half precision, the twin would differ by some 5e-4.
+stored in fp16, the twin would differ by some 5e-4.
 """
 
 from collections.abc import Iterator, Sequence

@@ -78,7 +78,7 @@ class FirstTokenUnits:
 class AlwaysOnUnits:
     """Pairs of units that GELU passes unchanged, B + u z, where z is an existing unit before its GELU.
 
-    Two such units with other B, and output columns in the inverse ratio of their u, cancel but for a constant. B is
+    Two such units with other B, and output columns in the inverse ratio of their u, cancel up to a constant. B is
     log-uniform from `lowest`, where GELU(x) = x, to `highest`; u z is at most about `spread` times B.
     """
 
@@ -95,7 +95,7 @@ class AlwaysOnUnits:
         rows, biases = weights[f"{path}.mlp.fc1.weight"], weights[f"{path}.mlp.fc1.bias"]
         units = outliers.draw_units(weights, path, self.pairs, rng)
         levels = np.exp(rng.uniform(np.log(self.lowest), np.log(self.highest), (2, self.pairs)))
-        levels = np.round(4 * levels) / 4  # half precision holds them
+        levels = np.round(4 * levels) / 4  # fp16 holds them
         gains = self.spread * levels / LARGEST
         columns = weights[f"{path}.mlp.fc2.weight"][:, outliers.draw_units(weights, path, self.pairs, rng)]
         pair = [columns, -columns * gains[0] / gains[1]]

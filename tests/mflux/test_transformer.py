@@ -187,7 +187,7 @@ def test_every_layer_has_its_bits_and_group_size(run, exact):
 
 
 @pytest.mark.parametrize("step", range(STEPS))
-def test_the_velocity_is_ours_in_single_precision(model, inputs, exact, monkeypatch, step):
+def test_the_velocity_is_ours_in_fp32(model, inputs, exact, monkeypatch, step):
     monkeypatch.setattr(blocks, "NORM_EPS", EPS)
     found, _ = exact
     velocity, conditioning = predict(model, inputs[1], found[f"conditioning.{step}"], found[f"timestep.{step}"])

@@ -114,7 +114,7 @@ def test_a_picture_equals_that_of_the_pipeline(miniature, monkeypatch):
 
 
 def keep_latents(pipeline, monkeypatch):
-    """The latents `generate_image` decodes, as it goes on."""
+    """The latents that `generate_image` decodes, step by step."""
     kept, denoise = [], pipeline.denoise_latents
 
     def denoise_and_keep(*arguments, **options):

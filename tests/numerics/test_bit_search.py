@@ -69,7 +69,7 @@ def test_costs_of_zero_are_accepted():
 
 
 def draw_options(seed: int, names: str = "abcd", widths: tuple[int, ...] = (64, 128, 192, 256)) -> dict:
-    """Options of layers of 8 outputs and so many inputs each, every choice that fits, dearer where it is smaller."""
+    """Options of layers of 8 outputs and the given inputs: every choice that fits, more costly where it is smaller."""
     rng = np.random.default_rng(seed)
     return {
         name: [

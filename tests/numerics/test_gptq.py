@@ -25,7 +25,7 @@ def draw(seed, out=8, width=64, rows=256):
 def round_slowly(weight, grid, hessian, damping):
     """One column after the other by the paper's equations, the largest diagonal first, with the inverse Hessian.
 
-    After a column is fixed it leaves the Hessian, whose inverse is taken anew.
+    After a column is fixed it leaves the Hessian, whose inverse is computed again.
     """
     weight = weight.astype(np.float64)
     hessian = hessian + damping * np.mean(np.diag(hessian)) * np.eye(len(hessian))
@@ -75,7 +75,7 @@ def test_with_uncorrelated_inputs_codes_are_those_of_rtn():
     np.testing.assert_array_equal(round_with_gptq(weight, grid, hessian, DAMPING), round_to_grid(weight, grid))
 
 
-def test_the_input_with_the_largest_energy_is_rounded_first_and_to_nearest():
+def test_the_input_with_the_largest_energy_is_rounded_first_to_the_nearest_level():
     weight, grid, _, hessian = draw(3)
     largest = np.argmax(np.diag(hessian))
     codes, nearest = round_with_gptq(weight, grid, hessian, DAMPING), round_to_grid(weight, grid)

@@ -119,7 +119,7 @@ class TestRules:
         assert dynamic.identity == InputQuantizer("dynamic", 8, group_size=32).identity
         assert create_quantizer({"bits": 16}).identity == InputQuantizer("none", 16).identity
 
-    def test_step_sizes_that_are_missing_are_refused(self):
+    def test_missing_step_sizes_are_rejected(self):
         for policy in ("static", "lut"):
             with pytest.raises(ValueError, match=f"the policy {policy} needs step sizes"):
                 create_quantizer({"bits": 8, "policy": policy})

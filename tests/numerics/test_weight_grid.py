@@ -133,7 +133,7 @@ class TestBfloat16:
         assert np.isfinite(weight_grid.dequantize(weight_grid.round_to_grid(weight, grid), grid)).all()
 
     @pytest.mark.parametrize("value", [np.inf, np.nan])
-    def test_what_is_not_finite_is_refused(self, weight, value):
+    def test_non_finite_values_are_rejected(self, weight, value):
         weight[3, 7] = value
         with pytest.raises(ValueError, match="not finite, or beyond the range of bf16"):
             weight_grid.choose_grid(weight, make_rule(scale_dtype="bfloat16"))

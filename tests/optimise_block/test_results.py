@@ -42,7 +42,7 @@ def test_the_report_has_the_error_of_every_rounding_and_the_best_is_chosen(finis
 def test_every_engine_gives_the_simpler_ones_the_same_errors(finished, captured, tmp_path):
     reports = {engine: read_report(path)["errors"] for engine, path in finished.items()}
     assert reports["gptq"] == {name: reports["adaround"][name] for name in TRIED["gptq"]}
-    # The engine rtn rounds adaLN layers to nearest, which every error of the block has in it; without them it is alike.
+    # The engine rtn rounds adaLN layers by RTN, which affects every error of the block; without them the errors agree.
     unrounded = [{"layers": "mm_*", "bits": 4}, {"layers": "*adaLN_modulation", "bits": 16}]
     found = []
     for engine in ("rtn", "gptq"):
@@ -68,7 +68,7 @@ def test_rtn_gives_the_nearest_codes(finished, weights):
 
 
 def test_adaln_weights_have_a_smaller_held_out_error_than_rtn(finished, captured, weights):
-    """By every engine but rtn, which rounds them to nearest."""
+    """For every engine except rtn, which rounds them by RTN."""
     files = {engine: read_block(path) for engine, path in finished.items()}
     inputs, parameters = open_block_inputs(sorted((captured / "block_inputs.zarr").iterdir())), select("optimise_block")
     split = split_points(inputs.points, inputs.prompt_indices, parameters["held_out"], parameters["seed"])

@@ -223,13 +223,13 @@ class TestMflux:
             ),
         ],
     )
-    def test_what_it_cannot_hold_is_refused_before_any_job(self, changes, words):
+    def test_what_mflux_cannot_hold_is_rejected_before_any_job(self, changes, words):
         with pytest.raises(ValueError, match=words):
             refuse_mflux(configuration.complete(self.FITTING | changes, SCHEMA))
 
 
 @pytest.mark.parametrize("scale_dtype", ["float16", "bfloat16"])
-def test_a_rule_of_another_stored_type_is_refused(scale_dtype):
+def test_a_rule_with_another_stored_type_is_rejected(scale_dtype):
     other = {"float16": "bfloat16", "bfloat16": "float16"}[scale_dtype]
     rules = [{"layers": "*", "bits": 4}, {"layers": "mm_*", "bits": 4, "scale_dtype": other}]
     with pytest.raises(ValueError, match=rf"weights: mm_\* has the scale_dtype {other}, .* set scale_dtype"):

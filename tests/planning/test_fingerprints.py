@@ -1,7 +1,7 @@
 """The parameters of every stage under the presets are unchanged, so that earlier results stay valid.
 
 A fingerprint changes with a stage's version, its keys, and their values. `fingerprints.json` has those of now; after a
-change that is meant, `python -m tests.planning.test_fingerprints` writes it anew.
+change that is meant, `python -m tests.planning.test_fingerprints` writes it again.
 """
 
 from pathlib import Path

@@ -116,7 +116,7 @@ def build_variant(title, snr, bits=4.5, widths=(8,), steps=12):
 
 
 def build_way(name, title, bits, quality, **more):
-    """A way to quantize of the frontier, so many dB from full precision."""
+    """A way to quantize of the frontier, at `median` dB from full precision."""
     interval = {
         key: {"value": value, "interval_95": [value - 1, value + 1.5]}
         for key, value in (("median", quality), ("p5", 0.9 * quality - 9))

@@ -199,7 +199,7 @@ def test_a_second_run_gives_the_same_bytes(study, tmp_path):
         ),
     ],
 )
-def test_what_mflux_cannot_hold_is_refused(tmp_path, changes, words):
+def test_what_mflux_cannot_hold_is_rejected(tmp_path, changes, words):
     study = make_study(tmp_path, **changes)
     with pytest.raises(UserError, match=words):
         export(study)

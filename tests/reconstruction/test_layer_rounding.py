@@ -19,7 +19,7 @@ WIDTH = 64
 
 
 def draw_inputs(rows, directions, seed=0):
-    """Inputs (rows, 64) that lie in so many directions."""
+    """Inputs (rows, 64) that lie in the given number of directions."""
     rng = np.random.default_rng(seed)
     basis = np.random.default_rng(99).standard_normal((directions, WIDTH))
     return (rng.standard_normal((rows, directions)) @ basis).astype(np.float32)

@@ -28,7 +28,7 @@ def make_file(rules, weights, inputs, sigmas):
 
 
 def round_modulation(captured, rules):
-    """The adaLN weights to nearest, by name, those with less than 16 bits."""
+    """The adaLN weights with less than 16 bits by RTN, by name."""
     weights, _ = read_weights(captured.model, list_own_linears(captured.model, BLOCK))
     rounded = {}
     for name, weight in weights.items():

@@ -64,7 +64,7 @@ class TestRepeating:
     @pytest.mark.parametrize("start", ["full_precision", "codes"])
     @pytest.mark.parametrize(("way", "stops"), [("joint", [2, 4, 6]), ("separate", [2, 4, 6, 8, 10, 12])])
     def test_resuming_from_any_checkpoint_ends_in_the_same_arrays(self, study, tmp_path, way, stops, start):
-        """As an interrupted job does: through a file, in a state made anew."""
+        """As an interrupted job does: through a file, into a new state."""
         problem, _, grids, quantizers = study
         codes = {name: round_to_grid(np.array(problem.weights[name]), grid) for name, grid in grids.items()}
         flat = {

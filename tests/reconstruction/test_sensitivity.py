@@ -190,7 +190,7 @@ def test_pairs_are_spread_over_the_noise_levels_each_with_its_negative():
 
 
 def test_the_remaining_blocks_give_the_velocity_of_the_model(captured):
-    """From what a block gives, whichever it is, the model goes on to one and the same velocity."""
+    """The remaining blocks give the same velocity from the outputs of any block."""
     rows = EVERY[::10]
     modulation = mx.array(captured.modulation[rows])
     found = []

@@ -274,7 +274,7 @@ class TestVelocity:
     def test_a_model_without_guidance_and_with_unified_blocks_runs(self, tmp_path):
         single = {"dtype": mx.float32, "float16_dtype": mx.float32}  # sums in bfloat16 depend on their order
         study = Study(tmp_path, "by groups of channels", **FLUX | single)
-        # In one batch too: so many layers round their inputs that kernels which differ by row would move codes in most.
+        # In one batch too: many layers round their inputs, and kernels that differ by row would move codes in most.
         linear = bind_blocks(study.model, study.files).at(float(study.points.sigmas[0]))  # dynamic: of any noise level
         batch = study.points.take(np.arange(len(study.points.xs)))
         expected = np.array(predict_conditions(study.model, linear, batch, 1))

@@ -62,7 +62,7 @@ def test_a_running_writer_is_not_disturbed(way, writer, tmp_path):
     partial, name = list_names(tmp_path)
     assert partial.startswith(".x.png.")
     assert name == "x.png"
-    writer.communicate("go on\n")
+    writer.communicate("continue\n")
     assert writer.returncode == 0
     assert list_names(tmp_path) == ["x.png"]
 

@@ -19,7 +19,7 @@ def write_chunk(kind, data):
 
 
 def write_bomb(path, width, height):
-    """A PNG file of a few bytes that says it has so many pixels."""
+    """A PNG file of a few bytes whose header states the given size."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = (
         write_chunk(b"IHDR", head) + write_chunk(b"IDAT", zlib.compress(bytes(1 << 16))) + write_chunk(b"IEND", b"")

@@ -49,7 +49,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Captured:
-    """A transformer, and what its blocks read at points (P,) of five noise levels, a row for each condition (R = C P).
+    """A transformer, and the block inputs at points (P,) of five noise levels, a row for each condition (R = C P).
 
     states: image (R, N, D) and text (R, T, D), fp16, before each block and after the last; modulation (R, D) float32;
     points and sigmas (R,).

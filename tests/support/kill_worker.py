@@ -53,7 +53,7 @@ def collect(folder: Path, limit: int = sys.maxsize) -> None:
 
 
 def collect_until(folder: Path, checkpoints: int) -> None:
-    """Run the worker, and kill this process after so many checkpoints."""
+    """Run the worker, and kill this process after the given number of checkpoints."""
     count = [0]
 
     def watch(event, arguments):

@@ -39,7 +39,7 @@ class WorkingCopy:
         self.configure(**changes)
 
     def configure(self, **changes) -> None:
-        """Set the configuration anew."""
+        """Replace the configuration."""
         values = yaml.safe_load(QUICK.read_text(encoding="utf-8")) | {"results_dir": "results"} | changes
         (self.folder / "config.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
 

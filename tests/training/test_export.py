@@ -61,7 +61,7 @@ def test_the_autoencoder_is_exported_with_the_latent_scale_folded_in(tmp_path):
     raw = embedded.load_encoder(tmp_path)(mx.array(to_numpy(pictures)))
     mean, log_variance = mx.split(raw, 2, axis=-1)
     scaled = (np.array(mean) - embedded.SD3_SHIFT) * embedded.SD3_SCALE
-    np.testing.assert_allclose(scaled, to_numpy(latents), atol=1e-2)  # the folded weights are rounded to fp16 anew
+    np.testing.assert_allclose(scaled, to_numpy(latents), atol=1e-2)  # the folded weights are rounded to fp16 again
     np.testing.assert_allclose(np.exp(np.array(log_variance) / 2) * embedded.SD3_SCALE, 0.1, rtol=1e-2)
     expected = model.decoder(latents / embedded.SD3_SCALE + embedded.SD3_SHIFT)
     x = mx.array(to_numpy(latents)) / embedded.SD3_SCALE + embedded.SD3_SHIFT

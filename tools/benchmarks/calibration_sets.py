@@ -1,11 +1,11 @@
-"""What the rounding is calibrated on: prompts, guidance and captured points against held-out pictures.
+"""Calibration sets: the effect of prompts, guidance and captured points on held-out pictures.
 
     python -m tools.benchmarks.calibration_sets --folder results/bench_calibration [--full]
 
-One thing is changed at a time about 256 prompts, guidance 3 and 1,024 captured points; with --full all are combined.
-Every set has 6,400 points: 256 trajectories of 25 kept steps, or of 1,024 prompts as many trajectories of 6 steps. A
-cell rounds all layers at the bits of one search (4.5 per weight) by GPTQ, on the Hessians of its captured points, then
-distils on all points. Pictures are of captions kept out of the model's training, at guidance 3. Goes on where it was.
+One setting changes at a time around 256 prompts, guidance 3 and 1,024 captured points; --full combines all. Every set
+has 6,400 points: 256 trajectories of 25 kept steps, or 1,024 trajectories of 6 kept steps for 1,024 prompts. A cell
+rounds all layers with the bits of one search (4.5 per weight) by GPTQ, with the Hessians of its captured points, then
+distils on all points. Pictures are of captions kept out of the model's training, at guidance 3. A repeated run resumes.
 """
 
 import argparse

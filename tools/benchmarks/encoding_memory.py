@@ -1,7 +1,7 @@
-"""Peak memory of the encodings' way through the store, at the true shapes of Stable Diffusion 3 Medium: 19 MB a prompt.
+"""Peak memory of encodings in the store, at the true shapes of Stable Diffusion 3 Medium: 19 MB per prompt.
 
-Writes the encodings of so many prompts, made up, to a folder, copies them to a calibration set, reads them back, and
-prints the peak resident memory in MB after each. It takes twice 19 MB a prompt on the disk.
+Writes synthetic encodings of the given number of prompts to a folder, copies them to a calibration set, reads them
+back, and prints the peak resident memory in MB after each. It needs twice 19 MB per prompt on the disk.
 """
 
 import argparse

@@ -54,7 +54,7 @@ class Run:
         self.call("gather_calibration", params=self.params("gather_calibration"), **places, **shared)
 
     def observe(self) -> None:
-        """Statistics of the activations, and what the blocks read."""
+        """Statistics of the activations, and block inputs."""
         part = self.folder / "activations" / "shards" / "00.safetensors"
         shared = {"calibration": self.calibration, "shard": "00"}
         self.call("collect_activations", params=self.params("collect_activations"), out=part, **shared)

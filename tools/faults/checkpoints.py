@@ -1,4 +1,4 @@
-"""Harm to what an interrupted job has left in its scratch folder, for the next one to go on from.
+"""Damage to the scratch folder from which an interrupted job resumes.
 
 A job is killed in the middle of a write, a file of its scratch folder is damaged, or its numbers are not finite. The
 same command again has to say what it does not use, and end with the bytes of an undisturbed run.

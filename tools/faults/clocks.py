@@ -38,10 +38,10 @@ def date_files(copy: WorkingCopy, wanted: dict[str, str], rng: random.Random) ->
 def follow_cure(copy: WorkingCopy, place: str) -> str:
     """Follow the cure of a run that finds a result dated in the future; the failure, or an empty string."""
     before = copy.read_tree()
-    refused = copy.run(*MAIN)
-    lines = [line for line in refused.stdout.splitlines() if line.startswith(f"error: results/{place} is dated ")]
-    if refused.returncode == 0 or len(lines) != 1:
-        return f"not rejected: {refused.stdout[-300:]}"
+    rejected = copy.run(*MAIN)
+    lines = [line for line in rejected.stdout.splitlines() if line.startswith(f"error: results/{place} is dated ")]
+    if rejected.returncode == 0 or len(lines) != 1:
+        return f"not rejected: {rejected.stdout[-300:]}"
     done = copy.finish(shlex.split(lines[0].partition("in the future: ")[2]))
     return done.stdout or compare_trees(copy.read_tree(), before)
 

@@ -108,7 +108,7 @@ def find_partner(run: Run, names: Sequence[str], name: str, rng: random.Random) 
 
 
 def do_harm(results: Path, damage: Damage) -> None:
-    """Do it to a copy of hard links: the files are written anew, with their old dates."""
+    """Do it to a copy of hard links: the files are rewritten, with their old dates."""
     rng, paths = random.Random(damage.seed), [results / name for name in damage.names]
     contents, dates = [path.read_bytes() for path in paths], [path.stat() for path in paths]
     if damage.kind == SWAP:
@@ -281,7 +281,7 @@ def judge_jobs(run: Run, said: str, makers: set[Job], readers: set[Job]) -> str:
             affected.add(job)
     wanted = {name for job in affected for name in job.outputs}
     ran = {name.removeprefix("results/") for name in list_names(said, "output")}
-    return f"ran {sorted(ran - wanted)} in vain, and not {sorted(wanted - ran)}" * (ran != wanted)
+    return f"ran {sorted(ran - wanted)} needlessly, and not {sorted(wanted - ran)}" * (ran != wanted)
 
 
 def judge_bytes(run: Run, damage: Damage, results: Path, other: set[str] = frozenset()) -> str:

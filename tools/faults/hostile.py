@@ -117,7 +117,7 @@ def find_failure(read: Callable[[Path], Any], folder: Path) -> str:
 
 @contextlib.contextmanager
 def limit_time(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError within, after so many seconds."""
+    """Raise TimeoutError within, after the given seconds."""
 
     def stop(*_: Any) -> None:
         raise TimeoutError(f"it takes more than {seconds} s")

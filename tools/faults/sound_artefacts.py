@@ -209,7 +209,7 @@ def load_transformer() -> Any:
 
 
 def read_origins(folder: Path) -> None:
-    """Write the quantization config anew."""
+    """Write the quantization config again."""
     write_quant_config.main(
         Namespace(
             params=folder / "params" / "write_quant_config.json",

@@ -37,7 +37,7 @@ class Job:
 
     @property
     def written(self) -> list[str]:
-        """Everything it may leave: its outputs; undeclared, what a killed job goes on from, and their digests."""
+        """Everything it may leave: its outputs and, undeclared, the scratch of a killed job and their digests."""
         pictures = [self.outputs[0].removesuffix(".json")] if self.rule == "generate_images" else []
         sums = [f"{stem}.sha256" for name in self.outputs for stem in (name, name.rpartition(".")[0]) if stem]
         return [*self.outputs, *pictures, *dict.fromkeys(sums)]

@@ -1,4 +1,4 @@
-"""One worker, killed several times by the clock or at a file operation, then run to its end."""
+"""One worker, killed several times after a delay or at a file operation, then run to its end."""
 
 import random
 import shutil

@@ -7,7 +7,7 @@ from tools.faults.undisturbed import Run, read_jobs
 
 @pytest.fixture(scope="session")
 def run(finished) -> Run:
-    """The finished run, not to be changed. What blocks read is not there any more."""
+    """The finished run, not to be changed, without block inputs."""
     workflow, _ = finished
     shown = workflow.run("quant_config", "calibration", "activations", "--dry-run", "--forceall", "--printshellcmds")
     jobs = read_jobs(shown.stdout, workflow.results)

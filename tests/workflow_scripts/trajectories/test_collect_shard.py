@@ -340,7 +340,7 @@ def test_non_finite_final_latents_are_named(tmp_path):
 
 
 def run_by_other_kernels(folder: Path, checkpoints: int = sys.maxsize) -> int:
-    """Run the worker with kernels that every x86-64 CPU has, killed after so many checkpoints; its exit status."""
+    """Run the worker with kernels of every x86-64 CPU, killed after some checkpoints; its exit status."""
     code = "from pathlib import Path; from tests.support import kill_worker; "
     code += f"kill_worker.collect_until(Path({str(folder)!r}), "
     environment = os.environ | {"OPENBLAS_CORETYPE": "Nehalem"}
