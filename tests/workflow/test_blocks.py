@@ -95,7 +95,7 @@ def test_a_setting_that_would_replace_blocks_stops_before_any_job(copy, changes,
     copy.configure(**changes)
     refused = copy.run("quant_config")
     assert refused.returncode == 1
-    (line,) = [line for line in rejected.stdout.splitlines() if line.startswith("error:")]
+    (line,) = [line for line in refused.stdout.splitlines() if line.startswith("error:")]
     assert words in line
     assert "overwrite=true" in line
     assert "optimise_block" not in refused.stdout

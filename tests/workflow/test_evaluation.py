@@ -60,5 +60,5 @@ def test_an_invalid_evaluation_is_rejected_before_any_job(workflow, changes, wor
     workflow.configure(**SMALL | changes)
     refused = workflow.run(str(workflow.results / "fid.json"), "-n")
     assert refused.returncode == 1
-    (line,) = [line for line in rejected.stdout.splitlines() if line.startswith("error:")]
+    (line,) = [line for line in refused.stdout.splitlines() if line.startswith("error:")]
     assert words in line

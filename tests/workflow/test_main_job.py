@@ -96,7 +96,7 @@ def test_a_setting_that_would_recompute_shards_stops_before_any_job(copy):
     before = read_tree(copy.results)
     refused = copy.run("quant_config", "--config", "cfg_scale=2")
     assert refused.returncode == 1
-    (line,) = [line for line in rejected.stdout.splitlines() if line.startswith("error:")]
+    (line,) = [line for line in refused.stdout.splitlines() if line.startswith("error:")]
     assert "cfg_scale: 3.0 there, 2.0 in the configuration" in line
     assert "overwrite=true" in line
     assert read_tree(copy.results) == before
