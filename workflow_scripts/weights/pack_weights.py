@@ -32,9 +32,9 @@ from taqmlx.store.seal import Seal, check_origin, read_file_seal
 
 Rules = list[dict[str, Any]]
 
-# Layout of DiffusionKit's 4-bit checkpoints: `load_mmdit` calls nn.quantize with its defaults on every Linear, then
-# strips the prefix.
-UNIFORM_PREFIX = "model.diffusion_model."
+# Layout of DiffusionKit's 4-bit checkpoints: its loaders call nn.quantize with its defaults on every Linear. `load_mmdit`
+# strips the prefix; `load_flux` takes the names as they are.
+UNIFORM_PREFIX, FLUX_PREFIX = "model.diffusion_model.", ""
 UNIFORM_CURE = "--uniform-g64 writes learned codes of 4 bits in groups of 64: use the results of config/uniform.yaml"
 CURE = "name the mixed_bits.json that the blocks were made with, or make them again"
 UNIFORM_RULES = [{"layers": "*", "bits": 4, "group_size": 64, "symmetric": False, "range": "absmax"}]
@@ -55,7 +55,8 @@ def main(arguments: argparse.Namespace) -> None:
     origin = {"model": model.file_digests()}
     blocks, seals = check_blocks(arguments.blocks, parameters, layers, origin)
     weights = dict(tree_flatten(model.load_transformer().parameters()))
-    prefix, rules = (UNIFORM_PREFIX, UNIFORM_RULES) if arguments.uniform_g64 else ("", parameters["weights"])
+    prefix = choose_prefix(parameters["model"]) if arguments.uniform_g64 else ""
+    rules = UNIFORM_RULES if arguments.uniform_g64 else parameters["weights"]
     mixed = read_mixed_bits(arguments.mixed) if arguments.mixed and not arguments.uniform_g64 else None
     chosen = {layer.name: choose_rule(rules, mixed, layer.name) for layer in layers}
     packed = pack_layers(layers, weights, blocks, chosen, UNIFORM_CURE if arguments.uniform_g64 else CURE)
@@ -72,6 +73,11 @@ def main(arguments: argparse.Namespace) -> None:
     write_json(arguments.out_dir / "config.json", config)
     size = f"{config['bits_per_weight']:.2f} bits per weight, {config['model']['bytes'] / 1e6:.1f} MB"
     log.info(f"{len(packed)} layers quantized; {size} in {path}")
+
+
+def choose_prefix(model: str) -> str:
+    """Prefix of the tensor names in DiffusionKit's 4-bit checkpoint of `model`."""
+    return FLUX_PREFIX if model == "flux-schnell" else UNIFORM_PREFIX
 
 
 def check_blocks(
