@@ -32,8 +32,8 @@ from taqmlx.store.seal import Seal, check_origin, read_file_seal
 
 Rules = list[dict[str, Any]]
 
-# Layout of DiffusionKit's 4-bit checkpoints: its loaders call nn.quantize with its defaults on every Linear. `load_mmdit`
-# strips the prefix; `load_flux` takes the names as they are.
+# Layout of DiffusionKit's 4-bit checkpoints: the loaders call nn.quantize with its defaults on every Linear.
+# `load_mmdit` strips the prefix; `load_flux` takes the names as they are.
 UNIFORM_PREFIX, FLUX_PREFIX = "model.diffusion_model.", ""
 UNIFORM_CURE = "--uniform-g64 writes learned codes of 4 bits in groups of 64: use the results of config/uniform.yaml"
 CURE = "name the mixed_bits.json that the blocks were made with, or make them again"
