@@ -1,4 +1,4 @@
-"""`python -m src.adaround_optimize`: see `src/commands.py`."""
+"""`python -m src.adaround_optimize`: see `compat/commands.py`."""
 
 from compat.running import run
 

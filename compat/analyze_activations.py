@@ -1,4 +1,4 @@
-"""`python -m src.analyze_activations`: see `src/commands.py`."""
+"""`python -m src.analyze_activations`: see `compat/commands.py`."""
 
 from compat.running import run
 

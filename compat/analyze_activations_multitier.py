@@ -1,4 +1,4 @@
-"""`python -m src.analyze_activations_multitier`: see `src/commands.py`."""
+"""`python -m src.analyze_activations_multitier`: see `compat/commands.py`."""
 
 from compat.running import run
 

@@ -1,4 +1,4 @@
-"""`python -m src.cache_adaround_data`: see `src/commands.py`."""
+"""`python -m src.cache_adaround_data`: see `compat/commands.py`."""
 
 from compat.running import run
 

@@ -1,4 +1,4 @@
-"""`python -m src.decode_latents`: see `src/commands.py`."""
+"""`python -m src.decode_latents`: see `compat/commands.py`."""
 
 from compat.running import run
 

@@ -1,4 +1,4 @@
-"""`python -m src.generate_calibration_data`: see `src/commands.py`."""
+"""`python -m src.generate_calibration_data`: see `compat/commands.py`."""
 
 from compat.running import run
 

@@ -1,4 +1,4 @@
-"""`python -m src.load_adaround_model`: see `src/commands.py`."""
+"""`python -m src.load_adaround_model`: see `compat/commands.py`."""
 
 from compat.running import run
 

@@ -1,4 +1,4 @@
-"""What the options of an original command mean together: configuration values, and words for today's command.
+"""Combined meaning of the options of an original command: configuration values, and words for today's command.
 
 A count of images, which here are trajectories, becomes a count of calibration points; a stride counts the steps of a
 trajectory, all of which `generate_calibration_data` keeps.

@@ -1,4 +1,4 @@
-"""What a command of the original programs and its options can be here."""
+"""Types for the commands of the original programs and their options."""
 
 from argparse import Namespace
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`python -m src.rebuild_manifest`: see `src/commands.py`."""
+"""`python -m src.rebuild_manifest`: see `compat/commands.py`."""
 
 from compat.running import run
 

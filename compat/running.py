@@ -1,4 +1,4 @@
-"""Runs a command of the original programs: says what it is today, and does that."""
+"""Runs a command of the original programs: prints today's command and runs it."""
 
 import os
 import shlex

@@ -1,7 +1,7 @@
 """A command of the original programs as today's command.
 
-What its options set is kept in `config.yaml` in the folder of results, the configuration that every later command of
-that folder runs with.
+The settings of its options are kept in `config.yaml` in the results folder, the configuration of all later commands on
+that folder.
 """
 
 import argparse

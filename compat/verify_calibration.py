@@ -1,4 +1,4 @@
-"""`python -m src.verify_calibration`: see `src/commands.py`."""
+"""`python -m src.verify_calibration`: see `compat/commands.py`."""
 
 from compat.running import run
 

@@ -1,4 +1,4 @@
-"""`python -m src.visualize_activations`: see `src/commands.py`."""
+"""`python -m src.visualize_activations`: see `compat/commands.py`."""
 
 from compat.running import run
 

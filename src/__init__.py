@@ -1,3 +1,3 @@
-"""`python -m src.X`, as the original programs are called, runs `compat/X.py`."""
+"""`python -m src.X`, the call of the original programs, runs `compat/X.py`."""
 
 from compat import __path__  # noqa: F401

@@ -1,1 +1,1 @@
-"""Programs of developers, run from a clone and not installed: benchmarks, faults on purpose, a Slurm of one node."""
+"""Developer programs, run from a clone and not installed: benchmarks, fault injection, a one-node Slurm."""

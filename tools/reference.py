@@ -1,4 +1,4 @@
-"""DiffusionKit's own sampler over a transformer that is already in memory: what ours is compared with."""
+"""DiffusionKit's own sampler over a loaded transformer, as the reference for ours."""
 
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten

@@ -1,4 +1,4 @@
-"""`python -m src.calibration_sample_generation.sample_cali_data`: see `src/commands.py`."""
+"""`python -m src.calibration_sample_generation.sample_cali_data`: see `compat/commands.py`."""
 
 from compat.running import run
 

@@ -1,3 +1,3 @@
-"""Speed and memory, side by side in one run: `make bench` prints one table and writes it as JSON."""
+"""Speed and memory benchmarks: `make bench` prints one table and writes it as JSON."""
 
 import taqmlx  # noqa: F401  # before MLX, so that its BLAS is bound

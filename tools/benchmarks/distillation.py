@@ -1,4 +1,4 @@
-"""Distillation: an iteration of the whole model against plain torch."""
+"""Distillation compared with plain torch: an iteration of the whole model."""
 
 import statistics
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""Distillation loops to compare, each in a process of its own: each input line runs some iterations.
+"""Distillation loops to compare, each in its own process: an input line runs some iterations.
 
 `python -m tools.benchmarks.distillers NAME` answers a line with the seconds of an iteration. All learn codes of 4 bits,
 scales, zero points and biases of all linears from the guided velocity of 32 points, inputs unrounded.

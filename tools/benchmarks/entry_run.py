@@ -1,4 +1,4 @@
-"""The workflow's entries one after the other, called as the rules call them."""
+"""The workflow's entries in sequence, called as the rules call them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Record every shard of a run with a denoiser that costs nothing, through the real recorder, seals and store.
+"""Record every shard of a run with a free denoiser through the real recorder, seals and store.
 
-python -m tools.benchmarks.fake_denoiser RESULTS, where `params/collect_shard.json` and the prompts' encodings are
-made already. Trajectories start from the noise of their seeds, and each step brings them nearer to zero.
+python -m tools.benchmarks.fake_denoiser RESULTS, where `params/collect_shard.json` and the prompt encodings exist.
+Trajectories start from the noise of their seeds, and each step moves them towards zero.
 """
 
 import sys

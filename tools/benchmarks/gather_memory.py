@@ -1,4 +1,4 @@
-"""Peak memory of gathering, for ever more trajectories of made-up states, each size in a process of its own.
+"""Peak memory of gathering for growing numbers of synthetic trajectories, each size in its own process.
 
 python -m tools.benchmarks.gather_memory TRAJECTORIES FOLDER prints the peak resident memory of one size, in MB.
 """

@@ -1,4 +1,4 @@
-"""Learning one block of SD3 Medium's size, random weights: prints seconds per iteration and peak MB."""
+"""Learning of one block of the size of SD3 Medium with random weights: prints seconds per iteration and peak MB."""
 
 import statistics
 import time

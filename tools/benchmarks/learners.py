@@ -1,4 +1,4 @@
-"""AdaRound loops to compare, each in a process of its own: each input line runs some iterations.
+"""AdaRound loops to compare, each in its own process: an input line runs some iterations.
 
 `python -m tools.benchmarks.learners NAME PARAMS ROWS...` answers a line with the seconds of a chunk, and the end of its
 input with the held-out errors.

@@ -1,4 +1,4 @@
-"""Pictures per second of every variant, what simulating 8-bit activations costs, and the quick evaluation's time."""
+"""Pictures per second of every variant, the cost of simulated 8-bit activations, and the quick evaluation's time."""
 
 import tempfile
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A process that works when asked, so that several can take turns."""
+"""A process that works on request, so that several can take turns."""
 
 import os
 import subprocess

@@ -1,7 +1,7 @@
-"""A checkpoint of the true shape of Stable Diffusion 3 Medium, random weights, as a Hub cache: about 4.3 GB.
+"""A checkpoint of the true shape of Stable Diffusion 3 Medium with random weights, as a Hub cache: about 4.3 GB.
 
 `python -m tools.benchmarks.real_checkpoint FOLDER` writes it. Names and layout are those of the published file, so that
-DiffusionKit loads it. The text encoders beside it are the miniature's, of which nothing but the digests is read.
+DiffusionKit loads it. The text encoders beside it are those of the miniature; only their digests are read.
 """
 
 import sys

@@ -1,10 +1,10 @@
-"""The workflow at the true size of Stable Diffusion 3 Medium, random weights: time and peak memory of every job.
+"""The workflow at the true size of Stable Diffusion 3 Medium with random weights: time and peak memory of every job.
 
 `python -m tools.benchmarks.real_size --folder FOLDER` makes a checkpoint (4.3 GB, see `real_checkpoint`) and random
-encodings of the true shapes, then runs the workflow's entries one after the other, each in a process of its own: one
-prompt's trajectory of 2 steps, its calibration points, statistics, captured rows, every block (the rounding of one
-learned), the packed checkpoint and its check, and what draws with it. It needs 16 GB of memory and 15 GB of disk. What
-`record.json` among the results has already is not run again.
+encodings of the true shapes, then runs the workflow's entries in sequence, each in its own process: a trajectory of 2
+steps for one prompt, its calibration points, statistics, captured rows, every block (one with learned rounding), the
+packed checkpoint and its check, and pictures. It needs 16 GB of memory and 15 GB of disk. Entries in `record.json` of
+the results are not run again.
 """
 
 import argparse

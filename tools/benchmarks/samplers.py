@@ -1,6 +1,6 @@
-"""Samplers to compare, each in a process of its own: it builds, then samples whenever it reads a line.
+"""Samplers to compare, each in its own process, which samples once per input line.
 
-Run as `python -m tools.benchmarks.samplers NAME`; it answers each line with the seconds that sampling took.
+Run as `python -m tools.benchmarks.samplers NAME`; it answers each line with the seconds of sampling.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
-"""Ten thousand prompts: what planning, files, memory and the readers of all shards cost, and whether it grows linearly.
+"""Ten thousand prompts: the cost of planning, files, memory and the readers of all shards, and its growth.
 
-python -m tools.benchmarks.scale [--folder FOLDER] prints a table and writes results/scale.json. The denoiser is a fake
-that costs nothing (`tools/benchmarks/fake_denoiser.py`); everything else is the workflow's own. With --folder what is
-recorded is kept and used again. Processor seconds, since a disk's flushing and other work on the machine are not ours.
+python -m tools.benchmarks.scale [--folder FOLDER] prints a table and writes results/scale.json. The denoiser is
+free (`tools/benchmarks/fake_denoiser.py`); everything else is the workflow's own. With --folder, recorded shards are
+kept and reused. Times are CPU seconds, to exclude disk flushes and other work on the machine.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Steps of trajectories per second: DiffusionKit as installed and with a fast BLAS, this project, and a torch twin."""
+"""Trajectory-steps per second: DiffusionKit as installed and with a fast BLAS, this project, and a torch version."""
 
 import statistics
 from contextlib import ExitStack

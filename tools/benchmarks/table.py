@@ -1,4 +1,4 @@
-"""Rows of measurements and the table they make."""
+"""Rows of measurements and their table."""
 
 import operator
 import statistics

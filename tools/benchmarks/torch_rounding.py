@@ -1,6 +1,6 @@
 """AdaRound of one block in plain torch: autograd through the sigmoid, torch's own Adam, attention and GELU.
 
-Batches, first values, constants and learning rates are those of the project's loop.
+Batches, initial values, constants and learning rates are those of the project's loop.
 """
 
 import math

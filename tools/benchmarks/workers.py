@@ -1,4 +1,4 @@
-"""One worker and two: how fast a worker starts, what a second one brings, what being resumable costs."""
+"""One and two workers: start-up time, speed-up by a second worker, cost of checkpoints."""
 
 import subprocess
 import sys

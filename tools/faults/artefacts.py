@@ -1,4 +1,4 @@
-"""Every kind of file in the results, and which job finds out when it is damaged."""
+"""Every kind of file in the results, and the job that detects damage to it."""
 
 import sys
 from fnmatch import fnmatchcase

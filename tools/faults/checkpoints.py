@@ -1,7 +1,7 @@
 """Damage to the scratch folder from which an interrupted job resumes.
 
-A job is killed in the middle of a write, a file of its scratch folder is damaged, or its numbers are not finite. The
-same command again has to say what it does not use, and end with the bytes of an undisturbed run.
+A job is killed during a write, a file of its scratch folder is damaged, or its numbers are not finite. The same command
+must then name what it ignores, and end with the bytes of an undisturbed run.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""What surrounds the results changes between runs: their folder, the clock, the configuration, the packages."""
+"""Changes around the results between two runs: their folder, the clock, the configuration, the packages."""
 
 import random
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""One value of the configuration changes between two runs: what reads it runs again, and nothing costly unasked."""
+"""A configuration value changes between two runs: its readers rerun, and nothing costly reruns without overwrite."""
 
 import random
 from collections.abc import Iterator, Sequence

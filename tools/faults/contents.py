@@ -1,4 +1,4 @@
-"""Whether two files say the same, though their bytes differ: what no reader could tell."""
+"""Equality of two files in content, though their bytes differ: a difference that no reader can see."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Flipped bits, truncations, missing and swapped files in everything the workflow makes.
+"""Flipped bits, truncations, missing and swapped files in all results.
 
-The job that reads a file by the table of `artefacts` has to stop with a line that names it and says what to delete;
-when that is deleted and the jobs that make it run again, every byte has to be that of the undisturbed run. One in
-`SHARE` goes through Snakemake, which has to run the affected jobs and no others; the rest calls the jobs themselves.
+The job that reads a file by the table of `artefacts` must stop with a line that names it and says what to delete. After
+the deletion and a rerun of the jobs that make it, every byte must equal the undisturbed run. One in `SHARE` goes
+through Snakemake, which must run the affected jobs and no others; the rest call the jobs directly.
 """
 
 import os

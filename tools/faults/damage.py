@@ -1,4 +1,4 @@
-"""Ways to damage files, and to forge seals so that only what they vouch for can betray the change."""
+"""Ways to damage files, and to forge seals so that only the sealed content reveals the change."""
 
 import json
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Artefacts of every kind with hostile content, and the promises of their readers.
 
-A reader may reject, with a UserError of two lines at most, or take what it finds. It may not raise anything else, wait,
-or take memory out of proportion to the files.
+A reader may accept a file or reject it with a UserError of at most two lines. It may not raise anything else, wait, or
+use memory out of proportion to the files.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Run an entry and kill it at a file operation: python tools/faults/kill_at.py LIMIT COUNT MODULE OPTION ...
 
-The process kills itself before the operation that follows the first LIMIT ones on files it changes; if it ends before,
-the number of its operations is left in the file COUNT.
+The process kills itself after LIMIT operations on files it changes. If it ends earlier, it writes the number of its
+operations to the file COUNT.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""SIGKILL of workers and of Snakemake at random moments: what is made in the end has the bytes of an undisturbed run.
+"""SIGKILL of workers and of Snakemake at random moments: the final results have the bytes of an undisturbed run.
 
-Most kills hit one worker, run by the very command that Snakemake ran, several times before it may end. The rest hit a
-run of the whole workflow from nothing, again and again until it is through. A power cut is not among them: whether what
-was flushed is on the disk cannot be seen from a process's death.
+Most kills hit one worker, started by the command that Snakemake runs, several times before it may end. The others hit a
+run of the whole workflow, repeatedly until it is finished. Power cuts are not included: the death of a process does not
+show whether flushed data reached the disk.
 """
 
 import random

@@ -1,7 +1,7 @@
-"""NaN and infinities, under digests that vouch for them: in weights, activations, states, conditioning and the rest.
+"""NaN and infinities under valid digests: in weights, activations, states, conditioning and other files.
 
-The first job that reads one has to stop with a line that names where it is: file, layer, block, step, trajectory,
-prompt or calibration point, whatever there is.
+The first job that reads one must stop with a line that locates it: file, layer, block, step, trajectory, prompt or
+calibration point, as far as they exist.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What came of a planted fault, and the files of JSON lines that keep it."""
+"""Outcomes of injected faults, and their files of JSON lines."""
 
 import json
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,7 @@
-"""Writes that the system itself rejects: a full disk, a read-only one, another user's folder, a limit on sizes.
+"""Writes that the system rejects: a full disk, a read-only disk, the folder of another user, a limit on sizes.
 
-The first three need root: a file system in memory is mounted, and a job is started as another user. What cannot be had
-is said and left out.
+The first three need root: a file system in memory is mounted, and a job is started as another user. Unavailable kinds
+are named and skipped.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Results in another place, and whether anything in them remembers the old one."""
+"""Moved results, and a search for the old path in them."""
 
 import random
 import shutil

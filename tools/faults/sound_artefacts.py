@@ -1,4 +1,4 @@
-"""Small sound artefacts of every kind, as the entries leave them, and what the project's readers do with each."""
+"""Small intact artefacts of every kind, as the entries write them, and the project's readers of each."""
 
 import functools
 import shutil

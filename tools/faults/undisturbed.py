@@ -1,4 +1,4 @@
-"""An undisturbed run of the workflow, its jobs as commands, and copies of its results to do harm to."""
+"""An undisturbed run of the workflow, its jobs as commands, and copies of its results to damage."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A run of the whole workflow, killed again and again: all of it, Snakemake alone, or one of its workers."""
+"""A run of the whole workflow, killed repeatedly: all of it, Snakemake alone, or one of its workers."""
 
 import os
 import random

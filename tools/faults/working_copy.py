@@ -1,4 +1,4 @@
-"""A working copy of the program in a folder of its own: what Snakemake and its workers do there disturbs no other."""
+"""A separate working copy of the program, whose Snakemake and workers disturb no other."""
 
 import base64
 import hashlib

@@ -1,10 +1,10 @@
 """Every write of every stage fails once, in turn.
 
-A small library that is loaded before all others lets the n-th change to the results' folder fail as the system would:
-the disk is full, or becomes full in the middle of a write, the file system is read-only, or permission is missing. One
-line has to say so, nothing half-made may lie under a final name, and the same command again has to end with the bytes
-of an undisturbed run. One job of each rule makes some 3,000 changes of 730 kinds; one of each kind comes first.
-A few more faults are the system's own: full and read-only file systems, another user, a limit on the size of files.
+A small preloaded library lets the n-th change to the results folder fail as the system would: the disk is full, or
+becomes full during a write, the file system is read-only, or a permission is missing. One line must say so, no
+incomplete file may have its final name, and the same command must then end with the bytes of an undisturbed run. One
+job of each rule makes some 3,000 changes of 730 kinds; one of each kind comes first.
+Other faults are the system's own: full and read-only file systems, another user, a limit on the size of files.
 """
 
 import errno

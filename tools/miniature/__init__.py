@@ -1,5 +1,4 @@
-"""The released models in miniature: every file DiffusionKit loads, in the real layout under the real names.
+"""The released models in miniature: every file that DiffusionKit loads, with the real layout and names.
 
-Only the sizes differ: random weights, as many blocks as the real models have, of width 64, and vocabularies made on the
-spot.
+Only the sizes differ: random weights, the real number of blocks with a width of 64, and generated vocabularies.
 """

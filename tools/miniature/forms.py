@@ -1,4 +1,4 @@
-"""The bytes of safetensors files in other forms: stored as other types, in shards, with more tensors in them."""
+"""Safetensors files in other forms: with other dtypes, in shards, with additional tensors."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The workflow on a miniature, by Snakemake, its jobs processes of their own, with no network."""
+"""The workflow on a miniature by Snakemake, with jobs as processes and without a network."""
 
 import importlib
 import os

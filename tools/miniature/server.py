@@ -1,4 +1,4 @@
-"""A Hub on this machine: it serves given files, or rejects them as the real one does."""
+"""A local Hub that serves given files, or rejects them like the real one."""
 
 import hashlib
 import threading

@@ -1,4 +1,4 @@
-"""The miniature's sizes, and DiffusionKit's tables of sizes pointed at them."""
+"""The sizes of the miniature, set in DiffusionKit's tables of sizes."""
 
 from dataclasses import replace
 from functools import partial

@@ -1,4 +1,4 @@
-"""A byte-pair vocabulary for CLIP and a sentencepiece one for T5, made from a few words."""
+"""A byte-pair vocabulary for CLIP and a sentencepiece vocabulary for T5, built from a few words."""
 
 import io
 import string

@@ -1,4 +1,4 @@
-"""Start and end a Slurm of one node by hand: `python -m tools.slurm up FOLDER`, then `down FOLDER`."""
+"""Start and stop a one-node Slurm by hand: `python -m tools.slurm up FOLDER`, then `down FOLDER`."""
 
 import argparse
 import sys

@@ -1,10 +1,10 @@
-"""A Slurm of one node on this machine, from Debian's packages, in a folder of its own and on localhost only.
+"""A one-node Slurm on this machine from Debian's packages, in its own folder and on localhost only.
 
-python -m tools.slurm up FOLDER       start it, and print how to reach it
+python -m tools.slurm up FOLDER       start it, and print how to use it
 python -m tools.slurm down FOLDER     end it
 
-Nothing outside the folder is touched: the daemons listen on free ports, and `FOLDER/bin` holds Slurm's commands bound
-to this Slurm, which are needed because Snakemake's jobs run `srun` without the variable SLURM_CONF.
+Nothing outside the folder is changed: the daemons listen on free ports, and `FOLDER/bin` holds Slurm commands bound to
+this Slurm, which Snakemake's jobs need because they run `srun` without the variable SLURM_CONF.
 """
 
 import contextlib

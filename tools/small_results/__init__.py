@@ -1,1 +1,1 @@
-"""Small sound results of the embedded model, made by the commands themselves: what tests read, and faults damage."""
+"""Small intact results of the embedded model, made by the commands, for tests to read and faults to damage."""

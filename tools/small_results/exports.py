@@ -1,4 +1,4 @@
-"""What the commands export from a small set of trajectories, and quantize by it."""
+"""Exports and quantization of a small set of trajectories."""
 
 from argparse import Namespace
 

@@ -1,4 +1,4 @@
-"""The paper's rules, which most tests of blocks quantize by: no search, inputs by noise level, nothing distilled."""
+"""The rules of the paper for most block tests: no search, step sizes by noise level, no distillation."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A small calibration set on the embedded model, and what the entries make of it."""
+"""A small calibration set of the embedded model, and the results of the entries."""
 
 import hashlib
 from argparse import Namespace

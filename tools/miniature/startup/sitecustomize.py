@@ -1,6 +1,6 @@
-"""On PYTHONPATH of a run: where DiffusionKit's loaders are imported, their tables of sizes are the miniature's.
+"""On PYTHONPATH of a run: DiffusionKit's loaders get the table of sizes of the miniature when they are imported.
 
-Nothing else of DiffusionKit is touched. There is no torch, which none of the jobs needs.
+Nothing else of DiffusionKit is changed. torch is not available, because no job needs it.
 """
 
 import importlib.util
