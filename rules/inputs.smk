@@ -1,5 +1,7 @@
 """Input functions: the files and values of a job. No rules."""
 
+import json
+
 
 def get_stage_values(wildcards):
     """Configuration values read by a stage."""
@@ -220,3 +222,12 @@ def show_plot(name, category, caption=None):
     place, words = f"<results>/plots/{name}.png", f"../report/{caption or name}.rst"
     labels = {"figure": name.replace("_", " ")}
     return report(place, caption=words, category=category, labels=labels)
+
+
+def get_report_values(wildcards):
+    """The configuration as JSON, without the results' location and run options."""
+    own = ("results_dir", "trajectories_url", "overwrite")
+    return json.dumps(
+        {key: value for key, value in config.items() if key not in own},
+        ensure_ascii=False,
+    )

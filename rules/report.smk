@@ -1,10 +1,8 @@
-"""One-page HTML report.
+"""One-page HTML report, and the model card of the packed weights.
 
 INPUTS: the deliverables, their measurements, and the plots
-OUTPUTS: <results>/report.html
+OUTPUTS: <results>/report.html; <results>/quantized/README.md, pictures.png and quantization_report.html
 """
-
-import json
 
 
 rule write_report:
@@ -35,15 +33,7 @@ rule write_report:
     resources:
         mlx=1,
     params:
-        # Excludes the results' location and run options. A function, so that JSON's braces are not parsed as wildcards.
-        values=lambda wildcards: json.dumps(
-            {
-                k: v
-                for k, v in config.items()
-                if k not in ("results_dir", "trajectories_url", "overwrite")
-            },
-            ensure_ascii=False,
-        ),
+        values=get_report_values,
         distilled=lambda wildcards, input: name_option("--distilled", input.distilled),
         # Benchmarks are read as a folder, not as inputs: its content depends on which jobs were needed.
         results=subpath(output[0], parent=True),
@@ -53,3 +43,29 @@ rule write_report:
         " --multitier {input.multitier:q} --mixed {input.mixed:q}"
         " --statistics {input.statistics:q} --reports {input.reports:q} --sensitivity {input.sensitivity:q}"
         " --plots {input.plots:q} --benchmarks {params.results:q}/benchmarks --out {output:q} --log {log:q}"
+
+
+rule write_model_card:
+    """Complete the folder of the packed weights for publication."""
+    input:
+        fid="<results>/fid.json",
+        frontier="<results>/frontier.json",
+        quant_config="<results>/quant_config.json",
+        arrays="<results>/quant_config.safetensors",
+        weights="<results>/quantized/model.safetensors",
+        layout="<results>/quantized/config.json",
+        loader="<results>/quantized/load_quantized.py",
+        pictures="<results>/plots/picture_grid.png",
+        report="<results>/report.html",
+    output:
+        card="<results>/quantized/README.md",
+        pictures="<results>/quantized/pictures.png",
+        report="<results>/quantized/quantization_report.html",
+    log:
+        "<logs>/write_model_card.log",
+    params:
+        values=get_report_values,
+    shell:
+        "python -m workflow_scripts.report.write_model_card --config {params.values:q} --fid {input.fid:q}"
+        " --frontier {input.frontier:q} --quant-config {input.quant_config:q} --loader {input.loader:q}"
+        " --pictures {input.pictures:q} --report {input.report:q} --out {output.card:q} --log {log:q}"

@@ -17,6 +17,7 @@ localrules:
     multitier,
     plots,
     report,
+    model_card,
     manifest,
     exports,
 
@@ -46,6 +47,7 @@ rule adaround:
 rule quantized:
     input:
         "<results>/quantized/model.safetensors",
+        "<results>/quantized/load_quantized.py",
 
 
 rule quant_config:
@@ -95,6 +97,11 @@ rule analysis:
 rule plots:
     input:
         expand("<results>/plots/{name}.png", name=PLOTS),
+
+
+rule model_card:
+    input:
+        "<results>/quantized/README.md",
 
 
 rule report:

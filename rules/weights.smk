@@ -60,6 +60,18 @@ rule pack_weights:
         " --out-dir {params.folder:q} --log {log:q}"
 
 
+rule write_loader:
+    """Write the loader for DiffusionKit beside the packed weights."""
+    input:
+        "<results>/quantized/config.json",
+    output:
+        "<results>/quantized/load_quantized.py",
+    log:
+        "<logs>/write_loader.log",
+    shell:
+        "python -m workflow_scripts.weights.write_loader --out {output:q} --log {log:q}"
+
+
 rule export_mflux:
     """Write the packed transformer in the layout of mflux."""
     input:

@@ -10,6 +10,7 @@ from typing import Any
 from taqmlx.report.tables import Body, Cell, Column, Table, show_count, show_number, show_words
 from taqmlx.runtime.entry import format_duration
 from taqmlx.runtime.versions import find_version
+from taqmlx.store.errors import UserError
 
 Facts = dict[str, Any]
 Benchmarks = dict[str, list[Mapping[str, str]]]  # rows of Snakemake's benchmark tables, by stage
@@ -18,6 +19,14 @@ PACKAGES = (
     *("mlx", "diffusionkit", "numpy", "zarr", "snakemake", "torch", "torchmetrics", "matplotlib"),
 )
 MEGABYTES = 1.048576  # psutil reports MiB
+
+
+def read_config(text: str) -> Facts:
+    """The configuration from the command line. Raises UserError if it is not JSON."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"--config is not JSON ({error}); give the configuration as JSON") from None
 
 
 def list_configuration(config: Facts) -> list[tuple[str, str]]:

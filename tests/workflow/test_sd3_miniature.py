@@ -3,17 +3,29 @@
 Snakemake runs every job; DiffusionKit's own loaders read files of the real names and layout.
 """
 
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
 import mlx.core as mx
 import numpy as np
 import pytest
 import zarr
 from PIL import Image
 
+from taqmlx.mmdit.sampling import sample
 from taqmlx.models.diffusionkit import load_pipeline_module
+from taqmlx.models.sd3 import MODELS
+from taqmlx.models.weight_files import CHECKPOINT_REPO
+from taqmlx.numerics.schedule import draw_noise
 from taqmlx.planning.layers import list_linears
+from taqmlx.reconstruction.variant_linears import bind_source
 from taqmlx.store.files import read_json
 from tests.models.test_sd3 import TOLERANCE, measure_error
-from tools.miniature import cache
+from tools.miniature import cache, sizes
 from tools.miniature.run import CONFIG, PROMPTS, Run, call, draw
 
 pytestmark = pytest.mark.slow
@@ -97,6 +109,40 @@ def test_the_quantized_model_draws_nearly_the_same_picture(run, tmp_path):
     )
     assert exact.shape == quantized.shape == (32, 32, 3)
     assert 0 < np.abs(exact - quantized).mean() < 0.5 * exact.std()
+
+
+def test_diffusionkit_draws_from_the_packed_folder_where_this_project_is_not_installed(run, tmp_path):
+    run.make("quantized")
+    folder = run.results / "quantized"
+    shape, steps, cfg, seed = (4, 6), 2, 4.0, 5
+    arguments = {
+        "packages": sysconfig.get_path("purelib"),
+        "folder": str(folder),
+        "sizes": sizes.SD3,
+        "autoencoder": sizes.AUTOENCODER,
+        "prompt": PROMPTS[0],
+        "negative": CONFIG["negative_prompt"],
+        "steps": steps,
+        "cfg": cfg,
+        "shape": shape,
+        "seed": seed,
+        "out": str(tmp_path / "latents.npz"),
+    }
+    (tmp_path / "arguments.json").write_text(json.dumps(arguments))
+    script = Path("tests/support/draw_without_project.py").resolve()
+    offline = {"HF_HUB_CACHE": str(run.hub), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    command = [sys.executable, "-S", str(script), str(tmp_path / "arguments.json")]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | offline, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    model = MODELS["sd3-medium"](CHECKPOINT_REPO, True, 8 * shape[0], 8 * shape[1], mx.float32)
+    transformer = model.load_transformer()
+    linear_at = bind_source(transformer, "weights", [folder / "model.safetensors", folder / "config.json"])
+    encodings = [mx.repeat(part, 2, axis=0) for part in model.encode_prompts(PROMPTS[:1], CONFIG["negative_prompt"])]
+    noise = draw_noise([seed, seed + 1], *model.LATENT_SHAPE)
+    wanted = sample(transformer, linear_at, *encodings, noise, model.compute_sigmas(steps), cfg)
+    with np.load(tmp_path / "latents.npz") as found:
+        for name, latents in zip(found, wanted, strict=True):  # for the second the transformer was read again
+            assert measure_error(mx.array(found[name])[0], latents) <= TOLERANCE[mx.float32], name
 
 
 def test_the_model_runs_without_t5_from_a_local_folder_and_an_empty_cache(tmp_path):

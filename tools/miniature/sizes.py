@@ -46,12 +46,12 @@ def describe_clip(name, vocabulary):
 
 
 _SMALL = {"num_heads": 2, "hidden_size_override": WIDTH}
-_SD3 = _SMALL | {"max_latent_resolution": LATENT_SIDE, "pooled_text_embed_dim": POOLED_WIDTH}
+SD3 = _SMALL | {"max_latent_resolution": LATENT_SIDE, "pooled_text_embed_dim": POOLED_WIDTH}
 _FLUX = _SMALL | {"rope_axes_dim": (8, 12, 12), "pooled_text_embed_dim": POOLED["clip_l"]}
 # DiffusionKit's sizes of each transformer, with as many blocks as the real one, narrow.
 TRANSFORMERS = {
-    CHECKPOINT_REPO: replace(config.SD3_2b, **_SD3),
-    LARGE_REPO: replace(config.SD3_8b, **_SD3),
+    CHECKPOINT_REPO: replace(config.SD3_2b, **SD3),
+    LARGE_REPO: replace(config.SD3_8b, **SD3),
     FLUX_REPO: replace(config.FLUX_SCHNELL, **_FLUX),
 }
 

@@ -1,7 +1,6 @@
 """Write the report: one self-contained HTML page with the results and quality of the quantized model."""
 
 import argparse
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,6 @@ from taqmlx.report.figures import embed_plots
 from taqmlx.report.page import render_page
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.block_report import read_report
-from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from taqmlx.store.frontier_file import read_frontier
 from taqmlx.store.mixed_bits import read_mixed_bits
@@ -39,7 +37,7 @@ Facts = dict[str, Any]
 
 
 def main(arguments: argparse.Namespace) -> None:
-    config, fid = read_config(arguments.config), read_json(arguments.fid, format="evaluation", version=2)
+    config, fid = runs.read_config(arguments.config), read_json(arguments.fid, format="evaluation", version=2)
     quantization = read_quant_config(arguments.quant_config)
     sensitivity = read_by_block(read_sensitivity, arguments.sensitivity)
     reports = read_by_block(read_report, arguments.reports)
@@ -64,14 +62,6 @@ def main(arguments: argparse.Namespace) -> None:
     text = render_page(content)
     write_text(arguments.out, text)
     log.info(f"{len(described['weights'])} layers, {len(arguments.plots)} plots in {arguments.out}")
-
-
-def read_config(text: str) -> Facts:
-    """The configuration from the command line. Raises UserError if it is not JSON."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"--config is not JSON ({error}); give the configuration as JSON") from None
 
 
 def read_by_block(read: Callable[[Path], Facts], paths: list[Path]) -> dict[str, Facts]:

@@ -1,0 +1,16 @@
+"""Write `load_quantized.py` beside the packed weights: whoever has the folder needs MLX and DiffusionKit alone."""
+
+import argparse
+from pathlib import Path
+
+from taqmlx.models import load_quantized
+from taqmlx.runtime.entry import build_parser, run
+from taqmlx.store.vouching import write_text
+
+
+def main(arguments: argparse.Namespace) -> None:
+    write_text(arguments.out, Path(load_quantized.__file__).read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    run(main, build_parser(__doc__, "out"))
