@@ -3,12 +3,13 @@
     from diffusionkit.mlx import DiffusionPipeline
     from load_quantized import load_quantized
 
-    pipeline = DiffusionPipeline(shift=3.0)
+    pipeline = DiffusionPipeline(shift=3.0, low_memory_mode=False)
     load_quantized(pipeline, ".")
     image, log = pipeline.generate_image("a red circle", cfg_weight=5.0, num_steps=28, latent_size=(64, 64))
     image.save("picture.png")
 
-The pipeline has to be of the base model that config.json names. Layer inputs stay in floating point.
+The pipeline must be that of the base model. Layer inputs stay in floating point. DiffusionKit's low-memory mode passes
+an argument to MLX that MLX no longer has.
 """
 
 import json

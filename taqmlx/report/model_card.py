@@ -50,7 +50,7 @@ class Base(NamedTuple):
 
 def describe_stability(name: str, repo: str, version: str) -> Base:
     """A model of Stability AI."""
-    options = f'shift=3.0, model_version="argmaxinc/mlx-stable-diffusion-{version}"'
+    options = f'shift=3.0, low_memory_mode=False, model_version="argmaxinc/mlx-stable-diffusion-{version}"'
     drawing = "cfg_weight=5.0, num_steps=28, latent_size=(64, 64)"
     return Base(name, repo, "other", COMMUNITY, pipeline="DiffusionPipeline", options=options, drawing=drawing)
 
@@ -71,7 +71,7 @@ BASES = {
         "black-forest-labs/FLUX.1-schnell",
         "apache-2.0",
         pipeline="FluxPipeline",
-        options='model_version="argmaxinc/mlx-FLUX.1-schnell"',
+        options='low_memory_mode=False, model_version="argmaxinc/mlx-FLUX.1-schnell"',
         drawing="cfg_weight=0.0, num_steps=4, latent_size=(64, 64)",
     ),
 }

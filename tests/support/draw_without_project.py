@@ -1,10 +1,10 @@
-"""Draw two pictures with DiffusionKit and a folder's own load_quantized.py, in a Python without this project.
+"""Draw three pictures with DiffusionKit and a folder's own load_quantized.py, in a Python without this project.
 
     python -S draw_without_project.py ARGUMENTS.json
 
 The arguments: `packages`, the folder of installed packages, whose .pth files `-S` leaves unread; `folder`, the packed
 weights; `sizes`, what the miniature's transformer has in place of SD3's; `autoencoder`, its decoder's; and for the
-pictures `prompt`, `negative`, `steps`, `cfg`, `shape`, `seed`; `out`, a .npz for the latents of both.
+pictures `prompt`, `negative`, `steps`, `cfg`, `shape`, `seed`; `out`, a .npz for the their latents.
 """
 
 import json
@@ -41,7 +41,7 @@ model_io._CONFIG[model_io._DEFAULT_MMDIT] = replace(config.SD3_2b, **given["size
 for name in ("VAEDecoderConfig", "VAEEncoderConfig"):
     setattr(model_io, name, partial(getattr(config, name), **given["autoencoder"]))
 
-pipeline = DiffusionPipeline(shift=3.0)
+pipeline = DiffusionPipeline(shift=3.0, low_memory_mode=False)
 load_quantized(pipeline, given["folder"])
 kept, denoise = [], pipeline.denoise_latents
 
@@ -52,7 +52,9 @@ def denoise_and_keep(*arguments, **options):
 
 
 pipeline.denoise_latents = denoise_and_keep
-for seed in (given["seed"], given["seed"] + 1):
+for seed in (given["seed"], given["seed"] + 1, given["seed"] + 2):
+    if seed == given["seed"] + 2:
+        del pipeline.mmdit  # what low-memory mode does after each picture
     pipeline.generate_image(
         given["prompt"], given["steps"], given["cfg"], given["negative"], given["shape"], seed, verbose=False
     )

@@ -137,11 +137,11 @@ def test_diffusionkit_draws_from_the_packed_folder_where_this_project_is_not_ins
     model = MODELS["sd3-medium"](CHECKPOINT_REPO, True, 8 * shape[0], 8 * shape[1], mx.float32)
     transformer = model.load_transformer()
     linear_at = bind_source(transformer, "weights", [folder / "model.safetensors", folder / "config.json"])
-    encodings = [mx.repeat(part, 2, axis=0) for part in model.encode_prompts(PROMPTS[:1], CONFIG["negative_prompt"])]
-    noise = draw_noise([seed, seed + 1], *model.LATENT_SHAPE)
+    encodings = [mx.repeat(part, 3, axis=0) for part in model.encode_prompts(PROMPTS[:1], CONFIG["negative_prompt"])]
+    noise = draw_noise([seed, seed + 1, seed + 2], *model.LATENT_SHAPE)
     wanted = sample(transformer, linear_at, *encodings, noise, model.compute_sigmas(steps), cfg)
     with np.load(tmp_path / "latents.npz") as found:
-        for name, latents in zip(found, wanted, strict=True):  # for the second the transformer was read again
+        for name, latents in zip(found, wanted, strict=True):  # adaLN, then all was read again
             assert measure_error(mx.array(found[name])[0], latents) <= TOLERANCE[mx.float32], name
 
 
