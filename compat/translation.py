@@ -73,7 +73,7 @@ def parse(name: str, command: Command, words: list[str]) -> argparse.Namespace:
         how: dict[str, Any] = {"action": "store_true"}
         if option.read is not None:
             how = {"type": option.read, "nargs": option.nargs, "default": option.default}
-        text = option.says or (f"not supported: {option.rejected}" if option.refused else None)
+        text = option.says or (f"not supported: {option.refused}" if option.refused else None)
         parser.add_argument(option.flag, *option.also, **how, help=text)
     if command.uses_workflow:
         parser.add_argument("--cores", default="1", help="number of parallel jobs (default: %(default)s)")
@@ -81,7 +81,7 @@ def parse(name: str, command: Command, words: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(words)
     for option in command.options:
         if option.refused and is_given(option, arguments):
-            raise UserError(f"{option.flag}: {option.rejected}")
+            raise UserError(f"{option.flag}: {option.refused}")
     return arguments
 
 
