@@ -13,7 +13,7 @@ from taqmlx.planning import plan
 from taqmlx.planning.configuration import load_schema
 from taqmlx.planning.layer_rules import UNQUANTIZED
 from taqmlx.planning.layers import BLOCK_KINDS, name_block
-from taqmlx.planning.step_choice import choose_steps
+from taqmlx.planning.step_choice import select_timesteps
 from taqmlx.store.errors import UserError
 
 SD3_REPOSITORY = "argmaxinc/mlx-stable-diffusion-3-medium"
@@ -21,7 +21,7 @@ SD3_REPOSITORY = "argmaxinc/mlx-stable-diffusion-3-medium"
 
 def count_points(images: int, stride: int, config: Settings) -> int:
     """How many calibration points `images` trajectories have at every `stride`th step; 0 for those of all."""
-    steps = choose_steps(stride, range(config["steps"]))
+    steps = select_timesteps(stride, range(config["steps"]))
     return 0 if images >= config["trajectories"] else images * len(steps)
 
 

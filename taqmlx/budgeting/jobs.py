@@ -10,7 +10,7 @@ from taqmlx.budgeting import work
 from taqmlx.numerics.footprint import PROCESS_BYTES
 from taqmlx.planning import plan
 from taqmlx.planning.sizes import Sizes
-from taqmlx.planning.step_choice import choose_steps
+from taqmlx.planning.step_choice import select_timesteps
 
 OBSERVED_TOGETHER = 64  # largest number of points that collect_activations runs at a time
 CAPTURED_TOGETHER = 32  # largest number of points that capture_blocks runs at a time
@@ -83,7 +83,7 @@ def list_observing_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates
 def count_observed(config: plan.Parameters) -> tuple[int, int, int]:
     """Number of calibration points, of observed steps among the selected ones, and of observed points."""
     points = config["trajectories"] * config["selected_steps"]
-    steps = len(choose_steps(config["statistics_steps"], range(config["selected_steps"])))
+    steps = len(select_timesteps(config["statistics_steps"], range(config["selected_steps"])))
     observed = points * steps // config["selected_steps"]
     return points, steps, min(observed, config["statistics_points"] or observed)
 

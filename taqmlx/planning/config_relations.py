@@ -14,7 +14,7 @@ from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule, read_scale_dtype
 from taqmlx.planning.layers import list_linears
 from taqmlx.planning.mflux_layout import MFLUX_DTYPE, MFLUX_MODEL
 from taqmlx.planning.sizes import count_elements
-from taqmlx.planning.step_choice import choose_steps
+from taqmlx.planning.step_choice import select_timesteps
 from taqmlx.planning.variants import VARIANTS
 
 LARGEST_SEED = 2**31 - 1
@@ -51,7 +51,7 @@ def refuse_steps(config: Config) -> None:
             f"capture_points: {config['capture_points']} is too few for {selected} selected steps;"
             f" set it to {selected} or more, or lower selected_steps"
         )
-    observed = len(choose_steps(config["statistics_steps"], range(selected)))
+    observed = len(select_timesteps(config["statistics_steps"], range(selected)))
     if 0 < config["statistics_points"] < observed:
         raise ValueError(
             f"statistics_points: {config['statistics_points']} is too few for the {observed} steps that"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 _EARLY_STRIDE, _MIDDLE_STRIDE, _LATE_STRIDE = 5, 3, 5
 
 
-def choose_steps(choice: str | int, steps: Sequence[int]) -> list[int]:
+def select_timesteps(choice: str | int, steps: Sequence[int]) -> list[int]:
     """The subset of `steps` (ascending) selected by `choice`.
 
     `all`: every step. `key`: both ends, the quarters, every third step of the middle third and every fifth step outside

@@ -91,7 +91,7 @@ class Recorder:
             self._refuse(row, step, ~np.isfinite(rounded), latents)
         return rounded
 
-    def store_block(self, row: int, step: int, states: np.ndarray, latents: np.ndarray) -> None:
+    def store_chunk(self, row: int, step: int, states: np.ndarray, latents: np.ndarray) -> None:
         """Store a chunk of steps of the rows in the current batch, then the checkpoint.
 
         states (n, block, h, w, c) float16: rows `row` to `row + n` at steps `step` to `step + block`; latents (n, h, w,

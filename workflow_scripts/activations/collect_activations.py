@@ -16,7 +16,7 @@ from taqmlx.numerics.observations import Observations, add_batch, create_observa
 from taqmlx.numerics.selection import choose_points
 from taqmlx.planning import plan
 from taqmlx.planning.layers import list_linears
-from taqmlx.planning.step_choice import choose_steps
+from taqmlx.planning.step_choice import select_timesteps
 from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
 from taqmlx.store.calibration import POINT_ARRAYS, Calibration, open_calibration
 from taqmlx.store.errors import UserError
@@ -71,7 +71,7 @@ def find_sigmas(steps: np.ndarray, sigmas: np.ndarray, choice: str | int) -> dic
     """The steps to observe, ascending, with their sigma; steps and sigmas: those of all points, (n,)."""
     present, first = np.unique(steps, return_index=True)
     known = dict(zip(present.tolist(), sigmas[first].tolist(), strict=True))
-    return {step: known[step] for step in choose_steps(choice, present.tolist())}
+    return {step: known[step] for step in select_timesteps(choice, present.tolist())}
 
 
 def choose_share(steps: np.ndarray, chosen: list[int], parameters: plan.Parameters, shard: str) -> np.ndarray:

@@ -92,7 +92,7 @@ def import_trajectory(recorder: Recorder, row: int, samples: Path, image: int) -
         end = min(first + block, steps)
         x = np.stack([read_sample(name_sample(samples, image, step)).x for step in range(first, end + 1)])
         states = [recorder.round_states(row, first + i, x[i : i + 1])[0] for i in range(end - first)]
-        recorder.store_block(row, first, np.stack(states)[None], x[-1:])
+        recorder.store_chunk(row, first, np.stack(states)[None], x[-1:])
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def record_batch(
             latents = advance(latents, index)
             mx.eval(latents)
             progress.advance(len(latents))
-        recorder.store_block(row, first, np.stack(states, axis=1), np.array(latents))
+        recorder.store_chunk(row, first, np.stack(states, axis=1), np.array(latents))
 
 
 if __name__ == "__main__":
