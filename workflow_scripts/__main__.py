@@ -3,12 +3,13 @@
 import ast
 import runpy
 import sys
+from importlib import metadata
 from pathlib import Path
 
-from taqmlx.runtime.entry import describe_missing
+from taqmlx.runtime.entry import PACKAGE, describe_missing
 
 FOLDER = Path(__file__).parent
-USAGE = "usage: taqmlx COMMAND [OPTION ...]; taqmlx COMMAND --help lists its options"
+USAGE = "usage: taqmlx COMMAND [OPTION ...]; taqmlx COMMAND --help lists its options, taqmlx --version the version"
 
 
 def list_commands() -> dict[str, Path]:
@@ -27,6 +28,9 @@ def main() -> None:
     if not words or words[0] in ("-h", "--help"):
         width = max(map(len, commands))
         print("\n".join([USAGE, "", *(f"{name:<{width}}  {describe(path)}" for name, path in commands.items())]))
+        return
+    if words[0] == "--version":
+        print(f"taqmlx {metadata.version(PACKAGE)}")
         return
     if words[0] not in commands:
         sys.exit(f"error: {words[0]!r} is not a command; taqmlx --help lists them")

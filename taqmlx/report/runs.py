@@ -8,14 +8,14 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from taqmlx.report.tables import Body, Cell, Column, Table, show_count, show_number, show_words
-from taqmlx.runtime.entry import format_duration
+from taqmlx.runtime.entry import PACKAGE, format_duration
 from taqmlx.runtime.versions import find_version
 from taqmlx.store.errors import UserError
 
 Facts = dict[str, Any]
 Benchmarks = dict[str, list[Mapping[str, str]]]  # rows of Snakemake's benchmark tables, by stage
 PACKAGES = (
-    "time-aware-mmdit-quantization",
+    PACKAGE,
     *("mlx", "diffusionkit", "numpy", "zarr", "snakemake", "torch", "torchmetrics", "matplotlib"),
 )
 MEGABYTES = 1.048576  # psutil reports MiB

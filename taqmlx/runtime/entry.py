@@ -34,12 +34,12 @@ CURES = {
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
 
-_PACKAGE = "time-aware-mmdit-quantization"
+PACKAGE = "time-aware-mmdit-quantization"
 # Installation command of optional dependencies, by module name.
 INSTALL = {
     "diffusionkit": "pip install --no-deps diffusionkit==0.5.2",
-    **dict.fromkeys(("torch", "torchmetrics"), f"pip install '{_PACKAGE}[torch]'"),
-    **dict.fromkeys(("fsspec", "s3fs"), f"pip install '{_PACKAGE}[object-storage]'"),
+    **dict.fromkeys(("torch", "torchmetrics"), f"pip install '{PACKAGE}[torch]'"),
+    **dict.fromkeys(("fsspec", "s3fs"), f"pip install '{PACKAGE}[object-storage]'"),
 }
 
 

@@ -8,7 +8,7 @@ from taqmlx.planning.configuration import load_schema
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--model` and the options of its weights, text encoder and image size."""
+    """Add `--model` and the options of its weights, text encoder and image shape."""
     parts = load_schema()["properties"]["hardness"]["default"]
     parser.add_argument("--model", choices=plan.MODEL_BLOCKS, default="embedded", help="default: %(default)s")
     parser.add_argument(
@@ -19,7 +19,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--without-t5", action="store_true", help="encode prompts with CLIP only (sd3-medium and sd3.5-large)"
     )
     parser.add_argument("--hardness", nargs="*", choices=parts, help="outliers of embedded-hard (default: all)")
-    parser.add_argument("--size", type=int, help="image size in pixels, for height and width (default: the model's)")
+    parser.add_argument("--size", type=int, help="height and width in pixels (default: the model's)")
+    parser.add_argument("--height", type=int, help="height alone, in pixels; also after --size")
+    parser.add_argument("--width", type=int, help="the same of the width")
 
 
 def choose_settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -28,8 +30,8 @@ def choose_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "weights_from": arguments.weights_from,
         "use_t5": False if arguments.without_t5 else None,
         "hardness": arguments.hardness,
-        "height": arguments.size,
-        "width": arguments.size,
+        "height": arguments.height or arguments.size,
+        "width": arguments.width or arguments.size,
     }
     described, keys = load_schema()["properties"], plan.MODEL_KEYS[arguments.model]
     return {key: described[key]["default"] if given[key] is None else given[key] for key in keys}

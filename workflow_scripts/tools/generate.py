@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from taqmlx.mmdit.forward import bind_linears
 from taqmlx.mmdit.packed import bind_packed, list_packed, name_bits, restore_weight
@@ -73,8 +74,29 @@ def main(arguments: argparse.Namespace) -> None:
     decoder = model.load_decoder()
     pictures = {name: model.decode_latents(decoder, rows) for name, rows in latents.items()}
     image = compose_pairs(pictures, latents, prompts) if arguments.compare else compose(*pictures.values(), prompts)
-    write_atomically(arguments.out, image.save)
+    write_atomically(arguments.out, partial(save, image, describe_picture(arguments, prompts, source)))
     log.info(summarise(arguments.out, pictures, latents))
+
+
+def describe_picture(arguments: argparse.Namespace, prompts: list[str], source: Source | None) -> dict[str, str]:
+    """How the image was made, for its metadata: prompts, seed, steps, guidance, model and sha256 of packed weights."""
+    facts = {
+        "prompt": "\n".join(prompts),
+        "negative_prompt": arguments.negative_prompt,
+        "seed": str(arguments.seed),
+        "steps": str(arguments.steps),
+        "cfg": f"{arguments.cfg:g}",
+        "model": arguments.model,
+    }
+    return facts | ({"weights_sha256": source.checkpoint.config["model"]["sha256"]} if source else {})
+
+
+def save(image: Image.Image, facts: dict[str, str], path: Path) -> None:
+    """Write the image; a PNG file carries `facts` as text."""
+    about = PngInfo()
+    for key, value in facts.items():
+        about.add_itxt(key, value)
+    image.save(path, pnginfo=about)  # other formats ignore it
 
 
 def bind_exact(transformer: Transformer) -> LinearAt:
@@ -121,14 +143,18 @@ def check_arguments(arguments: argparse.Namespace, model: Model) -> None:
     blocks = plan.list_blocks(arguments.model)
     unknown = sorted(set(arguments.blocks or []) - set(blocks))
     needs = [f"--{name.replace('_', '-')}" for name in ("compare", "diff_stats", "blocks") if getattr(arguments, name)]
-    size = model.PICTURE_SHAPE[0]
+    height, width = model.PICTURE_SHAPE
+    given = [
+        f"--{name} {side}" for name in ("size", "height", "width") if (side := getattr(arguments, name)) is not None
+    ]
+    asked = arguments.height or arguments.size or height, arguments.width or arguments.size or width
     checks = [
         (arguments.steps >= 1, f"--steps {arguments.steps}: needs at least 1"),
         (0 < arguments.cfg < float("inf"), f"--cfg {arguments.cfg:g}: needs a number above 0"),
         (0 <= arguments.seed <= LARGEST_SEED, f"--seed {arguments.seed}: needs 0 to {LARGEST_SEED}"),
         (
-            arguments.size in (None, size),
-            f"--size {arguments.size}: the model {arguments.model} draws {size} x {size} pixels only; leave --size out",
+            asked == (height, width),
+            f"{' '.join(given)}: the model {arguments.model} draws {width} x {height} pixels only; leave it out",
         ),
         (not unknown, f"--blocks: no block {', '.join(unknown)}; choose from {', '.join(blocks)}"),
         (is_quantized or not needs, f"{'/'.join(needs)}: name what to quantize with --weights or --quant-config"),

@@ -91,8 +91,23 @@ class TestFullPrecision:
     def test_default_values_can_be_given(self, generate):
         np.testing.assert_array_equal(generate()[0], generate("--size", 64, "--seed", 0, "--model", "embedded")[0])
 
+    def test_a_png_file_says_how_it_was_made(self, generate, tmp_path):
+        generate("--seed", 5, "--cfg", 1.5, prompts=PROMPTS)
+        text = Image.open(tmp_path / "picture.png").text
+        assert text["prompt"].split("\n") == PROMPTS
+        assert (text["seed"], text["steps"], text["cfg"], text["model"]) == ("5", str(STEPS), "1.5", "embedded")
+        assert "weights_sha256" not in text
+
+    def test_another_format_has_no_such_text_and_is_written(self, generate):
+        assert generate(out="picture.webp")[0].shape == (64, 64, 3)
+
 
 class TestQuantized:
+    def test_a_png_file_names_the_packed_weights(self, generate, sources, quantized_study, tmp_path):
+        generate(*sources["W4A8"])
+        digest = Image.open(tmp_path / "picture.png").text["weights_sha256"]
+        assert digest == hash_file(quantized_study.quantized / "model.safetensors")
+
     @pytest.mark.parametrize("kind", ["W4A16", "W4A8"])
     def test_the_output_says_what_is_quantized_and_what_is_simulated(self, generate, sources, kind):
         picture, log = generate(*sources[kind])
@@ -151,6 +166,8 @@ class TestRefusals:
             (("--cfg", math.nan), "--cfg nan: needs a number above 0"),
             (("--seed", -1), "--seed -1: needs 0 to 2147483647"),
             (("--size", 128), "--size 128: the model embedded draws 64 x 64 pixels only"),
+            (("--height", 32), "--height 32: the model embedded draws 64 x 64 pixels only"),
+            (("--size", 64, "--width", 96), "--size 64 --width 96: the model embedded draws 64 x 64 pixels only"),
             (("--compare",), "--compare: name what to quantize with --weights or --quant-config"),
             (("--diff-stats", "--blocks", "mm_00"), "--diff-stats/--blocks: name what to quantize"),
             (("--weights", "nowhere"), "nowhere/config.json is missing"),
