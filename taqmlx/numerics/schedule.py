@@ -40,6 +40,11 @@ def compute_timesteps(sigmas: mx.array) -> mx.array:
     return sigmas * TRAIN_TIMESTEPS
 
 
+def list_levels(sigmas: mx.array) -> dict[str, np.ndarray]:
+    """Schedule of a trajectory with noise levels `sigmas` (steps + 1,): `ts` (steps,) and `sigmas`, float32."""
+    return {"ts": np.array(compute_timesteps(sigmas[:-1])), "sigmas": np.array(sigmas)}
+
+
 def draw_noise(seeds: Sequence[int], height: int, width: int, channels: int) -> mx.array:
     """Standard normal noise (N, height, width, channels) fp32, one seed per row.
 

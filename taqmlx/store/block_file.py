@@ -25,8 +25,8 @@ from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import InputRule
 from taqmlx.store.block_report import name_report, read_report
 from taqmlx.store.errors import UserError, blame
-from taqmlx.store.files import hash_file, write_json
-from taqmlx.store.seal import Seal, check_origin, make_seal, read_file_seal
+from taqmlx.store.files import hash_file
+from taqmlx.store.seal import Seal, check_origin, read_file_seal, write_file_seal
 from taqmlx.store.tensors import read_note, read_tensors, refuse_broken, write_tensors
 
 
@@ -89,7 +89,7 @@ def write_block(
     layers = {name: {"bits": w.grid.bits, "group_size": w.grid.group_size} for name, w in weights.items()}
     write_tensors(path, tensors, {"layers": json.dumps(layers, sort_keys=True)})
     codes = {name: digest_codes(tensors[f"{name}.weight"]) for name in weights}
-    write_json(path.with_suffix(".json"), make_seal(parameters, origin, {path.name: hash_file(path), "codes": codes}))
+    write_file_seal(path, parameters, origin, codes=codes)
 
 
 def read_block(path: Path) -> BlockFile:
@@ -113,7 +113,7 @@ def read_block(path: Path) -> BlockFile:
         return BlockFile(weights, inputs, tensors["sigmas"], seal, biases)
 
 
-def holds_work(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> bool:
+def holds_block(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> bool:
     """True if `path` holds a block made with `parameters` from `origin`, with seal and report; False if one of them is
     absent.
 

@@ -179,6 +179,21 @@ def open_block_inputs(paths: Sequence[Path]) -> BlockInputs:
     return BlockInputs(parts, **{name: np.concatenate(chunks) for name, chunks in small.items()})
 
 
+def identify_block(
+    inputs: BlockInputs, parameters: plan.Parameters, block: str, model: dict[str, str]
+) -> dict[str, Any]:
+    """Origin of work on `block` with `parameters`: digests of the model's files, and fingerprints of the shards.
+
+    Raises UserError if these do not belong together, or the model has no such block.
+    """
+    for part in inputs.parts:
+        check_origin(part.seal, part.path, plan.select_row_keys(parameters), {"model": model})
+    blocks = plan.list_blocks(parameters["model"])
+    if block not in blocks:
+        raise UserError(f"{block}: the model {parameters['model']} has the blocks {', '.join(blocks)}")
+    return {"model": model, "block_inputs": [part.seal["fingerprint"] for part in inputs.parts]}
+
+
 def check_parts(parts: Sequence[Part]) -> None:
     """Raise UserError unless the shards are complete, have the same origin and share no point."""
     shared = {key: value for key, value in parts[0].seal["parameters"].items() if key not in OWN}

@@ -5,10 +5,8 @@ chunk files first and to the checkpoint afterwards, each flushed to disk; chunks
 rewritten with the same bytes. The complete group is sealed, verified and renamed into place.
 """
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,24 +23,25 @@ from taqmlx.store.block_inputs import (
 )
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import write_json
-from taqmlx.store.seal import check_origin, make_seal, read_file_seal, write_group_seal
+from taqmlx.store.seal import check_origin, read_file_seal
+from taqmlx.store.sealed_job import SealedJob
 from taqmlx.store.zarr_arrays import Index, check_group, create_group, find_strays, write_chunks
 
 
 class BlockRecorder:
-    """A shard under construction in `scratch`.
+    """The shard of `job` under construction.
 
-    parameters: those of the stage, with `shard` and `points`, the indices of its points in the calibration set; inputs:
-    the origin of the shard, with `image_shape` (N, D) and `text_shape` (T, D).
+    The job's parameters are those of the stage, with `shard` and `points`, the indices of its points in the calibration
+    set; its inputs are the origin of the shard, with `image_shape` (N, D) and `text_shape` (T, D).
     """
 
-    def __init__(self, scratch: Path, parameters: plan.Parameters, inputs: dict[str, Any]):
-        self.scratch, self.parameters, self.inputs = scratch, parameters, inputs
-        self.path, self.checkpoint_path = scratch / "group", scratch / "checkpoint.json"
-        self.specs = describe_part(parameters, inputs)
-        conditions = plan.count_conditions(parameters["model"])
-        size = choose_batch(conditions, inputs["image_shape"], inputs["text_shape"])
-        self.batches = list_batches(len(parameters["points"]), size)
+    def __init__(self, job: SealedJob):
+        self.job, self.parameters = job, job.parameters
+        self.path, self.checkpoint_path = job.group, job.scratch / "checkpoint.json"
+        self.specs = describe_part(job.parameters, job.inputs)
+        conditions = plan.count_conditions(job.parameters["model"])
+        size = choose_batch(conditions, job.inputs["image_shape"], job.inputs["text_shape"])
+        self.batches = list_batches(len(job.parameters["points"]), size)
         self.digests: dict[str, str] = {}
 
     @property
@@ -60,15 +59,13 @@ class BlockRecorder:
         points = len(self.parameters["points"])
         return count_bytes(self.specs) * (points - self.stored_points) // points
 
-    def resume(self) -> bool:
-        """Resume from the scratch folder after verifying it; False if there is none.
+    def restore(self) -> bool:
+        """Continue the shard in the scratch folder, after verifying it. Returns True.
 
         Raises UserError, naming the file, if it is damaged or was made with other parameters or inputs.
         """
-        if not self.scratch.exists():
-            return False
         checkpoint = read_file_seal(self.checkpoint_path)
-        check_origin(checkpoint, self.scratch, self.parameters, self.inputs)
+        check_origin(checkpoint, self.job.scratch, self.job.parameters, self.job.inputs)
         check_group(self.path, list(self.specs.values()))
         digests = checkpoint["sha256"]
         for spec in self.specs.values():
@@ -101,17 +98,15 @@ class BlockRecorder:
         self._store([("modulation", (batch,), modulation)])
         self._write_checkpoint()
 
-    def publish(self, out: Path) -> None:
-        """Seal the complete group, read it back, verify everything and rename it to `out`. Raises UserError."""
-        for leftover in self.path.rglob("*.partial*"):
-            leftover.unlink()
-        write_group_seal(self.path, make_seal(self.parameters, self.inputs, self.digests))
-        open_part(self.path).verify()
-        for fault in find_strays(self.path, list(self.specs.values())):
+    def publish(self) -> None:
+        """Seal, verify and publish the complete shard. Raises as `SealedJob.publish_group`."""
+        self.job.publish_group(self.digests, self._verify)
+
+    def _verify(self, group: Path) -> None:
+        """Raise UserError for the first fault of the sealed group."""
+        open_part(group).verify()
+        for fault in find_strays(group, list(self.specs.values())):
             raise UserError(fault)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        self.path.replace(out)
-        shutil.rmtree(self.scratch)
 
     def _store(self, chunks: list[tuple[str, Index, np.ndarray]]) -> None:
         write_chunks(self.path, [(self.specs[name], index, values) for name, index, values in chunks])
@@ -120,7 +115,7 @@ class BlockRecorder:
             self.digests[self.specs[name].name_file(whole)] = digest_values(values)
 
     def _write_checkpoint(self) -> None:
-        write_json(self.checkpoint_path, make_seal(self.parameters, self.inputs, self.digests))
+        write_json(self.checkpoint_path, self.job.seal(self.digests))
 
     def _round(self, batch: int, block: int, stream: str, values: np.ndarray) -> np.ndarray:
         """Round (B, tokens, D) to float16. Raises UserError for the first value that is not finite or too large."""

@@ -73,6 +73,11 @@ class Conditioning:
             digests: dict[str, str] = self.seal["inputs"]["model"]
             return digests
 
+    def check_weights(self, digests: dict[str, str]) -> None:
+        """Raise UserError unless the model's files with these `digests` computed the encodings."""
+        if digests != self.weights:
+            raise UserError(f"{self.path} was made with other weights of the model; delete it and run again")
+
     def list_digests(self, indices: Sequence[int]) -> list[str]:
         """sha256 of the encodings of the prompts at `indices`."""
         with blame(self.path):

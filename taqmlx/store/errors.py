@@ -16,6 +16,15 @@ class UnreachableError(UserError):
 
 
 @contextmanager
+def blame_values(name: str) -> Iterator[None]:
+    """Turn a ValueError, which numerics raise for unusable weights or inputs, into a UserError that names the block."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+@contextmanager
 def blame(path: object) -> Iterator[None]:
     """Turn exceptions from parsing the file or folder `path` into a UserError that names it."""
     try:

@@ -6,18 +6,14 @@ stored after it are rewritten with the same bytes.
 """
 
 import hashlib
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from taqmlx.planning import plan
 from taqmlx.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from taqmlx.store.errors import UserError, blame
-from taqmlx.store.locations import Place
-from taqmlx.store.publishing import publish_group
-from taqmlx.store.seal import Seal, fingerprint_origin, make_seal, write_group_seal
+from taqmlx.store.seal import Seal
+from taqmlx.store.sealed_job import SealedJob
 from taqmlx.store.trajectories import (
     SMALL_ARRAYS,
     Layout,
@@ -31,36 +27,24 @@ from taqmlx.store.zarr_arrays import ArraySpec, Index, check_group, create_group
 
 
 class Recorder:
-    """A shard under construction in `scratch`, published as the group `out`.
+    """The shard of `job` under construction; schedule: `ts` (steps,) and `sigmas` (steps + 1,), float32."""
 
-    schedule: `ts` (steps,) and `sigmas` (steps + 1,), float32.
-    """
-
-    def __init__(
-        self,
-        scratch: Path,
-        parameters: plan.Parameters,
-        inputs: dict[str, Any],
-        schedule: dict[str, np.ndarray],
-    ):
-        self.scratch, self.parameters, self.inputs = scratch, parameters, inputs
-        self.path, self.checkpoint_path = scratch / "group", scratch / "checkpoint"
-        self.fingerprint = fingerprint_origin(parameters, inputs)
-        self.layout: Layout = plan_layout(parameters, inputs["latent_shape"])
+    def __init__(self, job: SealedJob, schedule: dict[str, np.ndarray]):
+        self.job, self.parameters = job, job.parameters
+        self.path, self.checkpoint_path = job.group, job.scratch / "checkpoint"
+        self.layout: Layout = plan_layout(job.parameters, job.inputs["latent_shape"])
         self.specs = self.layout.specs
-        self.small = schedule | list_identities(parameters)
+        self.small = schedule | list_identities(job.parameters)
         self.digests: list[hashlib._Hash] = []
 
-    def resume(self) -> Checkpoint | None:
-        """Resume from the scratch folder after verifying it; None if there is none.
+    def restore(self) -> Checkpoint:
+        """Continue the shard in the scratch folder, after verifying it.
 
         Raises UserError, naming the file, if it is damaged or was made with other parameters or inputs.
         """
-        if not self.scratch.exists():
-            return None
         checkpoint = read_checkpoint(self.checkpoint_path)
-        if checkpoint.fingerprint != self.fingerprint:
-            raise UserError(f"{self.scratch} was made with other parameters or inputs")
+        if checkpoint.fingerprint != self.job.fingerprint:
+            raise UserError(f"{self.job.scratch} was made with other parameters or inputs")
         check_group(self.path, list(self.specs.values()))
         self.digests = []
         with blame(self.checkpoint_path):
@@ -75,7 +59,7 @@ class Recorder:
 
     def start(self) -> None:
         """Create an empty scratch folder, discarding any previous content."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.job.clear()
         create_group(self.path, list(self.specs.values()))
         write_chunks(self.path, ((self.specs[name], (0,), self.small[name]) for name in SMALL_ARRAYS))
         self.digests = []
@@ -114,25 +98,19 @@ class Recorder:
             if end == self.layout.steps:
                 self.digests[row + i].update(np.ascontiguousarray(latents[i]).data)
         written = [digest.hexdigest() for digest in self.digests]
-        write_checkpoint(self.checkpoint_path, Checkpoint(self.fingerprint, row, end, written, latents))
+        write_checkpoint(self.checkpoint_path, Checkpoint(self.job.fingerprint, row, end, written, latents))
 
-    def publish(self, out: Place) -> Seal:
-        """Seal the complete group, read it back, verify everything and move it to `out`.
-
-        Raises UserError, naming the file, if the data read back differs from the data written, or if `out` is taken.
-        """
-        for leftover in self.path.rglob("*.partial*"):
-            leftover.unlink()
+    def publish(self) -> Seal:
+        """Seal, verify and publish the complete shard. Raises as `SealedJob.publish_group`."""
         numbers = [str(number) for number, _ in self.parameters["rows"]]
         trajectories = dict(zip(numbers, (digest.hexdigest() for digest in self.digests), strict=True))
         digests = {"arrays": digest_arrays(self.small), "trajectories": trajectories}
-        seal = make_seal(self.parameters, self.inputs, digests)
-        write_group_seal(self.path, seal)
-        for fault in find_faults(self.path, self.parameters, self.inputs):
+        return self.job.publish_group(digests, self._verify)
+
+    def _verify(self, group: Path) -> None:
+        """Raise UserError for the first fault of the sealed group."""
+        for fault in find_faults(group, self.parameters, self.job.inputs):
             raise UserError(fault)
-        publish_group(self.path, out)
-        shutil.rmtree(self.scratch)
-        return seal
 
     def _refuse(self, row: int, step: int, bad: np.ndarray, latents: np.ndarray) -> None:
         """Raise UserError for the first value of `latents` marked in `bad`."""

@@ -10,7 +10,7 @@ from typing import Any, TypedDict, cast
 
 from taqmlx.planning import plan
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import is_unchanged, read_plain_json, write_plain_json
+from taqmlx.store.files import hash_file, is_unchanged, read_plain_json, write_json, write_plain_json
 from taqmlx.store.locations import Place
 
 FORMAT = 1
@@ -93,7 +93,7 @@ def read_file_seal(path: Path) -> Seal:
     return check_seal(read_plain_json(path), path)
 
 
-def is_finished(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> bool:
+def holds_group(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> bool:
     """True if `path` holds a group sealed with these parameters and inputs.
 
     Raises UserError if it holds anything else: finished work is never overwritten. At a URL, objects without a seal are
@@ -105,6 +105,12 @@ def is_finished(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]
     if isinstance(path, Path) and path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(f"{path} is in the way: it holds no finished work; delete it and run again")
     return False
+
+
+def write_file_seal(path: Path, parameters: plan.Parameters, inputs: dict[str, Any], **digests: Any) -> None:
+    """Seal the file `path`, and further `digests`, in the JSON file of the same name beside it."""
+    seal = make_seal(parameters, inputs, {path.name: hash_file(path)} | digests)
+    write_json(path.with_suffix(".json"), seal)
 
 
 def write_group_seal(group: Path, seal: Seal) -> None:

@@ -13,8 +13,8 @@ from taqmlx.planning import configuration, plan
 from taqmlx.planning.block_plan import select_block
 from taqmlx.planning.layers import list_linears
 from taqmlx.store.files import read_json, write_json
-from tests.quantization import conftest as small
 from tests.support.kill_block import list_arguments
+from tools.small_results import study as small
 from tools.small_results.presets import PAPER
 from workflow_scripts.blocks import capture_blocks, optimise_block
 

@@ -15,8 +15,8 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import write_json
 from taqmlx.store.seal import make_seal, read_file_seal, read_group_seal, write_group_seal
 from tests.optimise_block.conftest import configure, quantize, select
-from tests.quantization import conftest as small
 from tests.support.kill_block import list_arguments
+from tools.small_results import study as small
 from tools.small_results.shards import hash_tree
 from workflow_scripts.blocks import optimise_block
 
@@ -32,18 +32,9 @@ def test_a_finished_block_is_kept(copy, caplog):
     assert not arguments.scratch.exists()
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"engine": "gptq"}, r'engine: "rtn" there, "gptq" in'),
-        ({"engine": "rtn", "held_out": 0.5}, r"held_out: 0.17 there, 0.5 in"),
-        (
-            {"engine": "rtn", "weights": [{"layers": "*", "bits": 5}]},
-            r"layers.mm_00.image.adaLN_modulation.weight.bits: 8 there, 5 in",
-        ),
-    ],
-)
-def test_a_finished_block_with_other_parameters_is_replaced_only_with_overwrite(copy, caplog, changes, words):
+def test_a_finished_block_with_other_parameters_is_replaced_only_with_overwrite(copy, caplog):
+    changes = {"engine": "rtn", "weights": [{"layers": "*", "bits": 5}]}
+    words = r"layers.mm_00.image.adaLN_modulation.weight.bits: 8 there, 5 in"
     before = hash_tree(copy / "adaround")
     with pytest.raises(UserError, match=rf"^\S+mm_00\.safetensors was made with other parameters \({words}[^\n]+$"):
         quantize(copy, **changes)
@@ -52,26 +43,6 @@ def test_a_finished_block_with_other_parameters_is_replaced_only_with_overwrite(
         path = quantize(copy, replace=True, **changes)
     assert re.search(rf"other parameters \({words}.*; it is replaced", caplog.text)
     assert read_block(path).seal["parameters"] == select_block(select("optimise_block", **changes), "mm_00")
-
-
-def test_a_damaged_block_is_named_and_remade_with_overwrite(copy):
-    path = copy / "adaround" / "mm_00.safetensors"
-    before = hash_tree(copy / "adaround")
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"mm_00\.safetensors does not match .*"):
-        quantize(copy, engine="rtn")
-    quantize(copy, engine="rtn", replace=True)
-    assert hash_tree(copy / "adaround") == before
-
-
-@pytest.mark.parametrize("name", ["mm_00.safetensors", "mm_00.json", "mm_00.report.json"])
-def test_a_block_with_a_missing_file_is_remade(copy, name):
-    before = hash_tree(copy / "adaround")
-    (copy / "adaround" / name).unlink()
-    quantize(copy, engine="rtn")
-    assert hash_tree(copy / "adaround") == before
 
 
 # What it is made of

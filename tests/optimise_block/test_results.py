@@ -18,8 +18,8 @@ from taqmlx.store.mixed_bits import FORMAT
 from taqmlx.store.seal import read_group_seal
 from taqmlx.store.tensors import read_tensors
 from tests.optimise_block.conftest import TRIED, configure, quantize, read_report, select
-from tests.quantization import conftest as small
 from tests.support.kill_block import list_arguments
+from tools.small_results import study as small
 from tools.small_results.shards import hash_tree
 from workflow_scripts.blocks import optimise_block
 

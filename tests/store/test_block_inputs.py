@@ -10,6 +10,7 @@ from taqmlx.store.block_inputs import BATCH, count_bytes, list_specs, open_block
 from taqmlx.store.block_recorder import BlockRecorder
 from taqmlx.store.errors import UserError
 from taqmlx.store.seal import make_seal, read_group_seal, write_group_seal
+from taqmlx.store.sealed_job import SealedJob
 from taqmlx.store.zarr_arrays import ArraySpec, create_group
 from tools.faults.damage import edit
 
@@ -41,19 +42,20 @@ def draw_states(points, changes=()):
 def record(folder, shard, points=None, changes=(), **others):
     """The part `shard`, recorded and published."""
     points = POINTS[shard] if points is None else points
-    recorder = BlockRecorder(
-        folder / "scratch" / shard, PARAMETERS | {"shard": shard, "points": points} | others, INPUTS
-    )
+    parameters = PARAMETERS | {"shard": shard, "points": points} | others
+    job = SealedJob(folder / shard, folder / "scratch" / shard, parameters, INPUTS)
     by_point = {
         "sigmas": np.array(points, np.float32) / 80,
         "steps": np.array(points),
         "prompt_indices": np.array(points) % 3,
     }
-    recorder.start(by_point)
-    for batch in recorder.batches:
-        recorder.store_batch(*draw_states(np.array(points[batch]), changes))
-    recorder.publish(folder / shard)
-    return folder / shard
+    with job.hold():
+        recorder = BlockRecorder(job)
+        recorder.start(by_point)
+        for batch in recorder.batches:
+            recorder.store_batch(*draw_states(np.array(points[batch]), changes))
+        recorder.publish()
+    return job.out
 
 
 @pytest.fixture(scope="module")
@@ -209,10 +211,11 @@ def test_a_value_beyond_float16_is_named(tmp_path, change, words):
 
 
 def test_damage_between_writing_and_sealing_is_found(tmp_path):
-    recorder = BlockRecorder(tmp_path / "scratch", PARAMETERS | {"shard": "01", "points": [1, 2]}, INPUTS)
+    parameters = PARAMETERS | {"shard": "01", "points": [1, 2]}
+    recorder = BlockRecorder(SealedJob(tmp_path / "out", tmp_path / "scratch", parameters, INPUTS))
     recorder.start({name: np.zeros(2) for name in ("sigmas", "steps", "prompt_indices")})
     recorder.store_batch(*draw_states(np.array([1, 2])))
     flip(tmp_path / "scratch/group/image/c.5.0.0.0")
     with pytest.raises(UserError, match=r"image/c\.5\.0\.0\.0 is damaged"):
-        recorder.publish(tmp_path / "out")
+        recorder.publish()
     assert not (tmp_path / "out").exists()

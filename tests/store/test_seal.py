@@ -11,7 +11,7 @@ from taqmlx.store.seal import (
     GROUP,
     check_origin,
     check_seal,
-    is_finished,
+    holds_group,
     make_seal,
     read_file_seal,
     read_group_seal,
@@ -73,9 +73,9 @@ def test_a_missing_seal_file_is_named(tmp_path):
 
 
 def test_finished_means_sealed_with_the_same_origin(tmp_path):
-    assert not is_finished(tmp_path / "absent", PARAMETERS, INPUTS)
-    assert not is_finished(tmp_path, PARAMETERS, INPUTS)
+    assert not holds_group(tmp_path / "absent", PARAMETERS, INPUTS)
+    assert not holds_group(tmp_path, PARAMETERS, INPUTS)
     (tmp_path / "zarr.json").write_text(json.dumps(GROUP | {"attributes": {"seal": SEAL}}))
-    assert is_finished(tmp_path, PARAMETERS, INPUTS)
+    assert holds_group(tmp_path, PARAMETERS, INPUTS)
     with pytest.raises(UserError, match="other parameters"):
-        is_finished(tmp_path, PARAMETERS | {"steps": 6}, INPUTS)
+        holds_group(tmp_path, PARAMETERS | {"steps": 6}, INPUTS)

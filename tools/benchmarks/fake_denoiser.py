@@ -16,6 +16,7 @@ from taqmlx.planning import plan
 from taqmlx.store.conditioning import list_inputs, open_conditioning
 from taqmlx.store.files import read_json
 from taqmlx.store.recorder import Recorder
+from taqmlx.store.sealed_job import SealedJob
 from workflow_scripts.trajectories.collect_shard import Advance, record_shard
 
 
@@ -25,7 +26,7 @@ def record_shards(results: Path) -> None:
     conditioning = open_conditioning(results / "conditioning.safetensors", stage)
     model = find_model(stage["model"])
     sigmas = model.compute_sigmas(stage["steps"])
-    levels = {"ts": np.array(schedule.compute_timesteps(sigmas[:-1])), "sigmas": np.array(sigmas)}
+    levels = schedule.list_levels(sigmas)
 
     def begin(rows: np.ndarray) -> tuple[mx.array, Advance]:
         noise = schedule.draw_noise((stage["seed"] + rows[:, 0]).tolist(), *model.LATENT_SHAPE)
@@ -37,10 +38,12 @@ def record_shards(results: Path) -> None:
             continue
         parameters = plan.select_shard(stage, shard)
         inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}
-        recorder = Recorder(results / "scratch" / shard, parameters, inputs, levels)
-        recorder.start()
-        record_shard(recorder, None, begin)
-        recorder.publish(out)
+        job = SealedJob(out, results / "scratch" / shard, parameters, inputs)
+        with job.hold():
+            recorder = Recorder(job, levels)
+            recorder.start()
+            record_shard(recorder, None, begin)
+            recorder.publish()
 
 
 if __name__ == "__main__":

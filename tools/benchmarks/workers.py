@@ -15,6 +15,7 @@ from taqmlx.planning import plan
 from taqmlx.store.conditioning import list_inputs, open_conditioning
 from taqmlx.store.files import read_json
 from taqmlx.store.recorder import Recorder
+from taqmlx.store.sealed_job import SealedJob
 from tools.benchmarks.table import Row, call, time_interleaved
 from tools.benchmarks.workflow import run_snakemake, write_config
 from workflow_scripts.trajectories import collect_shard
@@ -86,7 +87,7 @@ def measure_resumability(folder: Path) -> Row:
     sigmas = model.compute_sigmas(parameters["steps"])
     begin = collect_shard.bind_beginning(model, conditioning, parameters, sigmas)
     inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}
-    levels = {"ts": np.array(schedule.compute_timesteps(sigmas[:-1])), "sigmas": np.array(sigmas)}
+    levels = schedule.list_levels(sigmas)
 
     def advance_only() -> None:
         latents, advance = begin(np.array(parameters["rows"]))
@@ -95,10 +96,12 @@ def measure_resumability(folder: Path) -> Row:
             mx.eval(latents)
 
     def record() -> None:
-        recorder = Recorder(folder / "scratch", parameters, inputs, levels)
-        recorder.start()
-        collect_shard.record_shard(recorder, None, begin)
-        recorder.publish(folder / f"{time.monotonic_ns()}")
+        job = SealedJob(folder / f"{time.monotonic_ns()}", folder / "scratch", parameters, inputs)
+        with job.hold():
+            recorder = Recorder(job, levels)
+            recorder.start()
+            collect_shard.record_shard(recorder, None, begin)
+            recorder.publish()
 
     seconds = time_interleaved({"record": record, "advance": advance_only}, 7)
     return Row("what being resumable costs", 100 * (seconds["record"] / seconds["advance"] - 1), "%", "<= 2")

@@ -35,6 +35,7 @@ from taqmlx.store.quant_config import read_quant_config
 from taqmlx.store.safetensors_header import read_header
 from taqmlx.store.sample_folder import Expected, find_folder_faults, find_manifest_faults
 from taqmlx.store.seal import make_seal
+from taqmlx.store.sealed_job import SealedJob
 from taqmlx.store.sensitivity_file import read_sensitivities, read_sensitivity_arrays
 from taqmlx.store.statistics_merging import merge_shards
 from taqmlx.store.tensors import write_sealed_tensors
@@ -94,13 +95,16 @@ def copy(source: Path, target: Path) -> None:
 def record_part(path: Path) -> None:
     """A part of the blocks' inputs, of three points."""
     points = [0, 2, 4]
-    recorder = BlockRecorder(path.parent.with_name("scratch"), PART | {"shard": path.name, "points": points}, SHAPES)
+    parameters = PART | {"shard": path.name, "points": points}
+    job = SealedJob(path, path.parent.with_name("scratch"), parameters, SHAPES)
     by_point = {"sigmas": np.ones(3, np.float32), "steps": np.arange(3), "prompt_indices": np.arange(3)}
-    recorder.start(by_point)
     rows = 2 * len(points)
     states = [(np.ones((rows, 2, 4), np.float32), np.ones((rows, 3, 4), np.float32)) for _ in range(5)]
-    recorder.store_batch(np.ones((rows, 4), np.float32), iter([*states, (states[0][0], None)]))
-    recorder.publish(path)
+    with job.hold():
+        recorder = BlockRecorder(job)
+        recorder.start(by_point)
+        recorder.store_batch(np.ones((rows, 4), np.float32), iter([*states, (states[0][0], None)]))
+        recorder.publish()
 
 
 def write_states(folder: Path) -> None:

@@ -20,8 +20,8 @@ from taqmlx.planning.step_choice import select_timesteps
 from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
 from taqmlx.store.calibration import POINT_ARRAYS, Calibration, open_calibration
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import hash_file, read_json, write_json
-from taqmlx.store.seal import make_seal
+from taqmlx.store.files import read_json
+from taqmlx.store.seal import write_file_seal
 from taqmlx.store.tensors import write_tensors
 
 # Largest number of points per batch: larger batches gain nothing, and a shard has about this many points per step by
@@ -58,12 +58,9 @@ def main(arguments: argparse.Namespace) -> None:
     read_conditions = calibration.bind_conditions()
     observations = observe_points(transformer, parameters["model"], points, read_conditions, list(sigmas), size)
     write_tensors(arguments.out, pack_observations(observations))
-    seal = make_seal(
-        parameters | {"shard": arguments.shard, "sigmas": [[step, sigma] for step, sigma in sigmas.items()]},
-        {"calibration": calibration.seal["fingerprint"], "model": model.file_digests()},
-        {arguments.out.name: hash_file(arguments.out)},
-    )
-    write_json(arguments.out.with_suffix(".json"), seal)
+    own = {"shard": arguments.shard, "sigmas": [[step, sigma] for step, sigma in sigmas.items()]}
+    inputs = {"calibration": calibration.seal["fingerprint"], "model": model.file_digests()}
+    write_file_seal(arguments.out, parameters | own, inputs)
     log.info(f"activations {arguments.shard}: {len(observations)} inputs at {len(sigmas)} steps in {arguments.out}")
 
 

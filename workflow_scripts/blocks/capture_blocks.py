@@ -1,7 +1,6 @@
 """Capture the inputs of all blocks on one shard of the capture points; resumes after an interruption."""
 
 import argparse
-import shutil
 
 import numpy as np
 
@@ -18,9 +17,9 @@ from taqmlx.store.block_recorder import BlockRecorder
 from taqmlx.store.calibration import POINT_ARRAYS, Calibration, open_calibration
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
-from taqmlx.store.lock import hold_lock
 from taqmlx.store.preflight import check_disk
-from taqmlx.store.seal import is_finished
+from taqmlx.store.seal import holds_group
+from taqmlx.store.sealed_job import SealedJob
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -31,23 +30,22 @@ def main(arguments: argparse.Namespace) -> None:
     transformer, tokens = model.load_transformer(), calibration.specs["cs"].shape[2]
     inputs = {"calibration": calibration.seal["fingerprint"], "model": model.file_digests()}
     inputs |= measure_shapes(transformer.config, model.LATENT_SHAPE, tokens)
-    with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
-        if is_finished(arguments.out, parameters, inputs):
-            shutil.rmtree(arguments.scratch, ignore_errors=True)
-            log.info(f"{arguments.out} is finished already")
+    job = SealedJob(arguments.out, arguments.scratch, parameters, inputs)
+    with job.hold():
+        if job.is_finished(holds_group):
             return
         conditions = plan.count_conditions(parameters["model"])
         rows = conditions * choose_batch(conditions, inputs["image_shape"], inputs["text_shape"])
         check_forward(transformer, model.LATENT_SHAPE, tokens, rows, "capturing block inputs")
-        recorder = BlockRecorder(arguments.scratch, parameters, inputs)
+        recorder = BlockRecorder(job)
         begun = take_up(recorder)
-        announce_size(recorder, arguments)
+        announce_size(recorder)
         by_point = {name: calibration.read_rows(name, np.array(parameters["points"])) for name in POINT_ARRAYS}
         if not begun:
             recorder.start({name: by_point[name] for name in ("sigmas", "steps", "prompt_indices")})
         capture_points(recorder, transformer, calibration, by_point)
-        recorder.publish(arguments.out)
-    log.info(f"captured the block inputs of {len(parameters['points'])} points: {arguments.out}")
+        recorder.publish()
+    log.info(f"captured the block inputs of {len(parameters['points'])} points: {job.out}")
 
 
 def read_part_parameters(arguments: argparse.Namespace, calibration: Calibration) -> plan.Parameters:
@@ -72,23 +70,19 @@ def read_part_parameters(arguments: argparse.Namespace, calibration: Calibration
 
 
 def take_up(recorder: BlockRecorder) -> bool:
-    """Resume from scratch; log and clear it if unusable. Returns True if work was resumed."""
-    try:
-        begun = recorder.resume()
-    except UserError as error:
-        log.info(f"{str(error).partition(';')[0]}; starting this shard over")
-        shutil.rmtree(recorder.scratch)
-        return False
-    if begun:
-        log.info(f"resuming {recorder.scratch} at batch {recorder.done + 1} of {len(recorder.batches)}")
-    return begun
+    """Resume the shard, or make room for it. Returns True if work was resumed."""
+    if recorder.job.resume(recorder.restore, "starting this shard over"):
+        log.info(f"resuming {recorder.job.scratch} at batch {recorder.done + 1} of {len(recorder.batches)}")
+        return True
+    recorder.job.clear()
+    return False
 
 
-def announce_size(recorder: BlockRecorder, arguments: argparse.Namespace) -> None:
+def announce_size(recorder: BlockRecorder) -> None:
     """Log the size of the shard. Raises UserError if the disk has no room for the remaining batches."""
     points, blocks = len(recorder.parameters["points"]), recorder.specs["text"].shape[0]
-    log.info(f"{points} points, {blocks} blocks: {count_bytes(recorder.specs) / 1e6:.1f} MB in {arguments.out}")
-    check_disk(recorder.scratch.parent, recorder.count_missing_bytes(), "lower capture_points")
+    log.info(f"{points} points, {blocks} blocks: {count_bytes(recorder.specs) / 1e6:.1f} MB in {recorder.job.out}")
+    check_disk(recorder.job.scratch.parent, recorder.count_missing_bytes(), "lower capture_points")
 
 
 def capture_points(

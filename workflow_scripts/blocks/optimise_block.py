@@ -6,7 +6,6 @@ none of them used, and the best one is written; the report beside it has the err
 
 import argparse
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,15 @@ from taqmlx.reconstruction.candidates import Candidate, Learning, choose_candida
 from taqmlx.reconstruction.reconstruction import PHASES
 from taqmlx.reconstruction.state_arrays import pack_state, unpack_state
 from taqmlx.runtime.entry import Progress, build_parser, log, run
-from taqmlx.store.block_file import BlockFile, LayerWeight, holds_work, read_block, write_block
-from taqmlx.store.block_inputs import BlockInputs, open_block_inputs
+from taqmlx.store.block_file import BlockFile, LayerWeight, holds_block, read_block, write_block
+from taqmlx.store.block_inputs import BlockInputs, identify_block, open_block_inputs
 from taqmlx.store.block_report import name_report, write_report
-from taqmlx.store.errors import UserError
+from taqmlx.store.errors import UserError, blame_values
 from taqmlx.store.files import read_json
-from taqmlx.store.learning_state import read_learning, write_learning
-from taqmlx.store.lock import hold_lock
 from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
 from taqmlx.store.preflight import check_memory
-from taqmlx.store.seal import check_origin, fingerprint_origin
+from taqmlx.store.seal import check_origin
+from taqmlx.store.sealed_job import SealedJob
 
 LINEAR_WIDTHS = 24  # weight elements of a block's linears, in squares of its width: 12 per stream
 
@@ -44,35 +42,27 @@ def main(arguments: argparse.Namespace) -> None:
     mixed = read_mixed_bits(arguments.mixed) if arguments.mixed else None
     model = find_model(parameters["model"], parameters)
     origin = list_origin(parameters, inputs, before, model) | identify_bits(parameters, mixed)
-    with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
-        if is_finished(arguments.out, parameters, origin, arguments.replace):
-            log.info(f"{arguments.out} is finished already")
-        else:
-            check_room(parameters, inputs)
-            try:
-                rules = overlay_bits(parameters["layers"], mixed)
-                task = prepare(parameters, rules, inputs, before, model.load_transformer(), model.LATENT_SHAPE)
-                quantize_block(arguments, parameters, origin, task)
-            except ValueError as error:  # raised by numerics for unusable weights or inputs
-                raise UserError(f"{parameters['block']}: {error}") from error
-        shutil.rmtree(arguments.scratch, ignore_errors=True)
+    job = SealedJob(arguments.out, arguments.scratch, parameters, origin)
+    with job.hold():
+        if job.is_finished(holds_block, replace=arguments.replace):
+            return
+        check_room(parameters, inputs)
+        with blame_values(parameters["block"]):
+            rules = overlay_bits(parameters["layers"], mixed)
+            task = prepare(parameters, rules, inputs, before, model.load_transformer(), model.LATENT_SHAPE)
+            quantize_block(job, task)
 
 
 def list_origin(
     parameters: plan.Parameters, inputs: BlockInputs, before: list[BlockFile], model: Model
 ) -> dict[str, Any]:
     """Digests of the block's inputs. Raises UserError if they do not belong together."""
-    digests = model.file_digests()
-    for part in inputs.parts:
-        check_origin(part.seal, part.path, plan.select_row_keys(parameters), {"model": digests})
+    shared = identify_block(inputs, parameters, parameters["block"], model.file_digests())
     blocks = plan.list_blocks(parameters["model"])
-    if parameters["block"] not in blocks:
-        raise UserError(f"{parameters['block']}: the model {parameters['model']} has the blocks {', '.join(blocks)}")
     wanted = blocks[: blocks.index(parameters["block"])] if parameters["block_inputs"] == "quantized" else []
     found = [file.seal["parameters"]["block"] for file in before]
     if found != wanted:
         raise UserError(f"--before: the files of blocks {wanted} are needed in this order, and {found} are named")
-    shared = {"model": digests, "block_inputs": [part.seal["fingerprint"] for part in inputs.parts]}
     for name, file in zip(found, before, strict=True):
         check_origin(file.seal, Path(name), {}, shared)
     return shared | {"before": [file.seal["checksum"] for file in before]}
@@ -86,37 +76,20 @@ def check_room(parameters: plan.Parameters, inputs: BlockInputs) -> None:
     check_memory(needed, "quantizing a block", "lower adaround_batch or capture_points")
 
 
-def is_finished(path: Path, parameters: plan.Parameters, origin: dict[str, Any], replaceable: bool) -> bool:
-    """True if the block file at `path` was produced from these parameters and inputs.
-
-    Raises UserError if it is damaged or was produced from others, unless `replaceable`.
-    """
-    try:
-        return holds_work(path, parameters, origin)
-    except UserError as error:
-        if not replaceable:
-            raise
-        log.info(f"{str(error).partition(';')[0]}; it is replaced")
-        return False
-
-
-def quantize_block(
-    arguments: argparse.Namespace, parameters: plan.Parameters, origin: dict[str, Any], task: Task
-) -> None:
+def quantize_block(job: SealedJob, task: Task) -> None:
     """Run the candidates, keep the best on the held-out points, write the report, the block and its seal."""
-    learning = open_learning(arguments.scratch / "learning.safetensors", parameters, origin)
+    parameters, out = job.parameters, job.out
+    learning = open_learning(job)
     candidates = list_candidates(task.problem, task.grids, task.quantizers, parameters, learning)
     errors = [measure_candidate(task.problem, task.grids, candidate) for candidate in candidates]
     refuse_broken(parameters["block"], candidates, errors)
     best = candidates[choose_candidate(candidates, errors)]
-    write_report(name_report(arguments.out), parameters["block"], describe(task, candidates, errors, best))
+    write_report(name_report(out), parameters["block"], describe(task, candidates, errors, best))
     weights = task.modulation | {name: LayerWeight(task.grids[name], codes) for name, codes in best.codes.items()}
-    write_block(
-        arguments.out, weights, list_inputs(task.problem, best.quantizers), task.problem.sigmas, parameters, origin
-    )
+    write_block(out, weights, list_inputs(task.problem, best.quantizers), task.problem.sigmas, parameters, job.inputs)
     for candidate, error in zip(candidates, errors, strict=True):
         log.info(f"{parameters['block']} {candidate.engine}: {describe_errors(error['quantized_inputs'])} held out")
-    log.info(f"{parameters['block']}: {best.engine} is written to {arguments.out}")
+    log.info(f"{parameters['block']}: {best.engine} is written to {out}")
 
 
 def refuse_broken(block: str, candidates: list[Candidate], errors: list[dict[str, Any]]) -> None:
@@ -129,21 +102,17 @@ def refuse_broken(block: str, candidates: list[Candidate], errors: list[dict[str
             )
 
 
-def open_learning(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> Learning:
-    """Load the AdaRound checkpoint; log and ignore an unusable one."""
-    fingerprint = fingerprint_origin(parameters, origin)
-    try:
-        state = unpack_state(read_learning(path, fingerprint))
-    except UserError as error:
-        log.info(f"{str(error).partition(';')[0]}; it is ignored, and {parameters['block']} starts over")
-        state = None
+def open_learning(job: SealedJob) -> Learning:
+    """Resume or start AdaRound."""
+    parameters = job.parameters
+    state = unpack_state(job.resume_learning(f"it is ignored, and {parameters['block']} starts over"))
     if state:
         log.info(f"resuming {parameters['block']} after {len(state.losses)} iterations")
     total = parameters.get("adaround_iterations", 0) * len(PHASES[parameters.get("reconstruction", "joint")])
     progress = Progress(parameters["block"], total, "iterations", len(state.losses) if state else 0)
     return Learning(
         state,
-        lambda state: write_learning(path, fingerprint, *pack_state(state)),
+        lambda state: job.save_learning(*pack_state(state)),
         lambda loss: progress.advance(note=f"loss {loss:.4g}"),
     )
 

@@ -21,7 +21,7 @@ from taqmlx.reconstruction.layer_rounding import round_layer
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.block_file import LayerWeight, write_block
 from taqmlx.store.calibration import open_calibration
-from taqmlx.store.errors import UserError
+from taqmlx.store.errors import blame_values
 from taqmlx.store.files import read_json
 from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
 
@@ -41,10 +41,8 @@ def main(arguments: argparse.Namespace) -> None:
     together = choose_batch(transformer, model.LATENT_SHAPE, shape, TOGETHER)
     check_forward(transformer, model.LATENT_SHAPE, shape[2], shape[1] * together, "rounding layers")
     rules = overlay_bits(parameters["layers"], mixed)
-    try:
+    with blame_values(plan.SHARED):
         rounded = round_layers(transformer, points, rules, parameters, together)
-    except ValueError as error:  # raised by numerics for unusable weights or inputs
-        raise UserError(f"{plan.SHARED}: {error}") from error
     write_block(arguments.out, rounded, {}, np.unique(points.sigmas)[::-1], parameters, origin)
     log.info(f"{len(rounded)} layers outside the blocks: {arguments.out}")
 

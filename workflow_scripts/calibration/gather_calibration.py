@@ -4,7 +4,6 @@ Every seal is checked first, every trajectory when it is read, and the whole set
 """
 
 import argparse
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from taqmlx.store.gather import Selection, gather_points, write_conditions
 from taqmlx.store.locations import Place
-from taqmlx.store.lock import hold_lock
 from taqmlx.store.preflight import check_disk
-from taqmlx.store.seal import check_origin, is_finished, make_seal, read_group_seal, write_group_seal
+from taqmlx.store.seal import check_origin, holds_group, read_group_seal
+from taqmlx.store.sealed_job import SealedJob
 from taqmlx.store.trajectories import Shard, Trajectory, check_root, open_shard
 from taqmlx.store.zarr_arrays import ArraySpec, create_group
 
@@ -35,18 +34,15 @@ def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params, stage="gather_calibration")
     conditioning = open_conditioning(arguments.conditioning, parameters)
     inputs = check_shards(arguments.trajectories, parameters, conditioning)
-    scratch = arguments.out.parent / "scratch" / arguments.out.stem
-    with hold_lock(scratch.with_name(f"{scratch.name}.lock"), log.info):
-        shutil.rmtree(scratch, ignore_errors=True)
-        if is_finished(arguments.out, parameters, inputs):
-            log.info(f"{arguments.out} is finished already")
+    job = SealedJob(arguments.out, arguments.out.parent / "scratch" / arguments.out.stem, parameters, inputs)
+    with job.hold():
+        if job.is_finished(holds_group):
             return
-        check_disk(scratch, count_needed_bytes(parameters, inputs), "choose a results_dir elsewhere")
-        build_group(scratch, arguments.trajectories, parameters, inputs, conditioning)
-        (scratch / "group").replace(arguments.out)
-        shutil.rmtree(scratch)
+        job.clear()
+        check_disk(job.scratch, count_needed_bytes(parameters, inputs), "choose a results_dir elsewhere")
+        build_group(job, arguments.trajectories, conditioning)
     count = parameters["trajectories"] * parameters["selected_steps"]
-    log.info(f"gathered {count} points of {parameters['trajectories']} trajectories: {arguments.out}")
+    log.info(f"gathered {count} points of {parameters['trajectories']} trajectories: {job.out}")
 
 
 def select_wanted(parameters: plan.Parameters, shard: str) -> plan.Parameters:
@@ -96,17 +92,14 @@ def count_needed_bytes(parameters: plan.Parameters, inputs: dict[str, Any]) -> i
     return count_bytes(specs) + count_bytes({"flat": specs["xs"]})
 
 
-def build_group(
-    scratch: Path, store: Place, parameters: plan.Parameters, inputs: dict[str, Any], conditioning: Conditioning
-) -> None:
-    """Write, seal and verify the set as `scratch / "group"`. Raises UserError naming a damaged shard or array."""
-    path, specs = scratch / "group", list_arrays(parameters, inputs)
+def build_group(job: SealedJob, store: Place, conditioning: Conditioning) -> None:
+    """Write, seal, verify and publish the set. Raises UserError naming a damaged shard or array."""
+    parameters, path, specs = job.parameters, job.group, list_arrays(job.parameters, job.inputs)
     create_group(path, list(specs.values()), list_attributes(parameters))
     selection = describe_selection(open_first(store, parameters), parameters)
-    digests = gather_points(scratch / "flat", read_trajectories(store, parameters), selection, path, specs)
+    digests = gather_points(job.scratch / "flat", read_trajectories(store, parameters), selection, path, specs)
     digests |= write_conditions(conditioning, len(parameters["prompts"]), path, specs)
-    write_group_seal(path, make_seal(parameters, inputs, digests))
-    open_calibration(path).verify()
+    job.publish_group(digests, lambda group: open_calibration(group).verify())
 
 
 def open_first(store: Place, parameters: plan.Parameters) -> Shard:

@@ -20,34 +20,20 @@ from taqmlx.reconstruction.sensitivity import count_together
 from taqmlx.reconstruction.velocity import POINTS, bind_tail, compare_velocities, measure_gains, spread_points
 from taqmlx.reconstruction.weight_sensitivity import measure_weights, round_block
 from taqmlx.runtime.entry import build_parser, log, run
-from taqmlx.store.block_inputs import BlockInputs, open_block_inputs
-from taqmlx.store.errors import UserError
+from taqmlx.store.block_inputs import BlockInputs, identify_block, open_block_inputs
+from taqmlx.store.errors import blame_values
 from taqmlx.store.files import read_json
-from taqmlx.store.seal import check_origin
 from taqmlx.store.sensitivity_file import write_sensitivity
 
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params, stage="measure_sensitivity")
     inputs, model = open_block_inputs(arguments.inputs), find_model(parameters["model"], parameters)
-    origin = list_origin(parameters, arguments.block, inputs, model)
-    try:
+    origin = identify_block(inputs, parameters, arguments.block, model.file_digests())
+    with blame_values(arguments.block):
         content, arrays = measure(select_block(parameters, arguments.block), inputs, model)
-    except ValueError as error:  # raised by numerics for unusable weights or inputs
-        raise UserError(f"{arguments.block}: {error}") from error
     write_sensitivity(arguments.out, content | {"origin": origin}, arrays)
     log.info(f"{arguments.block}: {len(content['weights'])} weights, {len(content['inputs'])} inputs: {arguments.out}")
-
-
-def list_origin(parameters: plan.Parameters, block: str, inputs: BlockInputs, model: Model) -> dict[str, Any]:
-    """Digests of the block's inputs. Raises UserError if they do not belong together."""
-    digests = model.file_digests()
-    for part in inputs.parts:
-        check_origin(part.seal, part.path, plan.select_row_keys(parameters), {"model": digests})
-    blocks = plan.list_blocks(parameters["model"])
-    if block not in blocks:
-        raise UserError(f"{block}: the model {parameters['model']} has the blocks {', '.join(blocks)}")
-    return {"model": digests, "block_inputs": [part.seal["fingerprint"] for part in inputs.parts]}
 
 
 def measure(

@@ -13,7 +13,7 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from taqmlx.store.locations import Place
 from taqmlx.store.publishing import fetch_group, publish_group
-from taqmlx.store.seal import check_origin, is_finished, read_group_seal
+from taqmlx.store.seal import check_origin, holds_group, read_group_seal
 from taqmlx.store.trajectories import find_faults
 
 
@@ -35,7 +35,7 @@ def copy_shard(source: Place, out: Place, parameters: plan.Parameters) -> bool:
     """
     seal = read_group_seal(source)
     check_origin(seal, source, parameters, {})
-    if is_finished(out, parameters, seal["inputs"]):
+    if holds_group(out, parameters, seal["inputs"]):
         return False
     beside = out.parent if isinstance(out, Path) else None  # renaming works only within one file system
     if beside:

@@ -20,34 +20,33 @@ from taqmlx.runtime.entry import Progress, build_parser, log, run
 from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioning
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, read_json
-from taqmlx.store.lock import hold_lock
 from taqmlx.store.manifest import read_manifest
 from taqmlx.store.original_layout import name_sample, read_sample
 from taqmlx.store.recorder import Recorder
 from taqmlx.store.sample_folder import Expected, count_faults, find_folder_faults, find_manifest_faults
-from taqmlx.store.seal import is_finished
+from taqmlx.store.seal import holds_group
+from taqmlx.store.sealed_job import SealedJob
 
 
 def main(arguments: argparse.Namespace) -> None:
     stage = read_json(arguments.params, stage="collect_shard")
     conditioning = open_conditioning(arguments.conditioning, stage)
     model = find_model(stage["model"], stage)
-    if model.file_digests() != conditioning.weights:
-        raise UserError(f"{conditioning.path} was made with other weights of the model; delete it and run again")
-    sigmas = model.compute_sigmas(stage["steps"])
-    levels = {"ts": np.array(schedule.compute_timesteps(sigmas[:-1])), "sigmas": np.array(sigmas)}
+    conditioning.check_weights(model.file_digests())
+    levels = schedule.list_levels(model.compute_sigmas(stage["steps"]))
     expected = Expected(range(stage["trajectories"]), levels["sigmas"], model.LATENT_SHAPE)
     check_folder(arguments.folder, stage, expected, model)
     with ExitStack() as stack:
-        recorders = {}
+        recorders: list[Recorder] = []
         for shard in plan.list_shards(stage):
-            scratch = arguments.trajectories.parent / "scratch" / shard
-            stack.enter_context(hold_lock(scratch.with_name(f"{shard}.lock"), log.info))
             parameters = plan.select_shard(stage, shard)
             inputs = describe_inputs(arguments.folder, conditioning, parameters, model)
-            if not is_finished(arguments.trajectories / shard, parameters, inputs):
-                recorders[shard] = Recorder(scratch, parameters, inputs, levels)
-        import_shards(arguments.folder, arguments.trajectories, recorders)
+            scratch = arguments.trajectories.parent / "scratch" / shard
+            job = SealedJob(arguments.trajectories / shard, scratch, parameters, inputs)
+            stack.enter_context(job.hold())
+            if not holds_group(job.out, parameters, inputs):
+                recorders.append(Recorder(job, levels))
+        import_shards(arguments.folder, recorders)
     log.info(f"imported {stage['trajectories']} trajectories, {len(recorders)} shards now: {arguments.trajectories}")
 
 
@@ -72,17 +71,17 @@ def describe_inputs(
     return inputs | {"imported": {"manifest": hash_file(folder / "manifest.json")}}
 
 
-def import_shards(folder: Path, store: Path, recorders: dict[str, Recorder]) -> None:
+def import_shards(folder: Path, recorders: list[Recorder]) -> None:
     """Write every shard to its scratch folder; when all are written, seal them and rename them into place."""
-    total = sum(recorder.layout.rows for recorder in recorders.values())
+    total = sum(recorder.layout.rows for recorder in recorders)
     progress = Progress("import", total, "trajectories")
-    for recorder in recorders.values():
+    for recorder in recorders:
         recorder.start()
         for row, (image, _) in enumerate(recorder.parameters["rows"]):
             import_trajectory(recorder, row, folder / "samples", image)
             progress.advance()
-    for shard, recorder in recorders.items():
-        recorder.publish(store / shard)
+    for recorder in recorders:
+        recorder.publish()
 
 
 def import_trajectory(recorder: Recorder, row: int, samples: Path, image: int) -> None:

@@ -5,7 +5,6 @@ advance together. The states are computed in fp32 and stored in fp16, the final 
 """
 
 import argparse
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,10 +24,10 @@ from taqmlx.store.checkpoint import Checkpoint
 from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioning
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
-from taqmlx.store.lock import hold_lock
 from taqmlx.store.preflight import check_disk
 from taqmlx.store.recorder import Recorder
-from taqmlx.store.seal import is_finished, read_group_seal
+from taqmlx.store.seal import holds_group, read_group_seal
+from taqmlx.store.sealed_job import SealedJob
 
 # advance(latents (n, h, w, c), step) -> the latents after that step
 Advance = Callable[[mx.array, int], mx.array]
@@ -40,25 +39,19 @@ def main(arguments: argparse.Namespace) -> None:
     parameters = read_shard_parameters(arguments)
     conditioning = open_conditioning(arguments.conditioning, read_json(arguments.params, stage="collect_shard"))
     model = find_model(parameters["model"], parameters)
-    if model.file_digests() != conditioning.weights:
-        raise UserError(f"{conditioning.path} was made with other weights of the model; delete it and run again")
+    conditioning.check_weights(model.file_digests())
     inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}
-    with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
-        if is_finished(arguments.out, parameters, inputs):
-            shutil.rmtree(arguments.scratch, ignore_errors=True)
-            log.info(f"{arguments.out} is finished already")
-            leave_receipt(arguments)
-            return
-        sigmas = model.compute_sigmas(parameters["steps"])
-        levels = {"ts": np.array(schedule.compute_timesteps(sigmas[:-1])), "sigmas": np.array(sigmas)}
-        recorder = Recorder(arguments.scratch, parameters, inputs, levels)
-        checkpoint = take_up(recorder)
-        check_disk(arguments.scratch, count_missing_bytes(recorder, checkpoint), "choose a results_dir elsewhere")
-        record_shard(recorder, checkpoint, bind_beginning(model, conditioning, parameters, sigmas))
-        recorder.publish(arguments.out)
+    job = SealedJob(arguments.out, arguments.scratch, parameters, inputs)
+    with job.hold():
+        if not job.is_finished(holds_group):
+            sigmas = model.compute_sigmas(parameters["steps"])
+            recorder = Recorder(job, schedule.list_levels(sigmas))
+            checkpoint = take_up(recorder)
+            check_disk(job.scratch, count_missing_bytes(recorder, checkpoint), "choose a results_dir elsewhere")
+            record_shard(recorder, checkpoint, bind_beginning(model, conditioning, parameters, sigmas))
+            recorder.publish()
+            log.info(f"recorded {len(parameters['rows'])} trajectories of {parameters['steps']} steps: {job.out}")
         leave_receipt(arguments)
-    count, steps = len(parameters["rows"]), parameters["steps"]
-    log.info(f"recorded {count} trajectories of {steps} steps: {arguments.out}")
 
 
 def leave_receipt(arguments: argparse.Namespace) -> None:
@@ -103,14 +96,10 @@ def bind_beginning(model: Model, conditioning: Conditioning, parameters: plan.Pa
 
 
 def take_up(recorder: Recorder) -> Checkpoint | None:
-    """Resume from scratch; log an unusable state and start over. Returns the checkpoint, or None at the start."""
-    try:
-        checkpoint = recorder.resume()
-    except UserError as error:
-        log.info(f"{str(error).partition(';')[0]}; starting this shard over")
-        checkpoint = None
+    """Resume or start the shard. Returns the checkpoint, or None at the start."""
+    checkpoint = recorder.job.resume(recorder.restore, "starting this shard over")
     if checkpoint:
-        log.info(f"resuming {recorder.scratch} at step {checkpoint.step} of trajectory {checkpoint.row + 1} and on")
+        log.info(f"resuming {recorder.job.scratch} at step {checkpoint.step} of trajectory {checkpoint.row + 1} and on")
     else:
         recorder.start()
     return checkpoint

@@ -6,7 +6,6 @@ points of held-out prompts; the report beside it has both errors.
 
 import argparse
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,13 @@ from taqmlx.reconstruction.distillation import KINDS, Settings, State, Task, lea
 from taqmlx.reconstruction.state_arrays import pack_tree, unpack_tree
 from taqmlx.reconstruction.student import Learned, assemble_student
 from taqmlx.runtime.entry import Progress, build_parser, log, run
-from taqmlx.store.block_file import BlockFile, holds_work, read_block, write_block
+from taqmlx.store.block_file import BlockFile, holds_block, read_block, write_block
 from taqmlx.store.block_report import name_report, write_report
 from taqmlx.store.calibration import Calibration, open_calibration
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
-from taqmlx.store.learning_state import read_learning, write_learning
-from taqmlx.store.lock import hold_lock
-from taqmlx.store.seal import check_origin, fingerprint_origin
+from taqmlx.store.seal import check_origin
+from taqmlx.store.sealed_job import SealedJob
 
 START, LEARNED = "blocks", "distilled"
 
@@ -43,15 +41,12 @@ def main(arguments: argparse.Namespace) -> None:
     origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
     files = read_files(arguments.blocks, parameters, origin)
     origin |= {"blocks": {file.seal["parameters"]["block"]: file.seal["checksum"] for file in files}}
-    with hold_lock(arguments.scratch.with_name(f"{arguments.scratch.name}.lock"), log.info):
-        if is_finished(arguments.out, parameters, origin):
-            log.info(f"{arguments.out} is finished already")
-        else:
+    job = SealedJob(arguments.out, arguments.scratch, parameters, origin)
+    with job.hold():
+        if not job.is_finished(holds_block, replace=True):
             calibration.verify()
             guidance = calibration.seal["parameters"]["cfg_scale"]
-            task, codes = assemble_task(parameters, calibration, model, files)
-            distil(arguments, parameters, origin, task, codes, guidance)
-        shutil.rmtree(arguments.scratch, ignore_errors=True)
+            distil(job, *assemble_task(parameters, calibration, model, files), guidance)
 
 
 def read_files(paths: list[Path], parameters: plan.Parameters, origin: dict[str, Any]) -> list[BlockFile]:
@@ -74,15 +69,6 @@ def read_files(paths: list[Path], parameters: plan.Parameters, origin: dict[str,
     return files
 
 
-def is_finished(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> bool:
-    """True if `path` was produced from these parameters and inputs; logs any other content."""
-    try:
-        return holds_work(path, parameters, origin)
-    except UserError as error:
-        log.info(f"{str(error).partition(';')[0]}; it is replaced")
-        return False
-
-
 def assemble_task(
     parameters: plan.Parameters, calibration: Calibration, model: Model, files: list[BlockFile]
 ) -> tuple[Task, dict[str, np.ndarray]]:
@@ -101,21 +87,14 @@ def assemble_task(
     return Task(transformer, student, points, levels, training, held_out, conditions, recompute), codes
 
 
-def distil(
-    arguments: argparse.Namespace,
-    parameters: plan.Parameters,
-    origin: dict[str, Any],
-    task: Task,
-    codes: dict[str, np.ndarray],
-    guidance: float,
-) -> None:
+def distil(job: SealedJob, task: Task, codes: dict[str, np.ndarray], guidance: float) -> None:
     """Learn, keep the better of start and result on held-out points, and write report, file and seal.
 
     guidance: the guidance weight of the calibration set's trajectories.
     """
-    settings = Settings.read(parameters, guidance)
+    settings = Settings.read(job.parameters, guidance)
     first = task.student.start(task.model, codes, "codes" in KINDS[settings.kind])
-    state = continue_learning(arguments.scratch / "learning.safetensors", parameters, origin, task, settings, first)
+    state = continue_learning(job, task, settings, first)
     results = {START: first, LEARNED: state.learned}
     errors = {name: measure_held_out(task, settings, learned) for name, learned in results.items()}
     if not math.isfinite(errors[START]):
@@ -129,35 +108,28 @@ def distil(
         "moved_codes": {name: float(np.mean(layer.codes != codes[name])) for name, layer in weights.items()},
         "loss": shorten_losses(state.losses),
     }
-    write_report(name_report(arguments.out), plan.WHOLE, described)
-    write_block(arguments.out, weights, inputs, task.student.sigmas, parameters, origin, biases)
+    write_report(name_report(job.out), plan.WHOLE, described)
+    write_block(job.out, weights, inputs, task.student.sigmas, job.parameters, job.inputs, biases)
     words = ", ".join(f"{name} {-to_decibels(error, 1):.2f} dB" for name, error in errors.items())
-    log.info(f"distil: guided velocity held out {words}; kept: {chosen}, in {arguments.out}")
+    log.info(f"distil: guided velocity held out {words}; kept: {chosen}, in {job.out}")
 
 
-def continue_learning(
-    path: Path, parameters: plan.Parameters, origin: dict[str, Any], task: Task, settings: Settings, first: Learned
-) -> State:
-    """Learn to the end, from the checkpoint at `path`, or from `first` if there is none."""
-    fingerprint = fingerprint_origin(parameters, origin)
-    state = open_learning(path, fingerprint, first)
+def continue_learning(job: SealedJob, task: Task, settings: Settings, first: Learned) -> State:
+    """Learn to the end, from the job's checkpoint, or from `first` if there is none."""
+    state = open_learning(job, first)
     progress = Progress("distil", settings.iterations, "iterations", state.iteration)
 
     def save(state: State) -> None:
         numbers = {"iteration": state.iteration, "losses": state.losses}
         moving = {kind: state.learned[kind] for kind in KINDS[settings.kind]}
-        write_learning(path, fingerprint, numbers, pack_tree({"learned": moving, "adam": state.adam}))
+        job.save_learning(numbers, pack_tree({"learned": moving, "adam": state.adam}))
 
     return learn(task, settings, state, save, lambda loss: progress.advance(note=f"loss {loss:.4g}"))
 
 
-def open_learning(path: Path, fingerprint: str, first: Learned) -> State:
-    """The state of an interrupted run, or the initial state at `first`; logs and ignores an unusable checkpoint."""
-    try:
-        saved = read_learning(path, fingerprint)
-    except UserError as error:
-        log.info(f"{str(error).partition(';')[0]}; it is ignored, and distillation starts over")
-        saved = None
+def open_learning(job: SealedJob, first: Learned) -> State:
+    """The state of an interrupted run, or the initial state at `first`."""
+    saved = job.resume_learning("it is ignored, and distillation starts over")
     if saved is None:
         return State(0, dict(first), {}, [])
     numbers, arrays = saved

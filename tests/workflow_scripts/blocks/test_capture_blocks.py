@@ -22,8 +22,8 @@ from taqmlx.store.block_recorder import BlockRecorder
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import write_json
 from taqmlx.store.seal import make_seal, read_group_seal, write_group_seal
-from tests.quantization import conftest as small
 from tests.support.kill_capture import list_arguments
+from tools.small_results import study as small
 from tools.small_results.shards import hash_tree
 from workflow_scripts.blocks import capture_blocks
 
@@ -223,17 +223,6 @@ def test_a_non_finite_value_is_named(folder, points):
 
 
 # Unfinished and finished work
-
-
-def test_a_finished_shard_is_kept(copy, caplog):
-    arguments = list_arguments(copy)
-    before = hash_tree(arguments.out)
-    arguments.scratch.mkdir(parents=True)
-    with caplog.at_level(logging.INFO, "taqmlx"):
-        capture(copy)
-    assert "00 is finished already" in caplog.text
-    assert hash_tree(arguments.out) == before
-    assert not arguments.scratch.exists()
 
 
 def test_a_finished_shard_with_other_parameters_is_never_overwritten(copy):

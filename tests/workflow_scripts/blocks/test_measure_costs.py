@@ -18,7 +18,7 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import write_json
 from taqmlx.store.seal import make_seal, read_group_seal, write_group_seal
 from taqmlx.store.weight_costs import read_costs
-from tests.quantization import conftest as small
+from tools.small_results import study as small
 from workflow_scripts.blocks import measure_costs
 
 GUIDANCE = 3.0

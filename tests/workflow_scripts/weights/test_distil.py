@@ -18,7 +18,6 @@ from taqmlx.store.block_report import read_report
 from taqmlx.store.calibration import open_calibration
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
-from tests.quantization import conftest as small
 from tests.support.interruption import interrupt_after_saves
 from tests.workflow_scripts.blocks.test_measure_costs import (
     GUIDANCE,
@@ -26,6 +25,7 @@ from tests.workflow_scripts.blocks.test_measure_costs import (
     write_guided_calibration,
     write_parameters,
 )
+from tools.small_results import study as small
 from tools.small_results.shards import hash_tree
 from workflow_scripts.weights import distil
 
@@ -167,10 +167,9 @@ class TestResult:
         assert found == [GUIDANCE]
 
 
-def interrupt(sources: Path, folder: Path, monkeypatch, saves: int, **changes) -> Path:
-    """Let the entry be interrupted right after it saved its learning for the `saves`th time; the checkpoint."""
-    interrupt_after_saves(distil, monkeypatch, saves, lambda: run_distil(sources, folder, **changes))
-    return list_arguments(sources, folder).scratch / "learning.safetensors"
+def interrupt(sources: Path, folder: Path, monkeypatch, saves: int, **changes) -> None:
+    """Let the entry be interrupted right after it saved its learning for the `saves`th time."""
+    interrupt_after_saves(monkeypatch, saves, lambda: run_distil(sources, folder, **changes))
 
 
 @pytest.mark.slow
@@ -197,18 +196,6 @@ class TestInterruptions:
         assert "resuming" not in caplog.text
         assert hash_tree(path.parent) == hash_tree(finished.parent)
 
-    @pytest.mark.parametrize("length", [0, -1])
-    def test_a_damaged_checkpoint_is_named_and_ignored(self, sources, tmp_path, monkeypatch, caplog, length):
-        """Of one iteration, so that starting over is quick."""
-        checkpoint = interrupt(sources, tmp_path, monkeypatch, 1, distil_iterations=1, distil_checkpoint_every=1)
-        checkpoint.write_bytes(checkpoint.read_bytes()[:length])
-        with caplog.at_level(logging.INFO, "taqmlx"):
-            path = run_distil(sources, tmp_path, distil_iterations=1, distil_checkpoint_every=1)
-        assert re.search(
-            r"learning\.safetensors is damaged.*; it is ignored, and distillation starts over", caplog.text
-        )
-        assert len(read_made(path)["loss"]["values"]) == 1
-
     def test_diverged_learning_keeps_its_checkpoint_and_writes_nothing(self, sources, tmp_path):
         with pytest.raises(UserError, match=r"distillation: iteration \d gives a value that is not finite, first in"):
             run_distil(sources, tmp_path, distil_rate=1e4, distil_checkpoint_every=1)
@@ -225,60 +212,18 @@ class TestFinished:
         assert "iterations" not in caplog.text
         assert hash_tree(copy / "made") == before
 
-    @pytest.mark.parametrize("name", ["distilled.safetensors", "distilled.json", "distilled.report.json"])
-    def test_a_result_with_a_missing_file_is_not_finished(self, copy, sources, name):
-        (copy / "made" / name).unlink()
-        assert not self.ask(sources, copy)
-
-    def test_a_damaged_result_is_not_finished(self, copy, sources, caplog):
-        path = copy / "made" / "distilled.safetensors"
-        content = bytearray(path.read_bytes())
-        content[-1] ^= 1
-        path.write_bytes(content)
-        with caplog.at_level(logging.INFO, "taqmlx"):
-            assert not self.ask(sources, copy)
-        assert "does not match" in caplog.text
-        assert "it is replaced" in caplog.text
-
-    @pytest.mark.parametrize(
-        ("change", "words"),
-        [
-            ({"distil_rate": 0.1}, r"other parameters \(distil_rate: 0.0005 there, 0.1 in"),
-            ({"calibration": "another"}, r"other inputs \(calibration: "),
-            ({"blocks": {"mm_00": "another"}}, r"other inputs \(blocks\.mm_00: "),
-        ],
-    )
-    def test_a_result_with_another_origin_is_not_finished_and_the_difference_is_named(
-        self, copy, sources, caplog, change, words
-    ):
-        with caplog.at_level(logging.INFO, "taqmlx"):
-            assert not self.ask(sources, copy, **change)
+    def test_a_result_with_another_origin_is_named_and_replaced(self, sources, copy, caplog):
+        """The run ends at the calibration set, which is damaged."""
+        calibration = write_guided_calibration(copy / "calibration.zarr")
+        damage(calibration)
+        arguments = list_arguments(sources, copy, calibration=calibration)
+        with (
+            caplog.at_level(logging.INFO, "taqmlx"),
+            pytest.raises(UserError, match=r"calibration\.zarr/xs does not match its seal"),
+        ):
+            run_distil(sources, copy, arguments, distil_rate=0.1)
+        words = r"other parameters \(distil_rate: 0.0005 there, 0.1 in"
         assert re.search(rf"distilled\.safetensors was made with {words}.*; it is replaced", caplog.text)
-
-    @staticmethod
-    def ask(sources: Path, copy: Path, **changes) -> bool:
-        """Whether it is finished, for parameters or an origin that differ by `changes`."""
-        seal = read_block_seal(sources)
-        parameters = {key: changes.get(key, value) for key, value in seal["parameters"].items()}
-        origin = {
-            key: value | changes.get(key, {}) if isinstance(value, dict) else changes.get(key, value)
-            for key, value in seal["inputs"].items()
-        }
-        return distil.is_finished(copy / "made" / "distilled.safetensors", parameters, origin)
-
-
-def read_block_seal(sources: Path) -> dict:
-    """What the result's seal is to say of parameters and inputs."""
-    config = configuration.complete(SETTINGS, configuration.load_schema())
-    blocks = {unit: read_block(sources / "adaround" / f"{unit}.safetensors").seal["checksum"] for unit in UNITS}
-    return {
-        "parameters": block_plan.resolve_layers(plan.select_parameters("distil", config, [])) | {"block": plan.WHOLE},
-        "inputs": {
-            "model": find_model("embedded").file_digests(),
-            "calibration": open_calibration(sources / "calibration.zarr").seal["fingerprint"],
-            "blocks": blocks,
-        },
-    }
 
 
 class TestRefusals:
