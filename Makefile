@@ -2,8 +2,11 @@
 #   make results/quant_config.json          the main job
 #   make results/quick/quant_config.json    the same in a minute or two, with config/quick.yaml
 #   make results/ANY_TARGET CORES=2         wider
+#   make venv CUDA=13                       MLX for NVIDIA GPUs (CUDA 12 or 13) on Linux, in place of that for CPUs
 PYTHON ?= python3
 CORES ?= 1
+CUDA ?=
+BACKEND := $(if $(CUDA),cuda$(CUDA),cpu)
 BIN := .venv/bin
 READY := .venv/installed
 DOCS_READY := .venv-docs/installed
@@ -79,8 +82,10 @@ venv: $(READY)
 # DiffusionKit asks for an MLX that has no Linux build and for packages it does not need here: it goes in on its own.
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed; name one with: make PYTHON=python3.11 ...")'
+	@case "$(BACKEND)" in cpu | cuda12 | cuda13) ;; *) echo "CUDA=$(CUDA): MLX has packages for CUDA 12 and 13" >&2; exit 1 ;; esac
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	sed 's/^mlx\[cpu\]/mlx[$(BACKEND)]/' requirements.txt > .venv/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r .venv/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps diffusionkit==0.5.2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	$(BIN)/python -m workflow_scripts.tools.install_blas

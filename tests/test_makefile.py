@@ -19,15 +19,15 @@ exec '{python}' -c 'import sys; code = sys.argv[1]; sys.version_info = {version}
 
 @pytest.fixture
 def make(tmp_path):
-    """make(version): what the Makefile says to a Python of that version."""
+    """make(version, *options): what the Makefile says to a Python of that version."""
     for name in ("Makefile", "requirements.txt", "pyproject.toml"):
         shutil.copy(name, tmp_path)
 
-    def call(version):
+    def call(version, *options):
         shim = tmp_path / "python"
         shim.write_text(SHIM.format(python=sys.executable, version=(*version, 0)))
         shim.chmod(0o755)
-        command = ["make", "--no-print-directory", "venv", f"PYTHON={shim}"]
+        command = ["make", "--no-print-directory", "venv", f"PYTHON={shim}", *options]
         outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=outside)
         assert done.returncode == 2
@@ -35,6 +35,23 @@ def make(tmp_path):
         return done.stdout + done.stderr
 
     return call
+
+
+def test_another_cuda_than_mlx_has_is_rejected_in_one_line(make):
+    (_, first), _ = find_range()
+    said = make((3, first), "CUDA=11")
+    assert "asked for" not in said
+    assert "CUDA=11: MLX has packages for CUDA 12 and 13" in said
+
+
+@pytest.mark.parametrize(("options", "backend"), [((), "cpu"), (("CUDA=12",), "cuda12"), (("CUDA=13",), "cuda13")])
+def test_cuda_chooses_the_package_of_mlx(options, backend):
+    plan = subprocess.run(["make", "-n", "-B", "venv", *options], capture_output=True, text=True, check=True).stdout
+    (command,) = re.findall(r"sed '(.*?)' requirements\.txt", plan)
+    given = Path("requirements.txt").read_text(encoding="utf-8")
+    made = subprocess.run(["sed", command], input=given, capture_output=True, text=True, check=True).stdout
+    assert made == given.replace("mlx[cpu]", f"mlx[{backend}]")
+    assert f"mlx[{backend}]==" in made
 
 
 def find_range():

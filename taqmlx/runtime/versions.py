@@ -1,4 +1,4 @@
-"""Package versions and BLAS kernels, which determine the last bits of results.
+"""Package versions, BLAS kernels and products of a GPU, which determine the last bits of results.
 
 `<results>/versions.json` lists every combination that results were made with. The seals do not contain them: finished
 work stays valid after a package update or on another CPU, and continuing a run then gives a warning.
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from taqmlx.runtime.blas import name_kernels
+from taqmlx.runtime.products import name_products
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 
 PACKAGES = ("mlx", "diffusionkit", "numpy", "scipy-openblas32", "torch")
-KERNELS = "BLAS kernels"
+KERNELS, PRODUCTS = "BLAS kernels", "fp32 products"
 FILE = "versions.json"
 
 Versions = dict[str, str]
@@ -29,8 +30,9 @@ def find_version(package: str) -> str:
 
 
 def list_installed() -> Versions:
-    """Installed package versions and the BLAS kernels of this CPU."""
-    return {package: find_version(package) for package in PACKAGES} | {KERNELS: name_kernels()}
+    """Installed package versions, the BLAS kernels of this CPU, and how a GPU multiplies fp32 matrices."""
+    packages = {package: find_version(package) for package in PACKAGES}
+    return packages | {KERNELS: name_kernels(), PRODUCTS: name_products()}
 
 
 def read_recorded(results: Path) -> list[Versions]:
@@ -51,7 +53,7 @@ def is_combination(value: Any) -> bool:
 
 
 def find_changes(results: Path) -> Iterator[str]:
-    """Yield a line per package, or BLAS kernels, if some results were made with another version than the current one.
+    """Yield a line per entry of `list_installed` in which some results differ from the current one.
 
     Raises UserError as `read_recorded`.
     """
@@ -59,7 +61,7 @@ def find_changes(results: Path) -> Iterator[str]:
     for name, version in installed.items():
         others = dict.fromkeys(entry[name] for entry in recorded if entry.get(name, version) != version)
         if others:
-            now = f"{version} {'are used here' if name == KERNELS else 'is installed'}"
+            now = f"{version} {'is installed' if name in PACKAGES else 'are used here'}"
             yield (
                 f"{results} was made with {name} {', '.join(others)}, but {now}: new results may differ in their"
                 " last bits"

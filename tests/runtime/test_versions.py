@@ -63,3 +63,10 @@ def test_other_blas_kernels_are_warned_about_in_one_line(tmp_path):
     write_json(tmp_path / versions.FILE, {"made_with": [here | {versions.KERNELS: "Nehalem"}, here]})
     (line,) = versions.find_changes(tmp_path)
     assert f"made with BLAS kernels Nehalem, but {here[versions.KERNELS]} are used here: new results" in line
+
+
+def test_products_in_tf32_are_warned_about(tmp_path):
+    here = versions.list_installed()
+    write_json(tmp_path / versions.FILE, {"made_with": [here | {versions.PRODUCTS: "TF32 allowed"}]})
+    (line,) = versions.find_changes(tmp_path)
+    assert f"made with fp32 products TF32 allowed, but {here[versions.PRODUCTS]} are used here: new results" in line
