@@ -146,7 +146,7 @@ def place_manifest(arguments: Namespace, config: Settings) -> Change:
     return Change({})
 
 
-def refuse_scaling(arguments: Namespace, config: Settings) -> Change:
+def reject_scaling(arguments: Namespace, config: Settings) -> Change:
     """Raise UserError for another scale than the latents' own, which they are past already."""
     if arguments.scaling_factor not in (None, 1.5305):
         raise UserError("--scaling-factor: the latents are past the model's own scale and are decoded as they are")

@@ -19,7 +19,7 @@ class Option(NamedTuple):
     adds: tuple[str, ...] = ()  # words for today's command
     shows: str = ""  # what of the results its value becomes a link to
     says: str = ""  # a line for the user, as it changes nothing
-    refused: str = ""  # what to use instead
+    rejected: str = ""  # what to use instead
     nargs: str | None = None
     also: tuple[str, ...] = ()  # its other spellings
 
@@ -65,6 +65,6 @@ def say(flag: str, line: str, read: Callable[[str], Any] | None = str) -> Option
     return Option(flag, read, says=line)
 
 
-def refuse(flag: str, instead: str) -> Option:
+def reject(flag: str, instead: str) -> Option:
     """An option that nothing here corresponds to, with any number of values."""
-    return Option(flag, refused=instead, nargs="*")
+    return Option(flag, rejected=instead, nargs="*")

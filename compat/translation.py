@@ -46,7 +46,7 @@ def translate(name: str, words: list[str]) -> Translation:
     if command.uses_workflow:
         settings |= {key: getattr(arguments, option.name) for option in given for key in option.sets}
     else:
-        refuse_differing(given, arguments, results / "params" / "collect_shard.json")
+        reject_differing(given, arguments, results / "params" / "collect_shard.json")
     change = command.combine(arguments, complete(settings))
     settings = ({"engine": STAND_IN} if change.needs_blocks else {}) | settings | change.settings
     given = [option for option in command.options if is_given(option, arguments)]  # with what `combine` filled in
@@ -56,7 +56,7 @@ def translate(name: str, words: list[str]) -> Translation:
     if command.uses_workflow:
         if change.needs_blocks and before.get("engine") == STAND_IN and before != settings:
             passed = passed or list(OVERWRITE)
-        refuse_conflicts(settings, results, overwrites=passed == list(OVERWRITE))
+        reject_conflicts(settings, results, overwrites=passed == list(OVERWRITE))
         options = ["--configfile", config.as_posix(), *passed]
         today = ["snakemake", "--cores", arguments.cores, *today[1:], *options]
     else:
@@ -73,15 +73,15 @@ def parse(name: str, command: Command, words: list[str]) -> argparse.Namespace:
         how: dict[str, Any] = {"action": "store_true"}
         if option.read is not None:
             how = {"type": option.read, "nargs": option.nargs, "default": option.default}
-        text = option.says or (f"not supported: {option.refused}" if option.refused else None)
+        text = option.says or (f"not supported: {option.rejected}" if option.rejected else None)
         parser.add_argument(option.flag, *option.also, **how, help=text)
     if command.uses_workflow:
         parser.add_argument("--cores", default="1", help="number of parallel jobs (default: %(default)s)")
         parser.add_argument("--configfile", type=Path, help="configuration that a new results folder starts from")
     arguments = parser.parse_args(words)
     for option in command.options:
-        if option.refused and is_given(option, arguments):
-            raise UserError(f"{option.flag}: {option.refused}")
+        if option.rejected and is_given(option, arguments):
+            raise UserError(f"{option.flag}: {option.rejected}")
     return arguments
 
 
@@ -130,7 +130,7 @@ def complete(settings: Settings) -> Settings:
     return configuration.complete(add_base(settings), configuration.load_schema())
 
 
-def refuse_conflicts(settings: Settings, results: Path, overwrites: bool) -> None:
+def reject_conflicts(settings: Settings, results: Path, overwrites: bool) -> None:
     """Raise UserError if trajectories, or blocks unless `overwrites`, are there that other settings made.
 
     And ValueError for settings that cannot be had."""
@@ -142,7 +142,7 @@ def refuse_conflicts(settings: Settings, results: Path, overwrites: bool) -> Non
         raise UserError(f"{conflict}; name another folder, or delete {results / 'adaround'}")
 
 
-def refuse_differing(given: list[Option], arguments: argparse.Namespace, recorded: Path) -> None:
+def reject_differing(given: list[Option], arguments: argparse.Namespace, recorded: Path) -> None:
     """Raise UserError for an option that says something else than what the trajectories were recorded with."""
     for option in given:
         for key in option.sets:
