@@ -27,7 +27,7 @@ PROGRAMS = ("snakemake", "make", "python", "source", "rm", "hf", "mflux-generate
 PAGES = sorted(Path("docs").glob("*.md"))
 DOCUMENTS = [*map(Path, ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "config/README.md")), *PAGES]
 MARKER = "needs the real weights"
-REAL_MODELS = re.compile(r"sd3|flux|calibration-1000|\bhf auth|\bhf download")
+REAL_MODELS = re.compile(r"sd3|(?<!m)flux|calibration-1000|\bhf auth|\bhf download")
 
 
 class Command(NamedTuple):
