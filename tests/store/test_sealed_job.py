@@ -56,7 +56,7 @@ def test_a_job_publishes_its_sealed_result_and_leaves_no_scratch(tmp_path):
 # Finished work
 
 
-def test_a_finished_job_is_left_alone(tmp_path, said):
+def test_a_finished_result_is_kept(tmp_path, said):
     job = make_job(tmp_path)
     count(job)
     before = {path: path.stat().st_mtime_ns for path in job.out.rglob("*")}
@@ -67,7 +67,7 @@ def test_a_finished_job_is_left_alone(tmp_path, said):
     assert not job.scratch.exists()
 
 
-def test_the_result_of_other_parameters_is_refused_and_stays(tmp_path, wanted):
+def test_a_result_with_other_parameters_is_rejected_and_stays(tmp_path, wanted):
     count(make_job(tmp_path))
     job = make_job(tmp_path, steps=6)
     with pytest.raises(UserError, match=r"counts was made with other parameters \(steps: 5 there, 6 in"):
@@ -75,7 +75,7 @@ def test_the_result_of_other_parameters_is_refused_and_stays(tmp_path, wanted):
     assert hash_tree(job.out) == wanted
 
 
-def test_something_else_in_the_place_of_the_result_is_named(tmp_path):
+def test_a_foreign_file_at_the_path_of_the_result_is_named(tmp_path):
     job = make_job(tmp_path)
     (job.out / "counts").mkdir(parents=True)
     with pytest.raises(UserError, match="counts is in the way: it holds no finished work"):
@@ -91,20 +91,20 @@ def block(tmp_path) -> SealedJob:
     return job
 
 
-def test_a_finished_block_is_known_as_such(block, said):
+def test_a_finished_block_is_recognised(block, said):
     assert block.is_finished(holds_block)
     assert block.is_finished(holds_block, replace=True)
     assert said.messages == 2 * [f"{block.out} is finished already"]
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".json", ".report.json"])
-def test_a_block_that_lacks_a_file_is_not_finished(block, said, suffix):
+def test_a_block_with_a_missing_file_is_not_finished(block, said, suffix):
     block.out.with_suffix(suffix).unlink()
     assert not block.is_finished(holds_block)
     assert said.messages == []
 
 
-def test_a_damaged_block_is_named_and_replaced_only_if_asked(block, said):
+def test_a_damaged_block_is_named_and_replaced_only_on_request(block, said):
     content = bytearray(block.out.read_bytes())
     content[-1] ^= 1
     block.out.write_bytes(content)
@@ -121,7 +121,7 @@ def test_a_damaged_block_is_named_and_replaced_only_if_asked(block, said):
         ({"inputs": {"model": {"a.safetensors": "01"}}}, r"other inputs \(model\.[^)]*\)"),
     ],
 )
-def test_a_block_of_other_parameters_or_inputs_is_replaced_only_if_asked(block, said, changes, words):
+def test_a_block_with_other_parameters_or_inputs_is_replaced_only_on_request(block, said, changes, words):
     job = SealedJob(
         **{"out": block.out, "scratch": block.scratch, "parameters": PARAMETERS, "inputs": INPUTS} | changes
     )
@@ -136,7 +136,7 @@ def test_a_block_of_other_parameters_or_inputs_is_replaced_only_if_asked(block, 
 # Interrupted work
 
 
-def test_a_job_goes_on_from_its_checkpoint(interrupted, wanted):
+def test_a_job_resumes_from_its_checkpoint(interrupted, wanted):
     assert count(interrupted) == [2, 3, 4]
     assert hash_tree(interrupted.out) == wanted
 
@@ -148,14 +148,14 @@ def test_a_job_killed_before_any_change_of_a_file_ends_with_the_same_bytes(tmp_p
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_checkpoint_of_other_parameters_is_named_and_not_used(interrupted, tmp_path, said):
+def test_a_checkpoint_with_other_parameters_is_named_and_ignored(interrupted, tmp_path, said):
     job = make_job(tmp_path, seed=1)
     assert count(job) == list(range(STEPS))
     assert said.messages == [f"{job.learning} was made with other parameters or inputs; counting starts over"]
     assert read_group_seal(job.out)["parameters"]["seed"] == 1
 
 
-def test_a_damaged_checkpoint_is_named_and_not_used(interrupted, wanted, said):
+def test_a_damaged_checkpoint_is_named_and_ignored(interrupted, wanted, said):
     interrupted.learning.write_bytes(interrupted.learning.read_bytes()[:-1])
     assert count(interrupted) == list(range(STEPS))
     assert len(said.messages) == 1
@@ -170,7 +170,7 @@ def test_an_error_keeps_the_checkpoint(interrupted):
 
 
 @pytest.mark.parametrize("name", ["counts/c.0.0.123.partial", ".0a1b2c3d.partial.json"], ids=["a chunk", "the seal"])
-def test_leftover_partial_files_are_swept(interrupted, wanted, name):
+def test_leftover_partial_files_are_removed(interrupted, wanted, name):
     (interrupted.group / name).write_bytes(b"torn")
     count(interrupted)
     assert hash_tree(interrupted.out) == wanted

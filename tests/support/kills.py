@@ -51,7 +51,7 @@ def kill_at(work: Callable[[], None], limit: int) -> int:
 
 
 def compare_killed(work: Callable[[], None], folder: Path, made: Path, scratch: Path, moments: int) -> None:
-    """Kill `work`, which makes the folder `made`, at so many evenly spread moments at most, and let others finish.
+    """Kill `work`, which makes the folder `made`, at evenly spread moments, at most `moments`, and let others finish.
 
     Each time they have to leave the bytes of an undisturbed run and nothing in `scratch`.
     """
