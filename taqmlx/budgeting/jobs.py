@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from taqmlx.budgeting import work
 from taqmlx.numerics.footprint import PROCESS_BYTES
-from taqmlx.planning import plan
+from taqmlx.planning import block_plan, plan
 from taqmlx.planning.sizes import Sizes
 from taqmlx.planning.step_choice import select_timesteps
 
@@ -90,8 +90,7 @@ def count_observed(config: plan.Parameters) -> tuple[int, int, int]:
 
 def list_weight_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:
     """Jobs from the blocks to the final quantized model."""
-    rounds = {"joint": 1, "separate": 2}[config["reconstruction"]]
-    iterations = config["adaround_iterations"] * rounds * (config["engine"] == "adaround")
+    iterations = block_plan.count_iterations(config)
     block = rates.start + work.PASSES * config["capture_points"] * rates.block + iterations * rates.iteration
     checkpoint = PROCESS_BYTES + sizes.parameters * (sizes.itemsize + 2)
     searching = work.count_searching(config, sizes) * rates.step + work.GPTQ_SECONDS * sizes.parameters

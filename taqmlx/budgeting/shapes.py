@@ -11,7 +11,7 @@ from taqmlx.models.catalogue import find_model
 from taqmlx.models.diffusionkit import config as sizes
 from taqmlx.models.diffusionkit import mmdit
 from taqmlx.planning import plan
-from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.planning.layers import Layer
 from taqmlx.planning.sizes import Sizes, read_sizes
 
 
@@ -67,7 +67,7 @@ def read_shapes(config: plan.Parameters) -> ModelShapes:
     name = config["model"]
     model, size = find_model(name, config), _SIZES[name]()
     transformer = mmdit.MMDiT(size)
-    layers, tokens = list_linears(*plan.MODEL_BLOCKS[name]), read_sizes(config).context[0]
+    layers, tokens = plan.list_layers(name), read_sizes(config).context[0]
     streams = measure_shapes(size, model.LATENT_SHAPE, tokens)
     return ModelShapes(
         conditions=plan.count_conditions(name),

@@ -19,6 +19,7 @@ from taqmlx.numerics.footprint import (
 )
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import CHANGE_BYTES, CHOICES, GROUP_BYTES, PROBE_POINTS
+from taqmlx.planning.block_plan import count_rows
 from taqmlx.planning.sizes import Sizes
 
 COSTS = json.loads(Path(__file__).with_name("costs.json").read_text(encoding="utf-8"))
@@ -103,8 +104,7 @@ def estimate_encoding_memory(config: plan.Parameters, encoding: int, itemsize: i
 def estimate_learning_memory(config: plan.Parameters, sizes: Sizes) -> int:
     """Bytes of a worker that quantizes one block: its weights and their learning state, the rows of an iteration, and
     its captured inputs with their targets."""
-    rows = config["adaround_batch"] if config["engine"] == "adaround" else 0
-    captured = sizes.conditions * config["capture_points"]
+    rows, captured = count_rows(config), sizes.conditions * config["capture_points"]
     return estimate_learning(sizes.block_parameters, rows, captured, sizes.tokens, sizes.width)
 
 

@@ -10,14 +10,13 @@ from taqmlx.checks.packed_products import PackedLinear, find_wrong_products
 from taqmlx.numerics.weight_grid import unpack_codes
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import stored_bits
-from taqmlx.planning.layers import list_linears
 from taqmlx.store.block_file import digest_codes
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file
 from taqmlx.store.packed_checkpoint import PackedCheckpoint, find_misfits, measure_tensors
 from taqmlx.store.seal import read_file_seal
 
-MODELS = {model: list_linears(*depths) for model, depths in plan.MODEL_BLOCKS.items()}
+MODELS = {model: plan.list_layers(model) for model in plan.MODEL_BLOCKS}
 Quantization = dict[str, dict[str, Any]]  # path: bits, group size and mode
 
 MEASURED = ("bits_per_weight", "quantized_weights", "parameters")
@@ -72,7 +71,7 @@ def check_digests(checkpoint: PackedCheckpoint, intact: Quantization) -> Iterato
         weight = checkpoint.tensors[f"{path}.weight"]
         if digest_codes(weight) != config["codes"].get(path):
             yield f"{path}: the codes are not those config.json names"
-        nominal = config["nominal_bits"].get(path, how["bits"])
+        nominal = checkpoint.find_bits(path)
         if stored_bits(nominal) != how["bits"] or unpack_codes(weight, nominal).max() >= 2**nominal:
             yield f"{path}: not {nominal} bits stored as {how['bits']}"
 

@@ -19,13 +19,13 @@ from taqmlx.mmdit.blocks import (
     split_modulation,
 )
 from taqmlx.mmdit.patches import embed_latents, restore_latents
-from taqmlx.mmdit.transformer import Transformer, TransformerConfig
-from taqmlx.planning.layers import UNIFIED, Layer, list_linears
+from taqmlx.mmdit.transformer import Transformer, TransformerConfig, list_layers
+from taqmlx.planning.layers import UNIFIED, Layer
 
 
 def bind_linears(model: Transformer) -> Linear:
     """Full-precision `linear(name, x)` with the weights of `model`, x (..., in) -> (..., out)."""
-    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    layers = list_layers(model)
     weights = {layer.name: resolve_module(model, layer.path)["weight"].T for layer in layers}
     return bind_transposed(weights, {layer.name: resolve_bias(model, layer) for layer in layers})
 

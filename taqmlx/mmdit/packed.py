@@ -95,3 +95,8 @@ def name_bits(bits: Sequence[int | tuple[int, ...]]) -> str:
         return str(Counter(bits or [UNQUANTIZED]).most_common(1)[0][0])
     widths = {int(width) for value in bits for width in np.atleast_1d(value)} - {UNQUANTIZED}
     return f"{min(widths)}-{max(widths)}"
+
+
+def name_precision(weights: Sequence[int], inputs: Sequence[int | tuple[int, ...]]) -> str:
+    """Most frequent bit widths of quantized layers' weights and inputs, as W4A8; with several input tiers, W4A4-8."""
+    return f"W{name_bits(weights)}A{name_bits(inputs)}"

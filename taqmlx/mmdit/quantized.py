@@ -87,7 +87,7 @@ class QuantizedLinears:
         distinct: dict[tuple[object, ...], InputQuantizer] = {}
         self.quantizers, self.products, self.biases = {}, {}, {}
         for name in (layer.name for layer in layers):
-            own = inputs.get(name, AS_GIVEN)
+            own = inputs.get(name, InputQuantizer())
             quantizer = distinct.setdefault(own.identity, own)
             self.quantizers[name], self.products[name] = quantizer, bind_product(weights[name])
             self.biases[name] = fold_shift(quantizer, self.products[name], biases[name])
@@ -109,9 +109,6 @@ class QuantizedLinears:
             return y if bias is None else y + bias
 
         return linear
-
-
-AS_GIVEN = InputQuantizer()
 
 
 def check_steps(inputs: Mapping[str, InputQuantizer], knots: int) -> None:

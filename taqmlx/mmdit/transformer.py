@@ -1,9 +1,11 @@
-"""Types of the parts used of DiffusionKit's `MMDiT`, which is untyped."""
+"""Types of the parts used of DiffusionKit's `MMDiT`, which is untyped, and its linear layers."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import mlx.core as mx
+
+from taqmlx.planning.layers import Layer, list_linears
 
 
 class TransformerConfig(Protocol):
@@ -91,3 +93,8 @@ class Transformer(Protocol):
 
     def parameters(self) -> dict[str, Any]:
         """All arrays, as a tree."""
+
+
+def list_layers(model: Transformer) -> list[Layer]:
+    """All linear layers of `model`, as in `list_linears`."""
+    return list_linears(model.config.depth_multimodal, model.config.depth_unified)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taqmlx.mmdit.blocks import resolve_module
-from taqmlx.mmdit.packed import name_bits
-from taqmlx.mmdit.transformer import Transformer
+from taqmlx.mmdit.packed import name_precision
+from taqmlx.mmdit.transformer import Transformer, list_layers
 from taqmlx.planning.bit_choices import stored_bits
 from taqmlx.planning.layer_rules import UNQUANTIZED
-from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.planning.layers import Layer
 from taqmlx.store.block_file import LayerWeight, read_block
 from taqmlx.store.packed_checkpoint import PARTS, read_packed
 from taqmlx.store.quant_config import read_quant_config
@@ -31,7 +31,7 @@ def measure_variant(model: Transformer, source: str, files: Sequence[Path]) -> d
 
     A layer that is not quantized counts UNQUANTIZED bits per weight. Raises UserError for missing or damaged files.
     """
-    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    layers = list_layers(model)
     counts = {layer.name: resolve_module(model, layer.path)["weight"].size for layer in layers}
     sizes = READERS[source](layers, files)
     total = sum(sizes.stored.get(name, count * UNQUANTIZED // 8) for name, count in counts.items())
@@ -42,14 +42,10 @@ def measure_variant(model: Transformer, source: str, files: Sequence[Path]) -> d
         "bits_per_weight": 8 * total / sum(counts.values()),
         "quantized_layers": len(sizes.stored),
         "activation_bits": sorted({bits for widths in inputs for bits in widths}) or [UNQUANTIZED],
-        "precision": name_precision(list(sizes.widths.values()), inputs),
+        "precision": name_precision(
+            list(sizes.widths.values()), [own[0] if len(own) == 1 else tuple(own) for own in inputs]
+        ),
     }
-
-
-def name_precision(weights: Sequence[int], inputs: Sequence[Sequence[int]]) -> str:
-    """Most frequent bit widths of quantized layers' weights and inputs, as W4A8; with several input tiers, W4A4-8."""
-    single = [bits[0] if len(bits) == 1 else tuple(bits) for bits in inputs]
-    return f"W{name_bits(weights)}A{name_bits(single)}"
 
 
 def read_none(layers: Iterable[Layer], files: Sequence[Path]) -> Sizes:
@@ -83,8 +79,7 @@ def read_weights(layers: Iterable[Layer], files: Sequence[Path]) -> Sizes:
         )
         for path in checkpoint.config["quantization"]
     }
-    nominal = checkpoint.config["nominal_bits"]
-    widths = {names[path]: nominal.get(path, how["bits"]) for path, how in checkpoint.config["quantization"].items()}
+    widths = {names[path]: checkpoint.find_bits(path) for path in checkpoint.config["quantization"]}
     return Sizes(stored, widths, {})
 
 

@@ -16,7 +16,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, eye_array, kron, vstack
 
 from taqmlx.planning.bit_choices import GROUP_BITS, Choice, stored_bits
-from taqmlx.planning.layer_rules import find_rule
+from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
 
 # Generalisations of mm_03.image.attn.q_proj: mm_*, mm_*.image.attn.q_proj, and the name itself.
 _PATTERNS = ((r"_\d+\..*", "_*"), (r"_\d+\.", "_*."), (r"^", ""))
@@ -37,7 +37,7 @@ def count_stored_bits(rules: Mapping[str, dict[str, Any]], elements: Mapping[str
 
     A 16-bit rule has no scales or biases; a per-row rule counts as groups of 128.
     """
-    sizes = {name: rule.get("group_size", 0) for name, rule in rules.items()}
+    sizes = {name: 0 if rule["bits"] == UNQUANTIZED else rule["group_size"] for name, rule in rules.items()}
     stored = {
         name: stored_bits(rule["bits"])
         + (GROUP_BITS / (128 if sizes[name] == "row" else sizes[name]) if sizes[name] else 0)

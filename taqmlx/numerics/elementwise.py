@@ -1,4 +1,4 @@
-"""GELU, attention and norms in the fastest form for each device.
+"""GELU, attention, norms and rounding in the fastest form for each device.
 
 On a CPU, MLX evaluates exp and erf one element at a time, while sums, products, quotients and bit shifts are vectorised
 and about fifty times faster. GELU and softmax on a CPU are therefore built from these operations, at least as precise
@@ -19,6 +19,7 @@ DOUBLINGS = tuple(2 * 2 ** (2**index / 32) for index in range(5))  # 2 r, 2 r^2,
 POWER = (0.00015349587, 0.0013398915, 0.0096184497, 0.055503324, 0.24022648, 0.6931472, 1.0)  # 2^f for |f| <= 0.5
 TURN = (-0.0016839712, 0.019890475, -0.10823755, -0.63735866, -0.79772596, 0.99999528)  # 1 - a phi(a) / Phi(-a)
 
+INTEGERS = 1.5 * 2**23  # fp32 numbers near it are integers
 ROUNDER = 1.5 * 2**23 + 127  # y + ROUNDER has round(y) + 127 in its last bits
 MANTISSA_BITS = 23
 LOWEST = -126.0  # 2^LOWEST is the smallest normal number; a lower exponent does not fit
@@ -138,3 +139,8 @@ KERNELS = {
 def select_kernels() -> Kernels:
     """Functions for MLX's default device."""
     return KERNELS[mx.default_device().type]
+
+
+def round_half_even(x: mx.array) -> mx.array:
+    """x fp32, of magnitude up to 2^22, rounded half to even like mx.round, in a third of the time on a CPU."""
+    return (x + INTEGERS) - INTEGERS

@@ -13,13 +13,13 @@ from taqmlx.numerics.weight_grid import Grid, spread, take_codes
 _BLOCK = 128
 
 
-def accumulate_hessian(hessian: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """`hessian` plus 2 x^T x of layer inputs x (rows, in), float64 (in, in). The first `hessian` is zeros."""
+def accumulate_hessian(hessian: np.ndarray | None, x: np.ndarray) -> np.ndarray:
+    """`hessian`, None at first, plus 2 x^T x of layer inputs x (rows, in), float64 (in, in)."""
     x = np.asarray(x, np.float32)
     product = x.T @ x
     product *= 2
-    grown: np.ndarray = hessian + product.astype(np.float64)
-    return grown
+    added = product.astype(np.float64)
+    return added if hessian is None else hessian + added
 
 
 def round_with_gptq(weight: np.ndarray, grid: Grid, hessian: np.ndarray, damping: float) -> np.ndarray:

@@ -66,7 +66,7 @@ class InputQuantizer:
 
     def bind(self, weights: np.ndarray) -> Forward:
         """x (..., D) -> Q((x - z) / m) at one noise level, by the weights (K,) of the levels of the step sizes."""
-        find, shift, migration = POLICIES[self.policy].at_level, to_mlx(self.shift), to_mlx(self.migration)
+        find, shift, migration = POLICIES[self.policy].at_level, as_single(self.shift), as_single(self.migration)
 
         def forward(x: mx.array) -> mx.array:
             x = x if shift is None else x - shift
@@ -103,16 +103,16 @@ class InputQuantizer:
 
     def divide(self, x: mx.array) -> mx.array:
         """x (..., D) / m, not quantized: the input of a migrated weight."""
-        migration = to_mlx(self.migration)
+        migration = as_single(self.migration)
         return x if migration is None else x / migration
 
     def scale_shift(self) -> mx.array | None:
         """z / m, fp32 (D,); None without a shift."""
-        shift = to_mlx(self.shift)
+        shift = as_single(self.shift)
         return None if shift is None else self.divide(shift)
 
 
-def to_mlx(array: np.ndarray | None) -> mx.array | None:
+def as_single(array: np.ndarray | None) -> mx.array | None:
     """`array` as fp32; None for None."""
     return None if array is None else mx.array(array.astype(np.float32))
 
@@ -130,7 +130,7 @@ class Policy(NamedTuple):
     at_rows: Callable[[InputQuantizer, mx.array, mx.array, mx.array], mx.array | None]
 
 
-def measure_step(quantizer: InputQuantizer, x: mx.array) -> mx.array:
+def measure_token_step(quantizer: InputQuantizer, x: mx.array) -> mx.array:
     """Step size of each token of x, or of its groups of channels, without a gradient."""
     return compute_token_step(mx.stop_gradient(x), quantizer.bit_width, quantizer.group_size)
 
@@ -143,8 +143,8 @@ POLICIES = {
     ),
     "dynamic": Policy(
         False,
-        at_level=lambda quantizer, x, weights: (measure_step(quantizer, x), quantizer.bit_width),
-        at_rows=lambda quantizer, x, steps, knots: measure_step(quantizer, x),
+        at_level=lambda quantizer, x, weights: (measure_token_step(quantizer, x), quantizer.bit_width),
+        at_rows=lambda quantizer, x, steps, knots: measure_token_step(quantizer, x),
     ),
     "static": Policy(
         True,

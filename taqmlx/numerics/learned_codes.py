@@ -9,9 +9,8 @@ from typing import cast
 
 import mlx.core as mx
 
+from taqmlx.numerics.elementwise import round_half_even
 from taqmlx.numerics.stored_types import STORED_TYPES
-
-INTEGERS = 1.5 * 2**23  # fp32 numbers near it are integers
 
 
 def bind_rounding(dtype: mx.Dtype) -> Callable[[mx.array], mx.array]:
@@ -38,7 +37,7 @@ def round_stored(x: mx.array, scale_dtype: str) -> mx.array:
 
 def round_codes(codes: mx.array, bits: int) -> mx.array:
     """Soft codes (out, in) rounded half to even and clipped to the codes of `bits`, fp32."""
-    return (mx.clip(codes, 0.0, float(2**bits - 1)) + INTEGERS) - INTEGERS
+    return round_half_even(mx.clip(codes, 0.0, float(2**bits - 1)))
 
 
 def dequantize_soft(codes: mx.array, scales: mx.array, biases: mx.array, bits: int) -> mx.array:

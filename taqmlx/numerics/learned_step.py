@@ -5,8 +5,7 @@ import math
 import mlx.core as mx
 
 from taqmlx.numerics.activation import find_largest_code
-
-INTEGERS = 1.5 * 2**23  # fp32 numbers near it are integers
+from taqmlx.numerics.elementwise import round_half_even
 
 
 def quantize_learned(x: mx.array, step: mx.array, bits: int) -> mx.array:
@@ -20,8 +19,7 @@ def quantize_learned(x: mx.array, step: mx.array, bits: int) -> mx.array:
 
     @mx.custom_function
     def quantize(x: mx.array, step: mx.array) -> mx.array:
-        # (v + c) - c rounds half to even like mx.round, in a third of the time on a CPU
-        return ((mx.clip(x / step, -largest, largest) + INTEGERS) - INTEGERS) * step
+        return round_half_even(mx.clip(x / step, -largest, largest)) * step
 
     @quantize.vjp
     def differentiate(primals: list[mx.array], cotangent: mx.array, output: mx.array) -> tuple[mx.array, mx.array]:

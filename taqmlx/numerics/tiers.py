@@ -10,7 +10,7 @@ import numpy as np
 from taqmlx.numerics.activation import SMALLEST_STEP, find_largest_code
 from taqmlx.numerics.sigma_lookup import find_nearest_knot
 
-TIERS = (4, 6, 8)
+TIERS = (4, 6, 8)  # candidate input bits
 WEIGHT_BITS = (2, 4, 6, 8)
 FAR_ABOVE_TYPICAL = 5.0  # times the median over channels
 FEW_CHANNELS = 0.05

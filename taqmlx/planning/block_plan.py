@@ -10,8 +10,9 @@ from pathlib import Path
 
 from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import find_rule
-from taqmlx.planning.layers import list_linears
 from taqmlx.planning.plain_files import read_plain_json
+
+PHASE_COUNTS = {"joint": 1, "separate": 2}  # phases of learning, by `reconstruction`
 
 
 def select_block(parameters: plan.Parameters, block: str) -> plan.Parameters:
@@ -31,15 +32,28 @@ def resolve_layers(parameters: plan.Parameters) -> plan.Parameters:
             "weight": find_rule(parameters["weights"], layer.name),
             "activation": find_rule(parameters["activations"], layer.name),
         }
-        for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
+        for layer in plan.list_layers(parameters["model"])
     }
     kept = {key: value for key, value in parameters.items() if key not in ("weights", "activations")}
     return kept | {"layers": layers}
 
 
+def count_iterations(parameters: plan.Parameters) -> int:
+    """Learning iterations of a block's job, over all phases of `reconstruction`; 0 for an engine that learns nothing."""
+    if parameters["engine"] != "adaround":
+        return 0
+    iterations: int = parameters["adaround_iterations"] * PHASE_COUNTS[parameters["reconstruction"]]
+    return iterations
+
+
+def count_rows(parameters: plan.Parameters) -> int:
+    """Rows of a learning iteration of a block's job; 0 for an engine that learns nothing."""
+    return parameters["adaround_batch"] if parameters["engine"] == "adaround" else 0
+
+
 def list_names(model: str, block: str) -> list[str]:
     """Names of the linears of a block, or of those outside the blocks (`shared`)."""
-    layers = list_linears(*plan.MODEL_BLOCKS[model])
+    layers = plan.list_layers(model)
     return [layer.name for layer in layers if (layer.block or plan.SHARED) == block]
 
 

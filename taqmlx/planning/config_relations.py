@@ -11,7 +11,6 @@ from typing import Any
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import GROUP_SIZES, WIDTHS, Choice
 from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule, read_scale_dtype
-from taqmlx.planning.layers import list_linears
 from taqmlx.planning.mflux_layout import MFLUX_DTYPE, MFLUX_MODEL
 from taqmlx.planning.sizes import count_elements
 from taqmlx.planning.step_choice import select_timesteps
@@ -82,7 +81,7 @@ def refuse_few_points(config: Config) -> None:
 def refuse_migration(config: Config) -> None:
     """Raise ValueError for a migration that cannot be learned with the chosen engine or policy."""
     for rule in config["activations"]:
-        if not rule.get("migration"):
+        if rule["bits"] == UNQUANTIZED or not rule["migration"]:
             continue
         if config["engine"] != "adaround":
             raise ValueError(
@@ -177,7 +176,7 @@ def refuse_size(key: str, size: float, config: Config) -> None:
 
 def refuse_search(config: Config) -> None:
     """Raise ValueError if no weight is quantized, or `bits_per_weight` is below the smallest possible size."""
-    names = (layer.name for layer in list_linears(*plan.MODEL_BLOCKS[config["model"]]))
+    names = (layer.name for layer in plan.list_layers(config["model"]))
     if all(find_rule(config["weights"], name)["bits"] == UNQUANTIZED for name in names):
         raise ValueError("weights: all layers have 16 bits, so there are none to choose; lower some")
     if config["bits_per_weight"] is not None:

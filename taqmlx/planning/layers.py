@@ -20,6 +20,7 @@ EMBEDDERS = (
 )
 MODULATION_INPUT = "modulation"
 UNIFIED = "unified"  # stream name of blocks with the same weights for all tokens
+STREAMS = ("image", "text", UNIFIED)
 # Roles that share the attention input of a stream; in a unified block also fc1, since its MLP runs in parallel.
 READS_QKV = {"image": ("qkv",), "text": ("qkv",), UNIFIED: ("qkv", "fc1")}
 

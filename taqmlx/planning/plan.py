@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from taqmlx.planning.layers import list_streams
+from taqmlx.planning.layers import Layer, list_linears, list_streams
 from taqmlx.planning.plain_files import read_plain_json
 
 Parameters = dict[str, Any]
@@ -223,6 +223,11 @@ def place_store(config: Parameters) -> str:
 def list_blocks(model: str) -> list[str]:
     """The block names of a model: `mm_00`, `mm_01`, ..., then `uni_00`, ..."""
     return list(dict.fromkeys(stream.block for stream in list_streams(*MODEL_BLOCKS[model])))
+
+
+def list_layers(model: str) -> list[Layer]:
+    """All linear layers of a model, as in `list_linears`."""
+    return list_linears(*MODEL_BLOCKS[model])
 
 
 def list_units(model: str) -> list[str]:

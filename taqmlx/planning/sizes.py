@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from taqmlx.planning import plan
-from taqmlx.planning.layers import list_linears, list_streams
+from taqmlx.planning.layers import list_streams
 
 CLIP_TOKENS, T5_TOKENS = 154, 435  # Stable Diffusion 3: tokens of both CLIP models (77 each), and T5 tokens
 FLUX_TOKENS, FP32 = 256, 4
@@ -91,7 +91,7 @@ def count_elements(config: plan.Parameters) -> dict[str, int]:
     reaching = {(s.block, s.name) for s in list_streams(*plan.MODEL_BLOCKS[model]) if s.reaches_output}
     of_role = ELEMENTS | ({"fc1": HARD_MLP_RATIO, "fc2": HARD_MLP_RATIO} if model == "embedded-hard" else {})
     elements = {}
-    for layer in list_linears(*plan.MODEL_BLOCKS[model]):
+    for layer in plan.list_layers(model):
         if layer.block and layer.role == "adaLN":
             squares: int | None = MODULATIONS[layer.stream, (layer.block, layer.stream) in reaching]
         else:

@@ -10,6 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from taqmlx.planning.layers import STREAMS
 from taqmlx.plots.style import (
     BLACK,
     BLUE,
@@ -26,13 +27,12 @@ from taqmlx.plots.style import (
     styled,
     write_note,
 )
+from taqmlx.store.block_report import ENGINES, INPUTS
 
-ENGINES = {"rtn": ("RTN", ORANGE, "s"), "gptq": ("GPTQ", BLUE, "^"), "adaround": ("AdaRound", PINK, "o")}
-INPUTS = {"full_precision_inputs": "full-precision inputs", "quantized_inputs": "quantized inputs"}
+MARKERS = {"rtn": (ORANGE, "s"), "gptq": (BLUE, "^"), "adaround": (PINK, "o")}
 NUMBERED = 12  # largest number of blocks for which errors are also written as numbers
 SHARED = "q, k, v"
 LAYERS = (SHARED, "q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2", "adaLN_modulation")
-STREAMS = ("image", "text", "unified")
 DB = "output SNR (dB)"
 SMOOTHED = 0.05  # share of the iterations in the running mean
 FLOOR = 1e-12
@@ -106,9 +106,7 @@ def draw_block_errors(reports: Sequence[Mapping[str, Any]]) -> Figure:
                 draw_engine(axes, engine, kind, [convert_to_db(value) for value in values])
         label_blocks(axes, blocks, 24)
         axes.set(title=f"{stream} stream", ylabel=DB)
-    handles = [
-        Line2D([], [], color=ENGINES[name][1], marker=ENGINES[name][2], label=ENGINES[name][0]) for name in engines
-    ]
+    handles = [Line2D([], [], color=MARKERS[name][0], marker=MARKERS[name][1], label=ENGINES[name]) for name in engines]
     handles += [
         Line2D([], [], color=GREY, marker="o", label=INPUTS["full_precision_inputs"]),
         Line2D([], [], color=GREY, marker="o", fillstyle="none", linestyle=":", label=INPUTS["quantized_inputs"]),
@@ -125,7 +123,7 @@ def find_streams(errors: Any) -> list[str]:
 
 def draw_engine(axes: Axes, engine: str, kind: str, values: Sequence[float]) -> None:
     """Plot one engine's errors by block; hollow markers for quantized inputs."""
-    _, colour, marker = ENGINES[engine]
+    colour, marker = MARKERS[engine]
     rounded = kind == "quantized_inputs"
     axes.plot(
         range(len(values)),

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from taqmlx.planning.layers import BLOCK_KINDS
+from taqmlx.planning.layers import BLOCK_KINDS, STREAMS
 
 IN_BLOCK = re.compile(
     rf"(?P<block>(?:{'|'.join(BLOCK_KINDS)})_\d+)\.(?P<stream>\w+)\.(?:attn|mlp)\.(?P<role>qkv|o_proj|fc1|fc2)"
 )
 ROLES = {"qkv": "q, k, v", "o_proj": "o_proj (attention output)", "fc1": "fc1", "fc2": "fc2 (after GELU)"}
-STREAM_ORDER = ("image", "text", "unified")
 
 
 class Place(NamedTuple):
@@ -48,7 +47,7 @@ def list_block_names(places: Iterable[Place]) -> list[str]:
 def list_stream_names(places: Iterable[Place]) -> list[str]:
     """Stream names of the blocks, image first."""
     found = {place.stream for place in places if place.block}
-    return [stream for stream in STREAM_ORDER if stream in found]
+    return [stream for stream in STREAMS if stream in found]
 
 
 def list_outside(places: Iterable[Place]) -> list[str]:

@@ -7,17 +7,17 @@ import numpy as np
 
 from taqmlx.mmdit.blocks import Block, resolve_module
 from taqmlx.mmdit.forward import resolve_bias
-from taqmlx.mmdit.transformer import Transformer
+from taqmlx.mmdit.transformer import Transformer, list_layers
 from taqmlx.numerics.selection import hold_out_groups
 from taqmlx.planning.layer_rules import LayerRules
-from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.planning.layers import Layer
 from taqmlx.reconstruction.block_problem import BlockProblem, Rows, measure_powers
 from taqmlx.store.errors import UserError
 
 
 def list_own_linears(model: Transformer, block: str) -> list[Layer]:
     """Linear layers of one block, including adaLN."""
-    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    layers = list_layers(model)
     return [layer for layer in layers if layer.block == block]
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 from taqmlx.mmdit.quantized import QuantizedLinears
-from taqmlx.mmdit.transformer import Transformer
+from taqmlx.mmdit.transformer import Transformer, list_layers
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.sigma_lookup import DEFAULT_LOOKUP
-from taqmlx.planning.layers import list_linears
 from taqmlx.reconstruction.block_assembly import read_weights
 from taqmlx.reconstruction.propagation import dequantize_block
 from taqmlx.store.block_file import BlockFile
@@ -14,7 +13,7 @@ from taqmlx.store.block_file import BlockFile
 
 def bind_blocks(model: Transformer, files: Sequence[BlockFile]) -> QuantizedLinears:
     """Linear layers of `model`: quantized as in `files` for their blocks, in full precision elsewhere."""
-    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    layers = list_layers(model)
     weights, biases = read_weights(model, layers)
     inputs: dict[str, InputQuantizer] = {}
     for file in files:

@@ -90,7 +90,7 @@ def round_modulation(
     """
     layers = [layer for layer in list_own_linears(transformer, parameters["block"]) if layer.role == "adaLN"]
     training, held_out = (modulation[where] for where in split)
-    hessian = accumulate_hessian(np.zeros((modulation.shape[1],) * 2), training)
+    hessian = accumulate_hessian(None, training)
     return {
         name: round_layer(weight, rules[name]["weight"], hessian, held_out, parameters)
         for name, weight in read_weights(transformer, layers)[0].items()

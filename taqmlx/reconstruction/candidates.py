@@ -81,7 +81,7 @@ def accumulate_hessians(problem: BlockProblem, quantizers: Mapping[str, InputQua
     def observe(key: str, x: mx.array) -> None:
         stride = choose_stride(len(problem.training) * x.shape[1], x.shape[1])
         tokens = np.array(x).reshape(-1, x.shape[-1])[::stride]  # (B, T, D) -> (B T, D)
-        hessians[key] = accumulate_hessian(hessians.get(key, np.zeros((x.shape[-1],) * 2)), tokens)
+        hessians[key] = accumulate_hessian(hessians.get(key), tokens)
 
     for batch in list_batches(problem, problem.training):
         rows = take_rows(problem.rows, batch)

@@ -18,9 +18,8 @@ from taqmlx.mmdit.blocks import Block, Linear, Tokens, list_blocks
 from taqmlx.mmdit.calibration_points import CalibrationPoints, guide_conditions, predict_conditions, split_runs
 from taqmlx.mmdit.forward import advance_block, begin_blocks, bind_linears, finish_velocity
 from taqmlx.mmdit.observe import Batch
-from taqmlx.mmdit.transformer import Transformer
+from taqmlx.mmdit.transformer import Transformer, list_layers
 from taqmlx.numerics.rounding import compute_rate
-from taqmlx.planning.layers import list_linears
 from taqmlx.reconstruction.block_assembly import list_own_linears
 from taqmlx.reconstruction.student import Learned, Student, select_learned
 from taqmlx.store.errors import UserError
@@ -197,8 +196,7 @@ def predict_student(task: Task, learned: Learned, batch: Batch) -> mx.array:
 
 def list_outer(task: Task) -> set[str]:
     """Names of the layers outside blocks."""
-    config = task.model.config
-    return {layer.name for layer in list_linears(config.depth_multimodal, config.depth_unified) if not layer.block}
+    return {layer.name for layer in list_layers(task.model) if not layer.block}
 
 
 def advance_student(

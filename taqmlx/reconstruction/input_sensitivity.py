@@ -8,8 +8,9 @@ import mlx.core as mx
 import numpy as np
 
 from taqmlx.numerics.activation import find_largest_code
-from taqmlx.numerics.input_quantizer import InputQuantizer, to_mlx
-from taqmlx.planning.layer_rules import InputRule
+from taqmlx.numerics.input_quantizer import InputQuantizer, as_single
+from taqmlx.numerics.tiers import TIERS
+from taqmlx.planning.layer_rules import UNQUANTIZED, InputRule
 from taqmlx.planning.layers import Layer, reads_gelu
 from taqmlx.reconstruction.block_problem import BlockProblem, run_rows, take_rows
 from taqmlx.reconstruction.input_quantizers import Extremes, bind_to_rows, choose_quantizer, list_steps
@@ -23,10 +24,8 @@ from taqmlx.reconstruction.sensitivity import (
     spread_rows,
 )
 
-TIERS = (4, 6, 8)  # candidate input bits
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # candidate clipping ranges, as shares of the absmax
 CLIP_ROWS = 128  # rows used to choose the clip; its errors are then measured on all rows
-_AS_GIVEN = InputQuantizer()
 
 
 def measure_inputs(
@@ -53,7 +52,8 @@ def choose_first(
     key: str, problem: BlockProblem, seen: Extremes, rule: InputRule, bits: int, seed: int
 ) -> InputQuantizer:
     """Quantizer of an input with a clipping range equal to the absmax at each noise level."""
-    wanted: InputRule = {"bits": bits, "policy": "lut", "range": "absmax", "shift": rule.get("shift", False)}
+    shifts = rule["bits"] != UNQUANTIZED and rule["shift"]
+    wanted: InputRule = {"bits": bits, "policy": "lut", "range": "absmax", "shift": shifts}
     return choose_quantizer(key, seen, wanted, problem.rows.knots, problem.sigmas, seed)
 
 
@@ -64,7 +64,7 @@ def clip_steps(quantizer: InputQuantizer, clip: float) -> InputQuantizer:
 
 def round_input(problem: BlockProblem, key: str, quantizer: InputQuantizer) -> Change:
     """Change that quantizes the input of one reader."""
-    bind = bind_to_rows(dict.fromkeys(problem.readers.values(), _AS_GIVEN) | {key: quantizer})
+    bind = bind_to_rows(dict.fromkeys(problem.readers.values(), InputQuantizer()) | {key: quantizer})
     return lambda rows, where: (problem.weights, bind(rows), rows)
 
 
@@ -112,7 +112,7 @@ def measure_inside(problem: BlockProblem, quantizers: Mapping[str, InputQuantize
     sizes, steps = dict.fromkeys(quantizers, 0), list_steps(quantizers)
 
     def count(key: str, x: mx.array, knots: mx.array) -> None:
-        quantizer, shift = quantizers[key], to_mlx(quantizers[key].shift)
+        quantizer, shift = quantizers[key], as_single(quantizers[key].shift)
         # (K,) -> (B, 1, 1)
         reach = (steps[key] * find_largest_code(quantizer.bit_width))[knots].reshape(-1, 1, 1)
         magnitudes = mx.abs(x if shift is None else x - shift) / reach

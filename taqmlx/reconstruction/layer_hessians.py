@@ -37,7 +37,7 @@ def accumulate_hessians(model: Transformer, layers: Sequence[Layer], batches: It
     for batch in batches:
         for key, x in observe_layers(model, layers, batch).items():
             tokens = np.array(x).reshape(-1, x.shape[-1])  # (..., in) -> (tokens, in)
-            hessians[key] = accumulate_hessian(hessians.get(key, np.zeros((x.shape[-1],) * 2)), tokens)
+            hessians[key] = accumulate_hessian(hessians.get(key), tokens)
     return hessians
 
 

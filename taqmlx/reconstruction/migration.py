@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.optimizers import Adam
 
-from taqmlx.numerics.input_quantizer import InputQuantizer, to_mlx
+from taqmlx.numerics.input_quantizer import InputQuantizer, as_single
 from taqmlx.numerics.learned_step import quantize_learned
 from taqmlx.numerics.rounding import compute_rate
 from taqmlx.planning.layer_rules import InputRule
@@ -131,7 +131,7 @@ def migrate_weights(
     """Weights (out, in) with the migration of their inputs folded into the columns: W diag(m)."""
     moved = dict(weights)
     for name, weight in weights.items():
-        migration = to_mlx(quantizers[readers[name]].migration)
+        migration = as_single(quantizers[readers[name]].migration)
         if migration is not None:
             moved[name] = weight * migration
     return moved

@@ -4,8 +4,8 @@ import mlx.core as mx
 
 from taqmlx.mmdit.forward import bind_weights
 from taqmlx.mmdit.sampling import LinearAt
-from taqmlx.mmdit.transformer import Transformer
-from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.mmdit.transformer import Transformer, list_layers
+from taqmlx.planning.layers import Layer
 from taqmlx.planning.plain_ways import Plain
 from taqmlx.reconstruction.block_assembly import read_weights
 
@@ -15,7 +15,7 @@ def bind_plain(model: Transformer, plain: Plain) -> tuple[LinearAt, float]:
 
     A layer whose width is not a multiple of the group size is unchanged, as in `nn.quantize`.
     """
-    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    layers = list_layers(model)
     weights, biases = read_weights(model, layers)
     size = total = 0
     for layer in layers:

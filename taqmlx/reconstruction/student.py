@@ -8,14 +8,13 @@ import mlx.core as mx
 import numpy as np
 
 from taqmlx.mmdit.blocks import Linear
-from taqmlx.mmdit.transformer import Transformer
+from taqmlx.mmdit.transformer import Transformer, list_layers
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.learned_codes import dequantize_soft, round_codes, round_stored
 from taqmlx.numerics.schedule import TRAIN_TIMESTEPS
 from taqmlx.numerics.stored_types import convert_values
 from taqmlx.numerics.weight_grid import Grid, spread
 from taqmlx.planning.layer_rules import find_shared_dtype
-from taqmlx.planning.layers import list_linears
 from taqmlx.reconstruction.block_assembly import group_readers, read_weights
 from taqmlx.reconstruction.input_quantizers import bind_rounding, list_steps
 from taqmlx.reconstruction.migration import migrate_weights
@@ -176,7 +175,7 @@ def soften_codes(codes: np.ndarray, grid: Grid, weight: np.ndarray) -> mx.array:
 
 def read_all_weights(model: Transformer) -> dict[str, mx.array]:
     """Weights (out, in) of all linear layers of `model`, fp32."""
-    return read_weights(model, list_linears(model.config.depth_multimodal, model.config.depth_unified))[0]
+    return read_weights(model, list_layers(model))[0]
 
 
 def assemble_student(model: Transformer, files: Sequence[BlockFile]) -> tuple[Student, dict[str, np.ndarray]]:
@@ -185,7 +184,7 @@ def assemble_student(model: Transformer, files: Sequence[BlockFile]) -> tuple[St
     The inputs of adaLN layers, embedders and the final layer are not quantized. Raises UserError if a file lacks step
     sizes required by its rules.
     """
-    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    layers = list_layers(model)
     weights, biases = read_weights(model, layers)
     rules = {name: rule for file in files for name, rule in file.seal["parameters"]["layers"].items()}
     stored = {name: weight for file in files for name, weight in file.weights.items()}

@@ -7,9 +7,8 @@ from typing import Any
 from taqmlx.mmdit.forward import bind_linears
 from taqmlx.mmdit.packed import bind_packed
 from taqmlx.mmdit.sampling import LinearAt
-from taqmlx.mmdit.transformer import Transformer
+from taqmlx.mmdit.transformer import Transformer, list_layers
 from taqmlx.numerics.sigma_lookup import DEFAULT_LOOKUP
-from taqmlx.planning.layers import list_linears
 from taqmlx.reconstruction.block_linears import bind_blocks
 from taqmlx.store.block_file import read_block
 from taqmlx.store.packed_checkpoint import read_packed
@@ -37,14 +36,14 @@ def bind_rung(model: Transformer, files: Sequence[Path]) -> LinearAt:
 
 def bind_weights(model: Transformer, files: Sequence[Path]) -> LinearAt:
     """Layers with packed weights and full-precision inputs."""
-    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    layers = list_layers(model)
     return bind_packed(model, layers, layers, read_packed(files[0].parent), None, DEFAULT_LOOKUP).at
 
 
 def bind_config(model: Transformer, files: Sequence[Path]) -> LinearAt:
     """Layers from a quantization config and the packed weights it names."""
     config = read_quant_config(files[0])
-    layers = list_linears(model.config.depth_multimodal, model.config.depth_unified)
+    layers = list_layers(model)
     return bind_packed(model, layers, layers, read_packed(config.weights.parent), config, DEFAULT_LOOKUP).at
 
 

@@ -14,12 +14,12 @@ import numpy as np
 from taqmlx.mmdit.calibration_points import CalibrationPoints, guide_conditions, predict_conditions
 from taqmlx.mmdit.forward import bind_weights
 from taqmlx.mmdit.observe import Batch
-from taqmlx.mmdit.transformer import Transformer
+from taqmlx.mmdit.transformer import Transformer, list_layers
 from taqmlx.numerics.gptq import round_with_gptq
 from taqmlx.numerics.weight_grid import choose_grid, dequantize
 from taqmlx.planning.bit_choices import CHANGE_BYTES, GROUP_BYTES, Choice, list_choices
 from taqmlx.planning.layer_rules import WeightRule
-from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.planning.layers import Layer
 from taqmlx.reconstruction.block_assembly import read_weights
 
 
@@ -63,7 +63,7 @@ def estimate_costs(
 
     probes: indices of each probe's points.
     """
-    weights, biases = read_weights(model, list_linears(model.config.depth_multimodal, model.config.depth_unified))
+    weights, biases = read_weights(model, list_layers(model))
     own = {name: weights[name] for name in changes}
     sums = {name: dict.fromkeys(choices, 0.0) for name, choices in changes.items()}
     power, rng = 0.0, np.random.default_rng(seed)

@@ -4,9 +4,7 @@ from typing import Any
 
 from taqmlx.numerics.quality import to_decibels
 from taqmlx.report.tables import Column, Getter, Table, show_decibels, show_magnitude, show_words, tabulate
-
-ENGINES = {"rtn": "RTN", "gptq": "GPTQ", "adaround": "AdaRound"}
-INPUTS = {"full_precision_inputs": "full-precision inputs", "quantized_inputs": "quantized inputs"}
+from taqmlx.store.block_report import ENGINES, INPUTS
 
 
 def describe_blocks(reports: dict[str, Any], sensitivity: dict[str, Any]) -> list[dict[str, Any]]:

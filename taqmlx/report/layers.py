@@ -9,6 +9,7 @@ import numpy as np
 from taqmlx.numerics.quality import to_decibels
 from taqmlx.numerics.ranges import measure_input
 from taqmlx.planning.layer_rules import UNQUANTIZED
+from taqmlx.planning.layers import STREAMS
 from taqmlx.report.tables import (
     NOTHING,
     UNKNOWN,
@@ -27,7 +28,6 @@ from taqmlx.report.tables import (
 from taqmlx.store.quant_config import QuantConfig
 
 Facts = dict[str, Any]
-STREAMS = ("image", "text", "unified")
 PHASES = ("early", "mid", "late")
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taqmlx.planning import ladder
-from taqmlx.planning.layers import list_linears
-from taqmlx.planning.plan import MODEL_BLOCKS
+from taqmlx.planning.plan import list_layers
 from taqmlx.planning.variants import ALL, BY_CONFIGURATION
 from taqmlx.report.kinds import tabulate_kinds
 from taqmlx.report.runs import describe_stage, read_benchmarks
@@ -131,7 +130,7 @@ def read_multitier_group(path: Path, asked: float | None) -> Facts:
 def read_kinds_group(path: Path, asked: float | None) -> Facts:
     """The cells of `describe_quantization`'s table."""
     config = read_quant_config(path)
-    table = tabulate_kinds(list_linears(*MODEL_BLOCKS[config.content["model"]]), config)
+    table = tabulate_kinds(list_layers(config.content["model"]), config)
     return {"measured": {}, "rows": [[cell.text for cell in row] for body in table.bodies for row in body.rows]}
 
 

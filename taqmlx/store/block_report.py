@@ -6,6 +6,9 @@ from typing import Any
 from taqmlx.store.files import read_json, write_json
 
 FORMAT = {"format": "block-report"}
+# Titles of the rounding methods, and of the two ways a block is run with each.
+ENGINES = {"rtn": "RTN", "gptq": "GPTQ", "adaround": "AdaRound"}
+INPUTS = {"full_precision_inputs": "full-precision inputs", "quantized_inputs": "quantized inputs"}
 
 
 def name_report(path: Path) -> Path:

@@ -35,6 +35,11 @@ class PackedCheckpoint:
     tensors: dict[str, np.ndarray]
     path: Path
 
+    def find_bits(self, path: str) -> int:
+        """Nominal bits of the codes of the quantized layer at module path `path`."""
+        bits: int = self.config["nominal_bits"].get(path, self.config["quantization"][path]["bits"])
+        return bits
+
 
 def write_packed_tensors(path: Path, tensors: dict[str, np.ndarray], scale_dtype: str) -> None:
     """Write the tensors of a checkpoint, with those of the stored type `scale_dtype`, atomically to `path`."""

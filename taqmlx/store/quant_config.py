@@ -110,7 +110,7 @@ def refuse_other_formats(content: Any, path: Path) -> None:
         )
 
 
-def describe_input(name: str, quantizer: InputQuantizer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def describe_quantizer(name: str, quantizer: InputQuantizer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Activation entry of the layer `name`, without its range, and its arrays by kind: inverse of `find_input`."""
     entry: dict[str, Any] = {"policy": quantizer.policy, "bits": quantizer.bits}
     if quantizer.steps is None:

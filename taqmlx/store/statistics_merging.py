@@ -17,7 +17,6 @@ from taqmlx.numerics.observations import (
     unpack_observations,
 )
 from taqmlx.planning import plan
-from taqmlx.planning.layers import list_linears
 from taqmlx.store.errors import UserError, blame
 from taqmlx.store.files import hash_file
 from taqmlx.store.seal import Seal, read_file_seal
@@ -77,7 +76,7 @@ def check_parts(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
 def describe_statistics(seals: Sequence[Seal], inputs: dict[str, dict[str, Any]], arrays: Path) -> dict[str, Any]:
     """Content of the statistics file: per-step values are lists over `steps`, overall values cover all steps."""
     parameters = seals[0]["parameters"]
-    layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
+    layers = plan.list_layers(parameters["model"])
     for name, described in inputs.items():
         described["layers"] = [layer.name for layer in layers if layer.input == name]
     return FORMAT | {

@@ -192,3 +192,14 @@ def test_a_change_of_the_inputs_of_finished_blocks_is_a_conflict(tmp_path, chang
     assert find_source_conflicts(tmp_path) == []
     (conflict,) = find_source_conflicts(tmp_path, **changes)
     assert f"{tmp_path / 'adaround'} was made from other {words}" in conflict
+
+
+def test_only_learning_has_iterations_and_rows():
+    learned = {"engine": "adaround", "adaround_iterations": 50, "adaround_batch": 8}
+    assert [block_plan.count_iterations(learned | {"reconstruction": name}) for name in block_plan.PHASE_COUNTS] == [
+        50,
+        100,
+    ]
+    assert block_plan.count_rows(learned) == 8
+    for engine in ("rtn", "gptq"):
+        assert (block_plan.count_iterations({"engine": engine}), block_plan.count_rows({"engine": engine})) == (0, 0)

@@ -44,7 +44,7 @@ def modulation():
 
 
 def hessian_of(x):
-    return accumulate_hessian(np.zeros((x.shape[1],) * 2), x)
+    return accumulate_hessian(None, x)
 
 
 def measure_decibels(weight, layer, x):

@@ -8,6 +8,7 @@ import pytest
 
 from taqmlx.numerics import rounding
 from taqmlx.numerics.weight_grid import dequantize, round_to_grid
+from taqmlx.planning.block_plan import PHASE_COUNTS
 from taqmlx.reconstruction import reconstruction
 from taqmlx.reconstruction.block_problem import compute_loss, run_rows, take_rows
 from taqmlx.reconstruction.flat_weights import start_at_weights
@@ -248,3 +249,7 @@ def test_restoring_step_sizes_keeps_the_rest_of_a_quantizer(study, flat):
     for key, found in read_quantizers(quantizers, state).items():
         np.testing.assert_allclose(np.array(found.steps), np.e * np.array(quantizers[key].steps), rtol=1e-5)
         assert replace(found, steps=quantizers[key].steps).identity == quantizers[key].identity
+
+
+def test_the_plan_counts_the_phases():
+    assert {name: len(phases) for name, phases in PHASES.items()} == PHASE_COUNTS

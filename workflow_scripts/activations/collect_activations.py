@@ -15,7 +15,6 @@ from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.observations import Observations, add_batch, create_observation, pack_observations
 from taqmlx.numerics.selection import choose_points
 from taqmlx.planning import plan
-from taqmlx.planning.layers import list_linears
 from taqmlx.planning.step_choice import select_timesteps
 from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
 from taqmlx.store.calibration import POINT_ARRAYS, Calibration, open_calibration
@@ -106,7 +105,7 @@ def observe_points(
 
     read_conditions: as returned by `Calibration.bind_conditions`. Raises UserError for a value that is not finite.
     """
-    layers = list_linears(*plan.MODEL_BLOCKS[model_name])
+    layers = plan.list_layers(model_name)
     linear = bind_linears(transformer)
     observations: Observations = {}
     progress = Progress("activations", len(points.indices), "points")

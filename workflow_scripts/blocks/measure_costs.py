@@ -17,7 +17,7 @@ from taqmlx.numerics.selection import choose_spread_points
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import GROUP_SIZES, PROBE_POINTS, Costs, list_choices
 from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
-from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.planning.layers import Layer
 from taqmlx.reconstruction.block_assembly import read_weights
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians, measure_rank
 from taqmlx.reconstruction.layer_rounding import choose_damping
@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace) -> None:
     calibration.verify()
     model = find_model(parameters["model"], parameters)
     transformer, points = model.load_transformer(), read_points(calibration)
-    layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
+    layers = plan.list_layers(parameters["model"])
     weights, _ = read_weights(transformer, layers)
     rules = {layer.name: find_rule(parameters["weights"], layer.name) for layer in layers}
     rounded = [layer for layer in layers if rules[layer.name]["bits"] != UNQUANTIZED]

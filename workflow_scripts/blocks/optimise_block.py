@@ -16,10 +16,9 @@ from taqmlx.models.protocol import Model
 from taqmlx.numerics.footprint import estimate_learning
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.loss_curve import shorten_losses
-from taqmlx.planning import plan
+from taqmlx.planning import block_plan, plan
 from taqmlx.reconstruction.block_task import Task, list_inputs, prepare
 from taqmlx.reconstruction.candidates import Candidate, Learning, choose_candidate, list_candidates, measure_candidate
-from taqmlx.reconstruction.reconstruction import PHASES
 from taqmlx.reconstruction.state_arrays import pack_state, unpack_state
 from taqmlx.runtime.entry import Progress, build_parser, log, run
 from taqmlx.store.block_file import BlockFile, LayerWeight, holds_block, read_block, write_block
@@ -71,7 +70,7 @@ def list_origin(
 def check_room(parameters: plan.Parameters, inputs: BlockInputs) -> None:
     """Raise UserError if the machine's memory is too small to quantize a block of this width."""
     (images, width), (texts, _) = (inputs.parts[0].seal["inputs"][f"{name}_shape"] for name in ("image", "text"))
-    rows = parameters.get("adaround_batch", 0)
+    rows = block_plan.count_rows(parameters)
     needed = estimate_learning(LINEAR_WIDTHS * width**2, rows, len(inputs.points), images + texts, width)
     check_memory(needed, "quantizing a block", "lower adaround_batch or capture_points")
 
@@ -108,8 +107,8 @@ def open_learning(job: SealedJob) -> Learning:
     state = unpack_state(job.resume_learning(f"it is ignored, and {parameters['block']} starts over"))
     if state:
         log.info(f"resuming {parameters['block']} after {len(state.losses)} iterations")
-    total = parameters.get("adaround_iterations", 0) * len(PHASES[parameters.get("reconstruction", "joint")])
-    progress = Progress(parameters["block"], total, "iterations", len(state.losses) if state else 0)
+    total, done = block_plan.count_iterations(parameters), len(state.losses) if state else 0
+    progress = Progress(parameters["block"], total, "iterations", done)
     return Learning(
         state,
         lambda state: job.save_learning(*pack_state(state)),

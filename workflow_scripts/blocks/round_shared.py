@@ -14,7 +14,7 @@ from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.selection import choose_spread_points
 from taqmlx.planning import block_plan, plan
 from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRules
-from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.planning.layers import Layer
 from taqmlx.reconstruction.block_assembly import read_weights, split_points
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians, observe_layers
 from taqmlx.reconstruction.layer_rounding import round_layer
@@ -51,7 +51,7 @@ def round_layers(
     transformer: Transformer, points: CalibrationPoints, rules: LayerRules, parameters: plan.Parameters, together: int
 ) -> dict[str, LayerWeight]:
     """The quantized layers outside the blocks; `together` points run at a time. Raises ValueError as `round_layer`."""
-    layers = [layer for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]]) if not layer.block]
+    layers = [layer for layer in plan.list_layers(parameters["model"]) if not layer.block]
     layers = [layer for layer in layers if rules[layer.name]["weight"]["bits"] != UNQUANTIZED]
     if not layers:
         return {}

@@ -14,7 +14,6 @@ from taqmlx.numerics.bit_search import Option, count_stored_bits, search_sizes, 
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import Costs
 from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
-from taqmlx.planning.layers import list_linears
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
@@ -25,7 +24,7 @@ from taqmlx.store.weight_costs import read_costs
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params, stage="search_bits")
     measured = read_costs(arguments.costs, parameters["model"], parameters["weights"])
-    names = [layer.name for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]])]
+    names = [layer.name for layer in plan.list_layers(parameters["model"])]
     rules = {name: find_rule(parameters["weights"], name) for name in names}
     content = search(parameters, rules, measured.costs, measured.elements)
     write_json(arguments.out, FORMAT | content | {"ranks": measured.ranks, "origin": measured.origin})

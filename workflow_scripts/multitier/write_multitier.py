@@ -15,7 +15,6 @@ from taqmlx.numerics.phases import PHASES
 from taqmlx.numerics.tier_rules import Evidence, choose_bits
 from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import UNQUANTIZED
-from taqmlx.planning.layers import list_linears
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, name_below, read_json, write_json
@@ -90,7 +89,7 @@ def check_origins(
 def gather_evidence(config: QuantConfig, errors: LayerErrors, extremes: dict[str, np.ndarray]) -> dict[str, Evidence]:
     """Measured ranges and errors of every layer with a quantized input, by layer name."""
     sigmas, evidence = config.content["sigmas"], {}
-    for layer in list_linears(*plan.MODEL_BLOCKS[config.content["model"]]):
+    for layer in plan.list_layers(config.content["model"]):
         quantizer = config.find_input(layer.name)
         if quantizer.bits == UNQUANTIZED:
             continue

@@ -11,13 +11,13 @@ from taqmlx.numerics.activation import compute_ranges, compute_step
 from taqmlx.numerics.input_quantizer import InputQuantizer, create_quantizer, has_steps, store_steps
 from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
-from taqmlx.planning.layers import AFTER_GELU, Layer, list_linears
+from taqmlx.planning.layers import AFTER_GELU, Layer
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, name_below, read_json, write_json
 from taqmlx.store.learned_inputs import check_blocks, pick_inputs, read_blocks
 from taqmlx.store.packed_checkpoint import read_packed_config
-from taqmlx.store.quant_config import FORMAT, VERSION, check_file, describe_input, read_quant_config
+from taqmlx.store.quant_config import FORMAT, VERSION, check_file, describe_quantizer, read_quant_config
 from taqmlx.store.seal import read_group_seal
 from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
 from taqmlx.store.tensors import write_tensors
@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
     seal = read_group_seal(arguments.calibration)
     check_origins(parameters, statistics, checkpoint, seal, arguments)
     blocks = read_blocks(arguments.blocks)
-    registry = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
+    registry = plan.list_layers(parameters["model"])
     check_blocks(blocks, parameters["activations"], checkpoint, {layer.name: layer.path for layer in registry})
     observed = Observed(
         statistics["inputs"],
@@ -125,9 +125,9 @@ def describe_activation(
             " its activations the policy lut or static, or set migration: false"
         )
     if not has_steps(rule):
-        return describe_input(layer.name, create_quantizer(rule))
+        return describe_quantizer(layer.name, create_quantizer(rule))
     quantizer, covered = (learned, LEARNED) if learned else choose_from_statistics(layer, rule, observed)
-    entry, arrays = describe_input(layer.name, quantizer)
+    entry, arrays = describe_quantizer(layer.name, quantizer)
     return entry | {"range": covered}, arrays
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from taqmlx.planning.layers import list_linears
-from taqmlx.planning.plan import MODEL_BLOCKS
+from taqmlx.planning.plan import list_layers
 from taqmlx.report import (
     blocks,
     checkpoint,
@@ -53,7 +52,7 @@ def main(arguments: argparse.Namespace) -> None:
         | list_facts(config, quantization.content, multitier, fid, benchmarks)
         | {
             "frontier": frontier.tabulate_frontier(read_frontier(arguments.frontier), config["bits_per_weight"]),
-            "kinds": kinds.tabulate_kinds(list_linears(*MODEL_BLOCKS[quantization.content["model"]]), quantization),
+            "kinds": kinds.tabulate_kinds(list_layers(quantization.content["model"]), quantization),
             "distillation": distillation.describe_distillation(distilled, benchmarks),
             "figures": embed_plots(arguments.plots),
             "infinity": math.inf,
@@ -83,7 +82,7 @@ def describe_layers(
     prefix = read_packed_config(quantization.weights.parent)["prefix"]
     sizes = checkpoint.measure_layers(quantization.weights, prefix, quantization.layers)
     suggested, bits = multitier["analysis"]["layers"], mixed["mixed"]["layers"]
-    known = list_linears(*MODEL_BLOCKS[quantization.content["model"]])
+    known = list_layers(quantization.content["model"])
     # Layers in blocks first: the others are few and rarely quantized.
     found = sorted((layer for layer in known if layer.name in quantization.layers), key=lambda layer: not layer.block)
     return {

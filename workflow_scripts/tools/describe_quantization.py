@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from taqmlx.planning.layers import list_linears
-from taqmlx.planning.plan import MODEL_BLOCKS
+from taqmlx.planning.plan import list_layers
 from taqmlx.report.kinds import tabulate_kinds
 from taqmlx.report.tables import format_markdown
 from taqmlx.runtime.entry import build_parser, run
@@ -13,7 +12,7 @@ from taqmlx.store.quant_config import read_quant_config
 
 def main(arguments: argparse.Namespace) -> None:
     config = read_quant_config(arguments.config)
-    print(format_markdown(tabulate_kinds(list_linears(*MODEL_BLOCKS[config.content["model"]]), config)))
+    print(format_markdown(tabulate_kinds(list_layers(config.content["model"]), config)))
 
 
 def build_arguments() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from taqmlx.mmdit.forward import bind_linears
-from taqmlx.mmdit.packed import bind_packed, list_packed, name_bits, restore_weight
+from taqmlx.mmdit.packed import bind_packed, list_packed, name_precision, restore_weight
 from taqmlx.mmdit.sampling import LinearAt, sample
 from taqmlx.mmdit.transformer import Transformer
 from taqmlx.models.catalogue import find_model, warn_of_dropped_text
@@ -27,7 +27,8 @@ from taqmlx.numerics.quality import compare_weights, measure_psnr, measure_snr
 from taqmlx.numerics.schedule import draw_noise
 from taqmlx.numerics.sigma_lookup import DEFAULT_LOOKUP, LOOKUPS
 from taqmlx.planning import plan
-from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.planning.config_relations import LARGEST_SEED
+from taqmlx.planning.layers import Layer
 from taqmlx.planning.prompts import read_prompts
 from taqmlx.plots.picture_grid import draw_grid
 from taqmlx.runtime.entry import Progress, build_parser, log, run
@@ -38,7 +39,6 @@ from taqmlx.store.packed_checkpoint import PackedCheckpoint, read_packed
 from taqmlx.store.quant_config import QuantConfig, read_quant_config
 
 FULL_PRECISION = "full precision"
-LARGEST_SEED = 2**31 - 1
 GUIDANCE = 3.0
 GRID_COLUMNS = 4  # even, so that pairs stay side by side
 
@@ -61,13 +61,13 @@ def main(arguments: argparse.Namespace) -> None:
     prompts = list_prompts(arguments)
     check_arguments(arguments, model)
     warn_of_dropped_text(model, list(filter(None, [*prompts, arguments.negative_prompt])))
-    layers = list_linears(*plan.MODEL_BLOCKS[arguments.model])
+    layers = plan.list_layers(arguments.model)
     source = open_source(arguments, model, layers)
     variants: dict[str, Bind] = {FULL_PRECISION: bind_exact}
     if source:
         if arguments.diff_stats:
             log.info("\n".join(tabulate_differences(source, model.load_transformer())))
-        name = name_precision(source)
+        name = describe_precision(source)
         log.info(describe_source(name, source, len(layers)))
         variants = (variants if arguments.compare else {}) | {name: partial(bind_quantized, arguments, source, layers)}
     latents = sample_variants(arguments, model, variants, prompts)
@@ -184,17 +184,11 @@ def open_source(arguments: argparse.Namespace, model: Model, layers: Sequence[La
     return Source(checkpoint, config, [x for x in layers if arguments.blocks is None or x.block in arguments.blocks])
 
 
-def name_precision(source: Source) -> str:
-    """The bits of most quantized weights and of their inputs, such as W4A8; with several input widths, W4A4-8."""
+def describe_precision(source: Source) -> str:
+    """The bits of most quantized weights and of their inputs, as W4A8."""
     packed = list_packed(source.layers, source.checkpoint)
-    weights = [find_bits(source.checkpoint, layer) for layer in packed]
-    activations = [source.config.find_input(layer.name).bits for layer in packed if source.config]
-    return f"W{name_bits(weights)}A{name_bits(activations)}"
-
-
-def find_bits(checkpoint: PackedCheckpoint, layer: Layer) -> int:
-    """The bits of a packed layer's codes."""
-    return checkpoint.config["nominal_bits"].get(layer.path, checkpoint.config["quantization"][layer.path]["bits"])
+    inputs = [source.config.find_input(layer.name).bits for layer in packed if source.config]
+    return name_precision([source.checkpoint.find_bits(layer.path) for layer in packed], inputs)
 
 
 def describe_source(name: str, source: Source, count: int) -> str:
@@ -216,7 +210,7 @@ def tabulate_differences(source: Source, transformer: Transformer) -> list[str]:
         found = compare_weights(weight, np.array(original[f"{layer.path}.weight"]))
         group = source.checkpoint.config["quantization"][layer.path]["group_size"]
         lines.append(
-            f"{layer.name:<34}{find_bits(source.checkpoint, layer):>5}{group:>7}{found['mean']:>12.6f}"
+            f"{layer.name:<34}{source.checkpoint.find_bits(layer.path):>5}{group:>7}{found['mean']:>12.6f}"
             f"{found['max']:>12.6f}{found['relative_db']:>10.1f} dB"
         )
     return lines

@@ -57,7 +57,7 @@ def format_report(checkpoint: PackedCheckpoint, intact: Quantization) -> str:
     config, tensors = checkpoint.config, checkpoint.tensors
     rows = defaultdict(dict)
     for path, how in intact.items():
-        rows[config["nominal_bits"].get(path, how["bits"]), how["bits"], how["group_size"]][path] = how
+        rows[checkpoint.find_bits(path), how["bits"], how["group_size"]][path] = how
     lines = ["| bits | stored as | group | layers | weights | bits per weight | kB | roles |", "|---:" * 7 + "|---|"]
     for (nominal, stored, group_size), layers in sorted(rows.items()):
         size = measure_tensors(tensors, layers)

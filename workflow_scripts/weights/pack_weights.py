@@ -15,7 +15,7 @@ from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.stored_types import STORED_TYPES
 from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import FLOAT16, UNQUANTIZED, find_rule, find_shared_dtype
-from taqmlx.planning.layers import Layer, list_linears
+from taqmlx.planning.layers import Layer
 from taqmlx.runtime.entry import Progress, build_parser, log, run
 from taqmlx.store.block_file import LayerWeight, digest_codes, read_block
 from taqmlx.store.errors import UserError
@@ -51,7 +51,7 @@ class PackedLayer(NamedTuple):
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_json(arguments.params, stage="pack_weights")
     model = find_model(parameters["model"], parameters)
-    layers = list_linears(*plan.MODEL_BLOCKS[parameters["model"]])
+    layers = plan.list_layers(parameters["model"])
     origin = {"model": model.file_digests()}
     blocks, seals = check_blocks(arguments.blocks, parameters, layers, origin)
     weights = dict(tree_flatten(model.load_transformer().parameters()))
