@@ -18,8 +18,8 @@ def accumulate_hessian(hessian: np.ndarray | None, x: np.ndarray) -> np.ndarray:
     x = np.asarray(x, np.float32)
     product = x.T @ x
     product *= 2
-    added = product.astype(np.float64)
-    return added if hessian is None else hessian + added
+    grown: np.ndarray = product.astype(np.float64) if hessian is None else hessian + product
+    return grown
 
 
 def round_with_gptq(weight: np.ndarray, grid: Grid, hessian: np.ndarray, damping: float) -> np.ndarray:

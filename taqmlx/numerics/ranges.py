@@ -1,8 +1,21 @@
 """Ratios that measure how difficult a layer input is to quantize."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+
+OUTLIER_RANGE = 2.5  # times the median range of the channels: beyond it, a channel is an outlier
+
+
+def measure_inputs(
+    inputs: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+    """Ratios of each layer input, from the entries and arrays of the statistics of activations."""
+    return {
+        name: measure_input(described["per_step"], arrays[f"{name}/minimum"], arrays[f"{name}/maximum"])
+        for name, described in inputs.items()
+    }
 
 
 def measure_input(

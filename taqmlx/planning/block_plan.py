@@ -39,7 +39,7 @@ def resolve_layers(parameters: plan.Parameters) -> plan.Parameters:
 
 
 def count_iterations(parameters: plan.Parameters) -> int:
-    """Learning iterations of a block's job, over all phases of `reconstruction`; 0 for an engine that learns nothing."""
+    """Learning iterations of a block's job, over all phases; 0 for an engine that learns nothing."""
     if parameters["engine"] != "adaround":
         return 0
     iterations: int = parameters["adaround_iterations"] * PHASE_COUNTS[parameters["reconstruction"]]

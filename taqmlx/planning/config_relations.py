@@ -78,11 +78,14 @@ def refuse_few_points(config: Config) -> None:
         )
 
 
+def list_migrating(config: Config) -> list[dict[str, Any]]:
+    """Input rules that ask for a migration."""
+    return [rule for rule in config["activations"] if rule["bits"] != UNQUANTIZED and rule["migration"]]
+
+
 def refuse_migration(config: Config) -> None:
     """Raise ValueError for a migration that cannot be learned with the chosen engine or policy."""
-    for rule in config["activations"]:
-        if rule["bits"] == UNQUANTIZED or not rule["migration"]:
-            continue
+    for rule in list_migrating(config):
         if config["engine"] != "adaround":
             raise ValueError(
                 f"activations: the migration of {rule['layers']} is learned, which the engine {config['engine']} does"
@@ -199,12 +202,11 @@ def refuse_mflux(config: Config) -> None:
     for key, wanted in (("model", MFLUX_MODEL), ("scale_dtype", MFLUX_DTYPE)):
         if config[key] != wanted:
             raise ValueError(f"{key}: mflux needs {wanted}, and {config[key]} is set; set {key} to {wanted}")
-    for rule in config["activations"]:
-        if rule.get("migration"):
-            raise ValueError(
-                f"activations: the migration of {rule['layers']} divides the layers' inputs, which mflux does not do;"
-                " set migration to false"
-            )
+    for rule in list_migrating(config):
+        raise ValueError(
+            f"activations: the migration of {rule['layers']} divides the layers' inputs, which mflux does not do;"
+            " set migration to false"
+        )
 
 
 def refuse_no_captions(config: Config) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-WIDTHS = (2, 3, 4, 5, 6, 8)
+from taqmlx.planning.bit_choices import WIDTHS
+
 SPLIT_GROUP = 64  # MLX's default group size
 # Families of settings; one job samples one family.
 FAMILIES = ("groups_of_32", "groups_of_64", "groups_of_128", "splits")

@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from taqmlx.numerics.ranges import OUTLIER_RANGE
 from taqmlx.plots.inputs import keep_inside, shorten
 from taqmlx.plots.style import BLUE, ORANGE, create_figure, styled
 
-OUTLIER = 2.5  # multiple of the median channel range
 PANELS = 4
 
 
@@ -28,7 +28,7 @@ def draw_channel_ranges(extremes: Mapping[str, tuple[np.ndarray, np.ndarray]]) -
         draw_ranges(axes, name, *ranges[name])
     handles = [
         Line2D([], [], color=BLUE, linewidth=2, label="channel minimum to maximum"),
-        Line2D([], [], color=ORANGE, linewidth=2, label=f"outlier: range over {OUTLIER} times the median range"),
+        Line2D([], [], color=ORANGE, linewidth=2, label=f"outlier: range over {OUTLIER_RANGE} times the median range"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
@@ -59,6 +59,6 @@ def measure_spread(low: np.ndarray, high: np.ndarray) -> float:
 
 
 def find_outliers(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """True for each channel whose range exceeds OUTLIER times the median range, (D,) bool."""
+    """True for each channel whose range exceeds OUTLIER_RANGE times the median range, (D,) bool."""
     ranges = high.astype(np.float64) - low
-    return ranges > OUTLIER * np.median(ranges)
+    return ranges > OUTLIER_RANGE * np.median(ranges)

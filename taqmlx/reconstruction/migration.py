@@ -15,6 +15,7 @@ from mlx.optimizers import Adam
 
 from taqmlx.numerics.input_quantizer import InputQuantizer, as_single
 from taqmlx.numerics.learned_step import quantize_learned
+from taqmlx.numerics.ranges import OUTLIER_RANGE
 from taqmlx.numerics.rounding import compute_rate
 from taqmlx.planning.layer_rules import InputRule
 from taqmlx.planning.layers import reads_gelu
@@ -22,7 +23,6 @@ from taqmlx.reconstruction.block_problem import BlockProblem, Rows, compute_loss
 from taqmlx.reconstruction.input_quantizers import Extremes, choose_steps, list_steps
 from taqmlx.reconstruction.reconstruction import draw_batch
 
-OUTLIER_RANGE = 2.5  # times the median range
 PHASE = -1 % 2**32  # phase in the seed of batches, distinct from the phases of the reconstruction
 
 

@@ -1,13 +1,9 @@
 """Effect of quantization on every layer: a table of weights and a table of layer inputs."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from taqmlx.numerics.quality import to_decibels
-from taqmlx.numerics.ranges import measure_input
 from taqmlx.planning.layer_rules import UNQUANTIZED
 from taqmlx.planning.layers import STREAMS
 from taqmlx.report.tables import (
@@ -29,14 +25,6 @@ from taqmlx.store.quant_config import QuantConfig
 
 Facts = dict[str, Any]
 PHASES = ("early", "mid", "late")
-
-
-def measure_ranges(statistics: Facts, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Range ratios of each layer input, by input."""
-    return {
-        name: measure_input(described["per_step"], arrays[f"{name}/minimum"], arrays[f"{name}/maximum"])
-        for name, described in statistics["inputs"].items()
-    }
 
 
 def describe_weights(

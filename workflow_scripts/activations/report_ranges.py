@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from taqmlx.numerics.ranges import measure_input
+from taqmlx.numerics.ranges import measure_inputs
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
 from taqmlx.store.vouching import write_text
@@ -40,10 +40,7 @@ Ranges are in the units of the activations, everything else is a ratio.
 def main(arguments: argparse.Namespace) -> None:
     statistics = read_statistics(arguments.statistics)
     arrays = read_statistics_arrays(arguments.statistics, statistics)
-    measured = {
-        name: measure_input(described["per_step"], arrays[f"{name}/minimum"], arrays[f"{name}/maximum"])
-        for name, described in statistics["inputs"].items()
-    }
+    measured = measure_inputs(statistics["inputs"], arrays)
     text = format_report(statistics, measured)
     write_text(arguments.out, text)
     log.info(f"ranges of {len(measured)} inputs in {arguments.out}")

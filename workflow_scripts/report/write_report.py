@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from taqmlx.numerics.ranges import measure_inputs
 from taqmlx.planning.plan import list_layers
 from taqmlx.report import (
     blocks,
@@ -78,7 +79,7 @@ def describe_layers(
 ) -> dict[str, list[Facts]]:
     """Facts about every layer of the quantized model: `weights` and `inputs`."""
     statistics = read_statistics(arguments.statistics)
-    ranges = layers.measure_ranges(statistics, read_statistics_arrays(arguments.statistics, statistics))
+    ranges = measure_inputs(statistics["inputs"], read_statistics_arrays(arguments.statistics, statistics))
     prefix = read_packed_config(quantization.weights.parent)["prefix"]
     sizes = checkpoint.measure_layers(quantization.weights, prefix, quantization.layers)
     suggested, bits = multitier["analysis"]["layers"], mixed["mixed"]["layers"]
