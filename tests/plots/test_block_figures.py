@@ -33,7 +33,7 @@ def test_block_errors_are_in_db_relative_to_the_output_power():
 def test_block_errors_show_the_measured_engines(engines):
     figure = blocks.draw_block_errors(build_reports(2, engines))
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert shown == [blocks.ENGINES[name][0] for name in engines] + list(blocks.INPUTS.values())
+    assert shown == [blocks.ENGINES[name] for name in engines] + list(blocks.INPUTS.values())
 
 
 def test_layer_errors_sum_streams_and_average_noise_levels():
