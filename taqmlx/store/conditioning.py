@@ -16,9 +16,8 @@ import numpy as np
 
 from taqmlx.planning import plan
 from taqmlx.store.errors import UserError, blame
-from taqmlx.store.files import hash_file, write_json
 from taqmlx.store.preflight import check_disk
-from taqmlx.store.seal import Seal, check_origin, make_seal, read_file_seal
+from taqmlx.store.seal import Seal, check_origin, read_file_seal, write_file_seal
 from taqmlx.store.tensors import open_tensors, refuse_broken, stream_tensors
 
 NAMES = ("cs", "cs_pooled")
@@ -33,7 +32,7 @@ def digest_prompt(cs: np.ndarray, cs_pooled: np.ndarray) -> str:
 
 
 def write_conditioning(
-    path: Path, seal_path: Path, parameters: plan.Parameters, weights: dict[str, str], encodings: Iterable[Encoding]
+    path: Path, parameters: plan.Parameters, weights: dict[str, str], encodings: Iterable[Encoding]
 ) -> Seal:
     """Write the encodings of `parameters["prompts"]`, then their seal; `weights` are digests of the model's files.
 
@@ -54,9 +53,7 @@ def write_conditioning(
     size = sum(4 * math.prod(shape) for shape in shapes.values())
     check_disk(path.parent, size, "choose a results_dir elsewhere")
     stream_tensors(path, shapes, np.float32, order_parts())
-    seal = make_seal(parameters, {"model": weights}, {path.name: hash_file(path), "prompts": prompts})
-    write_json(seal_path, seal)
-    return seal
+    return write_file_seal(path, parameters, {"model": weights}, prompts=prompts)
 
 
 @dataclass(frozen=True)

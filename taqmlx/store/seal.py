@@ -107,10 +107,11 @@ def holds_group(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]
     return False
 
 
-def write_file_seal(path: Path, parameters: plan.Parameters, inputs: dict[str, Any], **digests: Any) -> None:
+def write_file_seal(path: Path, parameters: plan.Parameters, inputs: dict[str, Any], **digests: Any) -> Seal:
     """Seal the file `path`, and further `digests`, in the JSON file of the same name beside it."""
     seal = make_seal(parameters, inputs, {path.name: hash_file(path)} | digests)
     write_json(path.with_suffix(".json"), seal)
+    return seal
 
 
 def write_group_seal(group: Path, seal: Seal) -> None:

@@ -47,9 +47,7 @@ def swap_encodings(results):
     tensors, seal = read_tensors(path), read_file_seal(path.with_suffix(".json"))
     cs, cs_pooled = (tensors[name][[1, 0, 2]] for name in ("cs", "cs_pooled"))
     model = seal["inputs"]["model"]
-    sealed = write_conditioning(
-        path, path.with_suffix(".json"), seal["parameters"], model, zip(cs, cs_pooled, strict=True)
-    )
+    sealed = write_conditioning(path, seal["parameters"], model, zip(cs, cs_pooled, strict=True))
     digests = sealed["sha256"]["prompts"]
     for shard, own in (("000", digests[:2]), ("001", digests[2:])):
         group = results / "trajectories.zarr" / shard

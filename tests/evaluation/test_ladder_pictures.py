@@ -24,7 +24,7 @@ def test_prompts_are_cycled_and_seeds_follow_those_of_the_trajectories(tmp_path)
     rng = np.random.default_rng(0)
     cs, cs_pooled = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 2, 3, 4), (2, 2, 4)))
     path = tmp_path / "conditioning.safetensors"
-    write_conditioning(path, path.with_suffix(".json"), PARAMETERS, {}, zip(cs, cs_pooled, strict=True))
+    write_conditioning(path, PARAMETERS, {}, zip(cs, cs_pooled, strict=True))
     found = start_pictures(PARAMETERS, embedded, open_conditioning(path, PARAMETERS))
     noise, sigmas = draw_noise([9, 10, 11], *embedded.LATENT_SHAPE), compute_sigmas(6, embedded.SAMPLER_SHIFT)
     for part, expected in zip(found, (cs[[0, 1, 0]], cs_pooled[[0, 1, 0]], noise, sigmas), strict=True):

@@ -18,7 +18,7 @@ CS_POOLED = RNG.normal(size=(3, 2, 6)).astype(np.float32)
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "conditioning.safetensors"
-    write_conditioning(path, path.with_suffix(".json"), PARAMETERS, {"w": "00"}, zip(CS, CS_POOLED, strict=True))
+    write_conditioning(path, PARAMETERS, {"w": "00"}, zip(CS, CS_POOLED, strict=True))
     return path
 
 
@@ -74,7 +74,7 @@ def test_the_memory_of_writing_does_not_grow_with_the_prompts(tmp_path):
     path = tmp_path / "conditioning.safetensors"
     parameters = PARAMETERS | {"prompts": [str(index) for index in range(count)]}
     tracemalloc.start()
-    write_conditioning(path, path.with_suffix(".json"), parameters, {"w": "00"}, draw())
+    write_conditioning(path, parameters, {"w": "00"}, draw())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * size + count * 4 * math.prod(pooled)

@@ -30,7 +30,7 @@ def make_encodings(count: int, pooled: int) -> Iterator[Encoding]:
 def main(arguments: argparse.Namespace) -> None:
     count, folder = arguments.prompts, arguments.folder
     path, parameters = folder / "conditioning.safetensors", {"prompts": [str(index) for index in range(count)]}
-    write_conditioning(path, path.with_suffix(".json"), parameters, {}, make_encodings(count, POOLED))
+    write_conditioning(path, parameters, {}, make_encodings(count, POOLED))
     print("written", round(read_peak()), flush=True)
     specs = list_specs(1, (32, 32, 16), (count, *CS_SHAPE), (count, 2, POOLED))
     group, specs = folder / "calibration.zarr", {name: specs[name] for name in PROMPT_ARRAYS}

@@ -132,7 +132,7 @@ def main(arguments: argparse.Namespace) -> None:
     digests = find_model(job.config["model"], job.config).file_digests()
     parameters = read_json(job.params("encode_prompts"))
     encodings = make_encodings(len(PROMPTS), SIZES.pooled_text_embed_dim)
-    write_conditioning(job.conditioning, job.conditioning.with_suffix(".json"), parameters, digests, encodings)
+    write_conditioning(job.conditioning, parameters, digests, encodings)
     run_stages(job)
 
 

@@ -120,7 +120,7 @@ def poison_conditioning(results: Path, value: float, rng: random.Random) -> list
     name = rng.choice(NAMES)
     arrays[name][..., rng.randrange(arrays[name].shape[-1])] = value
     encodings = zip(*(arrays[name] for name in NAMES), strict=True)
-    write_conditioning(path, path.with_suffix(".json"), seal["parameters"], seal["inputs"]["model"], encodings)
+    write_conditioning(path, seal["parameters"], seal["inputs"]["model"], encodings)
     # What is made from it is told by digests, and those of the seal have changed.
     return [re.escape(str(path)), rf"\b{name}\b"]
 

@@ -20,7 +20,7 @@ def main(arguments: argparse.Namespace) -> None:
     warn_of_dropped_text(model, list(filter(None, [*parameters["prompts"], parameters["negative_prompt"]])))
     encodings = model.iterate_encodings(parameters["prompts"], parameters["negative_prompt"], arguments.out.parent)
     checked = check_encodings(encodings, parameters["prompts"])
-    write_conditioning(arguments.out, arguments.seal, parameters, model.file_digests(), checked)
+    write_conditioning(arguments.out, parameters, model.file_digests(), checked)
     log.info(f"encoded {len(parameters['prompts'])} prompts: {arguments.out}")
 
 

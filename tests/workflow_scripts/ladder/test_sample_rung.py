@@ -36,9 +36,7 @@ def study(tmp_path_factory):
     study.finish()
     cs, cs_pooled = (np.array(part) for part in embedded.encode_prompts(PROMPTS))
     path = study.folder / "conditioning.safetensors"
-    write_conditioning(
-        path, path.with_suffix(".json"), PARAMETERS, embedded.file_digests(), zip(cs, cs_pooled, strict=True)
-    )
+    write_conditioning(path, PARAMETERS, embedded.file_digests(), zip(cs, cs_pooled, strict=True))
     return study
 
 

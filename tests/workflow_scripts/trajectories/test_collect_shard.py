@@ -168,9 +168,7 @@ def test_encodings_of_other_weights_are_rejected(tmp_path):
     path = tmp_path / "conditioning.safetensors"
     conditioning = open_conditioning(path, PARAMETERS)
     parameters = conditioning.seal["parameters"]
-    write_conditioning(
-        path, path.with_suffix(".json"), parameters, {"x": "0"}, zip(*conditioning.read([0, 1, 2]), strict=True)
-    )
+    write_conditioning(path, parameters, {"x": "0"}, zip(*conditioning.read([0, 1, 2]), strict=True))
     with pytest.raises(UserError, match="other weights"):
         run_entry(tmp_path, "collect_shard")
 
