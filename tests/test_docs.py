@@ -21,7 +21,7 @@ from tests.support.documents import (
 )
 
 COMMANDS = [command for path in DOCUMENTS for command in read_commands(path)]
-PRESETS = ("quick", "sd3-medium", "sd3.5-large", "flux-schnell")
+PRESETS = ("quick", "hard", "hard-quick", "sd3-medium", "sd3.5-large", "flux-schnell")
 CONFIGURATIONS = [None, *(f"config/{name}.yaml" for name in ("paper", *PRESETS))]
 WIDEST = 128
 LONGEST = 250

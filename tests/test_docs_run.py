@@ -47,6 +47,12 @@ SMALL = {
     "evaluation_shards": 1,
     "snapshot_steps": [0],
 }
+# The configurations of the clone that have them, with what is their own.
+OWN_SETTINGS = {
+    "config": {},
+    "quick": {"results_dir": "results/quick"},
+    "hard-quick": {"results_dir": "results/hard-quick", "model": "embedded-hard"},
+}
 # What is no configuration, and has these values in the clone too.
 SMALLER = {
     "taqmlx/training/recipe.py": {
@@ -72,6 +78,7 @@ SMALLER = {
         "complete({}": "complete({'search_points': 4, 'search_probes': 2}",
     },
     "tools/benchmarks/pictures.py": {"3.0, 7": "3.0, 1"},
+    "tools/benchmarks/outliers.py": {"64, 9_000_000, 28": "2, 9_000_000, 2"},
     "tools/benchmarks/scale.py": {"10_000, 50": "200, 10"},
 }
 # What a command says itself and is too long.
@@ -150,7 +157,7 @@ def clone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clone") / "project"
     shutil.copytree(".", folder, ignore=shutil.ignore_patterns(*IGNORED), symlinks=True)
     (folder / ".venv").symlink_to(Path(sys.prefix))
-    for name, own in (("config", {}), ("quick", {"results_dir": "results/quick"})):
+    for name, own in OWN_SETTINGS.items():
         path = folder / "config" / f"{name}.yaml"
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | SMALL | own))
     for name, values in SMALLER.items():

@@ -53,3 +53,23 @@ def measure_input(
 def divide(a: float, b: float) -> float:
     """a / b; 1 if b is zero, as for a tensor of zeros, which is not difficult to quantize."""
     return a / b if b else 1.0
+
+
+def measure_outliers(
+    per_step: Mapping[str, Sequence[float]], minimum: np.ndarray, maximum: np.ndarray, mean: np.ndarray
+) -> dict[str, float]:
+    """Outliers of one input, from its per-step scalars and the extremes and means of its channels (S, D).
+
+    absmax: largest magnitude over all steps; drift: ratio of the largest to the smallest per-step absmax; spread: ratio
+    of the largest channel absmax to the median one; offset: largest channel mean over absmax, near 1 for a channel that
+    is always on and near 0 for one of rare spikes.
+    """
+    absmax = np.asarray(per_step["absmax"], np.float64)
+    channels = np.maximum(np.abs(minimum), np.abs(maximum)).max(axis=0).astype(np.float64)  # (S, D) -> (D,)
+    measured = {
+        "absmax": absmax.max(),
+        "drift": divide(absmax.max(), absmax.min()),
+        "spread": divide(channels.max(), float(np.median(channels))),
+        "offset": np.abs(mean.mean(axis=0)).max() / absmax.max() if absmax.max() else 0.0,
+    }
+    return {key: float(value) for key, value in measured.items()}

@@ -29,6 +29,25 @@ POLICIES = {
     "groups_of_32": ("token and 32 channels (default)", "`dynamic`, `group_size: 32`"),
 }
 
+INPUT_MODELS = {"sd3-medium": "SD3", "embedded": "embedded", "embedded-hard": "hard"}
+INPUT_GROUPS = {
+    **{f"{s}_{r}": f"{r}, {s}" for r in ("qkv", "o_proj", "fc1", "fc2") for s in ("image", "text")},
+    "context_embedder": "`context_embedder`",
+    "final_layer_linear": "`final_layer.linear`",
+}
+VELOCITY_COLUMNS = {
+    "w4": "W4, RTN",
+    "w4_corrected": "W4, bias corrected",
+    "a8_static": "A8, static",
+    "a8_token": "A8, per token",
+    "a8_static_shift": "static, shifted",
+    "a8_token_shift": "per token, shifted",
+    "a8_channel": "per channel",
+}
+OUTLIER_MODELS = {"embedded": "embedded", "all": "embedded-hard"} | {
+    part: f"`{part}` alone" for part in ("norm", "value", "offset", "post_gelu", "spike", "context")
+}
+
 
 def show_readme(numbers: Numbers) -> str:
     """Ours at the configured size, the ways of PLAIN, and the one between them that is the nearest above ours."""
@@ -134,6 +153,34 @@ def show_cost(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def show_inputs(numbers: Numbers) -> str:
+    """Outliers of the layer inputs, median (largest) of each group, by model."""
+    columns = [(measure, model) for measure in ("spread", "drift", "offset") for model in INPUT_MODELS]
+    rows = (
+        [title, *(show_range(numbers["inputs"]["groups"][group][model].get(measure)) for measure, model in columns)]
+        for group, title in INPUT_GROUPS.items()
+    )
+    return tabulate(["layer input", *(f"{measure}, {INPUT_MODELS[model]}" for measure, model in columns)], rows)
+
+
+def show_range(measure: Facts | None) -> str:
+    """Median and largest value, or the only one; a dash if there is none."""
+    if measure is None:
+        return "-"
+    median, largest = (f"{measure[key]:.3g}" for key in ("median", "largest"))
+    return largest if measure["median"] == measure["largest"] else f"{median} ({largest})"
+
+
+def show_outliers(numbers: Numbers) -> str:
+    """Relative errors of the velocity, by model and by what is rounded."""
+    models = numbers["outliers"]["models"]
+    rows = (
+        [title, *(f"{models[name]['velocity'][column]:.3f}" for column in VELOCITY_COLUMNS)]
+        for name, title in OUTLIER_MODELS.items()
+    )
+    return tabulate(["", *VELOCITY_COLUMNS.values()], rows)
+
+
 def show_kinds(numbers: Numbers) -> str:
     """What is quantized, by kind of layer."""
     rows = [[Cell(text) for text in row] for row in numbers["kinds"]["rows"]]
@@ -151,4 +198,6 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "kinds": show_kinds,
     "calibration": show_calibration,
     "scale": show_scale,
+    "inputs": show_inputs,
+    "outliers": show_outliers,
 }

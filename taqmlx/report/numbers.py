@@ -7,10 +7,11 @@ A group has the shape of its result file without the single pictures; lists of n
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from taqmlx.planning import ladder
-from taqmlx.planning.plan import list_layers
+from taqmlx.planning.plan import list_blocks, list_layers
 from taqmlx.planning.variants import ALL, BY_CONFIGURATION
 from taqmlx.report.kinds import tabulate_kinds
 from taqmlx.report.runs import describe_stage, read_benchmarks
@@ -175,6 +176,41 @@ def read_scale(name: str) -> Facts:
     return {"prompts": int(prompts), "per_shard": int(per_shard or 1)}
 
 
+def read_inputs_group(path: Path, asked: float | None) -> Facts:
+    """Median and largest value of each measure of `compare_inputs`, by group of inputs and model.
+
+    A group has the inputs of one stream and role in all blocks, or one input outside the blocks.
+    """
+    models = read_json(path, format="inputs-compared")["models"]
+    names = sorted({name for inputs in models.values() for name in inputs})
+    groups: dict[str, Facts] = {}
+    for group in dict.fromkeys(map(name_group, names)):
+        groups[group] = {
+            model: summarize([found for name, found in inputs.items() if name_group(name) == group])
+            for model, inputs in models.items()
+        }
+    return {"measured": {"inputs": {model: len(inputs) for model, inputs in models.items()}}, "groups": groups}
+
+
+def name_group(name: str) -> str:
+    """The stream and role of an input in a block, `text_fc1`; the name of one outside, with underscores."""
+    parts = name.split(".")
+    return f"{parts[1]}_{parts[-1]}" if parts[0] in list_blocks("sd3-medium") else name.replace(".", "_")
+
+
+def summarize(found: list[Facts]) -> Facts:
+    """Median and largest value of each measure of some inputs."""
+    keys = dict.fromkeys(key for measures in found for key in measures)
+    values = {key: sorted(measures[key] for measures in found if key in measures) for key in keys}
+    return {key: {"median": median(own), "largest": own[-1]} for key, own in values.items()}
+
+
+def read_outliers_group(path: Path, asked: float | None) -> Facts:
+    """Errors of `tools.benchmarks.outliers` by model."""
+    content = read_json(path, format="bench-outliers")
+    return {"measured": content["about"], "models": content["models"]}
+
+
 def name_row(name: str) -> str:
     """A row's name in lower case, words joined by underscores."""
     return "_".join(re.findall(r"[a-z0-9]+", name.lower()))
@@ -191,6 +227,8 @@ SOURCES = {
     "bench": Source("bench.json", read_bench_group),
     "calibration": Source("bench_calibration", read_calibration_group),
     "scale": Source("scale.json", read_scale_group),
+    "inputs": Source("inputs.json", read_inputs_group),
+    "outliers": Source("bench_outliers.json", read_outliers_group),
 }
 
 

@@ -89,6 +89,21 @@ def write_calibration_sets(folder):
         write_json(folder / f"{prompts}.json", cell | {"gptq": quality, "distilled": quality})
 
 
+def write_outliers(folder):
+    """Two inputs of a role, of which one has no offset, in two models; and the errors of one model."""
+    first, second = {"spread": 3.0, "drift": 2.0}, {"spread": 9.0, "drift": 1.0, "offset": 0.5}
+    own = {
+        "mm_00.text.mlp.fc1": first,
+        "mm_01.text.mlp.fc1": second,
+        "final_layer.linear": second,
+        "context_embedder": first,
+    }
+    models = {"sd3-medium": own, "embedded": {name: own[name] for name in list(own)[:1]}}
+    write_json(folder / "inputs.json", {"format": "inputs-compared", "version": 1, "models": models})
+    content = {"format": "bench-outliers", "version": 1, "about": {"pictures": 64}, "models": {"all": {"w4": 0.5}}}
+    write_json(folder / "bench_outliers.json", content)
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """A folder of results that has everything but a packed checkpoint."""
@@ -98,6 +113,7 @@ def results(tmp_path_factory):
     write_ladder(folder)
     write_evaluations(folder)
     write_calibration_sets(folder / "bench_calibration")
+    write_outliers(folder)
     write_json(folder / "quant_config_multitier.json", {"analysis": {"summary": SUMMARY}})
     rows = [Row("ours, 1 worker / torch twin, 1 worker", 0.84159, "x"), Row("what being resumable costs", 1.9, "%")]
     write_json(folder / "bench.json", as_records(rows))
@@ -156,6 +172,18 @@ def test_the_other_studies_are_kept_by_name(numbers):
     assert numbers["bench"]["rows"] == {
         "ours_1_worker_torch_twin_1_worker": 0.84159,
         "what_being_resumable_costs": pytest.approx(0.019),
+    }
+
+
+def test_inputs_are_grouped_by_stream_and_role(numbers):
+    groups = numbers["inputs"]["groups"]
+    assert groups["text_fc1"]["sd3-medium"]["spread"] == {"median": 6.0, "largest": 9.0}
+    assert groups["text_fc1"]["sd3-medium"]["offset"] == {"median": 0.5, "largest": 0.5}
+    assert groups["final_layer_linear"] == {"sd3-medium": groups["final_layer_linear"]["sd3-medium"], "embedded": {}}
+    assert numbers["inputs"]["measured"]["inputs"] == {"sd3-medium": 4, "embedded": 1}
+    assert numbers["outliers"] == {
+        "measured": {"configuration": "config/config.yaml", "machine": "two cores", "pictures": 64},
+        "models": {"all": {"w4": 0.5}},
     }
 
 
