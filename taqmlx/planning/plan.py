@@ -128,6 +128,9 @@ ENGINES: dict[str, tuple[str, ...]] = {
     "adaround": ("gptq_damping", "reconstruction", *(f"adaround_{key}" for key in _ADAROUND)),
 }
 
+# Keys that a stage reads only if they are set: results without them have no such parameter.
+OPTIONAL = {"bias_correction": ("optimise_block",)}
+
 # Stages whose workers load a model.
 LOADS_MODEL = {
     "encode_prompts",
@@ -171,8 +174,9 @@ def list_keys(stage: str, config: Parameters) -> tuple[str, ...]:
     """The configuration keys a stage reads."""
     by_engine = ENGINES[config["engine"]] if stage == "optimise_block" else ()
     by_model = MODEL_KEYS[config["model"]] if stage in LOADS_MODEL else ()
+    optional = tuple(key for key, stages in OPTIONAL.items() if stage in stages and config.get(key))
     # Weights are identified by their digests in the seals, not by their path.
-    return STAGES[stage][1] + by_engine + tuple(key for key in by_model if key != WEIGHTS_FROM)
+    return STAGES[stage][1] + by_engine + optional + tuple(key for key in by_model if key != WEIGHTS_FROM)
 
 
 def encode_values(stage: str, config: Parameters) -> str:

@@ -114,6 +114,16 @@ def bind_block(problem: BlockProblem, weights: Mapping[str, mx.array], quantize:
     return linear
 
 
+def keep_inputs(quantize: Quantize, read: dict[str, mx.array]) -> Quantize:
+    """`quantize`, with every result also stored in `read`."""
+
+    def keep(key: str, x: mx.array) -> mx.array:
+        read[key] = quantize(key, x)
+        return read[key]
+
+    return keep
+
+
 def run_rows(
     problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize, rows: Rows[mx.array]
 ) -> dict[str, mx.array]:

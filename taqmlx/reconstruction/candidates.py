@@ -5,7 +5,7 @@ All methods use the same grids and return the same results: codes, and the quant
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
@@ -14,9 +14,10 @@ import numpy as np
 from taqmlx.numerics.gptq import accumulate_hessian, round_with_gptq
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.weight_grid import Grid, dequantize, round_to_grid
+from taqmlx.reconstruction.bias_correction import correct_biases
 from taqmlx.reconstruction.block_problem import (
     BlockProblem,
-    Quantize,
+    keep_inputs,
     list_batches,
     measure_errors,
     run_rows,
@@ -31,12 +32,13 @@ HESSIAN_TOKENS = 2**15  # limits the run time; five times the widest input of SD
 
 @dataclass(frozen=True)
 class Candidate:
-    """Codes uint8 (out, in) by layer, input quantizers by reader, and the losses of the iterations."""
+    """Codes uint8 (out, in) by layer, input quantizers by reader, losses of the iterations, and corrected biases."""
 
     engine: str
     codes: dict[str, np.ndarray]
     quantizers: dict[str, InputQuantizer]
     losses: list[float] = field(default_factory=list)
+    biases: dict[str, mx.array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,6 @@ def accumulate_hessians(problem: BlockProblem, quantizers: Mapping[str, InputQua
     return hessians
 
 
-def keep_inputs(quantize: Quantize, read: dict[str, mx.array]) -> Quantize:
-    """`quantize`, with every result also stored in `read`."""
-
-    def keep(key: str, x: mx.array) -> mx.array:
-        read[key] = quantize(key, x)
-        return read[key]
-
-    return keep
-
-
 def choose_stride(tokens: int, per_row: int) -> int:
     """Token stride that samples about HESSIAN_TOKENS of `tokens`, coprime with `per_row` to cover every position."""
     stride = max(1, tokens // HESSIAN_TOKENS)
@@ -142,14 +134,26 @@ def list_candidates(
         candidates.append(round_by_hessian(problem, grids, quantizers, settings))
     if settings["engine"] == "adaround":
         candidates.append(learn_rounding(problem, grids, candidates[-1], settings, learning))
+    if settings.get("bias_correction"):
+        return [correct(problem, grids, candidate) for candidate in candidates]
     return candidates
+
+
+def correct(problem: BlockProblem, grids: Mapping[str, Grid], candidate: Candidate) -> Candidate:
+    """`candidate` with corrected biases."""
+    weights = dequantize_codes(grids, candidate)
+    return replace(candidate, biases=correct_biases(problem, weights, candidate.quantizers))
+
+
+def dequantize_codes(grids: Mapping[str, Grid], candidate: Candidate) -> dict[str, mx.array]:
+    """Weights fp32 (out, in) of a candidate's layers."""
+    return {name: mx.array(dequantize(codes, grids[name])) for name, codes in candidate.codes.items()}
 
 
 def measure_candidate(problem: BlockProblem, grids: Mapping[str, Grid], candidate: Candidate) -> dict[str, Any]:
     """Held-out error of each stream over its power, with `quantized_inputs` and with `full_precision_inputs`."""
-    weights = problem.weights | {
-        name: mx.array(dequantize(codes, grids[name])) for name, codes in candidate.codes.items()
-    }
+    weights = problem.weights | dequantize_codes(grids, candidate)
+    problem = replace(problem, biases={**problem.biases, **candidate.biases})
     ways = {
         "quantized_inputs": bind_to_rows(candidate.quantizers),
         "full_precision_inputs": lambda rows: leave_unrounded(candidate.quantizers),

@@ -25,6 +25,11 @@ def dequantize_block(model: Transformer, file: BlockFile) -> dict[str, mx.array]
     return weights | {name: mx.array(dequantize(layer.codes, layer.grid)) for name, layer in file.weights.items()}
 
 
+def restore_biases(file: BlockFile) -> dict[str, mx.array]:
+    """Biases (out,) fp32 that the file has instead of the model's, by layer name."""
+    return {name: mx.array(bias.astype(np.float32)) for name, bias in file.biases.items()}
+
+
 def propagate(
     model: Transformer, block: Block, file: BlockFile, streams: Streams, modulation: np.ndarray, sigmas: np.ndarray
 ) -> Streams:
@@ -38,7 +43,11 @@ def propagate(
     problem = assemble_problem(
         model, block, rules, weights, streams, streams, modulation, sigmas, (everything, everything)
     )
-    problem = replace(problem, weights={name: weights[name] for name in problem.weights})
+    problem = replace(
+        problem,
+        weights={name: weights[name] for name in problem.weights},
+        biases={**problem.biases, **restore_biases(file)},
+    )
     quantizers = {key: file.find_input(key) for key in dict.fromkeys(problem.readers.values())}
     by_level = any(quantizer.policy == "lut" for quantizer in quantizers.values())
     if by_level and not np.array_equal(problem.sigmas, file.sigmas):

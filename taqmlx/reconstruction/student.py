@@ -18,6 +18,7 @@ from taqmlx.planning.layer_rules import find_shared_dtype
 from taqmlx.reconstruction.block_assembly import group_readers, read_weights
 from taqmlx.reconstruction.input_quantizers import bind_rounding, list_steps
 from taqmlx.reconstruction.migration import migrate_weights
+from taqmlx.reconstruction.propagation import restore_biases
 from taqmlx.store.block_file import BlockFile, LayerWeight
 
 # Learned parameters as displacements, by kind (`codes`, `scales`, `zeros`, `biases`, `steps`) and layer
@@ -191,6 +192,8 @@ def assemble_student(model: Transformer, files: Sequence[BlockFile]) -> tuple[St
     homes = {name: file for file in files for name in file.seal["parameters"]["layers"]}
     linears = [layer for layer in layers if layer.block and layer.role != "adaLN"]
     readers = group_readers(linears, rules)
+    for file in files:
+        biases |= restore_biases(file)
     scale_dtype = find_shared_dtype(rule["weight"] for rule in rules.values())
     biases = {name: None if bias is None else round_stored(bias, scale_dtype) for name, bias in biases.items()}
     present = {name: bias for name, bias in biases.items() if bias is not None}

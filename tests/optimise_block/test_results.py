@@ -2,14 +2,17 @@
 
 import shutil
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
+from taqmlx.mmdit.blocks import resolve_module
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.weight_grid import choose_grid, dequantize, round_to_grid
 from taqmlx.planning import plan
 from taqmlx.planning.block_plan import select_block
 from taqmlx.reconstruction.block_assembly import split_points
+from taqmlx.reconstruction.block_linears import bind_blocks
 from taqmlx.store.block_file import digest_codes, read_block
 from taqmlx.store.block_inputs import open_block_inputs
 from taqmlx.store.errors import UserError
@@ -246,3 +249,20 @@ def test_the_other_settings_of_learning_run_to_the_end(folder, changes):
 
 
 # Finished work
+
+
+def test_corrected_biases_are_stored_and_used(folder):
+    plain = read_block(quantize(folder, engine="rtn"))
+    file = read_block(quantize(folder, engine="rtn", bias_correction=True, replace=True))
+    assert plain.biases == {}
+    assert "bias_correction" not in plain.seal["parameters"]
+    assert file.seal["parameters"]["bias_correction"] is True
+    name = "mm_00.text.mlp.fc2"
+    assert file.biases[name].dtype == np.float16
+    transformer = find_model("embedded").load_transformer()
+    x = mx.random.normal((3, 512), key=mx.random.key(0))
+    outputs = [np.array(bind_blocks(transformer, [block]).at(1.0)(name, x)) for block in (plain, file)]
+    bias = resolve_module(transformer, "multimodal_transformer_blocks.0.text_transformer_block.mlp.fc2")["bias"]
+    np.testing.assert_allclose(
+        outputs[1] - outputs[0], np.broadcast_to(file.biases[name] - np.array(bias), (3, 128)), atol=1e-3
+    )

@@ -16,7 +16,9 @@ from taqmlx.models.protocol import Model
 from taqmlx.numerics.footprint import estimate_learning
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.loss_curve import shorten_losses
+from taqmlx.numerics.stored_types import convert_values
 from taqmlx.planning import block_plan, plan
+from taqmlx.planning.layer_rules import find_shared_dtype
 from taqmlx.reconstruction.block_task import Task, list_inputs, prepare
 from taqmlx.reconstruction.candidates import Candidate, Learning, choose_candidate, list_candidates, measure_candidate
 from taqmlx.reconstruction.state_arrays import pack_state, unpack_state
@@ -85,7 +87,10 @@ def quantize_block(job: SealedJob, task: Task) -> None:
     best = candidates[choose_candidate(candidates, errors)]
     write_report(name_report(out), parameters["block"], describe(task, candidates, errors, best))
     weights = task.modulation | {name: LayerWeight(task.grids[name], codes) for name, codes in best.codes.items()}
-    write_block(out, weights, list_inputs(task.problem, best.quantizers), task.problem.sigmas, parameters, job.inputs)
+    scale_dtype = find_shared_dtype(rule["weight"] for rule in parameters["layers"].values())
+    biases = {name: convert_values(np.array(bias), scale_dtype) for name, bias in best.biases.items()}
+    inputs = list_inputs(task.problem, best.quantizers)
+    write_block(out, weights, inputs, task.problem.sigmas, parameters, job.inputs, biases)
     for candidate, error in zip(candidates, errors, strict=True):
         log.info(f"{parameters['block']} {candidate.engine}: {describe_errors(error['quantized_inputs'])} held out")
     log.info(f"{parameters['block']}: {best.engine} is written to {out}")
