@@ -3,10 +3,10 @@
 Tensors, by layer name: `<layer>.weight` uint32, `.scales` and `.biases` fp16 (or float32 of bf16 values, with the rule
 `scale_dtype`), in the layout of an MLX affine-quantized weight. A layer whose input is quantized with stored step sizes
 also has `<layer>.steps` float32, (K,) per noise level or (1,) static, `.shift` float32 (in,) and `.migration` int32
-(in,). `sigmas` float32 (K,) are the noise levels of the steps. The weight of a migrated layer is W diag(migration). The
-distilled model, `<results>/distilled.safetensors`, has all layers in one file, with `<layer>.bias` (out,) of the same
-type. The metadata entry `layers` gives bits and group size. The seal's `sha256` has the digest of the file and, under
-`codes`, one digest per packed weight.
+(in,). `sigmas` float32 (K,) are the noise levels of the steps. The weight of a migrated layer is W diag(migration). A
+layer whose bias was corrected has `<layer>.bias` (out,) of the type of the scales. So have all layers of the distilled
+model, which are in one file, `<results>/distilled.safetensors`. The metadata entry `layers` gives bits and group size.
+The seal's `sha256` has the digest of the file and, under `codes`, one digest per packed weight.
 """
 
 import hashlib

@@ -1,5 +1,7 @@
 """The model during distillation starts as the blocks are stored and computes as at inference."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -194,6 +196,15 @@ class TestStart:
         assert found.keys() == expected.keys()
         for name, weight in expected.items():
             np.testing.assert_array_equal(np.array(found[name]), np.array(weight), err_msg=name)
+
+    def test_corrected_biases_replace_those_of_the_model(self, table):
+        name = next(name for name, bias in table.student.biases.items() if bias is not None and name.startswith("mm"))
+        given = np.full(table.student.biases[name].shape, 0.5, np.float16)
+        student, codes = assemble_student(
+            table.model, [replace(file, biases={name: given}) if name in file.weights else file for file in table.files]
+        )
+        found = student.restore_biases(student.start(table.model, codes, True))
+        np.testing.assert_array_equal(np.array(found[name]), given)
 
     def test_fixed_codes_are_kept_in_a_byte_each_and_give_the_same_weights(self, table):
         plain = table.student.start(table.model, table.codes, False)

@@ -44,6 +44,7 @@ CHANGED: dict[str, Any] = {
     "distil_checkpoint_every": 4,
     "engine": "gptq",
     "block_inputs": "quantized",
+    "bias_correction": True,
     "held_out": 0.25,
     "gptq_damping": 0.02,
     "reconstruction": "separate",
