@@ -90,16 +90,14 @@ def count_observed(config: plan.Parameters) -> tuple[int, int, int]:
 
 def list_weight_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:
     """Jobs from the blocks to the final quantized model."""
-    iterations = block_plan.count_iterations(config)
+    blocks, iterations = len(plan.list_blocks(config["model"])), block_plan.count_iterations(config)
     block = rates.start + work.PASSES * config["capture_points"] * rates.block + iterations * rates.iteration
     checkpoint = PROCESS_BYTES + sizes.parameters * (sizes.itemsize + 2)
     searching = work.count_searching(config, sizes) * rates.step + work.GPTQ_SECONDS * sizes.parameters
     distilling = config["distil_iterations"] * config["distil_batch"] * config["distil_unroll"] * work.LEARNED_FORWARDS
     return {
-        "measure_costs": Jobs(1, rates.start + searching, work.estimate_searching_memory(sizes)),
-        "optimise_block": Jobs(
-            len(plan.list_blocks(config["model"])), block, work.estimate_learning_memory(config, sizes)
-        ),
+        "measure_costs": Jobs(1, rates.start + searching, work.estimate_searching_memory(sizes, blocks)),
+        "optimise_block": Jobs(blocks, block, work.estimate_learning_memory(config, sizes)),
         "round_shared": Jobs(
             1,
             rates.start + config["search_points"] * rates.step,

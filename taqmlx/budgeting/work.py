@@ -10,15 +10,19 @@ from typing import NamedTuple
 
 from taqmlx.numerics.footprint import (
     BATCH_BYTES,
+    PARTS,
     PROCESS_BYTES,
+    Learning,
     count_learning_bytes,
     estimate_distillation,
+    estimate_distillation_by_block,
     estimate_forward,
     estimate_learning,
+    estimate_search,
     limit_batch,
 )
 from taqmlx.planning import plan
-from taqmlx.planning.bit_choices import CHANGE_BYTES, CHOICES, GROUP_BYTES, PROBE_POINTS
+from taqmlx.planning.bit_choices import CHANGE_BYTES, CHOICES, PROBE_POINTS, limit_group
 from taqmlx.planning.block_plan import count_rows
 from taqmlx.planning.sizes import Sizes
 
@@ -110,20 +114,31 @@ def estimate_learning_memory(config: plan.Parameters, sizes: Sizes) -> int:
 
 def count_searching(config: plan.Parameters, sizes: Sizes) -> float:
     """Number of points run forward by the bit search, with backward passes counted as equivalents."""
-    groups = max(1, round(sizes.parameters * CHOICES * CHANGE_BYTES / GROUP_BYTES))
+    groups = max(1, round(sizes.parameters * CHOICES * CHANGE_BYTES / limit_group(sizes.parameters)))
     points: float = groups * (config["search_points"] / 2 + 3 * PROBE_POINTS * config["search_probes"])
     return points
 
 
-def estimate_searching_memory(sizes: Sizes) -> int:
-    """Bytes of the bit search worker: the model in fp32, and the changes of a group of layers."""
-    rows = sizes.conditions * PROBE_POINTS
-    return estimate_forward(rows, sizes.tokens, sizes.width, sizes.parameters * FP32) + GROUP_BYTES
+def estimate_searching_memory(sizes: Sizes, blocks: int) -> int:
+    """Bytes of the bit search worker for a model of so many `blocks`."""
+    row = count_learning_bytes(sizes.tokens, sizes.width)
+    rows = sizes.conditions * min(PROBE_POINTS, max(1, BATCH_BYTES // (sizes.conditions * row)))
+    return estimate_search(describe_learning(sizes, blocks, rows, rows))
 
 
 def estimate_distilling_memory(config: plan.Parameters, sizes: Sizes) -> int:
-    """Bytes of the distillation worker, with gradients of all blocks if they fit in BATCH_BYTES, else of one."""
-    rows = sizes.conditions * config["distil_batch"] * count_learning_bytes(sizes.tokens, sizes.width)
-    every = rows * len(plan.list_blocks(config["model"]))
+    """Bytes of the distillation worker: one graph if the gradients of all blocks fit in BATCH_BYTES, else by block."""
+    blocks, batch = len(plan.list_blocks(config["model"])), config["distil_batch"]
+    every = blocks * sizes.conditions * batch * count_learning_bytes(sizes.tokens, sizes.width)
     kind = "codes" if config["distil"] == "none" else config["distil"]
-    return estimate_distillation(sizes.parameters, kind, every if every <= BATCH_BYTES else rows)
+    if every <= BATCH_BYTES:
+        return estimate_distillation(sizes.parameters, kind, every)
+    part = sizes.conditions * -(-batch // PARTS)
+    forward = max(part, count_together(batch, batch, sizes))
+    return estimate_distillation_by_block(describe_learning(sizes, blocks, forward, part), kind)
+
+
+def describe_learning(sizes: Sizes, blocks: int, forward: int, gradient: int) -> Learning:
+    """Sizes of gradients by block, with so many rows in a forward or gradient."""
+    own = sizes.parameters, sizes.block_parameters, sizes.itemsize
+    return Learning(*own, blocks, sizes.tokens, sizes.width, forward, gradient)

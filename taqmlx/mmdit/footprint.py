@@ -4,15 +4,21 @@ from collections.abc import Sequence
 
 from mlx.utils import tree_flatten
 
+from taqmlx.mmdit.blocks import resolve_module
 from taqmlx.mmdit.forward import measure_shapes
 from taqmlx.mmdit.transformer import Transformer
 from taqmlx.numerics.footprint import (
     BATCH_BYTES,
+    PARTS,
+    Learning,
     count_learning_bytes,
     estimate_distillation,
+    estimate_distillation_by_block,
     estimate_forward,
+    estimate_search,
     limit_batch,
 )
+from taqmlx.planning.layers import list_block_linears
 from taqmlx.store.preflight import check_memory
 
 # Advice for a job whose batch already adapts to the model's size.
@@ -23,6 +29,13 @@ def choose_batch(transformer: Transformer, latent_shape: Sequence[int], cs_shape
     """Number of latents (h, w, c) per batch, up to `most`, each under the conditions of a prompt in cs (n, C, T, D)."""
     tokens = count_tokens(transformer, latent_shape, cs_shape[2])
     return limit_batch(most, tokens, transformer.config.hidden_size, rows=cs_shape[1])
+
+
+def choose_learned_batch(
+    transformer: Transformer, latent_shape: Sequence[int], cs_shape: Sequence[int], most: int
+) -> int:
+    """Number of latents per batch as of `choose_batch`, with gradients of one block."""
+    return min(most, max(1, BATCH_BYTES // (cs_shape[1] * count_learned_row(transformer, latent_shape, cs_shape[2]))))
 
 
 def count_tokens(transformer: Transformer, latent_shape: Sequence[int], tokens: int) -> int:
@@ -49,17 +62,60 @@ def needs_recomputing(transformer: Transformer, latent_shape: Sequence[int], tok
 
 
 def check_distillation(
-    transformer: Transformer, latent_shape: Sequence[int], tokens: int, rows: int, kind: str
+    transformer: Transformer, latent_shape: Sequence[int], cs_shape: Sequence[int], batch: int, kind: str
 ) -> None:
-    """Raise UserError if this machine lacks the memory to learn the whole `transformer` on `rows` rows at a time.
+    """Raise UserError if this machine lacks the memory to learn the whole `transformer` on `batch` points at a time.
 
-    kind: `codes` or `scales`.
+    The points are latents (h, w, c), each under the conditions of a prompt in cs (n, C, T, D); kind: `codes` or
+    `scales`.
     """
-    weights = sum(value.size for value in dict(tree_flatten(transformer.parameters())).values())
-    blocks = 1 if needs_recomputing(transformer, latent_shape, tokens, rows) else count_blocks(transformer)
-    row = count_learned_row(transformer, latent_shape, tokens)
-    needed = estimate_distillation(weights, kind, rows * blocks * row)
+    rows, tokens = cs_shape[1] * batch, cs_shape[2]
+    if needs_recomputing(transformer, latent_shape, tokens, rows):
+        together = choose_batch(transformer, latent_shape, cs_shape, batch), -(-batch // PARTS)
+        sizes = describe_learning(
+            transformer, latent_shape, tokens, cs_shape[1] * max(together), cs_shape[1] * together[1]
+        )
+        needed = estimate_distillation_by_block(sizes, kind)
+    else:
+        every = rows * count_blocks(transformer) * count_learned_row(transformer, latent_shape, tokens)
+        needed = estimate_distillation(count_parameters(transformer), kind, every)
     check_memory(needed, "distillation", f"lower distil_batch, set distil to scales, or {SMALLER}")
+
+
+def check_search(
+    transformer: Transformer, latent_shape: Sequence[int], cs_shape: Sequence[int], forward: int, gradient: int
+) -> None:
+    """Raise UserError if this machine lacks the memory to search bits, with so many points in a forward or gradient.
+
+    The points are as of `check_distillation`.
+    """
+    rows = (cs_shape[1] * together for together in (forward, gradient))
+    sizes = describe_learning(transformer, latent_shape, cs_shape[2], *rows)
+    check_memory(estimate_search(sizes), "measuring rounding costs", SMALLER)
+
+
+def describe_learning(
+    transformer: Transformer, latent_shape: Sequence[int], tokens: int, forward: int, gradient: int
+) -> Learning:
+    """Sizes of gradients by block, with so many rows in a forward or gradient. Reads no weights."""
+    config = transformer.config
+    blocks = list_block_linears(config.depth_multimodal, config.depth_unified)
+    first = [resolve_module(transformer, layer.path)["weight"] for layer in blocks if layer.block == blocks[0].block]
+    return Learning(
+        weights=count_parameters(transformer),
+        block=sum(weight.size for weight in first),
+        itemsize=first[0].itemsize,
+        blocks=count_blocks(transformer),
+        tokens=count_tokens(transformer, latent_shape, tokens),
+        width=config.hidden_size,
+        forward=forward,
+        gradient=gradient,
+    )
+
+
+def count_parameters(transformer: Transformer) -> int:
+    """Number of parameters of a transformer. Reads no weights."""
+    return sum(value.size for value in dict(tree_flatten(transformer.parameters())).values())
 
 
 def count_blocks(transformer: Transformer) -> int:

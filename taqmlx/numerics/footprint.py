@@ -6,14 +6,24 @@ within one percent of the measured memory of a block as wide as those of Stable 
 tokens.
 """
 
+from typing import NamedTuple
+
+from taqmlx.planning.bit_choices import CHANGE_BYTES, CHOICES, limit_group
+
 FP32 = 4
 HEAD = 64  # channels
 SCORES, STREAMS = 4, 10
 LEARNING_SCORES, LEARNING_STREAMS = 4, 16  # per row with gradients, from 6 and 10 rows of 845 tokens
 HELD_WEIGHT, MOVED_WEIGHT = 46, 70  # bytes per weight during the gradients, and during Adam's update
-# Bytes per weight while the whole model is learned: the weight, its code and the quantized weight; for learned codes
+# Bytes per weight while a small model is learned: the weight, its code and the quantized weight; for learned codes
 # also their gradients and Adam's states.
 DISTILLED_WEIGHT = {"codes": 48, "scales": 10}
+# The same of a large model, learned block by block, without the teacher: while the teacher computes (codes, Adam's
+# states), and while the student learns (also the gradients of both parts of a batch). In groups of 64.
+TAUGHT_WEIGHT, LEARNED_WEIGHT = {"codes": 12, "scales": 1.4}, {"codes": 28, "scales": 1.9}
+BLOCK_WEIGHT = 12  # bytes per weight of one block: the quantized weight, its gradient, and those of adaLN
+PROBED_WEIGHT = 12  # bytes per weight of a group of the search for bits: the weight, its gradient and their sum
+PARTS = 2  # of a batch of distillation; the same on every machine, for identical bytes
 # Memory of all rows of a batch, beside the weights. It is the same on every machine, because captured rows are stored
 # in the batches they were captured in; another batch size changes only the order of sums.
 BATCH_BYTES = 2_000_000_000
@@ -58,8 +68,45 @@ def estimate_learning(weights: int, rows: int, captured: int, tokens: int, width
 
 
 def estimate_distillation(weights: int, kind: str, rows_bytes: int) -> int:
-    """Bytes of a worker that learns a model of `weights` weights, with `rows_bytes` bytes for the gradients.
+    """Bytes of a worker that learns a model of `weights` weights as one graph, with `rows_bytes` for the gradients.
 
     kind: `codes` or `scales`.
     """
     return PROCESS_BYTES + round(OVERHEAD * (weights * DISTILLED_WEIGHT[kind] + rows_bytes))
+
+
+class Learning(NamedTuple):
+    """Sizes that determine the memory of gradients computed block by block.
+
+    weights: number of weights of the model; block: of its largest block, without adaLN; itemsize: bytes of a weight in
+    full precision; blocks: their number; tokens and width: of a row; forward and gradient: rows together in each.
+    """
+
+    weights: int
+    block: int
+    itemsize: int
+    blocks: int
+    tokens: int
+    width: int
+    forward: int
+    gradient: int
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of the gradients of one block, and of the inputs of all blocks."""
+        inputs = FP32 * self.blocks * self.tokens * self.width
+        return self.block * BLOCK_WEIGHT + self.gradient * (inputs + count_learning_bytes(self.tokens, self.width))
+
+
+def estimate_distillation_by_block(sizes: Learning, kind: str) -> int:
+    """Bytes of a worker that learns a model block by block: of the teacher's phase or the student's, the larger."""
+    forward = sizes.forward * count_row_bytes(sizes.tokens, sizes.width)
+    teaching = sizes.weights * (sizes.itemsize + TAUGHT_WEIGHT[kind]) + forward
+    learning = sizes.weights * LEARNED_WEIGHT[kind] + sizes.gradient_bytes
+    return PROCESS_BYTES + round(OVERHEAD * max(teaching, learning))
+
+
+def estimate_search(sizes: Learning) -> int:
+    """Bytes of a worker that searches bits: the model, and the changes and gradients of a group of layers."""
+    group = limit_group(sizes.weights) * (1 + PROBED_WEIGHT / (CHOICES * CHANGE_BYTES))
+    return PROCESS_BYTES + round(OVERHEAD * (sizes.weights * sizes.itemsize + sizes.gradient_bytes + group))

@@ -8,7 +8,7 @@ CHOICES = len(WIDTHS) * len(GROUP_SIZES)
 GROUP_BITS = 32  # scale and bias of one group, both fp16
 PROBE_POINTS = 8  # calibration points per gradient used to estimate errors
 CHANGE_BYTES = 2  # bytes per weight of one candidate's rounding error, in fp16
-GROUP_BYTES = 4_000_000_000  # largest total size of the rounding errors of layers that share a gradient
+GROUP_BYTES = 2_000_000_000  # smallest limit for the rounding errors of layers that share a gradient
 
 
 class Choice(NamedTuple):
@@ -21,6 +21,14 @@ class Choice(NamedTuple):
     def bits_per_weight(self) -> float:
         """Bits per weight, including its share of the group's scale and bias."""
         return self.bits + GROUP_BITS / self.group_size
+
+
+def limit_group(weights: int) -> int:
+    """Largest total bytes of the rounding errors of layers that share a gradient, of a model of `weights` weights.
+
+    For a large model it is a byte per weight, so that no model has more groups than CHOICES times CHANGE_BYTES.
+    """
+    return max(GROUP_BYTES, weights)
 
 
 # layer name -> error of each choice

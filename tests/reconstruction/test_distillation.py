@@ -8,19 +8,11 @@ from mlx.utils import tree_flatten, tree_map
 from taqmlx.mmdit.forward import bind_linears, bind_weights, predict_velocity
 from taqmlx.numerics.activation import find_largest_code
 from taqmlx.numerics.weight_grid import spread
-from taqmlx.reconstruction import distillation
-from taqmlx.reconstruction.distillation import (
-    KINDS,
-    PARTS,
-    Settings,
-    State,
-    Task,
-    compare,
-    draw_points,
-    learn,
-    measure_held_out,
-)
+from taqmlx.reconstruction import distillation, velocity_loss
+from taqmlx.reconstruction.distillation import KINDS, PARTS, State, draw_points, learn, measure_held_out
+from taqmlx.reconstruction.stages import BY_STAGE, WHOLE
 from taqmlx.reconstruction.student import assemble_student
+from taqmlx.reconstruction.velocity_loss import Settings, Task, compare, load_teacher, teach
 from taqmlx.store.errors import UserError
 from tests.mmdit.test_calibration_points import SIGMAS, make_points
 from tests.reconstruction.test_student import create_model, make_files, move
@@ -52,7 +44,8 @@ def make_task(folder, activation=EXACT_INPUTS, conditions=2, **changes):
     model = create_model(**SMALL | changes)
     points = make_points(model, conditions=conditions)
     student, codes = assemble_student(model, make_files(folder, model, points, activation, bits=3, sizes=(32, 64)))
-    task = Task(model, student, points, LEVELS, np.arange(8), np.arange(8, 12), conditions, recompute=False)
+    sets = points, LEVELS, np.arange(8), np.arange(8, 12)
+    task = Task(lambda: model, model, student, *sets, conditions, SETTINGS.batch, WHOLE)
     return task, {kind: student.start(model, codes, "codes" in KINDS[kind]) for kind in KINDS}
 
 
@@ -117,18 +110,21 @@ def compare_slowly(task, settings, bind, indices) -> float:
 
 
 def compare_fast(task, settings, learned, indices=POINTS):
-    return compare(task, settings, learned, bind_linears(task.model), indices)
+    return compare(task, settings, learned, teach(task, settings, load_teacher(task), indices))
 
 
 def differentiate(task, settings, learned, kinds=KINDS["codes"], indices=POINTS):
     """The loss and its gradients by kind."""
-
-    def measure(moving):
-        return compare_fast(task, settings, learned | moving, indices)
-
-    loss, gradients = mx.value_and_grad(measure)({kind: learned[kind] for kind in kinds})
+    moving, fixed = ({kind: parts for kind, parts in learned.items() if (kind in kinds) == moves} for moves in (1, 0))
+    lesson = teach(task, settings, load_teacher(task), indices)
+    loss, gradients = velocity_loss.differentiate(task, settings, moving, fixed, lesson)
     mx.eval(loss, gradients)
     return loss.item(), gradients
+
+
+def measure(task, learned) -> float:
+    """The error on held-out points."""
+    return measure_held_out(task, SETTINGS, {"it": learned})["it"]
 
 
 class TestLoss:
@@ -157,10 +153,10 @@ class TestLoss:
         assert slow == 0
 
     def test_points_are_weighted_by_a_power_of_sigma(self):
-        found = distillation.weigh_levels(np.array([1.0, 0.5, 0.25]), 2.0)
+        found = velocity_loss.weigh_levels(np.array([1.0, 0.5, 0.25]), 2.0)
         np.testing.assert_allclose(found, np.array([16, 4, 1]) / 7, rtol=1e-6)
-        np.testing.assert_array_equal(distillation.weigh_levels(SIGMAS, 0.0), np.ones(4))
-        assert np.isfinite(distillation.weigh_levels(np.zeros(2), -1.0)).all()
+        np.testing.assert_array_equal(velocity_loss.weigh_levels(SIGMAS, 0.0), np.ones(4))
+        assert np.isfinite(velocity_loss.weigh_levels(np.zeros(2), -1.0)).all()
 
     def test_held_out_points_have_the_error_of_the_guided_velocity(self, study):
         task, starts = study
@@ -172,13 +168,18 @@ class TestLoss:
                 guide_slowly(predict_at(task, bind, latents, task.points.sigmas[point], point)) for bind in binders
             )
             sums += [np.square(found - wanted).sum(), np.square(wanted).sum()]
-        assert measure_held_out(task, SETTINGS, starts["codes"]) == pytest.approx(sums[0] / sums[1], rel=1e-2)
+        assert measure(task, starts["codes"]) == pytest.approx(sums[0] / sums[1], rel=1e-2)
 
     def test_a_subset_of_many_held_out_points_is_spread_evenly(self, plain, monkeypatch):
         task, starts = plain
         monkeypatch.setattr(distillation, "MEASURED", 2)
-        ends = measure_held_out(task._replace(held_out=task.held_out[[0, -1]]), SETTINGS, starts["codes"])
-        assert measure_held_out(task, SETTINGS, starts["codes"]) == pytest.approx(ends, rel=1e-6)
+        ends = measure(task._replace(held_out=task.held_out[[0, -1]]), starts["codes"])
+        assert measure(task, starts["codes"]) == pytest.approx(ends, rel=1e-6)
+
+    def test_held_out_errors_do_not_depend_on_the_strategy_nor_on_how_many_points_go_together(self, study):
+        task, starts = study
+        apart = task._replace(strategy=BY_STAGE, together=1)
+        assert measure(apart, starts["codes"]) == pytest.approx(measure(task, starts["codes"]), rel=1e-2)
 
 
 class TestGradients:
@@ -222,9 +223,10 @@ class TestGradients:
             linear = bind_weights(weights, biases)
             batch = task.points.take(POINTS)
             found, wanted = (
-                distillation.predict_conditions(task.model, own, batch, 2) for own in (linear, bind_linears(task.model))
+                velocity_loss.predict_conditions(task.model, own, batch, 2)
+                for own in (linear, bind_linears(task.model))
             )
-            return distillation.relate_velocities(found, wanted, mx.ones(len(POINTS)), SETTINGS)
+            return velocity_loss.relate_velocities(found, wanted, mx.ones(len(POINTS)), SETTINGS)
 
         by_weight = mx.grad(measure)({name: weights[name] for name in student.grids})
         _, gradients = differentiate(task, SETTINGS, learned, ("codes",))
@@ -283,8 +285,8 @@ class TestGradients:
         settings = SETTINGS._replace(unroll=unroll, kind=kind)
         kinds = [own for own in KINDS[kind] if starts[kind][own]]
         (loss, whole), (again, parts) = (
-            differentiate(task._replace(recompute=recompute), settings, starts[kind], kinds)
-            for recompute in (False, True)
+            differentiate(task._replace(strategy=strategy), settings, starts[kind], kinds)
+            for strategy in (WHOLE, BY_STAGE)
         )
         assert again == pytest.approx(loss, rel=1e-5)
         for own in kinds:

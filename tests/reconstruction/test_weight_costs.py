@@ -9,10 +9,10 @@ from taqmlx.numerics.gptq import round_with_gptq
 from taqmlx.numerics.weight_grid import choose_grid, dequantize
 from taqmlx.planning.bit_choices import CHANGE_BYTES, list_choices
 from taqmlx.planning.layers import list_linears
-from taqmlx.reconstruction import weight_costs
 from taqmlx.reconstruction.block_assembly import read_weights
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians
-from taqmlx.reconstruction.weight_costs import estimate_costs, group_layers, round_choices
+from taqmlx.reconstruction.stages import BY_STAGE, WHOLE
+from taqmlx.reconstruction.weight_costs import Batches, estimate_costs, group_layers, round_choices
 from tests.mmdit.test_calibration_points import make_points
 from tools.reference import FLUX, create_transformer
 
@@ -21,6 +21,7 @@ GUIDANCE, DAMPING = 3.0, 0.01
 NAMES = ("mm_00.image.attn.q_proj", "mm_00.text.mlp.fc2", "mm_01.image.adaLN_modulation", "final_layer.linear")
 UNGUIDED_NAMES = ("context_embedder", "mm_01.text.attn.v_proj", "uni_00.unified.mlp.fc1")
 POINTS = np.arange(4)
+TOGETHER = Batches(12, 4, WHOLE)
 
 
 class Study:
@@ -37,8 +38,8 @@ class Study:
             for layer in self.layers
         }
 
-    def estimate(self, probes, changes=None, seed=0):
-        return estimate_costs(self.model, self.points, probes, changes or self.changes, GUIDANCE, seed)
+    def estimate(self, probes, changes=None, seed=0, batches=TOGETHER):
+        return estimate_costs(self.model, self.points, probes, changes or self.changes, GUIDANCE, seed, batches)
 
     def guide(self, name=None, change=0.0):
         """The guided velocities (points, h, w, c) with the weight of one layer changed."""
@@ -121,11 +122,18 @@ def test_layers_measured_apart_cost_the_same_as_together(guided):
         assert apart[name] == pytest.approx(together[name], rel=1e-4)
 
 
-def test_groups_hold_all_layers_in_order_within_their_size(guided, monkeypatch):
+@pytest.mark.parametrize("together", [1, 3, 4])
+def test_points_apart_and_blocks_computed_again_cost_the_same(study, together):
+    """As a large model needs it."""
+    found = study.estimate([POINTS, POINTS[:2]], batches=Batches(12, together, BY_STAGE))
+    for name, expected in study.estimate([POINTS, POINTS[:2]]).items():
+        assert found[name] == pytest.approx(expected, rel=1e-3)
+
+
+def test_groups_hold_all_layers_in_order_within_their_size(guided):
     own = [CHANGE_BYTES * guided.weights[layer.name].size * 12 for layer in guided.layers]
     for limit, count in ((1, 4), (max(own), None), (sum(own), 1)):
-        monkeypatch.setattr(weight_costs, "GROUP_BYTES", limit)
-        groups = list(group_layers(guided.layers, guided.weights))
+        groups = list(group_layers(guided.layers, guided.weights, limit))
         assert [layer for group in groups for layer in group] == guided.layers
         for group in groups:
             assert len(group) == 1 or sum(own[guided.layers.index(layer)] for layer in group) <= limit
@@ -134,4 +142,4 @@ def test_groups_hold_all_layers_in_order_within_their_size(guided, monkeypatch):
 
 
 def test_without_layers_there_is_no_group(guided):
-    assert list(group_layers([], guided.weights)) == []
+    assert list(group_layers([], guided.weights, 1)) == []

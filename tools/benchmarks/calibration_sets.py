@@ -29,13 +29,17 @@ from taqmlx.numerics.schedule import draw_noise, start_latents
 from taqmlx.numerics.selection import choose_spread_points
 from taqmlx.numerics.weight_grid import choose_grid
 from taqmlx.planning import configuration, plan
+from taqmlx.planning.bit_choices import PROBE_POINTS
 from taqmlx.planning.layer_rules import FLOAT16
 from taqmlx.planning.layers import list_linears
 from taqmlx.reconstruction.block_assembly import read_weights, split_points
-from taqmlx.reconstruction.distillation import Settings, State, Task, learn
+from taqmlx.reconstruction.distillation import State, learn
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians
 from taqmlx.reconstruction.layer_rounding import choose_damping
+from taqmlx.reconstruction.stages import WHOLE
 from taqmlx.reconstruction.student import Student
+from taqmlx.reconstruction.velocity_loss import Settings, Task
+from taqmlx.reconstruction.weight_costs import TOGETHER, Batches
 from taqmlx.runtime.entry import build_parser, run
 from taqmlx.store.block_inputs import count_bytes, list_specs
 from taqmlx.store.files import read_json, write_json
@@ -49,9 +53,9 @@ TRAJECTORIES, STEPS, POINTS = 256, 100, 6400
 PICTURES, PICTURE_SEED, CAPTION_SEED = 128, 5_000_000, 777
 ITERATIONS, BATCH = 150, 16
 SIZE = 4.5
-TOGETHER = 32
 RULE = {"symmetric": False, "range": "search"}
 LAYERS = list_linears(*plan.MODEL_BLOCKS["embedded"])
+BATCHES = Batches(TOGETHER, PROBE_POINTS, WHOLE)
 
 
 class Pictures(NamedTuple):
@@ -107,7 +111,7 @@ def search_widths(model: Any, points: CalibrationPoints) -> dict[str, Any]:
     parameters = plan.select_parameters("measure_costs", settings, [])
     weights, _ = read_weights(model, LAYERS)
     rules = {layer.name: RULE | {"bits": 4, "group_size": 64} for layer in LAYERS}
-    costs, _ = measure(parameters, model, points, LAYERS, weights, rules, 3.0, TOGETHER)
+    costs, _ = measure(parameters, model, points, LAYERS, weights, rules, 3.0, BATCHES)
     options = {
         name: [Option(choice, cost, choice.bits_per_weight * weights[name].size) for choice, cost in own.items()]
         for name, own in costs.items()
@@ -155,7 +159,8 @@ def run_cell(model: Any, points: CalibrationPoints, captured: int, widths: dict,
     sigmas = np.ascontiguousarray(np.unique(points.sigmas)[::-1])
     student = Student(grids, FLOAT16, {}, biases, reach, {}, {}, sigmas)
     training, held_out = split_points(np.arange(len(points.xs)), points.prompts, 0.125, 0)
-    task = Task(model, student, points, np.append(student.sigmas, np.float32(0)), training, held_out, 2, False)
+    levels = np.append(student.sigmas, np.float32(0))
+    task = Task(lambda: model, model, student, points, levels, training, held_out, 2, BATCH, WHOLE)
     settings = Settings("codes", ITERATIONS, BATCH, 5e-4, 3e-3, 0.5, 0.0, 1, ITERATIONS, 3.0, 0)
     first = student.start(model, codes, True)
     state = learn(task, settings, State(0, dict(first), {}, []), lambda state: None, lambda loss: None)

@@ -31,8 +31,10 @@ def build_ours() -> Iterate:
     from taqmlx.planning.layer_rules import FLOAT16
     from taqmlx.planning.layers import list_linears
     from taqmlx.reconstruction.block_assembly import read_weights
-    from taqmlx.reconstruction.distillation import Settings, State, Task, bind_iteration
+    from taqmlx.reconstruction.distillation import State, bind_iteration, open_streams, prepare_lessons
+    from taqmlx.reconstruction.stages import WHOLE
     from taqmlx.reconstruction.student import Student
+    from taqmlx.reconstruction.velocity_loss import Settings, Task
 
     model, rng = embedded.load_transformer(), np.random.default_rng(0)
     weights, biases = read_weights(model, list_linears(model.config.depth_multimodal))
@@ -49,10 +51,17 @@ def build_ours() -> Iterate:
         lambda chosen: [cs[chosen], pooled[chosen]],
     )
     every = np.arange(POINTS)
-    task = Task(model, student, points, np.append(levels, np.float32(0)), every, every, 2, False)
+    sets = points, np.append(levels, np.float32(0)), every, every
+    task = Task(lambda: model, model, student, *sets, 2, BATCH, WHOLE)
     settings = Settings("codes", 10**6, BATCH, RATE, CODE_RATE, 0.5, 0.0, 1, 10**6, GUIDANCE, 0)
-    iterate = bind_iteration(task, settings, State(0, student.start(model, codes, True), {}, []))
+    streams = open_streams()
+    learn = bind_iteration(task, settings, State(0, student.start(model, codes, True), {}, []), streams)
     mx.eval(model.parameters())
+
+    def iterate(iteration: int) -> float:
+        (lessons,) = prepare_lessons(task, settings, streams, [iteration])
+        return learn(iteration, lessons)
+
     return iterate
 
 

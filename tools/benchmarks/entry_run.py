@@ -62,6 +62,18 @@ class Run:
         places = {"scratch": self.folder / "scratch" / "blocks", "out": self.rows}
         self.call("capture_blocks", params=self.params("capture_blocks"), **places, **shared)
 
+    def measure_costs(self, weights: list[dict[str, Any]]) -> None:
+        """Costs of the bits of some layers: those that the rules `weights` quantize."""
+        params = self.folder / "params" / "measure_costs.json"
+        write_json(params, plan.select_parameters("measure_costs", self.config | {"weights": weights}, self.prompts))
+        self.call("measure_costs", params=params, calibration=self.calibration, out=self.folder / "weight_costs.json")
+
+    def distil(self) -> None:
+        """The whole model, from every block and the layers of none."""
+        places = {"scratch": self.folder / "scratch" / "distil", "out": self.folder / "distilled.safetensors"}
+        blocks = [*self.blocks, self.shared]
+        self.call("distil", params=self.params("distil"), calibration=self.calibration, blocks=blocks, **places)
+
     def quantize(self) -> None:
         """Every block and the layers of none, the packed checkpoint and the configuration of both."""
         for path in self.blocks:

@@ -2,9 +2,9 @@
 
 `python -m tools.benchmarks.real_size --folder FOLDER` makes a checkpoint (4.3 GB, see `real_checkpoint`) and random
 encodings of the true shapes, then runs the workflow's entries in sequence, each in its own process: a trajectory of 2
-steps for one prompt, its calibration points, statistics, captured rows, every block (one with learned rounding), the
-packed checkpoint and its check, and pictures. It needs 16 GB of memory and 15 GB of disk. Entries in `record.json` of
-the results are not run again.
+steps for one prompt, its calibration points, statistics, captured rows, the costs of one block's bits, every block (one
+with learned rounding), distillation, the packed checkpoint and its check, and pictures. It needs 16 GB of memory and
+15 GB of disk. Entries in `record.json` of the results are not run again.
 """
 
 import argparse
@@ -31,6 +31,8 @@ from tools.commands import find_module
 
 PROMPTS = ["a photo of a tabby cat"]
 SENSITIVE = "mm_22"  # its sensitivity is measured; few blocks follow, which keeps it short
+# The search for bits takes a few layers at a time; the gradients of the first block pass all others.
+SEARCHED = [{"layers": "*", "bits": 16}, {"layers": "mm_00.*", "bits": 4, "range": "absmax"}]
 CONFIG = {
     "model": "sd3-medium",
     "trajectories": 1,
@@ -43,8 +45,11 @@ CONFIG = {
     "held_out": 0.5,
     "adaround_batch": 2,
     "search_points": 2,
+    "search_probes": 1,
     "bits_per_weight": None,
-    "distil": "none",
+    "distil": "scales",
+    "distil_iterations": 2,
+    "distil_batch": 4,
     "ladder_pictures": 1,
     "ladder_steps": 2,
     # A search for the ranges of 85 million weights a block takes minutes, and no more memory.
@@ -108,7 +113,9 @@ def run_stages(run: Run) -> None:
     """Every stage, from the trajectory to pictures of the quantized model."""
     run.collect()
     run.observe()
+    run.measure_costs(SEARCHED)
     run.quantize()
+    run.distil()
     run.call("verify_weights", folder=run.folder / "quantized", blocks=run.folder / "adaround")
     places = {"conditioning": run.conditioning, "quant_config": run.folder / "quant_config.json"}
     run.call(

@@ -4,31 +4,31 @@ The errors are those of GPTQ codes, estimated from gradients (`reconstruction/we
 """
 
 import argparse
+from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from taqmlx.mmdit.calibration_points import CalibrationPoints, read_points, split_runs
-from taqmlx.mmdit.footprint import check_forward, choose_batch
+from taqmlx.mmdit.footprint import check_search
+from taqmlx.mmdit.observe import Batch
 from taqmlx.mmdit.transformer import Transformer
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.selection import choose_spread_points
 from taqmlx.planning import plan
-from taqmlx.planning.bit_choices import GROUP_SIZES, PROBE_POINTS, Costs, list_choices
+from taqmlx.planning.bit_choices import GROUP_SIZES, PROBE_POINTS, Choice, Costs, limit_group, list_choices
 from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
 from taqmlx.planning.layers import Layer
 from taqmlx.reconstruction.block_assembly import read_weights
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians, measure_rank
 from taqmlx.reconstruction.layer_rounding import choose_damping
-from taqmlx.reconstruction.weight_costs import estimate_costs, group_layers, round_choices
+from taqmlx.reconstruction.weight_costs import Batches, choose_batches, estimate_costs, group_layers, round_choices
 from taqmlx.runtime.entry import Progress, build_parser, log, run
 from taqmlx.store.calibration import open_calibration
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from taqmlx.store.weight_costs import write_costs
-
-TOGETHER = 32  # largest number of points per forward
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -38,15 +38,15 @@ def main(arguments: argparse.Namespace) -> None:
     model = find_model(parameters["model"], parameters)
     transformer, points = model.load_transformer(), read_points(calibration)
     layers = plan.list_layers(parameters["model"])
-    weights, _ = read_weights(transformer, layers)
+    weights, _ = read_weights(transformer, layers)  # lazy: their shapes
     rules = {layer.name: find_rule(parameters["weights"], layer.name) for layer in layers}
     rounded = [layer for layer in layers if rules[layer.name]["bits"] != UNQUANTIZED]
     refuse_unfit(rounded, weights)
-    conditions, tokens = calibration.specs["cs"].shape[1:3]
-    together = choose_batch(transformer, model.LATENT_SHAPE, calibration.specs["cs"].shape, TOGETHER)
-    check_forward(transformer, model.LATENT_SHAPE, tokens, conditions * together, "measuring rounding costs")
+    cs_shape = calibration.specs["cs"].shape
+    batches = choose_batches(transformer, model.LATENT_SHAPE, cs_shape)
+    check_search(transformer, model.LATENT_SHAPE, cs_shape, batches.observed, batches.differentiated)
     cfg_scale = calibration.seal["parameters"]["cfg_scale"]
-    costs, ranks = measure(parameters, transformer, points, rounded, weights, rules, cfg_scale, together)
+    costs, ranks = measure(parameters, transformer, points, rounded, weights, rules, cfg_scale, batches)
     origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
     elements = {name: weight.size for name, weight in weights.items()}
     write_costs(arguments.out, parameters, costs, elements, ranks, origin)
@@ -74,11 +74,11 @@ def measure(
     weights: dict[str, mx.array],
     rules: dict[str, dict[str, Any]],
     cfg_scale: float,
-    together: int,
+    batches: Batches,
 ) -> tuple[Costs, dict[str, int]]:
     """The costs of every choice by layer name, and the effective rank of every input by input name.
 
-    Hessians are accumulated over `together` points at a time.
+    Of `weights` only the shapes are read.
     """
     steps = np.unique(points.sigmas, return_inverse=True)[1]
     chosen = choose_spread_points(steps, points.prompts, parameters["search_points"], parameters["seed"])
@@ -88,21 +88,38 @@ def measure(
     progress = Progress("measure_costs", len(layers), "layers")
     costs: Costs = {}
     ranks: dict[str, int] = {}
-    for group in group_layers(layers, weights):
-        batches = (points.take(run) for run in split_runs(chosen, together))
-        hessians = accumulate_hessians(transformer, group, batches)
-        ranks |= measure_ranks(hessians)
-        changes = {}
-        for layer in group:
-            name = layer.name
-            try:
-                damping = choose_damping(layer, parameters["gptq_damping"])
-                changes[name] = round_choices(weights[name], rules[name], hessians[layer.input], damping)
-            except ValueError as error:
-                raise UserError(f"{name}: {error}") from error
-            progress.advance()
-        costs |= estimate_costs(transformer, points, probes, changes, cfg_scale, parameters["seed"])
+    for group in group_layers(layers, weights, limit_group(sum(weight.size for weight in weights.values()))):
+        observed = (points.take(run) for run in split_runs(chosen, batches.observed))
+        changes, found = round_group(transformer, group, observed, rules, parameters["gptq_damping"], progress)
+        ranks |= found
+        costs |= estimate_costs(transformer, points, probes, changes, cfg_scale, parameters["seed"], batches)
+        del changes  # those of the next group are made before the name is bound to them
     return costs, ranks
+
+
+def round_group(
+    transformer: Transformer,
+    group: list[Layer],
+    observed: Iterable[Batch],
+    rules: dict[str, dict[str, Any]],
+    gptq_damping: float,
+    progress: Progress,
+) -> tuple[dict[str, dict[Choice, np.ndarray]], dict[str, int]]:
+    """The error of every choice (out, in) by layer name, and the effective rank of every input by input name.
+
+    Raises UserError naming a layer that cannot be rounded.
+    """
+    hessians, (weights, _) = accumulate_hessians(transformer, group, observed), read_weights(transformer, group)
+    ranks, changes = measure_ranks(hessians), {}
+    for layer in group:
+        name = layer.name
+        try:
+            damping = choose_damping(layer, gptq_damping)
+            changes[name] = round_choices(weights[name], rules[name], hessians[layer.input], damping)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from error
+        progress.advance()
+    return changes, ranks
 
 
 def measure_ranks(hessians: dict[str, np.ndarray]) -> dict[str, int]:

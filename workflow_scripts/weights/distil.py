@@ -9,26 +9,30 @@ import math
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from taqmlx.mmdit.calibration_points import read_points
-from taqmlx.mmdit.footprint import check_distillation, needs_recomputing
+from taqmlx.mmdit.footprint import check_distillation, choose_batch
 from taqmlx.models.catalogue import find_model
 from taqmlx.models.protocol import Model
+from taqmlx.numerics.learned_codes import round_codes
 from taqmlx.numerics.loss_curve import shorten_losses
 from taqmlx.numerics.quality import to_decibels
 from taqmlx.planning import block_plan, plan
 from taqmlx.reconstruction.block_assembly import split_points
-from taqmlx.reconstruction.distillation import KINDS, Settings, State, Task, learn, measure_held_out
+from taqmlx.reconstruction.distillation import KINDS, State, learn, measure_held_out
+from taqmlx.reconstruction.stages import choose_strategy
 from taqmlx.reconstruction.state_arrays import pack_tree, unpack_tree
 from taqmlx.reconstruction.student import Learned, assemble_student
+from taqmlx.reconstruction.velocity_loss import Settings, Task
 from taqmlx.runtime.entry import Progress, build_parser, log, run
-from taqmlx.store.block_file import BlockFile, holds_block, read_block, write_block
+from taqmlx.store.block_file import LayerWeight, holds_block, read_block, write_block
 from taqmlx.store.block_report import name_report, write_report
 from taqmlx.store.calibration import Calibration, open_calibration
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
-from taqmlx.store.seal import check_origin
+from taqmlx.store.seal import Seal, check_origin
 from taqmlx.store.sealed_job import SealedJob
 
 START, LEARNED = "blocks", "distilled"
@@ -39,64 +43,75 @@ def main(arguments: argparse.Namespace) -> None:
     calibration = open_calibration(arguments.calibration)
     model = find_model(parameters["model"], parameters)
     origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
-    files = read_files(arguments.blocks, parameters, origin)
-    origin |= {"blocks": {file.seal["parameters"]["block"]: file.seal["checksum"] for file in files}}
+    seals = check_files(arguments.blocks, parameters, origin)
+    origin |= {"blocks": {seal["parameters"]["block"]: seal["checksum"] for seal in seals}}
     job = SealedJob(arguments.out, arguments.scratch, parameters, origin)
     with job.hold():
         if not job.is_finished(holds_block, replace=True):
             calibration.verify()
             guidance = calibration.seal["parameters"]["cfg_scale"]
-            distil(job, *assemble_task(parameters, calibration, model, files), guidance)
+            distil(job, *assemble_task(parameters, calibration, model, arguments.blocks), guidance)
 
 
-def read_files(paths: list[Path], parameters: plan.Parameters, origin: dict[str, Any]) -> list[BlockFile]:
-    """The files of all quantized blocks and of the layers outside the blocks.
+def check_files(paths: list[Path], parameters: plan.Parameters, origin: dict[str, Any]) -> list[Seal]:
+    """Seals of the files of all quantized blocks and of the layers outside the blocks.
 
     Raises UserError unless all are present, made with these rules from this model and, where recorded, this calibration
     set.
     """
-    files = [read_block(path) for path in paths]
-    for path, file in zip(paths, files, strict=True):
-        known = {key: value for key, value in origin.items() if key in file.seal["inputs"]}
-        check_origin(file.seal, path, {"model": parameters["model"]}, {"model": origin["model"]} | known)
-        for name, rule in file.seal["parameters"]["layers"].items():
+    seals = [read_block(path).seal for path in paths]
+    for path, seal in zip(paths, seals, strict=True):
+        known = {key: value for key, value in origin.items() if key in seal["inputs"]}
+        check_origin(seal, path, {"model": parameters["model"]}, {"model": origin["model"]} | known)
+        for name, rule in seal["parameters"]["layers"].items():
             if difference := plan.describe_difference(rule, parameters["layers"][name]):
-                stage = file.seal["parameters"]["stage"]
+                stage = seal["parameters"]["stage"]
                 raise UserError(f"{path} was made with other rules: {name}: {difference}; run {stage} again")
-    found, wanted = [file.seal["parameters"]["block"] for file in files], plan.list_units(parameters["model"])
+    found, wanted = [seal["parameters"]["block"] for seal in seals], plan.list_units(parameters["model"])
     if found != wanted:
         raise UserError(f"--blocks: the files of {wanted} are needed in this order, and {found} are named")
-    return files
+    return seals
 
 
 def assemble_task(
-    parameters: plan.Parameters, calibration: Calibration, model: Model, files: list[BlockFile]
-) -> tuple[Task, dict[str, np.ndarray]]:
-    """The distillation task, and the blocks' codes. Raises UserError if the machine's memory is too small."""
+    parameters: plan.Parameters, calibration: Calibration, model: Model, blocks: list[Path]
+) -> tuple[Task, Learned]:
+    """The distillation task, and what is learned as the `blocks` have it.
+
+    Raises UserError if the machine's memory is too small.
+    """
     transformer, points = model.load_transformer(), read_points(calibration)
-    student, codes = assemble_student(transformer, files)
-    conditions = plan.count_conditions(parameters["model"])
-    rows = conditions * min(parameters["distil_batch"], len(points.xs))
-    sizes = transformer, model.LATENT_SHAPE, calibration.specs["cs"].shape[2], rows
-    check_distillation(*sizes, parameters["distil"])
+    conditions, latent_shape = plan.count_conditions(parameters["model"]), model.LATENT_SHAPE
+    cs_shape, batch = calibration.specs["cs"].shape, min(parameters["distil_batch"], len(points.xs))
+    check_distillation(transformer, latent_shape, cs_shape, batch, parameters["distil"])
+    student, codes = assemble_student(transformer, [read_block(path) for path in blocks])
     training, held_out = split_points(
         np.arange(len(points.xs)), points.prompts, parameters["held_out"], parameters["seed"]
     )
-    levels = np.append(np.unique(points.sigmas)[::-1], np.float32(0))
-    recompute = needs_recomputing(*sizes)
-    return Task(transformer, student, points, levels, training, held_out, conditions, recompute), codes
+    task = Task(
+        load_teacher=model.load_transformer,
+        model=transformer,
+        student=student,
+        points=points,
+        levels=np.append(np.unique(points.sigmas)[::-1], np.float32(0)),
+        training=training,
+        held_out=held_out,
+        conditions=conditions,
+        together=choose_batch(transformer, latent_shape, cs_shape, parameters["distil_batch"]),
+        strategy=choose_strategy(transformer, latent_shape, cs_shape[2], conditions * batch),
+    )
+    return task, student.start(model.load_transformer(), codes, "codes" in KINDS[parameters["distil"]])
 
 
-def distil(job: SealedJob, task: Task, codes: dict[str, np.ndarray], guidance: float) -> None:
+def distil(job: SealedJob, task: Task, first: Learned, guidance: float) -> None:
     """Learn, keep the better of start and result on held-out points, and write report, file and seal.
 
     guidance: the guidance weight of the calibration set's trajectories.
     """
     settings = Settings.read(job.parameters, guidance)
-    first = task.student.start(task.model, codes, "codes" in KINDS[settings.kind])
     state = continue_learning(job, task, settings, first)
     results = {START: first, LEARNED: state.learned}
-    errors = {name: measure_held_out(task, settings, learned) for name, learned in results.items()}
+    errors = measure_held_out(task, settings, results)
     if not math.isfinite(errors[START]):
         raise UserError("the velocities by the blocks on held-out points are not finite; check the model's weights")
     chosen = LEARNED if errors[LEARNED] < errors[START] else START
@@ -105,13 +120,18 @@ def distil(job: SealedJob, task: Task, codes: dict[str, np.ndarray], guidance: f
         "chosen": chosen,
         "points": {"training": len(task.training), "held_out": len(task.held_out)},
         "errors": errors,
-        "moved_codes": {name: float(np.mean(layer.codes != codes[name])) for name, layer in weights.items()},
+        "moved_codes": {name: measure_moved(layer, first["codes"][name]) for name, layer in weights.items()},
         "loss": shorten_losses(state.losses),
     }
     write_report(name_report(job.out), plan.WHOLE, described)
     write_block(job.out, weights, inputs, task.student.sigmas, job.parameters, job.inputs, biases)
     words = ", ".join(f"{name} {-to_decibels(error, 1):.2f} dB" for name, error in errors.items())
     log.info(f"distil: guided velocity held out {words}; kept: {chosen}, in {job.out}")
+
+
+def measure_moved(layer: LayerWeight, first: mx.array) -> float:
+    """Share of a layer's codes that differ from those it started with, soft or whole (out, in)."""
+    return float(np.mean(layer.codes != np.array(round_codes(first, layer.grid.bits))))
 
 
 def continue_learning(job: SealedJob, task: Task, settings: Settings, first: Learned) -> State:

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.whole]
 STAGES = {
     "create_store", "collect_shard", "gather_calibration", "collect_activations", "merge_activations",
     "capture_blocks", "round_shared", "pack_weights", "write_quant_config", "verify_weights", "sample_rung",
-    "export_latents", "decode_latents", "measure_sensitivity",
+    "export_latents", "decode_latents", "measure_sensitivity", "measure_costs", "distil",
 }  # fmt: skip
 
 

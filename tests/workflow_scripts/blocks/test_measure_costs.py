@@ -12,7 +12,6 @@ from taqmlx.models.catalogue import find_model
 from taqmlx.planning import configuration, plan
 from taqmlx.planning.bit_choices import list_choices
 from taqmlx.planning.layers import list_linears
-from taqmlx.reconstruction import weight_costs
 from taqmlx.store.calibration import open_calibration
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import write_json
@@ -116,7 +115,7 @@ def test_a_repeated_measurement_has_equal_bytes(found, tmp_path, guided_calibrat
 
 def test_costs_do_not_depend_on_sharing_a_gradient(found, tmp_path, guided_calibration, monkeypatch):
     """Of a large model not all changes fit in memory at once."""
-    monkeypatch.setattr(weight_costs, "GROUP_BYTES", 1)
+    monkeypatch.setattr(measure_costs, "limit_group", lambda weights: 1)
     apart, together = read(measure(tmp_path, guided_calibration)), read(found)
     assert apart.ranks == together.ranks
     for name, choices in together.costs.items():
