@@ -1,5 +1,7 @@
 """Distillation: the loss agrees with slow versions, its gradients with finite differences, and learning lowers it."""
 
+import weakref
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -403,6 +405,40 @@ class TestLearning:
             f"distil_{name}": getattr(SETTINGS, name) for name in Settings._fields[1:9]
         }
         assert Settings.read(parameters, 4.5) == SETTINGS._replace(kind="scales", guidance=4.5, seed=7)
+
+
+class TestTeacher:
+    def test_it_is_loaded_for_some_iterations_and_gone_while_the_student_learns(self, plain, monkeypatch):
+        task, starts = plain
+        settings, teachers, alive = SETTINGS._replace(iterations=3), [], []
+        monkeypatch.setattr(distillation, "TAUGHT", 2)
+
+        def load():
+            model = create_model(**SMALL)
+            teachers.append(weakref.ref(model))
+            return model
+
+        learn(
+            task._replace(load_teacher=load),
+            settings,
+            start_state(starts["codes"]),
+            lambda state: None,
+            lambda loss: alive.append([teacher() is not None for teacher in teachers]),
+        )
+        assert alive == [[False], [False], [False, False]]
+
+    def test_its_steps_are_those_of_the_sampler(self, study):
+        """From a point's level to the next ones, each by the guided velocity."""
+        task, _ = study
+        settings = SETTINGS._replace(unroll=2)
+        first, second = teach(task, settings, load_teacher(task), POINTS).steps
+        np.testing.assert_array_equal(
+            np.array(first.timesteps), np.tile(task.points.sigmas[POINTS], task.conditions) * 1000
+        )
+        following = np.array([max(level for level in LEVELS if level < task.points.sigmas[p]) for p in POINTS])
+        np.testing.assert_array_equal(
+            np.array(second.timesteps), np.tile(following, task.conditions) * np.float32(1000)
+        )
 
 
 class TestBroken:
