@@ -159,7 +159,8 @@ def pull_back(
         return sum(((after[name] * cotangent).sum() for name, cotangent in cotangents.items()), mx.array(0.0))
 
     own = select_learned(learned, stage.names)
-    return mx.grad(weigh, argnums=(0, 1))(own, before)  # type: ignore[return-value]
+    by_own, by_before = mx.grad(weigh, argnums=(0, 1))(own, before)
+    return by_own, by_before
 
 
 def add_learned(total: Learned, found: Learned) -> None:

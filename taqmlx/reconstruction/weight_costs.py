@@ -124,7 +124,8 @@ def differentiate_probe(
 
     Both are sums over points, so that a few points together are enough.
     """
-    energy, total = 0.0, {WEIGHTS: {}}
+    energy = 0.0
+    total: Learned = {WEIGHTS: {}}
     for run in split_runs(np.arange(len(indices)), batches.differentiated):
         batch = points.take(indices[run])
         stages = list_probe(model, batch, mx.array(signs[run]), cfg_scale)
