@@ -28,7 +28,7 @@ DEFINED = {
 }
 # In one document only: sizes that follow from shapes, statements of others, and the machine.
 DEFINED_IN = {
-    "memory.md": {"4 GB", "4.3 GB", "12 GB"},
+    "memory.md": {"4.3 GB", "12 GB"},
     "migration.md": {
         *("1.2 GB", "3.3 GB", "18 GB", "6 MB", "200 MB", "40 s"),
         *("13 GB", "15.5 GB", "193 MB", "210 MB", "419 MB"),
