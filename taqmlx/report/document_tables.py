@@ -1,6 +1,7 @@
 """The tables of README.md and docs/, each made of the measured numbers."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from taqmlx.planning.ablation import PAPER_FID
@@ -76,9 +77,9 @@ def show_frontier(numbers: Numbers) -> str:
     return tabulate_frontier(sort_ways(group["ways"].values()), group["measured"]["asked"])
 
 
-def show_ladder(numbers: Numbers) -> str:
+def show_ladder(numbers: Numbers, group: str) -> str:
     """All rungs."""
-    return tabulate_ladder(order(numbers["ladder"]["rungs"]))
+    return tabulate_ladder(order(numbers[group]["rungs"]))
 
 
 def show_pictures(numbers: Numbers) -> str:
@@ -190,7 +191,8 @@ def show_kinds(numbers: Numbers) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "readme": show_readme,
     "frontier": show_frontier,
-    "ladder": show_ladder,
+    "ladder": partial(show_ladder, group="ladder"),
+    "paper_ladder": partial(show_ladder, group="paper_ladder"),
     "pictures": show_pictures,
     "ablation": show_ablation,
     "policies": show_policies,
