@@ -45,8 +45,8 @@ def list_anchors(path):
 def list_targets(words):
     """The targets of a line, its configuration file if there is one, and its folder of results."""
     if words[0] == "make":
-        quick = words[1].startswith("results/quick/")
-        return [words[1]], "config/quick.yaml" if quick else None, "results/quick" if quick else "results"
+        quick, made = words[1].startswith("results/quick/"), words[1].startswith("results/")
+        return [words[1]] if made else [], "config/quick.yaml" if quick else None, "results/quick" if quick else "results"
     found = parse_snakemake(words)
     configs = [path for path in found.configfile or [] if Path(path).exists()]
     return found.targets, str(configs[0]) if configs else None, find_results(found)
