@@ -60,7 +60,7 @@ def measure_outliers(
 ) -> dict[str, float]:
     """Outliers of one input, from its per-step scalars and the extremes and means of its channels (S, D).
 
-    absmax: largest magnitude over all steps; drift: ratio of the largest to the smallest per-step absmax; spread: ratio
+    absmax: over all steps; drift: ratio of the largest to the smallest per-step absmax; spread: ratio
     of the largest channel absmax to the median one; offset: largest channel mean over absmax, near 1 for a channel that
     is always on and near 0 for one of rare spikes.
     """
