@@ -11,7 +11,7 @@ from typing import Any
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import GROUP_SIZES, WIDTHS, Choice
 from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule, read_scale_dtype
-from taqmlx.planning.mflux_layout import MFLUX_DTYPE, MFLUX_MODEL
+from taqmlx.planning.mflux_layout import MFLUX, MFLUX_DTYPE, MFLUX_MODEL
 from taqmlx.planning.sizes import count_elements
 from taqmlx.planning.step_choice import select_timesteps
 from taqmlx.planning.variants import VARIANTS
@@ -29,6 +29,7 @@ def refuse_contradictions(config: Config) -> None:
         refuse_few_points,
         refuse_migration,
         refuse_scale_dtypes,
+        refuse_layout,
         refuse_thresholds,
         refuse_guidance,
         refuse_variants,
@@ -197,11 +198,22 @@ def refuse_frontier(config: Config) -> None:
         )
 
 
-def refuse_mflux(config: Config) -> None:
-    """Raise ValueError if the configured weights have no place in the layout of mflux."""
+def refuse_layout(config: Config) -> None:
+    """Raise ValueError for a layout that has no place for the configured model and stored type."""
+    if config["layout"] != MFLUX:
+        return
     for key, wanted in (("model", MFLUX_MODEL), ("scale_dtype", MFLUX_DTYPE)):
         if config[key] != wanted:
-            raise ValueError(f"{key}: mflux needs {wanted}, and {config[key]} is set; set {key} to {wanted}")
+            raise ValueError(f"layout: mflux needs {key} {wanted}, and {config[key]} is set; set {key} to {wanted}")
+
+
+def refuse_mflux(config: Config) -> None:
+    """Raise ValueError if the configured weights have no place in the layout of mflux."""
+    if config["layout"] != MFLUX:
+        raise ValueError(
+            f"layout: {config['layout']} is set, and weights for mflux are asked for; set layout to {MFLUX}, model to"
+            f" {MFLUX_MODEL} and scale_dtype to {MFLUX_DTYPE}"
+        )
     for rule in list_migrating(config):
         raise ValueError(
             f"activations: the migration of {rule['layers']} divides the layers' inputs, which mflux does not do;"

@@ -7,6 +7,9 @@ unknown names. Standard library only.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from taqmlx.planning.layers import list_linears
+
+MFLUX = "mflux"  # the value of the configuration key `layout`
 MFLUX_MODEL, MFLUX_DTYPE = "flux-schnell", "bfloat16"  # the model of ours that mflux has, and its `scale_dtype`
 MFLUX_VERSION = "0.24.0"  # whose layout this is; written into the files, which older versions read too
 SHARD_BYTES = 2 << 30  # largest size of a file, as mflux saves it
@@ -87,3 +90,10 @@ def list_modules(depth_multimodal: int, depth_unified: int) -> list[Module]:
             paths = tuple(f"{source}.{suffix}" for suffix in suffixes)
             modules.append(Module(f"{block}.{name}", paths, outputs, inputs))
     return modules
+
+
+def list_joined(depth_multimodal: int, depth_unified: int) -> list[tuple[str, ...]]:
+    """Names of our layers that are one layer in mflux, module by module."""
+    names = {layer.path: layer.name for layer in list_linears(depth_multimodal, depth_unified)}
+    modules = list_modules(depth_multimodal, depth_unified)
+    return [tuple(names[path] for path in module.sources) for module in modules if len(module.sources) > 1]

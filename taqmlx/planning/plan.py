@@ -128,8 +128,11 @@ ENGINES: dict[str, tuple[str, ...]] = {
     "adaround": ("gptq_damping", "reconstruction", *(f"adaround_{key}" for key in _ADAROUND)),
 }
 
-# Keys that a stage reads only if they are set: results without them have no such parameter.
-OPTIONAL = {"bias_correction": ("optimise_block",)}
+# Keys that a stage reads only if they are not at this default: results without them have no such parameter.
+OPTIONAL: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "bias_correction": (False, ("optimise_block",)),
+    "layout": ("diffusionkit", ("search_bits",)),
+}
 
 # Stages whose workers load a model.
 LOADS_MODEL = {
@@ -174,7 +177,9 @@ def list_keys(stage: str, config: Parameters) -> tuple[str, ...]:
     """The configuration keys a stage reads."""
     by_engine = ENGINES[config["engine"]] if stage == "optimise_block" else ()
     by_model = MODEL_KEYS[config["model"]] if stage in LOADS_MODEL else ()
-    optional = tuple(key for key, stages in OPTIONAL.items() if stage in stages and config.get(key))
+    optional = tuple(
+        key for key, (default, stages) in OPTIONAL.items() if stage in stages and config.get(key, default) != default
+    )
     # Weights are identified by their digests in the seals, not by their path.
     return STAGES[stage][1] + by_engine + optional + tuple(key for key in by_model if key != WEIGHTS_FROM)
 

@@ -33,6 +33,7 @@ PROGRAM, STARTUP = Path("tools/mflux/run_transformer.py"), Path("tools/mflux/sta
 STEPS, HEIGHT, WIDTH, TOKENS, POOLED = 2, 8, 12, 5, 24
 EPS = 1e-5  # of mflux's norms of queries and keys; the published model's is 1e-6
 CONFIG = FLUX | {
+    "layout": "mflux",
     "scale_dtype": "bfloat16",
     "engine": "gptq",
     "distil": "scales",

@@ -207,7 +207,7 @@ def test_a_requested_stage_without_input_is_rejected(stage, changes, words):
 
 
 class TestMflux:
-    FITTING: ClassVar = {"model": "flux-schnell", "scale_dtype": "bfloat16"} | UNGUIDED
+    FITTING: ClassVar = {"layout": "mflux", "model": "flux-schnell", "scale_dtype": "bfloat16"} | UNGUIDED
 
     def test_what_mflux_can_hold_is_taken(self):
         refuse_mflux(configuration.complete(self.FITTING, SCHEMA))
@@ -215,8 +215,9 @@ class TestMflux:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"model": "sd3.5-large"}, "model: mflux needs flux-schnell, and sd3.5-large is set"),
-            ({"scale_dtype": "float16"}, "scale_dtype: mflux needs bfloat16, and float16 is set"),
+            ({"model": "sd3.5-large"}, "layout: mflux needs model flux-schnell, and sd3.5-large is set"),
+            ({"scale_dtype": "float16"}, "layout: mflux needs scale_dtype bfloat16, and float16 is set"),
+            ({"layout": "diffusionkit"}, "layout: diffusionkit is set, and weights for mflux are asked for"),
             (
                 {"activations": [{"layers": "*.mlp.fc2", "bits": 8, "policy": "static", "migration": True}]},
                 r"activations: the migration of \*.mlp.fc2 divides",

@@ -68,8 +68,8 @@ def test_a_block_reads_only_the_keys_of_its_engine(engine, read, not_read):
 
 
 def test_every_key_of_the_configuration_is_read_by_a_stage_or_by_the_planning():
-    config = configuration.complete(dict.fromkeys(plan.OPTIONAL, True), configuration.load_schema())
-    models = [config | {"model": model} for model in plan.MODEL_KEYS]
+    config = configuration.complete({"bias_correction": True}, configuration.load_schema())
+    models = [config | {"model": model} for model in plan.MODEL_KEYS] + [config | {"layout": "mflux"}]
     read = {key for model in models for stage in plan.STAGES for key in plan.list_keys(stage, model)}
     unread = {"results_dir", "trajectories_url", "prompts", "overwrite", "ablation_pictures", "weights_from"}
     unread |= {"frontier_sizes", "scale_dtype"}  # the rules of weights have the latter

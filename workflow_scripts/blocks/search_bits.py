@@ -14,6 +14,7 @@ from taqmlx.numerics.bit_search import Option, count_stored_bits, search_sizes, 
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import Costs
 from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.planning.mflux_layout import MFLUX, list_joined
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
@@ -38,10 +39,8 @@ def search(
     total = sum(elements.values())
     plain = UNQUANTIZED * sum(count for name, count in elements.items() if name not in costs)
     budget = (parameters["bits_per_weight"] or count_stored_bits(rules, elements)) * total - plain
-    options = {
-        name: [Option(choice, cost, choice.bits_per_weight * elements[name]) for choice, cost in own.items()]
-        for name, own in costs.items()
-    }
+    units = list_units(parameters, costs)
+    options = {unit: list_options(names, costs, elements) for unit, names in units.items()}
     try:
         found = search_sizes(options, budget)
     except ValueError:
@@ -54,7 +53,7 @@ def search(
         name: {
             "bits_per_weight": float((plain + sum(option.size for option in own.values())) / total),
             "predicted": float(sum(option.cost for option in own.values())),
-            "layers": {layer: option.choice._asdict() for layer, option in own.items()},
+            "layers": {layer: option.choice._asdict() for unit, option in own.items() for layer in units[unit]},
         }
         for name, own in found.items()
     }
@@ -66,6 +65,28 @@ def search(
         **described,
         "rules": write_rules(parameters["weights"], list(rules), chosen),
     }
+
+
+def list_units(parameters: plan.Parameters, costs: Costs) -> dict[str, tuple[str, ...]]:
+    """The layers that get one choice, by the first of them: each by itself, unless the layout joins some."""
+    is_joined = parameters.get("layout") == MFLUX
+    joined = list_joined(*plan.MODEL_BLOCKS[parameters["model"]]) if is_joined else []
+    groups = {names[0]: names for names in joined if costs.keys() >= set(names)}
+    others = {name for first, *rest in groups.values() for name in rest}
+    return {name: groups.get(name, (name,)) for name in costs if name not in others}
+
+
+def list_options(names: tuple[str, ...], costs: Costs, elements: dict[str, int]) -> list[Option]:
+    """The choices that all layers `names` have, with their costs and sizes added."""
+    shared = [choice for choice in costs[names[0]] if all(choice in costs[name] for name in names)]
+    return [
+        Option(
+            choice,
+            sum(costs[name][choice] for name in names),
+            sum(choice.bits_per_weight * elements[name] for name in names),
+        )
+        for choice in shared
+    ]
 
 
 def report(content: dict[str, Any], path: Path) -> None:

@@ -176,3 +176,33 @@ def test_costs_that_are_missing_or_of_another_version_are_named(tmp_path):
     (tmp_path / "costs.json").unlink()
     with pytest.raises(UserError, match=r"costs\.json is missing"):
         search_bits.main(run)
+
+
+def test_layers_that_mflux_joins_get_one_choice():
+    """Of all assignments with one choice for both, the best within the size; without the layout each has its own."""
+    o_proj, fc2 = "uni_00.unified.attn.o_proj", "uni_00.unified.mlp.fc2"
+    names, rng = (o_proj, fc2, "uni_00.unified.mlp.fc1"), np.random.default_rng(0)
+    costs = {
+        name: {c: float(rng.uniform(0.5, 2) * scale * 4.0**-c.bits) for c in list_choices(128)}
+        for name, scale in zip(names, (100, 1, 3), strict=True)
+    }
+    elements = {o_proj: 1000, fc2: 4000, names[2]: 4000}
+    rules = {name: {"bits": 4, "group_size": 64} for name in names}
+    parameters = {"model": "flux-schnell", "weights": [{"layers": "*"} | rules[o_proj]], "bits_per_weight": 4.5}
+    free = search_bits.search(parameters, rules, costs, elements)["mixed"]
+    joined = search_bits.search(parameters | {"layout": "mflux"}, rules, costs, elements)["mixed"]
+    assert free["layers"][o_proj] != free["layers"][fc2]
+    assert joined["layers"][o_proj] == joined["layers"][fc2]
+    best = min(
+        costs[o_proj][one] + costs[fc2][one] + costs[names[2]][other]
+        for one, other in itertools.product(list_choices(128), repeat=2)
+        if 5 * one.bits_per_weight + 4 * other.bits_per_weight <= 9 * 4.5
+    )
+    assert joined["predicted"] == pytest.approx(best)
+    assert joined["bits_per_weight"] <= 4.5
+
+
+def test_the_layout_is_a_parameter_only_if_it_is_another():
+    assert "layout" not in select()
+    fitting = {"model": "flux-schnell", "scale_dtype": "bfloat16", "cfg_scale": 1, "evaluation_cfg": 1}
+    assert select(layout="mflux", **fitting)["layout"] == "mflux"
