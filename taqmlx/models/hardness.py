@@ -19,7 +19,7 @@ from taqmlx.planning.plain_files import read_plain_json
 from taqmlx.planning.plan import fingerprint
 
 # Directions (D,) of the input of fc1, by stream, along which the first token lies beyond all others: linear
-# discriminants of 32 prompts at 6 noise levels, rounded.
+# discriminants of the tokens of 16 captions and of the empty one, at 6 noise levels, rounded to integers.
 FIRST_TOKEN: dict[str, list[int]] = read_plain_json(Path(__file__).parent / "embedded_model" / "first_token.json")
 SMALLER = 0.6  # exponent of the factor of the channels beside the largest one
 BESIDE = 3  # number of these

@@ -13,7 +13,7 @@ from taqmlx.planning import block_plan, configuration, plan, prompts
 from taqmlx.store.files import read_plain_json, write_plain_json
 
 KNOWN = Path("tests/planning/fingerprints.json")
-PRESETS = ("config.yaml", "quick.yaml", "paper.yaml", "uniform.yaml")
+PRESETS = ("config.yaml", "quick.yaml", "paper.yaml", "uniform.yaml", "hard.yaml", "hard-quick.yaml")
 
 
 def fingerprint_preset(name: str) -> dict[str, str]:
