@@ -120,7 +120,7 @@ def count_searching(config: plan.Parameters, sizes: Sizes) -> float:
 
 
 def estimate_searching_memory(sizes: Sizes, blocks: int) -> int:
-    """Bytes of the bit search worker for a model of so many `blocks`."""
+    """Bytes of the bit search worker for a model of `blocks` blocks."""
     row = count_learning_bytes(sizes.tokens, sizes.width)
     rows = sizes.conditions * min(PROBE_POINTS, max(1, BATCH_BYTES // (sizes.conditions * row)))
     return estimate_search(describe_learning(sizes, blocks, rows, rows))
@@ -139,6 +139,6 @@ def estimate_distilling_memory(config: plan.Parameters, sizes: Sizes) -> int:
 
 
 def describe_learning(sizes: Sizes, blocks: int, forward: int, gradient: int) -> Learning:
-    """Sizes of gradients by block, with so many rows in a forward or gradient."""
+    """Sizes of gradients by block, with the given rows in a forward or gradient."""
     own = sizes.parameters, sizes.block_parameters, sizes.itemsize
     return Learning(*own, blocks, sizes.tokens, sizes.width, forward, gradient)

@@ -85,7 +85,7 @@ def check_distillation(
 def check_search(
     transformer: Transformer, latent_shape: Sequence[int], cs_shape: Sequence[int], forward: int, gradient: int
 ) -> None:
-    """Raise UserError if this machine lacks the memory to search bits, with so many points in a forward or gradient.
+    """Raise UserError if this machine lacks the memory for the bit search, with the given points in a gradient.
 
     The points are as of `check_distillation`.
     """
@@ -97,7 +97,7 @@ def check_search(
 def describe_learning(
     transformer: Transformer, latent_shape: Sequence[int], tokens: int, forward: int, gradient: int
 ) -> Learning:
-    """Sizes of gradients by block, with so many rows in a forward or gradient. Reads no weights."""
+    """Sizes of gradients by block, with the given rows in a forward or gradient. Reads no weights."""
     config = transformer.config
     blocks = list_block_linears(config.depth_multimodal, config.depth_unified)
     first = [resolve_module(transformer, layer.path)["weight"] for layer in blocks if layer.block == blocks[0].block]
