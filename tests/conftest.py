@@ -1,8 +1,11 @@
 """Tests run like workers: one thread per process, and the package is imported before MLX to bind its BLAS."""
 
+from pathlib import Path
+
 import pytest
 
 import taqmlx  # noqa: F401
+from tests.support.warm import WarmPython
 from tests.support.workflow_run import Workflow
 from tools.small_results.study import Study, write_calibration
 
@@ -50,9 +53,16 @@ def find_store(request):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> tuple[Workflow, str]:
+def python():
+    """What starts Python's processes with everything imported."""
+    with WarmPython(Path()) as warm:
+        yield warm.python
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, python) -> tuple[Workflow, str]:
     """A finished main job and what it said; tests take a copy of it."""
-    workflow = Workflow(tmp_path_factory.mktemp("a finished run"))
+    workflow = Workflow(tmp_path_factory.mktemp("a finished run"), python)
     done = workflow.run("quant_config", "calibration", "activations")
     assert done.returncode == 0, done.stdout
     return workflow, done.stdout

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -101,11 +100,11 @@ def test_the_entry_accepts_the_options(command, monkeypatch):
 
 
 @pytest.mark.parametrize("config", CONFIGURATIONS)
-def test_every_target_can_be_planned(config, tmp_path):
+def test_every_target_can_be_planned(config, python, tmp_path):
     results = str(tmp_path / "results")
     targets = sorted(target.replace("RESULTS", results) for target in group_targets()[config])
     command = [
-        sys.executable,
+        python,
         "-m",
         "snakemake",
         *targets,

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from tests.support.documents import DOCUMENTS, list_python, parse_snakemake, read_commands
+from tests.support.warm import WarmPython
 
 COMMANDS = list({c.line: c for path in DOCUMENTS for c in read_commands(path) if not c.needs_weights}.values())
 IGNORED = (".git", ".venv*", "results", ".snakemake", "__pycache__", ".*_cache", "*.egg-info")
@@ -30,6 +31,7 @@ SMALL = {
     "statistics_shards": 1,
     "capture_points": 4,
     "capture_shards": 1,
+    "weights": [{"layers": "*", "bits": 4, "range": "absmax"}],
     "engine": "rtn",
     "adaround_iterations": 2,
     "search_points": 4,
@@ -67,8 +69,21 @@ SMALLER = {
         "REAL_PICTURES = 2_048": "REAL_PICTURES = 64",
     },
     "tools/benchmarks/speed.py": {"ROUNDS = 7": "ROUNDS = 1"},
-    "tools/benchmarks/blocks.py": {"ITERATIONS = 300": "ITERATIONS = 20"},
+    "tools/benchmarks/samplers.py": {"STEPS, CFG_WEIGHT = 25": "STEPS, CFG_WEIGHT = 2", "BATCH = 13": "BATCH = 2"},
+    "tools/benchmarks/blocks.py": {
+        "ITERATIONS = 300": "ITERATIONS = 20",
+        '"trajectories": 40, "steps": 25, "selected_steps": 25': '"trajectories": 32, "steps": 4, "selected_steps": 4',
+        '"capture_points": 256': '"capture_points": 64',
+    },
+    "tools/benchmarks/large_block.py": {
+        "1536, 24, 4, 256, 154": "128, 2, 4, 16, 8",
+        "ITERATIONS = 5": "ITERATIONS = 1",
+    },
     "tools/benchmarks/distillation.py": {"ROUNDS = 6": "ROUNDS = 1"},
+    "tools/benchmarks/distillers.py": {"POINTS, BATCH, TEXT, WIDTH = 64, 32": "POINTS, BATCH, TEXT, WIDTH = 8, 4"},
+    "tools/benchmarks/workers.py": {"}, 7)": "}, 1)", "}, 5)": "}, 1)"},
+    "tools/benchmarks/gather_memory.py": {"SCALES = (1, 10, 50)": "SCALES = (1, 2)"},
+    "tools/benchmarks/workflow.py": {'"quant_config")}, 3)': '"quant_config")}, 1)'},
     "tools/benchmarks/calibration_sets.py": {
         '(20, 64, 256, 1024), ("1.5", "3", "mixed"), (256, 1024, 4096)': '(4, 8), ("3", "mixed"), (16, 32)',
         'CENTRE = (256, "3", 1024)': 'CENTRE = (8, "3", 16)',
@@ -88,8 +103,8 @@ TABLE = "tests/compat/test_translation.py::test_the_table_of_the_document_has_th
 URLS = "tests/workflow/test_trajectories_url.py::test_the_calibration_set_equals_that_of_a_local_store"
 ELSEWHERE = {
     r"make test": ".ci/run::make test",
-    r"make lint": ".ci/run::make lint",
-    r"make docs": ".ci/run::make docs",
+    r"make lint": ".ci/run::lint docs",
+    r"make docs": ".ci/run::lint docs",
     r"make kernels": ".ci/run::make kernels",
     r"make mflux": "tests/mflux/test_transformer.py::test_the_velocity_is_ours_in_fp32",
     r"make everything": "tests/workflow/test_every_file.py::"
@@ -156,7 +171,6 @@ def clone(tmp_path_factory):
     """A copy of the project with small settings, a finished main job, and what a user of the documents would have."""
     folder = tmp_path_factory.mktemp("clone") / "project"
     shutil.copytree(".", folder, ignore=shutil.ignore_patterns(*IGNORED), symlinks=True)
-    (folder / ".venv").symlink_to(Path(sys.prefix))
     for name, own in OWN_SETTINGS.items():
         path = folder / "config" / f"{name}.yaml"
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | SMALL | own))
@@ -168,14 +182,23 @@ def clone(tmp_path_factory):
         (folder / name).write_text(text)
     (folder / "my_prompts.txt").write_text("a red circle\n")
     (folder / "my_config.yaml").write_text("results_dir: results/my\nprompts: my_prompts.txt\n")
-    run(
-        folder,
-        shlex.join(
-            ["snakemake", "--cores", "2", "exports", *sorted({t for c in PLAIN for t in list_plain_targets(c)})]
-        ),
-    )
-    shutil.copytree(folder / "results" / "exports", folder / "calibration_data")
-    return folder
+    with WarmPython(folder, {"PYTHONPATH": str(folder)}) as warm:
+        set_up_environment(folder / ".venv" / "bin", warm.python)
+        targets = sorted({t for c in PLAIN for t in list_plain_targets(c)})
+        run(folder, shlex.join(["snakemake", "--cores", "2", "exports", *targets]))
+        shutil.copytree(folder / "results" / "exports", folder / "calibration_data")
+        yield folder
+
+
+def set_up_environment(programs, python):
+    """The programs of the environment that runs this, with another Python."""
+    programs.mkdir(parents=True)
+    for path in (Path(sys.prefix) / "bin").iterdir():
+        (programs / path.name).symlink_to(path)
+    for name, words in (("python", python), ("snakemake", f"{python} -m snakemake")):
+        (programs / name).unlink()
+        (programs / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        (programs / name).chmod(0o755)
 
 
 def run(folder, line):

@@ -1,7 +1,6 @@
 """The disk of every stage agrees with what a small workflow run writes."""
 
 import subprocess
-import sys
 
 import pytest
 
@@ -13,10 +12,10 @@ from workflow_scripts.tools import budget
 
 @pytest.mark.slow
 @pytest.mark.whole
-def test_every_stage_writes_within_ten_percent_of_its_budget(tmp_path):
+def test_every_stage_writes_within_ten_percent_of_its_budget(python, tmp_path):
     values = [f"results_dir={tmp_path / 'results'}", "trajectories=20", "steps=20", "selected_steps=10"]
     values += ["engine=rtn", "statistics_shards=2", "search_points=20", "search_probes=2", "distil_iterations=2"]
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "quant_config", "--notemp", "--quiet", "all"]
+    command = [python, "-m", "snakemake", "--cores", "1", "quant_config", "--notemp", "--quiet", "all"]
     subprocess.run([*command, "--config", *values], check=True, capture_output=True, timeout=300)
     config, prompts = budget.read_configuration(budget.argparse.Namespace(configfile=[], config=values))
     shapes = read_shapes(config)

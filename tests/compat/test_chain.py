@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,16 +12,21 @@ from taqmlx.store.files import read_json, read_plain_json
 pytestmark = [pytest.mark.slow, pytest.mark.whole]
 
 
-def call(line):
-    """Run a command; what it says. Fails unless it ends with 0 and names today's command."""
-    command = [sys.executable, "-m", *f"src.{line}".split()]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout
-    assert re.search(r"^(snakemake --cores 1|python -m workflow_scripts\.)", done.stdout, re.M)
-    return done.stdout
+@pytest.fixture
+def call(python):
+    """call(line): run a command; what it says. Fails unless it ends with 0 and names today's command."""
+
+    def run(line):
+        command = [python, "-m", *f"src.{line}".split()]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900)
+        assert done.returncode == 0, done.stdout
+        assert re.search(r"^(snakemake --cores 1|python -m workflow_scripts\.)", done.stdout, re.M)
+        return done.stdout
+
+    return run
 
 
-def test_from_trajectories_to_a_picture(tmp_path):
+def test_from_trajectories_to_a_picture(call, tmp_path):
     folder = tmp_path / "calibration_data"
     calib, stats = f"--calib-dir {folder}", f"--stats {folder}/activations/layer_statistics.json"
     weights, drawn = tmp_path / "quantized_weights", tmp_path / "drawn.png"

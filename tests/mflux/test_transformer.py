@@ -25,8 +25,9 @@ from taqmlx.planning import plan
 from taqmlx.planning.layers import list_linears
 from taqmlx.planning.mflux_layout import list_modules
 from taqmlx.store.packed_checkpoint import read_packed
+from tests.support.warm import WarmPython
 from tools.miniature import cache
-from tools.miniature.run import FLUX, Run, call
+from tools.miniature.run import FLUX, Run, call, surround
 
 PYTHON = Path(".venv-mflux/bin/python").absolute()
 PROGRAM, STARTUP = Path("tools/mflux/run_transformer.py"), Path("tools/mflux/startup")
@@ -59,8 +60,9 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         hub = tmp_path_factory.mktemp("hub")
         cache.install(hub, cache.make_files(repo=FLUX_REPO), patch)
-        run = Run(tmp_path_factory.mktemp("miniature"), hub, **CONFIG)
-        run.make("mflux", "verify_dataset")
+        with WarmPython(Path(), surround(hub)) as warm:
+            run = Run(tmp_path_factory.mktemp("miniature"), hub, warm.python, **CONFIG)
+            run.make("mflux", "verify_dataset")
         yield run
 
 

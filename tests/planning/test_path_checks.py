@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -201,9 +200,9 @@ class TestWeights:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("quant_config",), ("quant_config", "-n"), ("report", "--forceall", "-n")])
-def test_a_missing_disk_stops_snakemake_with_one_line_and_no_output(arguments, tmp_path):
+def test_a_missing_disk_stops_snakemake_with_one_line_and_no_output(arguments, python, tmp_path):
     (tmp_path / "x").symlink_to(tmp_path / "unmounted")
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--config", f"results_dir={tmp_path}/x"]
+    command = [python, "-m", "snakemake", "--cores", "1", *arguments, "--config", f"results_dir={tmp_path}/x"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr

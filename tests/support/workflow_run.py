@@ -10,11 +10,15 @@ import yaml
 PROMPTS = ["a red circle", 'a "small" blue\tsquare – été 漢字', "a red circle"]
 
 
-class Workflow:
-    """Snakemake on a configuration of its own; results and prompts lie in `folder`."""
+# No search for ranges, which is most of the work of a search for bits at this scale.
+WEIGHTS = [{"layers": "*", "bits": 4, "range": "absmax"}]
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+
+class Workflow:
+    """Snakemake on a configuration of its own, run by `python`; results and prompts lie in `folder`."""
+
+    def __init__(self, folder: Path, python: str = sys.executable):
+        self.folder, self.python = folder, python
         self.results = folder / "the results"
         self.config = folder / "config.yaml"
         prompts = folder / "prompts.txt"
@@ -33,6 +37,7 @@ class Workflow:
             adaround_iterations=6,
             adaround_batch=4,
             adaround_checkpoint_every=2,
+            weights=WEIGHTS,
             search_points=12,
             search_probes=2,
             distil_iterations=4,
@@ -46,16 +51,12 @@ class Workflow:
         self.config.write_text(yaml.safe_dump(values | changes, allow_unicode=True), encoding="utf-8")
 
     def command(self, *arguments: str, cores: int = 1) -> list[str]:
-        return [
-            *(sys.executable, "-m", "snakemake", "--cores", str(cores)),
-            *arguments,
-            *("--configfile", str(self.config)),
-        ]
+        return ["-m", "snakemake", "--cores", str(cores), *arguments, "--configfile", str(self.config)]
 
     def run(self, *arguments: str, cores: int = 1) -> subprocess.CompletedProcess:
         """Run to the end; what it says is in `.stdout`."""
         return subprocess.run(
-            self.command(*arguments, cores=cores),
+            [self.python, *self.command(*arguments, cores=cores)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -63,9 +64,9 @@ class Workflow:
         )
 
     def start(self, *arguments: str, cores: int = 1) -> subprocess.Popen:
-        """Start as the leader of a process group, so that a test can interrupt or kill all of it."""
+        """Start as the leader of a process group, so that a test can interrupt or kill all of it: Python itself."""
         return subprocess.Popen(
-            self.command(*arguments, cores=cores),
+            [sys.executable, *self.command(*arguments, cores=cores)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -8,8 +8,8 @@ from tests.support.workflow_run import Workflow
 
 
 @pytest.fixture
-def workflow(tmp_path) -> Workflow:
-    return Workflow(tmp_path)
+def workflow(tmp_path, python) -> Workflow:
+    return Workflow(tmp_path, python)
 
 
 @pytest.fixture

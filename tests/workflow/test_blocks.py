@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.workflow_run import Workflow, read_tree
+from tests.support.workflow_run import WEIGHTS, Workflow, read_tree
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ BLOCKS_AGAIN = [
     "quant_config",
     "write_quant_config",
 ]
-ONE_MORE_RULE = [{"layers": "*", "bits": 4}, {"layers": "mm_02.*", "bits": 6}]
+ONE_MORE_RULE = [*WEIGHTS, {"layers": "mm_02.*", "bits": 6}]
 # Every block by its own rules: with a search, the bits of one hang together with those of all.
 BY_RULES = {"bits_per_weight": None, "distil": "none"}
 
@@ -124,7 +124,7 @@ def test_a_rule_for_one_block_remakes_that_block_and_removing_it_restores_the_by
     assert {name for name in before if after[name] != before[name]} == {
         f"adaround/mm_02{end}" for end in (".json", ".report.json", ".safetensors")
     }
-    workflow.configure(weights=ONE_MORE_RULE[:1])
+    workflow.configure(weights=WEIGHTS)
     done = workflow.run(block)
     assert list_written(done.stdout) == ["mm_02"]
     assert read_blocks(workflow) == before
@@ -158,8 +158,7 @@ def test_a_setting_of_the_distillation_reruns_no_block(copy):
     ]
 
 
-def test_the_quick_configuration_plans_the_whole_main_job(tmp_path):
-    workflow = Workflow(tmp_path)
+def test_the_quick_configuration_plans_the_whole_main_job(workflow, tmp_path):
     workflow.config.write_text(f"results_dir: {tmp_path / 'quick'}\n")
     shown = workflow.run("-n", "--quiet", "rules", "--configfile", "config/quick.yaml")
     assert shown.returncode == 0, shown.stdout

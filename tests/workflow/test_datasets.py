@@ -31,10 +31,10 @@ def test_exports_are_made_from_the_trajectories_and_verified(copy):
     assert "exported samples: " in copy.run("verify_dataset").stdout
 
 
-def test_an_imported_dataset_replaces_the_recorded_one(copy, tmp_path):
+def test_an_imported_dataset_replaces_the_recorded_one(copy, python, tmp_path):
     assert copy.run("exports").returncode == 0
     dataset = shutil.copytree(copy.results / "exports", tmp_path / "calibration_data")
-    target = Workflow(tmp_path)
+    target = Workflow(tmp_path, python)
     store = target.results / "trajectories.zarr"
     needed = [target.results / "params/collect_shard.json", target.results / "conditioning.safetensors"]
     assert target.run(*map(str, needed), str(store / "zarr.json")).returncode == 0

@@ -3,6 +3,8 @@
 Snakemake runs every job; DiffusionKit's own loaders read files of the real names and layout.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import zarr
@@ -14,8 +16,9 @@ from taqmlx.store.block_inputs import open_block_inputs
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.sensitivity_file import read_sensitivity
+from tests.support.warm import WarmPython
 from tools.miniature import cache
-from tools.miniature.run import FLUX, PROMPTS, Run, call, draw
+from tools.miniature.run import FLUX, PROMPTS, Run, call, draw, surround
 
 pytestmark = [pytest.mark.slow, pytest.mark.whole]
 LEARNED = ("mm_18", "uni_07")  # the last multimodal block, and a unified one
@@ -27,8 +30,9 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         hub = tmp_path_factory.mktemp("hub")
         cache.install(hub, cache.make_files(repo=FLUX_REPO), patch)
-        run = Run(tmp_path_factory.mktemp("miniature"), hub, **FLUX)
-        run.make("quant_config", "verify_dataset")
+        with WarmPython(Path(), surround(hub)) as warm:
+            run = Run(tmp_path_factory.mktemp("miniature"), hub, warm.python, **FLUX)
+            run.make("quant_config", "verify_dataset")
         yield run
 
 

@@ -25,8 +25,9 @@ from taqmlx.planning.layers import list_linears
 from taqmlx.reconstruction.variant_linears import bind_source
 from taqmlx.store.files import read_json
 from tests.models.test_sd3 import TOLERANCE, measure_error
+from tests.support.warm import WarmPython
 from tools.miniature import cache, sizes
-from tools.miniature.run import CONFIG, PROMPTS, Run, call, draw
+from tools.miniature.run import CONFIG, PROMPTS, Run, call, draw, surround
 
 pytestmark = pytest.mark.slow
 
@@ -37,8 +38,9 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         hub = tmp_path_factory.mktemp("hub")
         cache.install(hub, cache.make_files(), patch)
-        run = Run(tmp_path_factory.mktemp("miniature"), hub)
-        run.make("quant_config", "exports", "verify_dataset")
+        with WarmPython(Path(), surround(hub)) as warm:
+            run = Run(tmp_path_factory.mktemp("miniature"), hub, warm.python)
+            run.make("quant_config", "exports", "verify_dataset")
         yield run
 
 

@@ -36,6 +36,8 @@ CONFIG = {
     "capture_points": 4,
     "capture_shards": 1,
     "held_out": 0.25,
+    # No search for ranges, which is most of the work of a search for bits.
+    "weights": [{"layers": "*", "bits": 4, "range": "absmax"}],
     "engine": "rtn",
     "adaround_iterations": 4,
     "adaround_batch": 2,
@@ -72,11 +74,17 @@ def draw(model: str, out: Path, *options: object) -> np.ndarray:
     return np.array(Image.open(out)).astype(int)
 
 
-class Run:
-    """A folder with a configuration, the results, and the Hub's cache."""
+def surround(hub: Path) -> dict[str, str]:
+    """What a process needs in its environment: the Hub's cache and no network, DiffusionKit's sizes, no PyTorch."""
+    paths = os.pathsep.join([str(STARTUP), os.environ.get("PYTHONPATH", "")])
+    return {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths}
 
-    def __init__(self, folder: Path, hub: Path, **changes):
-        self.folder, self.hub, self.results = folder, hub, folder / "results"
+
+class Run:
+    """A folder with a configuration, the results, and the Hub's cache; `python` runs Snakemake."""
+
+    def __init__(self, folder: Path, hub: Path, python: str = sys.executable, **changes):
+        self.folder, self.hub, self.python, self.results = folder, hub, python, folder / "results"
         prompts = folder / "prompts.txt"
         prompts.write_text("\n".join(PROMPTS) + "\n")
         self.given = CONFIG | {"results_dir": str(self.results), "prompts": str(prompts)} | changes
@@ -85,12 +93,10 @@ class Run:
 
     def make(self, *targets: str) -> str:
         """Let Snakemake make `targets`, two jobs at a time; what it says."""
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", *targets, "--notemp"]
-        offline = {"HF_HUB_CACHE": str(self.hub), "HF_HUB_OFFLINE": "1"}
-        paths = {"PYTHONPATH": os.pathsep.join([str(STARTUP), os.environ.get("PYTHONPATH", "")])}
+        command = [self.python, "-m", "snakemake", "--cores", "2", *targets, "--notemp"]
         done = subprocess.run(
             [*command, "--configfile", str(self.folder / "config.yaml")],
-            env=os.environ | offline | paths,
+            env=os.environ | surround(self.hub),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
