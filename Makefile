@@ -24,18 +24,22 @@ results/quick/%: $(READY) FORCE
 results/%: $(READY) FORCE
 	$(SNAKEMAKE) "$@"
 
+# All but the longest tests; those too: make test MARKS=
+MARKS := not whole
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder -m "not whole"
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder -m "$(MARKS)"
 
-# Those tests of numbers that take seconds, under the BLAS kernels of other CPUs: OpenBLAS rounds otherwise on each family.
+# The tests of what sums matrix products that take seconds, under the BLAS kernels of other CPUs: OpenBLAS rounds otherwise
+# on each family.
 OTHER_KERNELS := Haswell Nehalem
-NUMERIC_TESTS := mmdit reconstruction numerics quantization workflow_scripts/calibration workflow_scripts/prepare \
-	workflow_scripts/trajectories
+PRODUCTS := mmdit reconstruction numerics/test_distribution.py numerics/test_elementwise.py numerics/test_gptq.py \
+	numerics/test_weight_grid.py quantization/test_collect_activations.py quantization/test_pack_weights.py \
+	workflow_scripts/prepare/test_encode_prompts.py workflow_scripts/trajectories
 kernels: $(READY)
 	set -e; for kernels in $(OTHER_KERNELS); do \
 	    echo "BLAS kernels: $$kernels"; \
 	    OPENBLAS_CORETYPE=$$kernels $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile -m "not slow and not whole" \
-	        $(addprefix tests/,$(NUMERIC_TESTS)); \
+	        $(addprefix tests/,$(PRODUCTS)); \
 	done
 
 # mflux, from PyPI in an environment of its own, loads and runs a miniature FLUX.1-schnell that the workflow quantized.
