@@ -25,7 +25,8 @@ def draw(seed, out=8, width=64, rows=256):
 def round_slowly(weight, grid, hessian, damping):
     """One column after the other by the paper's equations, the largest diagonal first, with the inverse Hessian.
 
-    After a column is fixed it leaves the Hessian, whose inverse is computed again.
+    After a column is fixed it leaves the Hessian, and the first row of the inverse, which is all of it that is used, is
+    computed again.
     """
     weight = weight.astype(np.float64)
     hessian = hessian + damping * np.mean(np.diag(hessian)) * np.eye(len(hessian))
@@ -33,11 +34,11 @@ def round_slowly(weight, grid, hessian, damping):
     codes = np.zeros(weight.shape, np.uint8)
     left = list(np.argsort(-np.diag(hessian), kind="stable"))
     while left:
-        inverse = np.linalg.inv(hessian[np.ix_(left, left)])
+        row = np.linalg.solve(hessian[np.ix_(left, left)], np.eye(len(left))[0])
         j = left[0]
         codes[:, j] = np.clip(np.rint((weight[:, j] - biases[:, j]) / scales[:, j]), 0, 2**grid.bits - 1)
         error = weight[:, j] - (codes[:, j] * scales[:, j].astype(np.float64) + biases[:, j])
-        weight[:, left] -= np.outer(error / inverse[0, 0], inverse[0])
+        weight[:, left] -= np.outer(error / row[0], row)
         left = left[1:]
     return codes
 

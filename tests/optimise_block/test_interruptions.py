@@ -16,10 +16,12 @@ from tests.support.interruption import interrupt_after_saves
 from tests.support.kill_block import list_arguments
 from tools.small_results.shards import hash_tree
 
+TWO_PHASES = {"reconstruction": "separate", "adaround_drop": 0.5}
 
-def interrupt(folder: Path, monkeypatch, saves: int = 1) -> None:
+
+def interrupt(folder: Path, monkeypatch, saves: int = 1, **changes) -> None:
     """Let the entry be interrupted right after it saved its learning for the `saves`th time."""
-    interrupt_after_saves(monkeypatch, saves, lambda: quantize(folder))
+    interrupt_after_saves(monkeypatch, saves, lambda: quantize(folder, **changes))
 
 
 @pytest.mark.parametrize("saves", [1, 2, 3])
@@ -31,16 +33,20 @@ def test_an_interrupted_block_resumes_and_ends_with_the_same_bytes(folder, finis
     assert hash_tree(path.parent) == hash_tree(finished["adaround"].parent)
 
 
+@pytest.fixture(scope="module")
+def in_two_phases(captured, tmp_path_factory) -> Path:
+    """The file of a block that learned in two phases, undisturbed; not to be changed."""
+    folder = tmp_path_factory.mktemp("two phases")
+    shutil.copytree(captured / "block_inputs.zarr", folder / "block_inputs.zarr")
+    return quantize(folder, **TWO_PHASES)
+
+
 @pytest.mark.parametrize("saves", [2, 3, 5])
 def test_an_interrupted_block_with_two_phases_resumes_and_ends_with_the_same_bytes(
-    folder, captured, monkeypatch, tmp_path, saves
+    folder, in_two_phases, monkeypatch, saves
 ):
-    monkeypatch.setitem(SETTINGS, "reconstruction", "separate")
-    monkeypatch.setitem(SETTINGS, "adaround_drop", 0.5)
-    interrupt(folder, monkeypatch, saves)
-    other = tmp_path / "undisturbed"
-    shutil.copytree(captured / "block_inputs.zarr", other / "block_inputs.zarr")
-    assert hash_tree(quantize(folder).parent) == hash_tree(quantize(other).parent)
+    interrupt(folder, monkeypatch, saves, **TWO_PHASES)
+    assert hash_tree(quantize(folder, **TWO_PHASES).parent) == hash_tree(in_two_phases.parent)
 
 
 def test_a_checkpoint_with_other_parameters_is_named_and_ignored(folder, finished, monkeypatch, caplog):
