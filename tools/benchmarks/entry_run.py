@@ -65,7 +65,8 @@ class Run:
     def measure_costs(self, weights: list[dict[str, Any]]) -> None:
         """Costs of the bits of some layers: those that the rules `weights` quantize."""
         params = self.folder / "params" / "measure_costs.json"
-        write_json(params, plan.select_parameters("measure_costs", self.config | {"weights": weights}, self.prompts))
+        config = configuration.complete(self.config | {"weights": weights}, configuration.load_schema())
+        write_json(params, plan.select_parameters("measure_costs", config, self.prompts))
         self.call("measure_costs", params=params, calibration=self.calibration, out=self.folder / "weight_costs.json")
 
     def distil(self) -> None:
