@@ -63,7 +63,7 @@ def run(tmp_path_factory):
         with WarmPython(Path(), surround(hub)) as warm:
             run = Run(tmp_path_factory.mktemp("miniature"), hub, warm.python, **CONFIG)
             run.make("mflux", "verify_dataset")
-        yield run
+            yield run
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def run(tmp_path_factory):
         with WarmPython(Path(), surround(hub)) as warm:
             run = Run(tmp_path_factory.mktemp("miniature"), hub, warm.python, **FLUX)
             run.make("quant_config", "verify_dataset")
-        yield run
+            yield run
 
 
 def test_every_prompt_has_one_condition_and_every_point_one_row(run):
