@@ -33,8 +33,8 @@ test: $(READY)
 # on each family.
 OTHER_KERNELS := Haswell Nehalem
 PRODUCTS := mmdit reconstruction numerics/test_distribution.py numerics/test_elementwise.py numerics/test_gptq.py \
-	numerics/test_weight_grid.py quantization/test_collect_activations.py quantization/test_pack_weights.py \
-	workflow_scripts/prepare/test_encode_prompts.py workflow_scripts/trajectories
+	numerics/test_weight_grid.py quantization/test_collect_activations.py workflow_scripts/prepare/test_encode_prompts.py \
+	workflow_scripts/trajectories
 kernels: $(READY)
 	set -e; for kernels in $(OTHER_KERNELS); do \
 	    echo "BLAS kernels: $$kernels"; \

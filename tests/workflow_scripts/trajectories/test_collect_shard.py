@@ -338,7 +338,8 @@ def test_a_shard_started_on_another_cpu_family_is_finished(tmp_path, caplog):
     np.testing.assert_allclose(found, finished, atol=1e-4)
 
 
-@pytest.mark.parametrize("moments", [8, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.whole])])
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [8, pytest.param(100, marks=pytest.mark.whole)])
 def test_a_worker_killed_at_any_moment_ends_bit_identical(tmp_path, moments):
     command = [sys.executable, "-m", "tests.support.kill_worker", str(prepare(tmp_path)), str(moments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
