@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import taqmlx  # noqa: F401
-from tests.support.warm import WarmPython
+from tests.support.warm import start_warm_python
 from tests.support.workflow_run import Workflow
 from tools.small_results.study import Study, write_calibration
 
@@ -55,8 +55,8 @@ def find_store(request):
 @pytest.fixture(scope="session")
 def python():
     """What starts Python's processes with everything imported."""
-    with WarmPython(Path()) as warm:
-        yield warm.python
+    with start_warm_python(Path()) as program:
+        yield program
 
 
 @pytest.fixture(scope="session")

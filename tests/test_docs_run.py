@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.support.documents import DOCUMENTS, list_python, parse_snakemake, read_commands
-from tests.support.warm import WarmPython
+from tests.support.warm import start_warm_python
 
 COMMANDS = list({c.line: c for path in DOCUMENTS for c in read_commands(path) if not c.needs_weights}.values())
 IGNORED = (".git", ".venv*", "results", ".snakemake", "__pycache__", ".*_cache", "*.egg-info")
@@ -182,8 +182,8 @@ def clone(tmp_path_factory):
         (folder / name).write_text(text)
     (folder / "my_prompts.txt").write_text("a red circle\n")
     (folder / "my_config.yaml").write_text("results_dir: results/my\nprompts: my_prompts.txt\n")
-    with WarmPython(folder, {"PYTHONPATH": str(folder)}) as warm:
-        set_up_environment(folder / ".venv" / "bin", warm.python)
+    with start_warm_python(folder, {"PYTHONPATH": str(folder)}) as python:
+        set_up_environment(folder / ".venv" / "bin", python)
         targets = sorted({t for c in PLAIN for t in list_plain_targets(c)})
         run(folder, shlex.join(["snakemake", "--cores", "2", "exports", *targets]))
         shutil.copytree(folder / "results" / "exports", folder / "calibration_data")

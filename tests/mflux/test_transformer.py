@@ -25,7 +25,7 @@ from taqmlx.planning import plan
 from taqmlx.planning.layers import list_linears
 from taqmlx.planning.mflux_layout import list_modules
 from taqmlx.store.packed_checkpoint import read_packed
-from tests.support.warm import WarmPython
+from tests.support.warm import start_warm_python
 from tools.miniature import cache
 from tools.miniature.run import FLUX, Run, call, surround
 
@@ -60,8 +60,8 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         hub = tmp_path_factory.mktemp("hub")
         cache.install(hub, cache.make_files(repo=FLUX_REPO), patch)
-        with WarmPython(Path(), surround(hub)) as warm:
-            run = Run(tmp_path_factory.mktemp("miniature"), hub, warm.python, **CONFIG)
+        with start_warm_python(Path(), surround(hub)) as python:
+            run = Run(tmp_path_factory.mktemp("miniature"), hub, python, **CONFIG)
             run.make("mflux", "verify_dataset")
             yield run
 

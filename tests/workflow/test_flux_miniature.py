@@ -16,7 +16,7 @@ from taqmlx.store.block_inputs import open_block_inputs
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.sensitivity_file import read_sensitivity
-from tests.support.warm import WarmPython
+from tests.support.warm import start_warm_python
 from tools.miniature import cache
 from tools.miniature.run import FLUX, PROMPTS, Run, call, draw, surround
 
@@ -30,8 +30,8 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         hub = tmp_path_factory.mktemp("hub")
         cache.install(hub, cache.make_files(repo=FLUX_REPO), patch)
-        with WarmPython(Path(), surround(hub)) as warm:
-            run = Run(tmp_path_factory.mktemp("miniature"), hub, warm.python, **FLUX)
+        with start_warm_python(Path(), surround(hub)) as python:
+            run = Run(tmp_path_factory.mktemp("miniature"), hub, python, **FLUX)
             run.make("quant_config", "verify_dataset")
             yield run
 

@@ -25,7 +25,7 @@ from taqmlx.planning.layers import list_linears
 from taqmlx.reconstruction.variant_linears import bind_source
 from taqmlx.store.files import read_json
 from tests.models.test_sd3 import TOLERANCE, measure_error
-from tests.support.warm import WarmPython
+from tests.support.warm import start_warm_python
 from tools.miniature import cache, sizes
 from tools.miniature.run import CONFIG, PROMPTS, Run, call, draw, surround
 
@@ -38,8 +38,8 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         hub = tmp_path_factory.mktemp("hub")
         cache.install(hub, cache.make_files(), patch)
-        with WarmPython(Path(), surround(hub)) as warm:
-            run = Run(tmp_path_factory.mktemp("miniature"), hub, warm.python)
+        with start_warm_python(Path(), surround(hub)) as python:
+            run = Run(tmp_path_factory.mktemp("miniature"), hub, python)
             run.make("quant_config", "exports", "verify_dataset")
             yield run
 

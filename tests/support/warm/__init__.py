@@ -1,19 +1,20 @@
 """A Python whose processes begin with everything imported.
 
-Most of what a short job takes is the import of MLX, Zarr and their like. Here a server imports them once; `python` in
-`WarmPython.folder` is called as Python is, and for a module of the project or Snakemake the server forks a process that
-runs it with the caller's words, folder, environment and open files. Snakemake's jobs are such processes too, as it
+Most of what a short job takes is the import of MLX, Zarr and their like. Here a server imports them once; a program is
+called as Python is, and for a module of the project or Snakemake the server forks a process that runs it with the
+caller's words, folder, environment and open files. Snakemake's jobs are such processes too, as it
 looks for Python where it was started. Who would import something else (in another folder, with other BLAS kernels,
 another PYTHONPATH) gets Python itself.
 """
 
 import os
-import shutil
+import shlex
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).parent.resolve()
@@ -22,54 +23,48 @@ TELLING = ("PYTHONPATH", "HF_HUB_CACHE", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THRE
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 SCRIPT = """#!/bin/sh
 case "$1 $2" in "-m snakemake" | "-m workflow_scripts."* | "-m src."*)
-    if [ "$PWD {telling}" = "{told}" ]; then exec '{python}' -IS '{client}' '{address}' "$PWD" "$0" "$@"; fi
+    if [ "$PWD {telling}" = {told} ]; then exec {python} -IS {client} {address} "$PWD" "$0" "$@"; fi
 esac
-exec '{python}' "$@"
+exec {python} "$@"
 """
 
 
-class WarmPython:
-    """A server for the project in `project`, with `environment` besides that of this process. A context manager."""
+@contextmanager
+def start_warm_python(project: Path, environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Start a server for the project in a folder, with `environment` besides that of this process.
 
-    def __init__(self, project: Path, environment: Mapping[str, str] | None = None):
-        self.project = project.resolve()
-        self.environment = os.environ | ONE_THREAD | dict(environment or {})
-
-    @property
-    def python(self) -> str:
-        """What to start in place of `sys.executable`."""
-        return str(self.folder / "python")
-
-    def __enter__(self) -> "WarmPython":
-        self.folder = Path(tempfile.mkdtemp(prefix="warm-"))
-        address = self.folder / "server"
-        self.write_script(address)
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(address))
-            listener.listen(64)
-            self.server = subprocess.Popen(
-                [sys.executable, str(HERE / "server.py"), str(listener.fileno())],
-                cwd=self.project,
-                env=self.environment,
-                stdin=subprocess.PIPE,
-                pass_fds=[listener.fileno()],
-            )
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.server.communicate(timeout=60)  # it ends with its standard input
-        shutil.rmtree(self.folder)
-
-    def write_script(self, address: Path) -> None:
-        """`python`, in a shell that starts in a millisecond."""
-        told = [self.project.as_posix(), *(self.environment.get(name, "") for name in TELLING)]
-        text = SCRIPT.format(
-            telling=" ".join(f"${{{name}-{ONE_THREAD.get(name, '')}}}" for name in TELLING),
-            told=" ".join(told),
-            python=sys.executable,
-            client=HERE / "client.py",
-            address=address,
+    Gives what is called in place of `sys.executable`: that itself elsewhere than on Linux, as Metal survives no fork.
+    """
+    if sys.platform != "linux":
+        yield sys.executable
+        return
+    surroundings = os.environ | ONE_THREAD | dict(environment or {})
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        address = Path(folder) / "server"
+        listener.bind(str(address))
+        listener.listen(64)
+        server = subprocess.Popen(
+            [sys.executable, str(HERE / "server.py"), str(listener.fileno())],
+            cwd=project,
+            env=surroundings,
+            stdin=subprocess.PIPE,
+            pass_fds=[listener.fileno()],
         )
-        path = self.folder / "python"
-        path.write_text(text)
-        path.chmod(0o755)
+        listener.close()  # so that nobody waits for a server that is no more
+        try:
+            yield str(write_script(address, project, surroundings))
+        finally:
+            server.communicate(timeout=60)  # it ends with its standard input
+
+
+def write_script(address: Path, project: Path, surroundings: Mapping[str, str]) -> Path:
+    """The program beside the server's address, for a shell that starts in a millisecond."""
+    told = [project.resolve().as_posix(), *(surroundings.get(name, "") for name in TELLING)]
+    places = {"told": " ".join(told), "python": sys.executable, "client": HERE / "client.py", "address": address}
+    telling = " ".join(f"${{{name}-{ONE_THREAD.get(name, '')}}}" for name in TELLING)
+    program = address.with_name("python")
+    program.write_text(
+        SCRIPT.format(telling=telling, **{name: shlex.quote(str(place)) for name, place in places.items()})
+    )
+    program.chmod(0o755)
+    return program
