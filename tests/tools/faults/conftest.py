@@ -2,6 +2,7 @@
 
 import pytest
 
+from tools.faults.sound_artefacts import build_artefacts
 from tools.faults.undisturbed import Run, read_jobs
 
 
@@ -13,3 +14,9 @@ def run(finished) -> Run:
     jobs = read_jobs(shown.stdout, workflow.results)
     assert len(jobs) > 20
     return Run(workflow.results, jobs)
+
+
+@pytest.fixture(scope="session")
+def artefacts(tmp_path_factory):
+    """Every artefact, sound; not to be changed."""
+    return build_artefacts(tmp_path_factory.mktemp("artefacts"))

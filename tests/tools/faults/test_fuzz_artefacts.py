@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 
 from tools.faults import mutations
 from tools.faults.hostile import damage, find_failure, forge
-from tools.faults.sound_artefacts import READERS, build_artefacts
+from tools.faults.sound_artefacts import READERS
 
 EXAMPLES = 20
-
-
-@pytest.fixture(scope="module")
-def artefacts(tmp_path_factory):
-    """Every artefact, sound; not to be changed."""
-    return build_artefacts(tmp_path_factory.mktemp("artefacts"))
 
 
 @pytest.mark.parametrize("name", READERS)

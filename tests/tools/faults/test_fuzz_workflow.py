@@ -16,7 +16,6 @@ from taqmlx.runtime.entry import choose_part
 from taqmlx.store.errors import UserError
 from tools.commands import find_module
 from tools.faults import mutations
-from tools.faults.sound_artefacts import build_artefacts
 from workflow_scripts.prepare import write_block_parameters
 from workflow_scripts.trajectories import collect_shard
 
@@ -75,11 +74,6 @@ def test_shell_syntax_in_names_and_prompts_is_text(tmp_path):
     assert (tmp_path / FOLDER / "DiT_cali_data.npz").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {FOLDER, prompts.name, "config.yaml"}
     assert {path.name for path in set(Path.cwd().iterdir()) - before} <= {".snakemake"}
-
-
-@pytest.fixture(scope="module")
-def artefacts(tmp_path_factory):
-    return build_artefacts(tmp_path_factory.mktemp("artefacts"))
 
 
 def spoil_config(folder: Path) -> None:
