@@ -15,6 +15,7 @@ from compat.commands import COMMANDS
 from compat.options import OVERWRITE, Command, Option, Settings
 from taqmlx.planning import block_plan, configuration, plan
 from taqmlx.planning.prompts import read_prompts
+from taqmlx.planning.stages import CollectShard
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 
@@ -135,7 +136,7 @@ def reject_conflicts(settings: Settings, results: Path, overwrites: bool) -> Non
 
     And ValueError for settings that cannot be had."""
     config, prompts = configuration.load(add_base(settings))
-    for conflict in plan.find_conflicts(results, plan.select_parameters("collect_shard", config, prompts)):
+    for conflict in plan.find_conflicts(results, plan.select_stage(CollectShard, config, prompts)):
         raise UserError(f"{conflict}; name another folder")
     blocks = plan.select_parameters("optimise_block", config, prompts)
     for conflict in () if overwrites else block_plan.find_conflicts(results / "adaround", blocks):

@@ -20,6 +20,7 @@ from taqmlx.planning import (
     stale_parameters,
     variants,
 )
+from taqmlx.planning.stages import CollectShard
 from taqmlx.runtime import versions
 from taqmlx.runtime.summary import describe_results
 from taqmlx.store.errors import UserError
@@ -43,8 +44,7 @@ try:
 except ValueError as error:
     stop(error)
 
-TRAJECTORIES = plan.select_parameters("collect_shard", config, PROMPTS)
-SHARDS = plan.list_shards(TRAJECTORIES)
+SHARDS = plan.list_shards(plan.select_stage(CollectShard, config, PROMPTS))
 # Location of the shards, quoted for the shell. Not a rule parameter, because the store may move without a rerun.
 STORE = shlex.quote(plan.place_store(config)).replace("{", "{{").replace("}", "}}")
 BLOCKS = plan.list_blocks(config["model"])

@@ -11,9 +11,11 @@ from PIL import Image
 from taqmlx.models import embedded
 from taqmlx.models.diffusionkit import load_pipeline_module
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.original_layout import read_latents, read_sample
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.trajectories import open_shards
 from tools.small_results.shards import CONFIG, PROMPTS, build_finished, copy_finished, hash_tree
 from workflow_scripts.datasets import decode_latents, export_latents, export_samples, write_manifest
@@ -28,10 +30,10 @@ def export(entry, folder, out):
 
 
 def read_trajectories(folder):
-    stage = read_json(folder / "params" / "collect_shard.json")
+    parameters = read_parameters(CollectShard, folder / "params" / "collect_shard.json")
     return {
         trajectory.number: (shard, trajectory)
-        for shard in open_shards(folder / "trajectories.zarr", stage)
+        for shard in open_shards(folder / "trajectories.zarr", parameters)
         for trajectory in map(shard.read_trajectory, range(shard.layout.rows))
     }
 

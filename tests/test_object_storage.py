@@ -6,16 +6,18 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import zarr
 
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard
 from taqmlx.runtime.entry import report_failure
 from taqmlx.store.errors import UnreachableError, UserError
-from taqmlx.store.files import read_json
 from taqmlx.store.locations import open_place
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.seal import read_file_seal, read_group_seal
 from tests.support.object_storage import SECRET, connect_anew, mirror, read_objects
 from tools.faults.damage import flip, reseal
@@ -293,9 +295,9 @@ def test_a_receipt_is_not_accepted_as_a_shard(tmp_path, url):
 def test_planning_accepts_a_receipt_for_its_shard(tmp_path, url):
     folder = prepare(tmp_path)
     collect(folder, open_place(url))
-    parameters = read_json(list_arguments(folder, "collect_shard")["params"])
+    parameters = read_parameters(CollectShard, list_arguments(folder, "collect_shard")["params"])
     assert list(plan.find_conflicts(folder, parameters)) == []
-    (conflict,) = plan.find_conflicts(folder, parameters | {"seed": 4})
+    (conflict,) = plan.find_conflicts(folder, replace(parameters, seed=4))
     assert "trajectories.zarr/000 was made with other parameters (seed: 3 there, 4" in conflict
 
 

@@ -8,6 +8,7 @@ from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import stored_bits
 from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
 from taqmlx.planning.layers import AFTER_GELU
+from taqmlx.planning.stages import CollectShard
 from taqmlx.store import block_inputs, calibration, trajectories
 
 FP16, FP32 = 2, 4
@@ -18,8 +19,8 @@ RECORD_BYTES = 4_000  # approximate, per seal or report
 ROW_GROUPS = (128, 64, 32)  # with group size "row", the largest of these that divides the row is used
 
 
-def count_trajectories(parameters: plan.Parameters, shapes: ModelShapes) -> int:
-    """All shards of the trajectories of `parameters`, those of `collect_shard`."""
+def count_trajectories(parameters: CollectShard, shapes: ModelShapes) -> int:
+    """All shards of the trajectories."""
     shards = [plan.select_shard(parameters, shard) for shard in plan.list_shards(parameters)]
     layouts = (trajectories.plan_layout(shard, shapes.latent) for shard in shards)
     return sum(block_inputs.count_bytes(layout.specs) for layout in layouts) + SHARD_BYTES * len(shards)

@@ -13,6 +13,7 @@ from taqmlx.models.diffusionkit import mmdit
 from taqmlx.planning import plan
 from taqmlx.planning.layers import Layer
 from taqmlx.planning.sizes import Sizes, read_sizes
+from taqmlx.planning.stage_groups import ModelOptions
 
 
 class ModelShapes(NamedTuple):
@@ -65,7 +66,7 @@ _SIZES = {
 def read_shapes(config: plan.Parameters) -> ModelShapes:
     """Shapes of the model in `config`. MLX is lazy: no weight is allocated."""
     name = config["model"]
-    model, size = find_model(name, config), _SIZES[name]()
+    model, size = find_model(name, ModelOptions.take(config), config["weights_from"]), _SIZES[name]()
     transformer = mmdit.MMDiT(size)
     layers, tokens = plan.list_layers(name), read_sizes(config).context[0]
     streams = measure_shapes(size, model.LATENT_SHAPE, tokens)

@@ -8,6 +8,7 @@ from taqmlx.budgeting import disk, work
 from taqmlx.budgeting.jobs import count_observed, list_jobs
 from taqmlx.budgeting.shapes import ModelShapes
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard
 
 CONFIG_BYTES = 500_000  # approximate size of quant_config.json with its step sizes
 
@@ -52,8 +53,8 @@ def list_stages(config: plan.Parameters, prompts: Sequence[str], shapes: ModelSh
 
 def count_written(config: plan.Parameters, prompts: Sequence[str], shapes: ModelShapes) -> dict[str, float]:
     """Bytes on disk written by each rule."""
-    parameters = plan.select_parameters("collect_shard", config, prompts)
-    used, blocks = len(parameters["prompts"]), len(plan.list_blocks(config["model"]))
+    parameters = plan.select_stage(CollectShard, config, prompts)
+    used, blocks = len(parameters.prompts), len(plan.list_blocks(config["model"]))
     stored = work.COSTS[config["model"]]["stored_over_raw"]
     points, steps, _ = count_observed(config)
     captured = min(config["capture_points"], points)

@@ -31,7 +31,7 @@ def check_samples(results: Results) -> Report | None:
     if not folder.exists():
         return None
     faults, wanted = [], set()
-    for shard in open_shards(results.store, results.stage):
+    for shard in open_shards(results.store, results.parameters):
         for row in range(shard.layout.rows):
             for sample in list_samples(shard.read_trajectory(row), shard.small["ts"], shard.small["sigmas"]):
                 path = name_sample(folder, sample.image_id, sample.step_index)
@@ -67,7 +67,7 @@ def check_latents(results: Results) -> Report | None:
     if not folder.exists():
         return None
     faults, wanted = [], set()
-    for shard in open_shards(results.store, results.stage):
+    for shard in open_shards(results.store, results.parameters):
         for row in range(shard.layout.rows):
             trajectory = shard.read_trajectory(row)
             path = name_latents(folder, trajectory.number)
@@ -86,7 +86,7 @@ def check_images(results: Results) -> Report | None:
     folder = results.folder / "exports" / "images"
     if not folder.exists():
         return None
-    paths = [name_image(folder, number) for number in range(results.stage["trajectories"])]
+    paths = [name_image(folder, number) for number in range(results.parameters.trajectories)]
     faults, pictures = [], {}
     for number, path in enumerate(paths):
         try:

@@ -30,7 +30,7 @@ def check_manifest(results: Results) -> Report | None:
     path = results.folder / "manifest.json"
     if not path.exists():
         return None
-    wanted = build_manifest(results.stage, read_seals(results.store, results.stage))
+    wanted = build_manifest(results.parameters, read_seals(results.store, results.parameters))
     return Report(f"{wanted['n_completed']} images, as sealed", list_stale(path, wanted))
 
 
@@ -40,7 +40,7 @@ def check_export_manifest(results: Results) -> Report | None:
     if not path.exists():
         return None
     # Without the pictures' digests, which are checked with the pictures.
-    wanted = build_manifest(results.stage, read_seals(results.store, results.stage), count_saved(path.parent))
+    wanted = build_manifest(results.parameters, read_seals(results.store, results.parameters), count_saved(path.parent))
     counts = f"{wanted['images_saved']} pictures and {wanted['latents_saved']} latents"
     return Report(f"{counts} saved, as they lie there", list_stale(path, wanted))
 

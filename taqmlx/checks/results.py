@@ -10,10 +10,11 @@ import numpy as np
 from taqmlx.models.catalogue import find_model
 from taqmlx.models.protocol import Model
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard, ShardParameters
 from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioning
 from taqmlx.store.errors import UnreachableError, UserError
-from taqmlx.store.files import read_json
 from taqmlx.store.locations import Place, list_folders
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.trajectories import Layout, plan_layout
 
 
@@ -35,24 +36,24 @@ class Results:
         self.folder, self.store, self.picks, self.seed = folder, store, picks, seed
 
     @cached_property
-    def stage(self) -> plan.Parameters:
+    def parameters(self) -> CollectShard:
         """Parameters of the trajectories."""
-        return read_json(self.folder / "params" / "collect_shard.json", stage="collect_shard")
+        return read_parameters(CollectShard, self.folder / "params" / "collect_shard.json")
 
     @cached_property
     def conditioning(self) -> Conditioning:
         """Prompt encodings."""
-        return open_conditioning(self.folder / "conditioning.safetensors", self.stage)
+        return open_conditioning(self.folder / "conditioning.safetensors", self.parameters.encode())
 
     @cached_property
     def model(self) -> Model:
         """Model of the trajectories."""
-        return find_model(self.stage["model"], self.stage)
+        return find_model(self.parameters.model, self.parameters)
 
     @cached_property
     def sigmas(self) -> np.ndarray:
         """Noise levels (steps + 1,) of the configuration."""
-        return np.array(self.model.compute_sigmas(self.stage["steps"]))
+        return np.array(self.model.compute_sigmas(self.parameters.steps))
 
     @cached_property
     def folders(self) -> list[str]:
@@ -63,11 +64,11 @@ class Results:
     def shards(self) -> list[str]:
         """Planned shards that exist, complete or not."""
         present = set(self.folders)
-        return [name for name in plan.list_shards(self.stage) if name in present]
+        return [name for name in plan.list_shards(self.parameters) if name in present]
 
-    def select(self, shard: str) -> plan.Parameters:
+    def select(self, shard: str) -> ShardParameters:
         """Parameters of a shard."""
-        return plan.select_shard(self.stage, shard)
+        return plan.select_shard(self.parameters, shard)
 
     def plan_layout(self, shard: str) -> Layout:
         """Expected arrays of a shard."""
@@ -75,12 +76,12 @@ class Results:
 
     def list_inputs(self, shard: str) -> dict[str, Any]:
         """Expected inputs of a shard."""
-        return list_inputs(self.conditioning, self.select(shard))
+        return list_inputs(self.conditioning, self.select(shard).rows)
 
     def iterate_rows(self) -> Iterator[tuple[str, int, int]]:
         """Iterate over the planned trajectories of the existing shards: shard, row and number."""
         for shard in self.shards:
-            for row, (number, _) in enumerate(self.select(shard)["rows"]):
+            for row, (number, _) in enumerate(self.select(shard).rows):
                 yield shard, row, number
 
     def read_row(self, shard: str, row: int) -> tuple[np.ndarray, np.ndarray]:

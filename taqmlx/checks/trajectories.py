@@ -28,18 +28,20 @@ LEVEL_TOLERANCE = 1e-6
 
 def check_counts(results: Results) -> Report:
     """Check that every shard exists with the expected number of trajectories, and that there are no others."""
-    planned, present = dict.fromkeys(plan.list_shards(results.stage)), set(results.folders)
+    planned, present = dict.fromkeys(plan.list_shards(results.parameters)), set(results.folders)
     faults = [f"{results.store / name} is missing" for name in planned if name not in present]
     for name in results.folders:
         if name not in planned:
             faults.append(f"{results.store / name} is beyond the {len(planned)} shards of the configuration")
     count = 0
     for name in results.shards:
-        rows, wanted = read_rows(results.store / name), results.select(name)["rows"]
+        rows, wanted = read_rows(results.store / name), results.select(name).rows
         count += len(rows)
         if len(rows) != len(wanted):
             faults.append(f"{results.store / name} has {len(rows)} trajectories instead of {len(wanted)}")
-    detail = f"{len(results.shards)} of {len(planned)} shards, {count} of {results.stage['trajectories']} trajectories"
+    detail = (
+        f"{len(results.shards)} of {len(planned)} shards, {count} of {results.parameters.trajectories} trajectories"
+    )
     return Report(detail, faults)
 
 
@@ -59,7 +61,7 @@ def check_arrays(results: Results) -> Report:
             check_group(results.store / name, list(results.plan_layout(name).specs.values()))
         except UserError as error:
             faults.append(str(error))
-    steps, shape = results.stage["steps"], results.model.LATENT_SHAPE
+    steps, shape = results.parameters.steps, results.model.LATENT_SHAPE
     return Report(f"xs float16 (rows, {steps}, {', '.join(map(str, shape))}), latents float32", faults)
 
 
@@ -67,10 +69,10 @@ def check_seals(results: Results) -> Report:
     """Check that every file exists and matches its seal."""
     faults, imported = [], 0
     for name in results.shards:
-        found = list(find_faults(results.store / name, results.select(name), results.list_inputs(name)))
+        found = list(find_faults(results.store / name, results.select(name).encode(), results.list_inputs(name)))
         faults += found
         imported += not found and "imported" in read_group_seal(results.store / name)["inputs"]
-    for prompt in range(len(results.stage["prompts"])):
+    for prompt in range(len(results.parameters.prompts)):
         results.conditioning.read([prompt])  # one by one: the encodings of a large model need not fit in memory
     detail = f"seals, crc32c of every chunk, sha256 of every trajectory and encoding; {imported} shards imported"
     return Report(detail, faults)
@@ -105,7 +107,7 @@ def check_levels(results: Results) -> Report:
             continue
         faults += [f"{path}/{reason}" for reason in find_level_faults(sigmas, ts, results.sigmas)]
     first, last = results.sigmas[[0, -2]]
-    return Report(f"{results.stage['steps']} levels from {first:g} to {last:.3g}, then 0, in every shard", faults)
+    return Report(f"{results.parameters.steps} levels from {first:g} to {last:.3g}, then 0, in every shard", faults)
 
 
 def find_level_faults(sigmas: np.ndarray, ts: np.ndarray, wanted: np.ndarray) -> Iterator[str]:
@@ -125,20 +127,20 @@ def check_identities(results: Results) -> Report:
     """Check that every trajectory has the prompt and the seed given by its number."""
     faults = []
     for name in results.shards:
-        path, parameters, specs = results.store / name, results.select(name), results.plan_layout(name).specs
+        path, job, specs = results.store / name, results.select(name), results.plan_layout(name).specs
         try:
             found = {key: read_chunk(path, specs[key]) for key in IDENTITIES}
             prompts = read_group_seal(path)["parameters"]["prompts"]
         except UserError as error:
             faults.append(str(error))
             continue
-        for key, wanted in list_identities(parameters).items():
+        for key, wanted in list_identities(job).items():
             if not np.array_equal(found[key], wanted):
                 faults.append(f"{path / key} is {found[key].tolist()}, the configuration gives {wanted.tolist()}")
-        for given, wanted in zip(prompts, parameters["prompts"], strict=False):
+        for given, wanted in zip(prompts, job.prompts, strict=False):
             if given != wanted:
                 faults.append(f"{path} was drawn for the prompt {given!r}, the configuration gives {wanted!r}")
-    prompts, seed = len(results.stage["prompts"]), results.stage["seed"]
+    prompts, seed = len(results.parameters.prompts), results.parameters.seed
     return Report(f"trajectory j has prompt j mod {prompts} and seed {seed} + j", faults)
 
 
@@ -150,7 +152,7 @@ def check_starts(results: Results) -> Report:
         values = read_or_none(results, shard, row)
         if values is None:
             continue
-        noise = schedule.draw_noise([results.stage["seed"] + number], *results.model.LATENT_SHAPE)
+        noise = schedule.draw_noise([results.parameters.seed + number], *results.model.LATENT_SHAPE)
         wanted = np.array(schedule.start_latents(noise, sigma))[0]
         count += 1
         if not np.allclose(values[0][0], wanted, rtol=START_TOLERANCE, atol=START_TOLERANCE):
@@ -161,7 +163,7 @@ def check_starts(results: Results) -> Report:
 def replay_steps(results: Results) -> Report:
     """Check that random steps, replayed by the model, give the stored states."""
     transformer = results.model.load_transformer()
-    rows, steps = list(results.iterate_rows()), results.stage["steps"]
+    rows, steps = list(results.iterate_rows()), results.parameters.steps
     picks = pick_steps([shard for shard, _, _ in rows], steps, results)
     faults, errors = [], [0.0]
     for row, step in picks:
@@ -197,8 +199,8 @@ def replay_step(
 ) -> float:
     """Relative error of the replayed state after `step` of trajectory `number`, given its states and final latents."""
     linear = bind_linears(transformer)
-    cs, cs_pooled = map(mx.array, results.conditioning.read([number % len(results.stage["prompts"])]))
-    levels, cfg_scale = mx.array(results.sigmas), results.stage["cfg_scale"]
+    cs, cs_pooled = map(mx.array, results.conditioning.read([number % len(results.parameters.prompts)]))
+    levels, cfg_scale = mx.array(results.sigmas), results.parameters.cfg_scale
     advance = bind_step(transformer, lambda sigma: linear, cs, cs_pooled, mx.zeros(1, mx.int32), levels, cfg_scale)
     states, latents = values
     found = np.array(advance(mx.array(states[step : step + 1].astype(np.float32)), step))[0]

@@ -1,16 +1,17 @@
 """Lookup of the models that a configuration can name."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 from taqmlx.models.protocol import Model
 from taqmlx.planning import plan
 from taqmlx.planning.local_paths import find_place
+from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.store.errors import UserError
 
 log = logging.getLogger("taqmlx")
+NO_OPTIONS = ModelOptions()
 
 
 def warn_of_dropped_text(model: Model, texts: Sequence[str]) -> None:
@@ -19,8 +20,11 @@ def warn_of_dropped_text(model: Model, texts: Sequence[str]) -> None:
         log.warning(f"dropped text: {'; '.join(phrases)}")
 
 
-def find_model(name: str, parameters: Mapping[str, Any] = MappingProxyType({})) -> Model:
-    """Return the model called `name` with its options in `parameters`. Raises UserError for an unknown name."""
+def find_model(name: str, options: ModelOptions = NO_OPTIONS, weights_from: str | None = None) -> Model:
+    """Return the model called `name`, with weights from `weights_from` or from the place that the environment names.
+
+    Raises UserError for an unknown name or a missing option.
+    """
     if name not in plan.MODEL_KEYS:
         raise UserError(f"model: {name} is unknown; choose one of {', '.join(plan.MODEL_KEYS)}")
     # Imported on demand: the imports take a second.
@@ -28,12 +32,14 @@ def find_model(name: str, parameters: Mapping[str, Any] = MappingProxyType({})) 
         from taqmlx.models import embedded
 
         return embedded
+    settings: dict[str, Any] = {key: getattr(options, key) for key in plan.MODEL_KEYS[name] if key != plan.WEIGHTS_FROM}
+    if missing := [key for key, value in settings.items() if value is None]:
+        raise UserError(f"{missing[0]}: the parameters lack it, and {name} reads it; make them again")
     if name == "embedded-hard":
         from taqmlx.models.embedded_hard import HardModel
 
-        return HardModel(parameters["hardness"])
+        return HardModel(**settings)
     from taqmlx.models.sd3 import MODELS
 
-    parameters = {plan.WEIGHTS_FROM: find_place(plan.WEIGHTS_FROM)} | dict(parameters)
-    settings = {key: parameters[key] for key in plan.MODEL_KEYS[name]}
-    return MODELS[name](**{"use_t5": True} | settings)  # FLUX requires T5
+    settings = {"use_t5": True} | settings  # FLUX requires T5
+    return MODELS[name](weights_from=weights_from or find_place(plan.WEIGHTS_FROM), **settings)

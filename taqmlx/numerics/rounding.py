@@ -5,6 +5,7 @@ value in [0, 1] to 0 or 1. Functions take any shape, fp32.
 """
 
 import math
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -45,7 +46,7 @@ def differentiate_regulariser(rounding: mx.array, weight: float, beta: float) ->
     return mx.sign(centred) * (-2.0 * weight * beta) * mx.power(mx.abs(centred), beta - 1.0)
 
 
-def compute_beta(iteration: int, iterations: int, warm_up: float, ends: tuple[float, float]) -> float | None:
+def compute_beta(iteration: int, iterations: int, warm_up: float, ends: Sequence[float]) -> float | None:
     """Exponent of the regularizer: linear from ends[0] after the warm-up to ends[1]; None during the warm-up."""
     first = warm_up * iterations
     if iteration < first:

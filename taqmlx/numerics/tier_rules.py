@@ -1,11 +1,12 @@
 """Rules that choose the fewest bits of a layer input at each noise level."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from taqmlx.numerics.tiers import take_by_threshold, take_fewest, to_decibels
+from taqmlx.planning.stages import WriteMultitier
 
 
 class Evidence(NamedTuple):
@@ -25,9 +26,9 @@ class Evidence(NamedTuple):
     is_shifted: bool
 
 
-def choose_bits(evidence: Evidence, sigmas: Sequence[float], parameters: Mapping[str, Any]) -> tuple[np.ndarray, str]:
+def choose_bits(evidence: Evidence, sigmas: Sequence[float], parameters: WriteMultitier) -> tuple[np.ndarray, str]:
     """Bits of a layer, int (K,), by the rule in `parameters`, at most its own bits; and a short reason."""
-    bits, reason = RULES[parameters["multitier_rule"]](evidence, sigmas, parameters)
+    bits, reason = RULES[parameters.multitier_rule](evidence, sigmas, parameters)
     bits = np.minimum(bits, evidence.own)
     if evidence.policy == "dynamic" and np.ptp(bits):
         kept = np.full_like(bits, evidence.own)
@@ -35,13 +36,11 @@ def choose_bits(evidence: Evidence, sigmas: Sequence[float], parameters: Mapping
     return bits, reason
 
 
-def choose_measured(
-    evidence: Evidence, sigmas: Sequence[float], parameters: Mapping[str, Any]
-) -> tuple[np.ndarray, str]:
+def choose_measured(evidence: Evidence, sigmas: Sequence[float], parameters: WriteMultitier) -> tuple[np.ndarray, str]:
     """Fewest bits (K,) with a measured error in the block output within the budget."""
     if not evidence.errors:
         return np.full(len(sigmas), evidence.own), "nothing was measured for it"
-    budget = parameters["multitier_budget"]
+    budget = parameters.multitier_budget
     bits = take_fewest(evidence.errors, budget)
     left = to_decibels([evidence.errors[b][k] for k, b in enumerate(bits)])
     misses = int((left < budget).sum())
@@ -59,14 +58,14 @@ def explain_most(bits: np.ndarray, errors: Mapping[int, np.ndarray], sigmas: Seq
 
 
 def choose_by_threshold(
-    evidence: Evidence, sigmas: Sequence[float], parameters: Mapping[str, Any]
+    evidence: Evidence, sigmas: Sequence[float], parameters: WriteMultitier
 ) -> tuple[np.ndarray, str]:
     """Bits (K,) by the absmax of the quantizer's input, after the shift if there is one."""
     magnitudes = evidence.channels.max(axis=1)
-    kind = "shifted" if evidence.is_shifted else "plain"
+    thresholds = parameters.multitier_thresholds["shifted" if evidence.is_shifted else "plain"]
     after = " after the shift" if evidence.is_shifted else ""
     reason = f"largest magnitude {magnitudes.min():.2f} to {magnitudes.max():.2f}{after}"
-    return take_by_threshold(magnitudes, parameters["multitier_thresholds"][kind]), reason
+    return take_by_threshold(magnitudes, thresholds), reason
 
 
 RULES = {"measured": choose_measured, "thresholds": choose_by_threshold}

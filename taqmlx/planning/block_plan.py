@@ -9,8 +9,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from taqmlx.planning import plan
-from taqmlx.planning.layer_rules import find_rule
+from taqmlx.planning.layer_rules import LayerRule, find_input_rule, find_weight_rule
 from taqmlx.planning.plain_files import read_plain_json
+from taqmlx.planning.stage_groups import LayerPatterns
 
 PHASE_COUNTS = {"joint": 1, "separate": 2}  # phases of learning, by `reconstruction`
 
@@ -27,15 +28,20 @@ def select_block(parameters: plan.Parameters, block: str) -> plan.Parameters:
 
 def resolve_layers(parameters: plan.Parameters) -> plan.Parameters:
     """`parameters` with the lists of patterns replaced by `layers`, the rules of each linear by name."""
-    layers = {
-        layer.name: {
-            "weight": find_rule(parameters["weights"], layer.name),
-            "activation": find_rule(parameters["activations"], layer.name),
-        }
-        for layer in plan.list_layers(parameters["model"])
-    }
+    patterns = LayerPatterns(weights=parameters["weights"], activations=parameters["activations"])
     kept = {key: value for key, value in parameters.items() if key not in ("weights", "activations")}
-    return kept | {"layers": layers}
+    return kept | {"layers": list_rules(parameters["model"], patterns)}
+
+
+def list_rules(model: str, patterns: LayerPatterns) -> dict[str, LayerRule]:
+    """The rules of each linear of a model, by name."""
+    return {
+        layer.name: {
+            "weight": find_weight_rule(patterns.weights, layer.name),
+            "activation": find_input_rule(patterns.activations, layer.name),
+        }
+        for layer in plan.list_layers(model)
+    }
 
 
 def count_iterations(parameters: plan.Parameters) -> int:

@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def refuse_url(config: dict[str, Any]) -> None:
         )
 
 
-def refuse_shared_prompts(prompts: list[str], calibration: list[str]) -> None:
+def refuse_shared_prompts(prompts: Sequence[str], calibration: Sequence[str]) -> None:
     """Raise ValueError if an evaluation prompt is also a calibration prompt."""
     if shared := sorted(set(prompts) & set(calibration)):
         raise ValueError(

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from taqmlx.planning import block_plan, mtime_checks, plan, weight_identity
+from taqmlx.planning.stages import CollectShard
 
 
 def find_conflicts(config: plan.Parameters, prompts: Sequence[str]) -> Iterator[str]:
     """Yield a line per finished trajectory shard, block or block source made with other parameters than `config`."""
     results = Path(config["results_dir"])
-    yield from plan.find_conflicts(results, plan.select_parameters("collect_shard", config, prompts))
+    yield from plan.find_conflicts(results, plan.select_stage(CollectShard, config, prompts))
     blocks = plan.select_parameters("optimise_block", config, prompts)
     yield from block_plan.find_conflicts(results / "adaround", blocks)
     stages = ("gather_calibration", "capture_blocks")

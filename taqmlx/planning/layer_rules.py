@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 UNQUANTIZED = 16
 FLOAT16 = "float16"  # stored type of scales, zero points and biases by a rule that names none
@@ -32,6 +32,18 @@ class InputRule(TypedDict):
     migration: NotRequired[bool]
 
 
+class WeightPattern(WeightRule):
+    """Weight rule of the layers whose names match the pattern `layers`."""
+
+    layers: str
+
+
+class InputPattern(InputRule):
+    """Input rule of the layers whose names match the pattern `layers`."""
+
+    layers: str
+
+
 class LayerRule(TypedDict):
     """The weight rule and the input rule of one layer."""
 
@@ -57,9 +69,19 @@ def find_shared_dtype(rules: Iterable[Mapping[str, Any]]) -> str:
     return found.pop()
 
 
-def find_rule(rules: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+def find_rule(rules: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     """The last of `rules` whose `layers` pattern matches the layer `name`, without its pattern; 16 bits if none
     matches.
     """
     matching = [rule for rule in rules if fnmatchcase(name, rule["layers"])]
     return {key: value for key, value in matching[-1].items() if key != "layers"} if matching else {"bits": UNQUANTIZED}
+
+
+def find_weight_rule(rules: Sequence[WeightPattern], name: str) -> WeightRule:
+    """The weight rule of the layer `name`."""
+    return cast(WeightRule, find_rule(rules, name))
+
+
+def find_input_rule(rules: Sequence[InputPattern], name: str) -> InputRule:
+    """The input rule of the layer `name`."""
+    return cast(InputRule, find_rule(rules, name))

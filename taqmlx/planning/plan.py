@@ -1,19 +1,32 @@
 """Run plan: the parameters of each stage, the shards, and the block names.
 
 Standard library only, so that planning a run loads neither MLX nor Zarr. The parameters of a stage are exactly the
-values it reads; its workers get them as `<results>/params/<stage>.json`.
+values it reads; its workers get them as `<results>/params/<stage>.json` and read them as a dataclass of `stages.py`.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from taqmlx.planning.layers import Layer, list_linears, list_streams
 from taqmlx.planning.plain_files import read_plain_json
+from taqmlx.planning.stage_groups import ModelStage, PromptReader, Stage, Trajectories, list_fields
+from taqmlx.planning.stages import (
+    BLOCK_PARAMETERS,
+    PARAMETERS,
+    BlockParameters,
+    CollectShard,
+    ShardKeys,
+    ShardParameters,
+)
 
+# A configuration, or the content of a parameter file as seals record it (`Stage.encode`).
 Parameters = dict[str, Any]
+S = TypeVar("S", bound=Stage)
+PROMPTS = "prompts"  # names a file in the configuration; in parameters, the prompts themselves
 RECEIPT = "receipt.json"  # copy of a shard's seal, in its local folder, if the shard itself is stored at a URL
 SHARED = "shared"  # pseudo-block of the layers outside the blocks: the embedders and the final layer
 WHOLE = "distilled"  # pseudo-block of all layers
@@ -46,86 +59,15 @@ ROW_KEYS = ("model", "height", "width")
 WEIGHTS_FROM = "weights_from"
 PLACES = (WEIGHTS_FROM, "evaluation_prompts", "reference_pictures", "inception", "clip", "lpips")
 
-_TRAJECTORIES = ("trajectories", "steps", "seed", "cfg_scale", "prompts_per_shard")
-
-_DISTIL = tuple(
-    f"distil_{key}"
-    for key in ("iterations", "batch", "rate", "code_rate", "conditions", "sigma_power", "unroll", "checkpoint_every")
-)
-
-# stage: (version, configuration keys). Raise the version when a code change alters the results of the stage.
+# stage: (version, configuration keys), from the dataclasses in `stages.py`.
 STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
-    "fetch_weights": (2, ("model", "use_t5")),
-    "encode_prompts": (1, ("model", "negative_prompt")),
-    "collect_shard": (1, ("model", "negative_prompt", *_TRAJECTORIES, "batch_size", "checkpoint_every")),
-    "gather_calibration": (1, ("model", *_TRAJECTORIES, "selected_steps")),
-    "collect_activations": (2, ("model", "seed", "statistics_steps", "statistics_points", "statistics_shards")),
-    "capture_blocks": (1, ("model", "seed", "capture_points", "capture_shards")),
-    "measure_costs": (1, ("model", "seed", "weights", "search_points", "search_probes", "gptq_damping")),
-    "search_bits": (2, ("model", "weights", "bits_per_weight")),
-    "optimise_block": (
-        2,
-        ("model", "seed", "weights", "activations", "engine", "block_inputs", "held_out", "bits_per_weight"),
-    ),
-    "round_shared": (
-        1,
-        ("model", "seed", "weights", "activations", "engine", "held_out", "bits_per_weight", "search_points"),
-    ),
-    "distil": (1, ("model", "seed", "weights", "activations", "held_out", "distil", *_DISTIL)),
-    "pack_weights": (2, ("model", "weights", "bits_per_weight")),
-    "sample_rung": (
-        1,
-        ("model", "negative_prompt", "seed", "cfg_scale", "trajectories", "ladder_pictures", "ladder_steps"),
-    ),
-    "write_quant_config": (2, ("model", "activations")),
-    "measure_sensitivity": (2, ("model", "seed", "weights", "activations", "evaluation_cfg")),
-    "write_multitier": (1, ("model", "multitier_rule", "multitier_budget", "multitier_thresholds", "weight_budget")),
-    "plot_activations": (1, ("model", "snapshot_steps")),
-    "write_evaluation_prompts": (1, ("model", "seed", "evaluation_prompts", "evaluation_pictures", "evaluation_seed")),
-    "draw_reference": (1, ("model", "evaluation_pictures", "evaluation_seed")),
-    "generate_images": (
-        1,
-        ("model", "negative_prompt", "evaluation_steps", "evaluation_cfg", "evaluation_shards"),
-    ),
-    "extract_features": (2, ("model", "inception", "clip", "evaluation_shards")),
-    "measure_growth": (1, ("model", "negative_prompt", "evaluation_steps", "evaluation_cfg")),
-    "compare_variant": (2, ("model", "evaluation_seed", "evaluation_shards", "lpips")),
-    "measure_size": (2, ("model",)),
-    "measure_frontier": (1, ("model", "negative_prompt", "evaluation_steps", "evaluation_cfg", "frontier_pictures")),
-    "score": (
-        2,
-        (
-            "model",
-            "bits_per_weight",
-            "evaluation_variants",
-            "evaluation_steps",
-            "evaluation_cfg",
-            "evaluation_seed",
-            "evaluation_shards",
-            "reference_pictures",
-            "lpips",
-        ),
-    ),
+    stage: (kind.version, tuple(key for key in list_fields(kind) if key != PROMPTS))
+    for stage, kind in PARAMETERS.items()
 }
-
-_ADAROUND = (
-    "start",
-    "iterations",
-    "batch",
-    "rate",
-    "step_rate",
-    "weight",
-    "warm_up",
-    "beta",
-    "drop",
-    "checkpoint_every",
-)
-
 # Additional keys of `optimise_block`, by engine.
 ENGINES: dict[str, tuple[str, ...]] = {
-    "rtn": (),
-    "gptq": ("gptq_damping",),
-    "adaround": ("gptq_damping", "reconstruction", *(f"adaround_{key}" for key in _ADAROUND)),
+    engine: tuple(key for key in list_fields(kind) if key not in list_fields(BlockParameters))
+    for engine, kind in BLOCK_PARAMETERS.items()
 }
 
 # Keys that a stage reads only if they are not at this default: results without them have no such parameter.
@@ -135,32 +77,9 @@ OPTIONAL: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 
 # Stages whose workers load a model.
-LOADS_MODEL = {
-    "encode_prompts",
-    "collect_shard",
-    "collect_activations",
-    "capture_blocks",
-    "optimise_block",
-    "round_shared",
-    "distil",
-    "pack_weights",
-    "sample_rung",
-    "measure_sensitivity",
-    "measure_costs",
-    "generate_images",
-    "measure_growth",
-    "measure_size",
-    "measure_frontier",
-}
-
+LOADS_MODEL = {stage for stage, kind in PARAMETERS.items() if issubclass(kind, ModelStage)}
 # Stages whose parameters include the prompts.
-READS_PROMPTS = {
-    "encode_prompts",
-    "collect_shard",
-    "gather_calibration",
-    "sample_rung",
-    "write_evaluation_prompts",
-}
+READS_PROMPTS = {stage for stage, kind in PARAMETERS.items() if issubclass(kind, PromptReader)}
 
 
 def select_parameters(stage: str, config: Parameters, prompts: Sequence[str]) -> Parameters:
@@ -169,8 +88,13 @@ def select_parameters(stage: str, config: Parameters, prompts: Sequence[str]) ->
     parameters = {"stage": stage, "version": STAGES[stage][0]} | values
     if stage in READS_PROMPTS:
         # Prompts without a trajectory are unused.
-        parameters["prompts"] = list(prompts[: config["trajectories"]])
+        parameters[PROMPTS] = list(prompts[: config["trajectories"]])
     return parameters
+
+
+def select_stage(kind: type[S], config: Parameters, prompts: Sequence[str]) -> S:
+    """The parameters of a stage, typed. Raises ValueError as `Stage.decode`."""
+    return kind.decode(select_parameters(kind.stage, config, prompts))
 
 
 def list_keys(stage: str, config: Parameters) -> tuple[str, ...]:
@@ -204,24 +128,30 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def list_shards(parameters: Parameters) -> list[str]:
-    """Shard names `000`, `001`, ... for trajectory parameters: one per `prompts_per_shard` prompts."""
-    per_shard = parameters["prompts_per_shard"]
-    count = -(-len(parameters["prompts"]) // per_shard)
+def list_shards(parameters: Trajectories) -> list[str]:
+    """Shard names `000`, `001`, ...: one per `prompts_per_shard` prompts."""
+    count = -(-len(parameters.prompts) // parameters.prompts_per_shard)
     return [f"{index:03d}" for index in range(count)]
 
 
-def select_shard(parameters: Parameters, shard: str) -> Parameters:
-    """The parameters of one shard: those of its stage, restricted to its prompts and trajectories.
+def list_rows(parameters: Trajectories, shard: str) -> list[list[int]]:
+    """Pairs [trajectory, prompt index] of a shard, prompt by prompt; trajectory j uses prompt j mod P."""
+    count, first = len(parameters.prompts), int(shard) * parameters.prompts_per_shard
+    indices = range(first, min(first + parameters.prompts_per_shard, count))
+    return [[j, p] for p in indices for j in range(p, parameters.trajectories, count)]
 
-    Trajectory j uses prompt j mod P; `rows` lists [trajectory, prompt index] pairs, prompt by prompt.
-    """
-    prompts, per_shard = parameters["prompts"], parameters["prompts_per_shard"]
-    first = int(shard) * per_shard
-    indices = range(first, min(first + per_shard, len(prompts)))
-    rows = [[j, p] for p in indices for j in range(p, parameters["trajectories"], len(prompts))]
-    shared = {key: parameters[key] for key in parameters if key not in ("prompts", "prompts_per_shard", "trajectories")}
-    return shared | {"shard": shard, "prompts": [prompts[p] for p in indices], "rows": rows}
+
+def list_shard_prompts(parameters: Trajectories, shard: str) -> list[str]:
+    """The prompts of a shard."""
+    first = int(shard) * parameters.prompts_per_shard
+    return list(parameters.prompts[first : first + parameters.prompts_per_shard])
+
+
+def select_shard(parameters: CollectShard, shard: str) -> ShardParameters:
+    """The parameters of one shard: those of its stage, restricted to its prompts and trajectories."""
+    shared = {field.name: getattr(parameters, field.name) for field in fields(ShardKeys)}
+    prompts, rows = list_shard_prompts(parameters, shard), list_rows(parameters, shard)
+    return ShardParameters(**shared, shard=shard, prompts=prompts, rows=rows)
 
 
 def place_store(config: Parameters) -> str:
@@ -249,9 +179,10 @@ def name_stage(unit: str) -> str:
     return {SHARED: "round_shared", WHOLE: "distil"}.get(unit, "optimise_block")
 
 
-def select_row_keys(parameters: Parameters) -> Parameters:
+def select_row_keys(parameters: ModelStage) -> Parameters:
     """Parameters that must agree between a stage and the captured rows it reads."""
-    return {key: parameters[key] for key in ROW_KEYS if key in parameters}
+    record = parameters.encode()
+    return {key: record[key] for key in ROW_KEYS if key in record}
 
 
 def count_conditions(model: str) -> int:
@@ -264,11 +195,10 @@ def list_parts(count: int) -> list[str]:
     return [f"{index:02d}" for index in range(count)]
 
 
-def find_conflicts(results: Path, parameters: Parameters) -> Iterator[str]:
+def find_conflicts(results: Path, parameters: CollectShard) -> Iterator[str]:
     """Yield one line per finished trajectory shard in `results` made with other parameters, naming a difference.
 
-    `parameters` are those of `collect_shard`. Unreadable seals are reported too. For a shard at a URL, its receipt is
-    read.
+    Unreadable seals are reported too. For a shard at a URL, its receipt is read.
     """
     planned = set(list_shards(parameters))
     for path in sorted((results / "trajectories.zarr").glob("[0-9]*/*.json")):
@@ -279,7 +209,7 @@ def find_conflicts(results: Path, parameters: Parameters) -> Iterator[str]:
         except (OSError, ValueError, KeyError, TypeError):
             yield f"{folder} has a damaged seal; delete that folder and run again"
             continue
-        wanted = select_shard(parameters, folder.name) if folder.name in planned else None
+        wanted = select_shard(parameters, folder.name).encode() if folder.name in planned else None
         if isinstance(sealed, dict) and sealed.get("shard", folder.name) != folder.name:
             yield f"{folder} is the shard {sealed['shard']}; delete it and run again"
         elif difference := describe_difference(sealed, wanted):
@@ -294,7 +224,7 @@ def take_sealed(seal: Any) -> Parameters:
     return parameters
 
 
-def describe_difference(found: Any, wanted: Parameters | None) -> str:
+def describe_difference(found: Any, wanted: Mapping[str, Any] | None) -> str:
     """The first difference between two sets of parameters, in words; empty if they are equal."""
     if wanted is None:
         return "this configuration has no such shard"

@@ -12,6 +12,7 @@ from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.weight_grid import Grid, choose_grid, dequantize
 from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRules
+from taqmlx.planning.stages import BlockParameters
 from taqmlx.reconstruction.block_assembly import assemble_problem, list_own_linears, read_weights, split_points
 from taqmlx.reconstruction.block_problem import BlockProblem
 from taqmlx.reconstruction.input_quantizers import calibrate
@@ -33,7 +34,7 @@ class Task:
 
 
 def prepare(
-    parameters: plan.Parameters,
+    job: BlockParameters,
     rules: LayerRules,
     inputs: BlockInputs,
     before: list[BlockFile],
@@ -42,15 +43,14 @@ def prepare(
 ) -> Task:
     """Block problem with everything that is chosen before rounding: shift, then migration, then weight grids.
 
-    The order matters. rules: `parameters["layers"]`, with the bits of a bit search if there was one; latent_shape
+    The order matters. rules: those of `job`, with the bits of a bit search if there was one; latent_shape
     (h, w, c): of the captured points.
     """
-    block = parameters["block"]
-    index = plan.list_blocks(parameters["model"]).index(block)
+    index = plan.list_blocks(job.model).index(job.block)
     blocks = list_blocks(transformer, latent_shape)[: index + 1]
-    split = split_points(inputs.points, inputs.prompt_indices, parameters["held_out"], parameters["seed"])
-    modulation = round_modulation(transformer, rules, parameters, inputs.modulation, split)
-    weights, _ = read_weights(transformer, list_own_linears(transformer, block))
+    split = split_points(inputs.points, inputs.prompt_indices, job.held_out, job.seed)
+    modulation = round_modulation(transformer, rules, job, inputs.modulation, split)
+    weights, _ = read_weights(transformer, list_own_linears(transformer, job.block))
     problem = assemble_problem(
         transformer,
         blocks[index],
@@ -63,8 +63,8 @@ def prepare(
         split,
     )
     activation_rules = {name: rule["activation"] for name, rule in rules.items()}
-    quantizers, observed = calibrate(problem, activation_rules, parameters["seed"])
-    quantizers = migrate(problem, quantizers, observed, activation_rules, parameters)
+    quantizers, observed = calibrate(problem, activation_rules, job.seed)
+    quantizers = migrate(problem, quantizers, observed, activation_rules, job)
     problem = replace(
         problem,
         weights=migrate_weights(problem.weights, problem.readers, quantizers),
@@ -80,7 +80,7 @@ def prepare(
 def round_modulation(
     transformer: Transformer,
     rules: LayerRules,
-    parameters: plan.Parameters,
+    job: BlockParameters,
     modulation: np.ndarray,
     split: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, LayerWeight]:
@@ -88,11 +88,11 @@ def round_modulation(
 
     RTN for the engine `rtn`; otherwise the better one on the held-out rows, chosen by `round_layer`.
     """
-    layers = [layer for layer in list_own_linears(transformer, parameters["block"]) if layer.role == "adaLN"]
+    layers = [layer for layer in list_own_linears(transformer, job.block) if layer.role == "adaLN"]
     training, held_out = (modulation[where] for where in split)
     hessian = accumulate_hessian(None, training)
     return {
-        name: round_layer(weight, rules[name]["weight"], hessian, held_out, parameters)
+        name: round_layer(weight, rules[name]["weight"], hessian, held_out, job.engine)
         for name, weight in read_weights(transformer, layers)[0].items()
         if rules[name]["weight"]["bits"] != UNQUANTIZED
     }

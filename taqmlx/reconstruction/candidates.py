@@ -14,6 +14,7 @@ import numpy as np
 from taqmlx.numerics.gptq import accumulate_hessian, round_with_gptq
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.weight_grid import Grid, dequantize, round_to_grid
+from taqmlx.planning.stage_groups import AdaRound, Gptq, Rtn
 from taqmlx.reconstruction.bias_correction import correct_biases
 from taqmlx.reconstruction.block_problem import (
     BlockProblem,
@@ -62,14 +63,15 @@ def round_by_hessian(
     problem: BlockProblem,
     grids: Mapping[str, Grid],
     quantizers: dict[str, InputQuantizer],
-    settings: Mapping[str, Any],
+    damping: float,
 ) -> Candidate:
-    """GPTQ on the layer inputs of the block with full-precision weights and quantized inputs."""
+    """GPTQ on the layer inputs of the block with full-precision weights and quantized inputs.
+
+    damping: share of the mean of the Hessian's diagonal.
+    """
     hessians = accumulate_hessians(problem, quantizers)
     codes = {
-        name: round_with_gptq(
-            np.array(problem.weights[name]), grid, hessians[problem.readers[name]], settings["gptq_damping"]
-        )
+        name: round_with_gptq(np.array(problem.weights[name]), grid, hessians[problem.readers[name]], damping)
         for name, grid in grids.items()
     }
     return Candidate("gptq", codes, quantizers)
@@ -106,7 +108,7 @@ def learn_rounding(
     problem: BlockProblem,
     grids: Mapping[str, Grid],
     first: Candidate,
-    settings: Mapping[str, Any],
+    settings: AdaRound,
     learning: Learning,
 ) -> Candidate:
     """AdaRound with learned input step sizes, started from the full-precision weights or from the codes of `first`."""
@@ -114,7 +116,7 @@ def learn_rounding(
         "full_precision": lambda: start_at_weights(problem.weights, grids),
         "gptq": lambda: start_at_codes(problem.weights, grids, first.codes),
     }
-    flat = starts[settings["adaround_start"]]()
+    flat = starts[settings.adaround_start]()
     state = learning.state or start_state(flat, first.quantizers)
     state = learn(problem, flat, first.quantizers, settings, state, learning.save, learning.report)
     quantizers = read_quantizers(first.quantizers, state)
@@ -125,16 +127,16 @@ def list_candidates(
     problem: BlockProblem,
     grids: Mapping[str, Grid],
     quantizers: dict[str, InputQuantizer],
-    settings: Mapping[str, Any],
+    settings: Rtn,
     learning: Learning,
 ) -> list[Candidate]:
-    """Candidate of the configured engine, after those of the simpler engines it is compared with."""
+    """Candidate of the engine that has these settings, after those of the simpler engines it is compared with."""
     candidates = [round_to_nearest(problem, grids, quantizers)]
-    if settings["engine"] in ("gptq", "adaround"):
-        candidates.append(round_by_hessian(problem, grids, quantizers, settings))
-    if settings["engine"] == "adaround":
+    if isinstance(settings, Gptq):
+        candidates.append(round_by_hessian(problem, grids, quantizers, settings.gptq_damping))
+    if isinstance(settings, AdaRound):
         candidates.append(learn_rounding(problem, grids, candidates[-1], settings, learning))
-    if settings.get("bias_correction"):
+    if settings.bias_correction:
         return [correct(problem, grids, candidate) for candidate in candidates]
     return candidates
 

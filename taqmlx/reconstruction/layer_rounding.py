@@ -1,8 +1,5 @@
 """Rounding of single layers from their inputs: adaLN layers, embedders and the final layer, outside the block rows."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import mlx.core as mx
 import numpy as np
 
@@ -23,15 +20,15 @@ def choose_damping(layer: Layer, of_blocks: float) -> float:
 
 
 def round_layer(
-    weight: mx.array, rule: WeightRule, hessian: np.ndarray, held_out: np.ndarray, parameters: Mapping[str, Any]
+    weight: mx.array, rule: WeightRule, hessian: np.ndarray, held_out: np.ndarray, engine: str
 ) -> LayerWeight:
     """Quantized weight (out, in) on its grid by `rule`: RTN or GPTQ, the one with less error on `held_out` (n, in).
 
-    parameters: of the stage; its engine `rtn` excludes GPTQ. Raises ValueError as `choose_grid` and `round_with_gptq`.
+    engine: `rtn` excludes GPTQ. Raises ValueError as `choose_grid` and `round_with_gptq`.
     """
     exact, grid = np.array(weight), choose_grid(weight, rule)
     candidates = [round_to_grid(exact, grid)]
-    if parameters["engine"] != "rtn":
+    if engine != "rtn":
         candidates.append(round_with_gptq(exact, grid, hessian, DAMPING))
     errors = [np.square(held_out @ (dequantize(codes, grid) - exact).T).sum() for codes in candidates]
     return LayerWeight(grid, candidates[int(np.argmin(errors))])

@@ -7,7 +7,6 @@ W diag(m).
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -19,6 +18,7 @@ from taqmlx.numerics.ranges import OUTLIER_RANGE
 from taqmlx.numerics.rounding import compute_rate
 from taqmlx.planning.layer_rules import InputRule
 from taqmlx.planning.layers import reads_gelu
+from taqmlx.planning.stage_groups import AdaRound, Rtn
 from taqmlx.reconstruction.block_problem import BlockProblem, Rows, compute_loss, run_rows
 from taqmlx.reconstruction.input_quantizers import Extremes, choose_steps, list_steps
 from taqmlx.reconstruction.reconstruction import draw_batch
@@ -45,14 +45,19 @@ def migrate(
     quantizers: Mapping[str, InputQuantizer],
     observed: Mapping[str, Extremes],
     rules: Mapping[str, InputRule],
-    settings: Mapping[str, Any],
+    settings: Rtn,
 ) -> dict[str, InputQuantizer]:
-    """Quantizers with a migration, and step sizes for the migrated input, where the rules request one."""
+    """Quantizers with a migration, and step sizes for the migrated input, where the rules request one.
+
+    Raises ValueError if one is to be learned and the settings are not those of AdaRound.
+    """
     wanted = [key for key in list_steps(quantizers) if reads_gelu(key) and rules[key]["migration"]]
     ratios = {key: start_ratios(observed[key], quantizers[key]) for key in wanted}
     ratios = {key: ratio for key, ratio in ratios.items() if (ratio > 1).any()}
     if not ratios:
         return dict(quantizers)
+    if not isinstance(settings, AdaRound):
+        raise ValueError("a migration is learned, which only the engine adaround does")
     knots = problem.rows.knots[problem.training]
     first = {key: divide(observed[key], quantizers[key], ratio) for key, ratio in ratios.items()}
     steps = {key: choose_steps(*first[key], rules[key], knots, problem.sigmas) for key in ratios}
@@ -92,7 +97,7 @@ def learn_ratios(
     quantizers: Mapping[str, InputQuantizer],
     steps: Mapping[str, np.ndarray],
     ratios: Mapping[str, np.ndarray],
-    settings: Mapping[str, Any],
+    settings: AdaRound,
 ) -> dict[str, np.ndarray]:
     """Step sizes of outlier channels over the common ones, float32 (D,), learned jointly with these (LSQ).
 
@@ -100,7 +105,7 @@ def learn_ratios(
     """
     outliers = {key: mx.array((ratio > 1).astype(np.float32)) for key, ratio in ratios.items()}
     learned = {key: {"steps": mx.log(mx.array(steps[key])), "ratios": mx.log(mx.array(ratios[key]))} for key in ratios}
-    iterations = max(1, round(settings["adaround_warm_up"] * settings["adaround_iterations"]))
+    iterations = max(1, round(settings.adaround_warm_up * settings.adaround_iterations))
     adam = Adam(0.0, bias_correction=True)
 
     def measure(learned: Mapping[str, Mapping[str, mx.array]], rows: Rows[mx.array]) -> mx.array:
@@ -119,7 +124,7 @@ def learn_ratios(
     for iteration in range(iterations):
         rows, _ = draw_batch(problem, settings, (PHASE, iteration))
         _, gradients = differentiate(learned, rows)
-        adam.learning_rate = compute_rate(iteration, iterations, settings["adaround_rate"])
+        adam.learning_rate = compute_rate(iteration, iterations, settings.adaround_rate)
         learned = adam.apply_gradients(gradients, learned)
         mx.eval(learned, adam.state)
     return {key: np.array(mx.exp(values["ratios"] * outliers[key])) for key, values in learned.items()}

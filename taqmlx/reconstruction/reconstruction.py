@@ -15,6 +15,7 @@ from mlx.optimizers import Adam
 
 from taqmlx.numerics import rounding
 from taqmlx.numerics.input_quantizer import InputQuantizer
+from taqmlx.planning.stage_groups import AdaRound
 from taqmlx.reconstruction.block_problem import BlockProblem, Rows, compute_loss, find_broken_layer, run_rows, take_rows
 from taqmlx.reconstruction.flat_weights import FlatWeights
 from taqmlx.reconstruction.input_quantizers import (
@@ -72,28 +73,27 @@ def learn(
     problem: BlockProblem,
     flat: FlatWeights,
     quantizers: Mapping[str, InputQuantizer],
-    settings: Mapping[str, Any],
+    settings: AdaRound,
     state: State,
     save: Callable[[State], None],
     report: Callable[[float], None],
 ) -> State:
     """Learn from `state` to the last iteration.
 
-    settings: the parameters of `optimise_block`; `save` receives the state every `adaround_checkpoint_every`
-    iterations, `report` the loss of each iteration. Raises UserError naming iteration and layer if a value is not
-    finite; the last saved state is finite.
+    `save` receives the state every `adaround_checkpoint_every` iterations, `report` the loss of each. Raises UserError
+    naming iteration and layer if a value is not finite; the last saved state is finite.
     """
-    phases = PHASES[settings["reconstruction"]]
+    phases = PHASES[settings.reconstruction]
     while state.phase < len(phases):
         phase = limit_phase(phases[state.phase], flat, state)
         iterate = bind_iteration(problem, flat, quantizers, settings, phase, state)
-        iterations = settings["adaround_iterations"] if phase.learns_rounding or phase.learns_steps else 0
+        iterations = settings.adaround_iterations if phase.learns_rounding or phase.learns_steps else 0
         for iteration in range(state.iteration, iterations):
             loss = iterate(iteration)
             state.iteration = iteration + 1
             state.losses.append(loss)
             report(loss)
-            if state.iteration % settings["adaround_checkpoint_every"] == 0:
+            if state.iteration % settings.adaround_checkpoint_every == 0:
                 refuse_broken_state(problem, flat, quantizers, state)
                 save(state)
         state.phase, state.iteration, state.adam = state.phase + 1, 0, {}
@@ -109,20 +109,18 @@ def limit_phase(phase: Phase, flat: FlatWeights, state: State) -> Phase:
     )
 
 
-def draw_batch(
-    problem: BlockProblem, settings: Mapping[str, Any], place: tuple[int, int]
-) -> tuple[Rows[mx.array], mx.array]:
+def draw_batch(problem: BlockProblem, settings: AdaRound, place: tuple[int, int]) -> tuple[Rows[mx.array], mx.array]:
     """Rows of an iteration and its random key. They depend only on seed and `place` (phase, iteration).
 
     With `adaround_drop`, that share of the values from quantized blocks is replaced by full-precision ones (QDrop).
     """
-    rng = np.random.default_rng((settings["seed"], *place))
-    size = min(settings["adaround_batch"], len(problem.training))
+    rng = np.random.default_rng((settings.seed, *place))
+    size = min(settings.adaround_batch, len(problem.training))
     indices = rng.choice(problem.training, size, replace=False)
     rows = take_rows(problem.rows, indices)
-    if problem.clean is not None and settings["adaround_drop"]:
+    if problem.clean is not None and settings.adaround_drop:
         image, text = [
-            mx.where(mx.array(rng.random(part.shape) < settings["adaround_drop"]), mx.array(clean[indices]), part)
+            mx.where(mx.array(rng.random(part.shape) < settings.adaround_drop), mx.array(clean[indices]), part)
             for part, clean in zip((rows.image, rows.text), problem.clean, strict=True)
         ]
         rows = rows._replace(image=image, text=text)
@@ -133,7 +131,7 @@ def bind_iteration(
     problem: BlockProblem,
     flat: FlatWeights,
     quantizers: Mapping[str, InputQuantizer],
-    settings: Mapping[str, Any],
+    settings: AdaRound,
     phase: Phase,
     state: State,
 ) -> Callable[[int], float]:
@@ -146,8 +144,8 @@ def bind_iteration(
         if phase.rounds_activations:
             steps = {name: mx.exp(log_steps) for name, log_steps in learned["log_steps"].items()}
             quantize = bind_rounding(quantizers, steps, rows.knots)
-        if phase.rounds_activations and settings["adaround_drop"]:
-            quantize = bind_dropping(quantizers, quantize, settings["adaround_drop"], key)
+        if phase.rounds_activations and settings.adaround_drop:
+            quantize = bind_dropping(quantizers, quantize, settings.adaround_drop, key)
         weights = problem.weights | hard | learned["weights"]
         return compute_loss(problem, run_rows(problem, weights, quantize, rows), rows)
 
@@ -161,9 +159,9 @@ def bind_iteration(
         loss, gradients = differentiate({"weights": weights, "log_steps": state.log_steps}, rows, key)
         if phase.learns_rounding:
             slope = flat.differentiate(h, gradients["weights"], choose_pressure(settings, iteration))
-            move_alpha(state, adams["rounding"], slope, settings["adaround_rate"])
+            move_alpha(state, adams["rounding"], slope, settings.adaround_rate)
         if phase.learns_steps:
-            rate = rounding.compute_rate(iteration, settings["adaround_iterations"], settings["adaround_step_rate"])
+            rate = rounding.compute_rate(iteration, settings.adaround_iterations, settings.adaround_step_rate)
             move_steps(state, adams["steps"], gradients["log_steps"], rate)
         state.adam = {name: adam.state for name, adam in adams.items()}
         mx.eval(loss, state.alpha, state.log_steps, state.adam)
@@ -189,12 +187,12 @@ def join_steps(log_steps: Mapping[str, mx.array]) -> mx.array:
     return mx.concatenate([mx.zeros(0), *(log_steps[key] for key in sorted(log_steps))])
 
 
-def choose_pressure(settings: Mapping[str, Any], iteration: int) -> tuple[float, float] | None:
+def choose_pressure(settings: AdaRound, iteration: int) -> tuple[float, float] | None:
     """Weight and beta of the regularizer, or None during the warm-up."""
     beta = rounding.compute_beta(
-        iteration, settings["adaround_iterations"], settings["adaround_warm_up"], settings["adaround_beta"]
+        iteration, settings.adaround_iterations, settings.adaround_warm_up, settings.adaround_beta
     )
-    return None if beta is None else (settings["adaround_weight"], beta)
+    return None if beta is None else (settings.adaround_weight, beta)
 
 
 def move_alpha(state: State, adam: Adam, gradient: mx.array, rate: float) -> None:

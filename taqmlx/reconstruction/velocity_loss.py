@@ -4,8 +4,8 @@ The loss combines the guided velocity, used by the sampler, and those of the con
 depend on the student; it is computed first, so that both models are never in memory together.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -16,6 +16,7 @@ from taqmlx.mmdit.forward import bind_linears
 from taqmlx.mmdit.observe import Batch
 from taqmlx.mmdit.transformer import Transformer
 from taqmlx.numerics.rounding import compute_rate
+from taqmlx.planning.stage_groups import Distillation
 from taqmlx.reconstruction.stages import LOSS, Activations, BindLearned, Run, Stage, Strategy, list_forward, run_stages
 from taqmlx.reconstruction.student import Learned, Student
 
@@ -36,10 +37,21 @@ class Settings(NamedTuple):
     seed: int
 
     @classmethod
-    def read(cls, parameters: Mapping[str, Any], guidance: float) -> "Settings":
+    def read(cls, parameters: Distillation, guidance: float) -> "Settings":
         """Settings from the parameters of the stage `distil`."""
-        own = {name: parameters[f"distil_{name}"] for name in cls._fields if f"distil_{name}" in parameters}
-        return cls(kind=parameters["distil"], guidance=guidance, seed=parameters["seed"], **own)
+        return cls(
+            kind=parameters.distil,
+            iterations=parameters.distil_iterations,
+            batch=parameters.distil_batch,
+            rate=parameters.distil_rate,
+            code_rate=parameters.distil_code_rate,
+            conditions=parameters.distil_conditions,
+            sigma_power=parameters.distil_sigma_power,
+            unroll=parameters.distil_unroll,
+            checkpoint_every=parameters.distil_checkpoint_every,
+            guidance=guidance,
+            seed=parameters.seed,
+        )
 
     def choose_rate(self, kind: str, iteration: int) -> float:
         """Learning rate of one kind of parameter."""

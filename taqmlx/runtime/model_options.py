@@ -1,10 +1,10 @@
 """Command-line options that select a model, for commands without a parameter file."""
 
 import argparse
-from typing import Any
 
 from taqmlx.planning import plan
 from taqmlx.planning.configuration import load_schema
+from taqmlx.planning.stage_groups import ModelOptions
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -24,14 +24,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, help="the same of the width")
 
 
-def choose_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Model settings by configuration key: the options given, else the configuration's defaults."""
+def choose_options(arguments: argparse.Namespace) -> ModelOptions:
+    """The model's options as given, else the configuration's defaults."""
     given = {
-        "weights_from": arguments.weights_from,
         "use_t5": False if arguments.without_t5 else None,
         "hardness": arguments.hardness,
         "height": arguments.height or arguments.size,
         "width": arguments.width or arguments.size,
     }
-    described, keys = load_schema()["properties"], plan.MODEL_KEYS[arguments.model]
-    return {key: described[key]["default"] if given[key] is None else given[key] for key in keys}
+    described, keys = load_schema()["properties"], given.keys() & plan.MODEL_KEYS[arguments.model]
+    return ModelOptions.take({key: described[key]["default"] if given[key] is None else given[key] for key in keys})

@@ -19,6 +19,8 @@ import numpy as np
 
 from taqmlx.numerics.footprint import limit_batch
 from taqmlx.planning import plan
+from taqmlx.planning.stage_groups import ModelStage
+from taqmlx.planning.stages import CaptureParameters
 from taqmlx.store.errors import UserError, blame
 from taqmlx.store.seal import Seal, check_origin, read_group_seal
 from taqmlx.store.zarr_arrays import ArraySpec, Index, check_group, read_chunk
@@ -51,10 +53,10 @@ def list_specs(
     return {spec.name: spec for spec in specs}
 
 
-def describe_part(parameters: plan.Parameters, inputs: dict[str, Any]) -> dict[str, ArraySpec]:
-    """Arrays of the shard described by a seal's `parameters` and `inputs`."""
-    conditions, blocks = plan.count_conditions(parameters["model"]), len(plan.list_blocks(parameters["model"]))
-    return list_specs(len(parameters["points"]), conditions, blocks, inputs["image_shape"], inputs["text_shape"])
+def describe_part(job: CaptureParameters, inputs: dict[str, Any]) -> dict[str, ArraySpec]:
+    """Arrays of a shard; `inputs` are those of its seal."""
+    conditions, blocks = plan.count_conditions(job.model), len(plan.list_blocks(job.model))
+    return list_specs(len(job.points), conditions, blocks, inputs["image_shape"], inputs["text_shape"])
 
 
 def count_bytes(specs: dict[str, ArraySpec]) -> int:
@@ -126,7 +128,7 @@ def open_part(path: Path) -> Part:
     seal = read_group_seal(path)
     check_origin(seal, path, {"stage": "capture_blocks"}, {})
     with blame(path):
-        specs = describe_part(seal["parameters"], seal["inputs"])
+        specs = describe_part(CaptureParameters.decode(seal["parameters"]), seal["inputs"])
         check_group(path, list(specs.values()))
     return Part(path, seal, specs)
 
@@ -179,18 +181,16 @@ def open_block_inputs(paths: Sequence[Path]) -> BlockInputs:
     return BlockInputs(parts, **{name: np.concatenate(chunks) for name, chunks in small.items()})
 
 
-def identify_block(
-    inputs: BlockInputs, parameters: plan.Parameters, block: str, model: dict[str, str]
-) -> dict[str, Any]:
+def identify_block(inputs: BlockInputs, parameters: ModelStage, block: str, model: dict[str, str]) -> dict[str, Any]:
     """Origin of work on `block` with `parameters`: digests of the model's files, and fingerprints of the shards.
 
     Raises UserError if these do not belong together, or the model has no such block.
     """
     for part in inputs.parts:
         check_origin(part.seal, part.path, plan.select_row_keys(parameters), {"model": model})
-    blocks = plan.list_blocks(parameters["model"])
+    blocks = plan.list_blocks(parameters.model)
     if block not in blocks:
-        raise UserError(f"{block}: the model {parameters['model']} has the blocks {', '.join(blocks)}")
+        raise UserError(f"{block}: the model {parameters.model} has the blocks {', '.join(blocks)}")
     return {"model": model, "block_inputs": [part.seal["fingerprint"] for part in inputs.parts]}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CaptureParameters
 from taqmlx.store.block_inputs import (
     choose_batch,
     count_bytes,
@@ -36,12 +37,12 @@ class BlockRecorder:
     """
 
     def __init__(self, job: SealedJob):
-        self.job, self.parameters = job, job.parameters
+        self.job, self.parameters = job, CaptureParameters.decode(job.parameters)
         self.path, self.checkpoint_path = job.group, job.scratch / "checkpoint.json"
-        self.specs = describe_part(job.parameters, job.inputs)
-        conditions = plan.count_conditions(job.parameters["model"])
+        self.specs = describe_part(self.parameters, job.inputs)
+        conditions = plan.count_conditions(self.parameters.model)
         size = choose_batch(conditions, job.inputs["image_shape"], job.inputs["text_shape"])
-        self.batches = list_batches(len(job.parameters["points"]), size)
+        self.batches = list_batches(len(self.parameters.points), size)
         self.digests: dict[str, str] = {}
 
     @property
@@ -56,7 +57,7 @@ class BlockRecorder:
 
     def count_missing_bytes(self) -> int:
         """Uncompressed size in bytes of the rows not stored yet."""
-        points = len(self.parameters["points"])
+        points = len(self.parameters.points)
         return count_bytes(self.specs) * (points - self.stored_points) // points
 
     def restore(self) -> bool:
@@ -78,8 +79,8 @@ class BlockRecorder:
     def start(self, by_point: dict[str, np.ndarray]) -> None:
         """Create an empty group; by_point: `sigmas`, `steps` and `prompt_indices` (n,) of the points."""
         create_group(self.path, list(self.specs.values()))
-        places, negative = order_rows(self.batches, plan.count_conditions(self.parameters["model"]))
-        by_point = by_point | {"points": np.array(self.parameters["points"], dtype=np.int64)}
+        places, negative = order_rows(self.batches, plan.count_conditions(self.parameters.model))
+        by_point = by_point | {"points": np.array(self.parameters.points, dtype=np.int64)}
         rows = {name: values[places] for name, values in by_point.items()} | {"negative": negative}
         self._store([(name, (0,), values) for name, values in rows.items()])
         self._write_checkpoint()
@@ -125,8 +126,8 @@ class BlockRecorder:
         if not len(bad):
             return rounded
         value = values[tuple(bad[0])]
-        points = self.parameters["points"][self.batches[batch]]
-        names = plan.list_blocks(self.parameters["model"])
+        points = self.parameters.points[self.batches[batch]]
+        names = plan.list_blocks(self.parameters.model)
         place = f"{names[block]} reads" if block < len(names) else f"{names[-1]} gives"
         raise UserError(
             f"{place} the {stream} value {value:g} at calibration point {points[bad[0][0] % len(points)]}, which"

@@ -100,9 +100,11 @@ class Conditioning:
         return cs, cs_pooled
 
 
-def list_inputs(conditioning: Conditioning, parameters: plan.Parameters) -> dict[str, Any]:
-    """Inputs of a shard with `parameters`: digests of its own prompts' encodings and of the model's files."""
-    indices = sorted({prompt_index for _, prompt_index in parameters["rows"]})
+def list_inputs(conditioning: Conditioning, rows: Iterable[Sequence[int]]) -> dict[str, Any]:
+    """Inputs of a shard, given its pairs of trajectory and prompt index: digests of its own prompts' encodings and of
+    the model's files.
+    """
+    indices = sorted({prompt_index for _, prompt_index in rows})
     return {"conditioning": conditioning.list_digests(indices), "model": conditioning.weights}
 
 

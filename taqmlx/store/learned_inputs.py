@@ -10,7 +10,7 @@ import numpy as np
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.sigma_lookup import find_nearest_knot
 from taqmlx.planning import plan
-from taqmlx.planning.layer_rules import find_rule
+from taqmlx.planning.layer_rules import InputPattern, find_input_rule
 from taqmlx.store.block_file import BlockFile, read_block
 from taqmlx.store.errors import UserError, blame
 
@@ -35,7 +35,7 @@ def read_blocks(paths: Sequence[Path]) -> Blocks:
 
 
 def check_blocks(
-    blocks: Blocks, rules: Sequence[dict[str, Any]], checkpoint: dict[str, Any], layer_paths: Mapping[str, str]
+    blocks: Blocks, rules: Sequence[InputPattern], checkpoint: dict[str, Any], layer_paths: Mapping[str, str]
 ) -> None:
     """Raise UserError, naming the difference, unless the blocks fit activation `rules` and packed checkpoint.
 
@@ -50,10 +50,10 @@ def check_blocks(
             check_weights(path, block, checkpoint, layer_paths)
 
 
-def check_rules(path: Path, block: BlockFile, rules: Sequence[dict[str, Any]]) -> None:
+def check_rules(path: Path, block: BlockFile, rules: Sequence[InputPattern]) -> None:
     """Raise UserError unless each layer of the block was optimised for its activation rule."""
     for name, sealed in block.seal["parameters"]["layers"].items():
-        if difference := plan.describe_difference(sealed["activation"], find_rule(rules, name)):
+        if difference := plan.describe_difference(sealed["activation"], find_input_rule(rules, name)):
             raise UserError(f"{path} was made with other rules: {name}: {difference}; run optimise_block again")
 
 

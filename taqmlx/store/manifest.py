@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard, ShardParameters
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_plain_json, refuse_changed
 from taqmlx.store.locations import Place
@@ -25,21 +26,21 @@ NEEDED = {"num_steps": int, "cfg_scale": (int, float), "images": list}
 NEEDED_OF_IMAGE = {"image_id": int, "prompt": str, "seed": int}
 
 
-def read_seals(store: Place, stage: plan.Parameters) -> dict[str, Seal]:
-    """Read the seals of the finished shards in `store`, by shard; `stage` are the parameters of `collect_shard`.
+def read_seals(store: Place, parameters: CollectShard) -> dict[str, Seal]:
+    """Read the seals of the finished shards in `store`, by shard.
 
     Raises UserError for a seal that is damaged or of other parameters.
     """
     seals = {}
-    for shard in plan.list_shards(stage):
+    for shard in plan.list_shards(parameters):
         if (store / shard / "zarr.json").is_file():
             seals[shard] = read_group_seal(store / shard)
-            check_origin(seals[shard], store / shard, plan.select_shard(stage, shard), {})
+            check_origin(seals[shard], store / shard, plan.select_shard(parameters, shard).encode(), {})
     return seals
 
 
-def build_manifest(stage: plan.Parameters, seals: dict[str, Seal], saved: dict[str, int] | None = None) -> Manifest:
-    """Build the manifest of the images in `seals`; `stage` are the parameters of `collect_shard`.
+def build_manifest(parameters: CollectShard, seals: dict[str, Seal], saved: dict[str, int] | None = None) -> Manifest:
+    """Build the manifest of the images in `seals`.
 
     saved: number of `images` and `latents` files beside it; by default those in the store, which has no pictures.
     """
@@ -48,14 +49,14 @@ def build_manifest(stage: plan.Parameters, seals: dict[str, Seal], saved: dict[s
     shapes = [seal["inputs"]["latent_shape"] for seal in seals.values()]
     return {
         "n_completed": len(images),
-        "num_images": stage["trajectories"],
-        "num_steps": stage["steps"],
-        "cfg_scale": stage["cfg_scale"],
+        "num_images": parameters.trajectories,
+        "num_steps": parameters.steps,
+        "cfg_scale": parameters.cfg_scale,
         "latent_size": shapes[0][:2] if shapes else None,
         "prompt_path": PROMPT_FILE,
-        "model_version": stage["model"],
-        "use_t5": bool(stage.get("use_t5", False)),
-        "seed_base": stage["seed"],
+        "model_version": parameters.model,
+        "use_t5": bool(parameters.use_t5),
+        "seed_base": parameters.seed,
         "images_saved": saved["images"],
         "latents_saved": saved["latents"],
         "images": images,
@@ -70,15 +71,15 @@ def count_saved(folder: Path) -> dict[str, int]:
 
 def list_images(seal: Seal) -> Iterator[dict[str, Any]]:
     """Yield the manifest entry of each trajectory of a shard."""
-    parameters = seal["parameters"]
-    first = min(prompt for _, prompt in parameters["rows"])
-    for number, prompt in parameters["rows"]:
+    job = ShardParameters.decode(seal["parameters"])
+    first = min(prompt for _, prompt in job.rows)
+    for number, prompt in job.rows:
         yield {
             "image_id": number,
-            "prompt": parameters["prompts"][prompt - first],
-            "seed": parameters["seed"] + number,
-            "cfg_weight": parameters["cfg_scale"],
-            "num_steps": parameters["steps"],
+            "prompt": job.prompts[prompt - first],
+            "seed": job.seed + number,
+            "cfg_weight": job.cfg_scale,
+            "num_steps": job.steps,
             "filename": name_image(Path(), number).name,
             "latent_filename": name_latents(Path(), number).name,
         }

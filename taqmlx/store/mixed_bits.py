@@ -30,11 +30,11 @@ def overlay_bits(rules: LayerRules, mixed: Mapping[str, Any] | None) -> LayerRul
     return {name: {**rule, "weight": rule["weight"] | chosen.get(name, {})} for name, rule in rules.items()}
 
 
-def identify_bits(parameters: Mapping[str, Any], mixed: Mapping[str, Any] | None) -> dict[str, str]:
+def identify_bits(bits_per_weight: float | None, mixed: Mapping[str, Any] | None) -> dict[str, str]:
     """Origin entry of layers quantized after a search: the fingerprint of the chosen bits.
 
     Raises UserError if `bits_per_weight` asks for a search and there is none, or the reverse.
     """
-    if (parameters["bits_per_weight"] is None) != (mixed is None):
+    if (bits_per_weight is None) != (mixed is None):
         raise UserError("--mixed: mixed_bits.json is needed where bits_per_weight is set, and only there")
     return {} if mixed is None else {"mixed_bits": plan.fingerprint(mixed["mixed"]["layers"])}

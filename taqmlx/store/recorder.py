@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from taqmlx.planning.stages import ShardParameters
 from taqmlx.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from taqmlx.store.errors import UserError, blame
 from taqmlx.store.seal import Seal
@@ -30,11 +31,11 @@ class Recorder:
     """The shard of `job` under construction; schedule: `ts` (steps,) and `sigmas` (steps + 1,), float32."""
 
     def __init__(self, job: SealedJob, schedule: dict[str, np.ndarray]):
-        self.job, self.parameters = job, job.parameters
+        self.job, self.parameters = job, ShardParameters.decode(job.parameters)
         self.path, self.checkpoint_path = job.group, job.scratch / "checkpoint"
-        self.layout: Layout = plan_layout(job.parameters, job.inputs["latent_shape"])
+        self.layout: Layout = plan_layout(self.parameters, job.inputs["latent_shape"])
         self.specs = self.layout.specs
-        self.small = schedule | list_identities(job.parameters)
+        self.small = schedule | list_identities(self.parameters)
         self.digests: list[hashlib._Hash] = []
 
     def restore(self) -> Checkpoint:
@@ -85,7 +86,7 @@ class Recorder:
         if not np.isfinite(latents).all():
             self._refuse(row, end, ~np.isfinite(latents), latents)
         if step == 0:
-            self.digests += [begin_digest(*self.parameters["rows"][row + i]) for i in range(count)]
+            self.digests += [begin_digest(*self.parameters.rows[row + i]) for i in range(count)]
         block = step // self.layout.block
         chunks: list[tuple[ArraySpec, Index, np.ndarray]] = [
             (self.specs["xs"], (row + i, block), states[i : i + 1]) for i in range(count)
@@ -102,32 +103,32 @@ class Recorder:
 
     def publish(self) -> Seal:
         """Seal, verify and publish the complete shard. Raises as `SealedJob.publish_group`."""
-        numbers = [str(number) for number, _ in self.parameters["rows"]]
+        numbers = [str(number) for number, _ in self.parameters.rows]
         trajectories = dict(zip(numbers, (digest.hexdigest() for digest in self.digests), strict=True))
         digests = {"arrays": digest_arrays(self.small), "trajectories": trajectories}
         return self.job.publish_group(digests, self._verify)
 
     def _verify(self, group: Path) -> None:
         """Raise UserError for the first fault of the sealed group."""
-        for fault in find_faults(group, self.parameters, self.job.inputs):
+        for fault in find_faults(group, self.job.parameters, self.job.inputs):
             raise UserError(fault)
 
     def _refuse(self, row: int, step: int, bad: np.ndarray, latents: np.ndarray) -> None:
         """Raise UserError for the first value of `latents` marked in `bad`."""
         index = tuple(np.argwhere(bad)[0])
-        number, prompt_index = self.parameters["rows"][row + index[0]]
+        number, prompt_index = self.parameters.rows[row + index[0]]
         value = latents[index]
         reason = "is too large for float16" if np.isfinite(value) else "is not finite"
-        first = min(p for _, p in self.parameters["rows"])
+        first = min(p for _, p in self.parameters.rows)
         raise UserError(
-            f"shard {self.parameters['shard']}, trajectory {number}, step {step}: the latent {value:g} {reason}"
-            f" (prompt {prompt_index}: {self.parameters['prompts'][prompt_index - first]!r});"
+            f"shard {self.parameters.shard}, trajectory {number}, step {step}: the latent {value:g} {reason}"
+            f" (prompt {prompt_index}: {self.parameters.prompts[prompt_index - first]!r});"
             " check the model's weights, or change cfg_scale or the prompt"
         )
 
     def _hash_row(self, row: int, steps: int) -> "hashlib._Hash":
         """Digest of a row's first `steps` states and, if those are all, its final latents."""
-        digest = begin_digest(*self.parameters["rows"][row])
+        digest = begin_digest(*self.parameters.rows[row])
         digest.update(self.layout.read_states(self.path, row, steps).data)
         if steps == self.layout.steps:
             digest.update(self.layout.read_latents(self.path, row).data)

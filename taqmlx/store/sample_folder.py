@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard
 from taqmlx.store.errors import UserError
 from taqmlx.store.manifest import Manifest
 from taqmlx.store.original_layout import Sample, name_latents, name_sample, read_latents, read_sample
@@ -36,12 +37,12 @@ class Expected(NamedTuple):
         return len(self.sigmas) - 1
 
 
-def find_manifest_faults(manifest: Manifest, stage: plan.Parameters) -> Iterator[Fault]:
-    """Yield the differences between a manifest and `stage`, the parameters of `collect_shard`."""
-    count, prompts = stage["trajectories"], stage["prompts"]
-    for key, wanted in (("num_steps", stage["steps"]), ("cfg_scale", stage["cfg_scale"])):
-        if manifest[key] != wanted:
-            yield Fault("wrong", f"manifest.json: {key} is {manifest[key]}, the configuration's is {wanted}")
+def find_manifest_faults(manifest: Manifest, parameters: CollectShard) -> Iterator[Fault]:
+    """Yield the differences between a manifest and the parameters of its trajectories."""
+    count, prompts = parameters.trajectories, parameters.prompts
+    for key, value in (("num_steps", parameters.steps), ("cfg_scale", parameters.cfg_scale)):
+        if manifest[key] != value:
+            yield Fault("wrong", f"manifest.json: {key} is {manifest[key]}, the configuration's is {value}")
     numbers = Counter(image["image_id"] for image in manifest["images"])
     for number in sorted(number for number, times in numbers.items() if times > 1):
         yield Fault("wrong", f"manifest.json: image {number:04d} is listed {numbers[number]} times")
@@ -51,8 +52,8 @@ def find_manifest_faults(manifest: Manifest, stage: plan.Parameters) -> Iterator
         yield Fault("foreign", f"manifest.json: image {number:04d} is beyond the configuration's {count} trajectories")
     for image in manifest["images"]:
         number = image["image_id"]
-        wanted = {"prompt": prompts[number % len(prompts)], "seed": stage["seed"] + number}
-        wanted |= {"num_steps": stage["steps"], "cfg_weight": stage["cfg_scale"]}
+        wanted = {"prompt": prompts[number % len(prompts)], "seed": parameters.seed + number}
+        wanted |= {"num_steps": parameters.steps, "cfg_weight": parameters.cfg_scale}
         if number < count and (difference := describe_difference(image, wanted)):
             yield Fault("wrong", f"manifest.json: image {number:04d}: {difference}")
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard, ShardParameters
 from taqmlx.store.errors import UnreachableError, UserError, blame
 from taqmlx.store.files import read_plain_json
 from taqmlx.store.locations import Place
@@ -60,16 +61,15 @@ class Layout:
         return latents
 
 
-def plan_layout(parameters: plan.Parameters, latent_shape: Sequence[int]) -> Layout:
-    """Layout of the shard with `parameters` (those of `plan.select_shard`)."""
-    steps = parameters["steps"]
-    return Layout(len(parameters["rows"]), steps, min(parameters["checkpoint_every"], steps), tuple(latent_shape))
+def plan_layout(job: ShardParameters, latent_shape: Sequence[int]) -> Layout:
+    """Layout of a shard."""
+    return Layout(len(job.rows), job.steps, min(job.checkpoint_every, job.steps), tuple(latent_shape))
 
 
-def list_identities(parameters: plan.Parameters) -> dict[str, np.ndarray]:
-    """`trajectories`, `prompt_indices` and `seeds`, (rows,) int64, of a shard's parameters."""
-    rows = np.array(parameters["rows"], dtype=np.int64).reshape(-1, 2)
-    return dict(zip(IDENTITIES, (rows[:, 0], rows[:, 1], parameters["seed"] + rows[:, 0]), strict=True))
+def list_identities(job: ShardParameters) -> dict[str, np.ndarray]:
+    """`trajectories`, `prompt_indices` and `seeds`, (rows,) int64, of a shard."""
+    rows = np.array(job.rows, dtype=np.int64).reshape(-1, 2)
+    return dict(zip(IDENTITIES, (rows[:, 0], rows[:, 1], job.seed + rows[:, 0]), strict=True))
 
 
 def begin_digest(number: int, prompt_index: int) -> "hashlib._Hash":
@@ -97,17 +97,18 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Shard:
-    """An opened, sealed shard: its location, seal, layout and small arrays."""
+    """An opened, sealed shard: its location, seal, parameters, layout and small arrays."""
 
     path: Place
     seal: Seal
+    job: ShardParameters
     layout: Layout
     small: dict[str, np.ndarray]
 
     def read_trajectory(self, row: int) -> Trajectory:
         """Read and verify the trajectory in `row`. Raises UserError naming the damaged, missing or misplaced files."""
         with blame(self.path):
-            number, prompt_index = self.seal["parameters"]["rows"][row]
+            number, prompt_index = self.job.rows[row]
             sealed = self.seal["sha256"]["trajectories"][str(number)]
         states = self.layout.read_states(self.path, row, self.layout.steps)
         latents = self.layout.read_latents(self.path, row)
@@ -130,7 +131,8 @@ def open_shard(path: Place, parameters: plan.Parameters, inputs: dict[str, Any])
     seal = read_group_seal(path)
     check_origin(seal, path, parameters, inputs)
     with blame(path):
-        layout = plan_layout(seal["parameters"], seal["inputs"]["latent_shape"])
+        job = ShardParameters.decode(seal["parameters"])
+        layout = plan_layout(job, seal["inputs"]["latent_shape"])
         specs = layout.specs
         check_group(path, list(specs.values()))
         chunks = read_chunks(path, [(specs[name], (0,)) for name in SMALL_ARRAYS])
@@ -138,7 +140,7 @@ def open_shard(path: Place, parameters: plan.Parameters, inputs: dict[str, Any])
         for name, digest in digest_arrays(small).items():
             if digest != seal["sha256"]["arrays"][name]:
                 raise UserError(f"{path / name} does not match its seal; delete {path} and run again")
-    return Shard(path, seal, layout, small)
+    return Shard(path, seal, job, layout, small)
 
 
 def check_root(store: Place) -> None:
@@ -148,11 +150,11 @@ def check_root(store: Place) -> None:
         raise UserError(f"{path} is damaged; delete it and run create_store again")
 
 
-def open_shards(store: Place, stage: plan.Parameters) -> Iterator[Shard]:
-    """Open every shard of `stage`, the parameters of `collect_shard`. Raises UserError as `open_shard`."""
+def open_shards(store: Place, parameters: CollectShard) -> Iterator[Shard]:
+    """Open every shard. Raises UserError as `open_shard`."""
     check_root(store)
-    for name in plan.list_shards(stage):
-        yield open_shard(store / name, plan.select_shard(stage, name), {})
+    for name in plan.list_shards(parameters):
+        yield open_shard(store / name, plan.select_shard(parameters, name).encode(), {})
 
 
 def find_faults(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> Iterator[str]:

@@ -5,12 +5,13 @@ the error is the relative squared error of the guided velocity with only this la
 the number of directions that hold 99.9 % of its energy.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import Choice, Costs
+from taqmlx.planning.layer_rules import WeightPattern
 from taqmlx.store.errors import UserError, blame
 from taqmlx.store.files import read_json, write_json
 
@@ -43,7 +44,7 @@ def write_costs(
     write_json(path, FORMAT | content)
 
 
-def read_costs(path: Path, model: str, rules: list[dict[str, Any]]) -> WeightCosts:
+def read_costs(path: Path, model: str, rules: Sequence[WeightPattern]) -> WeightCosts:
     """Read `path`. Raises UserError if it is missing, damaged, or of another model or other `rules`."""
     content = read_json(path, **FORMAT)
     wanted = {"model": model, "weights": rules}

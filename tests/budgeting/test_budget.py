@@ -14,6 +14,7 @@ from taqmlx.budgeting.shapes import read_shapes
 from taqmlx.budgeting.stages import count_held, count_missing, list_stages
 from taqmlx.planning import configuration, plan
 from taqmlx.planning.sizes import read_sizes
+from taqmlx.planning.stages import CollectShard
 from taqmlx.store import block_inputs
 from tools.small_results import shards
 from tools.small_results.presets import PAPER
@@ -154,7 +155,7 @@ def test_batch_sizes_are_those_of_the_workers():
 def test_jobs_are_those_of_the_plan():
     config = complete(**SD3, trajectories=1000, prompts_per_shard=16, statistics_shards=3)
     found = list_all(config, [f"prompt {i}" for i in range(1000)])
-    parameters = plan.select_parameters("collect_shard", config, [f"prompt {i}" for i in range(1000)])
+    parameters = plan.select_stage(CollectShard, config, [f"prompt {i}" for i in range(1000)])
     assert found["collect_shard"].jobs == len(plan.list_shards(parameters)) == 63
     jobs = {name: found[name].jobs for name in ("optimise_block", "collect_activations", "capture_blocks")}
     assert jobs == {"optimise_block": 24, "collect_activations": 3, "capture_blocks": 2}

@@ -24,6 +24,7 @@ from taqmlx.models.weight_files import FLUX_REPO
 from taqmlx.planning import plan
 from taqmlx.planning.layers import list_linears
 from taqmlx.planning.mflux_layout import list_modules
+from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.store.packed_checkpoint import read_packed
 from tests.support.warm import start_warm_python
 from tools.miniature import cache
@@ -112,7 +113,7 @@ def exact(call_mflux):
 @pytest.fixture(scope="module")
 def model(run):
     """Our transformer with the packed weights, dequantized: the model, and weights and biases by layer name."""
-    source = find_model("flux-schnell", run.config)
+    source = find_model("flux-schnell", ModelOptions.take(run.config), run.config["weights_from"])
     packed, transformer = read_packed(run.results / "quantized"), source.load_transformer()
     dense = {key: mx.array(array) for key, array in packed.tensors.items() if array.dtype == np.float32}
     transformer.load_weights([(key, value) for key, value in dense.items() if is_plain(key, packed)], strict=False)

@@ -14,6 +14,7 @@ from taqmlx.numerics.schedule import draw_noise
 from taqmlx.planning.configuration import load_schema
 from taqmlx.planning.layers import list_linears
 from taqmlx.planning.plan import MODEL_BLOCKS
+from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.training.pool import draw_example
 from taqmlx.training.scoring import write_captions
 
@@ -27,7 +28,7 @@ LAYERS = {layer.name: layer for layer in list_linears(*MODEL_BLOCKS["embedded-ha
 
 def create(hardness):
     """The hard twin with these parts."""
-    return find_model("embedded-hard", {"hardness": hardness})
+    return find_model("embedded-hard", ModelOptions(hardness=hardness))
 
 
 def run_forward(model, linear=None):

@@ -17,6 +17,7 @@ from taqmlx.models.sd3 import MODELS
 from taqmlx.models.weight_files import CHECKPOINT_REPO
 from taqmlx.numerics import schedule
 from taqmlx.planning import plan
+from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.store.errors import UserError
 from tests.models.test_sd3 import TOLERANCE, keep_latents, measure_error
 from tools.miniature import cache
@@ -45,8 +46,9 @@ def hub(files, tmp_path, monkeypatch):
 
 
 def create(name, **settings):
-    given = {"weights_from": None, "use_t5": True, "height": HEIGHT, "width": WIDTH} | settings
-    return find_model(name, given)
+    weights_from = settings.pop("weights_from", None)
+    given = {"use_t5": True, "height": HEIGHT, "width": WIDTH} | settings
+    return find_model(name, ModelOptions(**given), weights_from)
 
 
 def create_pipeline(name):

@@ -1,13 +1,22 @@
 """The rules for the bits of a layer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from taqmlx.numerics.tier_rules import Evidence, choose_bits
+from taqmlx.planning.stages import WriteMultitier
 
 SIGMAS = [1.0, 0.5, 0.1]
-MEASURED = {"multitier_rule": "measured", "multitier_budget": 40.0}
-THRESHOLDS = {"multitier_rule": "thresholds", "multitier_thresholds": {"plain": [6, 10], "shifted": [5, 8]}}
+MEASURED = WriteMultitier(
+    model="embedded",
+    multitier_rule="measured",
+    multitier_budget=40.0,
+    multitier_thresholds={"plain": [6, 10], "shifted": [5, 8]},
+    weight_budget=35.0,
+)
+THRESHOLDS = replace(MEASURED, multitier_rule="thresholds")
 ERRORS = {4: np.array([1e-5, 1e-3, 1e-1]), 6: np.array([1e-6, 1e-4, 1e-2]), 8: np.array([1e-7, 1e-5, 1e-3])}
 
 
@@ -25,7 +34,7 @@ def test_measured_errors_choose_the_bits_at_each_noise_level():
 
 
 def test_the_fewest_bits_have_a_reason():
-    bits, reason = choose_bits(describe(), SIGMAS, MEASURED | {"multitier_budget": 5.0})
+    bits, reason = choose_bits(describe(), SIGMAS, replace(MEASURED, multitier_budget=5.0))
     assert bits.tolist() == [4, 4, 4]
     assert reason == "4 bits leave an error 10.0 dB below the output at sigma 0.10 and less elsewhere"
 

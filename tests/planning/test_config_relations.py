@@ -1,8 +1,7 @@
 """Relations between keys are checked at planning: no job rejects a configuration that planning accepts."""
 
 import re
-from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -18,9 +17,9 @@ from taqmlx.planning.bit_choices import list_choices
 from taqmlx.planning.config_relations import FEWEST_POINTS, LARGEST_SEED, refuse_mflux, refuse_stage
 from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
 from taqmlx.planning.sizes import count_elements
+from taqmlx.planning.stages import CaptureBlocks, CollectActivations, SearchBits
 from taqmlx.reconstruction.block_assembly import split_points
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import write_json
 from tests.tools.faults.test_fuzz_configurations import QUIETLY
 from workflow_scripts.activations import collect_activations
 from workflow_scripts.blocks import capture_blocks
@@ -66,10 +65,9 @@ def gather(config, prompts):
 def run_choices(config, folder):
     """What the jobs choose of the points, and reject: captured ones, those of a block, observed ones."""
     points = gather(config, 3)
-    params = folder / "capture_blocks.json"
-    write_json(params, plan.select_parameters("capture_blocks", config, ["a"] * 3))
+    parameters = plan.select_stage(CaptureBlocks, config, ["a"] * 3)
     shares = [
-        capture_blocks.read_part_parameters(Namespace(params=params, shard=shard), points)["points"]
+        capture_blocks.select_shard(parameters, shard, points).points
         for shard in plan.list_parts(config["capture_shards"])
     ]
     assert all(shares)
@@ -78,8 +76,9 @@ def run_choices(config, folder):
     assert len(training)
     assert len(held_out)
     observed = list(collect_activations.find_sigmas(points.steps, points.steps, config["statistics_steps"]))
+    observing = plan.select_stage(CollectActivations, config, [])
     read = [
-        collect_activations.choose_share(points.steps, observed, config, shard)
+        collect_activations.choose_share(points.steps, observed, observing, shard)
         for shard in plan.list_parts(config["statistics_shards"])
     ]
     assert set(points.steps[np.concatenate(read)]) == set(observed)
@@ -166,7 +165,7 @@ SEARCHED = {
 def test_the_smallest_size_is_that_of_the_search(rules):
     """Of the embedded model: what planning takes is found, and what it rejects is not."""
     config = configuration.complete({"weights": rules}, SCHEMA)
-    parameters = plan.select_parameters("search_bits", config, [])
+    parameters = plan.select_stage(SearchBits, config, [])
     shapes = read_shapes(config)
     elements = {name: int(np.prod(shape)) for name, shape in shapes.weights.items()}
     resolved = {name: find_rule(config["weights"], name) for name in elements}
@@ -185,8 +184,8 @@ def test_the_smallest_size_is_that_of_the_search(rules):
     if size > 2.25:
         assert cure == size
         with pytest.raises(UserError, match="bits_per_weight"):
-            search(parameters | {"bits_per_weight": size - 0.02}, resolved, costs, elements)
-    search(parameters | {"bits_per_weight": size}, resolved, costs, elements)
+            search(replace(parameters, bits_per_weight=size - 0.02), resolved, costs, elements)
+    search(replace(parameters, bits_per_weight=size), resolved, costs, elements)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from taqmlx.planning import configuration, plan
+from taqmlx.planning.stages import CollectShard
 from taqmlx.store.seal import make_seal
 
 CONFIG = {
@@ -26,12 +27,12 @@ PROMPTS = ["one", "two", "three"]
 
 
 def shard_parameters(**changes):
-    return plan.select_parameters("collect_shard", CONFIG | changes, PROMPTS)
+    return plan.select_stage(CollectShard, CONFIG | changes, PROMPTS)
 
 
 def test_trajectory_j_uses_prompt_j_mod_p_and_every_trajectory_has_one_shard():
     parameters = shard_parameters()
-    rows = [row for shard in plan.list_shards(parameters) for row in plan.select_shard(parameters, shard)["rows"]]
+    rows = [row for shard in plan.list_shards(parameters) for row in plan.select_shard(parameters, shard).rows]
     assert sorted(j for j, _ in rows) == list(range(7))
     assert all(prompt == j % 3 for j, prompt in rows)
 
@@ -39,8 +40,8 @@ def test_trajectory_j_uses_prompt_j_mod_p_and_every_trajectory_has_one_shard():
 def test_a_shard_may_cover_a_run_of_prompts():
     parameters = shard_parameters(prompts_per_shard=2)
     assert plan.list_shards(parameters) == ["000", "001"]
-    assert plan.select_shard(parameters, "000")["prompts"] == ["one", "two"]
-    assert plan.select_shard(parameters, "001")["rows"] == [[2, 2], [5, 2]]
+    assert plan.select_shard(parameters, "000").prompts == ["one", "two"]
+    assert plan.select_shard(parameters, "001").rows == [[2, 2], [5, 2]]
 
 
 def test_prompts_beyond_the_number_of_trajectories_are_ignored():
@@ -152,7 +153,7 @@ def write_seal(results, shard, sealed):
 
 def test_finished_shards_of_the_same_parameters_do_not_conflict(tmp_path):
     for shard in plan.list_shards(shard_parameters()):
-        write_seal(tmp_path, shard, plan.select_shard(shard_parameters(), shard))
+        write_seal(tmp_path, shard, plan.select_shard(shard_parameters(), shard).encode())
     assert list(plan.find_conflicts(tmp_path, shard_parameters())) == []
 
 
@@ -161,14 +162,14 @@ def test_finished_shards_of_the_same_parameters_do_not_conflict(tmp_path):
     [({"steps": 5}, "steps: 4 there, 5"), ({"trajectories": 1}, "no such shard"), ({"seed": 3}, "seed: 0 there, 3")],
 )
 def test_finished_shards_of_other_parameters_are_named_with_the_difference(tmp_path, changes, words):
-    write_seal(tmp_path, "001", plan.select_shard(shard_parameters(), "001"))
+    write_seal(tmp_path, "001", plan.select_shard(shard_parameters(), "001").encode())
     (conflict,) = plan.find_conflicts(tmp_path, shard_parameters(**changes))
     assert "trajectories.zarr/001" in conflict
     assert words in conflict
 
 
 def test_a_seal_of_another_shard_is_named(tmp_path):
-    write_seal(tmp_path, "001", plan.select_shard(shard_parameters(), "000"))
+    write_seal(tmp_path, "001", plan.select_shard(shard_parameters(), "000").encode())
     (conflict,) = plan.find_conflicts(tmp_path, shard_parameters())
     assert conflict.endswith("trajectories.zarr/001 is the shard 000; delete it and run again")
 

@@ -14,6 +14,7 @@ from taqmlx.models.weight_files import FLUX_REPO
 from taqmlx.numerics.weight_grid import Grid, dequantize, unpack_codes
 from taqmlx.planning import configuration, plan
 from taqmlx.planning.mflux_layout import INDEX, list_modules
+from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.store import mflux_folder
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, read_plain_json, write_json, write_plain_json
@@ -153,7 +154,7 @@ def test_joined_layers_have_the_most_bits_and_the_smallest_groups(study, tensors
 
 
 def test_biases_of_keys_are_those_of_the_models_file(tensors):
-    biases = find_model("flux-schnell", CONFIG | {"weights_from": None}).load_key_biases()
+    biases = find_model("flux-schnell", ModelOptions.take(CONFIG)).load_key_biases()
     assert len(biases) == 2 * 19 + 38
     source = "multimodal_transformer_blocks.2.image_transformer_block.attn.k_proj"
     wanted = np.array(biases[source].astype(mx.bfloat16).astype(mx.float32))

@@ -1,13 +1,16 @@
 """The mean output error of a quantized layer is folded into its bias."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 
+from taqmlx.planning.stage_groups import Rtn
 from taqmlx.reconstruction.bias_correction import correct_biases
 from taqmlx.reconstruction.block_problem import keep_inputs, run_rows, take_rows
 from taqmlx.reconstruction.candidates import dequantize_codes, list_candidates, measure_candidate, round_to_nearest
 from taqmlx.reconstruction.input_quantizers import bind_to_rows, leave_unrounded
-from tests.support.blocks import SETTINGS, ignore_progress
+from tests.support.blocks import ignore_progress
 
 
 def observe(problem, bind):
@@ -43,9 +46,9 @@ def test_a_layer_without_a_bias_stays_without_one(study):
 
 def test_candidates_are_corrected_only_if_it_is_configured(study):
     problem, _, grids, quantizers = study
-    settings = SETTINGS | {"engine": "rtn"}
+    settings = Rtn()
     plain = list_candidates(problem, grids, quantizers, settings, ignore_progress())[-1]
-    other = list_candidates(problem, grids, quantizers, settings | {"bias_correction": True}, ignore_progress())[-1]
+    other = list_candidates(problem, grids, quantizers, replace(settings, bias_correction=True), ignore_progress())[-1]
     assert plain.biases == {}
     assert all((other.codes[name] == codes).all() for name, codes in plain.codes.items())
     errors = [measure_candidate(problem, grids, found)["quantized_inputs"] for found in (plain, other)]

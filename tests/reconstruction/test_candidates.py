@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from taqmlx.numerics.weight_grid import choose_grid, dequantize, round_to_grid
+from taqmlx.planning.stage_groups import Gptq, Rtn
 from taqmlx.reconstruction.block_problem import measure_errors, run_rows, take_rows
 from taqmlx.reconstruction.candidates import (
     Candidate,
@@ -24,10 +25,12 @@ from taqmlx.reconstruction.migration import migrate, migrate_weights
 from taqmlx.reconstruction.state_arrays import pack_state, unpack_state
 from tests.support.blocks import ACTIVATION, SETTINGS, UNQUANTIZED, ignore_progress, quantize_nothing, set_up
 
+ENGINES = {"rtn": Rtn(), "gptq": Gptq(gptq_damping=SETTINGS.gptq_damping), "adaround": SETTINGS}
+
 
 def run_engine(study, engine, **changes):
     problem, _, grids, quantizers = study
-    return list_candidates(problem, grids, quantizers, SETTINGS | changes | {"engine": engine}, ignore_progress())
+    return list_candidates(problem, grids, quantizers, replace(ENGINES[engine], **changes), ignore_progress())
 
 
 def total(errors):
@@ -41,7 +44,8 @@ class TestEngines:
             ("gptq", ["rtn", "gptq"]),
             ("adaround", ["rtn", "gptq", "adaround"]),
         ):
-            assert [found.engine for found in run_engine(study, engine, adaround_iterations=1)] == expected
+            shorter = {"adaround_iterations": 1} if engine == "adaround" else {}
+            assert [found.engine for found in run_engine(study, engine, **shorter)] == expected
 
     def test_every_candidate_has_codes_on_the_grids_of_all_layers(self, study):
         _, _, grids, quantizers = study
@@ -104,7 +108,7 @@ class TestEngines:
     def test_a_block_without_quantized_weights_is_accepted(self, captured, changes, start):
         problem, rules = captured.pose(**changes)
         grids, quantizers, _ = set_up(problem, rules)
-        settings = SETTINGS | {"adaround_start": start}
+        settings = replace(SETTINGS, adaround_start=start)
         found = list_candidates(problem, grids, quantizers, settings, ignore_progress())
         errors = [total(measure_candidate(problem, grids, candidate)) for candidate in found]
         assert all(candidate.codes == {} for candidate in found)
@@ -156,7 +160,7 @@ class TestMeasuring:
         problem, rules = captured.pose(weight=weight, others={"fc2": rule})
         _, quantizers, observed = set_up(problem, rules)
         activations = {name: rule["activation"] for name, rule in rules.items()}
-        quantizers = migrate(problem, quantizers, observed, activations, SETTINGS | {"adaround_iterations": 20})
+        quantizers = migrate(problem, quantizers, observed, activations, replace(SETTINGS, adaround_iterations=20))
         assert any(part.migration is not None for part in quantizers.values())
         problem = replace(problem, weights=migrate_weights(problem.weights, problem.readers, quantizers))
         grids = {name: choose_grid(value, weight) for name, value in problem.weights.items()}

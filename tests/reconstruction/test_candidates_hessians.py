@@ -65,10 +65,10 @@ def test_the_stride_visits_every_position_of_a_row(rows, per_row):
 def test_rounding_uses_the_hessian_of_the_layer_input(study):
     """Queries, keys and values share one; a damping that drowns it rounds to nearest."""
     problem, _, grids, quantizers = study
-    found = round_by_hessian(problem, grids, quantizers, SETTINGS | {"gptq_damping": 1e9})
+    found = round_by_hessian(problem, grids, quantizers, 1e9)
     nearest = round_to_nearest(problem, grids, quantizers)
     share = np.mean([np.mean(found.codes[name] == nearest.codes[name]) for name in grids])
     assert share > 0.999
-    found = round_by_hessian(problem, grids, quantizers, SETTINGS)
+    found = round_by_hessian(problem, grids, quantizers, SETTINGS.gptq_damping)
     moved = {name: np.mean(found.codes[name] != nearest.codes[name]) for name in grids}
     assert min(moved.values()) > 0.05

@@ -10,6 +10,7 @@ from mlx.utils import tree_flatten, tree_map
 from taqmlx.mmdit.forward import bind_linears, bind_weights, predict_velocity
 from taqmlx.numerics.activation import find_largest_code
 from taqmlx.numerics.weight_grid import spread
+from taqmlx.planning.stage_groups import Distillation
 from taqmlx.reconstruction import distillation, velocity_loss
 from taqmlx.reconstruction.distillation import KINDS, PARTS, State, draw_points, learn, measure_held_out
 from taqmlx.reconstruction.stages import BY_STAGE, WHOLE
@@ -401,9 +402,8 @@ class TestLearning:
             np.testing.assert_allclose(found, [first * (1 + np.cos(np.pi * i / 6)) / 2 for i in range(6)])
 
     def test_the_settings_are_the_parameters_of_the_stage(self):
-        parameters = {"seed": 7, "distil": "scales"} | {
-            f"distil_{name}": getattr(SETTINGS, name) for name in Settings._fields[1:9]
-        }
+        own = {f"distil_{name}": getattr(SETTINGS, name) for name in Settings._fields[1:9]}
+        parameters = Distillation(seed=7, distil="scales", **own)
         assert Settings.read(parameters, 4.5) == SETTINGS._replace(kind="scales", guidance=4.5, seed=7)
 
 

@@ -59,7 +59,7 @@ def weight():
 
 
 def round_it(weight, training, held_out, engine="adaround", **rule):
-    return round_layer(mx.array(weight), RULE | rule, hessian_of(training), held_out, {"engine": engine})
+    return round_layer(mx.array(weight), RULE | rule, hessian_of(training), held_out, engine)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
@@ -112,7 +112,7 @@ def test_adaln_of_the_embedded_model_gains_10_db_over_rtn(modulation, name):
     model, training, held_out = modulation
     layers = [layer for layer in list_linears(5) if layer.name == f"{name}.adaLN_modulation"]
     (weight,) = read_weights(model, layers)[0].values()
-    found = round_layer(weight, RULE, hessian_of(training), held_out, {"engine": "gptq"})
+    found = round_layer(weight, RULE, hessian_of(training), held_out, "gptq")
     nearest = LayerWeight(found.grid, round_to_grid(np.array(weight), found.grid))
     gptq, rtn = (measure_decibels(np.array(weight), layer, held_out) for layer in (found, nearest))
     assert gptq >= rtn + 10

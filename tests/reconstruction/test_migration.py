@@ -43,7 +43,7 @@ def widened(problem):
 @pytest.fixture(scope="module")
 def migrated(widened):
     block, activations, quantizers, observed = widened
-    return migrate(block, quantizers, observed, activations, SETTINGS | WARM_UP)
+    return migrate(block, quantizers, observed, activations, replace(SETTINGS, **WARM_UP))
 
 
 def test_outliers_exceed_two_and_a_half_times_the_median_range():
@@ -95,23 +95,23 @@ def test_the_step_size_is_chosen_after_the_division(widened, migrated):
 
 def test_a_seed_gives_equal_results(widened, migrated):
     block, activations, quantizers, observed = widened
-    again = migrate(block, quantizers, observed, activations, SETTINGS | WARM_UP)
+    again = migrate(block, quantizers, observed, activations, replace(SETTINGS, **WARM_UP))
     np.testing.assert_array_equal(np.array(again[FC2].migration), np.array(migrated[FC2].migration))
     np.testing.assert_array_equal(np.array(again[FC2].steps), np.array(migrated[FC2].steps))
 
 
 def test_the_integers_are_learned(widened, migrated):
     block, activations, quantizers, observed = widened
-    faster = migrate(block, quantizers, observed, activations, SETTINGS | WARM_UP | {"adaround_rate": 0.1})
+    faster = migrate(block, quantizers, observed, activations, replace(SETTINGS, **WARM_UP | {"adaround_rate": 0.1}))
     assert (np.array(faster[FC2].migration) != np.array(migrated[FC2].migration)).any()
 
 
 def test_without_a_rule_nothing_is_migrated(widened):
     block, activations, quantizers, observed = widened
     without = {name: rule | {"migration": False} if rule["bits"] < 16 else rule for name, rule in activations.items()}
-    found = migrate(block, quantizers, observed, without, SETTINGS | WARM_UP)
+    found = migrate(block, quantizers, observed, without, replace(SETTINGS, **WARM_UP))
     assert all(found[key] is quantizers[key] for key in quantizers)
-    found = migrate(block, quantizers, observed, activations, SETTINGS | WARM_UP)
+    found = migrate(block, quantizers, observed, activations, replace(SETTINGS, **WARM_UP))
     assert {key for key in quantizers if found[key].migration is not None} <= {FC2, "mm_01.text.mlp.fc2"}
 
 
@@ -120,7 +120,7 @@ def test_without_outliers_nothing_is_migrated(widened):
     even = {
         key: Extremes(np.full_like(s.minimum, -1), np.full_like(s.maximum, 1), s.sample) for key, s in observed.items()
     }
-    found = migrate(block, quantizers, even, activations, SETTINGS | WARM_UP)
+    found = migrate(block, quantizers, even, activations, replace(SETTINGS, **WARM_UP))
     assert all(quantizer.migration is None for quantizer in found.values())
 
 
@@ -185,7 +185,7 @@ def migrate_one(block, rules, **changes):
     rules = rules | {FC2: rules[FC2] | {"activation": rules[FC2]["activation"] | changes}}
     _, quantizers, observed = set_up(block, rules)
     activations = {name: rule["activation"] for name, rule in rules.items()}
-    return quantizers, migrate(block, quantizers, observed, activations, SETTINGS | WARM_UP), observed
+    return quantizers, migrate(block, quantizers, observed, activations, replace(SETTINGS, **WARM_UP)), observed
 
 
 def test_migration_helps_where_few_channels_are_wide(wide):

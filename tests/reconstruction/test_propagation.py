@@ -47,7 +47,7 @@ class Predecessor:
         problem, self.rules = captured.pose(BLOCK, **{"others": others | changes.pop("others", {})} | changes)
         _, quantizers, observed = set_up(problem, self.rules)
         activations = {name: rule["activation"] for name, rule in self.rules.items()}
-        settings = SETTINGS | {"adaround_iterations": 20}
+        settings = replace(SETTINGS, adaround_iterations=20)
         self.quantizers = migrate(problem, quantizers, observed, activations, settings)
         self.problem = replace(problem, weights=migrate_weights(problem.weights, problem.readers, self.quantizers))
         self.grids = {

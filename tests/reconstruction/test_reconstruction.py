@@ -43,7 +43,7 @@ class TestGradients:
         """With no regularizer: where rounding an activation has a gradient of zero, only o_proj and fc2 would move."""
         problem, rules = captured.pose(activation=ACTIVATION | {"bits": bits})
         _, quantizers, _ = set_up(problem, rules)
-        settings = SETTINGS | {"adaround_weight": 0, "adaround_iterations": 1}
+        settings = replace(SETTINGS, adaround_weight=0, adaround_iterations=1)
         state = learn_quietly(problem, flat, quantizers, settings)
         assert set(UPSTREAM) < set(flat.shapes)
         for name, change in flat.split(state.alpha - flat.start_alpha()).items():
@@ -51,16 +51,16 @@ class TestGradients:
 
     def test_the_loss_moves_every_step_size(self, study, flat):
         problem, _, _, quantizers = study
-        settings = SETTINGS | {"adaround_weight": 0, "adaround_iterations": 1, "adaround_batch": 44}
+        settings = replace(SETTINGS, adaround_weight=0, adaround_iterations=1, adaround_batch=44)
         state = learn_quietly(problem, flat, quantizers, settings)
         for key, steps in list_steps(quantizers).items():
             change = np.array(state.log_steps[key]) - np.log(np.array(steps))
-            np.testing.assert_allclose(np.abs(change), SETTINGS["adaround_step_rate"], rtol=0.1, err_msg=key)
+            np.testing.assert_allclose(np.abs(change), SETTINGS.adaround_step_rate, rtol=0.1, err_msg=key)
 
     def test_only_the_step_sizes_of_the_noise_levels_in_a_batch_move(self, study, flat):
         problem, _, _, quantizers = study
         problem = replace(problem, training=problem.training[problem.rows.knots[problem.training] == 2])
-        state = learn_quietly(problem, flat, quantizers, SETTINGS | {"adaround_iterations": 1})
+        state = learn_quietly(problem, flat, quantizers, replace(SETTINGS, adaround_iterations=1))
         for key, steps in list_steps(quantizers).items():
             moved = np.array(state.log_steps[key]) != np.log(np.array(steps))
             assert np.flatnonzero(np.abs(np.array(state.log_steps[key] - mx.log(steps))) > 1e-6).tolist() == [2], moved
@@ -87,7 +87,7 @@ class TestGradients:
     def test_a_gradient_of_zero_does_not_move_alpha(self, study, flat):
         problem, _, _, quantizers = study
         silent = replace(problem, powers=dict.fromkeys(problem.powers, np.inf))  # no error weighs anything
-        settings = SETTINGS | {"adaround_weight": 0, "adaround_iterations": 3}
+        settings = replace(SETTINGS, adaround_weight=0, adaround_iterations=3)
         state = learn_quietly(silent, flat, quantizers, settings)
         assert mx.array_equal(state.alpha, flat.start_alpha())
         assert all(np.isfinite(value).all() for value in as_arrays(state).values())
@@ -96,7 +96,7 @@ class TestGradients:
 class TestStart:
     def test_with_unquantized_activations_the_first_loss_is_almost_zero(self, study, flat):
         problem, _, grids, quantizers = study
-        settings = SETTINGS | {"reconstruction": "separate", "adaround_iterations": 1}
+        settings = replace(SETTINGS, reconstruction="separate", adaround_iterations=1)
         first = learn_quietly(problem, flat, quantizers, settings).losses[0]
         nearest = {n: mx.array(dequantize(round_to_grid(np.array(problem.weights[n]), g), g)) for n, g in grids.items()}
         rows, _ = draw_batch(problem, settings, (0, 0))
@@ -105,7 +105,7 @@ class TestStart:
 
     def test_with_quantized_activations_the_first_loss_is_theirs_alone(self, study, flat):
         problem, _, _, quantizers = study
-        first = learn_quietly(problem, flat, quantizers, SETTINGS | {"adaround_iterations": 1}).losses[0]
+        first = learn_quietly(problem, flat, quantizers, replace(SETTINGS, adaround_iterations=1)).losses[0]
         rows, _ = draw_batch(problem, SETTINGS, (0, 0))
         quantize = reconstruction.bind_to_rows(quantizers)(rows)
         expected = compute_loss(problem, run_rows(problem, problem.weights, quantize, rows), rows).item()
@@ -113,7 +113,7 @@ class TestStart:
 
     def test_everything_learned_is_fp32(self, study, flat):
         problem, _, _, quantizers = study
-        state = learn_quietly(problem, flat, quantizers, SETTINGS | {"adaround_iterations": 3})
+        state = learn_quietly(problem, flat, quantizers, replace(SETTINGS, adaround_iterations=3))
         _, arrays = pack_state(state)
         assert {value.dtype.name for value in arrays.values()} == {"float32"}
         saved = []
@@ -123,15 +123,15 @@ class TestStart:
 
     def test_batches_depend_only_on_seed_and_iteration(self, study):
         problem = study[0]
-        draw = [draw_batch(problem, SETTINGS | {"seed": seed}, place)[0] for seed, place in
+        draw = [draw_batch(problem, replace(SETTINGS, seed=seed), place)[0] for seed, place in
                 ((0, (0, 5)), (0, (0, 5)), (1, (0, 5)), (0, (1, 5)), (0, (0, 6)))]  # fmt: skip
         assert mx.array_equal(draw[0].image, draw[1].image)
         assert all(not mx.array_equal(draw[0].image, other.image) for other in draw[2:])
-        everything, _ = draw_batch(problem, SETTINGS | {"adaround_batch": 10**6}, (0, 0))
+        everything, _ = draw_batch(problem, replace(SETTINGS, adaround_batch=10**6), (0, 0))
         assert sorted(everything.knots.tolist()) == sorted(problem.rows.knots[problem.training].tolist())
 
     def test_the_regularizer_is_off_in_the_warm_up(self):
-        settings = SETTINGS | {"adaround_iterations": 10}
+        settings = replace(SETTINGS, adaround_iterations=10)
         assert [choose_pressure(settings, i) for i in (0, 1, 2)] == [None, None, (0.01, 20)]
         assert choose_pressure(settings, 9)[1] == pytest.approx(20 - 18 * 7 / 8)
 
@@ -139,12 +139,9 @@ class TestStart:
         problem, _, _, quantizers = study
         ends = []
         for weight in (0, 1.0):
-            settings = SETTINGS | {
-                "adaround_iterations": 40,
-                "adaround_batch": 4,
-                "adaround_rate": 0.2,
-                "adaround_weight": weight,
-            }
+            settings = replace(
+                SETTINGS, adaround_iterations=40, adaround_batch=4, adaround_rate=0.2, adaround_weight=weight
+            )
             h = np.array(rounding.compute_rounding(learn_quietly(problem, flat, quantizers, settings).alpha))
             ends.append(((h < 0.01) | (h > 0.99)).mean())
         assert ends[1] > ends[0] + 0.3
@@ -153,7 +150,7 @@ class TestStart:
 class TestPhases:
     def test_separate_learning_moves_codes_first_and_step_sizes_afterwards(self, study, flat):
         problem, _, grids, quantizers = study
-        settings = SETTINGS | {"reconstruction": "separate", "adaround_checkpoint_every": 1}
+        settings = replace(SETTINGS, reconstruction="separate", adaround_checkpoint_every=1)
         seen = []
         start = start_state(flat, quantizers)
         steps = {key: np.array(value) for key, value in start.log_steps.items()}
@@ -173,7 +170,7 @@ class TestPhases:
 
     def test_the_second_phase_uses_hard_weights(self, study, flat):
         problem, _, _, quantizers = study
-        settings = SETTINGS | {"reconstruction": "separate"}
+        settings = replace(SETTINGS, reconstruction="separate")
         state = replace(start_state(flat, quantizers), phase=1)
         iterate = bind_iteration(problem, flat, quantizers, settings, PHASES["separate"][1], state)
         rows, _ = draw_batch(problem, settings, (1, 0))
@@ -188,7 +185,7 @@ class TestPhases:
         problem, rules = captured.pose(activation=activation)
         grids, quantizers, _ = set_up(problem, rules)
         flat = start_at_weights(problem.weights, grids)
-        state = learn_quietly(problem, flat, quantizers, SETTINGS | {"reconstruction": way})
+        state = learn_quietly(problem, flat, quantizers, replace(SETTINGS, reconstruction=way))
         assert state.log_steps == {}
         assert not mx.array_equal(state.alpha, flat.start_alpha())
 
@@ -198,14 +195,14 @@ class TestPhases:
         grids, quantizers, _ = set_up(problem, rules)
         flat = start_at_weights(problem.weights, grids)
         start = start_state(flat, quantizers)
-        assert differs(learn_quietly(problem, flat, quantizers, SETTINGS | {"reconstruction": way}), start)
+        assert differs(learn_quietly(problem, flat, quantizers, replace(SETTINGS, reconstruction=way)), start)
 
     @pytest.mark.parametrize("way", ["joint", "separate"])
     def test_with_nothing_to_learn_no_iteration_runs(self, captured, way):
         problem, rules = captured.pose(weight=UNQUANTIZED, activation=UNQUANTIZED)
         grids, quantizers, _ = set_up(problem, rules)
         flat = start_at_weights(problem.weights, grids)
-        assert learn_quietly(problem, flat, quantizers, SETTINGS | {"reconstruction": way}).losses == []
+        assert learn_quietly(problem, flat, quantizers, replace(SETTINGS, reconstruction=way)).losses == []
 
     def test_some_layers_can_stay_unquantized(self, captured):
         problem, rules = captured.pose(others={"mlp.fc2": {"weight": UNQUANTIZED, "activation": UNQUANTIZED}})
@@ -217,7 +214,7 @@ class TestPhases:
     def test_the_last_block_is_learned_from_its_image_alone(self, last_block):
         problem, flat, quantizers = last_block
         assert problem.powers.keys() == {"image"}
-        state = learn_quietly(problem, flat, quantizers, SETTINGS | {"adaround_weight": 0})
+        state = learn_quietly(problem, flat, quantizers, replace(SETTINGS, adaround_weight=0))
         moved = flat.split(state.alpha - flat.start_alpha())
         assert len(moved) == 9
         assert (np.abs(np.array(moved["mm_04.text.attn.k_proj"])) > 1e-3).mean() > 0.9
@@ -225,7 +222,7 @@ class TestPhases:
 
 def test_learned_rounding_is_better_than_rtn_on_held_out_points(study, flat):
     problem, _, grids, quantizers = study
-    settings = SETTINGS | {"adaround_iterations": 120, "adaround_batch": 16}
+    settings = replace(SETTINGS, adaround_iterations=120, adaround_batch=16)
     state = learn_quietly(problem, flat, quantizers, settings)
     learned = flat.split(flat.harden(state.alpha))
     nearest = {n: mx.array(dequantize(round_to_grid(np.array(problem.weights[n]), g), g)) for n, g in grids.items()}

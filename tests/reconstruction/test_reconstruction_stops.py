@@ -32,15 +32,15 @@ class TestRepeating:
     @pytest.mark.parametrize("changes", [{}, {"adaround_drop": 0.5}, {"reconstruction": "separate"}])
     def test_a_seed_gives_equal_bits(self, study, flat, changes):
         problem, _, _, quantizers = study
-        first, second = (learn_quietly(problem, flat, quantizers, SETTINGS | changes) for _ in range(2))
+        first, second = (learn_quietly(problem, flat, quantizers, replace(SETTINGS, **changes)) for _ in range(2))
         assert_equal(first, second)
         assert first.losses == second.losses
-        assert differs(first, learn_quietly(problem, flat, quantizers, SETTINGS | changes | {"seed": 4}))
+        assert differs(first, learn_quietly(problem, flat, quantizers, replace(SETTINGS, **changes | {"seed": 4})))
 
     def test_dropping_changes_the_result(self, study, flat):
         problem, _, _, quantizers = study
         plain, dropped = (
-            learn_quietly(problem, flat, quantizers, SETTINGS | {"adaround_drop": drop}) for drop in (0, 0.5)
+            learn_quietly(problem, flat, quantizers, replace(SETTINGS, adaround_drop=drop)) for drop in (0, 0.5)
         )
         assert differs(plain, dropped)
         assert dropped.losses[0] < plain.losses[0]  # half of the activations' error, before any weight is rounded
@@ -53,7 +53,7 @@ class TestRepeating:
         before, _ = draw_batch(problem, SETTINGS, (0, 0))
         untouched, _ = draw_batch(mixed, SETTINGS, (0, 0))
         assert mx.array_equal(before.image, untouched.image)
-        rows, _ = draw_batch(mixed, SETTINGS | {"adaround_drop": 0.25}, (0, 0))
+        rows, _ = draw_batch(mixed, replace(SETTINGS, adaround_drop=0.25), (0, 0))
         for part, plain in ((rows.image, before.image), (rows.text, before.text)):
             assert part.dtype == mx.float32
             moved = np.array(part - plain)
@@ -71,7 +71,7 @@ class TestRepeating:
             "full_precision": lambda: start_at_weights(problem.weights, grids),
             "codes": lambda: start_at_codes(problem.weights, grids, codes),
         }[start]()
-        settings = SETTINGS | {"reconstruction": way, "adaround_drop": 0.2}
+        settings = replace(SETTINGS, reconstruction=way, adaround_drop=0.2)
         paths = []
 
         def save(state):
@@ -89,7 +89,7 @@ class TestRepeating:
     def test_a_packed_state_is_restored(self, study, flat):
         problem, _, _, quantizers = study
         state = start_state(flat, quantizers)
-        settings = SETTINGS | {"adaround_iterations": 3, "adaround_checkpoint_every": 3}
+        settings = replace(SETTINGS, adaround_iterations=3, adaround_checkpoint_every=3)
         packed = []
         learn_quietly(problem, flat, quantizers, settings, state, lambda state: packed.append(pack_state(state)))
         numbers, arrays = packed[0]
@@ -114,7 +114,7 @@ class TestBrokenValues:
         weights = problem.weights | {name: mx.array(with_nan(problem.weights[name], (3, 4)))}
         broken = replace(problem, weights=weights)
         flat, saved = start_at_weights(weights, grids), []
-        settings = SETTINGS | {"reconstruction": way, "adaround_checkpoint_every": 1}
+        settings = replace(SETTINGS, reconstruction=way, adaround_checkpoint_every=1)
         with pytest.raises(UserError, match=rf"^mm_01: iteration 0 .*not finite, first in {name};") as error:
             learn_quietly(broken, flat, quantizers, settings, save=saved.append)
         assert len(str(error.value).splitlines()) <= 2
@@ -138,7 +138,7 @@ class TestBrokenValues:
     def test_the_last_saved_state_is_finite(self, study, flat):
         """A row breaks when a later batch reads it for the first time."""
         problem, _, _, quantizers = study
-        settings = SETTINGS | {"adaround_batch": 2, "adaround_checkpoint_every": 1, "adaround_iterations": 40}
+        settings = replace(SETTINGS, adaround_batch=2, adaround_checkpoint_every=1, adaround_iterations=40)
         first = np.full(60, 99)
         for iteration in reversed(range(40)):
             knots = np.random.default_rng((settings["seed"], 0, iteration))
@@ -157,7 +157,7 @@ class TestBrokenValues:
 
     def test_a_state_with_overflowed_step_sizes_is_not_saved(self, study, flat):
         problem, _, _, quantizers = study
-        settings = SETTINGS | {"adaround_step_rate": 1e30, "adaround_checkpoint_every": 1}
+        settings = replace(SETTINGS, adaround_step_rate=1e30, adaround_checkpoint_every=1)
         saved = []
         with pytest.raises(UserError, match="not finite"):
             learn_quietly(problem, flat, quantizers, settings, save=lambda s: saved.append(pack_state(s)[1]))

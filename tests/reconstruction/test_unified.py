@@ -1,5 +1,7 @@
 """Query and key norms, rotated positions and unified blocks agree with DiffusionKit's forward in every stage."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -146,7 +148,7 @@ def test_a_unified_block_is_learned(captured):
     assert set(problem.readers.values()) == {f"uni_01.unified.{name}" for name in readers}
     grids, quantizers, _ = set_up(problem, rules)
     longer = {"adaround_start": "gptq", "adaround_iterations": 60, "adaround_rate": 0.05}
-    settings = SETTINGS | longer | {"adaround_checkpoint_every": 60}
+    settings = replace(SETTINGS, **longer | {"adaround_checkpoint_every": 60})
     candidates = list_candidates(problem, grids, quantizers, settings, ignore_progress())
     errors = [measure_candidate(problem, grids, candidate) for candidate in candidates]
     assert [candidate.engine for candidate in candidates] == ["rtn", "gptq", "adaround"]

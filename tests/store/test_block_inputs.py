@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import zarr
 
+from taqmlx.planning.stages import CaptureParameters
 from taqmlx.store.block_inputs import BATCH, count_bytes, list_specs, open_block_inputs
 from taqmlx.store.block_recorder import BlockRecorder
 from taqmlx.store.errors import UserError
@@ -14,7 +15,7 @@ from taqmlx.store.sealed_job import SealedJob
 from taqmlx.store.zarr_arrays import ArraySpec, create_group
 from tools.faults.damage import edit
 
-PARAMETERS = {"stage": "capture_blocks", "version": 1, "model": "embedded", "seed": 0, "capture_shards": 2}
+STAGE = {"model": "embedded", "seed": 0, "capture_points": 80, "capture_shards": 2}
 INPUTS = {"calibration": "c", "model": {}, "image_shape": [2, 4], "text_shape": [3, 4]}
 BLOCKS = 5
 # Two batches, the last one short, and one short batch.
@@ -42,7 +43,7 @@ def draw_states(points, changes=()):
 def record(folder, shard, points=None, changes=(), **others):
     """The part `shard`, recorded and published."""
     points = POINTS[shard] if points is None else points
-    parameters = PARAMETERS | {"shard": shard, "points": points} | others
+    parameters = CaptureParameters(**STAGE | {"shard": shard, "points": points} | others).encode()
     job = SealedJob(folder / shard, folder / "scratch" / shard, parameters, INPUTS)
     by_point = {
         "sigmas": np.array(points, np.float32) / 80,
@@ -211,7 +212,7 @@ def test_a_value_beyond_float16_is_named(tmp_path, change, words):
 
 
 def test_damage_between_writing_and_sealing_is_found(tmp_path):
-    parameters = PARAMETERS | {"shard": "01", "points": [1, 2]}
+    parameters = CaptureParameters(**STAGE, shard="01", points=[1, 2]).encode()
     recorder = BlockRecorder(SealedJob(tmp_path / "out", tmp_path / "scratch", parameters, INPUTS))
     recorder.start({name: np.zeros(2) for name in ("sigmas", "steps", "prompt_indices")})
     recorder.store_batch(*draw_states(np.array([1, 2])))

@@ -32,7 +32,7 @@ def test_prompts_are_read_by_index(path):
 
 def test_a_shard_depends_on_its_own_prompts_only(path):
     conditioning = open_conditioning(path, PARAMETERS)
-    inputs = list_inputs(conditioning, {"rows": [[1, 1], [4, 1]]})
+    inputs = list_inputs(conditioning, [[1, 1], [4, 1]])
     assert inputs == {"conditioning": conditioning.list_digests([1]), "model": {"w": "00"}}
 
 

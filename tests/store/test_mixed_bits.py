@@ -44,21 +44,21 @@ class TestOverlay:
 
 class TestIdentity:
     def test_the_digest_depends_on_the_bits_only(self):
-        identity = identify_bits({"bits_per_weight": 4.5}, MIXED)
+        identity = identify_bits(4.5, MIXED)
         again = {"mixed": MIXED["mixed"] | {"predicted": 0.02}, "budget": 5}
-        assert identify_bits({"bits_per_weight": 5.0}, again) == identity
+        assert identify_bits(5.0, again) == identity
         other = {"mixed": {"layers": {"mm_00.image.attn.q_proj": {"bits": 4, "group_size": 128}}}}
-        assert identify_bits({"bits_per_weight": 4.5}, other) != identity
+        assert identify_bits(4.5, other) != identity
 
     def test_without_a_search_there_is_no_digest(self):
-        assert identify_bits({"bits_per_weight": None}, None) == {}
+        assert identify_bits(None, None) == {}
 
     @pytest.mark.parametrize(("size", "mixed"), [(4.5, None), (None, MIXED)], ids=["lacking", "surplus"])
     def test_a_search_is_required_with_a_configured_size_and_only_then(self, size, mixed):
         with pytest.raises(
             UserError, match=r"--mixed: mixed_bits\.json is needed where bits_per_weight is set, and only"
         ):
-            identify_bits({"bits_per_weight": size}, mixed)
+            identify_bits(size, mixed)
 
 
 class TestReading:

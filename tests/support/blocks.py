@@ -10,6 +10,7 @@ from taqmlx.mmdit.blocks import find_block, list_blocks
 from taqmlx.mmdit.capture import assemble_rows, capture_states
 from taqmlx.mmdit.forward import bind_linears
 from taqmlx.numerics.weight_grid import choose_grid
+from taqmlx.planning.stage_groups import AdaRound
 from taqmlx.reconstruction.block_assembly import assemble_problem, list_own_linears, read_weights, split_points
 from taqmlx.reconstruction.block_problem import BlockProblem
 from taqmlx.reconstruction.candidates import Learning
@@ -29,22 +30,21 @@ ACTIVATION = {
     "migration": False,
 }
 UNQUANTIZED = {"bits": 16}
-SETTINGS = {
-    "seed": 3,
-    "engine": "adaround",
-    "gptq_damping": 0.01,
-    "reconstruction": "joint",
-    "adaround_start": "full_precision",
-    "adaround_iterations": 6,
-    "adaround_batch": 8,
-    "adaround_rate": 0.02,
-    "adaround_step_rate": 0.001,
-    "adaround_weight": 0.01,
-    "adaround_warm_up": 0.2,
-    "adaround_beta": [20, 2],
-    "adaround_drop": 0,
-    "adaround_checkpoint_every": 2,
-}
+SETTINGS = AdaRound(
+    seed=3,
+    gptq_damping=0.01,
+    reconstruction="joint",
+    adaround_start="full_precision",
+    adaround_iterations=6,
+    adaround_batch=8,
+    adaround_rate=0.02,
+    adaround_step_rate=0.001,
+    adaround_weight=0.01,
+    adaround_warm_up=0.2,
+    adaround_beta=[20, 2],
+    adaround_drop=0,
+    adaround_checkpoint_every=2,
+)
 
 
 @dataclass(frozen=True)

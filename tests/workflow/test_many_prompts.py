@@ -2,7 +2,8 @@
 
 import os
 
-from taqmlx.planning import plan
+from taqmlx.planning import configuration, plan
+from taqmlx.planning.stages import CollectShard
 
 
 def write_prompts(workflow, lines):
@@ -30,7 +31,9 @@ def test_shards_beyond_999_are_planned_and_named_in_order(workflow):
         *(str(workflow.results / f"trajectories.zarr/{name}") for name in ("999", "1000", "1001"))
     )
     assert jobs.count("collect_shard") == 3
-    shards = plan.list_shards({"prompts": [""] * 1002, "prompts_per_shard": 1})
+    config = configuration.complete({"trajectories": 1002, "prompts_per_shard": 1}, configuration.load_schema())
+    parameters = plan.select_stage(CollectShard, config, [""] * 1002)
+    shards = plan.list_shards(parameters)
     assert shards[998:] == ["998", "999", "1000", "1001"]
     assert [int(name) for name in shards] == list(range(1002))
 

@@ -32,6 +32,7 @@ from taqmlx.planning import configuration, plan
 from taqmlx.planning.bit_choices import PROBE_POINTS
 from taqmlx.planning.layer_rules import FLOAT16
 from taqmlx.planning.layers import list_linears
+from taqmlx.planning.stages import MeasureCosts
 from taqmlx.reconstruction.block_assembly import read_weights, split_points
 from taqmlx.reconstruction.distillation import State, learn
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians
@@ -108,7 +109,7 @@ def record_points(model: Any, prompts: int, guidance: str) -> CalibrationPoints:
 def search_widths(model: Any, points: CalibrationPoints) -> dict[str, Any]:
     """The choice of each layer at SIZE bits per weight."""
     settings = configuration.complete({}, configuration.load_schema())
-    parameters = plan.select_parameters("measure_costs", settings, [])
+    parameters = plan.select_stage(MeasureCosts, settings, [])
     weights, _ = read_weights(model, LAYERS)
     rules = {layer.name: RULE | {"bits": 4, "group_size": 64} for layer in LAYERS}
     costs, _ = measure(parameters, model, points, LAYERS, weights, rules, 3.0, BATCHES)

@@ -6,6 +6,7 @@ from typing import Any
 
 from taqmlx.planning import configuration, plan
 from taqmlx.planning.block_plan import select_block
+from taqmlx.planning.stages import CollectShard
 from taqmlx.store.files import write_json
 
 Call = Callable[..., None]
@@ -47,7 +48,7 @@ class Run:
         """Trajectories and calibration points."""
         self.call("create_store", out=self.store / "zarr.json")
         shared = {"conditioning": self.conditioning}
-        for shard in plan.list_shards(plan.select_parameters("collect_shard", self.config, self.prompts)):
+        for shard in plan.list_shards(plan.select_stage(CollectShard, self.config, self.prompts)):
             places = {"out": self.store / shard, "scratch": self.folder / "scratch" / shard}
             self.call("collect_shard", params=self.params("collect_shard"), shard=shard, **places, **shared)
         places = {"trajectories": self.store, "out": self.calibration}

@@ -13,8 +13,9 @@ import numpy as np
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics import schedule
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard
 from taqmlx.store.conditioning import list_inputs, open_conditioning
-from taqmlx.store.files import read_json
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.recorder import Recorder
 from taqmlx.store.sealed_job import SealedJob
 from workflow_scripts.trajectories.collect_shard import Advance, record_shard
@@ -22,14 +23,14 @@ from workflow_scripts.trajectories.collect_shard import Advance, record_shard
 
 def record_shards(results: Path) -> None:
     """Make every shard that is missing in `results`."""
-    stage = read_json(results / "params" / "collect_shard.json")
-    conditioning = open_conditioning(results / "conditioning.safetensors", stage)
-    model = find_model(stage["model"])
-    sigmas = model.compute_sigmas(stage["steps"])
+    stage = read_parameters(CollectShard, results / "params" / "collect_shard.json")
+    conditioning = open_conditioning(results / "conditioning.safetensors", stage.encode())
+    model = find_model(stage.model)
+    sigmas = model.compute_sigmas(stage.steps)
     levels = schedule.list_levels(sigmas)
 
     def begin(rows: np.ndarray) -> tuple[mx.array, Advance]:
-        noise = schedule.draw_noise((stage["seed"] + rows[:, 0]).tolist(), *model.LATENT_SHAPE)
+        noise = schedule.draw_noise((stage.seed + rows[:, 0]).tolist(), *model.LATENT_SHAPE)
         return schedule.start_latents(noise, sigmas[0]), lambda latents, step: latents * 0.95
 
     for shard in plan.list_shards(stage):
@@ -37,8 +38,8 @@ def record_shards(results: Path) -> None:
         if out.exists():
             continue
         parameters = plan.select_shard(stage, shard)
-        inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}
-        job = SealedJob(out, results / "scratch" / shard, parameters, inputs)
+        inputs = list_inputs(conditioning, parameters.rows) | {"latent_shape": list(model.LATENT_SHAPE)}
+        job = SealedJob(out, results / "scratch" / shard, parameters.encode(), inputs)
         with job.hold():
             recorder = Recorder(job, levels)
             recorder.start()

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,18 @@ Iterate = Callable[[int], float]
 Measure = Callable[[], dict[str, float]]
 
 
-def build_task(params: Path, rows: list[Path]) -> tuple[Any, dict[str, Any]]:
+def build_task(params: Path, rows: list[Path]) -> tuple[Any, Any]:
     """The block's task, and its settings."""
     from taqmlx.models.catalogue import find_model
+    from taqmlx.planning.stages import AdaRoundBlockParameters
     from taqmlx.reconstruction.block_task import prepare
     from taqmlx.store.block_inputs import open_block_inputs
     from taqmlx.store.files import read_json
 
-    settings = read_json(params) | START
-    model, inputs = find_model(settings["model"]), open_block_inputs(rows)
-    task = prepare(settings, settings["layers"], inputs, [], model.load_transformer(), model.LATENT_SHAPE)
-    return task, settings
+    job = replace(AdaRoundBlockParameters.decode(read_json(params)), **START)
+    model, inputs = find_model(job.model), open_block_inputs(rows)
+    task = prepare(job, job.layers, inputs, [], model.load_transformer(), model.LATENT_SHAPE)
+    return task, job
 
 
 def bind_measure(task: Any, flat: Any, read: Callable[[], Any]) -> Measure:
@@ -48,7 +50,7 @@ def bind_measure(task: Any, flat: Any, read: Callable[[], Any]) -> Measure:
     return measure
 
 
-def build_ours(task: Any, settings: dict[str, Any]) -> tuple[Iterate, Measure]:
+def build_ours(task: Any, settings: Any) -> tuple[Iterate, Measure]:
     """The project's loop."""
     from taqmlx.reconstruction.flat_weights import start_at_weights
     from taqmlx.reconstruction.reconstruction import PHASES, bind_iteration, start_state
@@ -60,7 +62,7 @@ def build_ours(task: Any, settings: dict[str, Any]) -> tuple[Iterate, Measure]:
     return iterate, bind_measure(task, flat, lambda: state)
 
 
-def build_torch(task: Any, settings: dict[str, Any], threads: int = 1) -> tuple[Iterate, Measure]:
+def build_torch(task: Any, settings: Any, threads: int = 1) -> tuple[Iterate, Measure]:
     """The loop in plain torch, on the same batches."""
     import mlx.core as mx
     import numpy as np
@@ -75,12 +77,12 @@ def build_torch(task: Any, settings: dict[str, Any], threads: int = 1) -> tuple[
     flat = start_at_weights(task.problem.weights, task.grids)
     block = TorchBlock(task.problem, flat, task.quantizers)
     learn = bind_torch_iteration(task.problem, block, settings)
-    training, size = task.problem.training, settings["adaround_batch"]
+    training, size = task.problem.training, settings.adaround_batch
 
     def iterate(iteration: int) -> float:
-        rng = np.random.default_rng((settings["seed"], PHASE, iteration))
+        rng = np.random.default_rng((settings.seed, PHASE, iteration))
         indices = rng.choice(training, min(size, len(training)), replace=False)
-        rate = compute_rate(iteration, settings["adaround_iterations"], settings["adaround_step_rate"])
+        rate = compute_rate(iteration, settings.adaround_iterations, settings.adaround_step_rate)
         return learn(indices, choose_pressure(settings, iteration), rate)
 
     def read() -> Any:

@@ -20,6 +20,7 @@ from huggingface_hub import constants
 
 import taqmlx  # noqa: F401  before MLX, for its BLAS
 from taqmlx.models.catalogue import find_model
+from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.runtime.entry import build_parser, run
 from taqmlx.store.conditioning import write_conditioning
 from taqmlx.store.errors import UserError
@@ -136,7 +137,7 @@ def main(arguments: argparse.Namespace) -> None:
     environment = {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": str(arguments.threads)}
     measurer = Measurer(results / "record.json", environment)
     job = Run(results, CONFIG | own, PROMPTS, measurer.call)
-    digests = find_model(job.config["model"], job.config).file_digests()
+    digests = find_model(job.config["model"], ModelOptions.take(job.config)).file_digests()
     parameters = read_json(job.params("encode_prompts"))
     encodings = make_encodings(len(PROMPTS), SIZES.pooled_text_embed_dim)
     write_conditioning(job.conditioning, parameters, digests, encodings)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from taqmlx.numerics.input_quantizer import InputQuantizer
+from taqmlx.planning.stage_groups import AdaRound
 from taqmlx.reconstruction.block_problem import BlockProblem, pair_targets
 from taqmlx.reconstruction.flat_weights import FlatWeights
 
@@ -132,7 +133,7 @@ def measure_loss(problem: BlockProblem, outputs: Mapping[str, Tensor], targets: 
 
 
 def bind_torch_iteration(
-    problem: BlockProblem, block: TorchBlock, settings: Mapping[str, Any]
+    problem: BlockProblem, block: TorchBlock, settings: AdaRound
 ) -> Callable[[int, np.ndarray, tuple[float, float] | None, float], float]:
     """`iterate(indices, pressure, step_rate)` learns from the rows at `indices` and returns the loss.
 
@@ -140,7 +141,7 @@ def bind_torch_iteration(
     """
     alphas = [layer.alpha for layer in block.linears]
     log_steps = [quantizer.log_steps for quantizer in block.quantizers]
-    groups = [{"params": alphas, "lr": settings["adaround_rate"]}, {"params": log_steps}]
+    groups = [{"params": alphas, "lr": settings.adaround_rate}, {"params": log_steps}]
     adam = torch.optim.Adam(groups, fused=True)
 
     def iterate(indices: np.ndarray, pressure: tuple[float, float] | None, step_rate: float) -> float:

@@ -12,8 +12,9 @@ import numpy as np
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics import schedule
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard
 from taqmlx.store.conditioning import list_inputs, open_conditioning
-from taqmlx.store.files import read_json
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.recorder import Recorder
 from taqmlx.store.sealed_job import SealedJob
 from tools.benchmarks.table import Row, call, time_interleaved
@@ -80,23 +81,23 @@ def measure_two_workers(folder: Path) -> Row:
 def measure_resumability(folder: Path) -> Row:
     """Recording a shard with its chunks, checkpoints and final verification against only advancing it."""
     bench = Bench(folder)
-    stage = read_json(bench.results / "params" / "collect_shard.json")
+    stage = read_parameters(CollectShard, bench.results / "params" / "collect_shard.json")
     parameters = plan.select_shard(stage, "000")
-    conditioning = open_conditioning(bench.results / "conditioning.safetensors", stage)
-    model = find_model(parameters["model"])
-    sigmas = model.compute_sigmas(parameters["steps"])
+    conditioning = open_conditioning(bench.results / "conditioning.safetensors", stage.encode())
+    model = find_model(parameters.model)
+    sigmas = model.compute_sigmas(parameters.steps)
     begin = collect_shard.bind_beginning(model, conditioning, parameters, sigmas)
-    inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}
+    inputs = list_inputs(conditioning, parameters.rows) | {"latent_shape": list(model.LATENT_SHAPE)}
     levels = schedule.list_levels(sigmas)
 
     def advance_only() -> None:
-        latents, advance = begin(np.array(parameters["rows"]))
-        for step in range(parameters["steps"]):
+        latents, advance = begin(np.array(parameters.rows))
+        for step in range(parameters.steps):
             latents = advance(latents, step)
             mx.eval(latents)
 
     def record() -> None:
-        job = SealedJob(folder / f"{time.monotonic_ns()}", folder / "scratch", parameters, inputs)
+        job = SealedJob(folder / f"{time.monotonic_ns()}", folder / "scratch", parameters.encode(), inputs)
         with job.hold():
             recorder = Recorder(job, levels)
             recorder.start()

@@ -18,6 +18,7 @@ from taqmlx.planning import configuration, plan
 from taqmlx.planning.bit_choices import Choice
 from taqmlx.planning.layers import list_linears
 from taqmlx.planning.prompts import read_prompts
+from taqmlx.planning.stages import CaptureParameters, CollectShard
 from taqmlx.store import block_inputs, pictures, statistics_file
 from taqmlx.store.block_file import read_block
 from taqmlx.store.block_recorder import BlockRecorder
@@ -30,6 +31,7 @@ from taqmlx.store.learning_state import read_learning, write_learning
 from taqmlx.store.manifest import build_manifest, find_staleness, read_manifest, read_seals
 from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
 from taqmlx.store.packed_checkpoint import open_packed, read_packed
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.picture_sets import read_set
 from taqmlx.store.quant_config import read_quant_config
 from taqmlx.store.safetensors_header import read_header
@@ -52,7 +54,6 @@ from workflow_scripts.tools import budget, write_import_config
 MODEL, LAYERS = "embedded", list_linears(*plan.MODEL_BLOCKS["embedded"])
 VARIANT = "w4a8"
 SEARCHED = [{"layers": "*", "bits": 16}, *({"layers": layer.name, "bits": 4} for layer in LAYERS[:2])]
-PART = {"stage": "capture_blocks", "version": 1, "model": MODEL, "seed": 0, "capture_shards": 1}
 SHAPES = {"calibration": "c", "model": {}, "image_shape": [2, 4], "text_shape": [3, 4]}
 
 
@@ -95,8 +96,10 @@ def copy(source: Path, target: Path) -> None:
 def record_part(path: Path) -> None:
     """A part of the blocks' inputs, of three points."""
     points = [0, 2, 4]
-    parameters = PART | {"shard": path.name, "points": points}
-    job = SealedJob(path, path.parent.with_name("scratch"), parameters, SHAPES)
+    parameters = CaptureParameters(
+        model=MODEL, seed=0, capture_points=3, capture_shards=1, shard=path.name, points=points
+    )
+    job = SealedJob(path, path.parent.with_name("scratch"), parameters.encode(), SHAPES)
     by_point = {"sigmas": np.ones(3, np.float32), "steps": np.arange(3), "prompt_indices": np.arange(3)}
     rows = 2 * len(points)
     states = [(np.ones((rows, 2, 4), np.float32), np.ones((rows, 3, 4), np.float32)) for _ in range(5)]
@@ -164,9 +167,9 @@ def read_prompt_files(folder: Path) -> None:
             raise UserError(str(error)) from None
 
 
-def read_stage(folder: Path) -> plan.Parameters:
+def read_stage(folder: Path) -> CollectShard:
     """The parameters of the trajectories, which no hostile hand changes: they come from the configuration."""
-    return read_json(folder / "params" / "collect_shard.json")
+    return read_parameters(CollectShard, folder / "params" / "collect_shard.json")
 
 
 def read_trajectories(folder: Path) -> None:
@@ -174,7 +177,7 @@ def read_trajectories(folder: Path) -> None:
     for _ in plan.find_conflicts(folder, stage):
         pass
     for name in plan.list_shards(stage):
-        list(find_faults(store / name, plan.select_shard(stage, name), {}))
+        list(find_faults(store / name, plan.select_shard(stage, name).encode(), {}))
         shard = open_shard(store / name, {}, {})
         for row in range(shard.layout.rows):
             shard.read_trajectory(row)
@@ -194,7 +197,7 @@ def read_part(folder: Path) -> None:
 
 
 def read_conditioning(folder: Path) -> None:
-    conditioning = open_conditioning(folder / "conditioning.safetensors", read_stage(folder))
+    conditioning = open_conditioning(folder / "conditioning.safetensors", read_stage(folder).encode())
     conditioning.read_shapes()
     conditioning.read([0, 1])
 
@@ -229,8 +232,8 @@ def read_origins(folder: Path) -> None:
 def read_dataset(folder: Path) -> None:
     """What `import_samples` checks, and the configuration that `write_import_config` writes."""
     stage, exports = read_stage(folder), folder / "exports"
-    sigmas = np.array(schedule.compute_sigmas(stage["steps"], embedded.SAMPLER_SHIFT))
-    expected = Expected(range(stage["trajectories"]), sigmas, embedded.LATENT_SHAPE)
+    sigmas = np.array(schedule.compute_sigmas(stage.steps, embedded.SAMPLER_SHIFT))
+    expected = Expected(range(stage.trajectories), sigmas, embedded.LATENT_SHAPE)
     list(find_folder_faults(exports, expected, embedded.process_out))
     list(find_manifest_faults(read_manifest(exports / "manifest.json"), stage))
     write_import_config.main(Namespace(manifest=exports / "manifest.json", out=folder / "import.yaml"))
@@ -266,7 +269,7 @@ def read_weight_costs(folder: Path) -> None:
 def read_chosen_bits(folder: Path) -> None:
     """What a block does: its rules with the bits that were chosen."""
     mixed = read_mixed_bits(folder / "mixed_bits.json")
-    identify_bits({"bits_per_weight": 15.7}, mixed)
+    identify_bits(15.7, mixed)
     overlay_bits({layer.name: {"weight": {"bits": 4, "group_size": 64}} for layer in LAYERS}, mixed)
 
 

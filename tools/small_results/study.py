@@ -16,6 +16,7 @@ from taqmlx.planning import configuration, plan
 from taqmlx.planning.block_plan import select_block
 from taqmlx.planning.layer_rules import UNQUANTIZED
 from taqmlx.planning.layers import list_linears
+from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.store.block_file import LayerWeight, write_block
 from taqmlx.store.calibration import list_specs
 from taqmlx.store.files import read_json, write_json
@@ -104,7 +105,7 @@ def write_rounded_blocks(
 
     `choose_codes(weight, grid)` rounds a weight (out, in) to codes; `inputs` are input quantizers by layer name.
     """
-    model = find_model(parameters["model"], parameters)
+    model = find_model(parameters["model"], ModelOptions.take(parameters))
     weights = dict(tree_flatten(model.load_transformer().parameters()))
     paths = {layer.name: layer.path for layer in list_linears(*plan.MODEL_BLOCKS[parameters["model"]])}
     origin = {"model": model.file_digests(), "block_inputs": {"00": "0" * 64}}

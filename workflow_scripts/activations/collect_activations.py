@@ -15,11 +15,12 @@ from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.observations import Observations, add_batch, create_observation, pack_observations
 from taqmlx.numerics.selection import choose_points
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectActivations
 from taqmlx.planning.step_choice import select_timesteps
 from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
 from taqmlx.store.calibration import POINT_ARRAYS, Calibration, open_calibration
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_json
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.seal import write_file_seal
 from taqmlx.store.tensors import write_tensors
 
@@ -43,23 +44,23 @@ class Points(NamedTuple):
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="collect_activations")
+    parameters = read_parameters(CollectActivations, arguments.params)
     calibration = open_calibration(arguments.calibration)
     calibration.verify()
     steps = calibration.read("steps")
-    sigmas = find_sigmas(steps, calibration.read("sigmas"), parameters["statistics_steps"])
+    sigmas = find_sigmas(steps, calibration.read("sigmas"), parameters.statistics_steps)
     points = read_points(calibration, choose_share(steps, list(sigmas), parameters, arguments.shard))
-    model = find_model(parameters["model"], parameters)
+    model = find_model(parameters.model, parameters)
     transformer = model.load_transformer()
     cs_shape = calibration.specs["cs"].shape
     size = choose_batch(transformer, model.LATENT_SHAPE, cs_shape, BATCH)
     check_forward(transformer, model.LATENT_SHAPE, cs_shape[2], cs_shape[1] * size, "observing the layers")
     read_conditions = calibration.bind_conditions()
-    observations = observe_points(transformer, parameters["model"], points, read_conditions, list(sigmas), size)
+    observations = observe_points(transformer, parameters.model, points, read_conditions, list(sigmas), size)
     write_tensors(arguments.out, pack_observations(observations))
     own = {"shard": arguments.shard, "sigmas": [[step, sigma] for step, sigma in sigmas.items()]}
     inputs = {"calibration": calibration.seal["fingerprint"], "model": model.file_digests()}
-    write_file_seal(arguments.out, parameters | own, inputs)
+    write_file_seal(arguments.out, parameters.encode() | own, inputs)
     log.info(f"activations {arguments.shard}: {len(observations)} inputs at {len(sigmas)} steps in {arguments.out}")
 
 
@@ -70,19 +71,19 @@ def find_sigmas(steps: np.ndarray, sigmas: np.ndarray, choice: str | int) -> dic
     return {step: known[step] for step in select_timesteps(choice, present.tolist())}
 
 
-def choose_share(steps: np.ndarray, chosen: list[int], parameters: plan.Parameters, shard: str) -> np.ndarray:
+def choose_share(steps: np.ndarray, chosen: list[int], parameters: CollectActivations, shard: str) -> np.ndarray:
     """Indices of the points to observe in shard `shard`, ordered by step.
 
     Raises UserError if there is no such shard, or there are fewer points than steps.
     """
-    limit = parameters["statistics_points"]
-    part = choose_part(shard, parameters["statistics_shards"])
+    limit, shards = parameters.statistics_points, parameters.statistics_shards
+    part = choose_part(shard, shards)
     if 0 < limit < len(chosen):
         raise UserError(
             f"statistics_points: {limit} is too few for {len(chosen)} steps; set it to {len(chosen)} or more"
         )
-    points = choose_points(steps, chosen, limit, parameters["seed"])
-    return points[part :: parameters["statistics_shards"]]
+    points = choose_points(steps, chosen, limit, parameters.seed)
+    return points[part::shards]
 
 
 def read_points(calibration: Calibration, indices: np.ndarray) -> Points:

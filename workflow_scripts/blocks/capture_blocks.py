@@ -11,12 +11,13 @@ from taqmlx.mmdit.transformer import Transformer
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.selection import choose_spread_points
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CaptureBlocks, CaptureParameters
 from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
 from taqmlx.store.block_inputs import choose_batch, count_bytes
 from taqmlx.store.block_recorder import BlockRecorder
 from taqmlx.store.calibration import POINT_ARRAYS, Calibration, open_calibration
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_json
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.preflight import check_disk
 from taqmlx.store.seal import holds_group
 from taqmlx.store.sealed_job import SealedJob
@@ -25,48 +26,46 @@ from taqmlx.store.sealed_job import SealedJob
 def main(arguments: argparse.Namespace) -> None:
     calibration = open_calibration(arguments.calibration)
     calibration.verify()
-    parameters = read_part_parameters(arguments, calibration)
-    model = find_model(parameters["model"], parameters)
+    parameters = select_shard(read_parameters(CaptureBlocks, arguments.params), arguments.shard, calibration)
+    model = find_model(parameters.model, parameters)
     transformer, tokens = model.load_transformer(), calibration.specs["cs"].shape[2]
     inputs = {"calibration": calibration.seal["fingerprint"], "model": model.file_digests()}
     inputs |= measure_shapes(transformer.config, model.LATENT_SHAPE, tokens)
-    job = SealedJob(arguments.out, arguments.scratch, parameters, inputs)
+    job = SealedJob(arguments.out, arguments.scratch, parameters.encode(), inputs)
     with job.hold():
         if job.is_finished(holds_group):
             return
-        conditions = plan.count_conditions(parameters["model"])
+        conditions = plan.count_conditions(parameters.model)
         rows = conditions * choose_batch(conditions, inputs["image_shape"], inputs["text_shape"])
         check_forward(transformer, model.LATENT_SHAPE, tokens, rows, "capturing block inputs")
         recorder = BlockRecorder(job)
         begun = take_up(recorder)
         announce_size(recorder)
-        by_point = {name: calibration.read_rows(name, np.array(parameters["points"])) for name in POINT_ARRAYS}
+        by_point = {name: calibration.read_rows(name, np.array(parameters.points)) for name in POINT_ARRAYS}
         if not begun:
             recorder.start({name: by_point[name] for name in ("sigmas", "steps", "prompt_indices")})
         capture_points(recorder, transformer, calibration, by_point)
         recorder.publish()
-    log.info(f"captured the block inputs of {len(parameters['points'])} points: {job.out}")
+    log.info(f"captured the block inputs of {len(parameters.points)} points: {job.out}")
 
 
-def read_part_parameters(arguments: argparse.Namespace, calibration: Calibration) -> plan.Parameters:
-    """The stage's parameters, with the name of the shard and the indices of its points, ordered by step.
+def select_shard(parameters: CaptureBlocks, shard: str, calibration: Calibration) -> CaptureParameters:
+    """The parameters of one shard.
 
     Raises UserError if there is no such shard, or there are fewer points than steps or shards.
     """
-    parameters = read_json(arguments.params, stage="capture_blocks")
-    shards, limit = parameters["capture_shards"], parameters["capture_points"]
-    part = choose_part(arguments.shard, shards)
+    shards, limit = parameters.capture_shards, parameters.capture_points
+    part = choose_part(shard, shards)
     steps, prompts = (calibration.read(name) for name in ("steps", "prompt_indices"))
     count = len(np.unique(steps))
     if limit < count:
         raise UserError(f"capture_points: {limit} is too few for {count} steps; set it to {count} or more")
-    points = choose_spread_points(steps, prompts, limit, parameters["seed"])
+    points = choose_spread_points(steps, prompts, limit, parameters.seed)
     if shards > len(points):
         raise UserError(
             f"capture_shards: {shards} is too many for {len(points)} points; set it to {len(points)} or less"
         )
-    share = points[part::shards]
-    return parameters | {"shard": arguments.shard, "points": share.tolist()}
+    return CaptureParameters(**vars(parameters), shard=shard, points=points[part::shards].tolist())
 
 
 def take_up(recorder: BlockRecorder) -> bool:
@@ -80,7 +79,7 @@ def take_up(recorder: BlockRecorder) -> bool:
 
 def announce_size(recorder: BlockRecorder) -> None:
     """Log the size of the shard. Raises UserError if the disk has no room for the remaining batches."""
-    points, blocks = len(recorder.parameters["points"]), recorder.specs["text"].shape[0]
+    points, blocks = len(recorder.parameters.points), recorder.specs["text"].shape[0]
     log.info(f"{points} points, {blocks} blocks: {count_bytes(recorder.specs) / 1e6:.1f} MB in {recorder.job.out}")
     check_disk(recorder.job.scratch.parent, recorder.count_missing_bytes(), "lower capture_points")
 
@@ -90,7 +89,7 @@ def capture_points(
 ) -> None:
     """Capture every batch that is not stored yet; by_point: the calibration set's arrays at the shard's points (n,)."""
     linear = bind_linears(transformer)
-    label = f"capture {recorder.parameters['shard']}"
+    label = f"capture {recorder.parameters.shard}"
     progress = Progress(label, len(by_point["xs"]), "points", recorder.stored_points)
     read_conditions = calibration.bind_conditions()
     for batch in recorder.batches[recorder.done :]:

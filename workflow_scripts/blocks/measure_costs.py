@@ -18,8 +18,9 @@ from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.selection import choose_spread_points
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import GROUP_SIZES, PROBE_POINTS, Choice, Costs, limit_group, list_choices
-from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.planning.layer_rules import UNQUANTIZED, WeightRule, find_weight_rule
 from taqmlx.planning.layers import Layer
+from taqmlx.planning.stages import MeasureCosts
 from taqmlx.reconstruction.block_assembly import read_weights
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians, measure_rank
 from taqmlx.reconstruction.layer_rounding import choose_damping
@@ -27,19 +28,19 @@ from taqmlx.reconstruction.weight_costs import Batches, choose_batches, estimate
 from taqmlx.runtime.entry import Progress, build_parser, log, run
 from taqmlx.store.calibration import open_calibration
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_json
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.weight_costs import write_costs
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="measure_costs")
+    parameters = read_parameters(MeasureCosts, arguments.params)
     calibration = open_calibration(arguments.calibration)
     calibration.verify()
-    model = find_model(parameters["model"], parameters)
+    model = find_model(parameters.model, parameters)
     transformer, points = model.load_transformer(), read_points(calibration)
-    layers = plan.list_layers(parameters["model"])
+    layers = plan.list_layers(parameters.model)
     weights, _ = read_weights(transformer, layers)  # lazy: their shapes
-    rules = {layer.name: find_rule(parameters["weights"], layer.name) for layer in layers}
+    rules = {layer.name: find_weight_rule(parameters.weights, layer.name) for layer in layers}
     rounded = [layer for layer in layers if rules[layer.name]["bits"] != UNQUANTIZED]
     refuse_unfit(rounded, weights)
     cs_shape = calibration.specs["cs"].shape
@@ -49,8 +50,8 @@ def main(arguments: argparse.Namespace) -> None:
     costs, ranks = measure(parameters, transformer, points, rounded, weights, rules, cfg_scale, batches)
     origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
     elements = {name: weight.size for name, weight in weights.items()}
-    write_costs(arguments.out, parameters, costs, elements, ranks, origin)
-    log.info(f"{len(costs)} layers, {parameters['search_probes']} gradients: {arguments.out}")
+    write_costs(arguments.out, parameters.encode(), costs, elements, ranks, origin)
+    log.info(f"{len(costs)} layers, {parameters.search_probes} gradients: {arguments.out}")
 
 
 def refuse_unfit(layers: list[Layer], weights: dict[str, mx.array]) -> None:
@@ -67,12 +68,12 @@ def refuse_unfit(layers: list[Layer], weights: dict[str, mx.array]) -> None:
 
 
 def measure(
-    parameters: plan.Parameters,
+    parameters: MeasureCosts,
     transformer: Transformer,
     points: CalibrationPoints,
     layers: list[Layer],
     weights: dict[str, mx.array],
-    rules: dict[str, dict[str, Any]],
+    rules: dict[str, WeightRule],
     cfg_scale: float,
     batches: Batches,
 ) -> tuple[Costs, dict[str, int]]:
@@ -81,18 +82,18 @@ def measure(
     Of `weights` only the shapes are read.
     """
     steps = np.unique(points.sigmas, return_inverse=True)[1]
-    chosen = choose_spread_points(steps, points.prompts, parameters["search_points"], parameters["seed"])
-    rng = np.random.default_rng(parameters["seed"])
+    chosen = choose_spread_points(steps, points.prompts, parameters.search_points, parameters.seed)
+    rng = np.random.default_rng(parameters.seed)
     probes = [rng.choice(chosen, min(PROBE_POINTS, len(chosen)), replace=False)]
-    probes += [rng.choice(chosen, len(probes[0]), replace=False) for _ in range(parameters["search_probes"] - 1)]
+    probes += [rng.choice(chosen, len(probes[0]), replace=False) for _ in range(parameters.search_probes - 1)]
     progress = Progress("measure_costs", len(layers), "layers")
     costs: Costs = {}
     ranks: dict[str, int] = {}
     for group in group_layers(layers, weights, limit_group(sum(weight.size for weight in weights.values()))):
         observed = (points.take(run) for run in split_runs(chosen, batches.observed))
-        changes, found = round_group(transformer, group, observed, rules, parameters["gptq_damping"], progress)
+        changes, found = round_group(transformer, group, observed, rules, parameters.gptq_damping, progress)
         ranks |= found
-        costs |= estimate_costs(transformer, points, probes, changes, cfg_scale, parameters["seed"], batches)
+        costs |= estimate_costs(transformer, points, probes, changes, cfg_scale, parameters.seed, batches)
         del changes  # those of the next group are made before the name is bound to them
     return costs, ranks
 

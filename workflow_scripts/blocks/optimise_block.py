@@ -19,6 +19,7 @@ from taqmlx.numerics.loss_curve import shorten_losses
 from taqmlx.numerics.stored_types import convert_values
 from taqmlx.planning import block_plan, plan
 from taqmlx.planning.layer_rules import find_shared_dtype
+from taqmlx.planning.stages import BlockParameters
 from taqmlx.reconstruction.block_task import Task, list_inputs, prepare
 from taqmlx.reconstruction.candidates import Candidate, Learning, choose_candidate, list_candidates, measure_candidate
 from taqmlx.reconstruction.state_arrays import pack_state, unpack_state
@@ -27,8 +28,8 @@ from taqmlx.store.block_file import BlockFile, LayerWeight, holds_block, read_bl
 from taqmlx.store.block_inputs import BlockInputs, identify_block, open_block_inputs
 from taqmlx.store.block_report import name_report, write_report
 from taqmlx.store.errors import UserError, blame_values
-from taqmlx.store.files import read_json
 from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
+from taqmlx.store.parameters import read_block_parameters
 from taqmlx.store.preflight import check_memory
 from taqmlx.store.seal import check_origin
 from taqmlx.store.sealed_job import SealedJob
@@ -37,30 +38,30 @@ LINEAR_WIDTHS = 24  # weight elements of a block's linears, in squares of its wi
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="optimise_block", block=arguments.out.stem)
+    parameters = read_block_parameters(arguments.params, arguments.out.stem)
     inputs = open_block_inputs(arguments.inputs)
     before = [read_block(path) for path in arguments.before]
     mixed = read_mixed_bits(arguments.mixed) if arguments.mixed else None
-    model = find_model(parameters["model"], parameters)
-    origin = list_origin(parameters, inputs, before, model) | identify_bits(parameters, mixed)
-    job = SealedJob(arguments.out, arguments.scratch, parameters, origin)
+    model = find_model(parameters.model, parameters)
+    origin = list_origin(parameters, inputs, before, model) | identify_bits(parameters.bits_per_weight, mixed)
+    job = SealedJob(arguments.out, arguments.scratch, parameters.encode(), origin)
     with job.hold():
         if job.is_finished(holds_block, replace=arguments.replace):
             return
         check_room(parameters, inputs)
-        with blame_values(parameters["block"]):
-            rules = overlay_bits(parameters["layers"], mixed)
+        with blame_values(parameters.block):
+            rules = overlay_bits(parameters.layers, mixed)
             task = prepare(parameters, rules, inputs, before, model.load_transformer(), model.LATENT_SHAPE)
-            quantize_block(job, task)
+            quantize_block(job, parameters, task)
 
 
 def list_origin(
-    parameters: plan.Parameters, inputs: BlockInputs, before: list[BlockFile], model: Model
+    parameters: BlockParameters, inputs: BlockInputs, before: list[BlockFile], model: Model
 ) -> dict[str, Any]:
     """Digests of the block's inputs. Raises UserError if they do not belong together."""
-    shared = identify_block(inputs, parameters, parameters["block"], model.file_digests())
-    blocks = plan.list_blocks(parameters["model"])
-    wanted = blocks[: blocks.index(parameters["block"])] if parameters["block_inputs"] == "quantized" else []
+    shared = identify_block(inputs, parameters, parameters.block, model.file_digests())
+    blocks = plan.list_blocks(parameters.model)
+    wanted = blocks[: blocks.index(parameters.block)] if parameters.block_inputs == "quantized" else []
     found = [file.seal["parameters"]["block"] for file in before]
     if found != wanted:
         raise UserError(f"--before: the files of blocks {wanted} are needed in this order, and {found} are named")
@@ -69,31 +70,30 @@ def list_origin(
     return shared | {"before": [file.seal["checksum"] for file in before]}
 
 
-def check_room(parameters: plan.Parameters, inputs: BlockInputs) -> None:
+def check_room(parameters: BlockParameters, inputs: BlockInputs) -> None:
     """Raise UserError if the machine's memory is too small to quantize a block of this width."""
     (images, width), (texts, _) = (inputs.parts[0].seal["inputs"][f"{name}_shape"] for name in ("image", "text"))
-    rows = block_plan.count_rows(parameters)
+    rows = block_plan.count_rows(parameters.encode())
     needed = estimate_learning(LINEAR_WIDTHS * width**2, rows, len(inputs.points), images + texts, width)
     check_memory(needed, "quantizing a block", "lower adaround_batch or capture_points")
 
 
-def quantize_block(job: SealedJob, task: Task) -> None:
+def quantize_block(job: SealedJob, parameters: BlockParameters, task: Task) -> None:
     """Run the candidates, keep the best on the held-out points, write the report, the block and its seal."""
-    parameters, out = job.parameters, job.out
-    learning = open_learning(job)
+    block, learning = parameters.block, open_learning(job, parameters.block)
     candidates = list_candidates(task.problem, task.grids, task.quantizers, parameters, learning)
     errors = [measure_candidate(task.problem, task.grids, candidate) for candidate in candidates]
-    refuse_broken(parameters["block"], candidates, errors)
+    refuse_broken(block, candidates, errors)
     best = candidates[choose_candidate(candidates, errors)]
-    write_report(name_report(out), parameters["block"], describe(task, candidates, errors, best))
+    write_report(name_report(job.out), block, describe(task, candidates, errors, best))
     weights = task.modulation | {name: LayerWeight(task.grids[name], codes) for name, codes in best.codes.items()}
-    scale_dtype = find_shared_dtype(rule["weight"] for rule in parameters["layers"].values())
+    scale_dtype = find_shared_dtype(rule["weight"] for rule in parameters.layers.values())
     biases = {name: convert_values(np.array(bias), scale_dtype) for name, bias in best.biases.items()}
     inputs = list_inputs(task.problem, best.quantizers)
-    write_block(out, weights, inputs, task.problem.sigmas, parameters, job.inputs, biases)
+    write_block(job.out, weights, inputs, task.problem.sigmas, job.parameters, job.inputs, biases)
     for candidate, error in zip(candidates, errors, strict=True):
-        log.info(f"{parameters['block']} {candidate.engine}: {describe_errors(error['quantized_inputs'])} held out")
-    log.info(f"{parameters['block']}: {best.engine} is written to {out}")
+        log.info(f"{block} {candidate.engine}: {describe_errors(error['quantized_inputs'])} held out")
+    log.info(f"{block}: {best.engine} is written to {job.out}")
 
 
 def refuse_broken(block: str, candidates: list[Candidate], errors: list[dict[str, Any]]) -> None:
@@ -106,14 +106,13 @@ def refuse_broken(block: str, candidates: list[Candidate], errors: list[dict[str
             )
 
 
-def open_learning(job: SealedJob) -> Learning:
+def open_learning(job: SealedJob, block: str) -> Learning:
     """Resume or start AdaRound."""
-    parameters = job.parameters
-    state = unpack_state(job.resume_learning(f"it is ignored, and {parameters['block']} starts over"))
+    state = unpack_state(job.resume_learning(f"it is ignored, and {block} starts over"))
     if state:
-        log.info(f"resuming {parameters['block']} after {len(state.losses)} iterations")
-    total, done = block_plan.count_iterations(parameters), len(state.losses) if state else 0
-    progress = Progress(parameters["block"], total, "iterations", done)
+        log.info(f"resuming {block} after {len(state.losses)} iterations")
+    total, done = block_plan.count_iterations(job.parameters), len(state.losses) if state else 0
+    progress = Progress(block, total, "iterations", done)
     return Learning(
         state,
         lambda state: job.save_learning(*pack_state(state)),

@@ -15,6 +15,7 @@ from taqmlx.numerics.selection import choose_spread_points
 from taqmlx.planning import block_plan, plan
 from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRules
 from taqmlx.planning.layers import Layer
+from taqmlx.planning.stages import RoundShared
 from taqmlx.reconstruction.block_assembly import read_weights, split_points
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians, observe_layers
 from taqmlx.reconstruction.layer_rounding import round_layer
@@ -22,48 +23,53 @@ from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.block_file import LayerWeight, write_block
 from taqmlx.store.calibration import open_calibration
 from taqmlx.store.errors import blame_values
-from taqmlx.store.files import read_json
 from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
+from taqmlx.store.parameters import read_parameters
 
 TOGETHER = 32  # largest number of points per forward
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = block_plan.select_block(read_json(arguments.params, stage="round_shared"), plan.SHARED)
+    parameters = read_parameters(RoundShared, arguments.params)
     calibration = open_calibration(arguments.calibration)
     calibration.verify()
     mixed = read_mixed_bits(arguments.mixed) if arguments.mixed else None
-    model = find_model(parameters["model"], parameters)
+    model = find_model(parameters.model, parameters)
     origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
-    origin |= identify_bits(parameters, mixed)
+    origin |= identify_bits(parameters.bits_per_weight, mixed)
     transformer, points = model.load_transformer(), read_points(calibration)
     shape = calibration.specs["cs"].shape
     together = choose_batch(transformer, model.LATENT_SHAPE, shape, TOGETHER)
     check_forward(transformer, model.LATENT_SHAPE, shape[2], shape[1] * together, "rounding layers")
-    rules = overlay_bits(parameters["layers"], mixed)
+    rules = overlay_bits(block_plan.list_rules(parameters.model, parameters), mixed)
     with blame_values(plan.SHARED):
         rounded = round_layers(transformer, points, rules, parameters, together)
-    write_block(arguments.out, rounded, {}, np.unique(points.sigmas)[::-1], parameters, origin)
+    record = block_plan.select_block(parameters.encode(), plan.SHARED)
+    write_block(arguments.out, rounded, {}, np.unique(points.sigmas)[::-1], record, origin)
     log.info(f"{len(rounded)} layers outside the blocks: {arguments.out}")
 
 
 def round_layers(
-    transformer: Transformer, points: CalibrationPoints, rules: LayerRules, parameters: plan.Parameters, together: int
+    transformer: Transformer, points: CalibrationPoints, rules: LayerRules, parameters: RoundShared, together: int
 ) -> dict[str, LayerWeight]:
     """The quantized layers outside the blocks; `together` points run at a time. Raises ValueError as `round_layer`."""
-    layers = [layer for layer in plan.list_layers(parameters["model"]) if not layer.block]
+    layers = [layer for layer in plan.list_layers(parameters.model) if not layer.block]
     layers = [layer for layer in layers if rules[layer.name]["weight"]["bits"] != UNQUANTIZED]
     if not layers:
         return {}
     steps = np.unique(points.sigmas, return_inverse=True)[1]
-    chosen = choose_spread_points(steps, points.prompts, parameters["search_points"], parameters["seed"])
-    training, held_out = split_points(chosen, points.prompts[chosen], parameters["held_out"], parameters["seed"])
+    chosen = choose_spread_points(steps, points.prompts, parameters.search_points, parameters.seed)
+    training, held_out = split_points(chosen, points.prompts[chosen], parameters.held_out, parameters.seed)
     weights, _ = read_weights(transformer, layers)
     hessians = accumulate_hessians(transformer, layers, take_batches(points, chosen[training], together))
     read = collect_inputs(transformer, layers, take_batches(points, chosen[held_out], together))
     return {
         layer.name: round_layer(
-            weights[layer.name], rules[layer.name]["weight"], hessians[layer.input], read[layer.input], parameters
+            weights[layer.name],
+            rules[layer.name]["weight"],
+            hessians[layer.input],
+            read[layer.input],
+            parameters.engine,
         )
         for layer in layers
     }

@@ -13,32 +13,34 @@ import numpy as np
 from taqmlx.numerics.bit_search import Option, count_stored_bits, search_sizes, write_rules
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import Costs
-from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.planning.layer_rules import UNQUANTIZED, WeightRule, find_weight_rule
 from taqmlx.planning.mflux_layout import MFLUX, list_joined
+from taqmlx.planning.stages import SearchBits
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_json, write_json
+from taqmlx.store.files import write_json
 from taqmlx.store.mixed_bits import FORMAT
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.weight_costs import read_costs
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="search_bits")
-    measured = read_costs(arguments.costs, parameters["model"], parameters["weights"])
-    names = [layer.name for layer in plan.list_layers(parameters["model"])]
-    rules = {name: find_rule(parameters["weights"], name) for name in names}
+    parameters = read_parameters(SearchBits, arguments.params)
+    measured = read_costs(arguments.costs, parameters.model, parameters.weights)
+    names = [layer.name for layer in plan.list_layers(parameters.model)]
+    rules = {name: find_weight_rule(parameters.weights, name) for name in names}
     content = search(parameters, rules, measured.costs, measured.elements)
     write_json(arguments.out, FORMAT | content | {"ranks": measured.ranks, "origin": measured.origin})
     report(content, arguments.out)
 
 
 def search(
-    parameters: plan.Parameters, rules: dict[str, dict[str, Any]], costs: Costs, elements: dict[str, int]
+    parameters: SearchBits, rules: dict[str, WeightRule], costs: Costs, elements: dict[str, int]
 ) -> dict[str, Any]:
     """Content of the output file: the best choices within the size, and the best uniform choice. Raises UserError."""
     total = sum(elements.values())
     plain = UNQUANTIZED * sum(count for name, count in elements.items() if name not in costs)
-    budget = (parameters["bits_per_weight"] or count_stored_bits(rules, elements)) * total - plain
+    budget = (parameters.bits_per_weight or count_stored_bits(rules, elements)) * total - plain
     units = list_units(parameters, costs)
     options = {unit: list_options(names, costs, elements) for unit, names in units.items()}
     try:
@@ -59,18 +61,17 @@ def search(
     }
     chosen = {name: rules[name] | own for name, own in described["mixed"]["layers"].items()}
     return {
-        "model": parameters["model"],
+        "model": parameters.model,
         "budget": (budget + plain) / total,
-        "parameters": parameters,
+        "parameters": parameters.encode(),
         **described,
-        "rules": write_rules(parameters["weights"], list(rules), chosen),
+        "rules": write_rules(parameters.weights, list(rules), chosen),
     }
 
 
-def list_units(parameters: plan.Parameters, costs: Costs) -> dict[str, tuple[str, ...]]:
+def list_units(parameters: SearchBits, costs: Costs) -> dict[str, tuple[str, ...]]:
     """The layers that get one choice, by the first of them: each by itself, unless the layout joins some."""
-    is_joined = parameters.get("layout") == MFLUX
-    joined = list_joined(*plan.MODEL_BLOCKS[parameters["model"]]) if is_joined else []
+    joined = list_joined(*plan.MODEL_BLOCKS[parameters.model]) if parameters.layout == MFLUX else []
     groups = {names[0]: names for names in joined if costs.keys() >= set(names)}
     others = {name for first, *rest in groups.values() for name in rest}
     return {name: groups.get(name, (name,)) for name in costs if name not in others}

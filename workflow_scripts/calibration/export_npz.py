@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from taqmlx.runtime.entry import build_parser, log, run
-from taqmlx.store.calibration import FLAT_ARRAYS, Calibration, open_calibration
+from taqmlx.store.calibration import FLAT_ARRAYS, Calibration, list_attributes, open_calibration
 from taqmlx.store.files import write_atomically
 from taqmlx.store.vouching import vouched
 
@@ -29,16 +29,13 @@ def main(arguments: argparse.Namespace) -> None:
 
 def write_npz(path: Path, calibration: Calibration) -> None:
     """Write the archive with one chunk in memory at a time."""
-    parameters = calibration.seal["parameters"]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in FLAT_ARRAYS:
             spec = calibration.specs[name]
             write_member(archive, name, spec.shape, np.dtype(spec.dtype), calibration.iterate_parts(name))
-        for name, value in (
-            ("prompts", np.array(parameters["prompts"])),
-            ("cfg_scale", np.array(parameters["cfg_scale"])),
-        ):
-            write_member(archive, name, value.shape, value.dtype, [value])
+        for name, value in list_attributes(calibration.seal["parameters"]).items():
+            array = np.array(value)
+            write_member(archive, name, array.shape, array.dtype, [array])
 
 
 def write_member(

@@ -12,14 +12,15 @@ import numpy as np
 
 from taqmlx.numerics.calibration_points import select_steps, shuffle_points
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard, GatherCalibration
 from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
 from taqmlx.store.block_inputs import count_bytes
 from taqmlx.store.calibration import list_attributes, list_specs, open_calibration
 from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioning
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_json
 from taqmlx.store.gather import Selection, gather_points, write_conditions
 from taqmlx.store.locations import Place
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.preflight import check_disk
 from taqmlx.store.seal import check_origin, holds_group, read_group_seal
 from taqmlx.store.sealed_job import SealedJob
@@ -31,31 +32,41 @@ OWN = ("shard", "prompts", "rows")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="gather_calibration")
-    conditioning = open_conditioning(arguments.conditioning, parameters)
+    parameters = read_parameters(GatherCalibration, arguments.params)
+    conditioning = open_conditioning(arguments.conditioning, parameters.encode())
     inputs = check_shards(arguments.trajectories, parameters, conditioning)
-    job = SealedJob(arguments.out, arguments.out.parent / "scratch" / arguments.out.stem, parameters, inputs)
+    scratch = arguments.out.parent / "scratch" / arguments.out.stem
+    job = SealedJob(arguments.out, scratch, parameters.encode(), inputs)
     with job.hold():
         if job.is_finished(holds_group):
             return
         job.clear()
         check_disk(job.scratch, count_needed_bytes(parameters, inputs), "choose a results_dir elsewhere")
-        build_group(job, arguments.trajectories, conditioning)
-    count = parameters["trajectories"] * parameters["selected_steps"]
-    log.info(f"gathered {count} points of {parameters['trajectories']} trajectories: {job.out}")
+        build_group(job, arguments.trajectories, parameters, conditioning)
+    log.info(f"gathered {count_points(parameters)} points of {parameters.trajectories} trajectories: {job.out}")
 
 
-def select_wanted(parameters: plan.Parameters, shard: str) -> plan.Parameters:
+def count_points(parameters: GatherCalibration) -> int:
+    """Number of points of the set."""
+    return parameters.trajectories * parameters.selected_steps
+
+
+def select_wanted(parameters: GatherCalibration, shard: str) -> plan.Parameters:
     """Parameters that the seal of `shard` must have, as far as this stage's parameters determine them."""
-    wanted = plan.select_shard(parameters, shard) | {
-        "stage": "collect_shard",
-        "version": plan.STAGES["collect_shard"][0],
+    return {
+        "stage": CollectShard.stage,
+        "version": CollectShard.version,
+        "model": parameters.model,
+        "steps": parameters.steps,
+        "seed": parameters.seed,
+        "cfg_scale": parameters.cfg_scale,
+        "shard": shard,
+        "prompts": plan.list_shard_prompts(parameters, shard),
+        "rows": plan.list_rows(parameters, shard),
     }
-    del wanted["selected_steps"]
-    return wanted
 
 
-def check_shards(store: Place, parameters: plan.Parameters, conditioning: Conditioning) -> dict[str, Any]:
+def check_shards(store: Place, parameters: GatherCalibration, conditioning: Conditioning) -> dict[str, Any]:
     """Inputs of the set: the fingerprints of all shards and of the encodings, and the shapes.
 
     Raises UserError unless every shard has an intact seal, made with these parameters and encodings and otherwise with
@@ -69,7 +80,7 @@ def check_shards(store: Place, parameters: plan.Parameters, conditioning: Condit
         seal = read_group_seal(store / shard)
         first = first or seal
         settings = {key: value for key, value in first["parameters"].items() if key not in OWN}
-        inputs = list_inputs(conditioning, wanted) | {"latent_shape": first["inputs"]["latent_shape"]}
+        inputs = list_inputs(conditioning, wanted["rows"]) | {"latent_shape": first["inputs"]["latent_shape"]}
         check_origin(seal, store / shard, settings | wanted, inputs)
         fingerprints[shard] = seal["fingerprint"]
     return {
@@ -80,44 +91,45 @@ def check_shards(store: Place, parameters: plan.Parameters, conditioning: Condit
     } | conditioning.read_shapes()
 
 
-def list_arrays(parameters: plan.Parameters, inputs: dict[str, Any]) -> dict[str, ArraySpec]:
+def list_arrays(parameters: GatherCalibration, inputs: dict[str, Any]) -> dict[str, ArraySpec]:
     """Array specifications of the set, by name."""
-    count = parameters["trajectories"] * parameters["selected_steps"]
-    return list_specs(count, *(inputs[name] for name in ("latent_shape", "cs_shape", "cs_pooled_shape")))
+    return list_specs(
+        count_points(parameters), *(inputs[name] for name in ("latent_shape", "cs_shape", "cs_pooled_shape"))
+    )
 
 
-def count_needed_bytes(parameters: plan.Parameters, inputs: dict[str, Any]) -> int:
+def count_needed_bytes(parameters: GatherCalibration, inputs: dict[str, Any]) -> int:
     """Uncompressed size in bytes of the set, plus that of the flat file used to shuffle its points."""
     specs = list_arrays(parameters, inputs)
     return count_bytes(specs) + count_bytes({"flat": specs["xs"]})
 
 
-def build_group(job: SealedJob, store: Place, conditioning: Conditioning) -> None:
+def build_group(job: SealedJob, store: Place, parameters: GatherCalibration, conditioning: Conditioning) -> None:
     """Write, seal, verify and publish the set. Raises UserError naming a damaged shard or array."""
-    parameters, path, specs = job.parameters, job.group, list_arrays(job.parameters, job.inputs)
-    create_group(path, list(specs.values()), list_attributes(parameters))
+    path, specs = job.group, list_arrays(parameters, job.inputs)
+    create_group(path, list(specs.values()), list_attributes(job.parameters))
     selection = describe_selection(open_first(store, parameters), parameters)
     digests = gather_points(job.scratch / "flat", read_trajectories(store, parameters), selection, path, specs)
-    digests |= write_conditions(conditioning, len(parameters["prompts"]), path, specs)
+    digests |= write_conditions(conditioning, len(parameters.prompts), path, specs)
     job.publish_group(digests, lambda group: open_calibration(group).verify())
 
 
-def open_first(store: Place, parameters: plan.Parameters) -> Shard:
+def open_first(store: Place, parameters: GatherCalibration) -> Shard:
     """The first shard, whose schedule all shards share."""
     shard = plan.list_shards(parameters)[0]
     return open_shard(store / shard, select_wanted(parameters, shard), {})
 
 
-def describe_selection(shard: Shard, parameters: plan.Parameters) -> Selection:
+def describe_selection(shard: Shard, parameters: GatherCalibration) -> Selection:
     """The points to gather, with the schedule of `shard`."""
-    steps = select_steps(parameters["steps"], parameters["selected_steps"])
-    permutation = shuffle_points(parameters["trajectories"] * len(steps), parameters["seed"])
+    steps = select_steps(parameters.steps, parameters.selected_steps)
+    permutation = shuffle_points(parameters.trajectories * len(steps), parameters.seed)
     return Selection(steps, shard.small["ts"][steps], shard.small["sigmas"][steps], permutation)
 
 
-def read_trajectories(store: Place, parameters: plan.Parameters) -> Iterator[Trajectory]:
+def read_trajectories(store: Place, parameters: GatherCalibration) -> Iterator[Trajectory]:
     """Yield all trajectories, verified, shard by shard. Raises UserError if the schedules of shards differ."""
-    progress = Progress("gather", parameters["trajectories"], "trajectories")
+    progress = Progress("gather", parameters.trajectories, "trajectories")
     schedule = open_first(store, parameters).seal["sha256"]["arrays"]
     for name in plan.list_shards(parameters):
         shard = open_shard(store / name, select_wanted(parameters, name), {})

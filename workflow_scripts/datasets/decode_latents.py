@@ -12,18 +12,19 @@ import numpy as np
 from PIL import Image
 
 from taqmlx.models.catalogue import find_model
+from taqmlx.planning.stages import CollectShard
 from taqmlx.runtime.entry import Progress, build_parser, log, run
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_json
 from taqmlx.store.original_layout import read_latents
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.vouching import write_vouched_folder
 
 BATCH = 16
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="collect_shard")
-    model = find_model(parameters["model"], parameters)
+    parameters = read_parameters(CollectShard, arguments.params)
+    model = find_model(parameters.model, parameters)
     paths = sorted(arguments.latents.glob("*.npy"))
     if not paths:
         raise UserError(f"{arguments.latents} has no .npy file; run export_latents first")

@@ -6,27 +6,28 @@ from pathlib import Path
 import numpy as np
 
 from taqmlx.models.catalogue import find_model
+from taqmlx.planning.stages import CollectShard
 from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
-from taqmlx.store.files import read_json
 from taqmlx.store.original_layout import name_latents, write_latents
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.trajectories import open_shards
 from taqmlx.store.vouching import write_vouched_folder
 
 
 def main(arguments: argparse.Namespace) -> None:
-    stage = read_json(arguments.params, stage="collect_shard")
-    process_out = find_model(stage["model"], stage).process_out
-    progress = Progress("export", stage["trajectories"], "latents")
+    parameters = read_parameters(CollectShard, arguments.params)
+    process_out = find_model(parameters.model, parameters).process_out
+    progress = Progress("export", parameters.trajectories, "latents")
 
     def fill(folder: Path) -> None:
-        for shard in open_shards(arguments.trajectories, stage):
+        for shard in open_shards(arguments.trajectories, parameters):
             for row in range(shard.layout.rows):
                 trajectory = shard.read_trajectory(row)
                 write_latents(name_latents(folder, trajectory.number), np.array(process_out(trajectory.latents)))
                 progress.advance()
 
     write_vouched_folder(arguments.out, fill)
-    log.info(f"exported {stage['trajectories']} latents: {arguments.out}")
+    log.info(f"exported {parameters.trajectories} latents: {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -7,26 +7,27 @@ full precision.
 import argparse
 from pathlib import Path
 
+from taqmlx.planning.stages import CollectShard
 from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
-from taqmlx.store.files import read_json
 from taqmlx.store.original_layout import list_samples, name_sample, write_sample
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.trajectories import open_shards
 from taqmlx.store.vouching import write_vouched_folder
 
 
 def main(arguments: argparse.Namespace) -> None:
-    stage = read_json(arguments.params, stage="collect_shard")
-    progress = Progress("export", stage["trajectories"], "trajectories")
+    parameters = read_parameters(CollectShard, arguments.params)
+    progress = Progress("export", parameters.trajectories, "trajectories")
 
     def fill(folder: Path) -> None:
-        for shard in open_shards(arguments.trajectories, stage):
+        for shard in open_shards(arguments.trajectories, parameters):
             for row in range(shard.layout.rows):
                 for sample in list_samples(shard.read_trajectory(row), shard.small["ts"], shard.small["sigmas"]):
                     write_sample(name_sample(folder, sample.image_id, sample.step_index), sample)
                 progress.advance()
 
     write_vouched_folder(arguments.out, fill)
-    log.info(f"exported {stage['trajectories'] * (stage['steps'] + 1)} samples: {arguments.out}")
+    log.info(f"exported {parameters.trajectories * (parameters.steps + 1)} samples: {arguments.out}")
 
 
 if __name__ == "__main__":

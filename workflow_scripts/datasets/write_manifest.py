@@ -7,25 +7,26 @@ the files in a folder of the original layout.
 import argparse
 from pathlib import Path
 
-from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard
 from taqmlx.runtime.entry import add_place, build_parser, log, run
-from taqmlx.store.files import hash_file, read_json, write_json
+from taqmlx.store.files import hash_file, write_json
 from taqmlx.store.manifest import SAVED, Manifest, build_manifest, count_saved, read_seals
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.seal import Seal
 
 
 def main(arguments: argparse.Namespace) -> None:
-    stage = read_json(arguments.params, stage="collect_shard")
-    seals = read_seals(arguments.trajectories, stage)
-    manifest = describe_exports(arguments.saved, stage, seals) if arguments.saved else build_manifest(stage, seals)
+    parameters = read_parameters(CollectShard, arguments.params)
+    seals, saved = read_seals(arguments.trajectories, parameters), arguments.saved
+    manifest = describe_exports(saved, parameters, seals) if saved else build_manifest(parameters, seals)
     write_json(arguments.out, manifest)
     log.info(f"{manifest['n_completed']} of {manifest['num_images']} images in {arguments.out}")
 
 
-def describe_exports(folder: Path, stage: plan.Parameters, seals: dict[str, Seal]) -> Manifest:
+def describe_exports(folder: Path, parameters: CollectShard, seals: dict[str, Seal]) -> Manifest:
     """Manifest of the files in a folder of the original layout, with the sha256 of each image."""
     digests = {path.name: hash_file(path) for path in folder.glob(SAVED["images"])}
-    return build_manifest(stage, seals, count_saved(folder)) | {"sha256": digests}
+    return build_manifest(parameters, seals, count_saved(folder)) | {"sha256": digests}
 
 
 def build_arguments() -> argparse.ArgumentParser:

@@ -12,9 +12,11 @@ from taqmlx.models.classifier import compare_attributes
 from taqmlx.numerics.distribution import draw_counts
 from taqmlx.planning import plan
 from taqmlx.planning.local_paths import find_place
+from taqmlx.planning.stages import CompareVariant
 from taqmlx.planning.variants import ALL, FULL_PRECISION
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.files import read_json, write_json
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.picture_sets import REAL, PictureSet, check_pairs, choose_features, read_features, read_set
 
 KINDS = {0: "one_object", 1: "two_objects"}
@@ -23,10 +25,10 @@ KINDS = {0: "one_object", 1: "two_objects"}
 def main(arguments: argparse.Namespace) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     parameters, evaluation = (
-        read_json(arguments.params, stage="compare_variant"),
+        read_parameters(CompareVariant, arguments.params),
         read_json(arguments.prompts, format="evaluation-prompts"),
     )
-    parts = plan.list_parts(parameters["evaluation_shards"])
+    parts = plan.list_parts(parameters.evaluation_shards)
     real = read_features([arguments.features / REAL / f"{part}.safetensors" for part in parts], REAL)
     exact, found = (
         read_set(
@@ -38,11 +40,11 @@ def main(arguments: argparse.Namespace) -> None:
     )
     moved = ALL[arguments.variant].seeds * len(evaluation["pictures"])
     check_pairs(arguments.variant, found, FULL_PRECISION, exact, moved)
-    counts = draw_counts(exact.prompts, parameters["evaluation_seed"])
+    counts = draw_counts(exact.prompts, parameters.evaluation_seed)
     described = {"format": "compared", "variant": arguments.variant, "title": ALL[arguments.variant].title}
-    described |= compare_sets(found, real.arrays, real.pictures, exact, counts, parameters["evaluation_seed"])
+    described |= compare_sets(found, real.arrays, real.pictures, exact, counts, parameters.evaluation_seed)
     if arguments.variant != FULL_PRECISION:
-        described |= {"paired": compare_pairs(found, exact, counts, find_place("lpips", parameters["lpips"]))}
+        described |= {"paired": compare_pairs(found, exact, counts, find_place("lpips", parameters.lpips))}
     described |= {"prompt_accuracy": rate(found, evaluation["prompts"], counts)}
     write_json(arguments.out, described)
     log.info(f"{arguments.variant}: {say_distances(described)}")

@@ -12,9 +12,11 @@ import numpy as np
 from PIL import Image
 
 from taqmlx.planning import plan
+from taqmlx.planning.stages import DrawReference
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import hash_file, read_json, write_folder, write_json
+from taqmlx.store.files import hash_file, write_folder, write_json
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.pictures import name_picture
 from taqmlx.store.seal import make_seal
 from taqmlx.training.captions import sample_scene
@@ -24,17 +26,17 @@ PER_PICTURE, ENOUGH = 4, 4096  # enough for the reference to add little error to
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="draw_reference")
-    if parameters["model"] not in plan.EMBEDDED:
-        raise UserError(f"reference_pictures: none can be drawn for {parameters['model']}; name a folder of pictures")
-    pictures = parameters["evaluation_pictures"]
+    parameters = read_parameters(DrawReference, arguments.params)
+    if parameters.model not in plan.EMBEDDED:
+        raise UserError(f"reference_pictures: none can be drawn for {parameters.model}; name a folder of pictures")
+    pictures = parameters.evaluation_pictures
     count = max(pictures, min(PER_PICTURE * pictures, ENOUGH))
     folder = arguments.out.with_suffix("")
     if not arguments.out.exists():  # images without a seal are from an interrupted run
         shutil.rmtree(folder, ignore_errors=True)
-    write_folder(folder, lambda partial: draw_pictures(partial, count, parameters["evaluation_seed"]))
+    write_folder(folder, lambda partial: draw_pictures(partial, count, parameters.evaluation_seed))
     digests = {path.name: [hash_file(path)] for path in (name_picture(folder, index) for index in range(count))}
-    own = parameters | {"pictures": [[None, index] for index in range(count)]}
+    own = parameters.encode() | {"pictures": [[None, index] for index in range(count)]}
     write_json(arguments.out, make_seal(own, {}, digests))
     log.info(f"{count} pictures of the generator: {folder}")
 

@@ -16,9 +16,11 @@ from taqmlx.models.classifier import judge_pictures, load_classifier
 from taqmlx.models.embedded import FOLDER, PICTURE_SIZE
 from taqmlx.planning import plan
 from taqmlx.planning.local_paths import find_place
+from taqmlx.planning.stages import ExtractFeatures
 from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import hash_file, read_json
+from taqmlx.store.files import hash_file
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.picture_sets import REAL, list_sealed
 from taqmlx.store.pictures import list_pictures, read_picture, stack_pictures
 from taqmlx.store.tensors import refuse_broken, write_sealed_tensors
@@ -30,7 +32,7 @@ Extractor = Callable[[Sequence[Image.Image]], dict[str, np.ndarray]]
 
 def main(arguments: argparse.Namespace) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
-    parameters = read_json(arguments.params, stage="extract_features")
+    parameters = read_parameters(ExtractFeatures, arguments.params)
     extractors, about = open_extractors(parameters)
     paths, source = find_pictures(arguments, parameters)
     parts, resized = [], 0
@@ -47,11 +49,11 @@ def main(arguments: argparse.Namespace) -> None:
     log.info(f"{len(paths)} pictures, {', '.join(about['features'])}: {arguments.out}")
 
 
-def open_extractors(parameters: plan.Parameters) -> tuple[list[Extractor], dict[str, Any]]:
+def open_extractors(parameters: ExtractFeatures) -> tuple[list[Extractor], dict[str, Any]]:
     """The feature extractors, and their descriptions. Raises UserError for missing weights."""
-    if parameters["model"] not in plan.EMBEDDED and not parameters["inception"]:
+    if parameters.model not in plan.EMBEDDED and not parameters.inception:
         raise UserError(
-            f"inception: the embedded model's classifier cannot judge pictures of {parameters['model']}; name the"
+            f"inception: the embedded model's classifier cannot judge pictures of {parameters.model}; name the"
             " weights of an Inception v3"
         )
     classifier = load_classifier()
@@ -70,23 +72,23 @@ def open_extractors(parameters: plan.Parameters) -> tuple[list[Extractor], dict[
         }
     }
     # PyTorch takes seconds to import, so it is imported only if its weights are configured.
-    if parameters["inception"]:
+    if parameters.inception:
         from taqmlx.evaluation.inception import InceptionFeatures
 
-        inception = InceptionFeatures(find_place("inception", parameters["inception"]))
+        inception = InceptionFeatures(find_place("inception", parameters.inception))
         extractors.append(lambda images: {"inception": inception(images)})
         about["inception"] = inception.about
-    if parameters["clip"]:
+    if parameters.clip:
         from taqmlx.evaluation.clip_features import ClipFeatures
 
-        clip = ClipFeatures(find_place("clip", parameters["clip"]))
+        clip = ClipFeatures(find_place("clip", parameters.clip))
         extractors.append(lambda images: {"clip": clip(images)})
         about["clip"] = clip.about
     return extractors, {"features": about}
 
 
 def find_pictures(
-    arguments: argparse.Namespace, parameters: plan.Parameters
+    arguments: argparse.Namespace, parameters: ExtractFeatures
 ) -> tuple[list[Path], dict[str, str | None]]:
     """The images to read, all of a variant's shard or a share of real ones, and their source.
 
@@ -101,9 +103,9 @@ def find_pictures(
     return shown, {"set": name, "origin": seal["checksum"]}
 
 
-def take_share(paths: list[Path], arguments: argparse.Namespace, parameters: plan.Parameters) -> list[Path]:
+def take_share(paths: list[Path], arguments: argparse.Namespace, parameters: ExtractFeatures) -> list[Path]:
     """The paths of this shard: every `evaluation_shards`-th one."""
-    shards = parameters["evaluation_shards"]
+    shards = parameters.evaluation_shards
     return paths[choose_part(arguments.shard, shards) :: shards]
 
 

@@ -17,11 +17,13 @@ from taqmlx.models.catalogue import find_model, warn_of_dropped_text
 from taqmlx.models.protocol import Model
 from taqmlx.numerics.schedule import draw_noise
 from taqmlx.planning import plan
+from taqmlx.planning.stages import GenerateImages
 from taqmlx.planning.variants import ALL, FULL_PRECISION
 from taqmlx.reconstruction.variant_linears import bind_source
 from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
 from taqmlx.store.files import hash_file, read_json, write_json
 from taqmlx.store.lock import hold_lock
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.pictures import is_drawn, name_picture, write_picture
 from taqmlx.store.seal import make_seal
 
@@ -35,8 +37,8 @@ class Picture(NamedTuple):
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="generate_images")
-    model = find_model(parameters["model"], parameters)
+    parameters = read_parameters(GenerateImages, arguments.params)
+    model = find_model(parameters.model, parameters)
     inputs = {"model": model.file_digests(), "source": {path.name: hash_file(path) for path in arguments.source}}
     pictures = list_pictures(arguments, parameters, plan.fingerprint(inputs))
     if arguments.variant == FULL_PRECISION:  # logged once: all variants have the same prompts
@@ -48,14 +50,14 @@ def main(arguments: argparse.Namespace) -> None:
             for picture in pictures
         }
         drop_others(arguments.out, [picture.path for picture in pictures])
-        own = parameters | {"variant": arguments.variant, "shard": arguments.shard}
+        own = parameters.encode() | {"variant": arguments.variant, "shard": arguments.shard}
         own |= {"pictures": [[picture.prompt, picture.about["seed"]] for picture in pictures]}
         write_json(arguments.out.with_suffix(".json"), make_seal(own, inputs, digests))
     log.info(f"{len(pictures)} pictures of {arguments.variant}, {drawn} drawn now: {arguments.out}")
 
 
 def draw_missing(
-    arguments: argparse.Namespace, parameters: plan.Parameters, model: Model, pictures: list[Picture]
+    arguments: argparse.Namespace, parameters: GenerateImages, model: Model, pictures: list[Picture]
 ) -> int:
     """Generate the batches with missing images. Returns the number of images in them."""
     variant = ALL[arguments.variant]
@@ -66,16 +68,16 @@ def draw_missing(
     if missing:
         transformer = model.load_transformer()
         linear_at = bind_source(transformer, variant.source, arguments.source)
-        total = count * parameters["evaluation_steps"]
+        total = count * parameters.evaluation_steps
         progress = Progress(f"{arguments.variant}/{arguments.shard}", total, "trajectory-steps")
         draw_batches(model, transformer, linear_at, parameters, missing, progress, variant.batch)
     return count
 
 
-def list_pictures(arguments: argparse.Namespace, parameters: plan.Parameters, inputs: str) -> list[Picture]:
+def list_pictures(arguments: argparse.Namespace, parameters: GenerateImages, inputs: str) -> list[Picture]:
     """The shard's images, for its share of the prompts, prompt by prompt."""
     evaluation = read_json(arguments.prompts, format="evaluation-prompts")
-    prompts, pictures, shards = evaluation["prompts"], evaluation["pictures"], parameters["evaluation_shards"]
+    prompts, pictures, shards = evaluation["prompts"], evaluation["pictures"], parameters.evaluation_shards
     moved = ALL[arguments.variant].seeds * len(pictures)
     part = choose_part(arguments.shard, shards)
     own = [row for row in pictures if row["prompt"] * shards // len(prompts) == part]
@@ -84,11 +86,11 @@ def list_pictures(arguments: argparse.Namespace, parameters: plan.Parameters, in
             name_picture(arguments.out, row["seed"] + moved),
             {
                 "prompt": prompts[row["prompt"]]["text"],
-                "negative_prompt": parameters["negative_prompt"],
+                "negative_prompt": parameters.negative_prompt,
                 "seed": row["seed"] + moved,
                 "variant": arguments.variant,
-                "steps": parameters["evaluation_steps"],
-                "cfg": parameters["evaluation_cfg"],
+                "steps": parameters.evaluation_steps,
+                "cfg": parameters.evaluation_cfg,
                 "inputs": inputs,
             },
             row["prompt"],
@@ -108,7 +110,7 @@ def draw_batches(
     model: Model,
     transformer: Transformer,
     linear_at: LinearAt,
-    parameters: plan.Parameters,
+    parameters: GenerateImages,
     batches: list[list[Picture]],
     progress: Progress,
     together: int,
@@ -118,10 +120,10 @@ def draw_batches(
     `together`: as in `sample`.
     """
     decoder = model.load_decoder()
-    sigmas = model.compute_sigmas(parameters["evaluation_steps"])
-    for batch, cs, cs_pooled in encode_batches(model, batches, parameters["negative_prompt"]):
+    sigmas = model.compute_sigmas(parameters.evaluation_steps)
+    for batch, cs, cs_pooled in encode_batches(model, batches, parameters.negative_prompt):
         noise = draw_noise([picture.about["seed"] for picture in batch], *model.LATENT_SHAPE)
-        cfg = parameters["evaluation_cfg"]
+        cfg = parameters.evaluation_cfg
         try:
             latents = sample(transformer, linear_at, cs, cs_pooled, noise, sigmas, cfg, progress.advance, together)
         except NotFiniteError as error:

@@ -16,11 +16,12 @@ from taqmlx.mmdit.sampling import bind_step, refuse_broken
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.quality import measure_snr
 from taqmlx.numerics.schedule import draw_noise, start_latents
-from taqmlx.planning import plan
+from taqmlx.planning.stages import MeasureGrowth
 from taqmlx.planning.variants import ALL
 from taqmlx.reconstruction.variant_linears import bind_source
 from taqmlx.runtime.entry import Progress, build_parser, log, run
 from taqmlx.store.files import read_json, write_json
+from taqmlx.store.parameters import read_parameters
 
 PICTURES = 32
 FREE, FORCED = "free_running", "teacher_forced"
@@ -30,15 +31,15 @@ Growth = dict[str, np.ndarray]
 
 def main(arguments: argparse.Namespace) -> None:
     parameters, evaluation = (
-        read_json(arguments.params, stage="measure_growth"),
+        read_parameters(MeasureGrowth, arguments.params),
         read_json(arguments.prompts, format="evaluation-prompts"),
     )
     pictures = evaluation["pictures"][:PICTURES]
-    model = find_model(parameters["model"], parameters)
+    model = find_model(parameters.model, parameters)
     prompts = [evaluation["prompts"][row["prompt"]]["text"] for row in pictures]
-    cs, cs_pooled = model.encode_prompts(prompts, parameters["negative_prompt"])
+    cs, cs_pooled = model.encode_prompts(prompts, parameters.negative_prompt)
     transformer = model.load_transformer()
-    sigmas = model.compute_sigmas(parameters["evaluation_steps"])
+    sigmas = model.compute_sigmas(parameters.evaluation_steps)
     exact = bind_source(transformer, "none", [])
     quantized = bind_source(transformer, ALL[arguments.variant].source, arguments.source)
     noise = draw_noise([row["seed"] for row in pictures], *model.LATENT_SHAPE)
@@ -49,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
     for first in range(0, len(pictures), size):
         rows = slice(first, first + size)
         start = start_latents(noise[rows], sigmas[0])
-        own = cs[rows], cs_pooled[rows], mx.arange(len(start)), sigmas, parameters["evaluation_cfg"]
+        own = cs[rows], cs_pooled[rows], mx.arange(len(start)), sigmas, parameters.evaluation_cfg
         both = (bind_step(transformer, linear_at, *own) for linear_at in (exact, quantized))
         parts.append(follow(*both, start, steps, first, progress))
     found = {name: np.concatenate([part[name] for part in parts], axis=1) for name in (FREE, FORCED)}
@@ -75,7 +76,7 @@ def follow(exact: Any, quantized: Any, start: mx.array, count: int, first: int, 
     return {name: np.array(values) for name, values in rows.items()}
 
 
-def describe(variant: str, pictures: list[dict], sigmas: list[float], found: Growth) -> plan.Parameters:
+def describe(variant: str, pictures: list[dict], sigmas: list[float], found: Growth) -> dict[str, Any]:
     """The output: SNR of each picture at each step; an infinite SNR (equal latents) is null."""
     values = {
         name: [[value if np.isfinite(value) else None for value in step] for step in table.tolist()]

@@ -5,14 +5,16 @@ from pathlib import Path
 
 from taqmlx.mmdit.variant_sizes import measure_variant
 from taqmlx.models.catalogue import find_model
+from taqmlx.planning.stages import MeasureSize
 from taqmlx.planning.variants import ALL
 from taqmlx.runtime.entry import build_parser, log, run
-from taqmlx.store.files import read_json, write_json
+from taqmlx.store.files import write_json
+from taqmlx.store.parameters import read_parameters
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="measure_size")
-    transformer = find_model(parameters["model"], parameters).load_transformer()
+    parameters = read_parameters(MeasureSize, arguments.params)
+    transformer = find_model(parameters.model, parameters).load_transformer()
     measured = measure_variant(transformer, ALL[arguments.variant].source, arguments.source)
     write_json(arguments.out, {"format": "sizes", "variant": arguments.variant} | measured)
     log.info(f"{arguments.variant}: {measured['bits_per_weight']:.2f} bits per weight: {arguments.out}")

@@ -9,11 +9,13 @@ import numpy as np
 from taqmlx.evaluation.measures import describe_growth
 from taqmlx.numerics.distribution import RESAMPLES, draw_counts
 from taqmlx.planning import plan
+from taqmlx.planning.stages import Score
 from taqmlx.planning.variants import ALL, BY_CONFIGURATION, FULL_PRECISION, NOISE_FLOOR
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.frontier_file import find_size, read_frontier
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.picture_sets import REAL, Features, choose_features, read_features
 
 FORMAT = {"format": "evaluation", "version": 2}
@@ -32,22 +34,22 @@ NOTES = {
 
 def main(arguments: argparse.Namespace) -> None:
     parameters, evaluation = (
-        read_json(arguments.params, stage="score"),
+        read_parameters(Score, arguments.params),
         read_json(arguments.prompts, format="evaluation-prompts"),
     )
-    parts = plan.list_parts(parameters["evaluation_shards"])
+    parts = plan.list_parts(parameters.evaluation_shards)
     real = read_features([arguments.folder / "features" / REAL / f"{part}.safetensors" for part in parts], REAL)
     variants = {
         name: read_part(arguments.folder, "compared", name)
         | {"error_growth": None, "size": read_part(arguments.folder, "sizes", name)}
-        for name in parameters["evaluation_variants"]
+        for name in parameters.evaluation_variants
     }
     for name, described in variants.items():
         if ALL[name].source in BY_CONFIGURATION:
             described["title"] = f"{described['size']['precision']}, {described['title']}"
     for name in variants.keys() - {FULL_PRECISION}:
         growth = read_part(arguments.folder, "growth", name)
-        variants[name]["error_growth"] = summarise_growth(growth, parameters["evaluation_seed"])
+        variants[name]["error_growth"] = summarise_growth(growth, parameters.evaluation_seed)
     floor = {name: read_part(arguments.folder, "compared", name) for name in NOISE_FLOOR}
     head = FORMAT | describe_run(parameters, evaluation, real)
     head["bits_saved"] = describe_saving(arguments.frontier, parameters) if arguments.frontier else None
@@ -68,14 +70,14 @@ def summarise_growth(growth: dict[str, Any], seed: int) -> dict[str, Any]:
     return {"sigmas": growth["sigmas"], "pictures": len(growth["prompts"]), "latent_snr_db": found}
 
 
-def describe_saving(path: Path, parameters: plan.Parameters) -> dict[str, Any]:
+def describe_saving(path: Path, parameters: Score) -> dict[str, Any]:
     """Bits per weight saved against `nn.quantize` at the configured size, for each of our results.
 
     Raises UserError if the frontier used other steps or guidance than the evaluation, or lacks that size.
     """
-    frontier, asked = read_frontier(path), parameters["bits_per_weight"]
-    for key in ("steps", "cfg"):
-        if frontier[key] != parameters[f"evaluation_{key}"]:
+    frontier, asked = read_frontier(path), parameters.bits_per_weight
+    for key, own in (("steps", parameters.evaluation_steps), ("cfg", parameters.evaluation_cfg)):
+        if frontier[key] != own:
             raise UserError(f"{path} was drawn with {key} {frontier[key]:g}; delete it and run measure_frontier again")
     ways = {
         way["name"]: {key: way[key] for key in ("title", "bits_per_weight")} | way["bits_saved"]
@@ -84,22 +86,22 @@ def describe_saving(path: Path, parameters: plan.Parameters) -> dict[str, Any]:
     return {"asked": asked} | {key: frontier[key] for key in ("n", "steps", "cfg")} | {"ways": ways}
 
 
-def describe_run(parameters: plan.Parameters, evaluation: dict[str, Any], real: Features) -> dict[str, Any]:
+def describe_run(parameters: Score, evaluation: dict[str, Any], real: Features) -> dict[str, Any]:
     """What was compared, with which references and features, and whether the FID is a headline number."""
     kind, seeds = choose_features(real.arrays), [row["seed"] for row in evaluation["pictures"]]
     return {
         "n": len(seeds),
         "prompts": len(evaluation["prompts"]),
         "seeds": [min(seeds), max(seeds)],
-        "steps": parameters["evaluation_steps"],
-        "cfg": parameters["evaluation_cfg"],
+        "steps": parameters.evaluation_steps,
+        "cfg": parameters.evaluation_cfg,
         "reference": {
-            "real": {"n": real.pictures, "resized": real.resized, "drawn": parameters["reference_pictures"] is None},
+            "real": {"n": real.pictures, "resized": real.resized, "drawn": parameters.reference_pictures is None},
             "full_precision": {"n": len(seeds)},
         },
         "features": {"kind": kind, "dimensions": int(real.arrays[kind].shape[1])} | real.about[kind],
         "cmmd": real.about.get("clip"),
-        "lpips": parameters["lpips"] and {"network": "AlexNet", "weights_sha256": parameters["lpips"]["sha256"]},
+        "lpips": parameters.lpips and {"network": "AlexNet", "weights_sha256": parameters.lpips["sha256"]},
         "is_headline": len(seeds) >= HEADLINE and kind == "inception",
         "headline": f"FID of fewer than {HEADLINE:,} pictures, or of other features than Inception's, is no headline:"
         " it compares variants here, and with no other work",

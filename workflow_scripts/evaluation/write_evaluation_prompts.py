@@ -6,43 +6,44 @@ from pathlib import Path
 from taqmlx.planning import configuration, plan
 from taqmlx.planning.local_paths import find_place
 from taqmlx.planning.prompts import read_prompts
+from taqmlx.planning.stages import WriteEvaluationPrompts
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_json, write_json
+from taqmlx.store.files import write_json
+from taqmlx.store.parameters import read_parameters
 from taqmlx.training.captions import Caption
 from taqmlx.training.scoring import write_captions
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="write_evaluation_prompts")
-    if parameters["model"] not in plan.EMBEDDED and not parameters["evaluation_prompts"]:
-        raise UserError(f"evaluation_prompts: {parameters['model']} has no captions of its own; name a file of prompts")
-    count = parameters["evaluation_pictures"]
-    captions = read_captions(parameters) if parameters["evaluation_prompts"] else draw_captions(parameters, count)
+    parameters = read_parameters(WriteEvaluationPrompts, arguments.params)
+    if parameters.model not in plan.EMBEDDED and not parameters.evaluation_prompts:
+        raise UserError(f"evaluation_prompts: {parameters.model} has no captions of its own; name a file of prompts")
+    count, first = parameters.evaluation_pictures, parameters.evaluation_seed
+    captions = read_captions(parameters) if parameters.evaluation_prompts else draw_captions(parameters, count)
     prompts = [{"text": caption.text, "asked": list(caption.asked) or None} for caption in captions[:count]]
-    seeds = range(parameters["evaluation_seed"], parameters["evaluation_seed"] + count)
-    pictures = [{"prompt": index % len(prompts), "seed": seed} for index, seed in enumerate(seeds)]
+    pictures = [{"prompt": index % len(prompts), "seed": first + index} for index in range(count)]
     write_json(arguments.out, {"format": "evaluation-prompts", "prompts": prompts, "pictures": pictures})
     log.info(f"{count} pictures of {len(prompts)} prompts: {arguments.out}")
 
 
-def read_captions(parameters: plan.Parameters) -> list[Caption]:
+def read_captions(parameters: WriteEvaluationPrompts) -> list[Caption]:
     """Prompts of a file, without attributes.
 
     Raises UserError if it cannot be read or shares a prompt with calibration.
     """
     try:
-        prompts = read_prompts(Path(find_place("evaluation_prompts", parameters["evaluation_prompts"])))
-        configuration.refuse_shared_prompts(prompts, parameters["prompts"])
+        prompts = read_prompts(Path(find_place("evaluation_prompts", parameters.evaluation_prompts)))
+        configuration.refuse_shared_prompts(prompts, parameters.prompts)
     except ValueError as error:
         raise UserError(str(error)) from None
     return [Caption(text, ()) for text in prompts]
 
 
-def draw_captions(parameters: plan.Parameters, count: int) -> list[Caption]:
+def draw_captions(parameters: WriteEvaluationPrompts, count: int) -> list[Caption]:
     """Captions of combinations held out from training, alternating between one and two objects."""
-    used = set(parameters["prompts"])
-    kinds = [write_captions(parameters["evaluation_seed"], count + len(used), objects) for objects in (1, 2)]
+    used = set(parameters.prompts)
+    kinds = [write_captions(parameters.evaluation_seed, count + len(used), objects) for objects in (1, 2)]
     fresh = [[caption for caption in captions if caption.text not in used] for captions in kinds]
     return [caption for pair in zip(*fresh, strict=False) for caption in pair][:count]
 

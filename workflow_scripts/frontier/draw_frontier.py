@@ -22,12 +22,14 @@ from taqmlx.numerics.quality import measure_snr
 from taqmlx.numerics.schedule import draw_noise
 from taqmlx.planning import plan
 from taqmlx.planning.plain_ways import FAMILIES, list_plain
+from taqmlx.planning.stages import MeasureFrontier
 from taqmlx.reconstruction.plain_rounding import bind_plain
 from taqmlx.reconstruction.variant_linears import bind_source
 from taqmlx.runtime.entry import Progress, build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, read_json, write_json
 from taqmlx.store.frontier_file import PICTURES
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.tensors import read_sealed_tensors, write_sealed_tensors
 
 EXACT = 150.0  # dB; cap for equal latents: no unequal fp32 values reach it, and JSON has no infinity
@@ -43,14 +45,14 @@ class Way(NamedTuple):
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="measure_frontier")
+    parameters = read_parameters(MeasureFrontier, arguments.params)
     evaluation = read_json(arguments.prompts, format="evaluation-prompts")
-    model = find_model(parameters["model"], parameters)
+    model = find_model(parameters.model, parameters)
     transformer = model.load_transformer()
-    pictures = evaluation["pictures"][: parameters["frontier_pictures"]]
-    about = {"parameters": parameters, "pictures": plan.fingerprint(pictures), "model": model.file_digests()}
+    pictures = evaluation["pictures"][: parameters.frontier_pictures]
+    about = {"parameters": parameters.encode(), "pictures": plan.fingerprint(pictures), "model": model.file_digests()}
     start = start_pictures(parameters, model, evaluation["prompts"], pictures)
-    cfg, steps = parameters["evaluation_cfg"], parameters["evaluation_steps"]
+    cfg, steps = parameters.evaluation_cfg, parameters.evaluation_steps
     if not (arguments.family or arguments.quant_config):
         exact = bind_linears(transformer)
         progress = Progress("full precision", len(pictures) * steps, "trajectory-steps")
@@ -72,13 +74,13 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def start_pictures(
-    parameters: plan.Parameters, model: Model, prompts: list[dict[str, Any]], pictures: list[dict[str, Any]]
+    parameters: MeasureFrontier, model: Model, prompts: list[dict[str, Any]], pictures: list[dict[str, Any]]
 ) -> tuple[mx.array, ...]:
     """Arguments of `sample`: cs and cs_pooled of each image's prompt, its noise, and the noise levels."""
     texts = [prompts[picture["prompt"]]["text"] for picture in pictures]
     noise = draw_noise([picture["seed"] for picture in pictures], *model.LATENT_SHAPE)
-    encodings = model.encode_prompts(texts, parameters["negative_prompt"])
-    return (*encodings, noise, model.compute_sigmas(parameters["evaluation_steps"]))
+    encodings = model.encode_prompts(texts, parameters.negative_prompt)
+    return (*encodings, noise, model.compute_sigmas(parameters.evaluation_steps))
 
 
 def list_ways(arguments: argparse.Namespace, transformer: Transformer) -> Iterator[Way]:

@@ -15,10 +15,12 @@ from taqmlx.numerics.phases import PHASES
 from taqmlx.numerics.tier_rules import Evidence, choose_bits
 from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import UNQUANTIZED
+from taqmlx.planning.stages import WriteMultitier
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import hash_file, name_below, read_json, write_json
+from taqmlx.store.files import hash_file, name_below, write_json
 from taqmlx.store.layer_errors import LayerErrors, list_layer_errors
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.quant_config import QuantConfig, read_quant_config
 from taqmlx.store.sensitivity_file import read_sensitivities
 from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
@@ -28,10 +30,10 @@ NOTHING_KNOWN = {"clip": {}, "smoothquant_candidate": False, "smoothquant_levels
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="write_multitier")
+    parameters = read_parameters(WriteMultitier, arguments.params)
     config = read_quant_config(arguments.config)
     statistics = read_statistics(arguments.statistics)
-    blocks = read_sensitivities(arguments.sensitivity, parameters["model"])
+    blocks = read_sensitivities(arguments.sensitivity, parameters.model)
     check_origins(parameters, config, statistics, blocks, arguments)
     errors = list_layer_errors(blocks)
     extremes = read_statistics_arrays(arguments.statistics, statistics)
@@ -58,7 +60,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def check_origins(
-    parameters: plan.Parameters,
+    parameters: WriteMultitier,
     config: QuantConfig,
     statistics: dict,
     blocks: dict[str, dict],
@@ -67,7 +69,7 @@ def check_origins(
     """Raise UserError unless all files are of one model and run, the config has one bit width per layer, and the output
     is another file.
     """
-    model = parameters["model"]
+    model = parameters.model
     if arguments.out.resolve().with_suffix("") == arguments.config.resolve().with_suffix(""):
         raise UserError(f"--out {arguments.out} is the config that is read; give it another name")
     for path, found in ((arguments.config, config.content["model"]), (arguments.statistics, statistics["model"])):
@@ -142,16 +144,16 @@ def move_weights(config: QuantConfig, arguments: argparse.Namespace) -> dict[str
 
 def analyse(
     config: QuantConfig,
-    parameters: plan.Parameters,
+    parameters: WriteMultitier,
     evidence: dict[str, Evidence],
     chosen: dict[str, tuple[np.ndarray, str]],
     errors: LayerErrors,
 ) -> dict[str, Any]:
     """Reasons for the chosen bits, by layer and in total."""
-    sigmas, rule = config.content["sigmas"], parameters["multitier_rule"]
+    sigmas, rule = config.content["sigmas"], parameters.multitier_rule
     limit = {
-        "measured": {"budget_db": parameters["multitier_budget"]},
-        "thresholds": {"thresholds": parameters["multitier_thresholds"]},
+        "measured": {"budget_db": parameters.multitier_budget},
+        "thresholds": {"thresholds": parameters.multitier_thresholds},
     }[rule]
     layers = {}
     for name in config.layers:
@@ -163,18 +165,18 @@ def analyse(
         } | (describe_evidence(evidence[name]) if name in evidence else NOTHING_KNOWN)
     return limit | {
         "rule": rule,
-        "weight_budget_db": parameters["weight_budget"],
+        "weight_budget_db": parameters.weight_budget,
         "phases": {name: list(ends) for name, ends in PHASES.items()},
         "layers": layers,
         "summary": summarise(evidence, {name: bits for name, (bits, _) in chosen.items()}),
     }
 
 
-def suggest_weight_bits(errors: dict[int, float] | None, parameters: plan.Parameters) -> int | None:
+def suggest_weight_bits(errors: dict[int, float] | None, parameters: WriteMultitier) -> int | None:
     """The fewest of 2, 4, 6 and 8 bits for a layer's weight within the budget; None for an unquantized weight."""
     if errors is None:
         return None
-    return int(tiers.take_fewest({bits: errors[bits] for bits in tiers.WEIGHT_BITS}, parameters["weight_budget"]))
+    return int(tiers.take_fewest({bits: errors[bits] for bits in tiers.WEIGHT_BITS}, parameters.weight_budget))
 
 
 def describe_evidence(evidence: Evidence) -> dict[str, Any]:
@@ -200,10 +202,10 @@ def summarise(evidence: dict[str, Evidence], bits: dict[str, np.ndarray]) -> dic
     }
 
 
-def describe_origin(parameters: plan.Parameters, statistics: dict, arguments: argparse.Namespace) -> dict[str, Any]:
+def describe_origin(parameters: WriteMultitier, statistics: dict, arguments: argparse.Namespace) -> dict[str, Any]:
     """Fingerprints of the inputs the bits were chosen from."""
     return {
-        "parameters": parameters,
+        "parameters": parameters.encode(),
         "config": hash_file(arguments.config),
         "statistics": plan.fingerprint(statistics),
         "sensitivity": {path.stem: hash_file(path) for path in sorted(arguments.sensitivity)},

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from taqmlx.planning.stages import PlotActivations
 from taqmlx.plots import channels, heatmaps, over_sigma, snapshots
 from taqmlx.plots.style import save_figure
 from taqmlx.runtime.entry import Progress, build_parser, run
-from taqmlx.store.files import read_json
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
 
 NAMES = (
@@ -27,12 +28,9 @@ NAMES = (
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters, statistics = (
-        read_json(arguments.params, stage="plot_activations"),
-        read_statistics(arguments.statistics),
-    )
+    wanted = read_parameters(PlotActivations, arguments.params).snapshot_steps
+    statistics = read_statistics(arguments.statistics)
     arrays = read_statistics_arrays(arguments.statistics, statistics)
-    wanted = parameters["snapshot_steps"]
     progress = Progress("plots", len(wanted) + len(NAMES), "figures")
     for step in wanted:
         figure = snapshots.draw_snapshot(

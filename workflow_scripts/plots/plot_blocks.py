@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
+from taqmlx.planning.stage_groups import AdaRound
 from taqmlx.plots import blocks, distributions
 from taqmlx.plots.style import save_figure
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.block_report import read_report
-from taqmlx.store.files import read_json
+from taqmlx.store.parameters import read_block_parameters
 from taqmlx.store.sensitivity_file import read_sensitivity, read_sensitivity_arrays
 
 
@@ -34,10 +35,8 @@ def main(arguments: argparse.Namespace) -> None:
 
 def find_warm_up(path: Path) -> tuple[str, float | None]:
     """Name of a block and the iteration at which its warm-up ends; None for engines without warm-up."""
-    parameters = read_json(path, stage="optimise_block", block=path.stem)
-    if parameters["engine"] != "adaround":
-        return parameters["block"], None
-    return parameters["block"], parameters["adaround_warm_up"] * parameters["adaround_iterations"]
+    job = read_block_parameters(path, path.stem)
+    return job.block, job.adaround_warm_up * job.adaround_iterations if isinstance(job, AdaRound) else None
 
 
 def build_arguments() -> argparse.ArgumentParser:

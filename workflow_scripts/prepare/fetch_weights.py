@@ -8,15 +8,17 @@ from taqmlx.models.sd3 import fetch_files
 from taqmlx.models.weight_files import verify_file
 from taqmlx.planning import plan
 from taqmlx.planning.local_paths import find_place
+from taqmlx.planning.stages import FetchWeights
 from taqmlx.planning.weight_identity import glimpse
 from taqmlx.runtime.entry import build_parser, log, run
-from taqmlx.store.files import read_json, write_json
+from taqmlx.store.files import write_json
+from taqmlx.store.parameters import read_parameters
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="fetch_weights")
-    name = parameters["model"]
-    files = fetch_files(name, find_place(plan.WEIGHTS_FROM), parameters["use_t5"])
+    parameters = read_parameters(FetchWeights, arguments.params)
+    name = parameters.model
+    files = fetch_files(name, find_place(plan.WEIGHTS_FROM), parameters.use_t5)
     if unread := describe_unread(RELEASES[name], files):
         log.info(unread)
     digests = {name: digest for located in files.values() for name, digest in verify_file(located).items()}

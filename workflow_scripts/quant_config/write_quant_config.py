@@ -10,13 +10,15 @@ import numpy as np
 from taqmlx.numerics.activation import compute_ranges, compute_step
 from taqmlx.numerics.input_quantizer import InputQuantizer, create_quantizer, has_steps, store_steps
 from taqmlx.planning import plan
-from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.planning.layer_rules import UNQUANTIZED, InputPattern, InputRule, find_input_rule
 from taqmlx.planning.layers import AFTER_GELU, Layer
+from taqmlx.planning.stages import WriteQuantConfig
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import hash_file, name_below, read_json, write_json
+from taqmlx.store.files import hash_file, name_below, write_json
 from taqmlx.store.learned_inputs import check_blocks, pick_inputs, read_blocks
 from taqmlx.store.packed_checkpoint import read_packed_config
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.quant_config import FORMAT, VERSION, check_file, describe_quantizer, read_quant_config
 from taqmlx.store.seal import read_group_seal
 from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
@@ -39,26 +41,26 @@ class Observed(NamedTuple):
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="write_quant_config")
+    parameters = read_parameters(WriteQuantConfig, arguments.params)
     statistics = read_statistics(arguments.statistics)
     checkpoint = read_packed_config(arguments.quantized)
     seal = read_group_seal(arguments.calibration)
     check_origins(parameters, statistics, checkpoint, seal, arguments)
     blocks = read_blocks(arguments.blocks)
-    registry = plan.list_layers(parameters["model"])
-    check_blocks(blocks, parameters["activations"], checkpoint, {layer.name: layer.path for layer in registry})
+    registry = plan.list_layers(parameters.model)
+    check_blocks(blocks, parameters.activations, checkpoint, {layer.name: layer.path for layer in registry})
     observed = Observed(
         statistics["inputs"],
         read_shifts(arguments.statistics, statistics),
         pick_inputs(blocks, statistics["sigmas"]),
     )
-    layers, arrays = describe_layers(registry, parameters["activations"], checkpoint["quantization"], observed)
+    layers, arrays = describe_layers(registry, parameters.activations, checkpoint["quantization"], observed)
     arrays_path = arguments.out.with_suffix(".safetensors")
     write_tensors(arrays_path, arrays)
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "model": parameters["model"],
+        "model": parameters.model,
         "sigmas": statistics["sigmas"],
         "weights": describe_weights(arguments.quantized, checkpoint, arguments.out.parent),
         "arrays": {"file": arrays_path.name, "sha256": hash_file(arrays_path)},
@@ -78,12 +80,12 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def check_origins(
-    parameters: plan.Parameters, statistics: dict, checkpoint: dict, seal: dict, arguments: argparse.Namespace
+    parameters: WriteQuantConfig, statistics: dict, checkpoint: dict, seal: dict, arguments: argparse.Namespace
 ) -> None:
     """Raise UserError unless statistics and checkpoint belong to this model and this calibration set."""
     for path, model in ((arguments.statistics, statistics["model"]), (arguments.quantized, checkpoint["architecture"])):
-        if model != parameters["model"]:
-            raise UserError(f"{path} belongs to the model {model}, not {parameters['model']}; make it again")
+        if model != parameters.model:
+            raise UserError(f"{path} belongs to the model {model}, not {parameters.model}; make it again")
     if statistics["origin"]["calibration"] != seal["fingerprint"]:
         raise UserError(
             f"{arguments.statistics} was not made from {arguments.calibration}; run merge_activations again"
@@ -99,12 +101,12 @@ def read_shifts(path: Path, statistics: dict) -> dict[str, np.ndarray]:
 
 
 def describe_layers(
-    layers: Sequence[Layer], rules: Sequence[dict[str, Any]], weights: dict[str, dict], observed: Observed
+    layers: Sequence[Layer], rules: Sequence[InputPattern], weights: dict[str, dict], observed: Observed
 ) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
     """The entries of all layers by name, and the arrays they refer to."""
     entries, arrays = {}, {}
     for layer in layers:
-        activation, own = describe_activation(layer, find_rule(rules, layer.name), observed)
+        activation, own = describe_activation(layer, find_input_rule(rules, layer.name), observed)
         weight = weights.get(layer.path, UNQUANTIZED_WEIGHT)
         entries[layer.name] = {"path": layer.path, "weight": weight, "activation": activation}
         arrays |= {f"{layer.name}/{kind}": array for kind, array in own.items()}
@@ -112,7 +114,7 @@ def describe_layers(
 
 
 def describe_activation(
-    layer: Layer, rule: dict[str, Any], observed: Observed
+    layer: Layer, rule: InputRule, observed: Observed
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The activation entry of one layer, and its arrays by kind.
 
@@ -131,7 +133,7 @@ def describe_activation(
     return entry | {"range": covered}, arrays
 
 
-def choose_from_statistics(layer: Layer, rule: dict[str, Any], observed: Observed) -> tuple[InputQuantizer, str]:
+def choose_from_statistics(layer: Layer, rule: InputRule, observed: Observed) -> tuple[InputQuantizer, str]:
     """Quantizer that covers the observed range at each noise level, after any shift; and the range method."""
     shift = observed.shifts.get(layer.input) if rule["shift"] else None
     ranges = compute_ranges(observed.inputs[layer.input]["per_step"], rule["range"], shift is not None)
@@ -153,11 +155,11 @@ def describe_weights(folder: Path, checkpoint: dict, base: Path) -> dict[str, An
 
 
 def describe_origin(
-    parameters: plan.Parameters, statistics: dict, checkpoint: dict, seal: dict, blocks: dict[str, tuple]
+    parameters: WriteQuantConfig, statistics: dict, checkpoint: dict, seal: dict, blocks: dict[str, tuple]
 ) -> dict[str, Any]:
     """Fingerprints of the config's inputs."""
     return {
-        "parameters": parameters,
+        "parameters": parameters.encode(),
         "calibration": {"fingerprint": seal["fingerprint"], "inputs": seal["inputs"]},
         "statistics": {"fingerprint": plan.fingerprint(statistics)},
         "model": checkpoint["origin"]["model"],

@@ -11,7 +11,8 @@ from taqmlx.mmdit.footprint import check_forward
 from taqmlx.models.catalogue import find_model
 from taqmlx.models.protocol import Model
 from taqmlx.planning import plan
-from taqmlx.planning.block_plan import select_block
+from taqmlx.planning.block_plan import list_rules, select_block
+from taqmlx.planning.stages import MeasureSensitivity
 from taqmlx.reconstruction.block_assembly import assemble_problem, list_own_linears, read_weights
 from taqmlx.reconstruction.input_histograms import measure_distributions
 from taqmlx.reconstruction.input_quantizers import observe_inputs
@@ -22,27 +23,28 @@ from taqmlx.reconstruction.weight_sensitivity import measure_weights, round_bloc
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.block_inputs import BlockInputs, identify_block, open_block_inputs
 from taqmlx.store.errors import blame_values
-from taqmlx.store.files import read_json
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.sensitivity_file import write_sensitivity
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="measure_sensitivity")
-    inputs, model = open_block_inputs(arguments.inputs), find_model(parameters["model"], parameters)
+    parameters = read_parameters(MeasureSensitivity, arguments.params)
+    inputs, model = open_block_inputs(arguments.inputs), find_model(parameters.model, parameters)
     origin = identify_block(inputs, parameters, arguments.block, model.file_digests())
     with blame_values(arguments.block):
-        content, arrays = measure(select_block(parameters, arguments.block), inputs, model)
+        content, arrays = measure(parameters, arguments.block, inputs, model)
     write_sensitivity(arguments.out, content | {"origin": origin}, arrays)
     log.info(f"{arguments.block}: {len(content['weights'])} weights, {len(content['inputs'])} inputs: {arguments.out}")
 
 
 def measure(
-    parameters: plan.Parameters, inputs: BlockInputs, model: Model
+    parameters: MeasureSensitivity, block: str, inputs: BlockInputs, model: Model
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The content of one block's sensitivity file, without `origin`, and its arrays. Raises ValueError."""
-    block, rules, transformer = parameters["block"], parameters["layers"], model.load_transformer()
-    index, every = plan.list_blocks(parameters["model"]).index(block), np.arange(len(inputs.points))
-    layers = list_own_linears(transformer, block)
+    transformer, index = model.load_transformer(), plan.list_blocks(parameters.model).index(block)
+    layers, every = list_own_linears(transformer, block), np.arange(len(inputs.points))
+    patterns = list_rules(parameters.model, parameters)
+    rules = {layer.name: patterns[layer.name] for layer in layers}
     weights, _ = read_weights(transformer, layers)
     problem = assemble_problem(
         transformer,
@@ -55,27 +57,27 @@ def measure(
         inputs.sigmas,
         (every, every),
     )
-    conditions, shape = plan.count_conditions(parameters["model"]), model.LATENT_SHAPE
+    conditions, shape = plan.count_conditions(parameters.model), model.LATENT_SHAPE
     few = spread_points(inputs.sigmas, inputs.points, inputs.negative, conditions, POINTS)
     tokens = problem.rows.text.shape[1]
     check_forward(transformer, shape, tokens, count_together(problem), "measuring sensitivity")
     tail = bind_tail(transformer, index, shape)
-    finish = compare_velocities(tail, inputs.modulation, conditions, parameters["evaluation_cfg"])
+    finish = compare_velocities(tail, inputs.modulation, conditions, parameters.evaluation_cfg)
     whole = round_block(transformer, problem, layers, rules, inputs.modulation)
     observed = observe_inputs(problem, every)
     linears = [layer for layer in layers if layer.name in problem.weights]
     activations = {name: rule["activation"] for name, rule in rules.items()}
-    distributions, arrays = measure_distributions(problem, observed, parameters["seed"])
+    distributions, arrays = measure_distributions(problem, observed, parameters.seed)
     return {
-        "model": parameters["model"],
+        "model": parameters.model,
         "block": block,
-        "parameters": parameters,
+        "parameters": select_block(parameters.encode(), block),
         "sigmas": problem.sigmas.tolist(),
         "points": len(every),
         "velocity_points": len(few),
         "gains": measure_gains(problem, few, whole, finish),
         "weights": measure_weights(transformer, problem, layers, rules, inputs.modulation, finish, few),
-        "inputs": measure_inputs(problem, linears, observed, activations, parameters["seed"]),
+        "inputs": measure_inputs(problem, linears, observed, activations, parameters.seed),
         "distributions": distributions,
     }, arrays
 

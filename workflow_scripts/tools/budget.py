@@ -25,6 +25,7 @@ from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.schedule import draw_noise, start_latents
 from taqmlx.planning import configuration, plan
 from taqmlx.planning.plain_files import read_plain
+from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
 
@@ -91,7 +92,7 @@ def measure_step(config: plan.Parameters, shapes: ModelShapes) -> float:
 
     Raises UserError if the weights are not on this machine or the memory is too small; nothing is downloaded.
     """
-    model = find_model(config["model"], config)
+    model = find_model(config["model"], ModelOptions.take(config), config["weights_from"])
     transformer = model.load_transformer()
     rows, linear = min(2, config["batch_size"]), bind_linears(transformer)
     check_forward(transformer, model.LATENT_SHAPE, shapes.context[0], shapes.conditions * rows, "measuring a step")

@@ -8,32 +8,34 @@ import tempfile
 from pathlib import Path
 
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard, ShardParameters
 from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_json
 from taqmlx.store.locations import Place
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.publishing import fetch_group, publish_group
 from taqmlx.store.seal import check_origin, holds_group, read_group_seal
 from taqmlx.store.trajectories import find_faults
 
 
 def main(arguments: argparse.Namespace) -> None:
-    stage = read_json(arguments.params)
-    shards = plan.list_shards(stage)
+    parameters = read_parameters(CollectShard, arguments.params)
+    shards = plan.list_shards(parameters)
     finished = [name for name in shards if (arguments.trajectories / name / "zarr.json").is_file()]
     progress, copied = Progress("copy", len(finished), "shards"), 0
     for name in finished:
-        copied += copy_shard(arguments.trajectories / name, arguments.to / name, plan.select_shard(stage, name))
+        job = plan.select_shard(parameters, name)
+        copied += copy_shard(arguments.trajectories / name, arguments.to / name, job)
         progress.advance()
     there = len(finished) - copied
     log.info(f"{arguments.to}: {copied} shards copied, {there} there already, {len(shards) - len(finished)} unfinished")
 
 
-def copy_shard(source: Place, out: Place, parameters: plan.Parameters) -> bool:
+def copy_shard(source: Place, out: Place, job: ShardParameters) -> bool:
     """Copy one shard. Returns False if it exists already. Raises UserError naming a damaged file or a conflicting
     shard.
     """
-    seal = read_group_seal(source)
+    seal, parameters = read_group_seal(source), job.encode()
     check_origin(seal, source, parameters, {})
     if holds_group(out, parameters, seal["inputs"]):
         return False

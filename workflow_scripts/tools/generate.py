@@ -32,7 +32,7 @@ from taqmlx.planning.layers import Layer
 from taqmlx.planning.prompts import read_prompts
 from taqmlx.plots.picture_grid import draw_grid
 from taqmlx.runtime.entry import Progress, build_parser, log, run
-from taqmlx.runtime.model_options import add_model_options, choose_settings
+from taqmlx.runtime.model_options import add_model_options, choose_options
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import write_atomically
 from taqmlx.store.packed_checkpoint import PackedCheckpoint, read_packed
@@ -56,7 +56,7 @@ class Source(NamedTuple):
 
 
 def main(arguments: argparse.Namespace) -> None:
-    model = find_model(arguments.model, choose_settings(arguments))
+    model = find_model(arguments.model, choose_options(arguments), arguments.weights_from)
     arguments.cfg = choose_guidance(arguments)
     prompts = list_prompts(arguments)
     check_arguments(arguments, model)

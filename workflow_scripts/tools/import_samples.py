@@ -16,12 +16,14 @@ from taqmlx.models.catalogue import find_model
 from taqmlx.models.protocol import Model
 from taqmlx.numerics import schedule
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard, ShardParameters
 from taqmlx.runtime.entry import Progress, build_parser, log, run
 from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioning
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import hash_file, read_json
+from taqmlx.store.files import hash_file
 from taqmlx.store.manifest import read_manifest
 from taqmlx.store.original_layout import name_sample, read_sample
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.recorder import Recorder
 from taqmlx.store.sample_folder import Expected, count_faults, find_folder_faults, find_manifest_faults
 from taqmlx.store.seal import holds_group
@@ -29,12 +31,12 @@ from taqmlx.store.sealed_job import SealedJob
 
 
 def main(arguments: argparse.Namespace) -> None:
-    stage = read_json(arguments.params, stage="collect_shard")
-    conditioning = open_conditioning(arguments.conditioning, stage)
-    model = find_model(stage["model"], stage)
+    stage = read_parameters(CollectShard, arguments.params)
+    conditioning = open_conditioning(arguments.conditioning, stage.encode())
+    model = find_model(stage.model, stage)
     conditioning.check_weights(model.file_digests())
-    levels = schedule.list_levels(model.compute_sigmas(stage["steps"]))
-    expected = Expected(range(stage["trajectories"]), levels["sigmas"], model.LATENT_SHAPE)
+    levels = schedule.list_levels(model.compute_sigmas(stage.steps))
+    expected = Expected(range(stage.trajectories), levels["sigmas"], model.LATENT_SHAPE)
     check_folder(arguments.folder, stage, expected, model)
     with ExitStack() as stack:
         recorders: list[Recorder] = []
@@ -42,17 +44,17 @@ def main(arguments: argparse.Namespace) -> None:
             parameters = plan.select_shard(stage, shard)
             inputs = describe_inputs(arguments.folder, conditioning, parameters, model)
             scratch = arguments.trajectories.parent / "scratch" / shard
-            job = SealedJob(arguments.trajectories / shard, scratch, parameters, inputs)
+            job = SealedJob(arguments.trajectories / shard, scratch, parameters.encode(), inputs)
             stack.enter_context(job.hold())
-            if not holds_group(job.out, parameters, inputs):
+            if not holds_group(job.out, job.parameters, inputs):
                 recorders.append(Recorder(job, levels))
         import_shards(arguments.folder, recorders)
-    log.info(f"imported {stage['trajectories']} trajectories, {len(recorders)} shards now: {arguments.trajectories}")
+    log.info(f"imported {stage.trajectories} trajectories, {len(recorders)} shards now: {arguments.trajectories}")
 
 
-def check_folder(folder: Path, stage: plan.Parameters, expected: Expected, model: Model) -> None:
+def check_folder(folder: Path, parameters: CollectShard, expected: Expected, model: Model) -> None:
     """Log every fault of the dataset. Raises UserError, with their counts, if there is any."""
-    faults = list(find_manifest_faults(read_manifest(folder / "manifest.json"), stage))
+    faults = list(find_manifest_faults(read_manifest(folder / "manifest.json"), parameters))
     advice = "write_import_config writes the configuration of this folder"
     if not faults:
         faults = list(find_folder_faults(folder, expected, model.process_out))
@@ -64,10 +66,10 @@ def check_folder(folder: Path, stage: plan.Parameters, expected: Expected, model
 
 
 def describe_inputs(
-    folder: Path, conditioning: Conditioning, parameters: plan.Parameters, model: Model
+    folder: Path, conditioning: Conditioning, parameters: ShardParameters, model: Model
 ) -> dict[str, Any]:
     """Inputs of an imported shard; the key `imported` distinguishes it from a recorded one."""
-    inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}
+    inputs = list_inputs(conditioning, parameters.rows) | {"latent_shape": list(model.LATENT_SHAPE)}
     return inputs | {"imported": {"manifest": hash_file(folder / "manifest.json")}}
 
 
@@ -77,7 +79,7 @@ def import_shards(folder: Path, recorders: list[Recorder]) -> None:
     progress = Progress("import", total, "trajectories")
     for recorder in recorders:
         recorder.start()
-        for row, (image, _) in enumerate(recorder.parameters["rows"]):
+        for row, (image, _) in enumerate(recorder.parameters.rows):
             import_trajectory(recorder, row, folder / "samples", image)
             progress.advance()
     for recorder in recorders:

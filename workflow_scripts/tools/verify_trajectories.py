@@ -3,28 +3,29 @@
 import argparse
 
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard
 from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
 from taqmlx.store.conditioning import list_inputs, open_conditioning
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_json
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.trajectories import find_faults
 
 
 def main(arguments: argparse.Namespace) -> None:
-    stage = read_json(arguments.params, stage="collect_shard")
-    conditioning = open_conditioning(arguments.conditioning, stage)
-    shards = plan.list_shards(stage)
+    parameters = read_parameters(CollectShard, arguments.params)
+    conditioning = open_conditioning(arguments.conditioning, parameters.encode())
+    shards = plan.list_shards(parameters)
     progress = Progress("verify", len(shards), "shards")
     count = 0
     for shard in shards:
-        parameters = plan.select_shard(stage, shard)
-        for fault in find_faults(arguments.trajectories / shard, parameters, list_inputs(conditioning, parameters)):
+        job = plan.select_shard(parameters, shard)
+        for fault in find_faults(arguments.trajectories / shard, job.encode(), list_inputs(conditioning, job.rows)):
             log.error(fault)
             count += 1
         progress.advance()
     if count:
         raise UserError(f"{arguments.trajectories} has {count} fault{'s' * (count > 1)}, listed above")
-    log.info(f"{arguments.trajectories}: {len(shards)} shards, {stage['trajectories']} trajectories, all as sealed")
+    log.info(f"{arguments.trajectories}: {len(shards)} shards, {parameters.trajectories} trajectories, all as sealed")
 
 
 if __name__ == "__main__":

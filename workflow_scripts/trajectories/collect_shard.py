@@ -18,12 +18,14 @@ from taqmlx.models.catalogue import find_model
 from taqmlx.models.protocol import Model
 from taqmlx.numerics import schedule
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard, ShardParameters
 from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
 from taqmlx.store.block_inputs import count_bytes
 from taqmlx.store.checkpoint import Checkpoint
 from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioning
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_json, write_json
+from taqmlx.store.files import write_json
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.preflight import check_disk
 from taqmlx.store.recorder import Recorder
 from taqmlx.store.seal import holds_group, read_group_seal
@@ -36,21 +38,22 @@ Begin = Callable[[np.ndarray], tuple[mx.array, Advance]]
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_shard_parameters(arguments)
-    conditioning = open_conditioning(arguments.conditioning, read_json(arguments.params, stage="collect_shard"))
-    model = find_model(parameters["model"], parameters)
+    stage = read_parameters(CollectShard, arguments.params)
+    parameters = select_shard(stage, arguments.shard)
+    conditioning = open_conditioning(arguments.conditioning, stage.encode())
+    model = find_model(parameters.model, parameters)
     conditioning.check_weights(model.file_digests())
-    inputs = list_inputs(conditioning, parameters) | {"latent_shape": list(model.LATENT_SHAPE)}
-    job = SealedJob(arguments.out, arguments.scratch, parameters, inputs)
+    inputs = list_inputs(conditioning, parameters.rows) | {"latent_shape": list(model.LATENT_SHAPE)}
+    job = SealedJob(arguments.out, arguments.scratch, parameters.encode(), inputs)
     with job.hold():
         if not job.is_finished(holds_group):
-            sigmas = model.compute_sigmas(parameters["steps"])
+            sigmas = model.compute_sigmas(parameters.steps)
             recorder = Recorder(job, schedule.list_levels(sigmas))
             checkpoint = take_up(recorder)
             check_disk(job.scratch, count_missing_bytes(recorder, checkpoint), "choose a results_dir elsewhere")
             record_shard(recorder, checkpoint, bind_beginning(model, conditioning, parameters, sigmas))
             recorder.publish()
-            log.info(f"recorded {len(parameters['rows'])} trajectories of {parameters['steps']} steps: {job.out}")
+            log.info(f"recorded {len(parameters.rows)} trajectories of {parameters.steps} steps: {job.out}")
         leave_receipt(arguments)
 
 
@@ -60,20 +63,19 @@ def leave_receipt(arguments: argparse.Namespace) -> None:
         write_json(arguments.receipt / plan.RECEIPT, read_group_seal(arguments.out))
 
 
-def read_shard_parameters(arguments: argparse.Namespace) -> plan.Parameters:
+def select_shard(parameters: CollectShard, shard: str) -> ShardParameters:
     """The parameters of the requested shard. Raises UserError if there is no such shard."""
-    stage = read_json(arguments.params, stage="collect_shard")
-    shards = plan.list_shards(stage)
-    if arguments.shard not in shards:
-        raise UserError(f"--shard {arguments.shard}: no such shard; choose one from {shards[0]} to {shards[-1]}")
-    return plan.select_shard(stage, arguments.shard)
+    shards = plan.list_shards(parameters)
+    if shard not in shards:
+        raise UserError(f"--shard {shard}: no such shard; choose one from {shards[0]} to {shards[-1]}")
+    return plan.select_shard(parameters, shard)
 
 
-def bind_beginning(model: Model, conditioning: Conditioning, parameters: plan.Parameters, sigmas: mx.array) -> Begin:
+def bind_beginning(model: Model, conditioning: Conditioning, parameters: ShardParameters, sigmas: mx.array) -> Begin:
     """Load the model once and return `begin` for the shard's trajectories. Raises UserError if memory is too small."""
     transformer = model.load_transformer()
     linear = bind_linears(transformer)
-    together = min(parameters["batch_size"], len(parameters["rows"]))
+    together = min(parameters.batch_size, len(parameters.rows))
     _, conditions, tokens, _ = conditioning.read_shapes()["cs_shape"]
     check_forward(
         transformer,
@@ -87,9 +89,9 @@ def bind_beginning(model: Model, conditioning: Conditioning, parameters: plan.Pa
     def begin(rows: np.ndarray) -> tuple[mx.array, Advance]:
         used, places = np.unique(rows[:, 1], return_inverse=True)
         cs, cs_pooled = map(mx.array, conditioning.read(used.tolist()))
-        seeds = (parameters["seed"] + rows[:, 0]).tolist()
+        seeds = (parameters.seed + rows[:, 0]).tolist()
         latents = schedule.start_latents(schedule.draw_noise(seeds, *model.LATENT_SHAPE), sigmas[0])
-        cfg_scale = parameters["cfg_scale"]
+        cfg_scale = parameters.cfg_scale
         return latents, bind_step(transformer, lambda sigma: linear, cs, cs_pooled, mx.array(places), sigmas, cfg_scale)
 
     return begin
@@ -113,11 +115,11 @@ def count_missing_bytes(recorder: Recorder, checkpoint: Checkpoint | None) -> in
 
 def record_shard(recorder: Recorder, checkpoint: Checkpoint | None, begin: Begin) -> None:
     """Record every trajectory missing from the checkpoint, `batch_size` at a time."""
-    rows = np.array(recorder.parameters["rows"])
-    size, steps = recorder.parameters["batch_size"], recorder.layout.steps
+    rows = np.array(recorder.parameters.rows)
+    size, steps = recorder.parameters.batch_size, recorder.layout.steps
     row, step = (checkpoint.row, checkpoint.step) if checkpoint else (0, 0)
     done = row * steps + len(rows[row : row + size]) * step
-    progress = Progress(f"shard {recorder.parameters['shard']}", len(rows) * steps, "trajectory-steps", done)
+    progress = Progress(f"shard {recorder.parameters.shard}", len(rows) * steps, "trajectory-steps", done)
     for first in range(row, len(rows), size):
         if step < steps:
             latents, advance = begin(rows[first : first + size])

@@ -20,6 +20,7 @@ from taqmlx.numerics.learned_codes import round_codes
 from taqmlx.numerics.loss_curve import shorten_losses
 from taqmlx.numerics.quality import to_decibels
 from taqmlx.planning import block_plan, plan
+from taqmlx.planning.stages import Distil
 from taqmlx.reconstruction.block_assembly import split_points
 from taqmlx.reconstruction.distillation import KINDS, State, learn, measure_held_out
 from taqmlx.reconstruction.stages import choose_strategy
@@ -31,7 +32,7 @@ from taqmlx.store.block_file import LayerWeight, holds_block, read_block, write_
 from taqmlx.store.block_report import name_report, write_report
 from taqmlx.store.calibration import Calibration, open_calibration
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_json
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.seal import Seal, check_origin
 from taqmlx.store.sealed_job import SealedJob
 
@@ -39,55 +40,55 @@ START, LEARNED = "blocks", "distilled"
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = block_plan.resolve_layers(read_json(arguments.params, stage="distil")) | {"block": plan.WHOLE}
+    parameters = read_parameters(Distil, arguments.params)
+    record = block_plan.resolve_layers(parameters.encode()) | {"block": plan.WHOLE}
     calibration = open_calibration(arguments.calibration)
-    model = find_model(parameters["model"], parameters)
+    model = find_model(parameters.model, parameters)
     origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
     seals = check_files(arguments.blocks, parameters, origin)
     origin |= {"blocks": {seal["parameters"]["block"]: seal["checksum"] for seal in seals}}
-    job = SealedJob(arguments.out, arguments.scratch, parameters, origin)
+    job = SealedJob(arguments.out, arguments.scratch, record, origin)
     with job.hold():
         if not job.is_finished(holds_block, replace=True):
             calibration.verify()
-            guidance = calibration.seal["parameters"]["cfg_scale"]
-            distil(job, *assemble_task(parameters, calibration, model, arguments.blocks), guidance)
+            settings = Settings.read(parameters, calibration.seal["parameters"]["cfg_scale"])
+            distil(job, settings, *assemble_task(parameters, calibration, model, arguments.blocks))
 
 
-def check_files(paths: list[Path], parameters: plan.Parameters, origin: dict[str, Any]) -> list[Seal]:
+def check_files(paths: list[Path], parameters: Distil, origin: dict[str, Any]) -> list[Seal]:
     """Seals of the files of all quantized blocks and of the layers outside the blocks.
 
     Raises UserError unless all are present, made with these rules from this model and, where recorded, this calibration
     set.
     """
-    seals = [read_block(path).seal for path in paths]
+    seals, rules = [read_block(path).seal for path in paths], block_plan.list_rules(parameters.model, parameters)
     for path, seal in zip(paths, seals, strict=True):
         known = {key: value for key, value in origin.items() if key in seal["inputs"]}
-        check_origin(seal, path, {"model": parameters["model"]}, {"model": origin["model"]} | known)
+        check_origin(seal, path, {"model": parameters.model}, {"model": origin["model"]} | known)
         for name, rule in seal["parameters"]["layers"].items():
-            if difference := plan.describe_difference(rule, parameters["layers"][name]):
+            if difference := plan.describe_difference(rule, rules[name]):
                 stage = seal["parameters"]["stage"]
                 raise UserError(f"{path} was made with other rules: {name}: {difference}; run {stage} again")
-    found, wanted = [seal["parameters"]["block"] for seal in seals], plan.list_units(parameters["model"])
+    found, wanted = [seal["parameters"]["block"] for seal in seals], plan.list_units(parameters.model)
     if found != wanted:
         raise UserError(f"--blocks: the files of {wanted} are needed in this order, and {found} are named")
     return seals
 
 
 def assemble_task(
-    parameters: plan.Parameters, calibration: Calibration, model: Model, blocks: list[Path]
+    parameters: Distil, calibration: Calibration, model: Model, blocks: list[Path]
 ) -> tuple[Task, Learned]:
     """The distillation task, and what is learned as the `blocks` have it.
 
     Raises UserError if the machine's memory is too small.
     """
     transformer, points = model.load_transformer(), read_points(calibration)
-    conditions, latent_shape = plan.count_conditions(parameters["model"]), model.LATENT_SHAPE
-    cs_shape, batch = calibration.specs["cs"].shape, min(parameters["distil_batch"], len(points.xs))
-    check_distillation(transformer, latent_shape, cs_shape, batch, parameters["distil"])
+    conditions, latent_shape = plan.count_conditions(parameters.model), model.LATENT_SHAPE
+    cs_shape, batch = calibration.specs["cs"].shape, min(parameters.distil_batch, len(points.xs))
+    check_distillation(transformer, latent_shape, cs_shape, batch, parameters.distil)
     student, codes = assemble_student(transformer, [read_block(path) for path in blocks])
-    training, held_out = split_points(
-        np.arange(len(points.xs)), points.prompts, parameters["held_out"], parameters["seed"]
-    )
+    indices = np.arange(len(points.xs))
+    training, held_out = split_points(indices, points.prompts, parameters.held_out, parameters.seed)
     task = Task(
         load_teacher=model.load_transformer,
         model=transformer,
@@ -97,18 +98,14 @@ def assemble_task(
         training=training,
         held_out=held_out,
         conditions=conditions,
-        together=choose_batch(transformer, latent_shape, cs_shape, parameters["distil_batch"]),
+        together=choose_batch(transformer, latent_shape, cs_shape, parameters.distil_batch),
         strategy=choose_strategy(transformer, latent_shape, cs_shape[2], conditions * batch),
     )
-    return task, student.start(model.load_transformer(), codes, "codes" in KINDS[parameters["distil"]])
+    return task, student.start(model.load_transformer(), codes, "codes" in KINDS[parameters.distil])
 
 
-def distil(job: SealedJob, task: Task, first: Learned, guidance: float) -> None:
-    """Learn, keep the better of start and result on held-out points, and write report, file and seal.
-
-    guidance: the guidance weight of the calibration set's trajectories.
-    """
-    settings = Settings.read(job.parameters, guidance)
+def distil(job: SealedJob, settings: Settings, task: Task, first: Learned) -> None:
+    """Learn, keep the better of start and result on held-out points, and write report, file and seal."""
     state = continue_learning(job, task, settings, first)
     results = {START: first, LEARNED: state.learned}
     errors = measure_held_out(task, settings, results)

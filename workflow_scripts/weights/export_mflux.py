@@ -14,15 +14,16 @@ from taqmlx.numerics.stored_types import convert_values
 from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import UNQUANTIZED, read_scale_dtype
 from taqmlx.planning.mflux_layout import MFLUX_DTYPE, MFLUX_MODEL, list_modules
+from taqmlx.planning.stages import PackWeights
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_json
 from taqmlx.store.mflux_folder import convert_checkpoint, read_widths, write_transformer
 from taqmlx.store.packed_checkpoint import PackedCheckpoint, count_bytes, read_packed
+from taqmlx.store.parameters import read_parameters
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="pack_weights")
+    parameters = read_parameters(PackWeights, arguments.params)
     checkpoint = read_packed(arguments.quantized)
     refuse_others(checkpoint, parameters, arguments.quantized)
     modules = list_modules(*plan.MODEL_BLOCKS[MFLUX_MODEL])
@@ -36,10 +37,10 @@ def main(arguments: argparse.Namespace) -> None:
     log.info(f"{len(modules)} modules, {size / 1e6:,.1f} MB, in the layout of mflux: {arguments.out}")
 
 
-def refuse_others(checkpoint: PackedCheckpoint, parameters: plan.Parameters, folder: Path) -> None:
+def refuse_others(checkpoint: PackedCheckpoint, parameters: PackWeights, folder: Path) -> None:
     """Raise UserError unless the checkpoint is of the model and the stored type that mflux has."""
     for found, wanted, cure in (
-        (parameters["model"], MFLUX_MODEL, f"set model: {MFLUX_MODEL}"),
+        (parameters.model, MFLUX_MODEL, f"set model: {MFLUX_MODEL}"),
         (checkpoint.config["architecture"], MFLUX_MODEL, f"set model: {MFLUX_MODEL}"),
         (read_scale_dtype(checkpoint.config), MFLUX_DTYPE, f"set scale_dtype: {MFLUX_DTYPE}"),
     ):

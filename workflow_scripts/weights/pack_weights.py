@@ -1,6 +1,7 @@
 """Pack the codes of the distilled model, or of all blocks, into a checkpoint that plain MLX can load."""
 
 import argparse
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +15,20 @@ from taqmlx.numerics import weight_grid
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.stored_types import STORED_TYPES
 from taqmlx.planning import plan
-from taqmlx.planning.layer_rules import FLOAT16, UNQUANTIZED, find_rule, find_shared_dtype
+from taqmlx.planning.layer_rules import (
+    FLOAT16,
+    UNQUANTIZED,
+    WeightPattern,
+    WeightRule,
+    find_shared_dtype,
+    find_weight_rule,
+)
 from taqmlx.planning.layers import Layer
+from taqmlx.planning.stages import PackWeights
 from taqmlx.runtime.entry import Progress, build_parser, log, run
 from taqmlx.store.block_file import LayerWeight, digest_codes, read_block
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import hash_file, read_json, write_json
+from taqmlx.store.files import hash_file, write_json
 from taqmlx.store.mixed_bits import read_mixed_bits
 from taqmlx.store.packed_checkpoint import (
     FORMAT,
@@ -28,16 +37,17 @@ from taqmlx.store.packed_checkpoint import (
     read_packed_tensors,
     write_packed_tensors,
 )
+from taqmlx.store.parameters import read_parameters
 from taqmlx.store.seal import Seal, check_origin, read_file_seal
-
-Rules = list[dict[str, Any]]
 
 # Layout of DiffusionKit's 4-bit checkpoints: the loaders call nn.quantize with its defaults on every Linear.
 # `load_mmdit` strips the prefix; `load_flux` takes the names as they are.
 UNIFORM_PREFIX, FLUX_PREFIX = "model.diffusion_model.", ""
 UNIFORM_CURE = "--uniform-g64 writes learned codes of 4 bits in groups of 64: use the results of config/uniform.yaml"
 CURE = "name the mixed_bits.json that the blocks were made with, or make them again"
-UNIFORM_RULES = [{"layers": "*", "bits": 4, "group_size": 64, "symmetric": False, "range": "absmax"}]
+UNIFORM_RULES: Sequence[WeightPattern] = [
+    {"layers": "*", "bits": 4, "group_size": 64, "symmetric": False, "range": "absmax"}
+]
 
 
 class PackedLayer(NamedTuple):
@@ -49,24 +59,24 @@ class PackedLayer(NamedTuple):
 
 
 def main(arguments: argparse.Namespace) -> None:
-    parameters = read_json(arguments.params, stage="pack_weights")
-    model = find_model(parameters["model"], parameters)
-    layers = plan.list_layers(parameters["model"])
+    parameters = read_parameters(PackWeights, arguments.params)
+    model = find_model(parameters.model, parameters)
+    layers = plan.list_layers(parameters.model)
     origin = {"model": model.file_digests()}
     blocks, seals = check_blocks(arguments.blocks, parameters, layers, origin)
     weights = dict(tree_flatten(model.load_transformer().parameters()))
-    prefix = choose_prefix(parameters["model"]) if arguments.uniform_g64 else ""
-    rules = UNIFORM_RULES if arguments.uniform_g64 else parameters["weights"]
+    prefix = choose_prefix(parameters.model) if arguments.uniform_g64 else ""
+    rules = UNIFORM_RULES if arguments.uniform_g64 else parameters.weights
     mixed = read_mixed_bits(arguments.mixed) if arguments.mixed and not arguments.uniform_g64 else None
     chosen = {layer.name: choose_rule(rules, mixed, layer.name) for layer in layers}
     packed = pack_layers(layers, weights, blocks, chosen, UNIFORM_CURE if arguments.uniform_g64 else CURE)
     if arguments.uniform_g64:
         refuse_migrated(layers, packed)
     path = arguments.out_dir / "model.safetensors"
-    scale_dtype = find_shared_dtype([find_rule(parameters["weights"], layer.name) for layer in layers])
+    scale_dtype = find_shared_dtype([find_weight_rule(parameters.weights, layer.name) for layer in layers])
     tensors = {f"{prefix}{key}": value for key, value in collect_tensors(weights, packed, scale_dtype).items()}
     write_packed_tensors(path, tensors, scale_dtype)
-    config = {"format": FORMAT, "version": VERSION, "architecture": parameters["model"], "prefix": prefix}
+    config = {"format": FORMAT, "version": VERSION, "architecture": parameters.model, "prefix": prefix}
     config |= {} if scale_dtype == FLOAT16 else {"scale_dtype": scale_dtype}
     config |= describe_checkpoint(path, prefix, packed)
     config["origin"] = origin | {"blocks": {block: seal["fingerprint"] for block, seal in seals.items()}}
@@ -81,7 +91,7 @@ def choose_prefix(model: str) -> str:
 
 
 def check_blocks(
-    paths: list[Path], parameters: plan.Parameters, layers: list[Layer], origin: dict[str, Any]
+    paths: list[Path], parameters: PackWeights, layers: list[Layer], origin: dict[str, Any]
 ) -> tuple[dict[str, Path], dict[str, Seal]]:
     """File and seal by unit: every block and the layers outside the blocks, or the distilled model alone.
 
@@ -91,27 +101,27 @@ def check_blocks(
     for path in paths:
         seal = read_file_seal(path.with_suffix(".json"))
         block = seal["parameters"].get("block")
-        check_origin(seal, path, {"stage": plan.name_stage(block), "model": parameters["model"]}, origin)
+        check_origin(seal, path, {"stage": plan.name_stage(block), "model": parameters.model}, origin)
         if block in found:
             raise UserError(f"{path} and {found[block]} are both the block {block}; name one of them")
-        check_layers(path, seal, find_block_rules(parameters["weights"], layers, block))
+        check_layers(path, seal, find_block_rules(parameters.weights, layers, block))
         found[block], seals[block] = path, seal
     if plan.WHOLE in found and len(found) > 1:
         raise UserError(f"blocks: {found[plan.WHOLE]} has all layers; name it alone")
-    wanted = [] if plan.WHOLE in found else plan.list_units(parameters["model"])
+    wanted = [] if plan.WHOLE in found else plan.list_units(parameters.model)
     if missing := [block for block in wanted if block not in found]:
         raise UserError(f"blocks: no file of {', '.join(missing)} is named; run its rule and name it")
     return found, seals
 
 
-def find_block_rules(rules: Rules, layers: list[Layer], block: str) -> dict[str, dict[str, Any]]:
+def find_block_rules(rules: Sequence[WeightPattern], layers: list[Layer], block: str) -> dict[str, WeightRule]:
     """Weight rules, by name, of the quantized layers of a block, outside the blocks (`shared`), or of all."""
     own = [layer.name for layer in layers if block in (plan.WHOLE, layer.block or plan.SHARED)]
-    found = {name: find_rule(rules, name) for name in own}
+    found = {name: find_weight_rule(rules, name) for name in own}
     return {name: rule for name, rule in found.items() if rule["bits"] != UNQUANTIZED}
 
 
-def check_layers(path: Path, seal: Seal, wanted: dict[str, dict[str, Any]]) -> None:
+def check_layers(path: Path, seal: Seal, wanted: dict[str, WeightRule]) -> None:
     """Raise UserError unless the sealed file holds exactly the layers `wanted`, made with these rules."""
     again = f"delete it and run {seal['parameters']['stage']} again"
     if wrong := set(wanted) ^ set(seal["sha256"]["codes"]):
@@ -127,7 +137,7 @@ def pack_layers(
     layers: list[Layer],
     weights: dict[str, mx.array],
     blocks: dict[str, Path],
-    rules: dict[str, dict[str, Any]],
+    rules: dict[str, WeightRule],
     cure: str,
 ) -> dict[str, PackedLayer]:
     """The layers quantized by their rule, by module path; one file of `blocks` is in memory at a time.
@@ -161,12 +171,12 @@ def pack_layers(
     return packed
 
 
-def choose_rule(rules: Rules, mixed: dict[str, Any] | None, name: str) -> dict[str, Any]:
+def choose_rule(rules: Sequence[WeightPattern], mixed: dict[str, Any] | None, name: str) -> WeightRule:
     """The rule of a layer, with the bits and group size of the bit search, if any."""
-    return find_rule(rules, name) | (mixed["mixed"]["layers"].get(name, {}) if mixed else {})
+    return find_weight_rule(rules, name) | (mixed["mixed"]["layers"].get(name, {}) if mixed else {})
 
 
-def check_widths(layers: list[Layer], weights: dict[str, mx.array], rules: dict[str, dict[str, Any]]) -> None:
+def check_widths(layers: list[Layer], weights: dict[str, mx.array], rules: dict[str, WeightRule]) -> None:
     """Raise UserError naming all layers whose width is no multiple of their group size."""
     unfit = []
     for layer in layers:
@@ -189,7 +199,7 @@ def pack_layer(weight: LayerWeight, quantizer: InputQuantizer | None) -> PackedL
     return PackedLayer(tensors, grid.bits, grid.group_size)
 
 
-def fits_rule(grid: weight_grid.Grid, rule: dict[str, Any]) -> bool:
+def fits_rule(grid: weight_grid.Grid, rule: WeightRule) -> bool:
     """True if `grid` has the bits and group size of `rule`."""
     return grid.bits == rule["bits"] and rule["group_size"] in (grid.group_size, "row")
 

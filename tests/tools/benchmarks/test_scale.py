@@ -13,7 +13,8 @@ import pytest
 from taqmlx.checks.results import Results
 from taqmlx.checks.trajectories import check_counts
 from taqmlx.planning import plan
-from taqmlx.store.files import read_json
+from taqmlx.planning.stages import CollectShard
+from taqmlx.store.parameters import read_parameters
 from tools.benchmarks import scale
 from tools.benchmarks.fake_denoiser import record_shards
 from tools.small_results.shards import CONFIG, list_arguments, prepare, run_entry
@@ -59,7 +60,7 @@ def runs(tmp_path_factory):
 
 def test_planning_grows_linearly():
     def plan_shards(count):
-        parameters = plan.select_parameters("collect_shard", CONFIG | {"trajectories": count}, list_prompts(count))
+        parameters = plan.select_stage(CollectShard, CONFIG | {"trajectories": count}, list_prompts(count))
         return lambda: [plan.select_shard(parameters, shard) for shard in plan.list_shards(parameters)]
 
     small, large = (time_work(plan_shards(count)) for count in (2_000, 2_000 * SCALE))
@@ -67,7 +68,7 @@ def test_planning_grows_linearly():
 
 
 def test_conflict_checks_and_counts_grow_linearly(runs):
-    parameters = [read_json(list_arguments(folder, "collect_shard")["params"]) for folder in runs]
+    parameters = [read_parameters(CollectShard, list_arguments(folder, "collect_shard")["params"]) for folder in runs]
     for work in (
         lambda folder, stage: list(plan.find_conflicts(folder, stage)),
         lambda folder, stage: check_counts(Results(folder, folder / "trajectories.zarr", 0, 0)),

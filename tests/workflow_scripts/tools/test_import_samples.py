@@ -12,6 +12,7 @@ import yaml
 import zarr
 
 from taqmlx.planning import configuration, plan
+from taqmlx.planning.stages import CollectShard
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
 from taqmlx.store.original_layout import name_sample, read_sample, write_latents, write_sample
@@ -95,7 +96,7 @@ def test_imported_shards_pass_as_recorded_ones_and_are_marked(dataset, target):
     take(dataset, target)
     run_entry(target, "verify_trajectories")
     run_entry(target, "gather_calibration")
-    stage = plan.select_parameters("collect_shard", CONFIG, PROMPTS)
+    stage = plan.select_stage(CollectShard, CONFIG, PROMPTS)
     assert list(plan.find_conflicts(target, stage)) == []
     assert read_group_seal(target / "trajectories.zarr/000")["inputs"]["imported"].keys() == {"manifest"}
 

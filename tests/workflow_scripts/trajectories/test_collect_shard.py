@@ -20,6 +20,7 @@ from taqmlx.mmdit.forward import bind_linears, predict_velocity
 from taqmlx.mmdit.sampling import bind_step
 from taqmlx.models import embedded
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard
 from taqmlx.runtime.blas import name_kernels
 from taqmlx.store.conditioning import open_conditioning, write_conditioning
 from taqmlx.store.errors import UserError
@@ -177,7 +178,8 @@ def test_encodings_of_other_weights_are_rejected(tmp_path):
 
 
 def make_recorder(scratch: Path, **changes) -> Recorder:
-    parameters = plan.select_shard(PARAMETERS | changes, "000")
+    stage = plan.select_stage(CollectShard, CONFIG | changes, PROMPTS)
+    parameters = plan.select_shard(stage, "000").encode()
     levels = {"ts": np.arange(5, dtype=np.float32), "sigmas": np.arange(6, dtype=np.float32)}
     return Recorder(SealedJob(scratch.with_suffix(".out"), scratch, parameters, {"latent_shape": [2, 2, 16]}), levels)
 
