@@ -3,6 +3,7 @@
 import itertools
 import logging
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from taqmlx.planning import configuration, plan
 from taqmlx.planning.bit_choices import Choice, list_choices
 from taqmlx.planning.layer_rules import find_rule
 from taqmlx.planning.layers import list_linears
+from taqmlx.planning.stages import SearchBits
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.mixed_bits import overlay_bits, read_mixed_bits
@@ -188,9 +190,9 @@ def test_layers_that_mflux_joins_get_one_choice():
     }
     elements = {o_proj: 1000, fc2: 4000, names[2]: 4000}
     rules = {name: {"bits": 4, "group_size": 64} for name in names}
-    parameters = {"model": "flux-schnell", "weights": [{"layers": "*"} | rules[o_proj]], "bits_per_weight": 4.5}
+    parameters = SearchBits(model="flux-schnell", weights=[{"layers": "*"} | rules[o_proj]], bits_per_weight=4.5)
     free = search_bits.search(parameters, rules, costs, elements)["mixed"]
-    joined = search_bits.search(parameters | {"layout": "mflux"}, rules, costs, elements)["mixed"]
+    joined = search_bits.search(replace(parameters, layout="mflux"), rules, costs, elements)["mixed"]
     assert free["layers"][o_proj] != free["layers"][fc2]
     assert joined["layers"][o_proj] == joined["layers"][fc2]
     best = min(
