@@ -6,6 +6,7 @@ from argparse import Namespace
 
 import pytest
 
+from taqmlx.planning.stages import PlotActivations
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, write_json
 from taqmlx.store.statistics_file import FORMAT, SCHEMA
@@ -30,7 +31,7 @@ def arguments(tmp_path):
     statistics = FORMAT | {"steps": STEPS, "sigmas": SIGMAS, "inputs": inputs, "arrays": about}
     statistics |= {"model": "embedded", "origin": {"calibration": ""}}
     write_json(tmp_path / "statistics.json", statistics)
-    write_json(tmp_path / "params.json", {"stage": "plot_activations", "snapshot_steps": [0, 25]})
+    write_json(tmp_path / "params.json", PlotActivations(model="embedded", snapshot_steps=[0, 25]).encode())
     return Namespace(
         params=tmp_path / "params.json", statistics=tmp_path / "statistics.json", out=tmp_path / "plots", log=None
     )

@@ -1,13 +1,16 @@
 """Prompts are encoded once and in order."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from taqmlx.models import embedded
 from taqmlx.planning import plan
+from taqmlx.planning.stages import CollectShard
 from taqmlx.store.conditioning import open_conditioning
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_json
+from taqmlx.store.parameters import read_parameters
 from tools.small_results.shards import PROMPTS, build_finished, list_arguments, prepare
 from workflow_scripts.prepare import encode_prompts
 
@@ -49,7 +52,7 @@ def test_the_seal_must_be_beside_the_file(tmp_path):
 
 
 def test_the_seals_of_shards_match_the_plan():
-    stage = read_json(build_finished() / "params" / "collect_shard.json")
+    stage = read_parameters(CollectShard, build_finished() / "params" / "collect_shard.json")
     assert list(plan.find_conflicts(build_finished(), stage)) == []
-    changed = stage | {"seed": 4}
+    changed = replace(stage, seed=4)
     assert all("seed: 3 there, 4" in line for line in plan.find_conflicts(build_finished(), changed))

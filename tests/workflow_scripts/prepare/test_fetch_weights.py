@@ -16,6 +16,7 @@ from safetensors.numpy import load, save_file
 from taqmlx.models import hub_download
 from taqmlx.models.sd3 import MODELS
 from taqmlx.models.weight_files import CHECKPOINT, CHECKPOINT_REPO, TEXT_NAMES, TEXT_REPO, WeightFile
+from taqmlx.planning.stages import FetchWeights
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from tools.miniature import cache, forms, server
@@ -46,8 +47,7 @@ def fetch(tmp_path, monkeypatch):
 
     def call(weights_from=CHECKPOINT_REPO):
         monkeypatch.setenv("WORKFLOW_WEIGHTS_FROM", str(weights_from))
-        parameters = {"stage": "fetch_weights", "model": "sd3-medium", "use_t5": True}
-        write_json(tmp_path / "params.json", parameters)
+        write_json(tmp_path / "params.json", FetchWeights(model="sd3-medium", use_t5=True).encode())
         fetch_weights.main(Namespace(params=tmp_path / "params.json", out=tmp_path / "weights.json"))
         return read_json(tmp_path / "weights.json")["sha256"]
 
