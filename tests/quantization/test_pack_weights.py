@@ -189,7 +189,7 @@ def test_bf16_takes_as_many_bits_as_fp16(finished, study):
 def test_blocks_with_another_stored_type_are_rejected(study):
     files = write_rounded_blocks(study.folder / "adaround", read_json(study.params("optimise_block")))
     study.configure(scale_dtype="bfloat16")
-    with pytest.raises(UserError, match=r'was made by other rules: .*: scale_dtype: null there, "bfloat16" in'):
+    with pytest.raises(UserError, match=r'was made with other rules: .*: scale_dtype: null there, "bfloat16" in'):
         study.pack(files)
 
 

@@ -193,7 +193,7 @@ class TestBlocks:
 
     def test_other_rules_are_named(self, learned):
         learned.configure(activations=[{"layers": "mm_*", "bits": 6}])
-        with pytest.raises(UserError, match=r"by other rules: mm_00.*: bits: 16 there, 6 in the configuration"):
+        with pytest.raises(UserError, match=r"with other rules: mm_00.*: bits: 16 there, 6 in the configuration"):
             learned.write_config()
 
     def test_other_codes_than_the_packed_ones_are_named(self, learned):

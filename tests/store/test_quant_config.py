@@ -114,13 +114,13 @@ def test_files_are_found_relative_to_the_config(path, tmp_path):
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        ({"format": "per_timestep_quant_config_v4"}, "of format per_timestep_quant_config_v4.*not a step size"),
-        ({"format": "per_timestep_quant_config_v3"}, "of format per_timestep_quant_config_v3.*not a step size"),
-        ({"format": "lut_v1"}, "of format lut_v1.*not a step size"),
-        ({"format": "unheard of"}, "of format unheard of"),
-        ({}, "of format None"),
-        ([], "of format None"),
-        ({"format": "time-aware-quant-config", "version": 1}, "of version 1, and this program reads 2"),
+        ({"format": "per_timestep_quant_config_v4"}, "has format per_timestep_quant_config_v4.*not a step size"),
+        ({"format": "per_timestep_quant_config_v3"}, "has format per_timestep_quant_config_v3.*not a step size"),
+        ({"format": "lut_v1"}, "has format lut_v1.*not a step size"),
+        ({"format": "unheard of"}, "has format unheard of"),
+        ({}, "has format None"),
+        ([], "has format None"),
+        ({"format": "time-aware-quant-config", "version": 1}, "has version 1, and this program reads 2"),
     ],
 )
 def test_other_formats_and_versions_are_rejected_by_name(tmp_path, found, words):
