@@ -36,9 +36,6 @@ CONFIG = {
     "capture_points": 4,
     "capture_shards": 1,
     "held_out": 0.25,
-    # No search for ranges, which is most of the work of a search for bits; without it half a bit more is as good.
-    "weights": [{"layers": "*", "bits": 4, "range": "absmax"}],
-    "bits_per_weight": 5,
     "engine": "rtn",
     "adaround_iterations": 4,
     "adaround_batch": 2,
