@@ -267,14 +267,14 @@ def test_an_impossible_option_is_rejected_in_one_line(line, reason, recorded):
     assert "\n" not in str(raised.value)
 
 
-REFUSED = [(name, option) for name, command in COMMANDS.items() for option in command.options if option.refused]
+REJECTED = [(name, option) for name, command in COMMANDS.items() for option in command.options if option.rejected]
 
 
-@pytest.mark.parametrize(("name", "option"), REFUSED, ids=[f"{name} {option.flag}" for name, option in REFUSED])
+@pytest.mark.parametrize(("name", "option"), REJECTED, ids=[f"{name} {option.flag}" for name, option in REJECTED])
 def test_a_rejected_option_names_what_to_use_instead(name, option, recorded):
     with pytest.raises(UserError, match=f"{option.flag}: .{{20,}}") as raised:
         translate(name, [option.flag, "1"])
-    assert option.refused in str(raised.value)
+    assert option.rejected in str(raised.value)
 
 
 def test_options_without_a_meaning_are_accepted_with_a_line(recorded):
