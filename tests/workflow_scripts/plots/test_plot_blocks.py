@@ -2,6 +2,8 @@
 
 import pytest
 
+from taqmlx.planning import configuration, plan
+from taqmlx.planning.block_plan import select_block
 from taqmlx.store.block_report import write_report
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import write_json
@@ -10,6 +12,14 @@ from tests.plots.synthetic import build_report, build_sensitivity
 from workflow_scripts.plots import plot_blocks
 
 NAMES = ("distributions", "adaround_convergence", "block_errors", "layer_errors")
+
+
+ADAROUND = {"adaround_warm_up": 0.2, "adaround_iterations": 200}
+
+
+def write_parameters(path, engine):
+    config = configuration.complete(ADAROUND | {"engine": engine}, configuration.load_schema())
+    write_json(path, select_block(plan.select_parameters("optimise_block", config, []), path.stem))
 
 
 def write_files(folder, engines, engine):
@@ -21,14 +31,11 @@ def write_files(folder, engines, engine):
         (folder / "sensitivity").mkdir(exist_ok=True)
         write_sensitivity(paths["sensitivity"][-1], content, arrays)
         write_report(paths["reports"][-1], block, build_report(block, ("image",), engines))
-        write_json(paths["params"][-1], {"stage": "optimise_block", "block": block, "engine": engine} | ADAROUND)
+        write_parameters(paths["params"][-1], engine)
     listed = [
         f"--{kind}" if index == 0 else str(path) for kind in paths for index, path in enumerate(["", *paths[kind]])
     ]
     return plot_blocks.build_arguments().parse_args([*listed, "--out", str(folder / "plots")])
-
-
-ADAROUND = {"adaround_warm_up": 0.2, "adaround_iterations": 200}
 
 
 def test_every_figure_is_written_in_both_formats(tmp_path):
@@ -40,8 +47,8 @@ def test_every_figure_is_written_in_both_formats(tmp_path):
 
 
 def test_only_adaround_has_a_warm_up(tmp_path):
-    write_json(tmp_path / "mm_00.json", {"stage": "optimise_block", "block": "mm_00", "engine": "adaround"} | ADAROUND)
-    write_json(tmp_path / "mm_01.json", {"stage": "optimise_block", "block": "mm_01", "engine": "gptq"})
+    write_parameters(tmp_path / "mm_00.json", "adaround")
+    write_parameters(tmp_path / "mm_01.json", "gptq")
     assert plot_blocks.find_warm_up(tmp_path / "mm_00.json") == ("mm_00", 40)
     assert plot_blocks.find_warm_up(tmp_path / "mm_01.json") == ("mm_01", None)
 
