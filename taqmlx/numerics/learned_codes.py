@@ -27,7 +27,7 @@ def bind_rounding(dtype: mx.Dtype) -> Callable[[mx.array], mx.array]:
     return cast(Callable[[mx.array], mx.array], round_to_dtype)  # typed as object by MLX
 
 
-_ROUNDINGS = {name: bind_rounding(stored.mlx) for name, stored in STORED_TYPES.items()}
+_ROUNDINGS = {name: bind_rounding(getattr(mx, name)) for name in STORED_TYPES}
 
 
 def round_stored(x: mx.array, scale_dtype: str) -> mx.array:

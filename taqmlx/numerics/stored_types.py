@@ -5,7 +5,6 @@ An array of bf16 values is a float32 array with a zero lower half in every value
 
 from typing import NamedTuple
 
-import mlx.core as mx
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -13,18 +12,17 @@ _LOWER_HALF = 16  # bits of a float32 that bf16 does not have
 
 
 class StoredType(NamedTuple):
-    """A stored type: its short name, dtype in MLX, dtype of its arrays in NumPy, and largest value."""
+    """A stored type: its short name, dtype of its arrays in NumPy, and largest value."""
 
     title: str
-    mlx: mx.Dtype
     array: DTypeLike
     largest: float
 
 
-# By the value of the configuration key `scale_dtype`.
+# By the value of the configuration key `scale_dtype`, which is also the name in MLX. Plots use this without importing MLX.
 STORED_TYPES = {
-    "float16": StoredType("fp16", mx.float16, np.float16, float(np.finfo(np.float16).max)),
-    "bfloat16": StoredType("bf16", mx.bfloat16, np.float32, 2.0**127 * (2 - 2.0**-7)),
+    "float16": StoredType("fp16", np.float16, float(np.finfo(np.float16).max)),
+    "bfloat16": StoredType("bf16", np.float32, 2.0**127 * (2 - 2.0**-7)),
 }
 
 

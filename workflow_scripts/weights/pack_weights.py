@@ -222,7 +222,7 @@ def collect_tensors(
 def convert_weight(key: str, value: mx.array, scale_dtype: str) -> np.ndarray:
     """`value` in the stored type. Raises UserError naming the tensor `key` if the result is not finite."""
     stored = STORED_TYPES[scale_dtype]
-    converted = np.array(value.astype(stored.mlx).astype(mx.float32)).astype(stored.array)
+    converted = np.array(value.astype(getattr(mx, scale_dtype)).astype(mx.float32)).astype(stored.array)
     if not np.isfinite(converted).all():
         raise UserError(f"{key} has values that {stored.title} cannot hold, or none at all; check the model's weights")
     return converted
