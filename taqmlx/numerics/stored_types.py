@@ -19,7 +19,7 @@ class StoredType(NamedTuple):
     largest: float
 
 
-# By the value of the configuration key `scale_dtype`, which is also the name in MLX. Plots use this without importing MLX.
+# By the value of the key `scale_dtype`, which is also the name in MLX. Plots use this without importing MLX.
 STORED_TYPES = {
     "float16": StoredType("fp16", np.float16, float(np.finfo(np.float16).max)),
     "bfloat16": StoredType("bf16", np.float32, 2.0**127 * (2 - 2.0**-7)),
