@@ -63,6 +63,8 @@ rule write_model_card:
         report="<results>/quantized/quantization_report.html",
     log:
         "<logs>/write_model_card.log",
+    resources:
+        mlx=1,
     params:
         values=get_report_values,
     shell:

@@ -54,4 +54,4 @@ def test_results_dated_in_the_future_are_named(config, tmp_path):
     (tmp_path / "results" / "fid.json").touch()
     os.utime(tmp_path / "results" / "fid.json", (NOW + 3600, NOW + 3600))
     (line,) = guard.find_wrong_dates(config, NOW)
-    assert "results/fid.json is of " in line
+    assert "results/fid.json is dated " in line

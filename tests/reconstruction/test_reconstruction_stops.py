@@ -141,7 +141,7 @@ class TestBrokenValues:
         settings = replace(SETTINGS, adaround_batch=2, adaround_checkpoint_every=1, adaround_iterations=40)
         first = np.full(60, 99)
         for iteration in reversed(range(40)):
-            knots = np.random.default_rng((settings["seed"], 0, iteration))
+            knots = np.random.default_rng((settings.seed, 0, iteration))
             first[knots.choice(problem.training, 2, replace=False)] = iteration
         row = next(row for row in problem.training if 3 <= first[row] < 40)
         broken = replace(

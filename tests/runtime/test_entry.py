@@ -82,9 +82,9 @@ def test_durations_are_readable(seconds, text):
 )
 def test_a_system_error_is_one_line_with_a_cure_even_without_a_log(monkeypatch, capsys, number, cure):
     with pytest.raises(SystemExit):
-        run_entry(monkeypatch, fail(OSError(number, "refused", "results/x.zarr")))
+        run_entry(monkeypatch, fail(OSError(number, "not allowed", "results/x.zarr")))
     shown = capsys.readouterr().err
-    assert shown.startswith("error: results/x.zarr cannot be written or read (rejected); ")
+    assert shown.startswith("error: results/x.zarr cannot be written or read (not allowed); ")
     assert cure in shown
     assert "Traceback" not in shown
 

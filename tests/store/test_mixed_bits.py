@@ -80,11 +80,11 @@ class TestReading:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"format": "weight-costs"}, "of the format weight-costs, not mixed-bits"),
+            ({"format": "weight-costs"}, "the format weight-costs, not mixed-bits"),
             ({"version": 1}, "the version 1, not 2"),
         ],
     )
     def test_another_format_or_version_is_named(self, tmp_path, change, words):
         write_json(tmp_path / "mixed_bits.json", FORMAT | MIXED | change)
-        with pytest.raises(UserError, match=rf"mixed_bits\.json is .*{words}; delete it and run again"):
+        with pytest.raises(UserError, match=rf"mixed_bits\.json belongs to {words}; delete it and run again"):
             read_mixed_bits(tmp_path / "mixed_bits.json")

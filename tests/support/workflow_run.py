@@ -54,9 +54,12 @@ class Workflow:
         return ["-m", "snakemake", "--cores", str(cores), *arguments, "--configfile", str(self.config)]
 
     def run(self, *arguments: str, cores: int = 1) -> subprocess.CompletedProcess:
-        """Run to the end; what it says is in `.stdout`."""
+        """Run to the end; what it says is in `.stdout`.
+
+        Without Snakemake's locks: tests side by side share its folder, and one would look for a lock another removed.
+        """
         return subprocess.run(
-            [self.python, *self.command(*arguments, cores=cores)],
+            [self.python, *self.command(*arguments, "--nolock", cores=cores)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -47,8 +47,8 @@ def test_a_resumed_run_warns_of_the_other_kernels_once(mixed):
     _, (first, second, third) = mixed
     here = versions.name_kernels()
     assert "warning: " not in first
-    assert second.count(f"results of BLAS kernels {OTHER}, and {here} are used here") == 1
-    assert third.count(f"results of BLAS kernels {here}, and {OTHER} are used here") == 1
+    assert second.count(f"was made with BLAS kernels {OTHER}, but {here} are used here") == 1
+    assert third.count(f"was made with BLAS kernels {here}, but {OTHER} are used here") == 1
 
 
 def test_both_kernels_are_recorded(mixed):

@@ -12,6 +12,7 @@ import numpy as np
 from taqmlx.mmdit.blocks import Block
 from taqmlx.numerics.weight_grid import choose_grid
 from taqmlx.planning.layers import list_block_linears
+from taqmlx.planning.stage_groups import AdaRound
 from taqmlx.reconstruction.block_assembly import group_readers
 from taqmlx.reconstruction.block_problem import BlockProblem, Rows, measure_powers, run_rows, take_rows
 from taqmlx.reconstruction.flat_weights import start_at_weights
@@ -24,17 +25,21 @@ SHAPES = {"fc1": (RATIO * WIDTH, WIDTH), "fc2": (WIDTH, RATIO * WIDTH)}  # the o
 ITERATIONS = 5
 WEIGHT = {"bits": 4, "group_size": 64, "symmetric": False, "range": "absmax"}
 ACTIVATION = {"bits": 8, "policy": "lut", "range": "absmax", "shift": True, "migration": False}
-SETTINGS = {
-    "seed": 0,
-    "adaround_batch": PAIR,
-    "adaround_iterations": 2 * ITERATIONS,
-    "adaround_rate": 1e-3,
-    "adaround_step_rate": 4e-5,
-    "adaround_weight": 0.01,
-    "adaround_warm_up": 0.0,
-    "adaround_beta": (20, 2),
-    "adaround_drop": 0,
-}
+SETTINGS = AdaRound(
+    seed=0,
+    gptq_damping=0.01,
+    reconstruction="joint",
+    adaround_start="full_precision",
+    adaround_iterations=2 * ITERATIONS,
+    adaround_batch=PAIR,
+    adaround_rate=1e-3,
+    adaround_step_rate=4e-5,
+    adaround_weight=0.01,
+    adaround_warm_up=0.0,
+    adaround_beta=(20, 2),
+    adaround_drop=0,
+    adaround_checkpoint_every=ITERATIONS,
+)
 
 
 def make_weights(rng: np.random.Generator) -> tuple[dict[str, mx.array], dict[str, mx.array | None], dict[str, str]]:

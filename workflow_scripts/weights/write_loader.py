@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-from taqmlx.models import load_quantized
+from taqmlx import models
 from taqmlx.runtime.entry import build_parser, run
 from taqmlx.store.vouching import write_text
 
 
 def main(arguments: argparse.Namespace) -> None:
-    write_text(arguments.out, Path(load_quantized.__file__).read_text(encoding="utf-8"))
+    write_text(arguments.out, Path(models.__file__).with_name("load_quantized.py").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

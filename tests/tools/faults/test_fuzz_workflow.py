@@ -12,8 +12,10 @@ import pytest
 import yaml
 
 from taqmlx.planning import configuration, plan
+from taqmlx.planning.stages import CollectShard
 from taqmlx.runtime.entry import choose_part
 from taqmlx.store.errors import UserError
+from taqmlx.store.parameters import read_parameters
 from tools.commands import find_module
 from tools.faults import mutations
 from workflow_scripts.prepare import write_block_parameters
@@ -146,7 +148,7 @@ def test_a_name_on_the_command_line_cannot_lead_to_another_shard(artefacts, tmp_
     with pytest.raises(UserError, match=r"^--shard .*: no such shard; choose one from 00 to 03$"):
         choose_part(name, 4)
     with pytest.raises(UserError, match=r"^--shard .*: no such shard; choose one from 000 to 001$"):
-        collect_shard.read_shard_parameters(Namespace(params=params, shard=name))
+        collect_shard.select_shard(read_parameters(CollectShard, params), name)
     with pytest.raises(UserError, match=r"^--block .*: no such block; choose one from mm_00 to mm_04$"):
         write_block_parameters.main(Namespace(values=values, block=name, out=tmp_path / "x.json"))
     assert not list(tmp_path.iterdir())

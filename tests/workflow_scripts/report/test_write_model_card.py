@@ -83,7 +83,7 @@ def test_the_loader_is_the_librarys_own_and_imports_mlx_alone(results):
     text = (results.folder / "quantized" / "load_quantized.py").read_text(encoding="utf-8")
     assert text == Path(load_quantized.__file__).read_text(encoding="utf-8")
     imported = re.findall(r"^(?:from|import) (\w+)", text, re.M)
-    assert set(imported) == {"json", "collections", "pathlib", "typing", "mlx"}
+    assert set(imported) == {"json", "pathlib", "typing", "mlx"}
     assert len(text.splitlines()) <= 60
 
 

@@ -50,7 +50,7 @@ class SmallLoader(SourceFileLoader):
         tree = shrink.visit(ast.parse(self.get_data(self.path)))
         if shrink.found != shrink.sizes.keys():
             raise ImportError(f"{fullname} has no size {shrink.sizes.keys() - shrink.found}: mflux has changed")
-        return compile(tree, self.path, "exec")
+        return self.source_to_code(tree, self.path)
 
 
 class Finder(MetaPathFinder):
