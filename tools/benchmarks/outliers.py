@@ -27,6 +27,7 @@ from taqmlx.numerics.weight_grid import choose_grid, dequantize, round_to_grid
 from taqmlx.planning.configuration import load_schema
 from taqmlx.planning.layers import list_linears
 from taqmlx.planning.plan import MODEL_BLOCKS
+from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.reconstruction.block_assembly import read_weights
 from taqmlx.runtime.entry import build_parser, run
 from taqmlx.store.files import write_json
@@ -72,7 +73,7 @@ def write_texts(seed: int, count: int) -> list[str]:
 
 def prepare(hardness: list[str] | None) -> Subject:
     """The embedded model, or its hard twin with the parts `hardness`."""
-    model = embedded if hardness is None else find_model("embedded-hard", {"hardness": hardness})
+    model = embedded if hardness is None else find_model("embedded-hard", ModelOptions(hardness=hardness))
     transformer = model.load_transformer()
     cs, cs_pooled = model.encode_prompts([*write_texts(CAPTION_SEED, CAPTIONS - 1), ""])
     pictures = np.stack([draw_example(CAPTION_SEED, index)[1] for index in range(CAPTIONS)])
