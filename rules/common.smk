@@ -65,10 +65,12 @@ SCORES = {"fid": "evaluation", "ablation": "ablation"}
 
 RESULTS = Path(config["results_dir"])
 
-# Snakemake sees a changed value by its record of the last run, which copied results lack.
-STALE_PARAMETERS = {
-    str(path) for path in stale_parameters.find_stale(RESULTS, config, PROMPTS)
-}
+# Snakemake sees a changed value by its record of the last run, which copied results lack. Jobs that plan need not look.
+STALE_PARAMETERS = (
+    {str(path) for path in stale_parameters.find_stale(RESULTS, config, PROMPTS)}
+    if workflow.is_main_process
+    else set()
+)
 refuse_conflicts(guard.find_conflicts(config, PROMPTS))
 for other in guard.find_other_weights(config):
     stop(other)
