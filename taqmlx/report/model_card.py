@@ -43,6 +43,11 @@ class Base(NamedTuple):
     drawing: str = ""
 
     @property
+    def title(self) -> str:
+        """The name with a capital letter."""
+        return self.name[0].upper() + self.name[1:]
+
+    @property
     def licence_link(self) -> str:
         """Where the text of the license is."""
         return f"https://huggingface.co/{self.repo}/blob/main/LICENSE.md"

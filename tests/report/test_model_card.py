@@ -14,6 +14,7 @@ from taqmlx.report.tables import Body, Cell, Column, Table
 from tests.plots.synthetic import build_frontier
 from tests.support.report_study import make_evaluation
 
+PROMPT = "a red circle left of a blue square"
 CONFIG = configuration.complete({}, configuration.load_schema())
 KINDS = Table("kinds", "", [Column("Kind", is_number=False)], [Body([[Cell("MLP, fc1")]])])
 PACKED = {"bits_per_weight": 4.5, "model": {"bytes": 1_725_184}}
@@ -36,6 +37,13 @@ def test_the_hub_reads_base_model_and_license_in_the_head(model):
     assert (head["license"], head.get("base_model", "")) == (base.licence, base.repo)
     assert ("license_link" in head) == (base.licence == "other")
     assert (head["library_name"], head["pipeline_tag"]) == ("mlx", "text-to-image")
+
+
+@pytest.mark.parametrize("model", list(BASES))
+def test_the_heading_begins_with_a_capital_letter_and_the_prompt_is_one_that_every_model_knows(model):
+    card = render(model)
+    assert re.search(r"^# [A-Z]", card, re.M)
+    assert set(re.findall(r'--prompt "(.*?)"|generate_image\("(.*?)"', card)) <= {(PROMPT, ""), ("", PROMPT)}
 
 
 @pytest.mark.parametrize("model", list(BASES))

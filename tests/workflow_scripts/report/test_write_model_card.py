@@ -61,7 +61,7 @@ def test_the_folder_has_all_that_is_published_and_vouches_for_it(results):
 def test_sizes_and_digests_are_those_of_the_files(results):
     card, folder = write_card(results), results.folder / "quantized"
     bits = read_json(folder / "config.json")["bits_per_weight"]
-    assert f"# {BASES['embedded'].name}, {bits:.2f} bits per weight\n" in card
+    assert f"# {BASES['embedded'].title}, {bits:.2f} bits per weight\n" in card
     for name in ("model.safetensors", "config.json", "load_quantized.py"):
         assert f"| `{name}` | `{hash_file(folder / name)}` |" in card
 
