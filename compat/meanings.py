@@ -33,7 +33,7 @@ def count_statistics(arguments: Namespace, config: Settings) -> Change:
 def count_captured(arguments: Namespace, config: Settings) -> Change:
     """Which points the blocks are optimised on, at least one a step, and the parts they are captured in."""
     points = count_points(arguments.num_images, arguments.stride, config) or config["trajectories"] * config["steps"]
-    parts = plan.list_parts(config["capture_shards"])
+    parts = plan.list_stage_shards(config["capture_shards"])
     return Change(
         {"capture_points": max(points, config["selected_steps"])},
         tuple(f"{config['results_dir']}/block_inputs.zarr/{part}" for part in parts),
@@ -47,11 +47,11 @@ def choose_learning(arguments: Namespace, config: Settings) -> Change:
     rules = {key: changed for key, changed in rules.items() if changed != config[key]}
     # A search would give the weights other bits than these.
     rules |= {"bits_per_weight": None} if arguments.bits_w else {}
-    blocks = [f"{config['results_dir']}/adaround/{name}.safetensors" for name in list_blocks(arguments.blocks)]
+    blocks = [f"{config['results_dir']}/adaround/{name}.safetensors" for name in list_block_names(arguments.blocks)]
     return Change({"engine": "adaround"} | rules, tuple(blocks) or ("quantized",), needs_blocks=True)
 
 
-def list_blocks(names: str | None) -> list[str]:
+def list_block_names(names: str | None) -> list[str]:
     """`mm3`, `mm_3` or `mm_block_3` as `mm_03`."""
     pattern = rf"({'|'.join(BLOCK_KINDS)})(?:_block)?_?(\d+)"
     found = [re.fullmatch(pattern, name.strip()) for name in (names or "").split(",") if name]
@@ -129,7 +129,7 @@ def choose_weights(arguments: Namespace, config: Settings) -> Change:
         else ("--weights", arguments.adaround_output)
     )
     if arguments.blocks:
-        words += ("--blocks", ",".join(list_blocks(arguments.blocks)))
+        words += ("--blocks", ",".join(list_block_names(arguments.blocks)))
     if reads := plan.MODEL_KEYS[config["model"]]:
         words += ("--model", config["model"])
     if plan.WEIGHTS_FROM in reads:

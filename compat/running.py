@@ -18,7 +18,7 @@ def run(name: str) -> None:
     try:
         found = translate(name, sys.argv[1:])
         for link, target in found.links.items():
-            refuse_occupied(link, target)
+            reject_occupied(link, target)
         keep_settings(found)
     except (UserError, ValueError) as error:
         sys.exit(f"error: {error}")
@@ -45,7 +45,7 @@ def keep_settings(found: Translation) -> None:
         print(f"{found.config}: " + ", ".join(f"{key}: {value}" for key, value in found.changed.items()))
 
 
-def refuse_occupied(link: Path, target: Path) -> None:
+def reject_occupied(link: Path, target: Path) -> None:
     """Raise UserError if something else than a link is where one has to be."""
     if link.exists() and not link.is_symlink() and link.resolve() != target.resolve():
         raise UserError(f"{link} is in the way; name another place, or move it away")

@@ -6,33 +6,37 @@ OUTPUTS: <results>/activations/statistics.json and .safetensors, <results>/activ
 
 
 rule collect_activations:
-    """Observe the layer inputs on shard {wildcards.part} of the calibration points."""
+    """Observe the layer inputs on shard {wildcards.stage_shard} of the calibration points."""
     input:
         params="<results>/params/collect_activations.json",
         calibration="<results>/calibration.zarr",
     output:
-        statistics="<results>/activations/shards/{part}.safetensors",
-        seal="<results>/activations/shards/{part}.json",
+        statistics="<results>/activations/shards/{stage_shard}.safetensors",
+        seal="<results>/activations/shards/{stage_shard}.json",
     log:
-        "<logs>/collect_activations/{part}.log",
+        "<logs>/collect_activations/{stage_shard}.log",
     benchmark:
-        "<benchmarks>/collect_activations/{part}.tsv"
+        "<benchmarks>/collect_activations/{stage_shard}.tsv"
     resources:
         mlx=1,
         mem_mb=ask_memory("collect_activations"),
         runtime=ask_minutes("collect_activations"),
     shell:
         "python -m workflow_scripts.activations.collect_activations --params {input.params:q} --calibration {input.calibration:q}"
-        " --shard {wildcards.part} --out {output.statistics:q} --log {log:q}"
+        " --shard {wildcards.stage_shard} --out {output.statistics:q} --log {log:q}"
 
 
 rule merge_activations:
     """Merge the statistics of all shards."""
     input:
         statistics=expand(
-            "<results>/activations/shards/{part}.safetensors", part=STATISTICS_SHARDS
+            "<results>/activations/shards/{stage_shard}.safetensors",
+            stage_shard=STATISTICS_SHARDS,
         ),
-        seals=expand("<results>/activations/shards/{part}.json", part=STATISTICS_SHARDS),
+        seals=expand(
+            "<results>/activations/shards/{stage_shard}.json",
+            stage_shard=STATISTICS_SHARDS,
+        ),
     output:
         statistics="<results>/activations/statistics.json",
         arrays="<results>/activations/statistics.safetensors",

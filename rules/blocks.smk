@@ -11,16 +11,16 @@ localrules:
 
 
 rule capture_blocks:
-    """Capture the inputs of all blocks on shard {wildcards.part} of the capture points."""
+    """Capture the inputs of all blocks on shard {wildcards.stage_shard} of the capture points."""
     input:
         params="<results>/params/capture_blocks.json",
         calibration="<results>/calibration.zarr",
     output:
-        temp(directory("<results>/block_inputs.zarr/{part}")),
+        temp(directory("<results>/block_inputs.zarr/{stage_shard}")),
     log:
-        "<logs>/capture_blocks/{part}.log",
+        "<logs>/capture_blocks/{stage_shard}.log",
     benchmark:
-        "<benchmarks>/capture_blocks/{part}.tsv"
+        "<benchmarks>/capture_blocks/{stage_shard}.tsv"
     resources:
         mlx=1,
         mem_mb=ask_memory("capture_blocks"),
@@ -30,7 +30,7 @@ rule capture_blocks:
         scratch=subpath(input.calibration, parent=True),
     shell:
         "python -m workflow_scripts.blocks.capture_blocks --params {input.params:q} --calibration {input.calibration:q}"
-        " --shard {wildcards.part} --scratch {params.scratch:q}/scratch/blocks/{wildcards.part} --out {output:q}"
+        " --shard {wildcards.stage_shard} --scratch {params.scratch:q}/scratch/blocks/{wildcards.stage_shard} --out {output:q}"
         " --log {log:q}"
 
 
@@ -85,7 +85,9 @@ rule optimise_block:
     """Quantize block {wildcards.block}."""
     input:
         params="<results>/params/optimise_block/{block}.json",
-        rows=expand("<results>/block_inputs.zarr/{part}", part=CAPTURE_SHARDS),
+        rows=expand(
+            "<results>/block_inputs.zarr/{stage_shard}", stage_shard=CAPTURE_SHARDS
+        ),
         before=get_blocks_before,
         mixed=get_mixed_bits,
     output:

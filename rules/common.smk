@@ -31,7 +31,7 @@ def stop(reason):
     sys.exit(f"error: {reason}")
 
 
-def refuse_conflicts(conflicts):
+def reject_conflicts(conflicts):
     """Abort planning at the first finished result that would be replaced, unless `overwrite` is set."""
     for conflict in conflicts if not config["overwrite"] else []:
         stop(
@@ -47,11 +47,11 @@ except ValueError as error:
 SHARDS = plan.list_shards(plan.select_stage(CollectShard, config, PROMPTS))
 # Location of the shards, quoted for the shell. Not a rule parameter, because the store may move without a rerun.
 STORE = shlex.quote(plan.place_store(config)).replace("{", "{{").replace("}", "}}")
-BLOCKS = plan.list_blocks(config["model"])
+BLOCKS = plan.list_block_names(config["model"])
 UNITS = plan.list_units(config["model"])
-CAPTURE_SHARDS = plan.list_parts(config["capture_shards"])
-STATISTICS_SHARDS = plan.list_parts(config["statistics_shards"])
-EVALUATION_SHARDS = plan.list_parts(config["evaluation_shards"])
+CAPTURE_SHARDS = plan.list_stage_shards(config["capture_shards"])
+STATISTICS_SHARDS = plan.list_stage_shards(config["statistics_shards"])
+EVALUATION_SHARDS = plan.list_stage_shards(config["evaluation_shards"])
 # Includes the configured size: the bits it saves head the scores and the report.
 FRONTIER_SIZES = [
     f"{size:.10g}"
@@ -71,7 +71,7 @@ STALE_PARAMETERS = (
     if workflow.is_main_process
     else set()
 )
-refuse_conflicts(guard.find_conflicts(config, PROMPTS))
+reject_conflicts(guard.find_conflicts(config, PROMPTS))
 for other in guard.find_other_weights(config):
     stop(other)
 if workflow.is_main_process:
@@ -93,7 +93,7 @@ pathvars:
 wildcard_constraints:
     stage="|".join(plan.STAGES),
     shard=r"\d\d\d+",
-    part=r"\d\d",
+    stage_shard=r"\d\d",
     block="|".join(BLOCKS),
     rung="|".join(variants.RUNGS),
     variant="|".join(variants.ALL),
@@ -104,12 +104,12 @@ wildcard_constraints:
 
 
 # Workers use the Python that runs Snakemake, whether or not its environment is activated.
-PLACES = "".join(
+LOCAL_PATHS = "".join(
     f"export {name}={shlex.quote(place)}; "
-    for name, place in local_paths.list_places(config).items()
+    for name, place in local_paths.list_local_paths(config).items()
 )
 shell.prefix(
-    f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; {PLACES}'
+    f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; {LOCAL_PATHS}'
 )
 
 

@@ -53,7 +53,7 @@ rule draw_reference:
 
 
 rule generate_images:
-    """Generate shard {wildcards.part} of the images of {wildcards.variant}."""
+    """Generate shard {wildcards.stage_shard} of the images of {wildcards.variant}."""
     input:
         params="<results>/params/{study}/generate_images.json",
         prompts="<results>/{study}/prompts.json",
@@ -61,37 +61,37 @@ rule generate_images:
         weights=get_weights,
     output:
         # The images beside the seal are undeclared on purpose: Snakemake deletes the outputs of a failed job.
-        "<results>/{study}/images/{variant}/{part}.json",
+        "<results>/{study}/images/{variant}/{stage_shard}.json",
     log:
-        "<logs>/generate_images/{study}/{variant}/{part}.log",
+        "<logs>/generate_images/{study}/{variant}/{stage_shard}.log",
     benchmark:
-        "<benchmarks>/generate_images/{study}/{variant}/{part}.tsv"
+        "<benchmarks>/generate_images/{study}/{variant}/{stage_shard}.tsv"
     resources:
         mlx=1,
     params:
         folder=subpath(output[0], strip_suffix=".json"),
     shell:
         "python -m workflow_scripts.evaluation.generate_images --params {input.params:q} --prompts {input.prompts:q}"
-        " --variant {wildcards.variant} --shard {wildcards.part} --source {input.source:q}"
+        " --variant {wildcards.variant} --shard {wildcards.stage_shard} --source {input.source:q}"
         " --out {params.folder:q} --log {log:q}"
 
 
 rule extract_features:
-    """Extract the features of shard {wildcards.part} of {wildcards.variant}."""
+    """Extract the features of shard {wildcards.stage_shard} of {wildcards.variant}."""
     input:
         params="<results>/params/{study}/extract_features.json",
-        pictures="<results>/{study}/images/{variant}/{part}.json",
+        pictures="<results>/{study}/images/{variant}/{stage_shard}.json",
     output:
-        "<results>/{study}/features/{variant}/{part}.safetensors",
+        "<results>/{study}/features/{variant}/{stage_shard}.safetensors",
     log:
-        "<logs>/extract_features/{study}/{variant}/{part}.log",
+        "<logs>/extract_features/{study}/{variant}/{stage_shard}.log",
     benchmark:
-        "<benchmarks>/extract_features/{study}/{variant}/{part}.tsv"
+        "<benchmarks>/extract_features/{study}/{variant}/{stage_shard}.tsv"
     resources:
         mlx=1,
     shell:
         "python -m workflow_scripts.evaluation.extract_features --params {input.params:q} --pictures {input.pictures:q}"
-        " --shard {wildcards.part} --out {output:q} --log {log:q}"
+        " --shard {wildcards.stage_shard} --out {output:q} --log {log:q}"
 
 
 use rule extract_features as extract_reference_features with:
@@ -99,11 +99,11 @@ use rule extract_features as extract_reference_features with:
         params="<results>/params/{study}/extract_features.json",
         pictures=config["reference_pictures"] or "<results>/{study}/reference.json",
     output:
-        "<results>/{study}/features/real/{part}.safetensors",
+        "<results>/{study}/features/real/{stage_shard}.safetensors",
     log:
-        "<logs>/extract_features/{study}/real/{part}.log",
+        "<logs>/extract_features/{study}/real/{stage_shard}.log",
     benchmark:
-        "<benchmarks>/extract_features/{study}/real/{part}.tsv"
+        "<benchmarks>/extract_features/{study}/real/{stage_shard}.tsv"
 
 
 rule compare_variant:

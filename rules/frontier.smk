@@ -41,7 +41,9 @@ use rule search_bits as search_frontier_bits with:
 use rule optimise_block as optimise_frontier_block with:
     input:
         params="<results>/params/frontier/{size}/blocks/{block}.json",
-        rows=expand("<results>/block_inputs.zarr/{part}", part=CAPTURE_SHARDS),
+        rows=expand(
+            "<results>/block_inputs.zarr/{stage_shard}", stage_shard=CAPTURE_SHARDS
+        ),
         before=get_size_blocks_before,
         mixed="<results>/frontier/{size}/mixed_bits.json",
     output:

@@ -20,7 +20,7 @@ def get_prompt_file(wildcards):
     """
     workflow.dag.forcefiles.update(STALE_PARAMETERS)
     try:
-        config_relations.refuse_stage(wildcards.stage, config)
+        config_relations.reject_stage(wildcards.stage, config)
     except ValueError as error:
         stop(error)
     return config["prompts"] if wildcards.stage in plan.READS_PROMPTS else []
@@ -63,7 +63,7 @@ def list_quantized(suffix):
 def get_mflux_source(wildcards):
     """The file of packed weights. Aborts planning if mflux cannot hold them."""
     try:
-        config_relations.refuse_mflux(config)
+        config_relations.reject_mflux(config)
     except ValueError as error:
         stop(error)
     return f"{config['results_dir']}/quantized/model.safetensors"
@@ -124,7 +124,7 @@ def get_rung_values(wildcards):
     )
     parameters = plan.select_parameters("optimise_block", values, PROMPTS)
     # Checked here, so that only the requested rungs can stop a run.
-    refuse_conflicts(
+    reject_conflicts(
         block_plan.find_conflict(
             RESULTS / "ladder" / wildcards.rung / f"{wildcards.block}.json",
             block_plan.select_block(parameters, wildcards.block),
@@ -167,9 +167,9 @@ def get_compared_images(wildcards):
     """Seals of the images compared for a variant."""
     folder = f"{config['results_dir']}/{wildcards.study}/images"
     return [
-        f"{folder}/{name}/{part}.json"
+        f"{folder}/{name}/{stage_shard}.json"
         for name in list_compared(wildcards)
-        for part in EVALUATION_SHARDS
+        for stage_shard in EVALUATION_SHARDS
     ]
 
 
@@ -178,9 +178,9 @@ def get_compared_features(wildcards):
     folder = f"{config['results_dir']}/{wildcards.study}/features"
     names = [*list_compared(wildcards), "real"]
     return [
-        f"{folder}/{name}/{part}.safetensors"
+        f"{folder}/{name}/{stage_shard}.safetensors"
         for name in names
-        for part in EVALUATION_SHARDS
+        for stage_shard in EVALUATION_SHARDS
     ]
 
 
@@ -193,7 +193,8 @@ def get_score_files(wildcards):
         "params": f"{config['results_dir']}/params/{study}/score.json",
         "prompts": f"{folder}/prompts.json",
         "real": expand(
-            f"{folder}/features/real/{{part}}.safetensors", part=EVALUATION_SHARDS
+            f"{folder}/features/real/{{stage_shard}}.safetensors",
+            stage_shard=EVALUATION_SHARDS,
         ),
         "frontier": list_frontier(study, names),
         "compared": expand(

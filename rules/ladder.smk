@@ -21,7 +21,9 @@ use rule write_block_parameters as write_rung_parameters with:
 use rule optimise_block as optimise_rung_block with:
     input:
         params="<results>/params/ladder/{rung}/{block}.json",
-        rows=expand("<results>/block_inputs.zarr/{part}", part=CAPTURE_SHARDS),
+        rows=expand(
+            "<results>/block_inputs.zarr/{stage_shard}", stage_shard=CAPTURE_SHARDS
+        ),
         before=get_rung_blocks_before,
         mixed=[],
     output:

@@ -134,9 +134,9 @@ rule plot_pictures:
     input:
         prompts="<results>/evaluation/prompts.json",
         images=expand(
-            "<results>/evaluation/images/{variant}/{part}.json",
+            "<results>/evaluation/images/{variant}/{stage_shard}.json",
             variant=dict.fromkeys(["fp", *config["evaluation_variants"]]),
-            part=EVALUATION_SHARDS,
+            stage_shard=EVALUATION_SHARDS,
         ),
     output:
         [show_plot(name, "Pictures") for name in PICTURE_PLOTS],

@@ -9,7 +9,9 @@ rule measure_sensitivity:
     """Measure the quantization error of each layer of block {wildcards.block}."""
     input:
         params="<results>/params/measure_sensitivity.json",
-        rows=expand("<results>/block_inputs.zarr/{part}", part=CAPTURE_SHARDS),
+        rows=expand(
+            "<results>/block_inputs.zarr/{stage_shard}", stage_shard=CAPTURE_SHARDS
+        ),
     output:
         sensitivity="<results>/sensitivity/{block}.json",
         arrays="<results>/sensitivity/{block}.safetensors",

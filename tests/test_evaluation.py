@@ -292,10 +292,10 @@ class TestScores:
 
     @pytest.mark.parametrize(("others", "own"), [("real", "w4a8"), ("fp", "real"), ("w4a16", "w4a8")])
     def test_reject_features_of_other_pictures(self, copy, others, own):
-        for part in copy.parts:
+        for shard in copy.shards:
             shutil.copy(
-                copy.folder / "features" / others / f"{part}.safetensors",
-                copy.folder / "features" / own / f"{part}.safetensors",
+                copy.folder / "features" / others / f"{shard}.safetensors",
+                copy.folder / "features" / own / f"{shard}.safetensors",
             )
         words = rf"features/{own}/00\.safetensors has features of {others}, not {own}; delete it and run again"
         with pytest.raises(UserError, match=words):
@@ -312,8 +312,8 @@ class TestScores:
         (copy.folder / "mine").mkdir()
         for index in range(2):
             Image.new("RGB", (64, 64)).save(copy.folder / "mine" / f"{index}.png")
-        for part in copy.parts:
-            copy.extract("real", part, copy.folder / "mine")
+        for shard in copy.shards:
+            copy.extract("real", shard, copy.folder / "mine")
         with pytest.raises(UserError, match="2 pictures are too few"):
             copy.score()
 

@@ -16,7 +16,7 @@ from taqmlx.planning import plan
 from taqmlx.planning.stages import CollectShard
 from taqmlx.runtime.entry import report_failure
 from taqmlx.store.errors import UnreachableError, UserError
-from taqmlx.store.locations import open_place
+from taqmlx.store.locations import open_location
 from taqmlx.store.parameters import read_parameters
 from taqmlx.store.seal import read_file_seal, read_group_seal
 from tests.support.object_storage import SECRET, connect_anew, mirror, read_objects
@@ -64,7 +64,7 @@ def url(bucket) -> str:
 
 def test_a_shard_at_a_url_has_the_bytes_of_a_local_one_and_a_local_receipt(tmp_path, url):
     folder = prepare(tmp_path)
-    store = open_place(url)
+    store = open_location(url)
     collect(folder, store)
     assert read_objects(store / "000") == read_folder(build_finished() / "trajectories.zarr" / "000")
     assert read_file_seal(folder / "trajectories.zarr/000" / plan.RECEIPT) == read_group_seal(store / "000")
@@ -72,7 +72,7 @@ def test_a_shard_at_a_url_has_the_bytes_of_a_local_one_and_a_local_receipt(tmp_p
 
 
 def test_another_protocol_works(tmp_path):
-    folder, store = copy_finished(tmp_path), open_place("memory://run/trajectories.zarr")
+    folder, store = copy_finished(tmp_path), open_location("memory://run/trajectories.zarr")
     copy(folder, folder / "trajectories.zarr", store)
     run_entry(folder, "verify_trajectories", trajectories=store)
     with pytest.raises(UserError, match=r"000/zarr.json is in the way"):
@@ -100,15 +100,15 @@ def test_a_finished_shard_is_kept_and_its_receipt_restored(tmp_path, url, object
 
 def test_the_root_group_is_created_once(tmp_path, url):
     for _ in range(2):
-        run_entry(tmp_path, "create_store", store=open_place(url))
-    assert read_objects(open_place(url)) == {"zarr.json": (tmp_path / "trajectories.zarr/zarr.json").read_bytes()}
+        run_entry(tmp_path, "create_store", store=open_location(url))
+    assert read_objects(open_location(url)) == {"zarr.json": (tmp_path / "trajectories.zarr/zarr.json").read_bytes()}
 
 
 @pytest.mark.parametrize(
     ("name", "content"), [("xs/c.0.0.0.0.0", b"other bytes"), ("xs/c.9.9.0.0.0", b"an object of another layout")]
 )
 def test_nothing_at_a_url_is_replaced(tmp_path, url, name, content):
-    folder, store = prepare(tmp_path), open_place(url)
+    folder, store = prepare(tmp_path), open_location(url)
     (store / "000" / name).create(content)
     with pytest.raises(UserError, match=f"{name} is in the way"):
         collect(folder, store)
@@ -133,7 +133,7 @@ def test_a_finished_shard_of_other_parameters_is_rejected(tmp_path, url):
 def test_a_worker_killed_while_it_uploads_leaves_nothing_to_read_and_the_next_one_finishes(
     tmp_path, url, object_storage, moment
 ):
-    folder, store = prepare(tmp_path), open_place(url)
+    folder, store = prepare(tmp_path), open_location(url)
     worker = start_worker(folder, url, folder / "scratch/000")
     object_storage.uploads = 0
     object_storage.on_upload = lambda count: worker.kill() if count == moment else None
@@ -149,7 +149,7 @@ def test_a_worker_killed_while_it_uploads_leaves_nothing_to_read_and_the_next_on
 
 
 def test_a_server_that_dies_during_an_upload_is_one_line_and_the_upload_resumes_later(tmp_path, url, object_storage):
-    folder, store = prepare(tmp_path), open_place(url)
+    folder, store = prepare(tmp_path), open_location(url)
     object_storage.uploads = 0
     object_storage.on_upload = lambda count: object_storage.stop() if count == 5 else None
     try:
@@ -168,7 +168,7 @@ def test_two_writers_of_one_shard_leave_the_bytes_of_one(tmp_path, url):
     workers = [start_worker(folder, url, folder / "scratch" / name) for name in ("a", "b")]
     said = [worker.communicate(timeout=120)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], said
-    assert read_objects(open_place(url) / "000") == read_folder(build_finished() / "trajectories.zarr" / "000")
+    assert read_objects(open_location(url) / "000") == read_folder(build_finished() / "trajectories.zarr" / "000")
 
 
 # What cannot be reached is said in a line, and is not taken for damage
@@ -177,7 +177,7 @@ def test_two_writers_of_one_shard_leave_the_bytes_of_one(tmp_path, url):
 def fail(url: str, caplog) -> str:
     """What is said when the shards at a URL are verified."""
     with connect_anew(), pytest.raises(UserError) as caught:
-        run_entry(build_finished(), "verify_trajectories", trajectories=open_place(url))
+        run_entry(build_finished(), "verify_trajectories", trajectories=open_location(url))
     caplog.clear()
     report_failure(caught.value, None)
     assert [len(record.message.splitlines()) for record in caplog.records] == [1]
@@ -186,7 +186,7 @@ def fail(url: str, caplog) -> str:
 
 def test_wrong_credentials_are_named(url, caplog, object_storage):
     mirror(build_finished() / "trajectories.zarr", url)
-    with object_storage.refuse_keys():
+    with object_storage.reject_keys():
         said = fail(url, caplog)
     assert re.search(r"000/zarr.json cannot be read or written \(.*(Forbidden|Access Key Id).*credentials", said)
     assert SECRET not in said
@@ -222,11 +222,11 @@ def test_a_dead_server_is_named(url, caplog, object_storage):
 )
 def test_an_invalid_url_is_rejected(text, words):
     with pytest.raises(UserError, match=words):
-        open_place(text)
+        open_location(text)
 
 
 def test_credentials_are_not_written_anywhere(tmp_path, url):
-    folder, store = prepare(tmp_path), open_place(url)
+    folder, store = prepare(tmp_path), open_location(url)
     run_entry(folder, "create_store", store=store)
     collect(folder, store)
     for content in (*read_folder(folder).values(), *read_objects(store).values()):
@@ -258,7 +258,7 @@ def test_verify_dataset_reads_a_url(tmp_path, url, capsys):
 
 
 def test_shards_are_copied_to_a_url_and_back(tmp_path, url, caplog):
-    folder, store = copy_finished(tmp_path), open_place(url)
+    folder, store = copy_finished(tmp_path), open_location(url)
     with caplog.at_level("INFO", "taqmlx"):
         copy(folder, folder / "trajectories.zarr", store)
         copy(folder, store, tmp_path / "back")
@@ -274,7 +274,7 @@ def test_shards_are_copied_to_a_url_and_back(tmp_path, url, caplog):
 def test_a_damaged_shard_is_not_copied(tmp_path, url, direction):
     folder = copy_finished(tmp_path)
     flip(folder / "trajectories.zarr/001/xs/c.0.0.0.0.0")
-    source, target = folder / "trajectories.zarr", open_place(f"{url}/copy")
+    source, target = folder / "trajectories.zarr", open_location(f"{url}/copy")
     if direction == "from":
         source, target = mirror(source, url), tmp_path / "copy"
     with pytest.raises(UserError, match=re.escape(f"{source / '001/xs/c.0.0.0.0.0'} is damaged")):
@@ -285,7 +285,7 @@ def test_a_damaged_shard_is_not_copied(tmp_path, url, direction):
 
 def test_a_receipt_is_not_accepted_as_a_shard(tmp_path, url):
     folder = prepare(tmp_path)
-    collect(folder, open_place(url))
+    collect(folder, open_location(url))
     with pytest.raises(UserError, match=r"trajectories.zarr/000 is in the way"):
         run_entry(folder, "collect_shard")
     with pytest.raises(UserError, match=r"000/zarr.json is missing"):
@@ -294,7 +294,7 @@ def test_a_receipt_is_not_accepted_as_a_shard(tmp_path, url):
 
 def test_planning_accepts_a_receipt_for_its_shard(tmp_path, url):
     folder = prepare(tmp_path)
-    collect(folder, open_place(url))
+    collect(folder, open_location(url))
     parameters = read_parameters(CollectShard, list_arguments(folder, "collect_shard")["params"])
     assert list(plan.find_conflicts(folder, parameters)) == []
     (conflict,) = plan.find_conflicts(folder, replace(parameters, seed=4))
@@ -306,7 +306,7 @@ def test_without_a_url_no_storage_package_is_loaded():
         "import sys; from workflow_scripts.calibration import gather_calibration;"
         "from workflow_scripts.tools import copy_shards, verify_dataset;"
         "from workflow_scripts.trajectories import collect_shard;"
-        "from taqmlx.store.locations import open_place; open_place('results'); print(*sys.modules)"
+        "from taqmlx.store.locations import open_location; open_location('results'); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert not {"fsspec", "s3fs", "botocore", "aiohttp"} & set(done.stdout.split())

@@ -12,8 +12,8 @@ from taqmlx.planning import block_plan, plan
 from taqmlx.planning.sizes import Sizes
 from taqmlx.planning.step_choice import select_timesteps
 
-OBSERVED_TOGETHER = 64  # largest number of points that collect_activations runs at a time
-CAPTURED_TOGETHER = 32  # largest number of points that capture_blocks runs at a time
+OBSERVED_BATCH = 64  # largest number of points that collect_activations runs at a time
+CAPTURED_BATCH = 32  # largest number of points that capture_blocks runs at a time
 MERGE_SECONDS = 1
 # Scheduler request relative to the estimate: a factor, and a constant for starting a job.
 SPARE_MEMORY, SPARE_TIME = 1.5, 3
@@ -69,10 +69,10 @@ def list_observing_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates
     points, steps, observed = count_observed(config)
     captured, shares = min(config["capture_points"], points), config["capture_shards"]
     parts = config["statistics_shards"]
-    together = min(OBSERVED_TOGETHER, math.ceil(observed / steps))  # points of one step
+    batch_size = min(OBSERVED_BATCH, math.ceil(observed / steps))  # points of one step
     observing, capturing = (
-        work.estimate_forward_memory(work.count_together(most, count, sizes), sizes)
-        for most, count in ((OBSERVED_TOGETHER, together), (CAPTURED_TOGETHER, captured))
+        work.estimate_forward_memory(work.count_batch_rows(most, count, sizes), sizes)
+        for most, count in ((OBSERVED_BATCH, batch_size), (CAPTURED_BATCH, captured))
     )
     return {
         "collect_activations": Jobs(parts, rates.start + observed * rates.observe / parts, observing),
@@ -90,7 +90,7 @@ def count_observed(config: plan.Parameters) -> tuple[int, int, int]:
 
 def list_weight_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:
     """Jobs from the blocks to the final quantized model."""
-    blocks, iterations = len(plan.list_blocks(config["model"])), block_plan.count_iterations(config)
+    blocks, iterations = len(plan.list_block_names(config["model"])), block_plan.count_iterations(config)
     block = rates.start + work.PASSES * config["capture_points"] * rates.block + iterations * rates.iteration
     checkpoint = PROCESS_BYTES + sizes.parameters * (sizes.itemsize + 2)
     searching = work.count_searching(config, sizes) * rates.step + work.GPTQ_SECONDS * sizes.parameters
@@ -101,7 +101,7 @@ def list_weight_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -
         "round_shared": Jobs(
             1,
             rates.start + config["search_points"] * rates.step,
-            work.estimate_forward_memory(work.count_together(CAPTURED_TOGETHER, config["search_points"], sizes), sizes),
+            work.estimate_forward_memory(work.count_batch_rows(CAPTURED_BATCH, config["search_points"], sizes), sizes),
         ),
         "distil": Jobs(1, rates.start + distilling * rates.step, work.estimate_distilling_memory(config, sizes)),
         "pack_weights": Jobs(1, rates.start, checkpoint),

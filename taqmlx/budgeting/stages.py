@@ -54,7 +54,7 @@ def list_stages(config: plan.Parameters, prompts: Sequence[str], shapes: ModelSh
 def count_written(config: plan.Parameters, prompts: Sequence[str], shapes: ModelShapes) -> dict[str, float]:
     """Bytes on disk written by each rule."""
     parameters = plan.select_stage(CollectShard, config, prompts)
-    used, blocks = len(parameters.prompts), len(plan.list_blocks(config["model"]))
+    used, blocks = len(parameters.prompts), len(plan.list_block_names(config["model"]))
     stored = work.COSTS[config["model"]]["stored_over_raw"]
     points, steps, _ = count_observed(config)
     captured = min(config["capture_points"], points)

@@ -63,7 +63,7 @@ def estimate_rates(config: plan.Parameters, sizes: Sizes, step: float | None = N
     costs = COSTS[config["model"]]
     pair = fit_tokens(costs["block_pair_seconds"], sizes.tokens)
     block = pair * sizes.conditions / 2
-    blocks = len(plan.list_blocks(config["model"]))
+    blocks = len(plan.list_block_names(config["model"]))
     speed = step / (block * blocks) if step else 1.0
     learning = costs["learn_seconds"]
     row = learning["per_row_over_pair"] * pair
@@ -83,7 +83,7 @@ def estimate_forward_memory(rows: int, sizes: Sizes) -> int:
     return estimate_forward(rows, sizes.tokens, sizes.width, sizes.parameters * sizes.itemsize, sizes.itemsize)
 
 
-def count_together(most: int, points: int, sizes: Sizes) -> int:
+def count_batch_rows(most: int, points: int, sizes: Sizes) -> int:
     """Rows per batch, one per condition, for `points` points in batches of at most `most` points."""
     return sizes.conditions * limit_batch(min(most, points), sizes.tokens, sizes.width, rows=sizes.conditions)
 
@@ -128,13 +128,13 @@ def estimate_searching_memory(sizes: Sizes, blocks: int) -> int:
 
 def estimate_distilling_memory(config: plan.Parameters, sizes: Sizes) -> int:
     """Bytes of the distillation worker: one graph if the gradients of all blocks fit in BATCH_BYTES, else by block."""
-    blocks, batch = len(plan.list_blocks(config["model"])), config["distil_batch"]
+    blocks, batch = len(plan.list_block_names(config["model"])), config["distil_batch"]
     every = blocks * sizes.conditions * batch * count_learning_bytes(sizes.tokens, sizes.width)
     kind = "codes" if config["distil"] == "none" else config["distil"]
     if every <= BATCH_BYTES:
         return estimate_distillation(sizes.parameters, kind, every)
     part = sizes.conditions * -(-batch // PARTS)
-    forward = max(part, count_together(batch, batch, sizes))
+    forward = max(part, count_batch_rows(batch, batch, sizes))
     return estimate_distillation_by_block(describe_learning(sizes, blocks, forward, part), kind)
 
 

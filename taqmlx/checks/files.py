@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from taqmlx.checks.recorded_digests import Claims, find_fault, list_claims, say_how
 from taqmlx.checks.results import Report, Results
-from taqmlx.checks.vouchers import Claims, find_fault, list_claims, say_how
 from taqmlx.planning import plan
-from taqmlx.store.block_inputs import open_part
+from taqmlx.store.block_inputs import open_input_shard
 from taqmlx.store.calibration import open_calibration
+from taqmlx.store.checksum_files import SUMS
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_plain_json
 from taqmlx.store.seal import check_seal
 from taqmlx.store.trajectories import find_faults
-from taqmlx.store.vouching import SUMS
 from taqmlx.store.zarr_arrays import find_strays
 
 # Files without checksum because they are not results. Patterns are relative to a results folder, as everywhere here.
@@ -51,11 +51,11 @@ def list_calibration_faults(path: Path) -> Iterator[str]:
     yield from find_strays(path, list(calibration.specs.values()))
 
 
-def list_part_faults(path: Path) -> Iterator[str]:
+def list_block_input_faults(path: Path) -> Iterator[str]:
     """Yield a line for each fault of a shard of the block inputs. Raises UserError."""
-    part = open_part(path)
-    part.verify()
-    yield from find_strays(path, list(part.specs.values()))
+    shard = open_input_shard(path)
+    shard.verify()
+    yield from find_strays(path, list(shard.specs.values()))
 
 
 def list_shard_faults(path: Path) -> Iterator[str]:
@@ -70,7 +70,7 @@ def list_shard_faults(path: Path) -> Iterator[str]:
 GROUPS: dict[str, Callable[[Path], Iterator[str]]] = {
     "trajectories.zarr/*": list_shard_faults,
     "calibration.zarr": list_calibration_faults,
-    "block_inputs.zarr/*": list_part_faults,
+    "block_inputs.zarr/*": list_block_input_faults,
 }
 
 
@@ -86,9 +86,9 @@ def check_files(results: Results) -> Report:
     read_by_others = {results.store / shard for shard in results.folders} | {folder / "calibration.zarr"}
     for group in sorted(set(groups) - read_by_others):
         faults += read_group(group)
-    unvouched = [path for path, fault in found.items() if fault is None and path.suffix != SUMS]
-    notes = [*list_no_results(folder, kinds.values()), *list_unvouched(folder, unvouched)]
-    return Report(f"{len(plain) - len(unvouched)} files and {len(groups)} sealed folders", faults, notes)
+    unrecorded = [path for path, fault in found.items() if fault is None and path.suffix != SUMS]
+    notes = [*list_no_results(folder, kinds.values()), *list_without_checksum(folder, unrecorded)]
+    return Report(f"{len(plain) - len(unrecorded)} files and {len(groups)} sealed folders", faults, notes)
 
 
 def walk(folder: Path) -> tuple[list[str], list[Path]]:
@@ -152,16 +152,16 @@ def find_missing(claims: Claims) -> Iterator[str]:
 
     A checksum file whose files are all missing is skipped: the result is not made yet, or no longer wanted.
     """
-    by_voucher = defaultdict(dict)
+    by_record = defaultdict(dict)
     for path, claim in ((path, claim) for path, own in claims.items() for claim in own):
-        by_voucher[claim.voucher][path] = claim.target
-    for voucher, targets in by_voucher.items():
+        by_record[claim.record][path] = claim.target
+    for record, targets in by_record.items():
         there = [path for path in targets if path.is_file()]
-        if voucher.suffix != SUMS or there:
+        if record.suffix != SUMS or there:
             for path in targets.keys() - there:
                 # Snakemake remakes only missing files, together with all outputs of the same job.
                 target = targets[there[0]] if there else targets[path]
-                yield f"{path} is missing, but listed in {voucher}; delete {target} and {say_how(target)}"
+                yield f"{path} is missing, but listed in {record}; delete {target} and {say_how(target)}"
 
 
 def list_no_results(folder: Path, patterns: Iterable[str | None]) -> Iterator[str]:
@@ -170,7 +170,7 @@ def list_no_results(folder: Path, patterns: Iterable[str | None]) -> Iterator[st
         yield f"{folder}/{pattern}: no checksum: {NO_RESULTS[pattern]} ({count})"
 
 
-def list_unvouched(folder: Path, paths: Sequence[Path]) -> Iterator[str]:
+def list_without_checksum(folder: Path, paths: Sequence[Path]) -> Iterator[str]:
     """Yield a line for each kind of file from earlier versions without a checksum, and for each other such file."""
     kinds = {path: find_match(path.relative_to(folder).as_posix(), EARLIER) for path in paths}
     for pattern, count in Counter(filter(None, kinds.values())).items():

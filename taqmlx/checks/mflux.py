@@ -10,7 +10,7 @@ from taqmlx.checks.packed import check_numbers
 from taqmlx.checks.packed_products import PackedLinear, find_wrong_products
 from taqmlx.planning import plan
 from taqmlx.planning.mflux_layout import INDEX, MFLUX_MODEL, Module, Widths, list_modules
-from taqmlx.store.errors import blame
+from taqmlx.store.errors import report_damage
 from taqmlx.store.files import hash_file, read_plain_json
 from taqmlx.store.safetensors_header import StoredTensor, read_header
 from taqmlx.store.seal import Seal, read_file_seal
@@ -43,16 +43,16 @@ def open_transformer(folder: Path) -> SavedTransformer:
     seal = read_file_seal(folder.with_name(f"{folder.name}.json"))
     path = folder / INDEX
     content = read_plain_json(path)
-    with blame(path):
+    with report_damage(path):
         index = {str(name): str(file) for name, file in content["weight_map"].items()}
-        refuse_paths(index)
+        reject_paths(index)
     names = sorted(set(index.values()))
     headers = {name: read_header(folder / name) for name in names}
     tensors = {key: array for name in names for key, array in read_tensors(folder / name).items()}
     return SavedTransformer(folder, seal, index, headers, tensors)
 
 
-def refuse_paths(index: dict[str, str]) -> None:
+def reject_paths(index: dict[str, str]) -> None:
     """Raise ValueError for a file that is not named by its bare name."""
     for file in index.values():
         if Path(file).name != file:

@@ -13,7 +13,7 @@ from taqmlx.planning import plan
 from taqmlx.planning.stages import CollectShard, ShardParameters
 from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioning
 from taqmlx.store.errors import UnreachableError, UserError
-from taqmlx.store.locations import Place, list_folders
+from taqmlx.store.locations import Location, list_folders
 from taqmlx.store.parameters import read_parameters
 from taqmlx.store.trajectories import Layout, plan_layout
 
@@ -32,7 +32,7 @@ class Results:
     `picks` random steps and pictures, drawn with `seed`, are computed again.
     """
 
-    def __init__(self, folder: Path, store: Place, picks: int, seed: int):
+    def __init__(self, folder: Path, store: Location, picks: int, seed: int):
         self.folder, self.store, self.picks, self.seed = folder, store, picks, seed
 
     @cached_property

@@ -14,7 +14,7 @@ from taqmlx.numerics import schedule
 from taqmlx.numerics.quality import measure_relative_error
 from taqmlx.planning import plan
 from taqmlx.store.errors import UserError
-from taqmlx.store.locations import Place
+from taqmlx.store.locations import Location
 from taqmlx.store.seal import read_group_seal
 from taqmlx.store.trajectories import IDENTITIES, find_faults, list_identities
 from taqmlx.store.zarr_arrays import check_group, read_chunk
@@ -45,7 +45,7 @@ def check_counts(results: Results) -> Report:
     return Report(detail, faults)
 
 
-def read_rows(group: Place) -> list:
+def read_rows(group: Location) -> list:
     """Trajectories listed in a shard's seal; empty without a valid seal."""
     try:
         return read_group_seal(group)["parameters"]["rows"]

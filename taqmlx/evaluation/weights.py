@@ -20,13 +20,13 @@ def read_state(what: str, source: dict[str, Any]) -> dict[str, torch.Tensor]:
     if (found := hash_file(path)) != source["sha256"]:
         raise UserError(f"{what}: {path} has the sha256 {found}, not {source['sha256']}; it is another file")
     try:
-        refuse_compressed(path)
+        reject_compressed(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{what}: {path} holds no PyTorch weights ({type(error).__name__})") from None
 
 
-def refuse_compressed(path: Path) -> None:
+def reject_compressed(path: Path) -> None:
     """Raise ValueError for an archive that is larger in memory than on disk: PyTorch writes none."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

@@ -50,7 +50,7 @@ def resolve_module(model: Transformer, path: str) -> Module:
     return module
 
 
-def refuse_unsupported(config: TransformerConfig) -> None:
+def reject_unsupported(config: TransformerConfig) -> None:
     """Raise UserError if the forward does not support a DiffusionKit `MMDiTConfig`."""
     unsupported = {
         "a guidance embedder": config.guidance_embed,
@@ -65,13 +65,13 @@ def refuse_unsupported(config: TransformerConfig) -> None:
         )
 
 
-def list_blocks(model: Transformer, latent_shape: tuple[int, ...]) -> list[Block]:
+def build_blocks(model: Transformer, latent_shape: tuple[int, ...]) -> list[Block]:
     """Blocks of DiffusionKit's `MMDiT` in forward order, for latents of `latent_shape` (h, w, c).
 
     Raises UserError if the transformer is not supported.
     """
     config = model.config
-    refuse_unsupported(config)
+    reject_unsupported(config)
     rotation = compute_rotation(model, *(side // config.patch_size for side in latent_shape[:2]))
     by_block: dict[str, list[Stream]] = {}
     for stream in list_streams(config.depth_multimodal, config.depth_unified):
@@ -92,8 +92,8 @@ def list_blocks(model: Transformer, latent_shape: tuple[int, ...]) -> list[Block
 
 
 def find_block(model: Transformer, name: str, latent_shape: tuple[int, ...]) -> Block:
-    """Block named `name`. Raises UserError as `list_blocks`."""
-    return next(block for block in list_blocks(model, latent_shape) if block.name == name)
+    """Block named `name`. Raises UserError as `build_blocks`."""
+    return next(block for block in build_blocks(model, latent_shape) if block.name == name)
 
 
 def read_norms(model: Transformer, stream: Stream) -> tuple[mx.array, mx.array]:

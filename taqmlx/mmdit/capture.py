@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import mlx.core as mx
 import numpy as np
 
-from taqmlx.mmdit.blocks import Block, Linear, list_blocks
+from taqmlx.mmdit.blocks import Block, Linear, build_blocks
 from taqmlx.mmdit.forward import advance_block, begin_blocks
 from taqmlx.mmdit.observe import Batch
 from taqmlx.mmdit.transformer import Transformer
@@ -36,7 +36,7 @@ def capture_states(model: Transformer, linear: Linear, batch: Batch) -> tuple[np
     The first states are the inputs of the first block; each following pair is the outputs of a block, up to the last.
     Raises UserError if the transformer is not supported.
     """
-    blocks = list_blocks(model, batch.latents.shape[1:])
+    blocks = build_blocks(model, batch.latents.shape[1:])
     image, text, modulation = begin_blocks(model, linear, *batch)
     return as_array(modulation[batch.rows]), iterate_states(linear, blocks, image, text, modulation, batch.rows)
 

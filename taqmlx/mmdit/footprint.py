@@ -71,9 +71,9 @@ def check_distillation(
     """
     rows, tokens = cs_shape[1] * batch, cs_shape[2]
     if needs_recomputing(transformer, latent_shape, tokens, rows):
-        together = choose_batch(transformer, latent_shape, cs_shape, batch), -(-batch // PARTS)
+        batch_size = choose_batch(transformer, latent_shape, cs_shape, batch), -(-batch // PARTS)
         sizes = describe_learning(
-            transformer, latent_shape, tokens, cs_shape[1] * max(together), cs_shape[1] * together[1]
+            transformer, latent_shape, tokens, cs_shape[1] * max(batch_size), cs_shape[1] * batch_size[1]
         )
         needed = estimate_distillation_by_block(sizes, kind)
     else:
@@ -89,7 +89,7 @@ def check_search(
 
     The points are as of `check_distillation`.
     """
-    rows = (cs_shape[1] * together for together in (forward, gradient))
+    rows = (cs_shape[1] * batch_size for batch_size in (forward, gradient))
     sizes = describe_learning(transformer, latent_shape, cs_shape[2], *rows)
     check_memory(estimate_search(sizes), "measuring rounding costs", SMALLER)
 

@@ -12,7 +12,7 @@ from taqmlx.mmdit.blocks import (
     Block,
     Linear,
     Tokens,
-    list_blocks,
+    build_blocks,
     normalize,
     resolve_module,
     run_block,
@@ -78,7 +78,7 @@ def predict_velocity(
     latent to its condition. Modulation and text embedding are computed for the U conditions, then indexed by row.
     Raises UserError if the transformer is not supported.
     """
-    blocks = list_blocks(model, latents.shape[1:])
+    blocks = build_blocks(model, latents.shape[1:])
     text: mx.array | None
     image, text, modulation = begin_blocks(model, linear, latents, context, pooled, timesteps, rows)
     for block in blocks:

@@ -89,7 +89,7 @@ def observe_batch(
         yield read, Reduced(name, combine_rows(reduced, tokens), reduced["sample"], reduced["mean"])
 
 
-def find_broken_row(reduced: Reduced) -> int | None:
+def find_nonfinite_row(reduced: Reduced) -> int | None:
     """Index of the first row of the batch with a NaN or an infinity, or None."""
     # A mean propagates both, while MLX's min and max along an axis drop NaN.
     broken = np.flatnonzero(~np.isfinite(reduced.means).all(axis=-1))

@@ -29,7 +29,7 @@ class NotFiniteError(UserError):
         )
 
 
-def refuse_broken(latents: mx.array, first: int, step: int) -> None:
+def reject_nonfinite(latents: mx.array, first: int, step: int) -> None:
     """Raise NotFiniteError if latents (N, h, w, c), of images from index `first`, are not finite after `step`."""
     whole = cast(list[bool], mx.isfinite(latents).all(axis=(1, 2, 3)).tolist())
     if not all(whole):
@@ -75,15 +75,15 @@ def sample(
     sigmas: mx.array,
     cfg_weight: float,
     report: Callable[[int], None] = lambda count: None,
-    together: int = BATCH,
+    batch_size: int = BATCH,
 ) -> mx.array:
     """Final latents (N, h, w, c) fp32 from `noise` of that shape, row i under prompt i of cs and cs_pooled.
 
-    A batch has `together` rows, reduced in proportion where memory does not allow BATCH; `report` receives the number
+    A batch has `batch_size` rows, reduced in proportion where memory does not allow BATCH; `report` receives the number
     of rows after each step. Raises NotFiniteError, and UserError if this machine lacks the memory.
     """
     finished = []
-    size = max(1, choose_batch(model, noise.shape[1:], cs.shape, BATCH) * together // BATCH)
+    size = max(1, choose_batch(model, noise.shape[1:], cs.shape, BATCH) * batch_size // BATCH)
     check_forward(model, noise.shape[1:], cs.shape[2], cs.shape[1] * min(size, len(noise)), "drawing")
     for start in range(0, len(noise), size):
         rows = slice(start, start + size)
@@ -93,7 +93,7 @@ def sample(
         for step in range(len(sigmas) - 1):
             latents = advance(latents, step)
             mx.eval(latents)
-            refuse_broken(latents, start, step)
+            reject_nonfinite(latents, start, step)
             report(len(latents))
         finished.append(latents)
     return mx.concatenate(finished)

@@ -6,7 +6,7 @@ from typing import Any
 
 from taqmlx.models.protocol import Model
 from taqmlx.planning import plan
-from taqmlx.planning.local_paths import find_place
+from taqmlx.planning.local_paths import find_local_path
 from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.store.errors import UserError
 
@@ -42,4 +42,4 @@ def find_model(name: str, options: ModelOptions = NO_OPTIONS, weights_from: str 
     from taqmlx.models.sd3 import MODELS
 
     settings = {"use_t5": True} | settings  # FLUX requires T5
-    return MODELS[name](weights_from=weights_from or find_place(plan.WEIGHTS_FROM), **settings)
+    return MODELS[name](weights_from=weights_from or find_local_path(plan.WEIGHTS_FROM), **settings)

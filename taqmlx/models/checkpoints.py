@@ -23,7 +23,7 @@ Tensors = dict[str, mx.array]
 def read_headers(located: Located) -> dict[str, StoredTensor]:
     """Read the headers of a file's shards. Raises UserError for one that is truncated or not a safetensors file."""
     stored = {}
-    for path in located.list_parts().values():
+    for path in located.list_shards().values():
         try:
             stored |= read_header(path, located.explain_renewal(path))
         except UserError:
@@ -54,7 +54,7 @@ def read_tensors(located: Located, prefix: str = "", unread: str = "") -> Tensor
     if coded := find_coded(chosen):
         raise explain(located, describe_coded(coded))
     try:
-        parts = [mx.load(str(path), format="safetensors") for path in located.list_parts().values()]
+        parts = [mx.load(str(path), format="safetensors") for path in located.list_shards().values()]
     except RuntimeError as error:  # MLX rejects any file with certain dtypes in it, even if those tensors are not read
         coded = {name: kind for name, kind in find_coded(stored).items() if kind in str(error)}
         raise explain(located, describe_coded(coded) if coded else f"MLX cannot open it: {error}") from None
@@ -113,7 +113,7 @@ def describe_difference(wanted: Tensors, found: Tensors, stored: dict[str, str])
 
 
 @contextmanager
-def refuse_damage(located: Located) -> Iterator[None]:
+def reject_damage(located: Located) -> Iterator[None]:
     """Turn exceptions from parsing a file other than weights into a UserError that names it."""
     try:
         yield

@@ -10,7 +10,7 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
-from taqmlx.models.checkpoints import Tensors, fill_module, read_headers, read_tensors, refuse_damage
+from taqmlx.models.checkpoints import Tensors, fill_module, read_headers, read_tensors, reject_damage
 from taqmlx.models.diffusionkit import clip, config, load_model_io, mmdit, vae
 from taqmlx.models.releases import Release
 from taqmlx.models.weight_files import T5_REPO, TEXT_NAMES, TEXT_REPO, Located, WeightFile
@@ -77,7 +77,7 @@ def load_decoder(release: Release, files: Files, dtype: mx.Dtype) -> vae.VAEDeco
 def load_clip(name: str, files: Files, dtype: mx.Dtype) -> clip.CLIPTextModel:
     """Load the CLIP model `name`, clip_l or clip_g. Raises UserError for a file of another model."""
     described = files[WeightFile(TEXT_REPO, TEXT_NAMES[f"{name}_config"])]
-    with refuse_damage(described):
+    with reject_damage(described):
         about = read_plain_json(described.place)
         sizes = config.CLIPTextModelConfig(
             num_layers=about["num_hidden_layers"],
@@ -100,7 +100,7 @@ def adjust_clip(tensors: Tensors) -> Tensors:
 
 def load_t5(files: Files, dtype: mx.Dtype) -> nn.Module:
     """Load the T5 encoder. Raises UserError for a file of another model."""
-    with refuse_damage(files[T5_CONFIG]):
+    with reject_damage(files[T5_CONFIG]):
         sizes = model_io.T5Config.from_dict(read_plain_json(files[T5_CONFIG].place))
         model = model_io.SD3T5Encoder(sizes, low_memory_mode=False)
     located = files[T5_FILE]

@@ -25,7 +25,7 @@ from taqmlx.models.weight_files import (
     Located,
     WeightFile,
     digest_files,
-    find_place,
+    find_file,
     is_folder,
     list_text_files,
     locate_files,
@@ -193,7 +193,7 @@ def fetch_files(name: str, weights_from: str | None, use_t5: bool) -> dict[Weigh
     release, source = RELEASES[name], choose_source(RELEASES[name], weights_from)
     files = list_files(release, use_t5)
     if weights_from and not is_folder(weights_from):  # download only from a repository that is named explicitly
-        download_files([file for file in files if find_place(source, file) is None])
+        download_files([file for file in files if find_file(source, file) is None])
     located = locate_files(source, files)
     loaders.check_weights(release, located)
     return located

@@ -61,8 +61,8 @@ class Located:
     place: Path
     weights_from: str
 
-    def list_parts(self) -> dict[str, Path]:
-        """Files that contain its tensors, by their names in a local folder. Raises UserError as `list_shards`."""
+    def list_shards(self) -> dict[str, Path]:
+        """Files that contain its tensors, by their names in a local folder. Raises UserError."""
         if not self.place.name.endswith(INDEX):
             return {self.file.local_name: self.place}
         folder = Path(self.file.local_name).parent
@@ -71,7 +71,7 @@ class Located:
     def list_files(self) -> dict[str, Path]:
         """All its files: shards and, if there is one, their index."""
         index = {self.file.local_name + INDEX: self.place} if self.place.name.endswith(INDEX) else {}
-        return index | self.list_parts()
+        return index | self.list_shards()
 
     @property
     def download(self) -> str:
@@ -100,7 +100,7 @@ def list_text_files(use_t5: bool, clip_models: Iterable[str] = ("clip_l", "clip_
 
 def locate_files(weights_from: str, files: Iterable[WeightFile]) -> dict[WeightFile, Located]:
     """Locate the files. Raises UserError, naming the download command, if any is missing."""
-    places = {file: find_place(weights_from, file) for file in files}
+    places = {file: find_file(weights_from, file) for file in files}
     missing = [file for file, place in places.items() if place is None]
     if missing:
         repo = missing[0].repo
@@ -119,7 +119,7 @@ def is_own_file(weights_from: str, file: WeightFile) -> bool:
     return weights_from not in TITLES and Path(weights_from).expanduser().is_file() and file in TRANSFORMERS.values()
 
 
-def find_place(weights_from: str, file: WeightFile) -> Path | None:
+def find_file(weights_from: str, file: WeightFile) -> Path | None:
     """Path of one file, or of the index of its shards; None if it is absent.
 
     Raises UserError if `weights_from` is neither a known repository nor an existing path.

@@ -7,7 +7,7 @@ is rounded from w_k + sum_{j<k} (w_j - q_j) R_jk / R_kk. No matrix is inverted.
 
 import numpy as np
 
-from taqmlx.numerics.weight_grid import Grid, spread, take_codes
+from taqmlx.numerics.weight_grid import Grid, expand_groups, take_codes
 
 # Number of columns whose errors are propagated to later columns in one matrix product.
 _BLOCK = 128
@@ -34,7 +34,7 @@ def round_with_gptq(weight: np.ndarray, grid: Grid, hessian: np.ndarray, damping
     order = np.argsort(-np.diag(hessian), kind="stable")
     feedback = factorize(hessian, order, damping)
     columns = np.ascontiguousarray(weight.T[order], np.float32)  # (out, in) -> (in, out)
-    scales, biases = (spread(part, grid.group_size).T[order] for part in (grid.scales, grid.biases))  # (in, out)
+    scales, biases = (expand_groups(part, grid.group_size).T[order] for part in (grid.scales, grid.biases))  # (in, out)
     codes = np.empty(columns.shape, np.uint8)
     codes[order] = round_columns(columns, scales, biases, grid.bits, feedback)
     return np.ascontiguousarray(codes.T)  # (in, out) -> (out, in)

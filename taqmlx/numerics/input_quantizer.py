@@ -76,16 +76,16 @@ class InputQuantizer:
 
         return forward
 
-    def bind_rows(self, knots: mx.array, steps: mx.array | None = None) -> Forward:
+    def bind_rows(self, sigma_index: mx.array, steps: mx.array | None = None) -> Forward:
         """x (B, T, D) -> Q(x / m - z / m) + z / m, differentiable in x and `steps`.
 
-        knots (B,): index of each row's noise level; steps: in the shape of the stored ones, used in their place.
+        sigma_index (B,): index of each row's noise level; steps: in the shape of the stored ones, used in their place.
         """
         shift, steps = self.scale_shift(), mx.array(self.step_sizes) if steps is None else steps
 
         def forward(x: mx.array) -> mx.array:
             x = self.divide(x)
-            step = self.find_row_steps(x, steps, knots)
+            step = self.find_row_step_sizes(x, steps, sigma_index)
             if step is None:
                 return x
             if shift is None:
@@ -94,12 +94,12 @@ class InputQuantizer:
 
         return forward
 
-    def find_row_steps(self, x: mx.array, steps: mx.array, knots: mx.array) -> mx.array | None:
+    def find_row_step_sizes(self, x: mx.array, steps: mx.array, sigma_index: mx.array) -> mx.array | None:
         """Step sizes that broadcast against x (B, T, D), from `steps` in the shape of the stored ones; None for `none`.
 
-        knots (B,): index of each row's noise level.
+        sigma_index (B,): index of each row's noise level.
         """
-        return POLICIES[self.policy].at_rows(self, x, steps, knots)
+        return POLICIES[self.policy].at_rows(self, x, steps, sigma_index)
 
     def divide(self, x: mx.array) -> mx.array:
         """x (..., D) / m, not quantized: the input of a migrated weight."""
@@ -121,8 +121,8 @@ class Policy(NamedTuple):
     """How the step size of x is found; None leaves x unquantized.
 
     at_level(quantizer, x (..., D), weights (K,)): step size and bits at one noise level, by the weights of the levels
-    of the step sizes; at_rows(quantizer, x (B, T, D), steps, knots (B,)): step size at the noise level of each row, as
-    in `find_row_steps`; has_steps: whether step sizes are stored.
+    of the step sizes; at_rows(quantizer, x (B, T, D), steps, sigma_index (B,)): step size at the noise level of each
+    row, as in `find_row_step_sizes`; has_steps: whether step sizes are stored.
     """
 
     has_steps: bool
@@ -139,22 +139,22 @@ POLICIES = {
     "none": Policy(
         False,
         at_level=lambda quantizer, x, weights: None,
-        at_rows=lambda quantizer, x, steps, knots: None,
+        at_rows=lambda quantizer, x, steps, sigma_index: None,
     ),
     "dynamic": Policy(
         False,
         at_level=lambda quantizer, x, weights: (measure_token_step(quantizer, x), quantizer.bit_width),
-        at_rows=lambda quantizer, x, steps, knots: measure_token_step(quantizer, x),
+        at_rows=lambda quantizer, x, steps, sigma_index: measure_token_step(quantizer, x),
     ),
     "static": Policy(
         True,
         at_level=lambda quantizer, x, weights: (float(quantizer.step_sizes[0]), quantizer.bit_width),
-        at_rows=lambda quantizer, x, steps, knots: steps.reshape(1, 1, 1),
+        at_rows=lambda quantizer, x, steps, sigma_index: steps.reshape(1, 1, 1),
     ),
     "lut": Policy(
         True,
         at_level=lambda quantizer, x, weights: look_up_step(weights, quantizer.step_sizes, quantizer.bits),
-        at_rows=lambda quantizer, x, steps, knots: steps[knots].reshape(-1, 1, 1),
+        at_rows=lambda quantizer, x, steps, sigma_index: steps[sigma_index].reshape(-1, 1, 1),
     ),
 }
 

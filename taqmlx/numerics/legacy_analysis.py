@@ -13,7 +13,7 @@ DEFAULTS = {"weight_bits": 4, "activation_bits": 8, "use_symmetric": False}
 PHASE_BITS = {"early": 4, "mid": 6, "late": 8}
 
 
-def join_steps(
+def join_step_sizes(
     per_step: Mapping[str, Sequence[float]], rows: Sequence[int], channels: int, overall: Mapping[str, float]
 ) -> dict[str, Any]:
     """Statistics of a tensor over all timesteps, from per-step scalars, rows per step and `overall` quantiles.
@@ -39,15 +39,15 @@ def advise_bits(flat: Mapping[str, Any]) -> int:
 
     2 more, up to 8, if the standard deviation exceeds half of that range.
     """
-    reach = measure_reach(flat)
-    bits = 8 if reach > WIDE else 6 if reach > MEDIUM else 4
-    return min(bits + 2, 8) if flat["std"] > SPREAD * reach else bits
+    range_width = measure_range(flat)
+    bits = 8 if range_width > WIDE else 6 if range_width > MEDIUM else 4
+    return min(bits + 2, 8) if flat["std"] > SPREAD * range_width else bits
 
 
-def measure_reach(flat: Mapping[str, Any]) -> float:
+def measure_range(flat: Mapping[str, Any]) -> float:
     """Range from the 1 % to the 99 % quantile."""
-    reach: float = flat["percentiles"]["p99"] - flat["percentiles"]["p01"]
-    return reach
+    range_width: float = flat["percentiles"]["p99"] - flat["percentiles"]["p01"]
+    return range_width
 
 
 def advise_layer(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,14 +56,14 @@ def advise_layer(flat: Mapping[str, Any]) -> dict[str, Any]:
     scale and zero_point describe an unsigned grid from p01 to p99: code = x / scale + zero_point. Both are 0 for a
     tensor without a range.
     """
-    bits, low, reach = advise_bits(flat), flat["percentiles"]["p01"], measure_reach(flat)
-    has_tails = reach < TAILS * (flat["max"] - flat["min"])
+    bits, low, range_width = advise_bits(flat), flat["percentiles"]["p01"], measure_range(flat)
+    has_tails = range_width < TAILS * (flat["max"] - flat["min"])
     return {
         "weight_bits": bits,
         "activation_bits": bits,
         "clip_percentile": [1, 99] if has_tails else [0, 100],
-        "scale": reach / (2**bits - 1),
-        "zero_point": -low * (2**bits - 1) / reach if reach else 0.0,
+        "scale": range_width / (2**bits - 1),
+        "zero_point": -low * (2**bits - 1) / range_width if range_width else 0.0,
         "calibration_stats": {key: flat[key] for key in ("min", "max", "mean", "std")}
         | {key: flat["percentiles"][key] for key in ("p01", "p99")},
     }

@@ -35,17 +35,17 @@ def add_batch(observation: Observation, channels: ChannelStatistics, sample: np.
     return Observation(statistics.merge_pair(observation.channels, channels), observation.sketch)
 
 
-def merge_parts(parts: Sequence[Observations]) -> Observations:
-    """Merged observations of all shards, merged in the order of `parts`. A shard may lack an input."""
-    names = sorted({name for part in parts for name in part})
-    steps = {name: zip(*(part[name] for part in parts if name in part), strict=True) for name in names}
+def merge_observations(shards: Sequence[Observations]) -> Observations:
+    """Merged observations of all shards, merged in the order of `shards`. A shard may lack an input."""
+    names = sorted({name for shard in shards for name in shard})
+    steps = {name: zip(*(shard[name] for shard in shards if name in shard), strict=True) for name in names}
     return {name: [merge_step(step) for step in steps[name]] for name in names}
 
 
-def merge_step(parts: Sequence[Observation]) -> Observation:
+def merge_step(shards: Sequence[Observation]) -> Observation:
     """Merged observation of one input at one step."""
     return Observation(
-        statistics.merge(part.channels for part in parts), sketch.merge_sketches(part.sketch for part in parts)
+        statistics.merge(shard.channels for shard in shards), sketch.merge_sketches(shard.sketch for shard in shards)
     )
 
 

@@ -40,7 +40,7 @@ def invert_rounding(rounding: np.ndarray) -> np.ndarray:
     return (2 * np.arctanh((np.asarray(rounding, np.float64) - 0.5) / WIDTH)).astype(np.float32)
 
 
-def differentiate_regulariser(rounding: mx.array, weight: float, beta: float) -> mx.array:
+def differentiate_regularizer(rounding: mx.array, weight: float, beta: float) -> mx.array:
     """d/dh of weight (1 - |2h - 1|^beta), eq. 24; positive for h < 1/2, where it decreases h."""
     centred = 2.0 * rounding - 1.0
     return mx.sign(centred) * (-2.0 * weight * beta) * mx.power(mx.abs(centred), beta - 1.0)

@@ -75,7 +75,7 @@ def narrow_steps(
     Where bits are reduced, the clipping range is the share `clips` of the absmax `magnitudes` (K,), the whole absmax if
     `clips` has no entry for these bits, but at most the previous range: a range learned for more bits may clip more.
     """
-    reach = steps.astype(np.float64) * find_largest_code(own)
+    range_width = steps.astype(np.float64) * find_largest_code(own)
     share = np.array([clips.get(int(b), 1.0) for b in bits])
-    narrowed = np.minimum(reach, share * magnitudes) / find_largest_code(bits)
+    narrowed = np.minimum(range_width, share * magnitudes) / find_largest_code(bits)
     return np.where(bits == own, steps, np.maximum(narrowed, SMALLEST_STEP).astype(np.float32))

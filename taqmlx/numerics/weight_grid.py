@@ -66,12 +66,12 @@ def choose_grid(weight: np.ndarray | mx.array, rule: WeightRule) -> Grid:
     Raises ValueError if no group size divides `in`, or if the stored type cannot represent a weight, a scale or a bias.
     """
     weight, scale_dtype = np.array(mx.array(weight).astype(mx.float32)), read_scale_dtype(rule)
-    refuse_overflow(scale_dtype, weight)
+    reject_overflow(scale_dtype, weight)
     group_size = fit_group_size(weight.shape[1], rule["group_size"])
     span = weight.shape[1] if rule["group_size"] == "row" else group_size
     chosen = [choose_ranges(groups, rule) for groups in split_groups(weight, span)]
     scales, biases = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
-    refuse_overflow(scale_dtype, scales, biases)
+    reject_overflow(scale_dtype, scales, biases)
     # (out * in / span, 1) -> (out, in / span) -> (out, in / group_size)
     scales, biases = (
         convert_values(np.repeat(part.reshape(len(weight), -1), span // group_size, axis=1), scale_dtype)
@@ -80,7 +80,7 @@ def choose_grid(weight: np.ndarray | mx.array, rule: WeightRule) -> Grid:
     return Grid(scales, biases, rule["bits"], group_size)
 
 
-def refuse_overflow(scale_dtype: str, *arrays: np.ndarray) -> None:
+def reject_overflow(scale_dtype: str, *arrays: np.ndarray) -> None:
     """Raise ValueError unless the stored type can represent every value."""
     stored = STORED_TYPES[scale_dtype]
     if not all(np.abs(array).max() <= stored.largest for array in arrays):
@@ -165,20 +165,22 @@ def take_codes(weight: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits:
     return np.clip(codes, 0, 2**bits - 1, out=codes)
 
 
-def spread(groups: np.ndarray, group_size: int) -> np.ndarray:
+def expand_groups(groups: np.ndarray, group_size: int) -> np.ndarray:
     """Values per group (out, groups) repeated per input, (out, in), float32."""
     return np.repeat(groups.astype(np.float32), group_size, axis=-1)
 
 
 def round_to_grid(weight: np.ndarray, grid: Grid) -> np.ndarray:
     """Nearest codes, uint8 (out, in), round half to even."""
-    scales, biases = spread(grid.scales, grid.group_size), spread(grid.biases, grid.group_size)
+    scales, biases = expand_groups(grid.scales, grid.group_size), expand_groups(grid.biases, grid.group_size)
     return take_codes(weight.astype(np.float32), scales, biases, grid.bits).astype(np.uint8)
 
 
 def dequantize(codes: np.ndarray, grid: Grid) -> np.ndarray:
     """Dequantized weight of codes (out, in), float32 (out, in)."""
-    weight: np.ndarray = codes * spread(grid.scales, grid.group_size) + spread(grid.biases, grid.group_size)
+    weight: np.ndarray = codes * expand_groups(grid.scales, grid.group_size) + expand_groups(
+        grid.biases, grid.group_size
+    )
     return weight
 
 

@@ -80,7 +80,7 @@ def find_conflicts(folder: Path, parameters: plan.Parameters) -> Iterator[str]:
 
     `parameters` are those of stage `optimise_block`.
     """
-    for block in plan.list_blocks(parameters["model"]):
+    for block in plan.list_block_names(parameters["model"]):
         yield from find_conflict(folder / f"{block}.json", select_block(parameters, block))
 
 

@@ -26,7 +26,7 @@ SOURCES = {
 SOURCES |= {"taqmlx", "workflow_scripts", "compat", "src"}
 
 
-def refuse_unwieldy(config: Any) -> None:
+def reject_unwieldy(config: Any) -> None:
     """Raise ValueError unless `config` is a dictionary of plain values within the limits on count, size and nesting."""
     if not isinstance(config, dict):
         raise ValueError("the configuration is not a list of keys and values; write one key: value per line")
@@ -38,7 +38,7 @@ def refuse_unwieldy(config: Any) -> None:
             count += len(inner)
             if count > MOST_VALUES:
                 raise ValueError(f"{key}: more than {MOST_VALUES} values in all; a configuration has a few hundred")
-            refuse_value(key, value)
+            reject_value(key, value)
             for item in inner:
                 name, content = item if isinstance(value, dict) else (key, item)
                 if not isinstance(name, str):
@@ -50,7 +50,7 @@ def refuse_unwieldy(config: Any) -> None:
     raise ValueError(f"{level[0][0]}: nested more than {DEEPEST} levels deep; no key takes that")
 
 
-def refuse_value(key: str, value: Any) -> None:
+def reject_value(key: str, value: Any) -> None:
     """Raise ValueError unless `value` is text, a number, a boolean, null, a list or a dictionary, within the size
     limits.
     """
@@ -75,7 +75,7 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-def refuse_paths(config: dict[str, Any]) -> None:
+def reject_paths(config: dict[str, Any]) -> None:
     """Raise ValueError for a path that Snakemake or a shell would misread, or a results folder inside or above the
     project.
     """
@@ -103,7 +103,7 @@ def list_projects() -> list[Path]:
     return [ROOT, here] if is_project else [ROOT]
 
 
-def refuse_long(config: dict[str, Any]) -> None:
+def reject_long(config: dict[str, Any]) -> None:
     """Raise ValueError if the values do not fit on a worker's command line."""
     size = len(shlex.quote(json.dumps(config, ensure_ascii=False)).encode())
     if size > LONGEST_COMMAND:

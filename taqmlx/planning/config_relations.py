@@ -22,23 +22,23 @@ FEWEST_POINTS = 2  # calibration points per block: one for training, one held ou
 Config = dict[str, Any]
 
 
-def refuse_contradictions(config: Config) -> None:
+def reject_contradictions(config: Config) -> None:
     """Raise ValueError for combinations of values with which no run can succeed, whatever its target."""
     for refuse in (
-        refuse_steps,
-        refuse_few_points,
-        refuse_migration,
-        refuse_scale_dtypes,
-        refuse_layout,
-        refuse_thresholds,
-        refuse_guidance,
-        refuse_variants,
-        refuse_seeds,
+        reject_steps,
+        reject_few_points,
+        reject_migration,
+        reject_scale_dtypes,
+        reject_layout,
+        reject_thresholds,
+        reject_guidance,
+        reject_variants,
+        reject_seeds,
     ):
         refuse(config)
 
 
-def refuse_steps(config: Config) -> None:
+def reject_steps(config: Config) -> None:
     """Raise ValueError if more steps are selected than sampled, or there are fewer points than steps."""
     steps, selected = config["steps"], config["selected_steps"]
     if selected > steps:
@@ -59,7 +59,7 @@ def refuse_steps(config: Config) -> None:
         )
 
 
-def refuse_few_points(config: Config) -> None:
+def reject_few_points(config: Config) -> None:
     """Raise ValueError if there are fewer calibration points than a block needs, or than jobs to share them."""
     trajectories, selected = config["trajectories"], config["selected_steps"]
     if trajectories * selected < FEWEST_POINTS:
@@ -84,7 +84,7 @@ def list_migrating(config: Config) -> list[dict[str, Any]]:
     return [rule for rule in config["activations"] if rule["bits"] != UNQUANTIZED and rule["migration"]]
 
 
-def refuse_migration(config: Config) -> None:
+def reject_migration(config: Config) -> None:
     """Raise ValueError for a migration that cannot be learned with the chosen engine or policy."""
     for rule in list_migrating(config):
         if config["engine"] != "adaround":
@@ -99,7 +99,7 @@ def refuse_migration(config: Config) -> None:
             )
 
 
-def refuse_scale_dtypes(config: Config) -> None:
+def reject_scale_dtypes(config: Config) -> None:
     """Raise ValueError if a weight rule names another stored type than the configuration."""
     for rule in config["weights"]:
         if rule["bits"] != UNQUANTIZED and read_scale_dtype(rule) != config["scale_dtype"]:
@@ -109,7 +109,7 @@ def refuse_scale_dtypes(config: Config) -> None:
             )
 
 
-def refuse_thresholds(config: Config) -> None:
+def reject_thresholds(config: Config) -> None:
     """Raise ValueError if the 4-bit threshold exceeds the 6-bit threshold."""
     for kind, (four, six) in config["multitier_thresholds"].items():
         if four > six:
@@ -119,7 +119,7 @@ def refuse_thresholds(config: Config) -> None:
             )
 
 
-def refuse_guidance(config: Config) -> None:
+def reject_guidance(config: Config) -> None:
     """Raise ValueError if guidance or a negative prompt is set for a model without classifier-free guidance."""
     if config["model"] not in plan.UNGUIDED:
         return
@@ -135,7 +135,7 @@ def refuse_guidance(config: Config) -> None:
         )
 
 
-def refuse_variants(config: Config) -> None:
+def reject_variants(config: Config) -> None:
     """Raise ValueError for an unknown variant name."""
     for name in config["evaluation_variants"]:
         if name not in VARIANTS:
@@ -143,7 +143,7 @@ def refuse_variants(config: Config) -> None:
             raise ValueError(f"evaluation_variants: {name} is unknown; did you mean {near}?")
 
 
-def refuse_seeds(config: Config) -> None:
+def reject_seeds(config: Config) -> None:
     """Raise ValueError if evaluation seeds overlap the trajectories' seeds or exceed LARGEST_SEED."""
     first = config["evaluation_seed"]
     # The noise floor's other seeds follow those of the images.
@@ -168,7 +168,7 @@ def count_least_bits(config: Config) -> float:
     return stored / sum(elements.values())
 
 
-def refuse_size(key: str, size: float, config: Config) -> None:
+def reject_size(key: str, size: float, config: Config) -> None:
     """Raise ValueError if `size`, in bits per weight, is below the smallest the bit search can reach."""
     least = count_least_bits(config)
     if size < least:
@@ -178,19 +178,19 @@ def refuse_size(key: str, size: float, config: Config) -> None:
         )
 
 
-def refuse_search(config: Config) -> None:
+def reject_search(config: Config) -> None:
     """Raise ValueError if no weight is quantized, or `bits_per_weight` is below the smallest possible size."""
     names = (layer.name for layer in plan.list_layers(config["model"]))
     if all(find_rule(config["weights"], name)["bits"] == UNQUANTIZED for name in names):
         raise ValueError("weights: all layers have 16 bits, so there are none to choose; lower some")
     if config["bits_per_weight"] is not None:
-        refuse_size("bits_per_weight", config["bits_per_weight"], config)
+        reject_size("bits_per_weight", config["bits_per_weight"], config)
 
 
-def refuse_frontier(config: Config) -> None:
+def reject_frontier(config: Config) -> None:
     """Raise ValueError for impossible frontier sizes, or more frontier images than evaluation images."""
     for size in config["frontier_sizes"]:
-        refuse_size("frontier_sizes", size, config)
+        reject_size("frontier_sizes", size, config)
     if config["frontier_pictures"] > config["evaluation_pictures"]:
         raise ValueError(
             f"frontier_pictures: {config['frontier_pictures']} are more than the {config['evaluation_pictures']} of"
@@ -198,7 +198,7 @@ def refuse_frontier(config: Config) -> None:
         )
 
 
-def refuse_layout(config: Config) -> None:
+def reject_layout(config: Config) -> None:
     """Raise ValueError for a layout that has no place for the configured model and stored type."""
     if config["layout"] != MFLUX:
         return
@@ -207,7 +207,7 @@ def refuse_layout(config: Config) -> None:
             raise ValueError(f"layout: mflux needs {key} {wanted}, and {config[key]} is set; set {key} to {wanted}")
 
 
-def refuse_mflux(config: Config) -> None:
+def reject_mflux(config: Config) -> None:
     """Raise ValueError if the configured weights have no place in the layout of mflux."""
     if config["layout"] != MFLUX:
         raise ValueError(
@@ -221,19 +221,19 @@ def refuse_mflux(config: Config) -> None:
         )
 
 
-def refuse_no_captions(config: Config) -> None:
+def reject_no_captions(config: Config) -> None:
     """Raise ValueError if the model has no captions of its own and no prompt file is given."""
     if config["model"] not in plan.EMBEDDED and not config["evaluation_prompts"]:
         raise ValueError(f"evaluation_prompts: {config['model']} has no captions of its own; name a file of prompts")
 
 
-def refuse_no_reference(config: Config) -> None:
+def reject_no_reference(config: Config) -> None:
     """Raise ValueError if real images are neither given nor can be generated."""
     if config["model"] not in plan.EMBEDDED and not config["reference_pictures"]:
         raise ValueError(f"reference_pictures: none can be drawn for {config['model']}; name a folder of pictures")
 
 
-def refuse_no_judge(config: Config) -> None:
+def reject_no_judge(config: Config) -> None:
     """Raise ValueError if there is no network to extract image features with."""
     if config["model"] not in plan.EMBEDDED and not config["inception"]:
         raise ValueError(
@@ -244,15 +244,15 @@ def refuse_no_judge(config: Config) -> None:
 
 # Checks of single stages, made only if the stage is part of the run.
 STAGE_DEMANDS: dict[str, Callable[[Config], None]] = {
-    "search_bits": refuse_search,
-    "measure_frontier": refuse_frontier,
-    "write_evaluation_prompts": refuse_no_captions,
-    "draw_reference": refuse_no_reference,
-    "extract_features": refuse_no_judge,
+    "search_bits": reject_search,
+    "measure_frontier": reject_frontier,
+    "write_evaluation_prompts": reject_no_captions,
+    "draw_reference": reject_no_reference,
+    "extract_features": reject_no_judge,
 }
 
 
-def refuse_stage(stage: str, config: Config) -> None:
+def reject_stage(stage: str, config: Config) -> None:
     """Raise ValueError if `stage` cannot run with this configuration."""
     if stage in STAGE_DEMANDS:
         STAGE_DEMANDS[stage](config)

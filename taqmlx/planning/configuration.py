@@ -11,10 +11,10 @@ import jsonschema
 import yaml
 from jsonschema import Draft202012Validator
 
-from taqmlx.planning.config_limits import refuse_long, refuse_paths, refuse_unwieldy
-from taqmlx.planning.config_relations import refuse_contradictions
+from taqmlx.planning.config_limits import reject_long, reject_paths, reject_unwieldy
+from taqmlx.planning.config_relations import reject_contradictions
 from taqmlx.planning.layer_rules import FLOAT16, UNQUANTIZED
-from taqmlx.planning.path_checks import refuse_places
+from taqmlx.planning.path_checks import reject_unusable_paths
 from taqmlx.planning.plan import MODEL_KEYS
 from taqmlx.planning.prompts import read_prompts
 from taqmlx.planning.workflow_files import FOLDER
@@ -47,8 +47,8 @@ def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 
     Raises ValueError, in one line, naming the key, the value and the change to make.
     """
-    refuse_unwieldy(config)
-    refuse_unknown(config, schema["properties"])
+    reject_unwieldy(config)
+    reject_unknown(config, schema["properties"])
     full = {key: described["default"] for key, described in schema["properties"].items()} | config
     full = {key: read_word(value, schema["properties"][key]) for key, value in full.items()}
     for error in sorted(_Validator(schema).iter_errors(full), key=lambda error: list(error.path)):
@@ -56,11 +56,11 @@ def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
         name = place.split(".")[0]
         raise ValueError(f"{place}: {error.message[:LONGEST_MESSAGE]}; {schema['properties'][name]['description']}")
     full = {key: spell(value, schema["properties"][key]) for key, value in full.items()}
-    refuse_paths(full)
+    reject_paths(full)
     full |= {"results_dir": Path(full["results_dir"]).as_posix()} | complete_rules(full, schema)
-    refuse_long(full)
-    refuse_url(full)
-    refuse_contradictions(full)
+    reject_long(full)
+    reject_url(full)
+    reject_contradictions(full)
     return full
 
 
@@ -83,7 +83,7 @@ def spell(value: Any, described: dict[str, Any]) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def refuse_url(config: dict[str, Any]) -> None:
+def reject_url(config: dict[str, Any]) -> None:
     """Raise ValueError for an invalid trajectories_url or one with credentials; the message omits the URL."""
     url = config["trajectories_url"]
     if url is not None and not re.fullmatch(r"[a-z0-9+]+://[^/@\s][^@\s]*", url):
@@ -93,7 +93,7 @@ def refuse_url(config: dict[str, Any]) -> None:
         )
 
 
-def refuse_shared_prompts(prompts: Sequence[str], calibration: Sequence[str]) -> None:
+def reject_shared_prompts(prompts: Sequence[str], calibration: Sequence[str]) -> None:
     """Raise ValueError if an evaluation prompt is also a calibration prompt."""
     if shared := sorted(set(prompts) & set(calibration)):
         raise ValueError(
@@ -126,7 +126,7 @@ def complete_rule(rule: dict[str, Any], defaults: dict[str, Any]) -> dict[str, A
     return defaults | rule
 
 
-def refuse_unknown(config: dict[str, Any], known: dict[str, Any]) -> None:
+def reject_unknown(config: dict[str, Any], known: dict[str, Any]) -> None:
     """Raise ValueError for a key missing from the schema, suggesting the nearest known key."""
     for key in config:
         if key not in known:
@@ -134,7 +134,7 @@ def refuse_unknown(config: dict[str, Any], known: dict[str, Any]) -> None:
             raise ValueError(f"{key}: unknown key; did you mean {near}?")
 
 
-def refuse_unread(config: dict[str, Any], model: str) -> None:
+def reject_unread(config: dict[str, Any], model: str) -> None:
     """Raise ValueError for a key that only other models read."""
     for other, keys in MODEL_KEYS.items():
         for key in sorted(set(keys) & set(config) - set(MODEL_KEYS[model])):
@@ -144,12 +144,12 @@ def refuse_unread(config: dict[str, Any], model: str) -> None:
 def load(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The completed configuration and its prompts. Raises ValueError with a one-line message."""
     full = complete(config, load_schema())
-    refuse_unread(config, full["model"])
-    refuse_places(full)
+    reject_unread(config, full["model"])
+    reject_unusable_paths(full)
     prompts = read_prompts(Path(full["prompts"]))
     if full["evaluation_prompts"] is not None:
         try:
-            refuse_shared_prompts(read_prompts(Path(full["evaluation_prompts"])), prompts)
+            reject_shared_prompts(read_prompts(Path(full["evaluation_prompts"])), prompts)
         except ValueError as error:
             raise ValueError(f"evaluation_{error}" if str(error).startswith("prompts:") else str(error)) from None
     return full, prompts

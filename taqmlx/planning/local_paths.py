@@ -7,22 +7,22 @@ can both be moved. The seals hold digests of the file contents.
 import os
 from typing import Any
 
-from taqmlx.planning.plan import MODEL_KEYS, PLACES, WEIGHTS_FROM, Parameters
+from taqmlx.planning.plan import LOCAL_PATHS, MODEL_KEYS, WEIGHTS_FROM, Parameters
 
 
-def list_places(config: Parameters) -> dict[str, str]:
+def list_local_paths(config: Parameters) -> dict[str, str]:
     """Environment variables that pass the configured local paths to workers."""
-    keys = [key for key in PLACES if config[key] and (key != WEIGHTS_FROM or key in MODEL_KEYS[config["model"]])]
+    keys = [key for key in LOCAL_PATHS if config[key] and (key != WEIGHTS_FROM or key in MODEL_KEYS[config["model"]])]
     paths = {key: config[key]["path"] if isinstance(config[key], dict) else config[key] for key in keys}
     return {name_variable(key): path for key, path in paths.items()}
 
 
 def name_variable(key: str) -> str:
-    """Environment variable of a key of `PLACES`, such as WORKFLOW_WEIGHTS_FROM."""
+    """Environment variable of a key of `LOCAL_PATHS`, such as WORKFLOW_WEIGHTS_FROM."""
     return f"WORKFLOW_{key.upper()}"
 
 
-def find_place(key: str, named: Any = None) -> Any:
+def find_local_path(key: str, named: Any = None) -> Any:
     """Local path of `key` in this process: from the environment, else `named`, the parameter.
 
     A parameter with a `path` keeps its other values.

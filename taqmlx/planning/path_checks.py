@@ -35,24 +35,24 @@ def find_nearest(path: Path) -> Path:
     return next(part for part in (path, *path.parents) if os.path.lexists(part))
 
 
-def refuse_places(config: dict[str, Any]) -> None:
+def reject_unusable_paths(config: dict[str, Any]) -> None:
     """Raise ValueError, in one line, for a configured path that no job could use.
 
     Prompt files are checked where they are read.
     """
-    refuse_results(Path(config["results_dir"]))
+    reject_results(Path(config["results_dir"]))
     for key in ("inception", "lpips"):
         if config[key] is not None:
-            refuse_absent(key, Path(config[key]["path"]), is_folder=False)
+            reject_absent(key, Path(config[key]["path"]), is_folder=False)
     for key in ("clip", "reference_pictures"):
         if config[key] is not None:
-            refuse_absent(key, Path(config[key]), is_folder=True)
-    refuse_few_pictures(config["reference_pictures"])
+            reject_absent(key, Path(config[key]), is_folder=True)
+    reject_few_pictures(config["reference_pictures"])
     if config[WEIGHTS_FROM] is not None and WEIGHTS_FROM in MODEL_KEYS[config["model"]]:
-        refuse_weights(config[WEIGHTS_FROM], config["model"])
+        reject_weights(config[WEIGHTS_FROM], config["model"])
 
 
-def refuse_results(results: Path) -> None:
+def reject_results(results: Path) -> None:
     """Raise ValueError unless `results` is a readable and writable folder, or can be created."""
     if obstacle := find_obstacle(results):
         raise ValueError(f"results_dir: {obstacle}; fix that, or choose another results_dir")
@@ -71,7 +71,7 @@ def refuse_results(results: Path) -> None:
             raise ValueError(f"results_dir: {obstacle}; fix that, or move it away")
 
 
-def refuse_absent(key: str, path: Path, is_folder: bool) -> None:
+def reject_absent(key: str, path: Path, is_folder: bool) -> None:
     """Raise ValueError unless `path` is a readable file, or folder if `is_folder`."""
     if obstacle := find_obstacle(path):
         raise ValueError(f"{key}: {obstacle}; fix that, or name another")
@@ -80,7 +80,7 @@ def refuse_absent(key: str, path: Path, is_folder: bool) -> None:
         raise ValueError(f"{key}: {path} is not a {wanted}; name an existing one, or set {key} to null")
 
 
-def refuse_few_pictures(folder: str | None) -> None:
+def reject_few_pictures(folder: str | None) -> None:
     """Raise ValueError for a folder with fewer than FEWEST_PICTURES images."""
     if folder is None:
         return
@@ -92,7 +92,7 @@ def refuse_few_pictures(folder: str | None) -> None:
         )
 
 
-def refuse_weights(weights_from: str, model: str) -> None:
+def reject_weights(weights_from: str, model: str) -> None:
     """Raise ValueError for missing local weights, unless `weights_from` is the model's repository on the Hub."""
     repo = REPOSITORIES[model]
     path = Path(os.path.expanduser(weights_from))  # noqa: PTH111  Path.expanduser raises for an unknown user

@@ -57,7 +57,7 @@ ROW_KEYS = ("model", "height", "width")
 
 # Configuration keys holding local paths. Parameters contain at most the file name; see `local_paths.py`.
 WEIGHTS_FROM = "weights_from"
-PLACES = (WEIGHTS_FROM, "evaluation_prompts", "reference_pictures", "inception", "clip", "lpips")
+LOCAL_PATHS = (WEIGHTS_FROM, "evaluation_prompts", "reference_pictures", "inception", "clip", "lpips")
 
 # stage: (version, configuration keys), from the dataclasses in `stages.py`.
 STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -84,7 +84,7 @@ READS_PROMPTS = {stage for stage, kind in PARAMETERS.items() if issubclass(kind,
 
 def select_parameters(stage: str, config: Parameters, prompts: Sequence[str]) -> Parameters:
     """The parameters of a stage: its name, its version, and the values it reads."""
-    values = {key: hide_folder(config[key]) if key in PLACES else config[key] for key in list_keys(stage, config)}
+    values = {key: hide_folder(config[key]) if key in LOCAL_PATHS else config[key] for key in list_keys(stage, config)}
     parameters = {"stage": stage, "version": STAGES[stage][0]} | values
     if stage in READS_PROMPTS:
         # Prompts without a trajectory are unused.
@@ -111,7 +111,7 @@ def list_keys(stage: str, config: Parameters) -> tuple[str, ...]:
 def encode_values(stage: str, config: Parameters) -> str:
     """Configuration values that `select_parameters` needs for a stage, as JSON for a command line."""
     keys = {*list_keys(stage, config), *(["trajectories"] if stage in READS_PROMPTS else [])}
-    values = {key: hide_folder(config[key]) if key in PLACES else config[key] for key in keys}
+    values = {key: hide_folder(config[key]) if key in LOCAL_PATHS else config[key] for key in keys}
     return json.dumps(values, sort_keys=True, ensure_ascii=False)
 
 
@@ -159,7 +159,7 @@ def place_store(config: Parameters) -> str:
     return (config["trajectories_url"] or f"{config['results_dir']}/trajectories.zarr").rstrip("/")
 
 
-def list_blocks(model: str) -> list[str]:
+def list_block_names(model: str) -> list[str]:
     """The block names of a model: `mm_00`, `mm_01`, ..., then `uni_00`, ..."""
     return list(dict.fromkeys(stream.block for stream in list_streams(*MODEL_BLOCKS[model])))
 
@@ -171,7 +171,7 @@ def list_layers(model: str) -> list[Layer]:
 
 def list_units(model: str) -> list[str]:
     """Units quantized by one job each: the blocks of a model, and the layers outside the blocks."""
-    return [*list_blocks(model), SHARED]
+    return [*list_block_names(model), SHARED]
 
 
 def name_stage(unit: str) -> str:
@@ -190,7 +190,7 @@ def count_conditions(model: str) -> int:
     return 1 if model in UNGUIDED else 2
 
 
-def list_parts(count: int) -> list[str]:
+def list_stage_shards(count: int) -> list[str]:
     """Names `00`, `01`, ... of the `count` shards of a stage's points."""
     return [f"{index:02d}" for index in range(count)]
 

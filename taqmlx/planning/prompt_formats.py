@@ -80,8 +80,8 @@ def read_rows(text: str, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Row
         if not width:
             column, width = find_name(row, "the first row", "column"), len(row)
             continue
-        refuse_ragged(row, width, start + 1, DELIMITERS[delimiter])
-        refuse_swallowed([line.count(delimiter) + 1 for line in lines[start : reader.line_num]], width, start + 1)
+        reject_ragged(row, width, start + 1, DELIMITERS[delimiter])
+        reject_swallowed([line.count(delimiter) + 1 for line in lines[start : reader.line_num]], width, start + 1)
         yield start + 1, join_lines(row[column])
     if not width:
         raise ValueError("it has no row with a column prompt or caption")
@@ -98,14 +98,14 @@ def find_name(names: list[str], where: str, kind: str) -> int:
     return lower.index(found)
 
 
-def refuse_ragged(row: list[str], width: int, line: int, delimiter: str) -> None:
+def reject_ragged(row: list[str], width: int, line: int, delimiter: str) -> None:
     """Raise ValueError if a row has more or fewer cells than the header."""
     if len(row) != width:
         cure = f"put a cell with a {delimiter} in it in quotes" if len(row) > width else "add the missing ones"
         raise ValueError(f"line {line} has {len(row)} cell{'s' * (len(row) != 1)} and the first row {width}; {cure}")
 
 
-def refuse_swallowed(cells: list[int], width: int, line: int) -> None:
+def reject_swallowed(cells: list[int], width: int, line: int) -> None:
     """Raise ValueError for a quoted multi-line cell that could be several rows; `cells`: cell count of each line."""
     if len(cells) > 1 and min(cells[0], cells[-1]) >= width:
         raise ValueError(

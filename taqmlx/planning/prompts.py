@@ -39,7 +39,7 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise ValueError(f"prompts: {path} has no prompt; write one per line")
     for prompt in prompts:
-        refuse_unreadable(prompt, path)
+        reject_unreadable(prompt, path)
     return prompts
 
 
@@ -57,7 +57,7 @@ def split_prompts(text: str, suffix: str, path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def refuse_unreadable(prompt: str, path: Path) -> None:
+def reject_unreadable(prompt: str, path: Path) -> None:
     """Raise ValueError for a prompt that is too long or has control characters other than tabs."""
     if CONTROL.search(prompt):
         raise ValueError(f"prompts: {path} has control characters in {prompt[:40]!r}; save it as plain text in UTF-8")

@@ -48,7 +48,7 @@ def expect(place: Path, config: plan.Parameters, prompts: Sequence[str]) -> plan
 
 def expect_block(config: plan.Parameters, block: str) -> plan.Parameters:
     """Parameters of a block's job. Raises ValueError if the model has no such block."""
-    if block not in plan.list_blocks(config["model"]):
+    if block not in plan.list_block_names(config["model"]):
         raise ValueError(block)
     return block_plan.select_block(plan.select_parameters("optimise_block", config, []), block)
 

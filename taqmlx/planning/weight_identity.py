@@ -13,7 +13,7 @@ from pathlib import Path
 END = 1 << 20  # bytes
 
 
-def glimpse(path: Path) -> str:
+def hash_ends(path: Path) -> str:
     """SHA-256 (hex) of a file's size and of its first and last MiB."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
@@ -37,7 +37,7 @@ def find_other_weights(record: Path, weights_from: str) -> Iterator[str]:
     folder = source.parent if source.name.endswith(".index.json") else source  # the folder that holds the shards
     for name, wanted in known.items():
         path = folder / name
-        if path.is_file() and glimpse(path) != wanted:
+        if path.is_file() and hash_ends(path) != wanted:
             yield f"{path} is not the file that {record.parent} was made with"
-    if source.is_file() and glimpse(source) not in known.values():
+    if source.is_file() and hash_ends(source) not in known.values():
         yield f"{source} is not the file that {record.parent} was made with"

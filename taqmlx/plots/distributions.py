@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from taqmlx.plots.inputs import find_place, shorten
+from taqmlx.plots.inputs import parse_name, shorten
 from taqmlx.plots.style import BLUE, GREY, ORANGE, create_figure, styled, write_note
 
 ROWS = 4
@@ -72,7 +72,7 @@ def draw_stage(
 ) -> None:
     """Plot one histogram with its grid, or a note if there is none."""
     axes.set(xlabel="value (activation units)", ylabel="values (log)")
-    short = f"{find_place(layer).block} {find_place(layer).stream}" if find_place(layer).block else shorten(layer)
+    short = f"{parse_name(layer).block} {parse_name(layer).stream}" if parse_name(layer).block else shorten(layer)
     axes.set_title(f"{short}, {title}")
     if f"{layer}/{counts}" not in arrays or (counts == "migrated" and not about["has_migration"]):
         write_note(axes, "no migration: no outlier channel")

@@ -13,8 +13,8 @@ from taqmlx.plots.inputs import (
     keep_inside,
     list_block_names,
     list_outside,
-    list_places,
     list_stream_names,
+    parse_names,
     select,
     shorten,
 )
@@ -57,7 +57,7 @@ def draw_negative_map(sigmas: Sequence[float], shares: Series) -> Figure:
 
 def draw_map(sigmas: Sequence[float], series: Series, norm: Normalize, colours: str, title: str, label: str) -> Figure:
     """Plot a panel per stream and role, with blocks from top to bottom, and a panel of inputs outside the blocks."""
-    places = list_places(series)
+    places = parse_names(series)
     streams, blocks, outside = list_stream_names(places), list_block_names(places), list_outside(places)
     height = min(1.0 + 0.07 * len(blocks), 2.2)
     figure = create_figure(title, len(ROLES) * height + 2.6)

@@ -14,7 +14,7 @@ IN_BLOCK = re.compile(
 ROLES = {"qkv": "q, k, v", "o_proj": "o_proj (attention output)", "fc1": "fc1", "fc2": "fc2 (after GELU)"}
 
 
-class Place(NamedTuple):
+class LayerName(NamedTuple):
     """Location of an input; block, stream and role are empty outside the blocks."""
 
     name: str
@@ -23,39 +23,39 @@ class Place(NamedTuple):
     role: str
 
 
-def find_place(name: str) -> Place:
+def parse_name(name: str) -> LayerName:
     """Parse the location of an input from its name: `mm_00.image.mlp.fc2`, or `context_embedder`."""
     found = IN_BLOCK.fullmatch(name)
-    return Place(name, *found.group("block", "stream", "role")) if found else Place(name, "", "", "")
+    return LayerName(name, *found.group("block", "stream", "role")) if found else LayerName(name, "", "", "")
 
 
-def list_places(names: Iterable[str]) -> list[Place]:
+def parse_names(names: Iterable[str]) -> list[LayerName]:
     """Locations of inputs, in the order of the names."""
-    return [find_place(name) for name in names]
+    return [parse_name(name) for name in names]
 
 
 def keep_inside(series: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of inputs in blocks, which are quantized; all entries if there are no blocks."""
-    return {name: values for name, values in series.items() if find_place(name).block} or dict(series)
+    return {name: values for name, values in series.items() if parse_name(name).block} or dict(series)
 
 
-def list_block_names(places: Iterable[Place]) -> list[str]:
+def list_block_names(places: Iterable[LayerName]) -> list[str]:
     """Block names, multimodal blocks first."""
     return sorted({place.block for place in places if place.block})
 
 
-def list_stream_names(places: Iterable[Place]) -> list[str]:
+def list_stream_names(places: Iterable[LayerName]) -> list[str]:
     """Stream names of the blocks, image first."""
     found = {place.stream for place in places if place.block}
     return [stream for stream in STREAMS if stream in found]
 
 
-def list_outside(places: Iterable[Place]) -> list[str]:
+def list_outside(places: Iterable[LayerName]) -> list[str]:
     """Inputs outside the blocks: of embedders, the modulation and the final layer."""
     return [place.name for place in places if not place.block]
 
 
-def select(places: Iterable[Place], stream: str, role: str) -> list[Place]:
+def select(places: Iterable[LayerName], stream: str, role: str) -> list[LayerName]:
     """Inputs of one stream and role, in block order."""
     return sorted((p for p in places if (p.stream, p.role) == (stream, role)), key=lambda place: place.block)
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from taqmlx.plots.inputs import ROLES, Place, list_places
+from taqmlx.plots.inputs import ROLES, LayerName, parse_names
 from taqmlx.plots.style import NAMED, create_figure, styled
 
 MEASURES = {
@@ -49,7 +49,7 @@ def draw_outliers(models: Models) -> Figure:
 
 def draw_role(axes: Axes, inputs: Mapping[str, Mapping[str, float]], measure: str, role: str, colour: str) -> None:
     """Plot a measure of the inputs of one role and model, a line per stream; inputs without it are left out."""
-    places = list_places(inputs)
+    places = parse_names(inputs)
     depths = place_blocks(places)
     for stream, (mark, dash) in STREAMS.items():
         own = sorted(p for p in places if (p.stream, p.role) == (stream, role) and measure in inputs[p.name])
@@ -59,7 +59,7 @@ def draw_role(axes: Axes, inputs: Mapping[str, Mapping[str, float]], measure: st
             axes.plot([depths[p.block] for p in own], values, color=colour, marker=mark, markersize=3, linestyle=line)
 
 
-def place_blocks(places: Sequence[Place]) -> dict[str, float]:
+def place_blocks(places: Sequence[LayerName]) -> dict[str, float]:
     """Depth of each block, from 0 for the first to 1 for the last."""
     blocks = sorted({place.block for place in places if place.block})
     return {block: index / max(1, len(blocks) - 1) for index, block in enumerate(blocks)}

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from taqmlx.plots.inputs import keep_inside, list_block_names, list_places, select, shorten
+from taqmlx.plots.inputs import keep_inside, list_block_names, parse_names, select, shorten
 from taqmlx.plots.style import (
     GREY,
     add_block_scale,
@@ -73,7 +73,7 @@ def draw_text_mlp(sigmas: Sequence[float], absmax: Series) -> Figure:
 
 def draw_by_block(sigmas: Sequence[float], absmax: Series, panels: Sequence[tuple[str, str]], title: str) -> Figure:
     """Plot one panel per (stream, role), with one line per block."""
-    places = list_places(absmax)
+    places = parse_names(absmax)
     blocks = list_block_names(places)
     figure = create_figure(title, 4)
     found = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -105,7 +105,7 @@ def draw_fc2_shift(
 
     middles: (S, D) by input, the middle of each channel's range; shifts: (D,) by input, the shift used by the layers.
     """
-    places = list_places(middles)
+    places = parse_names(middles)
     blocks = list_block_names(places)
     streams = [stream for stream in ("image", "text", "unified") if select(places, stream, "fc2")]
     figure = create_figure("Channel offsets of fc2 inputs from zero, and the static shift", 6)

@@ -8,12 +8,12 @@ from matplotlib.patches import Patch
 
 from taqmlx.plots.inputs import (
     ROLES,
-    Place,
+    LayerName,
     find_nearest,
     list_block_names,
     list_outside,
-    list_places,
     list_stream_names,
+    parse_names,
     select,
     shorten,
 )
@@ -28,7 +28,7 @@ def draw_snapshot(
 ) -> Figure:
     """Plot bars of `absmax` (S values by input) at the step nearest to `wanted`, one panel per role."""
     index = find_nearest(steps, wanted)
-    places = list_places(absmax)
+    places = parse_names(absmax)
     values = {name: float(series[index]) for name, series in absmax.items()}
     figure = create_figure(name_snapshot(steps, sigmas, wanted), 7.2)
     grid = figure.add_gridspec(3, 2, height_ratios=[2, 2, 1.6])
@@ -49,7 +49,7 @@ def name_snapshot(steps: Sequence[int], sigmas: Sequence[float], wanted: int) ->
     return title if steps[index] == wanted else f"{title} (nearest observed to step {wanted})"
 
 
-def draw_role(axes: Axes, places: Sequence[Place], values: Mapping[str, float], role: str) -> None:
+def draw_role(axes: Axes, places: Sequence[LayerName], values: Mapping[str, float], role: str) -> None:
     """Plot bars by block, one per stream."""
     blocks, streams = list_block_names(places), list_stream_names(places)
     width = GROUP / max(len(streams), 1)

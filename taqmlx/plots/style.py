@@ -16,8 +16,8 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
 from taqmlx.planning.layers import MULTIMODAL_BLOCK
+from taqmlx.store.checksum_files import checksummed
 from taqmlx.store.files import write_atomically
-from taqmlx.store.vouching import vouched
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = (
     "#0072B2",
@@ -85,7 +85,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         path.with_name(f"{path.name}.png"): {"Software": None, "Title": path.name},
         path.with_name(f"{path.name}.svg"): {"Date": None, "Creator": None},
     }
-    with vouched(path, *files):
+    with checksummed(path, *files):
         for file, metadata in files.items():
             write_atomically(
                 file, lambda partial, metadata=metadata: figure.savefig(partial, dpi=DPI, metadata=metadata)

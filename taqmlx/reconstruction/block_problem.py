@@ -21,7 +21,7 @@ KEPT = 12  # further tensors (T, D) per row: inputs and targets in fp32, and lay
 class Rows(NamedTuple, Generic[Array]):
     """Rows of a block: inputs and targets image (R, N, D) and text (R, T, D), and adaLN outputs (R, 1, n D) by stream.
 
-    The last block has no text target. `knots` (R,) int: index of each row's noise level.
+    The last block has no text target. `sigma_index` (R,) int: index of each row's noise level.
     """
 
     image: Array
@@ -29,7 +29,7 @@ class Rows(NamedTuple, Generic[Array]):
     modulations: Mapping[str, Array]
     image_target: Array
     text_target: Array | None
-    knots: Array
+    sigma_index: Array
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def take_rows(rows: Rows[np.ndarray], indices: np.ndarray) -> Rows[mx.array]:
         {name: take(part) for name, part in rows.modulations.items()},
         take(rows.image_target),
         None if rows.text_target is None else take(rows.text_target),
-        mx.array(rows.knots[indices]),
+        mx.array(rows.sigma_index[indices]),
     )
 
 
@@ -162,7 +162,7 @@ def measure_errors(
     return {name: errors[name] / powers[name] for name in errors}
 
 
-def find_broken_layer(
+def find_nonfinite_layer(
     problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize, rows: Rows[mx.array]
 ) -> str | None:
     """First layer in forward order with an output on `rows` that is not finite; None if all outputs are finite."""

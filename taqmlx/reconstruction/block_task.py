@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from taqmlx.mmdit.blocks import Block, list_blocks
+from taqmlx.mmdit.blocks import Block, build_blocks
 from taqmlx.mmdit.transformer import Transformer
 from taqmlx.numerics.gptq import accumulate_hessian
 from taqmlx.numerics.input_quantizer import InputQuantizer
@@ -46,8 +46,8 @@ def prepare(
     The order matters. rules: those of `job`, with the bits of a bit search if there was one; latent_shape
     (h, w, c): of the captured points.
     """
-    index = plan.list_blocks(job.model).index(job.block)
-    blocks = list_blocks(transformer, latent_shape)[: index + 1]
+    index = plan.list_block_names(job.model).index(job.block)
+    blocks = build_blocks(transformer, latent_shape)[: index + 1]
     split = split_points(inputs.points, inputs.prompt_indices, job.held_out, job.seed)
     modulation = round_modulation(transformer, rules, job, inputs.modulation, split)
     weights, _ = read_weights(transformer, list_own_linears(transformer, job.block))

@@ -62,7 +62,7 @@ def learn(
         for iteration, lessons in enumerate(prepared, start):
             before = dict(state.learned)  # after the update all values would be broken, not only the cause
             loss = iterate(iteration, lessons)
-            refuse_broken(task, before, loss, iteration)
+            reject_nonfinite(task, before, loss, iteration)
             state.iteration = iteration + 1
             state.losses.append(loss)
             report(loss)
@@ -84,12 +84,12 @@ def prepare_lessons(
     for iteration in iterations:
         indices = draw_points(task.training, settings, iteration)
         parts = np.array_split(indices, min(PARTS, len(indices)))
-        lessons.append(compute_parts(task, streams, compute, parts))
+        lessons.append(compute_shares(task, streams, compute, parts))
         mx.eval(lessons[-1])
     return lessons
 
 
-def compute_parts(task: Task, streams: list[mx.Stream], compute: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
+def compute_shares(task: Task, streams: list[mx.Stream], compute: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
     """Results of `compute` on each part of a batch, each on a stream of its own."""
     found = []
     for stream, part in zip(streams, parts, strict=False):
@@ -109,7 +109,7 @@ def bind_iteration(
     def iterate(iteration: int, lessons: list[Lesson]) -> float:
         moving = {kind: state.learned[kind] for kind in kinds}
         fixed = {kind: parts for kind, parts in state.learned.items() if kind not in kinds}
-        found = compute_parts(task, streams, partial(differentiate, task, settings, moving, fixed), lessons)
+        found = compute_shares(task, streams, partial(differentiate, task, settings, moving, fixed), lessons)
         loss, gradients = average(found, [len(lesson.indices) for lesson in lessons])
         mx.eval(loss, gradients)  # at once: MLX orders the operations from the outputs, and both streams are kept busy
         for kind in kinds:
@@ -140,7 +140,7 @@ def draw_points(training: np.ndarray, settings: Settings, iteration: int) -> np.
 def measure_held_out(task: Task, settings: Settings, candidates: Mapping[str, Learned]) -> dict[str, float]:
     """Squared error of the guided velocity over its square at evenly spaced held-out points, by candidate."""
     places = np.linspace(0, len(task.held_out) - 1, min(MEASURED, len(task.held_out))).round().astype(int)
-    runs = list(split_runs(task.held_out[places], task.together))
+    runs = list(split_runs(task.held_out[places], task.batch_size))
     wanted = predict_teacher(task, settings, runs)
     mx.clear_cache()  # of the teacher's weights
     return {name: sum_errors(task, settings, learned, runs, wanted) for name, learned in candidates.items()}
@@ -178,7 +178,7 @@ def restore_adams(state: State, kinds: list[str]) -> dict[str, Adam]:
     return adams
 
 
-def refuse_broken(task: Task, learned: Learned, loss: float, iteration: int) -> None:
+def reject_nonfinite(task: Task, learned: Learned, loss: float, iteration: int) -> None:
     """Raise UserError if `loss` is not finite, naming the iteration and the first value in `learned` that is not."""
     if np.isfinite(loss):
         return

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from taqmlx.numerics import rounding
-from taqmlx.numerics.weight_grid import Grid, spread
+from taqmlx.numerics.weight_grid import Grid, expand_groups
 
 # Keeps the initial h off 0 and 1, where alpha has no gradient.
 MARGIN = 1e-6
@@ -54,15 +54,15 @@ class FlatWeights:
         return mx.concatenate([parts[name].T.reshape(-1) for name in self.shapes])  # (out, in) -> (in * out,)
 
     def differentiate(
-        self, h: mx.array, gradients: Mapping[str, mx.array], pressure: tuple[float, float] | None
+        self, h: mx.array, gradients: Mapping[str, mx.array], regularizer: tuple[float, float] | None
     ) -> mx.array:
         """Gradient (n,) with respect to alpha, from the gradients with respect to the soft weights.
 
-        pressure: weight and beta of the rounding regularizer, or None without it.
+        regularizer: weight and beta of the rounding regularizer, or None without it.
         """
         by_h = self.join(gradients) * self.scales
-        if pressure is not None:
-            by_h = by_h + rounding.differentiate_regulariser(h, *pressure)
+        if regularizer is not None:
+            by_h = by_h + rounding.differentiate_regularizer(h, *regularizer)
         return by_h * rounding.compute_slope(h)
 
     def take_codes(self, alpha: mx.array, grids: Mapping[str, Grid]) -> dict[str, np.ndarray]:
@@ -73,16 +73,16 @@ class FlatWeights:
 
 def count_codes(weight: np.ndarray, grid: Grid) -> np.ndarray:
     """Codes uint8 of a weight (out, in) that lies on its grid."""
-    scales, biases = spread(grid.scales, grid.group_size), spread(grid.biases, grid.group_size)
-    places: np.ndarray = np.rint((weight - biases) / scales)
-    return places.astype(np.uint8)
+    scales, biases = expand_groups(grid.scales, grid.group_size), expand_groups(grid.biases, grid.group_size)
+    positions: np.ndarray = np.rint((weight - biases) / scales)
+    return positions.astype(np.uint8)
 
 
 def start_at_weights(weights: Mapping[str, mx.array], grids: Mapping[str, Grid]) -> FlatWeights:
     """Flat weights of the layers (out, in) with a grid, with soft weights initially at full precision."""
-    places = {name: find_places(weights[name], grid) for name, grid in grids.items()}
-    below = {name: np.clip(np.floor(place), 0, 2 ** grids[name].bits - 2) for name, place in places.items()}
-    return flatten(grids, below, {name: np.clip(places[name] - below[name], 0, 1) for name in grids})
+    positions = {name: find_fractional_codes(weights[name], grid) for name, grid in grids.items()}
+    below = {name: np.clip(np.floor(place), 0, 2 ** grids[name].bits - 2) for name, place in positions.items()}
+    return flatten(grids, below, {name: np.clip(positions[name] - below[name], 0, 1) for name in grids})
 
 
 def start_at_codes(
@@ -95,25 +95,25 @@ def start_at_codes(
     below, fractions = {}, {}
     for name, grid in grids.items():
         code = codes[name].astype(np.float32)
-        upward = (find_places(weights[name], grid) >= code) & (code < 2**grid.bits - 1) | (code == 0)
+        upward = (find_fractional_codes(weights[name], grid) >= code) & (code < 2**grid.bits - 1) | (code == 0)
         below[name] = np.where(upward, code, code - 1)
         fractions[name] = np.where(upward, 1 - CONFIDENCE, CONFIDENCE)
     return flatten(grids, below, fractions)
 
 
-def find_places(weight: mx.array, grid: Grid) -> np.ndarray:
+def find_fractional_codes(weight: mx.array, grid: Grid) -> np.ndarray:
     """Weight (out, in) in units of its grid's codes."""
-    centred: np.ndarray = np.array(weight) - spread(grid.biases, grid.group_size)
-    places: np.ndarray = centred / spread(grid.scales, grid.group_size)
-    return places
+    centred: np.ndarray = np.array(weight) - expand_groups(grid.biases, grid.group_size)
+    positions: np.ndarray = centred / expand_groups(grid.scales, grid.group_size)
+    return positions
 
 
 def flatten(
     grids: Mapping[str, Grid], below: Mapping[str, np.ndarray], fractions: Mapping[str, np.ndarray]
 ) -> FlatWeights:
     """Layers' lower codes and fractions (out, in) on their grids, as vectors."""
-    scales = {name: spread(grid.scales, grid.group_size) for name, grid in grids.items()}
-    values = [below[name] * scales[name] + spread(grid.biases, grid.group_size) for name, grid in grids.items()]
+    scales = {name: expand_groups(grid.scales, grid.group_size) for name, grid in grids.items()}
+    values = [below[name] * scales[name] + expand_groups(grid.biases, grid.group_size) for name, grid in grids.items()]
     shapes = {name: below[name].shape for name in grids}
     return FlatWeights(shapes, mx.array(join(values)), mx.array(join(scales.values())), join(fractions.values()))
 

@@ -9,7 +9,7 @@ import numpy as np
 from taqmlx.planning.layer_rules import InputRule
 from taqmlx.planning.layers import reads_gelu
 from taqmlx.reconstruction.block_problem import BlockProblem
-from taqmlx.reconstruction.input_quantizers import Extremes, choose_quantizer, choose_steps
+from taqmlx.reconstruction.input_quantizers import Extremes, calibrate_step_sizes, choose_quantizer
 from taqmlx.reconstruction.input_sensitivity import observe_values
 from taqmlx.reconstruction.migration import divide, start_ratios
 
@@ -29,19 +29,19 @@ def measure_distributions(
     outlier channel's absmax over the largest non-outlier absmax. Arrays are counts int64 (BINS,) and edges float32
     (BINS + 1,), named `<layer>/<name>`.
     """
-    knot = len(problem.sigmas) // 2
-    where = np.flatnonzero(problem.rows.knots == knot)
+    sigma_index = len(problem.sigmas) // 2
+    where = np.flatnonzero(problem.rows.sigma_index == sigma_index)
     described, treated, arrays = {}, {}, {}
-    for key, seen in observed.items():
+    for key, extremes in observed.items():
         if reads_gelu(key):
-            described[key], treated[key] = describe_grids(problem, key, seen, knot, seed)
-            low, high = seen.minimum[where].min(axis=0), seen.maximum[where].max(axis=0)
+            described[key], treated[key] = describe_grids(problem, key, extremes, sigma_index, seed)
+            low, high = extremes.minimum[where].min(axis=0), extremes.maximum[where].max(axis=0)
             for name, (shift, ratio) in treated[key].items():
                 ends = ((low - shift) / ratio).min(), ((high - shift) / ratio).max()
                 arrays[f"{key}/{TREATMENTS[name]}"] = np.linspace(*ends, BINS + 1, dtype=np.float32)
                 arrays[f"{key}/{name}"] = np.zeros(BINS, np.int64)
 
-    def count(key: str, x: mx.array, knots: mx.array) -> None:
+    def count(key: str, x: mx.array, sigma_index: mx.array) -> None:
         for name, (shift, ratio) in treated.get(key, {}).items():
             low, high = arrays[f"{key}/{TREATMENTS[name]}"][[0, -1]]
             # The edges come from another run with another batch size and can differ in the last place.
@@ -53,18 +53,18 @@ def measure_distributions(
 
 
 def describe_grids(
-    problem: BlockProblem, key: str, seen: Extremes, knot: int, seed: int
+    problem: BlockProblem, key: str, extremes: Extremes, sigma_index: int, seed: int
 ) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Grids of one input at a noise level, and shift and divisor (D,) of each treatment."""
-    quantizer = choose_quantizer(key, seen, _RULE, problem.rows.knots, problem.sigmas, seed)
-    ratio, shift = start_ratios(seen, quantizer), np.array(quantizer.shift)
-    steps = choose_steps(*divide(seen, quantizer, ratio), _RULE, problem.rows.knots, problem.sigmas)
+    quantizer = choose_quantizer(key, extremes, _RULE, problem.rows.sigma_index, problem.sigmas, seed)
+    ratio, shift = start_ratios(extremes, quantizer), np.array(quantizer.shift)
+    steps = calibrate_step_sizes(*divide(extremes, quantizer, ratio), _RULE, problem.rows.sigma_index, problem.sigmas)
     described = {
-        "knot": knot,
-        "sigma": float(problem.sigmas[knot]),
-        "step": float(quantizer.step_sizes[knot]),
+        "knot": sigma_index,
+        "sigma": float(problem.sigmas[sigma_index]),
+        "step": float(quantizer.step_sizes[sigma_index]),
         "bits": BITS,
-        "migrated_step": float(steps[knot]),
+        "migrated_step": float(steps[sigma_index]),
         "has_migration": bool((ratio > 1).any()),
     }
     zero, one = np.zeros_like(shift), np.ones_like(shift)

@@ -32,14 +32,14 @@ def observe_inputs(problem: BlockProblem, where: np.ndarray) -> dict[str, Extrem
     parts: dict[str, list[Extremes]] = {}
 
     def observe(key: str, x: mx.array) -> mx.array:
-        seen = Extremes(*map(np.array, (x.min(axis=1), x.max(axis=1), sample_rows(x))))
-        parts.setdefault(key, []).append(seen)
+        extremes = Extremes(*map(np.array, (x.min(axis=1), x.max(axis=1), sample_rows(x))))
+        parts.setdefault(key, []).append(extremes)
         return x
 
     for batch in list_batches(problem, where):
         rows = take_rows(problem.rows, batch)
         mx.eval(run_rows(problem, problem.weights, observe, rows))
-    return {key: Extremes(*map(np.concatenate, zip(*seen, strict=True))) for key, seen in parts.items()}
+    return {key: Extremes(*map(np.concatenate, zip(*extremes, strict=True))) for key, extremes in parts.items()}
 
 
 def calibrate(
@@ -47,52 +47,55 @@ def calibrate(
 ) -> tuple[dict[str, InputQuantizer], dict[str, Extremes]]:
     """Initial quantizer of each reader's input, and the extremes it was chosen from."""
     observed = observe_inputs(problem, problem.training)
-    knots = problem.rows.knots[problem.training]
+    sigma_index = problem.rows.sigma_index[problem.training]
     return {
-        key: choose_quantizer(key, seen, rules[key], knots, problem.sigmas, seed) for key, seen in observed.items()
+        key: choose_quantizer(key, extremes, rules[key], sigma_index, problem.sigmas, seed)
+        for key, extremes in observed.items()
     }, observed
 
 
 def choose_quantizer(
-    key: str, seen: Extremes, rule: InputRule, knots: np.ndarray, sigmas: np.ndarray, seed: int
+    key: str, extremes: Extremes, rule: InputRule, sigma_index: np.ndarray, sigmas: np.ndarray, seed: int
 ) -> InputQuantizer:
-    """Quantizer of one input by its rule, from rows at noise levels of index `knots` (R,)."""
+    """Quantizer of one input by its rule, from rows at noise levels of index `sigma_index` (R,)."""
     if not has_steps(rule):
         return create_quantizer(rule)
     shift = None
     if rule["shift"] and reads_gelu(key):
-        shift = compute_momentum_shift(seen.minimum, seen.maximum, np.random.default_rng(seed))
-    return create_quantizer(rule, choose_steps(seen, shift, rule, knots, sigmas), shift)
+        shift = compute_momentum_shift(extremes.minimum, extremes.maximum, np.random.default_rng(seed))
+    return create_quantizer(rule, calibrate_step_sizes(extremes, shift, rule, sigma_index, sigmas), shift)
 
 
-def choose_steps(
-    seen: Extremes, shift: np.ndarray | None, rule: InputRule, knots: np.ndarray, sigmas: np.ndarray
+def calibrate_step_sizes(
+    extremes: Extremes, shift: np.ndarray | None, rule: InputRule, sigma_index: np.ndarray, sigmas: np.ndarray
 ) -> np.ndarray:
-    """Step sizes float32 (K,), or (1,) for a static policy, from rows at `knots` (R,).
+    """Step sizes float32 (K,), or (1,) for a static policy, from rows at `sigma_index` (R,).
 
     A noise level without rows gets the step size of the nearest one with rows.
     """
-    present = np.unique(knots)
-    ranges = [describe_range(Extremes(*(part[knots == knot] for part in seen)), shift) for knot in present]
+    present = np.unique(sigma_index)
+    ranges = [describe_range(Extremes(*(part[sigma_index == index] for part in extremes)), shift) for index in present]
     per_step = {name: [described[name] for described in ranges] for name in ranges[0]}
     steps = compute_step(compute_ranges(per_step, rule["range"], shift is not None), rule["bits"])
     nearest: np.ndarray = steps[[find_nearest_knot(float(sigma), sigmas[present]) for sigma in sigmas]]
     return store_steps(nearest, rule["policy"])
 
 
-def describe_range(seen: Extremes, shift: np.ndarray | None) -> dict[str, float]:
+def describe_range(extremes: Extremes, shift: np.ndarray | None) -> dict[str, float]:
     """Statistics for `compute_ranges`."""
-    low, high = seen.minimum.min(axis=0), seen.maximum.max(axis=0)
+    low, high = extremes.minimum.min(axis=0), extremes.maximum.max(axis=0)
     described = {"absmax": max(-low.min(), high.max())}
-    described |= {f"p{100 * share:g}": np.quantile(seen.sample, share) for share in (0.001, 0.999)}
+    described |= {f"p{100 * share:g}": np.quantile(extremes.sample, share) for share in (0.001, 0.999)}
     if shift is not None:
         described["shifted_absmax"] = max(np.abs(low - shift).max(), np.abs(high - shift).max())
     return described
 
 
-def bind_rounding(quantizers: Mapping[str, InputQuantizer], steps: Mapping[str, mx.array], knots: mx.array) -> Quantize:
-    """`quantize(key, x)` at the noise levels `knots` (B,) of the rows, with the step sizes in `steps`, if any."""
-    forwards = {key: quantizer.bind_rows(knots, steps.get(key)) for key, quantizer in quantizers.items()}
+def bind_rounding(
+    quantizers: Mapping[str, InputQuantizer], steps: Mapping[str, mx.array], sigma_index: mx.array
+) -> Quantize:
+    """`quantize(key, x)` at the noise levels `sigma_index` (B,) of the rows, with the step sizes in `steps`, if any."""
+    forwards = {key: quantizer.bind_rows(sigma_index, steps.get(key)) for key, quantizer in quantizers.items()}
     return lambda key, x: forwards[key](x)
 
 
@@ -125,4 +128,4 @@ def list_steps(quantizers: Mapping[str, InputQuantizer]) -> dict[str, mx.array]:
 
 def bind_to_rows(quantizers: Mapping[str, InputQuantizer]) -> Callable[[Rows[mx.array]], Quantize]:
     """`bind(rows)`: quantizers at the noise levels of the rows."""
-    return lambda rows: bind_rounding(quantizers, {}, rows.knots)
+    return lambda rows: bind_rounding(quantizers, {}, rows.sigma_index)

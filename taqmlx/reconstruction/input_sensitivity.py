@@ -41,20 +41,20 @@ def measure_inputs(
     noise level has its own step size. An input is shifted if its rule shifts it.
     """
     quantizers = {
-        key: {bits: choose_first(key, problem, seen, rules[key], bits, seed) for bits in TIERS}
-        for key, seen in observed.items()
+        key: {bits: choose_first(key, problem, extremes, rules[key], bits, seed) for bits in TIERS}
+        for key, extremes in observed.items()
     }
     inside = measure_inside(problem, {key: chosen[TIERS[0]] for key, chosen in quantizers.items()})
     return {key: describe_reader(problem, key, layers, chosen, inside[key]) for key, chosen in quantizers.items()}
 
 
 def choose_first(
-    key: str, problem: BlockProblem, seen: Extremes, rule: InputRule, bits: int, seed: int
+    key: str, problem: BlockProblem, extremes: Extremes, rule: InputRule, bits: int, seed: int
 ) -> InputQuantizer:
     """Quantizer of an input with a clipping range equal to the absmax at each noise level."""
     shifts = rule["bits"] != UNQUANTIZED and rule["shift"]
     wanted: InputRule = {"bits": bits, "policy": "lut", "range": "absmax", "shift": shifts}
-    return choose_quantizer(key, seen, wanted, problem.rows.knots, problem.sigmas, seed)
+    return choose_quantizer(key, extremes, wanted, problem.rows.sigma_index, problem.sigmas, seed)
 
 
 def clip_steps(quantizer: InputQuantizer, clip: float) -> InputQuantizer:
@@ -78,14 +78,17 @@ def describe_reader(
     """Entry of one reader in the sensitivity file; inside (clips,): share of values within each clipping range."""
     reading = [layer for layer in layers if problem.readers[layer.name] == key]
     kept = list_kept(layers, reading)
-    few, every = spread_rows(problem.sigmas[problem.rows.knots], CLIP_ROWS), np.arange(len(problem.rows.knots))
+    few, every = (
+        spread_rows(problem.sigmas[problem.rows.sigma_index], CLIP_ROWS),
+        np.arange(len(problem.rows.sigma_index)),
+    )
     tried = [round_input(problem, key, clip_steps(quantizers[bits], clip)) for bits in TIERS for clip in CLIPS]
     totals = add_streams(measure_changes(problem, few, kept, tried, compare_streams), slice(None))
     totals = totals.reshape(len(TIERS), len(CLIPS))  # (tiers * clips,) -> (tiers, clips)
     best = totals.argmin(axis=1)
     chosen = [tried[tier * len(CLIPS) + clip] for tier, clip in enumerate(best)]
     errors = measure_changes(problem, every, kept, chosen, compare_streams)
-    levels = np.stack([add_streams(errors, problem.rows.knots == knot) for knot in range(len(problem.sigmas))])
+    levels = np.stack([add_streams(errors, problem.rows.sigma_index == index) for index in range(len(problem.sigmas))])
     return {
         "layers": [layer.name for layer in reading],
         "post_gelu": reads_gelu(key),
@@ -111,26 +114,26 @@ def measure_inside(problem: BlockProblem, quantizers: Mapping[str, InputQuantize
     counts = {key: np.zeros(len(CLIPS)) for key in quantizers}
     sizes, steps = dict.fromkeys(quantizers, 0), list_steps(quantizers)
 
-    def count(key: str, x: mx.array, knots: mx.array) -> None:
+    def count(key: str, x: mx.array, sigma_index: mx.array) -> None:
         quantizer, shift = quantizers[key], as_single(quantizers[key].shift)
         # (K,) -> (B, 1, 1)
-        reach = (steps[key] * find_largest_code(quantizer.bit_width))[knots].reshape(-1, 1, 1)
-        magnitudes = mx.abs(x if shift is None else x - shift) / reach
+        limit = (steps[key] * find_largest_code(quantizer.bit_width))[sigma_index].reshape(-1, 1, 1)
+        magnitudes = mx.abs(x if shift is None else x - shift) / limit
         # with a tolerance, because the absmax itself was divided by the largest code and rounded
         counts[key] += [float(mx.sum(magnitudes <= clip * (1 + 1e-5))) for clip in CLIPS]
         sizes[key] += x.size
 
-    observe_values(problem, np.arange(len(problem.rows.knots)), count)
+    observe_values(problem, np.arange(len(problem.rows.sigma_index)), count)
     return {key: counts[key] / sizes[key] for key in counts}
 
 
 def observe_values(problem: BlockProblem, where: np.ndarray, see: Callable[[str, mx.array, mx.array], None]) -> None:
-    """Call `see(reader, x (B, T, D), knots (B,))` with every full-precision layer input on the rows at `where`."""
+    """Call `see(reader, x (B, T, D), sigma_index (B,))` with every full-precision layer input on rows `where`."""
     for batch in list_pairs(problem, where):
         rows = take_rows(problem.rows, batch)
 
-        def pass_on(key: str, x: mx.array, knots: mx.array = rows.knots) -> mx.array:
-            see(key, x, knots)
+        def pass_on(key: str, x: mx.array, sigma_index: mx.array = rows.sigma_index) -> mx.array:
+            see(key, x, sigma_index)
             return x
 
         mx.eval(run_rows(problem, problem.weights, pass_on, rows))

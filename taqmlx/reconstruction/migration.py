@@ -20,7 +20,7 @@ from taqmlx.planning.layer_rules import InputRule
 from taqmlx.planning.layers import reads_gelu
 from taqmlx.planning.stage_groups import AdaRound, Rtn
 from taqmlx.reconstruction.block_problem import BlockProblem, Rows, compute_loss, run_rows
-from taqmlx.reconstruction.input_quantizers import Extremes, choose_steps, list_steps
+from taqmlx.reconstruction.input_quantizers import Extremes, calibrate_step_sizes, list_steps
 from taqmlx.reconstruction.reconstruction import draw_batch
 
 PHASE = -1 % 2**32  # phase in the seed of batches, distinct from the phases of the reconstruction
@@ -33,11 +33,11 @@ def find_outliers(minimum: np.ndarray, maximum: np.ndarray) -> np.ndarray:
     return beyond
 
 
-def measure_reach(seen: Extremes, shift: np.ndarray) -> np.ndarray:
+def measure_absmax(extremes: Extremes, shift: np.ndarray) -> np.ndarray:
     """Largest |x - shift| of each channel, float32 (D,)."""
-    low, high = seen.minimum.min(axis=0), seen.maximum.max(axis=0)
-    reach: np.ndarray = np.maximum(np.abs(low - shift), np.abs(high - shift))
-    return reach
+    low, high = extremes.minimum.min(axis=0), extremes.maximum.max(axis=0)
+    absmax: np.ndarray = np.maximum(np.abs(low - shift), np.abs(high - shift))
+    return absmax
 
 
 def migrate(
@@ -58,38 +58,43 @@ def migrate(
         return dict(quantizers)
     if not isinstance(settings, AdaRound):
         raise ValueError("a migration is learned, which only the engine adaround does")
-    knots = problem.rows.knots[problem.training]
+    sigma_index = problem.rows.sigma_index[problem.training]
     first = {key: divide(observed[key], quantizers[key], ratio) for key, ratio in ratios.items()}
-    steps = {key: choose_steps(*first[key], rules[key], knots, problem.sigmas) for key in ratios}
+    steps = {key: calibrate_step_sizes(*first[key], rules[key], sigma_index, problem.sigmas) for key in ratios}
     learned = learn_ratios(problem, quantizers, steps, ratios, settings)
     migrated = dict(quantizers)
     for key, ratio in learned.items():
         m = np.maximum(1, np.rint(ratio)).astype(np.float32)
-        left = choose_steps(*divide(observed[key], quantizers[key], m), rules[key], knots, problem.sigmas)
+        left = calibrate_step_sizes(*divide(observed[key], quantizers[key], m), rules[key], sigma_index, problem.sigmas)
         migrated[key] = replace(quantizers[key], steps=left, migration=m.astype(np.int32))
     return migrated
 
 
-def start_ratios(seen: Extremes, quantizer: InputQuantizer) -> np.ndarray:
+def start_ratios(extremes: Extremes, quantizer: InputQuantizer) -> np.ndarray:
     """Ratio of each outlier channel's absmax to the largest non-outlier absmax, float32 (D,); 1 for other channels."""
-    shift = read_shift(seen, quantizer)
-    outliers, reach = find_outliers(seen.minimum - shift, seen.maximum - shift), measure_reach(seen, shift)
-    normal = reach[~outliers].max()
-    return np.where(outliers, np.maximum(reach / normal, 1), 1).astype(np.float32)
+    shift = read_shift(extremes, quantizer)
+    outliers, absmax = (
+        find_outliers(extremes.minimum - shift, extremes.maximum - shift),
+        measure_absmax(extremes, shift),
+    )
+    normal = absmax[~outliers].max()
+    return np.where(outliers, np.maximum(absmax / normal, 1), 1).astype(np.float32)
 
 
-def read_shift(seen: Extremes, quantizer: InputQuantizer) -> np.ndarray:
+def read_shift(extremes: Extremes, quantizer: InputQuantizer) -> np.ndarray:
     """Shift of an input, float32 (D,); zeros if it has none."""
-    return np.zeros(seen.minimum.shape[1], np.float32) if quantizer.shift is None else quantizer.shift
+    return np.zeros(extremes.minimum.shape[1], np.float32) if quantizer.shift is None else quantizer.shift
 
 
-def divide(seen: Extremes, quantizer: InputQuantizer, ratio: np.ndarray) -> tuple[Extremes, np.ndarray]:
+def divide(extremes: Extremes, quantizer: InputQuantizer, ratio: np.ndarray) -> tuple[Extremes, np.ndarray]:
     """Extremes and shift of an input divided by `ratio` (D,).
 
     A shift is always returned, so that step sizes are computed from the absmax: quantiles of a tensor divided per
     channel cannot be derived from its own.
     """
-    return Extremes(seen.minimum / ratio, seen.maximum / ratio, seen.sample), read_shift(seen, quantizer) / ratio
+    return Extremes(extremes.minimum / ratio, extremes.maximum / ratio, extremes.sample), read_shift(
+        extremes, quantizer
+    ) / ratio
 
 
 def learn_ratios(
@@ -111,7 +116,7 @@ def learn_ratios(
     def measure(learned: Mapping[str, Mapping[str, mx.array]], rows: Rows[mx.array]) -> mx.array:
         def quantize(key: str, x: mx.array) -> mx.array:
             quantizer, own = quantizers[key], learned.get(key, {})
-            common = quantizer.find_row_steps(x, mx.exp(own["steps"]), rows.knots) if own else None
+            common = quantizer.find_row_step_sizes(x, mx.exp(own["steps"]), rows.sigma_index) if own else None
             if common is None:
                 return x
             shift = 0.0 if quantizer.shift is None else mx.array(quantizer.shift)

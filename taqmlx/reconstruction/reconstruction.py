@@ -16,7 +16,14 @@ from mlx.optimizers import Adam
 from taqmlx.numerics import rounding
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.planning.stage_groups import AdaRound
-from taqmlx.reconstruction.block_problem import BlockProblem, Rows, compute_loss, find_broken_layer, run_rows, take_rows
+from taqmlx.reconstruction.block_problem import (
+    BlockProblem,
+    Rows,
+    compute_loss,
+    find_nonfinite_layer,
+    run_rows,
+    take_rows,
+)
 from taqmlx.reconstruction.flat_weights import FlatWeights
 from taqmlx.reconstruction.input_quantizers import (
     bind_dropping,
@@ -94,10 +101,10 @@ def learn(
             state.losses.append(loss)
             report(loss)
             if state.iteration % settings.adaround_checkpoint_every == 0:
-                refuse_broken_state(problem, flat, quantizers, state)
+                reject_nonfinite_state(problem, flat, quantizers, state)
                 save(state)
         state.phase, state.iteration, state.adam = state.phase + 1, 0, {}
-    refuse_broken_state(problem, flat, quantizers, state)
+    reject_nonfinite_state(problem, flat, quantizers, state)
     return state
 
 
@@ -143,7 +150,7 @@ def bind_iteration(
         quantize = leave_unrounded(quantizers)
         if phase.rounds_activations:
             steps = {name: mx.exp(log_steps) for name, log_steps in learned["log_steps"].items()}
-            quantize = bind_rounding(quantizers, steps, rows.knots)
+            quantize = bind_rounding(quantizers, steps, rows.sigma_index)
         if phase.rounds_activations and settings.adaround_drop:
             quantize = bind_dropping(quantizers, quantize, settings.adaround_drop, key)
         weights = problem.weights | hard | learned["weights"]
@@ -158,14 +165,14 @@ def bind_iteration(
         weights = flat.split(flat.soften(h)) if phase.learns_rounding else {}
         loss, gradients = differentiate({"weights": weights, "log_steps": state.log_steps}, rows, key)
         if phase.learns_rounding:
-            slope = flat.differentiate(h, gradients["weights"], choose_pressure(settings, iteration))
-            move_alpha(state, adams["rounding"], slope, settings.adaround_rate)
+            slope = flat.differentiate(h, gradients["weights"], schedule_regularizer(settings, iteration))
+            update_alpha(state, adams["rounding"], slope, settings.adaround_rate)
         if phase.learns_steps:
             rate = rounding.compute_rate(iteration, settings.adaround_iterations, settings.adaround_step_rate)
-            move_steps(state, adams["steps"], gradients["log_steps"], rate)
+            update_step_sizes(state, adams["steps"], gradients["log_steps"], rate)
         state.adam = {name: adam.state for name, adam in adams.items()}
         mx.eval(loss, state.alpha, state.log_steps, state.adam)
-        refuse_broken_loss(problem, weights or hard, quantizers, before, rows, float(loss))
+        reject_nonfinite_loss(problem, weights or hard, quantizers, before, rows, float(loss))
         return float(loss)
 
     return iterate
@@ -178,16 +185,16 @@ def restore_adams(state: State) -> dict[str, Adam]:
         if name in state.adam:
             adam.state = state.adam[name]
         else:
-            adam.init({"rounding": state.alpha} if name == "rounding" else {"steps": join_steps(state.log_steps)})
+            adam.init({"rounding": state.alpha} if name == "rounding" else {"steps": join_step_sizes(state.log_steps)})
     return adams
 
 
-def join_steps(log_steps: Mapping[str, mx.array]) -> mx.array:
+def join_step_sizes(log_steps: Mapping[str, mx.array]) -> mx.array:
     """Step sizes of all readers, (K,) or (1,) each, as one vector in the order of their names; empty without any."""
     return mx.concatenate([mx.zeros(0), *(log_steps[key] for key in sorted(log_steps))])
 
 
-def choose_pressure(settings: AdaRound, iteration: int) -> tuple[float, float] | None:
+def schedule_regularizer(settings: AdaRound, iteration: int) -> tuple[float, float] | None:
     """Weight and beta of the regularizer, or None during the warm-up."""
     beta = rounding.compute_beta(
         iteration, settings.adaround_iterations, settings.adaround_warm_up, settings.adaround_beta
@@ -195,23 +202,23 @@ def choose_pressure(settings: AdaRound, iteration: int) -> tuple[float, float] |
     return None if beta is None else (settings.adaround_weight, beta)
 
 
-def move_alpha(state: State, adam: Adam, gradient: mx.array, rate: float) -> None:
+def update_alpha(state: State, adam: Adam, gradient: mx.array, rate: float) -> None:
     """Update alpha with one step of Adam."""
     adam.learning_rate = rate
     state.alpha = adam.apply_gradients({"rounding": gradient}, {"rounding": state.alpha})["rounding"]
 
 
-def move_steps(state: State, adam: Adam, gradients: Mapping[str, mx.array], rate: float) -> None:
+def update_step_sizes(state: State, adam: Adam, gradients: Mapping[str, mx.array], rate: float) -> None:
     """Update the logarithms of all step sizes with one step of Adam."""
     adam.learning_rate = rate
-    learned = {"steps": join_steps(state.log_steps)}
-    moved = adam.apply_gradients({"steps": join_steps(gradients)}, learned)["steps"]
+    learned = {"steps": join_step_sizes(state.log_steps)}
+    moved = adam.apply_gradients({"steps": join_step_sizes(gradients)}, learned)["steps"]
     keys = sorted(state.log_steps)
     ends = np.cumsum([state.log_steps[key].size for key in keys])[:-1]
     state.log_steps = dict(zip(keys, mx.split(moved, ends.tolist()), strict=True))
 
 
-def refuse_broken_loss(
+def reject_nonfinite_loss(
     problem: BlockProblem,
     weights: Mapping[str, mx.array],
     quantizers: Mapping[str, InputQuantizer],
@@ -223,11 +230,11 @@ def refuse_broken_loss(
     if np.isfinite(loss):
         return
     quantize = bind_to_rows(read_quantizers(quantizers, before))(rows)
-    layer = find_broken_layer(problem, problem.weights | dict(weights), quantize, rows)
+    layer = find_nonfinite_layer(problem, problem.weights | dict(weights), quantize, rows)
     raise UserError(describe_break(problem, before.iteration, layer or "the targets"))
 
 
-def refuse_broken_state(
+def reject_nonfinite_state(
     problem: BlockProblem, flat: FlatWeights, quantizers: Mapping[str, InputQuantizer], state: State
 ) -> None:
     """Raise UserError unless alpha, the step sizes and their reciprocals are finite."""

@@ -55,19 +55,19 @@ class RowErrors(NamedTuple):
         return {name: self.errors[name][:, where].sum(axis=1) / self.powers[name][where].sum() for name in self.errors}
 
 
-def count_together(problem: BlockProblem) -> int:
+def count_batch_rows(problem: BlockProblem) -> int:
     """Number of rows measured together: at most PAIRS pairs, as many as memory allows."""
     return 2 * limit_batch(PAIRS, *count_tokens(problem), rows=2, kept=KEPT)
 
 
 def list_pairs(problem: BlockProblem, where: np.ndarray) -> Iterator[np.ndarray]:
-    """Row indices `where` in batches of `count_together` rows."""
-    size = count_together(problem)
+    """Row indices `where` in batches of `count_batch_rows` rows."""
+    size = count_batch_rows(problem)
     for start in range(0, len(where), size):
         yield where[start : start + size]
 
 
-def leave(key: str, x: mx.array) -> mx.array:
+def identity(key: str, x: mx.array) -> mx.array:
     """Identity: `x` unquantized."""
     return x
 
@@ -87,10 +87,10 @@ def spread_rows(sigmas: np.ndarray, count: int) -> np.ndarray:
 def list_kept(layers: Sequence[Layer], changed: Sequence[Layer]) -> set[str]:
     """Names of those of a block's `layers` whose outputs are unaffected by a change of the layers `changed`."""
 
-    def is_reached(layer: Layer) -> bool:
+    def is_affected(layer: Layer) -> bool:
         return any(reaches(cause, layer) for cause in changed)
 
-    return {layer.name for layer in layers if layer not in changed and not is_reached(layer)}
+    return {layer.name for layer in layers if layer not in changed and not is_affected(layer)}
 
 
 def reaches(cause: Layer, layer: Layer) -> bool:
@@ -109,7 +109,7 @@ def measure_changes(
     for batch in list_pairs(problem, where):
         rows = take_rows(problem.rows, batch)
         exact: dict[str, mx.array] = {}
-        outputs = run_kept(problem, problem.weights, leave, rows, exact)
+        outputs = run_kept(problem, problem.weights, identity, rows, exact)
         shared = {name: exact[name] for name in kept}
         reference = finish(outputs, batch)
         mx.eval(shared, reference)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from taqmlx.mmdit.blocks import Block, Linear, list_blocks
+from taqmlx.mmdit.blocks import Block, Linear, build_blocks
 from taqmlx.mmdit.footprint import needs_recomputing
 from taqmlx.mmdit.forward import advance_block, begin_blocks, finish_velocity
 from taqmlx.mmdit.observe import Batch
@@ -42,7 +42,7 @@ def list_forward(
     """
     names = group_names(model)
     yield Stage(names["embedder"], bind_begin(model, bind(names["embedder"]), batch))
-    for block in list_blocks(model, batch.latents.shape[1:]):
+    for block in build_blocks(model, batch.latents.shape[1:]):
         yield Stage(names[block.name], bind_block(block, bind(names[block.name]), batch))
     yield Stage(names["final"], bind_finish(model, bind(names["final"]), batch, conditions))
 

@@ -13,7 +13,7 @@ from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.learned_codes import dequantize_soft, round_codes, round_stored
 from taqmlx.numerics.schedule import TRAIN_TIMESTEPS
 from taqmlx.numerics.stored_types import convert_values
-from taqmlx.numerics.weight_grid import Grid, spread
+from taqmlx.numerics.weight_grid import Grid, expand_groups
 from taqmlx.planning.layer_rules import find_shared_dtype
 from taqmlx.reconstruction.block_assembly import group_readers, read_weights
 from taqmlx.reconstruction.input_quantizers import bind_rounding, list_steps
@@ -31,16 +31,16 @@ class Student:
     """Quantized model to be learned.
 
     grids: of each quantized layer; scale_dtype: stored type of their scales and zero points, and of all biases; exact:
-    weights of the other layers; biases: fp32 (out,) or None of all layers, as stored; reach: magnitude of each bias,
-    the unit of its displacement; quantizers: of layer inputs, by reader; readers: reader of each layer with a quantized
-    input; sigmas (K,): noise levels of the step sizes.
+    weights of the other layers; biases: fp32 (out,) or None of all layers, as stored; bias_scale: magnitude of each
+    bias, the unit of its displacement; quantizers: of layer inputs, by reader; readers: reader of each layer with a
+    quantized input; sigmas (K,): noise levels of the step sizes.
     """
 
     grids: dict[str, Grid]
     scale_dtype: str
     exact: dict[str, mx.array]
     biases: dict[str, mx.array | None]
-    reach: dict[str, float]
+    bias_scale: dict[str, float]
     quantizers: dict[str, InputQuantizer]
     readers: dict[str, str]
     sigmas: np.ndarray
@@ -74,7 +74,7 @@ class Student:
         """Biases (out,) of all layers in their stored form, differentiable."""
         present = {name: bias for name, bias in self.biases.items() if bias is not None}
         return self.biases | {
-            name: self.round(present[name] + self.reach[name] * moved) for name, moved in learned["biases"].items()
+            name: self.round(present[name] + self.bias_scale[name] * moved) for name, moved in learned["biases"].items()
         }
 
     def restore_steps(self, learned: Learned) -> dict[str, mx.array]:
@@ -85,8 +85,10 @@ class Student:
     def bind(self, learned: Learned, timesteps: mx.array) -> Linear:
         """`linear(name, x)` for a forward of rows at `timesteps` (B,), 1000 sigma; shared inputs are quantized once."""
         weights, biases = self.restore_weights(learned), self.restore_biases(learned)
-        knots = mx.abs(mx.array(self.sigmas)[:, None] * TRAIN_TIMESTEPS - timesteps).argmin(axis=0)  # (K, B) -> (B,)
-        quantize = bind_rounding(self.quantizers, self.restore_steps(learned), knots)
+        sigma_index = mx.abs(mx.array(self.sigmas)[:, None] * TRAIN_TIMESTEPS - timesteps).argmin(
+            axis=0
+        )  # (K, B) -> (B,)
+        quantize = bind_rounding(self.quantizers, self.restore_steps(learned), sigma_index)
         rounded: dict[str, mx.array] = {}
 
         def linear(name: str, x: mx.array) -> mx.array:
@@ -169,9 +171,9 @@ def select_learned(learned: Learned, names: Set[str]) -> Learned:
 
 def soften_codes(codes: np.ndarray, grid: Grid, weight: np.ndarray) -> mx.array:
     """Soft codes (out, in) that round to `codes`, moved towards the full-precision `weight` (out, in)."""
-    places = (weight - spread(grid.biases, grid.group_size)) / spread(grid.scales, grid.group_size)
+    positions = (weight - expand_groups(grid.biases, grid.group_size)) / expand_groups(grid.scales, grid.group_size)
     whole = codes.astype(np.float32)
-    return mx.array(whole + np.clip(places - whole, -UNDECIDED, UNDECIDED))
+    return mx.array(whole + np.clip(positions - whole, -UNDECIDED, UNDECIDED))
 
 
 def read_all_weights(model: Transformer) -> dict[str, mx.array]:
@@ -202,7 +204,7 @@ def assemble_student(model: Transformer, files: Sequence[BlockFile]) -> tuple[St
         scale_dtype=scale_dtype,
         exact={name: weight for name, weight in weights.items() if name not in stored},
         biases=biases,
-        reach={name: float(mx.sqrt(mx.square(bias).mean())) + 1e-3 for name, bias in present.items()},
+        bias_scale={name: float(mx.sqrt(mx.square(bias).mean())) + 1e-3 for name, bias in present.items()},
         quantizers={key: homes[key].find_input(key) for key in dict.fromkeys(readers.values())},
         readers=readers,
         sigmas=next(file.sigmas for file in files),

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 import mlx.core as mx
 import numpy as np
 
-from taqmlx.mmdit.blocks import list_blocks
+from taqmlx.mmdit.blocks import build_blocks
 from taqmlx.mmdit.forward import advance_block, bind_linears, finish_velocity
 from taqmlx.mmdit.transformer import Transformer
 from taqmlx.numerics.schedule import guide
 from taqmlx.reconstruction.block_problem import BlockProblem, Rows, run_rows, take_rows
-from taqmlx.reconstruction.sensitivity import Change, Finish, leave, list_pairs, spread_rows, sum_squares
+from taqmlx.reconstruction.sensitivity import Change, Finish, identity, list_pairs, spread_rows, sum_squares
 
 POINTS = 32  # calibration points per velocity evaluation (one row per condition)
 
@@ -25,7 +25,7 @@ Tail = Callable[[mx.array, mx.array | None, mx.array], mx.array]
 
 def bind_tail(model: Transformer, index: int, shape: tuple[int, ...]) -> Tail:
     """Remainder of the model after block `index`, for latents of `shape` (h, w, c)."""
-    linear, blocks = bind_linears(model), list_blocks(model, shape)[index + 1 :]
+    linear, blocks = bind_linears(model), build_blocks(model, shape)[index + 1 :]
 
     def run(image: mx.array, text: mx.array | None, modulation: mx.array) -> mx.array:
         rows = mx.arange(len(image))
@@ -72,7 +72,7 @@ def measure_gains(problem: BlockProblem, where: np.ndarray, change: Change, fini
     sums = {key: np.zeros(2) for key in (*names, *(f"{name}.velocity" for name in names))}  # error, power
     for batch in list_pairs(problem, where):
         rows = take_rows(problem.rows, batch)
-        exact, wrong = run_rows(problem, problem.weights, leave, rows), run_change(problem, change, rows, batch)
+        exact, wrong = run_rows(problem, problem.weights, identity, rows), run_change(problem, change, rows, batch)
         velocity = finish(exact, batch)["velocity"]
         for name in names:
             astray = finish(exact | {name: wrong[name]}, batch)["velocity"]

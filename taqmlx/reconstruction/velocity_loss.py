@@ -63,7 +63,7 @@ class Task(NamedTuple):
 
     load_teacher: loads the model in full precision; model: the same, whose linear layers are not read and, if it is
     lazy, not in memory; student: the same model, quantized; levels: noise levels of the points (K,) in descending
-    order, with a final 0; training and held_out: indices of points; conditions: number per point; together: held-out
+    order, with a final 0; training and held_out: indices of points; conditions: number per point; batch_size: held-out
     points per forward, at most; strategy: how gradients are computed.
     """
 
@@ -75,7 +75,7 @@ class Task(NamedTuple):
     training: np.ndarray
     held_out: np.ndarray
     conditions: int
-    together: int
+    batch_size: int
     strategy: Strategy
 
 

@@ -36,7 +36,7 @@ from taqmlx.reconstruction.stages import (
 )
 from taqmlx.reconstruction.student import Learned
 
-TOGETHER = 32  # largest number of points per forward
+BATCH = 32  # largest number of points per forward
 WEIGHTS = "weights"  # kind of the parameters that gradients are by
 
 
@@ -80,7 +80,7 @@ def choose_batches(transformer: Transformer, latent_shape: Sequence[int], cs_sha
     """Batches of latents (h, w, c), each under the conditions of a prompt in cs (n, C, T, D)."""
     sizes = transformer, latent_shape, cs_shape
     strategy = choose_strategy(transformer, latent_shape, cs_shape[2], PROBE_POINTS * cs_shape[1])
-    return Batches(choose_batch(*sizes, TOGETHER), choose_learned_batch(*sizes, PROBE_POINTS), strategy)
+    return Batches(choose_batch(*sizes, BATCH), choose_learned_batch(*sizes, PROBE_POINTS), strategy)
 
 
 def estimate_costs(

@@ -13,7 +13,7 @@ from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRules, WeightRule
 from taqmlx.planning.layers import Layer
 from taqmlx.reconstruction.block_assembly import modulate_rows, read_weights
 from taqmlx.reconstruction.block_problem import BlockProblem, Quantize, Rows
-from taqmlx.reconstruction.sensitivity import Change, Finish, compare_streams, leave, list_kept, measure_changes
+from taqmlx.reconstruction.sensitivity import Change, Finish, compare_streams, identity, list_kept, measure_changes
 
 # Rule for unquantized layers where a small perturbation of the whole block is needed.
 _SLIGHTLY: WeightRule = {"bits": 8, "group_size": "row", "symmetric": False, "range": "absmax"}
@@ -35,7 +35,7 @@ def measure_weights(
     no grid can represent.
     """
     linears = [layer for layer in layers if layer.name in problem.weights]
-    every = np.arange(len(problem.rows.knots))
+    every = np.arange(len(problem.rows.sigma_index))
     measured = {}
     for layer in layers:
         rule = rules[layer.name]["weight"]
@@ -94,7 +94,7 @@ def replace_parts(
 
     def change(rows: Rows[mx.array], where: np.ndarray) -> tuple[Mapping[str, mx.array], Quantize, Rows[mx.array]]:
         own = {stream: mx.array(values[where]) for stream, values in modulations.items()}
-        return changed, leave, rows._replace(modulations=dict(rows.modulations) | own)
+        return changed, identity, rows._replace(modulations=dict(rows.modulations) | own)
 
     return change
 

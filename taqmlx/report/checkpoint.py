@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from taqmlx.store.errors import blame
+from taqmlx.store.errors import report_damage
 from taqmlx.store.packed_checkpoint import PARTS
 from taqmlx.store.tensors import open_tensors
 
@@ -17,7 +17,7 @@ def measure_layers(file: Path, prefix: str, layers: dict[str, dict[str, Any]]) -
 
     `layers` are those of the quantization config whose weights are `file`; `prefix` is the prefix of its tensor names.
     """
-    with blame(file), open_tensors(file) as tensors:
+    with report_damage(file), open_tensors(file) as tensors:
         sizes = {key: measure_tensor(tensors.get_slice(key)) for key in tensors.keys()}  # noqa: SIM118
         measured = {}
         for name, layer in layers.items():
@@ -33,7 +33,7 @@ def measure_layers(file: Path, prefix: str, layers: dict[str, dict[str, Any]]) -
 
 def measure_convolutions(file: Path) -> list[dict[str, int]]:
     """`weights` and `bytes` of each convolution kernel, the tensors with four dimensions."""
-    with blame(file), open_tensors(file) as tensors:
+    with report_damage(file), open_tensors(file) as tensors:
         slices = [tensors.get_slice(key) for key in tensors.keys()]  # noqa: SIM118
         measured = [measure_tensor(found) for found in slices if len(found.get_shape()) == KERNEL]
     return [dict(zip(("weights", "bytes"), sizes, strict=True)) for sizes in measured]

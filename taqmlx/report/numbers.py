@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from taqmlx.planning import ladder
-from taqmlx.planning.plan import list_blocks, list_layers
+from taqmlx.planning.plan import list_block_names, list_layers
 from taqmlx.planning.variants import ALL, BY_CONFIGURATION
 from taqmlx.report.kinds import tabulate_kinds
 from taqmlx.report.runs import describe_stage, read_benchmarks
@@ -195,7 +195,7 @@ def read_inputs_group(path: Path, asked: float | None) -> Facts:
 def name_group(name: str) -> str:
     """The stream and role of an input in a block, `text_fc1`; the name of one outside, with underscores."""
     parts = name.split(".")
-    return f"{parts[1]}_{parts[-1]}" if parts[0] in list_blocks("sd3-medium") else name.replace(".", "_")
+    return f"{parts[1]}_{parts[-1]}" if parts[0] in list_block_names("sd3-medium") else name.replace(".", "_")
 
 
 def summarize(found: list[Facts]) -> Facts:

@@ -17,7 +17,7 @@ from typing import Any
 
 from taqmlx.planning import plan
 from taqmlx.store.errors import UserError
-from taqmlx.store.locations import Place, open_place
+from taqmlx.store.locations import Location, open_location
 
 LONGEST_ERROR = 1000  # characters
 log = logging.getLogger("taqmlx")
@@ -52,12 +52,12 @@ def build_parser(description: str, *paths: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_place(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+def add_location(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
     """Add the option `--name` for a store or one of its groups: a folder, or a URL that fsspec supports."""
 
-    def read(text: str) -> Place:
+    def read(text: str) -> Location:
         try:
-            return open_place(text)
+            return open_location(text)
         except UserError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -162,9 +162,9 @@ def show_plainly(text: str) -> str:
     return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines)
 
 
-def choose_part(shard: str, count: int) -> int:
+def find_shard_index(shard: str, count: int) -> int:
     """Index of the shard named by `--shard`, out of `count`. Raises UserError if there is no such shard."""
-    parts = plan.list_parts(count)
+    parts = plan.list_stage_shards(count)
     if shard not in parts:
         raise UserError(f"--shard {shard}: no such shard; choose one from {parts[0]} to {parts[-1]}")
     return parts.index(shard)

@@ -24,10 +24,10 @@ from taqmlx.numerics.weight_grid import Grid, pack_codes, unpack_codes
 from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import InputRule
 from taqmlx.store.block_report import name_report, read_report
-from taqmlx.store.errors import UserError, blame
+from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import hash_file
 from taqmlx.store.seal import Seal, check_origin, read_file_seal, write_file_seal
-from taqmlx.store.tensors import read_note, read_tensors, refuse_broken, write_tensors
+from taqmlx.store.tensors import read_note, read_tensors, reject_nonfinite, write_tensors
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def read_block(path: Path) -> BlockFile:
     if seal["sha256"].get(path.name) != hash_file(path):
         seal_path = path.with_suffix(".json")
         raise UserError(f"{path} does not match {seal_path}; delete both and run {name_stage(seal)} again")
-    refuse_broken(path, tensors, f"delete {path} and run {name_stage(seal)} again")
-    with blame(path):
+    reject_nonfinite(path, tensors, f"delete {path} and run {name_stage(seal)} again")
+    with report_damage(path):
         layers = read_note(path, "layers").items()
         weights = {name: read_weight(tensors, name, sizes) for name, sizes in layers}
         names = [key.removesuffix(".steps") for key in tensors if key.endswith(".steps")]

@@ -21,7 +21,7 @@ from taqmlx.numerics.footprint import limit_batch
 from taqmlx.planning import plan
 from taqmlx.planning.stage_groups import ModelStage
 from taqmlx.planning.stages import CaptureParameters
-from taqmlx.store.errors import UserError, blame
+from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.seal import Seal, check_origin, read_group_seal
 from taqmlx.store.zarr_arrays import ArraySpec, Index, check_group, read_chunk
 
@@ -53,9 +53,9 @@ def list_specs(
     return {spec.name: spec for spec in specs}
 
 
-def describe_part(job: CaptureParameters, inputs: dict[str, Any]) -> dict[str, ArraySpec]:
+def list_input_specs(job: CaptureParameters, inputs: dict[str, Any]) -> dict[str, ArraySpec]:
     """Arrays of a shard; `inputs` are those of its seal."""
-    conditions, blocks = plan.count_conditions(job.model), len(plan.list_blocks(job.model))
+    conditions, blocks = plan.count_conditions(job.model), len(plan.list_block_names(job.model))
     return list_specs(len(job.points), conditions, blocks, inputs["image_shape"], inputs["text_shape"])
 
 
@@ -90,7 +90,7 @@ def read_sealed(path: Path, spec: ArraySpec, index: Index, digests: dict[str, st
 
 
 @dataclass(frozen=True)
-class Part:
+class InputShard:
     """One opened shard."""
 
     path: Path
@@ -103,10 +103,10 @@ class Part:
             if index[: len(first)] == first:
                 values = read_sealed(self.path, self.specs[name], index, self.seal["sha256"])
                 if values.dtype.kind == "f" and not np.isfinite(values).all():
-                    self._refuse(name, index, values)
+                    self._reject(name, index, values)
                 yield values
 
-    def _refuse(self, name: str, index: Index, values: np.ndarray) -> None:
+    def _reject(self, name: str, index: Index, values: np.ndarray) -> None:
         """Raise UserError, naming file and calibration point, for a chunk with values that are not finite."""
         spec, axis = self.specs[name], 0 if name in SMALL_ARRAYS else 1  # row axis
         row = int(np.argwhere(~np.isfinite(values))[0, axis]) + index[axis] * spec.chunks[axis]
@@ -123,21 +123,21 @@ class Part:
                 pass
 
 
-def open_part(path: Path) -> Part:
+def open_input_shard(path: Path) -> InputShard:
     """Open the shard in folder `path`; check its seal and the description of its arrays. Raises UserError."""
     seal = read_group_seal(path)
     check_origin(seal, path, {"stage": "capture_blocks"}, {})
-    with blame(path):
-        specs = describe_part(CaptureParameters.decode(seal["parameters"]), seal["inputs"])
+    with report_damage(path):
+        specs = list_input_specs(CaptureParameters.decode(seal["parameters"]), seal["inputs"])
         check_group(path, list(specs.values()))
-    return Part(path, seal, specs)
+    return InputShard(path, seal, specs)
 
 
 @dataclass(frozen=True)
 class BlockInputs:
     """All shards concatenated: rows (R,) of the first shard, then of the second, and so on."""
 
-    parts: list[Part]
+    shards: list[InputShard]
     modulation: np.ndarray
     sigmas: np.ndarray
     steps: np.ndarray
@@ -148,7 +148,7 @@ class BlockInputs:
     @property
     def seals(self) -> list[Seal]:
         """Seals of the shards."""
-        return [part.seal for part in self.parts]
+        return [shard.seal for shard in self.shards]
 
     def read_block(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs of block `index`: image (R, N, D) and text (R, T, D), float16. Raises UserError naming a file."""
@@ -156,13 +156,13 @@ class BlockInputs:
 
     def read_targets(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Outputs of block `index`, as `read_block`; no text for the last block. Raises UserError naming a file."""
-        last = index + 1 == self.parts[0].specs["text"].shape[0]
+        last = index + 1 == self.shards[0].specs["text"].shape[0]
         return self._read("image", index + 1), None if last else self._read("text", index + 1)
 
     def _read(self, name: str, index: int) -> np.ndarray:
-        values = np.empty((len(self.points), *self.parts[0].specs[name].shape[2:]), np.float16)
+        values = np.empty((len(self.points), *self.shards[0].specs[name].shape[2:]), np.float16)
         start = 0
-        for chunk in (chunk for part in self.parts for chunk in part.iterate_chunks(name, index)):
+        for chunk in (chunk for shard in self.shards for chunk in shard.iterate_chunks(name, index)):
             values[start : start + chunk.shape[1]] = chunk[0]  # (1, rows, tokens, D)
             start += chunk.shape[1]
         return values
@@ -173,12 +173,12 @@ def open_block_inputs(paths: Sequence[Path]) -> BlockInputs:
 
     Raises UserError, naming the file, if a shard is missing, unfinished or damaged, or does not belong with the others.
     """
-    parts = list(map(open_part, paths))
-    with blame(paths[0].parent):
-        parts.sort(key=lambda part: part.seal["parameters"]["shard"])
-        check_parts(parts)
-    small = {name: [chunk for part in parts for chunk in part.iterate_chunks(name)] for name in SMALL_ARRAYS}
-    return BlockInputs(parts, **{name: np.concatenate(chunks) for name, chunks in small.items()})
+    shards = list(map(open_input_shard, paths))
+    with report_damage(paths[0].parent):
+        shards.sort(key=lambda shard: shard.seal["parameters"]["shard"])
+        check_input_shards(shards)
+    small = {name: [chunk for shard in shards for chunk in shard.iterate_chunks(name)] for name in SMALL_ARRAYS}
+    return BlockInputs(shards, **{name: np.concatenate(chunks) for name, chunks in small.items()})
 
 
 def identify_block(inputs: BlockInputs, parameters: ModelStage, block: str, model: dict[str, str]) -> dict[str, Any]:
@@ -186,31 +186,34 @@ def identify_block(inputs: BlockInputs, parameters: ModelStage, block: str, mode
 
     Raises UserError if these do not belong together, or the model has no such block.
     """
-    for part in inputs.parts:
-        check_origin(part.seal, part.path, plan.select_row_keys(parameters), {"model": model})
-    blocks = plan.list_blocks(parameters.model)
+    for shard in inputs.shards:
+        check_origin(shard.seal, shard.path, plan.select_row_keys(parameters), {"model": model})
+    blocks = plan.list_block_names(parameters.model)
     if block not in blocks:
         raise UserError(f"{block}: the model {parameters.model} has the blocks {', '.join(blocks)}")
-    return {"model": model, "block_inputs": [part.seal["fingerprint"] for part in inputs.parts]}
+    return {"model": model, "block_inputs": [shard.seal["fingerprint"] for shard in inputs.shards]}
 
 
-def check_parts(parts: Sequence[Part]) -> None:
+def check_input_shards(shards: Sequence[InputShard]) -> None:
     """Raise UserError unless the shards are complete, have the same origin and share no point."""
-    shared = {key: value for key, value in parts[0].seal["parameters"].items() if key not in OWN}
+    shared = {key: value for key, value in shards[0].seal["parameters"].items() if key not in OWN}
     seen: dict[int, Path] = {}
-    for part in parts:
-        check_origin(part.seal, part.path, shared, parts[0].seal["inputs"])
-        points = part.seal["parameters"]["points"]
+    for shard in shards:
+        check_origin(shard.seal, shard.path, shared, shards[0].seal["inputs"])
+        points = shard.seal["parameters"]["points"]
         if common := seen.keys() & set(points):
             other = seen[min(common)]
             raise UserError(
-                f"{part.path} and {other} have calibration point {min(common)}; name each shard once, or delete both"
+                f"{shard.path} and {other} have calibration point {min(common)}; name each shard once, or delete both"
                 " and run capture_blocks again"
             )
-        seen |= dict.fromkeys(points, part.path)
-    expected, found = plan.list_parts(shared["capture_shards"]), [part.seal["parameters"]["shard"] for part in parts]
+        seen |= dict.fromkeys(points, shard.path)
+    expected, found = (
+        plan.list_stage_shards(shared["capture_shards"]),
+        [shard.seal["parameters"]["shard"] for shard in shards],
+    )
     if found != expected:
         raise UserError(
-            f"{parts[0].path.parent}: shards {', '.join(expected)} are needed and {', '.join(found)} are named;"
+            f"{shards[0].path.parent}: shards {', '.join(expected)} are needed and {', '.join(found)} are named;"
             " run capture_blocks for the others"
         )

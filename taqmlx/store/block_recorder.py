@@ -15,10 +15,10 @@ from taqmlx.planning.stages import CaptureParameters
 from taqmlx.store.block_inputs import (
     choose_batch,
     count_bytes,
-    describe_part,
     digest_values,
     list_batches,
-    open_part,
+    list_input_specs,
+    open_input_shard,
     order_rows,
     read_sealed,
 )
@@ -39,7 +39,7 @@ class BlockRecorder:
     def __init__(self, job: SealedJob):
         self.job, self.parameters = job, CaptureParameters.decode(job.parameters)
         self.path, self.checkpoint_path = job.group, job.scratch / "checkpoint.json"
-        self.specs = describe_part(self.parameters, job.inputs)
+        self.specs = list_input_specs(self.parameters, job.inputs)
         conditions = plan.count_conditions(self.parameters.model)
         size = choose_batch(conditions, job.inputs["image_shape"], job.inputs["text_shape"])
         self.batches = list_batches(len(self.parameters.points), size)
@@ -105,7 +105,7 @@ class BlockRecorder:
 
     def _verify(self, group: Path) -> None:
         """Raise UserError for the first fault of the sealed group."""
-        open_part(group).verify()
+        open_input_shard(group).verify()
         for fault in find_strays(group, list(self.specs.values())):
             raise UserError(fault)
 
@@ -127,7 +127,7 @@ class BlockRecorder:
             return rounded
         value = values[tuple(bad[0])]
         points = self.parameters.points[self.batches[batch]]
-        names = plan.list_blocks(self.parameters.model)
+        names = plan.list_block_names(self.parameters.model)
         place = f"{names[block]} reads" if block < len(names) else f"{names[-1]} gives"
         raise UserError(
             f"{place} the {stream} value {value:g} at calibration point {points[bad[0][0] % len(points)]}, which"

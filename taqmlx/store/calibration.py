@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from taqmlx.planning import plan
-from taqmlx.store.errors import UserError, blame
+from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import read_plain_json
 from taqmlx.store.seal import Seal, read_group_seal
 from taqmlx.store.zarr_arrays import ArraySpec, check_group, read_chunk
 
-PART_BYTES = 1 << 20  # approximate bytes of xs per chunk; also the amount readers hold at a time
+CHUNK_BYTES = 1 << 20  # approximate bytes of xs per chunk; also the amount readers hold at a time
 KEPT_BYTES = 1 << 28  # cache size for prompt encodings
 POINT_ARRAYS = ("xs", "ts", "sigmas", "steps", "prompt_indices")
 PROMPT_ARRAYS = ("cs", "cs_pooled")
@@ -33,10 +33,10 @@ def list_specs(
 ) -> dict[str, ArraySpec]:
     """Arrays of a set of `points` points, by name; a chunk holds about a megabyte of points, or one prompt."""
     shape = tuple(latent_shape)
-    part = min(points, max(1, PART_BYTES // (2 * math.prod(shape))))
-    specs = [ArraySpec("xs", (points, *shape), (part, *shape), "float16")]
-    specs += [ArraySpec(name, (points,), (part,), "float32") for name in ("ts", "sigmas")]
-    specs += [ArraySpec(name, (points,), (part,), "int64") for name in ("steps", "prompt_indices")]
+    chunk = min(points, max(1, CHUNK_BYTES // (2 * math.prod(shape))))
+    specs = [ArraySpec("xs", (points, *shape), (chunk, *shape), "float16")]
+    specs += [ArraySpec(name, (points,), (chunk,), "float32") for name in ("ts", "sigmas")]
+    specs += [ArraySpec(name, (points,), (chunk,), "int64") for name in ("steps", "prompt_indices")]
     for name, whole in zip(PROMPT_ARRAYS, (cs_shape, cs_pooled_shape), strict=True):
         specs.append(ArraySpec(name, tuple(whole), (1, *whole[1:]), "float32"))
     return {spec.name: spec for spec in specs}
@@ -50,14 +50,14 @@ class Calibration:
     seal: Seal
     specs: dict[str, ArraySpec]
 
-    def iterate_parts(self, name: str) -> Iterator[np.ndarray]:
+    def iterate_chunks(self, name: str) -> Iterator[np.ndarray]:
         """Iterate over the chunks of array `name` along its first axis. Raises UserError naming a damaged file."""
         for index in range(self.specs[name].file_count[0]):
             yield read_chunk(self.path, self.specs[name], (index,))
 
     def read(self, name: str) -> np.ndarray:
         """Read the whole array `name`. Raises UserError naming a damaged file."""
-        return np.concatenate(list(self.iterate_parts(name)))
+        return np.concatenate(list(self.iterate_chunks(name)))
 
     def bind_conditions(self) -> Callable[[np.ndarray], list[np.ndarray]]:
         """Return `read(prompts (n,))`, which gives cs (n, 2, T, D) and cs_pooled (n, 2, W) of these prompts.
@@ -81,18 +81,18 @@ class Calibration:
         spec = self.specs[name]
         rows = np.empty((len(indices), *spec.shape[1:]), spec.dtype)
         start = 0
-        for part in self.iterate_parts(name):
-            here = (indices >= start) & (indices < start + len(part))
-            rows[here] = part[indices[here] - start]
-            start += len(part)
+        for chunk in self.iterate_chunks(name):
+            here = (indices >= start) & (indices < start + len(chunk))
+            rows[here] = chunk[indices[here] - start]
+            start += len(chunk)
         return rows
 
     def verify(self) -> None:
         """Read everything. Raises UserError naming the array that differs from its seal."""
         for name in self.specs:
             digest = hashlib.sha256()
-            for part in self.iterate_parts(name):
-                digest.update(part.data)
+            for chunk in self.iterate_chunks(name):
+                digest.update(chunk.data)
             if digest.hexdigest() != self.seal["sha256"][name]:
                 raise UserError(f"{self.path / name} does not match its seal; delete {self.path} and run again")
 
@@ -103,7 +103,7 @@ def open_calibration(path: Path) -> Calibration:
     Raises UserError if it is missing, unfinished or damaged.
     """
     seal = read_group_seal(path)
-    with blame(path):
+    with report_damage(path):
         shapes = (seal["inputs"][name] for name in ("latent_shape", "cs_shape", "cs_pooled_shape"))
         count = seal["parameters"]["trajectories"] * seal["parameters"]["selected_steps"]
         specs = list_specs(count, *shapes)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from taqmlx.planning.plain_files import parse_json, read_plain
-from taqmlx.store.errors import UserError, blame
+from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import write_atomically
 
 
@@ -49,7 +49,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if digest != _digest(content):
         raise UserError(f"{path} is damaged")
     header, _, body = content.partition(b"\n")
-    with blame(path):
+    with report_damage(path):
         values = parse_json(header)
         values["latents"] = np.frombuffer(body, dtype="<f4").reshape(values["latents"])
         return Checkpoint(**values)

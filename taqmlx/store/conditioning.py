@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from taqmlx.planning import plan
-from taqmlx.store.errors import UserError, blame
+from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.preflight import check_disk
 from taqmlx.store.seal import Seal, check_origin, read_file_seal, write_file_seal
-from taqmlx.store.tensors import open_tensors, refuse_broken, stream_tensors
+from taqmlx.store.tensors import open_tensors, reject_nonfinite, stream_tensors
 
 NAMES = ("cs", "cs_pooled")
 Encoding = tuple[np.ndarray, np.ndarray]  # one prompt: (2, tokens, width) and (2, width), float32
@@ -66,7 +66,7 @@ class Conditioning:
     @property
     def weights(self) -> dict[str, str]:
         """sha256 of each file of the model that computed the encodings."""
-        with blame(self.path):
+        with report_damage(self.path):
             digests: dict[str, str] = self.seal["inputs"]["model"]
             return digests
 
@@ -77,7 +77,7 @@ class Conditioning:
 
     def list_digests(self, indices: Sequence[int]) -> list[str]:
         """sha256 of the encodings of the prompts at `indices`."""
-        with blame(self.path):
+        with report_damage(self.path):
             return [self.seal["sha256"]["prompts"][index] for index in indices]
 
     def read_shapes(self) -> dict[str, list[int]]:
@@ -92,11 +92,11 @@ class Conditioning:
         """
         with open_tensors(self.path) as file:
             slices = [file.get_slice(name) for name in NAMES]
-            with blame(self.path):
+            with report_damage(self.path):
                 cs, cs_pooled = (np.stack([part[index] for index in indices]) for part in slices)
         if list(map(digest_prompt, cs, cs_pooled)) != self.list_digests(indices):
             raise UserError(f"{self.path} does not match {self.path.with_suffix('.json')}; delete both and run again")
-        refuse_broken(self.path, dict(zip(NAMES, (cs, cs_pooled), strict=True)), f"delete {self.path} and run again")
+        reject_nonfinite(self.path, dict(zip(NAMES, (cs, cs_pooled), strict=True)), f"delete {self.path} and run again")
         return cs, cs_pooled
 
 

@@ -16,7 +16,7 @@ class UnreachableError(UserError):
 
 
 @contextmanager
-def blame_values(name: str) -> Iterator[None]:
+def report_unusable_values(name: str) -> Iterator[None]:
     """Turn a ValueError, which numerics raise for unusable weights or inputs, into a UserError that names the block."""
     try:
         yield
@@ -25,7 +25,7 @@ def blame_values(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def blame(path: object) -> Iterator[None]:
+def report_damage(path: object) -> Iterator[None]:
     """Turn exceptions from parsing the file or folder `path` into a UserError that names it."""
     try:
         yield

@@ -15,7 +15,7 @@ from typing import Any
 
 from taqmlx.planning import plain_files, plan
 from taqmlx.store.errors import UserError
-from taqmlx.store.locations import Place, read_files
+from taqmlx.store.locations import Location, read_files
 from taqmlx.store.partials import hold_partial
 
 # Files that Snakemake leaves in the folders it tracks.
@@ -66,11 +66,11 @@ def write_plain_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda partial: partial.write_text(encode_json(value), encoding="utf-8"))
 
 
-def find_broken(value: Any, place: str = "") -> Iterator[str]:
+def find_nonfinite(value: Any, place: str = "") -> Iterator[str]:
     """Yield the dotted path of each number in `value` that is NaN or infinite."""
     if isinstance(value, dict | list | tuple):
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from find_broken(part, f"{place}.{key}".lstrip("."))
+            yield from find_nonfinite(part, f"{place}.{key}".lstrip("."))
     elif isinstance(value, float) and not math.isfinite(value):
         yield place
 
@@ -80,13 +80,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
     Raises UserError, naming the key, for a number that is not finite.
     """
-    if broken := next(find_broken(content), None):
+    if broken := next(find_nonfinite(content), None):
         raise UserError(f"{path}: {broken} is not a finite number; check its inputs")
     kept = drop_checksum(json.loads(encode_json(content)))
     write_plain_json(path, kept | {CHECKSUM: plan.fingerprint(kept)})
 
 
-def read_plain_json(path: Place, whole: Place | None = None) -> Any:
+def read_plain_json(path: Location, whole: Location | None = None) -> Any:
     """Read a JSON file from any program; `whole` is the folder to delete if the file cannot be remade alone.
 
     Raises UserError naming the file and the remedy if it is absent, not JSON, or rejected by `parse_json`.
@@ -95,7 +95,7 @@ def read_plain_json(path: Place, whole: Place | None = None) -> Any:
     return decode_json(content, path, whole)
 
 
-def decode_json(content: bytes | Exception, path: Place, whole: Place | None = None) -> Any:
+def decode_json(content: bytes | Exception, path: Location, whole: Location | None = None) -> Any:
     """Decode the `content` of a JSON file; `content` may be the exception raised by reading it.
 
     Raises as `read_plain_json`.
@@ -137,7 +137,7 @@ def drop_checksum(content: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key != CHECKSUM}
 
 
-def refuse_changed(path: Path, content: dict[str, Any], rule: str) -> dict[str, Any]:
+def reject_changed(path: Path, content: dict[str, Any], rule: str) -> dict[str, Any]:
     """Return `content` of `path` without its checksum, which is optional in files from other programs.
 
     Raises UserError, naming the `rule` that makes the file, if there is a checksum and it does not match.

@@ -60,9 +60,9 @@ def write_points(
     prompts (N,) is the prompt index of each trajectory. Returns the arrays' sha256 (hex).
     """
     digests = {name: hashlib.sha256() for name in POINT_ARRAYS}
-    part, shape = specs["xs"].chunks[0], specs["xs"].shape[1:]
-    for start in range(0, len(selection.permutation), part):
-        points = selection.permutation[start : start + part]
+    chunk, shape = specs["xs"].chunks[0], specs["xs"].shape[1:]
+    for start in range(0, len(selection.permutation), chunk):
+        points = selection.permutation[start : start + chunk]
         numbers, k = np.divmod(points, len(selection.steps))
         content = os.pread(file.fileno(), len(points) * 2 * int(np.prod(shape)), start * 2 * int(np.prod(shape)))
         values = {
@@ -72,7 +72,7 @@ def write_points(
             "steps": selection.steps[k],
             "prompt_indices": prompts[numbers],
         }
-        write_chunks(path, [(specs[name], (start // part,), value) for name, value in values.items()])
+        write_chunks(path, [(specs[name], (start // chunk,), value) for name, value in values.items()])
         for name, value in values.items():
             digests[name].update(np.ascontiguousarray(value).data)
     return {name: digest.hexdigest() for name, digest in digests.items()}

@@ -12,7 +12,7 @@ from taqmlx.numerics.sigma_lookup import find_nearest_knot
 from taqmlx.planning import plan
 from taqmlx.planning.layer_rules import InputPattern, find_input_rule
 from taqmlx.store.block_file import BlockFile, read_block
-from taqmlx.store.errors import UserError, blame
+from taqmlx.store.errors import UserError, report_damage
 
 TOLERANCE = 1e-6  # relative; noise levels may have passed through float32
 
@@ -26,7 +26,7 @@ def read_blocks(paths: Sequence[Path]) -> Blocks:
     blocks: dict[str, tuple[Path, BlockFile]] = {}
     for path in paths:
         block = read_block(path)
-        with blame(path):
+        with report_damage(path):
             name = block.seal["parameters"]["block"]
             if name in blocks:
                 raise UserError(f"{blocks[name][0]} and {path} are both of the block {name}; name one of them")
@@ -45,7 +45,7 @@ def check_blocks(
     if wrong := set(checkpoint["origin"]["blocks"]) ^ set(blocks):
         raise UserError(f"blocks: {', '.join(sorted(wrong))}: named and packed ones differ; name what pack_weights had")
     for path, block in blocks.values():
-        with blame(path):
+        with report_damage(path):
             check_rules(path, block, rules)
             check_weights(path, block, checkpoint, layer_paths)
 
@@ -76,7 +76,7 @@ def pick_inputs(blocks: Blocks, sigmas: Sequence[float]) -> dict[str, InputQuant
     """
     picked = {}
     for path, block in blocks.values():
-        with blame(path):
+        with report_damage(path):
             places = find_sigmas(sigmas, block.sigmas, path)
             for name, quantizer in block.inputs.items():
                 steps = quantizer.step_sizes if len(quantizer.step_sizes) == 1 else quantizer.step_sizes[places]

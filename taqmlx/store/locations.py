@@ -97,10 +97,10 @@ class RemotePath:
         return UnreachableError(f"{self} cannot be read or written ({reason}); {HINT}")
 
 
-Place = Path | RemotePath
+Location = Path | RemotePath
 
 
-def open_place(text: str) -> Place:
+def open_location(text: str) -> Location:
     """Return the folder or URL named by `text`. Raises UserError for an invalid URL."""
     if "://" not in text:
         return Path(text)
@@ -115,7 +115,7 @@ def open_place(text: str) -> Place:
     return RemotePath(filesystem, key)
 
 
-def read_files(places: Sequence[Place], largest: int | None = None) -> Iterator[bytes | Exception]:
+def read_files(places: Sequence[Location], largest: int | None = None) -> Iterator[bytes | Exception]:
     """Yield the content of each of several files of one store, or the error of reading it; at a URL concurrently.
 
     A local file with more than `largest` bytes gives a ValueError. Raises UnreachableError.
@@ -136,14 +136,14 @@ def read_files(places: Sequence[Place], largest: int | None = None) -> Iterator[
             yield error
 
 
-def list_files(place: Place) -> set[str]:
+def list_files(place: Location) -> set[str]:
     """Names, relative to `place`, of all files below it."""
     if isinstance(place, RemotePath):
         return set(place.list_keys())
     return {str(file.relative_to(place)) for file in place.rglob("*") if file.is_file()}
 
 
-def list_folders(place: Place) -> list[str]:
+def list_folders(place: Location) -> list[str]:
     """Names of the folders in `place`, sorted."""
     if isinstance(place, RemotePath):
         return sorted(place.list_folders())

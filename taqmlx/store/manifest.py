@@ -11,8 +11,8 @@ from typing import Any
 from taqmlx.planning import plan
 from taqmlx.planning.stages import CollectShard, ShardParameters
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import read_plain_json, refuse_changed
-from taqmlx.store.locations import Place
+from taqmlx.store.files import read_plain_json, reject_changed
+from taqmlx.store.locations import Location
 from taqmlx.store.original_layout import name_image, name_latents
 from taqmlx.store.seal import Seal, check_origin, read_group_seal
 
@@ -26,7 +26,7 @@ NEEDED = {"num_steps": int, "cfg_scale": (int, float), "images": list}
 NEEDED_OF_IMAGE = {"image_id": int, "prompt": str, "seed": int}
 
 
-def read_seals(store: Place, parameters: CollectShard) -> dict[str, Seal]:
+def read_seals(store: Location, parameters: CollectShard) -> dict[str, Seal]:
     """Read the seals of the finished shards in `store`, by shard.
 
     Raises UserError for a seal that is damaged or of other parameters.
@@ -108,7 +108,7 @@ def read_manifest(path: Path) -> Manifest:
     manifest = read_plain_json(path)
     if not isinstance(manifest, dict):
         raise UserError(f"{path} is not a manifest")
-    manifest = refuse_changed(path, manifest, "the program that wrote it")
+    manifest = reject_changed(path, manifest, "the program that wrote it")
     check_keys(path, manifest, NEEDED)
     for place, image in enumerate(manifest["images"]):
         check_keys(f"{path}: images[{place}]", image, NEEDED_OF_IMAGE)

@@ -17,9 +17,9 @@ import numpy as np
 from taqmlx.numerics.stored_types import STORED_TYPES
 from taqmlx.planning.layer_rules import FLOAT16, UNQUANTIZED, read_scale_dtype
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import find_named, hash_file, read_plain_json, refuse_changed
+from taqmlx.store.files import find_named, hash_file, read_plain_json, reject_changed
 from taqmlx.store.schemas import check_schema, load_schema
-from taqmlx.store.tensors import read_tensors, refuse_broken, write_bfloat16, write_tensors
+from taqmlx.store.tensors import read_tensors, reject_nonfinite, write_bfloat16, write_tensors
 
 SCHEMA = load_schema("packed_checkpoint.schema.json")
 FORMAT, VERSION = (SCHEMA["properties"][key]["const"] for key in ("format", "version"))
@@ -57,7 +57,7 @@ def read_packed(folder: Path) -> PackedCheckpoint:
     for name in config["quantization"]:
         for fault in find_misfits(checkpoint, name):
             raise UserError(f"{path}: {name}: {fault}; run pack_weights again")
-    refuse_broken(path, checkpoint.tensors, f"delete {folder} and run pack_weights again")
+    reject_nonfinite(path, checkpoint.tensors, f"delete {folder} and run pack_weights again")
     return checkpoint
 
 
@@ -78,7 +78,7 @@ def read_packed_config(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} has format {shown[0]}, version {shown[1]}, not {FORMAT}, {VERSION}; run pack_weights again"
         )
-    config = refuse_changed(path, config, "pack_weights")
+    config = reject_changed(path, config, "pack_weights")
     check_schema(config, SCHEMA, path)
     return config
 

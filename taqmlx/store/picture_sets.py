@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from taqmlx.store.errors import UserError, blame
+from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import hash_file
 from taqmlx.store.pictures import name_picture, read_latents, read_picture
 from taqmlx.store.seal import Seal, read_file_seal
@@ -71,7 +71,7 @@ def read_features(paths: Sequence[Path], name: str) -> Features:
         arrays, about = read_sealed_tensors(path)
         parts.append(arrays)
         abouts.append(about)
-        with blame(path):
+        with report_damage(path):
             if about["shard"] != path.stem:
                 raise UserError(f"{path} has the features of shard {about['shard']}; delete it and run again")
             if about["set"] != name:
@@ -81,7 +81,7 @@ def read_features(paths: Sequence[Path], name: str) -> Features:
     filled = [part for part in parts if part]
     if not filled:
         raise UserError(f"{paths[0].parent} has features of no picture")
-    with blame(paths[0].parent):
+    with report_damage(paths[0].parent):
         arrays = {name: np.concatenate([part[name] for part in filled]) for name in filled[0]}
         pictures, resized = (sum(about[key] for about in abouts) for key in ("pictures", "resized"))
         return Features(arrays, abouts[0]["features"], pictures, resized, [about["origin"] for about in abouts])
@@ -98,7 +98,7 @@ def list_sealed(path: Path) -> tuple[Seal, list[Path]]:
     Raises UserError if it is damaged, or if a sealed file is missing or differs.
     """
     seal = read_file_seal(path)
-    with blame(path):
+    with report_damage(path):
         paths = [name_picture(path.with_suffix(""), seed) for _, seed in seal["parameters"]["pictures"]]
         for picture in paths:
             files, digests = (picture, picture.with_suffix(".safetensors")), seal["sha256"].get(picture.name, [None])
@@ -116,7 +116,7 @@ def read_set(seals: Sequence[Path], features: Sequence[Path], variant: str) -> P
     rows, paths, origins = [], [], []
     for path in seals:
         seal, pictures = list_sealed(path)
-        with blame(path):
+        with report_damage(path):
             if seal["parameters"]["variant"] != variant:
                 raise UserError(
                     f"{path} belongs to {seal['parameters']['variant']}, not {variant}; delete it and run again"

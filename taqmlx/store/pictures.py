@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from taqmlx.planning.plain_files import PICTURES, read_plain
-from taqmlx.store.errors import UserError, blame
+from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import write_atomically
 from taqmlx.store.tensors import read_sealed_tensors, write_sealed_tensors
 
@@ -51,7 +51,7 @@ def is_drawn(path: Path, about: dict[str, Any]) -> bool:
 def read_latents(path: Path) -> np.ndarray:
     """Read the final latents (h, w, c) of the picture at `path`. Raises UserError if they are missing or damaged."""
     place = path.with_suffix(".safetensors")
-    with blame(place):
+    with report_damage(place):
         return read_sealed_tensors(place)[0]["latents"]
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import SNAKEMAKE_MARKS
-from taqmlx.store.locations import Place, RemotePath, list_files
+from taqmlx.store.locations import Location, RemotePath, list_files
 from taqmlx.store.zarr_arrays import FILES_AT_ONCE, write_files
 
 SEALED = "zarr.json"
 
 
-def publish_group(group: Path, out: Place) -> None:
+def publish_group(group: Path, out: Location) -> None:
     """Publish the sealed group in folder `group` as `out`: by renaming to a folder, or by uploading to a URL.
 
     Raises UserError, naming the object, if `out` holds anything else; existing objects are never replaced.
@@ -41,7 +41,7 @@ def upload_group(group: Path, out: RemotePath) -> None:
     create(SEALED)
 
 
-def fetch_group(source: Place, folder: Path) -> None:
+def fetch_group(source: Location, folder: Path) -> None:
     """Copy the files of a group to `folder`; they are on disk on return and still have to be verified."""
     names = [name for name in sorted(list_files(source)) if Path(name).name not in SNAKEMAKE_MARKS]
     for name in names:

@@ -10,9 +10,9 @@ from taqmlx.numerics.activation import PER_TOKEN, look_up_step
 from taqmlx.numerics.input_quantizer import ARRAYS, InputQuantizer
 from taqmlx.numerics.sigma_lookup import DEFAULT_LOOKUP, LOOKUPS
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import find_named, hash_file, read_plain_json, refuse_changed
+from taqmlx.store.files import find_named, hash_file, read_plain_json, reject_changed
 from taqmlx.store.schemas import check_schema, load_schema
-from taqmlx.store.tensors import read_tensors, refuse_broken
+from taqmlx.store.tensors import read_tensors, reject_nonfinite
 
 FORMAT, VERSION = "time-aware-quant-config", 2
 SCHEMA = load_schema("quant_config.schema.json")
@@ -83,20 +83,20 @@ def read_quant_config(path: Path) -> QuantConfig:
         check_file(file, content[part]["sha256"], path)
     arrays = read_tensors(files["arrays"])
     check_arrays(content, arrays, path)
-    refuse_broken(files["arrays"], arrays, f"delete {path} and make both again")
+    reject_nonfinite(files["arrays"], arrays, f"delete {path} and make both again")
     return QuantConfig(content, arrays, files["weights"])
 
 
 def read_content(path: Path) -> dict[str, Any]:
     """Read the JSON of a config only. Raises UserError if it is damaged, of another format, or invalid."""
     content = read_plain_json(path)
-    refuse_other_formats(content, path)
-    content = refuse_changed(path, content, "write_quant_config")
+    reject_other_formats(content, path)
+    content = reject_changed(path, content, "write_quant_config")
     check_schema(content, SCHEMA, path)
     return content
 
 
-def refuse_other_formats(content: Any, path: Path) -> None:
+def reject_other_formats(content: Any, path: Path) -> None:
     """Raise UserError unless `content` states this format and version."""
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:

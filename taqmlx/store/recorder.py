@@ -12,7 +12,7 @@ import numpy as np
 
 from taqmlx.planning.stages import ShardParameters
 from taqmlx.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from taqmlx.store.errors import UserError, blame
+from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.seal import Seal
 from taqmlx.store.sealed_job import SealedJob
 from taqmlx.store.trajectories import (
@@ -48,7 +48,7 @@ class Recorder:
             raise UserError(f"{self.job.scratch} was made with other parameters or inputs")
         check_group(self.path, list(self.specs.values()))
         self.digests = []
-        with blame(self.checkpoint_path):
+        with report_damage(self.checkpoint_path):
             for row, wanted in enumerate(checkpoint.digests):
                 digest = self._hash_row(row, self.layout.steps if row < checkpoint.row else checkpoint.step)
                 if digest.hexdigest() != wanted:
@@ -73,7 +73,7 @@ class Recorder:
         with np.errstate(over="ignore"):
             rounded = latents.astype(np.float16)
         if not np.isfinite(rounded).all():
-            self._refuse(row, step, ~np.isfinite(rounded), latents)
+            self._reject(row, step, ~np.isfinite(rounded), latents)
         return rounded
 
     def store_chunk(self, row: int, step: int, states: np.ndarray, latents: np.ndarray) -> None:
@@ -84,7 +84,7 @@ class Recorder:
         """
         count, end = len(states), step + states.shape[1]
         if not np.isfinite(latents).all():
-            self._refuse(row, end, ~np.isfinite(latents), latents)
+            self._reject(row, end, ~np.isfinite(latents), latents)
         if step == 0:
             self.digests += [begin_digest(*self.parameters.rows[row + i]) for i in range(count)]
         block = step // self.layout.block
@@ -113,7 +113,7 @@ class Recorder:
         for fault in find_faults(group, self.job.parameters, self.job.inputs):
             raise UserError(fault)
 
-    def _refuse(self, row: int, step: int, bad: np.ndarray, latents: np.ndarray) -> None:
+    def _reject(self, row: int, step: int, bad: np.ndarray, latents: np.ndarray) -> None:
         """Raise UserError for the first value of `latents` marked in `bad`."""
         index = tuple(np.argwhere(bad)[0])
         number, prompt_index = self.parameters.rows[row + index[0]]

@@ -8,7 +8,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from taqmlx.store.errors import UserError, blame
+from taqmlx.store.errors import UserError, report_damage
 
 MOST_ERRORS = 100  # number of errors from which the most relevant is chosen
 LONGEST_MESSAGE = 200  # characters
@@ -22,7 +22,7 @@ def load_schema(name: str) -> dict[str, Any]:
 
 def check_schema(content: Any, schema: dict[str, Any], path: Path) -> None:
     """Raise UserError, naming the place in the file `path`, unless its `content` fits `schema`."""
-    with blame(path):
+    with report_damage(path):
         error = best_match(islice(Draft202012Validator(schema).iter_errors(content), MOST_ERRORS))
     if error:
         place = ".".join(map(str, error.absolute_path))[:LONGEST_MESSAGE] or "the file"

@@ -11,7 +11,7 @@ from typing import Any, TypedDict, cast
 from taqmlx.planning import plan
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, is_unchanged, read_plain_json, write_json, write_plain_json
-from taqmlx.store.locations import Place
+from taqmlx.store.locations import Location
 
 FORMAT = 1
 GROUP = {"zarr_format": 3, "node_type": "group"}  # metadata of any Zarr group
@@ -45,7 +45,7 @@ def fingerprint_origin(parameters: plan.Parameters, inputs: dict[str, Any]) -> s
     return plan.fingerprint({"parameters": parameters, "inputs": inputs})
 
 
-def check_seal(seal: Any, place: Place) -> Seal:
+def check_seal(seal: Any, place: Location) -> Seal:
     """Return `seal`, found at `place`, if it is valid. Raises UserError otherwise."""
     if not isinstance(seal, dict) or "checksum" not in seal:
         raise UserError(f"{place} has no seal: it was not finished; delete it and run again")
@@ -65,7 +65,7 @@ def check_seal(seal: Any, place: Place) -> Seal:
     return cast(Seal, seal)
 
 
-def check_origin(seal: Seal, place: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> None:
+def check_origin(seal: Seal, place: Location, parameters: plan.Parameters, inputs: dict[str, Any]) -> None:
     """Raise UserError, naming a difference, unless `seal` was made with `parameters` and `inputs`.
 
     Only the given keys are compared, so a reader may check the subset it knows.
@@ -79,7 +79,7 @@ def check_origin(seal: Seal, place: Place, parameters: plan.Parameters, inputs: 
             )
 
 
-def read_group_seal(group: Place) -> Seal:
+def read_group_seal(group: Location) -> Seal:
     """Read and check the seal of a Zarr group. Raises UserError if the group or its seal is absent or damaged."""
     metadata = read_plain_json(group / "zarr.json", whole=group)
     attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
@@ -93,7 +93,7 @@ def read_file_seal(path: Path) -> Seal:
     return check_seal(read_plain_json(path), path)
 
 
-def holds_group(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> bool:
+def holds_group(path: Location, parameters: plan.Parameters, inputs: dict[str, Any]) -> bool:
     """True if `path` holds a group sealed with these parameters and inputs.
 
     Raises UserError if it holds anything else: finished work is never overwritten. At a URL, objects without a seal are

@@ -24,7 +24,7 @@ import numpy as np
 from taqmlx.planning import plan
 from taqmlx.store.errors import UserError
 from taqmlx.store.learning_state import read_learning, write_learning
-from taqmlx.store.locations import Place
+from taqmlx.store.locations import Location
 from taqmlx.store.lock import hold_lock
 from taqmlx.store.publishing import publish_group
 from taqmlx.store.seal import Seal, fingerprint_origin, make_seal, write_group_seal
@@ -41,7 +41,7 @@ Holds = Callable[[Any, plan.Parameters, dict[str, Any]], bool]
 class SealedJob:
     """The work on the result `out`, done in the folder `scratch` with `parameters` on `inputs` (digests)."""
 
-    out: Place
+    out: Location
     scratch: Path
     parameters: plan.Parameters
     inputs: dict[str, Any]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from taqmlx.planning import plan
-from taqmlx.store.errors import UserError, blame
+from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import hash_file, read_json, write_json
 from taqmlx.store.tensors import read_named_tensors, write_tensors
 
@@ -51,7 +51,7 @@ def read_sensitivity(path: Path) -> dict[str, Any]:
 
 def read_sensitivity_arrays(path: Path, content: dict[str, Any]) -> dict[str, np.ndarray]:
     """Read the arrays referenced in the `content` of `path`. Raises UserError if they are missing or changed."""
-    with blame(path):
+    with report_damage(path):
         named = content["arrays"]
     return read_named_tensors(path, named, "measure_sensitivity")
 
@@ -65,7 +65,7 @@ def read_sensitivities(paths: Sequence[Path], model: str) -> dict[str, dict[str,
     read: dict[str, dict[str, Any]] = {}
     for path in paths:
         content = read_sensitivity(path)
-        with blame(path):
+        with report_damage(path):
             block, first = content["block"], next(iter(read.values()), content)
             if content["model"] != model:
                 raise UserError(
@@ -76,6 +76,6 @@ def read_sensitivities(paths: Sequence[Path], model: str) -> dict[str, dict[str,
             if difference := plan.describe_difference(content["origin"], first["origin"]):
                 raise UserError(f"{path} and {paths[0]} were made from different files ({difference}); make both again")
             read[block] = content
-    if missing := [block for block in plan.list_blocks(model) if block not in read]:
+    if missing := [block for block in plan.list_block_names(model) if block not in read]:
         raise UserError(f"the sensitivity of {', '.join(missing)} is missing; run measure_sensitivity for all blocks")
-    return {block: read[block] for block in plan.list_blocks(model)}
+    return {block: read[block] for block in plan.list_block_names(model)}

@@ -13,15 +13,15 @@ from taqmlx.numerics.observations import (
     Observations,
     describe_input,
     list_numbers,
-    merge_parts,
+    merge_observations,
     unpack_observations,
 )
 from taqmlx.planning import plan
-from taqmlx.store.errors import UserError, blame
+from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import hash_file
 from taqmlx.store.seal import Seal, read_file_seal
 from taqmlx.store.statistics_file import FORMAT
-from taqmlx.store.tensors import read_tensors, refuse_broken
+from taqmlx.store.tensors import read_tensors, reject_nonfinite
 
 
 def merge_shards(shards: Sequence[Path]) -> tuple[list[Seal], dict[str, dict[str, Any]], dict[str, np.ndarray]]:
@@ -30,26 +30,26 @@ def merge_shards(shards: Sequence[Path]) -> tuple[list[Seal], dict[str, dict[str
     Raises UserError unless the shards are intact, complete and of the same origin.
     """
     paths = sorted(shards, key=lambda path: path.name)
-    seals = [read_part_seal(path) for path in paths]
-    check_parts(seals, paths)
-    merged = merge_parts([read_part(path) for path in paths])
-    with blame(paths[0].parent):
+    seals = [read_observations_seal(path) for path in paths]
+    check_shards(seals, paths)
+    merged = merge_observations([read_observations(path) for path in paths])
+    with report_damage(paths[0].parent):
         described = {name: describe_input(name, steps) for name, steps in merged.items()}
     arrays = {key: array for _, arrays in described.values() for key, array in arrays.items()}
     return seals, {name: numbers for name, (numbers, _) in described.items()}, arrays
 
 
-def read_part(path: Path) -> Observations:
+def read_observations(path: Path) -> Observations:
     """Read the observations of a shard. Raises UserError, naming input and number, if unreadable or not finite."""
     tensors = read_tensors(path)
-    with blame(path):
+    with report_damage(path):
         observations = unpack_observations(tensors)
         numbers = list_numbers(observations)
-    refuse_broken(path, numbers, f"delete {path} and run collect_activations again")
+    reject_nonfinite(path, numbers, f"delete {path} and run collect_activations again")
     return observations
 
 
-def read_part_seal(path: Path) -> Seal:
+def read_observations_seal(path: Path) -> Seal:
     """Read the seal beside a shard. Raises UserError if it is damaged or does not match the shard's bytes."""
     seal = read_file_seal(path.with_suffix(".json"))
     if not path.is_file() or seal["sha256"] != {path.name: hash_file(path)}:
@@ -57,12 +57,12 @@ def read_part_seal(path: Path) -> Seal:
     return seal
 
 
-def check_parts(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
+def check_shards(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
     """Raise UserError unless the shards are complete and of the same origin."""
     origins = [seal["parameters"] | seal["inputs"] for seal in seals]
-    with blame(paths[0].parent):
+    with report_damage(paths[0].parent):
         found = [origin["shard"] for origin in origins]
-        expected = plan.list_parts(origins[0]["statistics_shards"])
+        expected = plan.list_stage_shards(origins[0]["statistics_shards"])
     for origin, path in zip(origins, paths, strict=True):
         wanted = origins[0] | {"shard": origin["shard"]}
         if difference := plan.describe_difference(origin, wanted):

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from taqmlx.numerics.stored_types import decode_bfloat16, encode_bfloat16
 from taqmlx.planning.plain_files import open_plain, parse_json, read_plain
-from taqmlx.store.errors import UserError, blame
+from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import find_named, hash_file, write_atomically
 from taqmlx.store.safetensors_header import LENGTH_BYTES, StoredTensor
 
@@ -125,7 +125,7 @@ def decode_tensor(about: Mapping[str, Any]) -> np.ndarray:
 
 def read_note(path: Path, key: str) -> Any:
     """Read the JSON under `key` in the metadata of a valid safetensors file. Raises UserError."""
-    with blame(path):
+    with report_damage(path):
         return parse_json(read_metadata(path)[key])
 
 
@@ -146,7 +146,7 @@ def open_tensors(path: Path) -> Iterator[Any]:
         raise UserError(f"{path} is missing or damaged ({error}); delete it and run again") from error
 
 
-def refuse_broken(path: Path, arrays: Mapping[str, np.ndarray], again: str) -> None:
+def reject_nonfinite(path: Path, arrays: Mapping[str, np.ndarray], again: str) -> None:
     """Raise UserError, naming file and array, if one of `arrays`, read from `path`, has a NaN or an infinity.
 
     again: the remedy, the end of the message.
@@ -176,7 +176,7 @@ def read_sealed_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, An
         raise UserError(f"{path} has no valid metadata; delete it and run again") from None
     if found != digest_tensors(arrays, about):
         raise UserError(f"{path} is not what was written; delete it and run again")
-    refuse_broken(path, arrays, "delete it and run again")
+    reject_nonfinite(path, arrays, "delete it and run again")
     return arrays, about
 
 
@@ -195,10 +195,10 @@ def read_named_tensors(path: Path, named: Mapping[str, str], rule: str) -> dict[
 
     Raises UserError, naming the `rule` that makes both, if it is missing, changed, or has values that are not finite.
     """
-    with blame(path):
+    with report_damage(path):
         file = find_named(path, named["file"])
         if not file.is_file() or hash_file(file) != named["sha256"]:
             raise UserError(f"{file} is missing or not what {path} was made with; delete both and run {rule} again")
     arrays = read_tensors(file)
-    refuse_broken(file, arrays, f"delete {file} and run {rule} again")
+    reject_nonfinite(file, arrays, f"delete {file} and run {rule} again")
     return arrays

@@ -15,9 +15,9 @@ import numpy as np
 
 from taqmlx.planning import plan
 from taqmlx.planning.stages import CollectShard, ShardParameters
-from taqmlx.store.errors import UnreachableError, UserError, blame
+from taqmlx.store.errors import UnreachableError, UserError, report_damage
 from taqmlx.store.files import read_plain_json
-from taqmlx.store.locations import Place
+from taqmlx.store.locations import Location
 from taqmlx.store.seal import Seal, check_origin, read_group_seal
 from taqmlx.store.zarr_arrays import ArraySpec, check_group, find_missing, find_strays, read_chunk, read_chunks
 
@@ -48,14 +48,14 @@ class Layout:
         ]
         return {spec.name: spec for spec in specs}
 
-    def read_states(self, path: Place, row: int, end: int) -> np.ndarray:
+    def read_states(self, path: Location, row: int, end: int) -> np.ndarray:
         """Read the states (end, h, w, c) of a row before step `end` from the group at `path`. Raises UserError."""
         spec, blocks = self.specs["xs"], range(-(-end // self.block))
         chunks = read_chunks(path, [(spec, (row, k)) for k in blocks])
         states: np.ndarray = np.concatenate([chunk[0] for chunk in chunks])
         return states[:end]
 
-    def read_latents(self, path: Place, row: int) -> np.ndarray:
+    def read_latents(self, path: Location, row: int) -> np.ndarray:
         """Read the final latents (h, w, c) of a row from the group at `path`. Raises UserError."""
         latents: np.ndarray = read_chunk(path, self.specs["latents"], (row,))[0]
         return latents
@@ -99,7 +99,7 @@ class Trajectory:
 class Shard:
     """An opened, sealed shard: its location, seal, parameters, layout and small arrays."""
 
-    path: Place
+    path: Location
     seal: Seal
     job: ShardParameters
     layout: Layout
@@ -107,7 +107,7 @@ class Shard:
 
     def read_trajectory(self, row: int) -> Trajectory:
         """Read and verify the trajectory in `row`. Raises UserError naming the damaged, missing or misplaced files."""
-        with blame(self.path):
+        with report_damage(self.path):
             number, prompt_index = self.job.rows[row]
             sealed = self.seal["sha256"]["trajectories"][str(number)]
         states = self.layout.read_states(self.path, row, self.layout.steps)
@@ -123,14 +123,14 @@ class Shard:
         return Trajectory(number, prompt_index, states, latents)
 
 
-def open_shard(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> Shard:
+def open_shard(path: Location, parameters: plan.Parameters, inputs: dict[str, Any]) -> Shard:
     """Open the shard at `path`; check its seal and small arrays. Trajectories are checked when read.
 
     Only the given parameters and inputs are compared with the seal's. Raises UserError naming the fault.
     """
     seal = read_group_seal(path)
     check_origin(seal, path, parameters, inputs)
-    with blame(path):
+    with report_damage(path):
         job = ShardParameters.decode(seal["parameters"])
         layout = plan_layout(job, seal["inputs"]["latent_shape"])
         specs = layout.specs
@@ -143,21 +143,21 @@ def open_shard(path: Place, parameters: plan.Parameters, inputs: dict[str, Any])
     return Shard(path, seal, job, layout, small)
 
 
-def check_root(store: Place) -> None:
+def check_root(store: Location) -> None:
     """Raise UserError unless the root metadata of `store` is intact; other programs need it to open the store."""
     path = store / "zarr.json"
     if read_plain_json(path) != ROOT:
         raise UserError(f"{path} is damaged; delete it and run create_store again")
 
 
-def open_shards(store: Place, parameters: CollectShard) -> Iterator[Shard]:
+def open_shards(store: Location, parameters: CollectShard) -> Iterator[Shard]:
     """Open every shard. Raises UserError as `open_shard`."""
     check_root(store)
     for name in plan.list_shards(parameters):
         yield open_shard(store / name, plan.select_shard(parameters, name).encode(), {})
 
 
-def find_faults(path: Place, parameters: plan.Parameters, inputs: dict[str, Any]) -> Iterator[str]:
+def find_faults(path: Location, parameters: plan.Parameters, inputs: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each fault of the shard at `path`; none if it is intact and of these `parameters` and `inputs`.
 
     Raises UnreachableError.

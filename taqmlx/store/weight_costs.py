@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import Choice, Costs
 from taqmlx.planning.layer_rules import WeightPattern
-from taqmlx.store.errors import UserError, blame
+from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import read_json, write_json
 
 FORMAT = {"format": "weight-costs", "version": 1}
@@ -48,7 +48,7 @@ def read_costs(path: Path, model: str, rules: Sequence[WeightPattern]) -> Weight
     """Read `path`. Raises UserError if it is missing, damaged, or of another model or other `rules`."""
     content = read_json(path, **FORMAT)
     wanted = {"model": model, "weights": rules}
-    with blame(path):
+    with report_damage(path):
         found = {key: content["parameters"][key] for key in wanted}
         if difference := plan.describe_difference(found, wanted):
             raise UserError(f"{path} was measured by other rules ({difference}); delete it and run measure_costs again")

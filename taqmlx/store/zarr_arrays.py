@@ -27,7 +27,7 @@ from numcodecs import blosc
 from taqmlx.planning.plain_files import LARGEST_JSON
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import SNAKEMAKE_MARKS, decode_json, encode_json, name_file
-from taqmlx.store.locations import Place, list_files, read_files
+from taqmlx.store.locations import Location, list_files, read_files
 
 blosc.use_threads = False  # as the zarr package does: chunks are processed in parallel instead
 
@@ -123,7 +123,7 @@ def create_group(path: Path, specs: Sequence[ArraySpec], attributes: dict[str, A
     write_files((path / name, lambda value=value: encode_json(value).encode()) for name, value in described.items())
 
 
-def check_group(path: Place, specs: Sequence[ArraySpec]) -> None:
+def check_group(path: Location, specs: Sequence[ArraySpec]) -> None:
     """Raise UserError unless the arrays of the group at `path` match `specs` and have a possible shape."""
     for spec in specs:
         if min(spec.shape) < 1 or math.prod(spec.file_count) > MOST_CHUNKS:
@@ -163,7 +163,7 @@ def _write_file(file: tuple[Path, Any]) -> None:
         partial.replace(path)
 
 
-def read_chunk(path: Place, spec: ArraySpec, index: Index = (0,)) -> np.ndarray:
+def read_chunk(path: Location, spec: ArraySpec, index: Index = (0,)) -> np.ndarray:
     """Read a chunk of the group at `path`; missing trailing indices are 0.
 
     Raises UserError naming the file if it is missing or damaged.
@@ -171,7 +171,7 @@ def read_chunk(path: Place, spec: ArraySpec, index: Index = (0,)) -> np.ndarray:
     return read_chunks(path, [(spec, index)])[0]
 
 
-def read_chunks(path: Place, wanted: Sequence[tuple[ArraySpec, Index]]) -> list[np.ndarray]:
+def read_chunks(path: Location, wanted: Sequence[tuple[ArraySpec, Index]]) -> list[np.ndarray]:
     """Read several chunks of the group at `path`. Raises as `read_chunk`."""
     files, chunks = [path / spec.name_file(index) for spec, index in wanted], []
     for (spec, index), file, content in zip(wanted, files, read_files(files), strict=True):
@@ -186,12 +186,12 @@ def read_chunks(path: Place, wanted: Sequence[tuple[ArraySpec, Index]]) -> list[
     return chunks
 
 
-def describe_missing(path: Place, file: Place) -> str:
+def describe_missing(path: Location, file: Location) -> str:
     """Message for a missing chunk file of the group at `path`."""
     return f"{file} is missing; delete {path} and run again"
 
 
-def find_missing(path: Place, specs: Sequence[ArraySpec]) -> Iterator[str]:
+def find_missing(path: Location, specs: Sequence[ArraySpec]) -> Iterator[str]:
     """Yield a line for each missing chunk file of the group at `path`."""
     present = list_files(path)
     for name in (spec.name_file(index) for spec in specs for index in spec.list_chunks()):
@@ -199,7 +199,7 @@ def find_missing(path: Place, specs: Sequence[ArraySpec]) -> Iterator[str]:
             yield describe_missing(path, path / name)
 
 
-def find_strays(path: Place, specs: Sequence[ArraySpec]) -> Iterator[str]:
+def find_strays(path: Location, specs: Sequence[ArraySpec]) -> Iterator[str]:
     """Yield a line for each file of the group at `path` that does not belong to it."""
     expected = {"zarr.json", *(f"{spec.name}/zarr.json" for spec in specs)}
     expected.update(spec.name_file(index) for spec in specs for index in spec.list_chunks())

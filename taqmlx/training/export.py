@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from taqmlx.store.vouching import vouched
+from taqmlx.store.checksum_files import checksummed
 from taqmlx.training.loop import write_tensors
 
 
@@ -23,5 +23,5 @@ def export_weights(weights: dict[str, Tensor], path: Path) -> None:
     for name, value in converted.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"{name} is not finite in fp16")
-    with vouched(path):
+    with checksummed(path):
         write_tensors(converted, path)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from taqmlx.runtime.entry import Progress, log
+from taqmlx.store.checksum_files import checksummed
 from taqmlx.store.files import write_atomically
 from taqmlx.store.lock import hold_lock
-from taqmlx.store.vouching import vouched
 from taqmlx.training.muon import Muon
 from taqmlx.training.recipe import THREADS, Stage
 
@@ -33,7 +33,7 @@ def optimise(model: nn.Module, loss_of: LossFunction, stage: Stage, out: Path, l
     with hold_lock(out.with_suffix(".lock"), log.info):
         # The checkpoint is not a declared output, because Snakemake deletes those.
         learned = learn(model, loss_of, stage, out.with_suffix(".checkpoint.safetensors"), label)
-        with vouched(out):
+        with checksummed(out):
             write_tensors(learned, out)
 
 

@@ -148,8 +148,8 @@ def test_seconds_interpolate_the_measured_points_and_grow_with_the_tokens():
 
 
 def test_batch_sizes_are_those_of_the_workers():
-    assert jobs.OBSERVED_TOGETHER == collect_activations.BATCH
-    assert jobs.CAPTURED_TOGETHER == block_inputs.BATCH
+    assert jobs.OBSERVED_BATCH == collect_activations.BATCH
+    assert jobs.CAPTURED_BATCH == block_inputs.BATCH
 
 
 def test_jobs_are_those_of_the_plan():

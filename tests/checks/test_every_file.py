@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from taqmlx.checks.files import check_files
+from taqmlx.checks.recorded_digests import find_own_fault
 from taqmlx.checks.results import Results
-from taqmlx.checks.vouchers import find_own_fault
 from taqmlx.planning import plan
+from taqmlx.store.checksum_files import SUMS
 from taqmlx.store.files import CHECKSUM, read_plain_json, write_json, write_plain_json
 from taqmlx.store.seal import read_group_seal
 from taqmlx.store.tensors import write_sealed_tensors
-from taqmlx.store.vouching import SUMS
 from tests.support.every_file import (
     NO_CHECKSUM,
     flip_every_kind,
     flipped,
     list_kinds,
-    list_unvouched,
+    list_without_checksum,
     read_everything,
     read_target,
 )
@@ -38,7 +38,7 @@ def test_a_flipped_bit_in_any_kind_of_file_is_found_and_named(results):
 
 def test_every_result_has_a_checksum(complete):
     assert read_everything(complete)[0] == []
-    assert list_unvouched(complete) == []
+    assert list_without_checksum(complete) == []
 
 
 # what is damaged: the words that name it and the target; R stands for the results
@@ -97,7 +97,7 @@ def test_results_of_an_earlier_version_pass_with_the_targets_to_remake(results, 
         sums.unlink()
     assert verify(results).error == ""
     words = "made by an earlier version"
-    assert list_unvouched(results) == [
+    assert list_without_checksum(results) == [
         f"{results}/DiT_cali_data.npz: no checksum: {words} (1); delete what is there and make calibration again",
         f"{results}/exports/*/*: no checksum: {words} (56); delete what is there and make exports again",
     ]
@@ -119,7 +119,7 @@ def test_foreign_files_and_files_without_a_checksum_are_listed(results):
     faults, notes = read_everything(results)
     assert faults == []
     nobody = "no checksum: not from this workflow, unfinished, or its checksum was removed"
-    assert list_unvouched(results) == [f"{results / name}: {nobody}" for name in ("mine.json", "notes.txt")]
+    assert list_without_checksum(results) == [f"{results / name}: {nobody}" for name in ("mine.json", "notes.txt")]
     assert {note.partition(": ")[0].removeprefix(f"{results}/") for note in notes} >= NO_CHECKSUM
 
 
@@ -147,7 +147,7 @@ def test_links_into_the_results_are_not_counted_as_files(results):
     (results / "activations" / "quant_config.json").symlink_to("../quant_config.json")
     (results / "samples").symlink_to("exports/samples")
     assert read_everything(results)[0] == []
-    assert list_unvouched(results) == []
+    assert list_without_checksum(results) == []
 
 
 def test_an_edited_configuration_without_its_checksum_is_accepted(results):

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from taqmlx.mmdit.blocks import list_blocks
+from taqmlx.mmdit.blocks import build_blocks
 from taqmlx.mmdit.capture import assemble_rows, capture_states
 from taqmlx.mmdit.forward import (
     advance_block,
@@ -60,7 +60,7 @@ def test_the_states_are_those_that_the_linears_of_the_forward_receive(transforme
 
     predict_velocity(transformer, record, *batch)
     np.testing.assert_array_equal(modulation, np.array(read["mm_00.image.adaLN_modulation"]))
-    for block, (image, text) in zip(list_blocks(transformer, (8, 8)), states, strict=False):
+    for block, (image, text) in zip(build_blocks(transformer, (8, 8)), states, strict=False):
         for stream, x in (("image", image), ("text", text)):
             shift, scale = (
                 np.array(linear(f"{block.name}.{stream}.adaLN_modulation", mx.array(modulation)))[:, None]
@@ -85,7 +85,7 @@ def test_the_blocks_in_sequence_are_the_forward(transformer, batch, captured):
 
 def test_a_replayed_block_gives_the_input_of_the_next(transformer, batch, captured):
     linear, (modulation, states) = bind_linears(transformer), captured
-    for block, before, after in zip(list_blocks(transformer, (8, 8)), states[:-1], states[1:], strict=True):
+    for block, before, after in zip(build_blocks(transformer, (8, 8)), states[:-1], states[1:], strict=True):
         image, text = advance_block(linear, block, *map(mx.array, before), mx.array(modulation), batch.rows)
         np.testing.assert_array_equal(np.array(image), after[0])
         assert (text is None) == (after[1] is None)

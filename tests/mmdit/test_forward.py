@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from taqmlx.mmdit.blocks import list_blocks, refuse_unsupported, run_block
+from taqmlx.mmdit.blocks import build_blocks, reject_unsupported, run_block
 from taqmlx.mmdit.forward import bind_linears, predict_velocity
 from taqmlx.models.diffusionkit import config
 from taqmlx.planning.layers import list_linears
@@ -124,13 +124,13 @@ class TestOneBlock:
         return image, text, dict(zip(("image", "text"), parts, strict=True))
 
     def test_only_the_last_block_ends_the_text_stream(self, transformer, inputs):
-        blocks, linear = list_blocks(transformer, (8, 8)), bind_linears(transformer)
+        blocks, linear = build_blocks(transformer, (8, 8)), bind_linears(transformer)
         assert run_block(linear, blocks[3], *inputs)[1].shape == (2, 20, 128)
         image, text, parts = inputs
         assert run_block(linear, blocks[4], image, text, parts | {"text": parts["text"][:, :, :256]})[1] is None
 
     def test_the_gradient_is_the_slope(self, transformer, inputs):
-        block, linear = list_blocks(transformer, (8, 8))[0], bind_linears(transformer)
+        block, linear = build_blocks(transformer, (8, 8))[0], bind_linears(transformer)
         direction = mx.random.normal(inputs[0].shape, key=mx.random.key(4))
 
         def measure_loss(image):
@@ -143,7 +143,7 @@ class TestOneBlock:
         assert slope == pytest.approx((ahead - behind) / (2 * step), rel=1e-2)
 
     def test_the_gradient_is_finite_for_large_values(self, transformer, inputs):
-        block, linear = list_blocks(transformer, (8, 8))[0], bind_linears(transformer)
+        block, linear = build_blocks(transformer, (8, 8))[0], bind_linears(transformer)
 
         def measure_loss(image_mod):
             return mx.mean(run_block(linear, block, *inputs[:2], inputs[2] | {"image": image_mod})[0])
@@ -161,9 +161,9 @@ class TestOneBlock:
 )
 def test_an_unsupported_transformer_is_rejected(sizes, words):
     with pytest.raises(UserError, match=words):
-        refuse_unsupported(sizes)
+        reject_unsupported(sizes)
 
 
 @pytest.mark.parametrize("sizes", [config.SD3_2b, config.SD3_8b, config.FLUX_SCHNELL])
 def test_the_released_transformers_are_accepted(sizes):
-    refuse_unsupported(sizes)
+    reject_unsupported(sizes)

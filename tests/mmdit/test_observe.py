@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from taqmlx.mmdit.forward import bind_linears, predict_velocity
-from taqmlx.mmdit.observe import assemble_batch, find_broken_row, observe_batch
+from taqmlx.mmdit.observe import assemble_batch, find_nonfinite_row, observe_batch
 from taqmlx.models.catalogue import find_model
 from taqmlx.planning import plan
 from taqmlx.planning.layers import list_linears
@@ -96,7 +96,7 @@ def test_a_non_finite_value_is_found_where_it_enters(transformer, xs, conditions
     seen = observe_batch(
         transformer, bind_linears(transformer), layers, assemble_batch(broken, PROMPTS, 500.0, *conditions)
     )
-    layer, row = next((r.layer, find_broken_row(r)) for _, r in seen if find_broken_row(r) is not None)
+    layer, row = next((r.layer, find_nonfinite_row(r)) for _, r in seen if find_nonfinite_row(r) is not None)
     assert (layer, row) == ("mm_00.image.attn.q_proj", 1)
 
 
@@ -106,12 +106,12 @@ def test_an_infinite_condition_is_found_in_its_first_row(transformer, xs, condit
     layers = list_linears(*plan.MODEL_BLOCKS["embedded"])
     batch = assemble_batch(xs, PROMPTS, 500.0, context, conditions[1])
     seen = dict(observe_batch(transformer, bind_linears(transformer), layers, batch))
-    assert find_broken_row(seen["context_embedder"]) == len(PROMPTS) + 1
-    assert find_broken_row(seen["y_embedder.mlp.layers.0"]) is None
+    assert find_nonfinite_row(seen["context_embedder"]) == len(PROMPTS) + 1
+    assert find_nonfinite_row(seen["y_embedder.mlp.layers.0"]) is None
 
 
 def test_finite_values_are_accepted(observed):
-    assert {find_broken_row(reduced) for reduced in observed.values()} == {None}
+    assert {find_nonfinite_row(reduced) for reduced in observed.values()} == {None}
 
 
 def test_timesteps_are_passed_to_the_model(transformer, xs, conditions):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from taqmlx.numerics.gptq import accumulate_hessian, round_with_gptq
-from taqmlx.numerics.weight_grid import choose_grid, dequantize, round_to_grid, spread
+from taqmlx.numerics.weight_grid import choose_grid, dequantize, expand_groups, round_to_grid
 
 DAMPING = 0.01
 
@@ -30,7 +30,7 @@ def round_slowly(weight, grid, hessian, damping):
     """
     weight = weight.astype(np.float64)
     hessian = hessian + damping * np.mean(np.diag(hessian)) * np.eye(len(hessian))
-    scales, biases = spread(grid.scales, grid.group_size), spread(grid.biases, grid.group_size)
+    scales, biases = expand_groups(grid.scales, grid.group_size), expand_groups(grid.biases, grid.group_size)
     codes = np.zeros(weight.shape, np.uint8)
     left = list(np.argsort(-np.diag(hessian), kind="stable"))
     while left:

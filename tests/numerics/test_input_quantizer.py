@@ -35,7 +35,7 @@ def x():
     return np.random.default_rng(0).standard_normal((3, 4, WIDTH)).astype(np.float32)
 
 
-def quantize_slowly(quantizer, x, knot):
+def quantize_slowly(quantizer, x, index):
     """Q((x - z) / m) in float64."""
     z, m = (fill if part is None else part for part, fill in ((quantizer.shift, 0.0), (quantizer.migration, 1)))
     x = (x.astype(np.float64) - z) / m
@@ -44,20 +44,20 @@ def quantize_slowly(quantizer, x, knot):
     step = {
         "dynamic": lambda: np.array(compute_token_step(mx.array(x), quantizer.bits, quantizer.group_size)),
         "static": lambda: quantizer.steps[0],
-        "lut": lambda: quantizer.steps[knot],
+        "lut": lambda: quantizer.steps[index],
     }[quantizer.policy]()
     largest = 2 ** (quantizer.bits - 1) - 1
     return np.clip(np.rint(x / step), -largest, largest) * step
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
-@pytest.mark.parametrize("knot", [0, 2])
-def test_learning_and_inference_are_the_formula(x, name, knot):
+@pytest.mark.parametrize("index", [0, 2])
+def test_learning_and_inference_are_the_formula(x, name, index):
     """Learning adds z / m again, which inference has in the bias."""
     quantizer = QUANTIZERS[name]
-    expected = quantize_slowly(quantizer, x, knot)
-    inference = quantizer.bind(np.eye(3)[knot])(mx.array(x))
-    learning = quantizer.bind_rows(mx.full(3, knot, mx.int32))(mx.array(x))
+    expected = quantize_slowly(quantizer, x, index)
+    inference = quantizer.bind(np.eye(3)[index])(mx.array(x))
+    learning = quantizer.bind_rows(mx.full(3, index, mx.int32))(mx.array(x))
     shift = quantizer.scale_shift()
     np.testing.assert_allclose(np.array(inference), expected, atol=2e-6)
     np.testing.assert_allclose(np.array(learning), expected + (0 if shift is None else np.array(shift)), atol=2e-6)
@@ -70,29 +70,29 @@ def test_dividing_is_all_that_is_left_of_it_without_rounding(x, name):
 
 
 def test_rows_have_the_steps_of_their_noise_levels(x):
-    knots = [2, 0, 1]
-    found = QUANTIZERS["shifted"].bind_rows(mx.array(knots))(mx.array(x))
-    for row, knot in enumerate(knots):
-        expected = quantize_slowly(QUANTIZERS["shifted"], x[row], knot) + SHIFT
+    sigma_index = [2, 0, 1]
+    found = QUANTIZERS["shifted"].bind_rows(mx.array(sigma_index))(mx.array(x))
+    for row, index in enumerate(sigma_index):
+        expected = quantize_slowly(QUANTIZERS["shifted"], x[row], index) + SHIFT
         np.testing.assert_allclose(np.array(found[row]), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ["static", "shifted"])
 def test_learned_steps_are_used_in_place_of_the_stored_ones(x, name):
-    quantizer, knots = QUANTIZERS[name], mx.array([0, 1, 1])
+    quantizer, sigma_index = QUANTIZERS[name], mx.array([0, 1, 1])
     moved = replace(quantizer, steps=2 * quantizer.steps)
-    found = quantizer.bind_rows(knots, mx.array(moved.steps))(mx.array(x))
-    np.testing.assert_array_equal(np.array(found), np.array(moved.bind_rows(knots)(mx.array(x))))
-    slope = mx.grad(lambda steps: quantizer.bind_rows(knots, steps)(mx.array(x)).sum())(mx.array(moved.steps))
+    found = quantizer.bind_rows(sigma_index, mx.array(moved.steps))(mx.array(x))
+    np.testing.assert_array_equal(np.array(found), np.array(moved.bind_rows(sigma_index)(mx.array(x))))
+    slope = mx.grad(lambda steps: quantizer.bind_rows(sigma_index, steps)(mx.array(x)).sum())(mx.array(moved.steps))
     used = {"static": [True], "shifted": [True, True, False]}[name]
     assert (np.array(slope) != 0).tolist() == used
 
 
 def test_bits_can_differ_by_noise_level_in_inference_only(x):
     quantizer = InputQuantizer("lut", (8, 4, 6), STEPS)
-    for knot, bits in enumerate(quantizer.bits):
-        found = quantizer.bind(np.eye(3)[knot])(mx.array(x))
-        expected = quantize_slowly(replace(quantizer, bits=bits), x, knot)
+    for index, bits in enumerate(quantizer.bits):
+        found = quantizer.bind(np.eye(3)[index])(mx.array(x))
+        expected = quantize_slowly(replace(quantizer, bits=bits), x, index)
         np.testing.assert_allclose(np.array(found), expected, atol=2e-6)
     with pytest.raises(ValueError, match="the policy lut needs one bit width, not 3"):
         quantizer.bind_rows(mx.array([0, 1, 2]))(mx.array(x))

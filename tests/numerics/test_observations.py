@@ -37,7 +37,7 @@ def test_stored_observations_are_read_unchanged(parts):
 
 
 def test_merged_shards_describe_all_values(parts, values):
-    merged = observations.merge_parts(parts)
+    merged = observations.merge_observations(parts)
     for name, x in values.items():
         described, arrays = observations.describe_input(name, merged[name])
         numbers = described["per_step"]
@@ -66,14 +66,14 @@ def test_only_post_gelu_inputs_have_a_shift(parts):
 
 def test_a_shard_may_lack_an_input(parts):
     lacking = {NAMES[0]: parts[1][NAMES[0]]}
-    merged = observations.merge_parts([parts[0], lacking, {}])
+    merged = observations.merge_observations([parts[0], lacking, {}])
     assert merged[NAMES[1]][0].channels.rows == 200
     assert merged[NAMES[0]][0].channels.rows == 400
 
 
 def test_an_empty_observation_is_neutral(parts):
     empty = {name: [observations.create_observation(4)] * 3 for name in NAMES}
-    merged = observations.merge_parts([empty, parts[0]])
+    merged = observations.merge_observations([empty, parts[0]])
     for name, steps in merged.items():
         for found, expected in zip(steps, parts[0][name], strict=True):
             np.testing.assert_array_equal(found.channels.maximum, expected.channels.maximum)

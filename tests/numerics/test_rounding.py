@@ -57,12 +57,12 @@ def test_the_gradient_of_the_regularizer_is_its_numerical_derivative(beta):
         return np.sum(1 - np.abs(2 * h - 1) ** beta)
 
     slow = [(sum_regulariser(h + step) - sum_regulariser(h - step)) / 2e-6 for step in 1e-6 * np.eye(len(h))]
-    found = np.array(rounding.differentiate_regulariser(mx.array(h.astype(np.float32)), 0.3, beta) / 0.3)
+    found = np.array(rounding.differentiate_regularizer(mx.array(h.astype(np.float32)), 0.3, beta) / 0.3)
     np.testing.assert_allclose(found, slow, atol=1e-4 * beta)
 
 
 def test_descent_on_the_regularizer_leads_to_the_nearer_end():
-    gradient = np.array(rounding.differentiate_regulariser(mx.array([0.2, 0.5, 0.8]), 1.0, 2.0))
+    gradient = np.array(rounding.differentiate_regularizer(mx.array([0.2, 0.5, 0.8]), 1.0, 2.0))
     assert gradient[0] > 0 == gradient[1] > gradient[2]
 
 

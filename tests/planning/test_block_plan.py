@@ -8,7 +8,7 @@ from taqmlx.planning import block_plan, configuration, plan
 from taqmlx.planning.layers import list_linears
 from taqmlx.store.seal import make_seal
 
-BLOCKS = plan.list_blocks("embedded")
+BLOCKS = plan.list_block_names("embedded")
 
 
 def stage_parameters(stage="optimise_block", **changes):

@@ -14,7 +14,7 @@ from taqmlx.numerics.calibration_points import select_steps, shuffle_points
 from taqmlx.numerics.weight_grid import fit_group_size
 from taqmlx.planning import configuration, plan
 from taqmlx.planning.bit_choices import list_choices
-from taqmlx.planning.config_relations import FEWEST_POINTS, LARGEST_SEED, refuse_mflux, refuse_stage
+from taqmlx.planning.config_relations import FEWEST_POINTS, LARGEST_SEED, reject_mflux, reject_stage
 from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
 from taqmlx.planning.sizes import count_elements
 from taqmlx.planning.stages import CaptureBlocks, CollectActivations, SearchBits
@@ -68,7 +68,7 @@ def run_choices(config, folder):
     parameters = plan.select_stage(CaptureBlocks, config, ["a"] * 3)
     shares = [
         capture_blocks.select_shard(parameters, shard, points).points
-        for shard in plan.list_parts(config["capture_shards"])
+        for shard in plan.list_stage_shards(config["capture_shards"])
     ]
     assert all(shares)
     captured = np.sort(np.concatenate(shares))
@@ -79,7 +79,7 @@ def run_choices(config, folder):
     observing = plan.select_stage(CollectActivations, config, [])
     read = [
         collect_activations.choose_share(points.steps, observed, observing, shard)
-        for shard in plan.list_parts(config["statistics_shards"])
+        for shard in plan.list_stage_shards(config["statistics_shards"])
     ]
     assert set(points.steps[np.concatenate(read)]) == set(observed)
 
@@ -176,7 +176,7 @@ def test_the_smallest_size_is_that_of_the_search(rules):
     }
     for size in np.arange(2.25, 7, 0.01).round(2).tolist():
         try:
-            refuse_stage("search_bits", config | {"bits_per_weight": size})
+            reject_stage("search_bits", config | {"bits_per_weight": size})
         except ValueError as error:
             cure = float(re.search(r"^bits_per_weight: .* raise it to ([\d.]+) or more$", str(error)).group(1))
             continue
@@ -199,17 +199,17 @@ def test_the_smallest_size_is_that_of_the_search(rules):
 )
 def test_a_requested_stage_without_input_is_rejected(stage, changes, words):
     config = configuration.complete(changes, SCHEMA)
-    refuse_stage("optimise_block", config)
+    reject_stage("optimise_block", config)
     with pytest.raises(ValueError, match=rf"^{words}[^\n]+$"):
-        refuse_stage(stage, config)
-    refuse_stage(stage, configuration.complete({}, SCHEMA))
+        reject_stage(stage, config)
+    reject_stage(stage, configuration.complete({}, SCHEMA))
 
 
 class TestMflux:
     FITTING: ClassVar = {"layout": "mflux", "model": "flux-schnell", "scale_dtype": "bfloat16"} | UNGUIDED
 
     def test_what_mflux_can_hold_is_taken(self):
-        refuse_mflux(configuration.complete(self.FITTING, SCHEMA))
+        reject_mflux(configuration.complete(self.FITTING, SCHEMA))
 
     @pytest.mark.parametrize(
         ("changes", "words"),
@@ -225,7 +225,7 @@ class TestMflux:
     )
     def test_what_mflux_cannot_hold_is_rejected_before_any_job(self, changes, words):
         with pytest.raises(ValueError, match=words):
-            refuse_mflux(configuration.complete(self.FITTING | changes, SCHEMA))
+            reject_mflux(configuration.complete(self.FITTING | changes, SCHEMA))
 
 
 @pytest.mark.parametrize("scale_dtype", ["float16", "bfloat16"])

@@ -26,7 +26,7 @@ def fingerprint_preset(name: str) -> dict[str, str]:
     texts = prompts.read_prompts(Path(config["prompts"]))
     found = {stage: plan.fingerprint(plan.select_parameters(stage, config, texts)) for stage in plan.STAGES}
     stage = plan.select_parameters("optimise_block", config, texts)
-    blocks = plan.list_blocks(config["model"])
+    blocks = plan.list_block_names(config["model"])
     return found | {block: plan.fingerprint(block_plan.select_block(stage, block)) for block in blocks}
 
 

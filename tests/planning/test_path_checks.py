@@ -99,16 +99,16 @@ def test_a_results_folder_without_permissions_is_rejected(mode, words, below, op
     place = open_folder / "x"
     place.mkdir()
     place.chmod(mode)
-    line = call_as_nobody(lambda: path_checks.refuse_results(place / below))
+    line = call_as_nobody(lambda: path_checks.reject_results(place / below))
     assert line.startswith(f"results_dir: {place} {words}")
 
 
 def test_an_unreadable_result_is_named(open_folder):
     open_folder.chmod(0o777)
     (open_folder / "adaround").mkdir()
-    assert call_as_nobody(lambda: path_checks.refuse_results(open_folder)) == ""
+    assert call_as_nobody(lambda: path_checks.reject_results(open_folder)) == ""
     (open_folder / "adaround").chmod(0)
-    line = call_as_nobody(lambda: path_checks.refuse_results(open_folder))
+    line = call_as_nobody(lambda: path_checks.reject_results(open_folder))
     assert line == f"results_dir: {open_folder / 'adaround'} is not readable; fix that, or move it away"
 
 

@@ -182,11 +182,11 @@ def test_a_damaged_seal_is_named(tmp_path):
 
 
 def test_blocks_are_numbered_by_kind():
-    assert plan.list_blocks("embedded") == ["mm_00", "mm_01", "mm_02", "mm_03", "mm_04"]
+    assert plan.list_block_names("embedded") == ["mm_00", "mm_01", "mm_02", "mm_03", "mm_04"]
 
 
 def test_the_layers_outside_the_blocks_are_quantized_by_their_own_job():
-    assert plan.list_units("embedded") == [*plan.list_blocks("embedded"), "shared"]
+    assert plan.list_units("embedded") == [*plan.list_block_names("embedded"), "shared"]
     stages = [plan.name_stage(unit) for unit in ("mm_00", "uni_00", "shared", "distilled")]
     assert stages == ["optimise_block", "optimise_block", "round_shared", "distil"]
 

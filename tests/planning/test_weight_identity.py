@@ -2,7 +2,7 @@
 
 import pytest
 
-from taqmlx.planning.weight_identity import END, find_other_weights, glimpse
+from taqmlx.planning.weight_identity import END, find_other_weights, hash_ends
 from taqmlx.store.files import write_json
 
 CONTENT = bytes(range(256)) * (END // 256) * 3
@@ -13,7 +13,7 @@ def record(tmp_path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "a.safetensors").write_bytes(CONTENT)
     path = tmp_path / "results" / "weights.json"
-    write_json(path, {"glimpses": {"a.safetensors": glimpse(tmp_path / "weights" / "a.safetensors")}})
+    write_json(path, {"glimpses": {"a.safetensors": hash_ends(tmp_path / "weights" / "a.safetensors")}})
     return path
 
 
@@ -36,7 +36,7 @@ def test_other_shards_are_named(record, tmp_path):
     folder = tmp_path / "weights"
     (folder / "mine.safetensors.index.json").write_text("{}")
     parts = {name: folder / name for name in ("a.safetensors", "mine.safetensors.index.json")}
-    write_json(record, {"glimpses": {name: glimpse(path) for name, path in parts.items()}})
+    write_json(record, {"glimpses": {name: hash_ends(path) for name, path in parts.items()}})
     assert list(find_other_weights(record, str(parts["mine.safetensors.index.json"]))) == []
     parts["a.safetensors"].write_bytes(CONTENT[1:])
     (line,) = find_other_weights(record, str(parts["mine.safetensors.index.json"]))
@@ -47,7 +47,7 @@ def test_a_small_file_is_read_completely(tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_bytes(b"ab")
     other.write_bytes(b"ac")
-    assert glimpse(one) != glimpse(other)
+    assert hash_ends(one) != hash_ends(other)
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]"])

@@ -1,7 +1,7 @@
 """Names of layer inputs show their location."""
 
 from taqmlx.planning.layers import list_linears
-from taqmlx.plots.inputs import ROLES, find_nearest, list_block_names, list_outside, list_places, select
+from taqmlx.plots.inputs import ROLES, find_nearest, list_block_names, list_outside, parse_names, select
 from tests.plots.synthetic import list_inputs
 
 
@@ -9,20 +9,20 @@ def test_every_block_input_has_the_location_of_its_layers():
     roles = {"qkv": "qkv", "o": "o_proj", "fc1": "fc1", "fc2": "fc2"}
     for layer in list_linears(3, 2):
         if layer.role in roles:
-            (place,) = list_places([layer.input])
+            (place,) = parse_names([layer.input])
             # the MLP beside the attention reads what that reads
             role = "qkv" if (layer.stream, layer.role) == ("unified", "fc1") else roles[layer.role]
             assert place[1:] == (layer.block, layer.stream, role)
 
 
 def test_inputs_of_embedders_the_modulation_and_the_final_layer_are_outside():
-    outside = list_outside(list_places(list_inputs(2)))
+    outside = list_outside(parse_names(list_inputs(2)))
     assert {"modulation", "context_embedder", "final_layer.linear"} <= set(outside)
     assert not any(name.startswith("mm_") for name in outside)
 
 
 def test_blocks_are_complete_and_in_order():
-    places = list_places(list_inputs(24))
+    places = parse_names(list_inputs(24))
     assert list_block_names(places) == [f"mm_{index:02d}" for index in range(24)]
     assert sum(len(select(places, stream, role)) for stream in ("image", "text") for role in ROLES) == 24 * 8 - 3
 

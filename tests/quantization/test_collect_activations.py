@@ -47,7 +47,7 @@ def slow(points):
 
 
 def read_parts(study):
-    return [unpack_observations(read_tensors(part)) for part in study.list_parts()]
+    return [unpack_observations(read_tensors(part)) for part in study.list_shards()]
 
 
 def test_every_layer_input_is_observed_once_and_qkv_share_one(finished):
@@ -77,7 +77,7 @@ def test_shards_hold_the_inputs_of_one_forward_per_point(finished, slow):
 
 
 def test_a_second_run_gives_the_same_bytes(finished, tmp_path):
-    part = finished.list_parts()[1]
+    part = finished.list_shards()[1]
     again = tmp_path / part.name
     finished.collect(again)
     assert again.read_bytes() == part.read_bytes()
@@ -85,7 +85,7 @@ def test_a_second_run_gives_the_same_bytes(finished, tmp_path):
 
 
 def test_the_seal_names_the_inputs_of_the_shard(finished):
-    seal = read_file_seal(finished.list_parts()[0].with_suffix(".json"))
+    seal = read_file_seal(finished.list_shards()[0].with_suffix(".json"))
     assert seal["parameters"]["shard"] == "00"
     assert [step for step, _ in seal["parameters"]["sigmas"]] == STEPS
     assert set(seal["inputs"]) == {"calibration", "model"}
@@ -93,7 +93,7 @@ def test_the_seal_names_the_inputs_of_the_shard(finished):
 
 def test_more_shards_than_points_leave_empty_shards(study):
     study.configure(statistics_shards=7, statistics_points=3, statistics_steps=2)
-    parts = study.list_parts()
+    parts = study.list_shards()
     for part in parts:
         study.collect(part)
     study.merge()
@@ -104,7 +104,7 @@ def test_fewer_points_than_steps_are_rejected(study):
     params = study.params("collect_activations")
     write_json(params, read_json(params) | {"statistics_points": 2})
     with pytest.raises(UserError, match="statistics_points: 2 is too few for 3 steps; set it to 3 or more"):
-        study.collect(study.list_parts()[0])
+        study.collect(study.list_shards()[0])
 
 
 def test_a_non_finite_value_is_named(study, points):
@@ -114,13 +114,13 @@ def test_a_non_finite_value_is_named(study, points):
     seal_calibration(study.calibration, read_group_seal(study.calibration)["inputs"])
     study.configure(statistics_shards=1)
     with pytest.raises(UserError, match=rf"mm_00.image.attn.q_proj .* not finite at step 3, calibration point {bad};"):
-        study.collect(study.list_parts()[0])
+        study.collect(study.list_shards()[0])
 
 
 def test_a_changed_calibration_set_is_rejected(study):
     zarr.open_group(study.calibration)["xs"][0] = 0
     with pytest.raises(UserError, match="xs does not match its seal"):
-        study.collect(study.list_parts()[0])
+        study.collect(study.list_shards()[0])
 
 
 def test_an_unknown_shard_is_rejected(finished, tmp_path):

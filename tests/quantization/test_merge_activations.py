@@ -18,7 +18,7 @@ def whole(finished, tmp_path_factory):
     """The same points in one part."""
     study = Study(tmp_path_factory.mktemp("whole"), statistics_shards=1)
     study.calibration.symlink_to(finished.calibration)
-    study.collect(study.list_parts()[0])
+    study.collect(study.list_shards()[0])
     study.merge()
     return study
 
@@ -57,7 +57,7 @@ def test_merging_again_gives_the_same_bytes(finished):
 
 def test_the_order_of_the_shards_does_not_matter(finished, tmp_path):
     out = tmp_path / finished.statistics.name
-    merge_activations.main(Namespace(shards=finished.list_parts()[::-1], out=out))
+    merge_activations.main(Namespace(shards=finished.list_shards()[::-1], out=out))
     assert out.read_bytes() == finished.statistics.read_bytes()
 
 
@@ -85,26 +85,26 @@ def test_no_absolute_path_is_written(finished):
 
 
 def test_a_changed_shard_is_rejected(study):
-    for part in study.list_parts():
+    for part in study.list_shards():
         study.collect(part)
-    part = study.list_parts()[1]
+    part = study.list_shards()[1]
     part.write_bytes(part.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"01\.safetensors is missing or does not match its seal"):
         study.merge()
 
 
 def test_shards_with_different_origins_are_rejected(study):
-    for part in study.list_parts():
+    for part in study.list_shards():
         study.collect(part)
     study.configure(statistics_shards=2, statistics_points=3)
-    study.collect(study.list_parts()[1])
+    study.collect(study.list_shards()[1])
     with pytest.raises(UserError, match=r"01.safetensors does not belong with .*00.safetensors \(statistics_points"):
         study.merge()
 
 
 def test_a_missing_shard_is_rejected(study):
-    study.collect(study.list_parts()[0])
-    study.list_parts = lambda: [study.folder / "activations" / "shards" / "00.safetensors"]
+    study.collect(study.list_shards()[0])
+    study.list_shards = lambda: [study.folder / "activations" / "shards" / "00.safetensors"]
     with pytest.raises(UserError, match="shards 00, 01 are needed and 00 are named"):
         study.merge()
 

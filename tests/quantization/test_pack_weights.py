@@ -47,13 +47,13 @@ def scrambled(study):
     return study
 
 
-def list_blocks(study):
+def list_block_names(study):
     return sorted((study.folder / "adaround").glob("*.safetensors"))
 
 
 def read_learned(study):
     """The weights of all blocks by layer name."""
-    return {name: layer for path in list_blocks(study) for name, layer in read_block(path).weights.items()}
+    return {name: layer for path in list_block_names(study) for name, layer in read_block(path).weights.items()}
 
 
 def make_empty_model():
@@ -95,14 +95,14 @@ def assert_holds_blocks(model, learned, rounded, original, chosen_by=RANGE):
 
 
 def test_codes_come_through_as_they_are_and_plain_mlx_loads_them(scrambled, original):
-    scrambled.pack(list_blocks(scrambled))
+    scrambled.pack(list_block_names(scrambled))
     learned, packed = read_learned(scrambled), read_packed(scrambled.quantized)
     modules = assert_holds_blocks(load_plainly(scrambled.quantized), learned, packed.config["rounded"], original)
     assert modules.keys() == packed.config["quantization"].keys()
     assert packed.config["rounded"] == []
     assert "final_layer.adaLN_modulation.layers.1" in modules  # of the layers of no block
     sealed = {}
-    for path in list_blocks(scrambled):
+    for path in list_block_names(scrambled):
         sealed |= read_file_seal(path.with_suffix(".json"))["sha256"]["codes"]
     for path, digest in packed.config["codes"].items():
         if path not in packed.config["rounded"]:
@@ -163,7 +163,7 @@ def test_what_no_rule_names_is_kept_as_fp16(finished, original):
 def test_bf16_is_stored_as_it_was_rounded_to(study, original):
     study.configure(scale_dtype="bfloat16")
     write_rounded_blocks(study.folder / "adaround", read_json(study.params("optimise_block")), take_random_codes)
-    study.pack(list_blocks(study))
+    study.pack(list_block_names(study))
     packed, learned = read_packed(study.quantized), read_learned(study)
     stored = mx.load(str(study.quantized / "model.safetensors"))
     assert {value.dtype for value in stored.values()} == {mx.uint32, mx.bfloat16}
@@ -232,7 +232,7 @@ def migrate(study):
 
 
 def test_stock_mlx_rejects_a_migrated_layer_by_name(migrated):
-    migrated.pack(list_blocks(migrated))
+    migrated.pack(list_block_names(migrated))
     packed = read_packed(migrated.quantized)
     assert packed.config["migrated"] == [f"{BLOCK_1}.mlp.fc2"]
     assert packed.tensors[f"{BLOCK_1}.mlp.fc2.migration"].tolist() == [2] + [1] * 511
@@ -247,7 +247,7 @@ def test_the_uniform_layout_rejects_migrated_layers(migrated, tmp_path):
     migrated.configure(**UNIFORM)
     migrate(migrated)
     with pytest.raises(UserError, match=f"uniform-g64 cannot hold migrated weights: {FC2}; "):
-        migrated.pack(list_blocks(migrated), tmp_path / "uniform", uniform_g64=True)
+        migrated.pack(list_block_names(migrated), tmp_path / "uniform", uniform_g64=True)
     assert not (tmp_path / "uniform").exists()
 
 
@@ -280,7 +280,7 @@ def uniform(study):
 def test_the_uniform_layout_is_that_of_diffusionkit(uniform, load_mmdit, original, caplog):
     caplog.set_level("INFO")
     folder = uniform.folder / "uniform"
-    uniform.pack(list_blocks(uniform), folder, uniform_g64=True)
+    uniform.pack(list_block_names(uniform), folder, uniform_g64=True)
     assert "74 layers quantized; " in caplog.text
     raw, config = read_tensors(folder / "model.safetensors"), read_json(folder / "config.json")
     assert all(key.startswith("model.diffusion_model.") for key in raw)
@@ -300,7 +300,7 @@ def test_the_uniform_layout_is_of_learned_codes_alone(scrambled, tmp_path):
         r"^17 of 74 layers have no codes .*; --uniform-g64 writes learned codes of 4 bits in groups of 64: use the res"
     )
     with pytest.raises(UserError, match=words):
-        scrambled.pack(list_blocks(scrambled), tmp_path / "uniform", uniform_g64=True)
+        scrambled.pack(list_block_names(scrambled), tmp_path / "uniform", uniform_g64=True)
     assert not (tmp_path / "uniform").exists()
 
 
@@ -331,5 +331,5 @@ def test_another_search_than_the_blocks_is_rejected(scrambled, tmp_path):
     with pytest.raises(
         UserError, match=rf"1 of \d+ layers have no codes .*, {FC2} among them; name the mixed_bits.json"
     ):
-        scrambled.pack(list_blocks(scrambled), tmp_path / "packed", mixed=mixed)
+        scrambled.pack(list_block_names(scrambled), tmp_path / "packed", mixed=mixed)
     assert not (tmp_path / "packed").exists()

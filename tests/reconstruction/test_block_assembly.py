@@ -37,7 +37,7 @@ def test_a_problem_has_the_weights_in_fp32_without_adalns(captured, block, count
 def test_noise_levels_decrease_and_rows_have_their_index(captured):
     problem, _ = captured.pose()
     np.testing.assert_array_equal(problem.sigmas, SIGMAS)
-    np.testing.assert_array_equal(problem.sigmas[problem.rows.knots], captured.sigmas)
+    np.testing.assert_array_equal(problem.sigmas[problem.rows.sigma_index], captured.sigmas)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from taqmlx.reconstruction import block_problem
 from taqmlx.reconstruction.block_problem import (
     compute_loss,
-    find_broken_layer,
+    find_nonfinite_layer,
     list_batches,
     measure_errors,
     measure_powers,
@@ -37,7 +37,7 @@ def spoil(problem, name):
 
 def test_the_noise_levels_are_varied(problem):
     for indices in (problem.training, problem.held_out):
-        assert set(problem.rows.knots[indices]) == set(range(5))
+        assert set(problem.rows.sigma_index[indices]) == set(range(5))
 
 
 def test_without_quantization_the_outputs_are_the_captured_targets(problem):
@@ -50,7 +50,7 @@ def test_rows_are_converted_to_fp32(problem):
     rows = take_rows(problem.rows, np.array([7, 2]))
     assert {part.dtype for part in (rows.image, rows.text, *rows.modulations.values())} == {mx.float32}
     np.testing.assert_array_equal(np.array(rows.image), problem.rows.image[[7, 2]])
-    assert rows.knots.tolist() == problem.rows.knots[[7, 2]].tolist()
+    assert rows.sigma_index.tolist() == problem.rows.sigma_index[[7, 2]].tolist()
     assert (rows.text_target is None) == (not problem.block.text_reaches_output)
 
 
@@ -90,11 +90,11 @@ def test_an_error_is_measured_with_the_quantizers_of_its_rows(problem):
     seen = []
 
     def bind(rows):
-        seen.extend(rows.knots.tolist())
+        seen.extend(rows.sigma_index.tolist())
         return quantize_nothing
 
     measure_errors(problem, problem.weights, bind, problem.held_out)
-    assert seen == problem.rows.knots[problem.held_out].tolist()
+    assert seen == problem.rows.sigma_index[problem.held_out].tolist()
 
 
 def test_batches_have_every_index_once(problem):
@@ -132,14 +132,14 @@ def test_every_layer_receives_the_quantized_input(problem):
 @pytest.mark.parametrize("suffix", ["image.attn.v_proj", "text.attn.k_proj", "image.attn.o_proj", "image.mlp.fc2"])
 def test_the_first_layer_with_a_non_finite_output_is_found(problem, suffix):
     rows, name = take_rows(problem.rows, np.arange(2)), f"{problem.block.name}.{suffix}"
-    assert find_broken_layer(problem, problem.weights, quantize_nothing, rows) is None
-    assert find_broken_layer(problem, spoil(problem, name), quantize_nothing, rows) == name
+    assert find_nonfinite_layer(problem, problem.weights, quantize_nothing, rows) is None
+    assert find_nonfinite_layer(problem, spoil(problem, name), quantize_nothing, rows) == name
 
 
 def test_a_layer_with_a_non_finite_input_is_found(problem):
     rows = take_rows(problem.rows, np.arange(2))
     key = f"{problem.block.name}.image.mlp.fc1"
-    found = find_broken_layer(problem, problem.weights, lambda k, x: x * np.inf if k == key else x, rows)
+    found = find_nonfinite_layer(problem, problem.weights, lambda k, x: x * np.inf if k == key else x, rows)
     assert found == key
 
 

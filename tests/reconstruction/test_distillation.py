@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from taqmlx.mmdit.forward import bind_linears, bind_weights, predict_velocity
 from taqmlx.numerics.activation import find_largest_code
-from taqmlx.numerics.weight_grid import spread
+from taqmlx.numerics.weight_grid import expand_groups
 from taqmlx.planning.stage_groups import Distillation
 from taqmlx.reconstruction import distillation, velocity_loss
 from taqmlx.reconstruction.distillation import KINDS, PARTS, State, draw_points, learn, measure_held_out
@@ -181,7 +181,7 @@ class TestLoss:
 
     def test_held_out_errors_do_not_depend_on_the_strategy_nor_on_how_many_points_go_together(self, study):
         task, starts = study
-        apart = task._replace(strategy=BY_STAGE, together=1)
+        apart = task._replace(strategy=BY_STAGE, batch_size=1)
         assert measure(apart, starts["codes"]) == pytest.approx(measure(task, starts["codes"]), rel=1e-2)
 
 
@@ -206,9 +206,11 @@ class TestGradients:
                     scale = scale * np.exp(size * direction[name])
                 if kind == "zeros":
                     zero = zero + size * direction[name] * grid.scales.astype(np.float64) * (2**grid.bits - 1)
-                weights[name] = mx.array(whole[name] * spread(scale, grid.group_size) + spread(zero, grid.group_size))
+                weights[name] = mx.array(
+                    whole[name] * expand_groups(scale, grid.group_size) + expand_groups(zero, grid.group_size)
+                )
             if kind == "biases":
-                biases |= {name: biases[name] + size * student.reach[name] * direction[name] for name in direction}
+                biases |= {name: biases[name] + size * student.bias_scale[name] * direction[name] for name in direction}
             linear = bind_weights({name: weight.astype(mx.float32) for name, weight in weights.items()}, biases)
             return compare_slowly(task, SETTINGS, lambda timesteps: linear, POINTS)
 
@@ -234,7 +236,7 @@ class TestGradients:
         by_weight = mx.grad(measure)({name: weights[name] for name in student.grids})
         _, gradients = differentiate(task, SETTINGS, learned, ("codes",))
         for name, grid in student.grids.items():
-            expected = np.array(by_weight[name]) * spread(grid.scales, grid.group_size)
+            expected = np.array(by_weight[name]) * expand_groups(grid.scales, grid.group_size)
             found = np.array(gradients["codes"][name])
             np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), err_msg=name)
 
@@ -261,8 +263,8 @@ class TestGradients:
                 if key is not None:
                     quantizer = student.quantizers[key]
                     x, shift = (x, 0.0) if quantizer.migration is None else divide(x, quantizer)
-                    knot = int(np.abs(student.sigmas * 1000 - timesteps[0].item()).argmin())
-                    step = quantizer.steps[knot] * (factor if key == reader else 1.0)
+                    index = int(np.abs(student.sigmas * 1000 - timesteps[0].item()).argmin())
+                    step = quantizer.steps[index] * (factor if key == reader else 1.0)
                     v = (x - shift) / step
                     inside, added, end = frozen.setdefault(
                         (call, key), (mx.abs(v) <= largest, mx.round(v) - v, mx.sign(v) * largest)

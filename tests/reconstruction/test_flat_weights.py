@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from taqmlx.numerics import rounding
-from taqmlx.numerics.weight_grid import choose_grid, dequantize, round_to_grid, spread
+from taqmlx.numerics.weight_grid import choose_grid, dequantize, expand_groups, round_to_grid
 from taqmlx.reconstruction.flat_weights import FlatWeights, count_codes, start_at_codes, start_at_weights
 
 # Bits, groups and ranges all differ; a row of 192 is stored in groups of 64.
@@ -38,7 +38,7 @@ def flat(weights, grids):
 
 def to_steps(weight, grid):
     """A weight (out, in) in units of its grid's codes, float64."""
-    scales, biases = (spread(part, grid.group_size).astype(np.float64) for part in (grid.scales, grid.biases))
+    scales, biases = (expand_groups(part, grid.group_size).astype(np.float64) for part in (grid.scales, grid.biases))
     return (np.array(weight).astype(np.float64) - biases) / scales
 
 
@@ -128,8 +128,8 @@ def test_moved_codes_are_counted(grids):
         np.testing.assert_array_equal(count_codes(dequantize(codes, grid), grid), codes)
 
 
-@pytest.mark.parametrize("pressure", [None, (0.01, 20.0), (0.3, 2.0)])
-def test_the_gradient_equals_that_of_a_plain_version(flat, weights, pressure):
+@pytest.mark.parametrize("regularizer", [None, (0.01, 20.0), (0.3, 2.0)])
+def test_the_gradient_equals_that_of_a_plain_version(flat, weights, regularizer):
     """By automatic differentiation through a sigmoid, of a loss that is quadratic in the soft weights."""
     rng = np.random.default_rng(3)
     targets = {name: w + mx.array(rng.standard_normal(w.shape).astype(np.float32)) for name, w in weights.items()}
@@ -141,12 +141,12 @@ def test_the_gradient_equals_that_of_a_plain_version(flat, weights, pressure):
     def measure_plainly(alpha):
         h = mx.clip(mx.sigmoid(alpha) * 1.2 - 0.1, 0.0, 1.0)
         loss = measure(flat.split(flat.below + flat.scales * h))
-        if pressure is None:
+        if regularizer is None:
             return loss
-        return loss + pressure[0] * (1 - mx.power(mx.abs(2 * h - 1), pressure[1])).sum()
+        return loss + regularizer[0] * (1 - mx.power(mx.abs(2 * h - 1), regularizer[1])).sum()
 
     h = rounding.compute_rounding(alpha)
-    found = np.array(flat.differentiate(h, mx.grad(measure)(flat.split(flat.soften(h))), pressure))
+    found = np.array(flat.differentiate(h, mx.grad(measure)(flat.split(flat.soften(h))), regularizer))
     expected = np.array(mx.grad(measure_plainly)(alpha))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     assert (found[np.abs(np.array(alpha)) > rounding.SATURATION + 1e-5] == 0).all()

@@ -16,8 +16,8 @@ from taqmlx.reconstruction.input_quantizers import (
     bind_rounding,
     bind_to_rows,
     calibrate,
+    calibrate_step_sizes,
     choose_quantizer,
-    choose_steps,
     leave_unrounded,
     list_steps,
     observe_inputs,
@@ -231,7 +231,7 @@ class TestOnABlock:
 def test_step_sizes_are_in_the_order_of_the_noise_levels():
     """Whatever the order of the rows."""
     rng = np.random.default_rng(1)
-    knots = rng.permutation(np.repeat(np.arange(4), 3))
-    size = (knots + 1.0).astype(np.float32)[:, None] * np.ones((1, 8), np.float32)
-    steps = choose_steps(Extremes(-size, size, size), None, ACTIVATION, knots, SIGMAS)
+    sigma_index = rng.permutation(np.repeat(np.arange(4), 3))
+    size = (sigma_index + 1.0).astype(np.float32)[:, None] * np.ones((1, 8), np.float32)
+    steps = calibrate_step_sizes(Extremes(-size, size, size), None, ACTIVATION, sigma_index, SIGMAS)
     np.testing.assert_allclose(steps, np.arange(1, 5) / 127, rtol=1e-6)

@@ -9,7 +9,7 @@ import pytest
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.reconstruction.block_problem import measure_errors, run_rows, take_rows
 from taqmlx.reconstruction.input_quantizers import Extremes, bind_to_rows, leave_unrounded
-from taqmlx.reconstruction.migration import find_outliers, measure_reach, migrate, migrate_weights, start_ratios
+from taqmlx.reconstruction.migration import find_outliers, measure_absmax, migrate, migrate_weights, start_ratios
 from tests.support.blocks import ACTIVATION, SETTINGS, quantize_nothing, set_up
 
 FC2 = "mm_01.image.mlp.fc2"
@@ -56,13 +56,13 @@ def test_outliers_exceed_two_and_a_half_times_the_median_range():
 
 def test_the_absmax_is_the_largest_distance_from_the_shift():
     seen = Extremes(np.array([[-1.0, 0], [-2, 1]]), np.array([[3.0, 2], [1, 7]]), np.zeros((2, 1)))
-    assert measure_reach(seen, np.array([0.0, 4.0])).tolist() == [3, 4]
-    assert measure_reach(seen, np.array([2.0, 0.0])).tolist() == [4, 7]
+    assert measure_absmax(seen, np.array([0.0, 4.0])).tolist() == [3, 4]
+    assert measure_absmax(seen, np.array([2.0, 0.0])).tolist() == [4, 7]
 
 
 def test_migration_starts_at_the_ratio_of_outlier_to_other_absmax():
-    reach = np.array([1.0, 0.8, 1.0, 0.9, 6.3], np.float32)
-    seen = Extremes(-reach[None], reach[None], np.zeros((1, 1)))
+    bias_scale = np.array([1.0, 0.8, 1.0, 0.9, 6.3], np.float32)
+    seen = Extremes(-bias_scale[None], bias_scale[None], np.zeros((1, 1)))
     found = start_ratios(seen, InputQuantizer("static", 8, np.array([0.1], np.float32)))
     np.testing.assert_allclose(found, [1, 1, 1, 1, 6.3], rtol=1e-6)
     shifted = start_ratios(
@@ -90,7 +90,7 @@ def test_the_step_size_is_chosen_after_the_division(widened, migrated):
     np.testing.assert_array_equal(shift, np.array(quantizers[FC2].shift))
     left = [np.abs((part - shift) / m).max() for part in (observed[FC2].minimum, observed[FC2].maximum)]
     assert migrated[FC2].steps.item() == pytest.approx(max(left) / 127, rel=1e-5)
-    assert migrated[FC2].steps.item() < measure_reach(observed[FC2], shift).max() / 127
+    assert migrated[FC2].steps.item() < measure_absmax(observed[FC2], shift).max() / 127
 
 
 def test_a_seed_gives_equal_results(widened, migrated):

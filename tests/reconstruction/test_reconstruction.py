@@ -16,9 +16,9 @@ from taqmlx.reconstruction.input_quantizers import leave_unrounded, list_steps
 from taqmlx.reconstruction.reconstruction import (
     PHASES,
     bind_iteration,
-    choose_pressure,
     draw_batch,
     read_quantizers,
+    schedule_regularizer,
     start_state,
 )
 from taqmlx.reconstruction.state_arrays import pack_state
@@ -59,7 +59,7 @@ class TestGradients:
 
     def test_only_the_step_sizes_of_the_noise_levels_in_a_batch_move(self, study, flat):
         problem, _, _, quantizers = study
-        problem = replace(problem, training=problem.training[problem.rows.knots[problem.training] == 2])
+        problem = replace(problem, training=problem.training[problem.rows.sigma_index[problem.training] == 2])
         state = learn_quietly(problem, flat, quantizers, replace(SETTINGS, adaround_iterations=1))
         for key, steps in list_steps(quantizers).items():
             moved = np.array(state.log_steps[key]) != np.log(np.array(steps))
@@ -128,12 +128,12 @@ class TestStart:
         assert mx.array_equal(draw[0].image, draw[1].image)
         assert all(not mx.array_equal(draw[0].image, other.image) for other in draw[2:])
         everything, _ = draw_batch(problem, replace(SETTINGS, adaround_batch=10**6), (0, 0))
-        assert sorted(everything.knots.tolist()) == sorted(problem.rows.knots[problem.training].tolist())
+        assert sorted(everything.sigma_index.tolist()) == sorted(problem.rows.sigma_index[problem.training].tolist())
 
     def test_the_regularizer_is_off_in_the_warm_up(self):
         settings = replace(SETTINGS, adaround_iterations=10)
-        assert [choose_pressure(settings, i) for i in (0, 1, 2)] == [None, None, (0.01, 20)]
-        assert choose_pressure(settings, 9)[1] == pytest.approx(20 - 18 * 7 / 8)
+        assert [schedule_regularizer(settings, i) for i in (0, 1, 2)] == [None, None, (0.01, 20)]
+        assert schedule_regularizer(settings, 9)[1] == pytest.approx(20 - 18 * 7 / 8)
 
     def test_the_regularizer_decides_the_codes_that_the_loss_leaves_open(self, study, flat):
         problem, _, _, quantizers = study

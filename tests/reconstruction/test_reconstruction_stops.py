@@ -141,8 +141,8 @@ class TestBrokenValues:
         settings = replace(SETTINGS, adaround_batch=2, adaround_checkpoint_every=1, adaround_iterations=40)
         first = np.full(60, 99)
         for iteration in reversed(range(40)):
-            knots = np.random.default_rng((settings.seed, 0, iteration))
-            first[knots.choice(problem.training, 2, replace=False)] = iteration
+            sigma_index = np.random.default_rng((settings.seed, 0, iteration))
+            first[sigma_index.choice(problem.training, 2, replace=False)] = iteration
         row = next(row for row in problem.training if 3 <= first[row] < 40)
         broken = replace(
             problem, rows=problem.rows._replace(image_target=with_nan(problem.rows.image_target, (row, 0, 0)))

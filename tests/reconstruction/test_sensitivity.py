@@ -294,8 +294,8 @@ def test_the_error_of_an_input_is_that_of_the_whole_block(posed, inputs_measured
             middle = (seen.minimum[batch].min(axis=0).astype(np.float64) + seen.maximum[batch].max(axis=0)) / 2
             middles = 0.95 * middles + 0.05 * middle
         shift = middles.astype(np.float32)
-    for knot, error in enumerate(entry["errors"]):
-        where = np.flatnonzero(problem.rows.knots == knot)
+    for index, error in enumerate(entry["errors"]):
+        where = np.flatnonzero(problem.rows.sigma_index == index)
         low, high = seen.minimum[where].min(axis=0) - shift, seen.maximum[where].max(axis=0) - shift
         largest = 2 ** (bits - 1) - 1
         step = entry["clip"] * max(np.abs(low).max(), np.abs(high).max()) / largest
@@ -317,7 +317,7 @@ def test_the_error_of_an_input_is_that_of_the_whole_block(posed, inputs_measured
 def test_the_histograms_count_every_value_at_the_middle_noise_level(posed):
     problem, _, _, _ = posed
     described, arrays = measure_distributions(problem, observe_inputs(problem, EVERY), 0)
-    where = np.flatnonzero(problem.rows.knots == 2)
+    where = np.flatnonzero(problem.rows.sigma_index == 2)
     values = {}
     run_rows(problem, problem.weights, lambda key, x: values.setdefault(key, x), take_rows(problem.rows, where))
     assert set(described) == {key for key in values if key.endswith(".fc2")}
@@ -330,9 +330,9 @@ def test_the_histograms_count_every_value_at_the_middle_noise_level(posed):
             assert arrays[f"{key}/{name}"].sum() == values[key].size
         expected, _ = np.histogram(np.array(values[key]), arrays[f"{key}/edges"])
         assert np.abs(arrays[f"{key}/before"] - expected).sum() <= 4  # values on an edge
-        reach = np.abs(arrays[f"{key}/shifted_edges"][[0, -1]]).max()
-        assert reach == pytest.approx(127 * grid["step"], rel=1e-5)
-        assert reach <= np.abs(arrays[f"{key}/edges"][[0, -1]]).max()
+        bias_scale = np.abs(arrays[f"{key}/shifted_edges"][[0, -1]]).max()
+        assert bias_scale == pytest.approx(127 * grid["step"], rel=1e-5)
+        assert bias_scale <= np.abs(arrays[f"{key}/edges"][[0, -1]]).max()
         assert grid["migrated_step"] <= grid["step"] * (1 + 1e-6)
         if grid["has_migration"]:
             assert grid["migrated_step"] < grid["step"]

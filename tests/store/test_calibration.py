@@ -11,7 +11,7 @@ from tools.small_results.study import write_calibration
 @pytest.fixture
 def written(tmp_path, monkeypatch):
     """A set of 18 points in chunks of 4, and its arrays."""
-    monkeypatch.setattr(calibration, "PART_BYTES", 4 * 2 * 8 * 8 * 16)
+    monkeypatch.setattr(calibration, "CHUNK_BYTES", 4 * 2 * 8 * 8 * 16)
     arrays = write_calibration(tmp_path / "calibration.zarr")
     return calibration.open_calibration(tmp_path / "calibration.zarr"), arrays
 

@@ -14,7 +14,7 @@ from taqmlx.store.sensitivity_file import (
 )
 from tools.faults.damage import edit
 
-BLOCKS = plan.list_blocks("embedded")
+BLOCKS = plan.list_block_names("embedded")
 ARRAYS = {"mm_00.image.mlp.fc2/before": np.arange(4), "mm_00.image.mlp.fc2/edges": np.linspace(-1, 1, 5)}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from taqmlx.mmdit.blocks import find_block, list_blocks
+from taqmlx.mmdit.blocks import build_blocks, find_block
 from taqmlx.mmdit.capture import assemble_rows, capture_states
 from taqmlx.mmdit.forward import bind_linears
 from taqmlx.numerics.weight_grid import choose_grid
@@ -72,7 +72,7 @@ class Captured:
     def pose(self, block="mm_01", weight=WEIGHT, activation=ACTIVATION, others=(), split=None) -> BlockProblem:
         """The problem of a block, and the rules it was made by."""
         rules = self.resolve(block, weight, activation, dict(others))
-        index = [found.name for found in list_blocks(self.model, LATENT_SHAPE)].index(block)
+        index = [found.name for found in build_blocks(self.model, LATENT_SHAPE)].index(block)
         weights, _ = read_weights(self.model, list_own_linears(self.model, block))
         # Each prompt has a point of every noise level.
         split = split or split_points(self.points, self.points % POINTS_PER_SIGMA, 0.25, 0)

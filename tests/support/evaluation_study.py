@@ -43,7 +43,7 @@ class Evaluation:
     def __init__(self, folder: Path, sources: dict[str, list[Path]], **changes):
         self.folder, self.sources = folder, sources
         config, prompts = configuration.load(SETTINGS | changes)
-        self.config, self.parts = config, plan.list_parts(config["evaluation_shards"])
+        self.config, self.shards = config, plan.list_stage_shards(config["evaluation_shards"])
         for stage in STAGES:
             write_json(folder / f"{stage}.json", plan.select_parameters(stage, config, prompts))
 
@@ -64,18 +64,18 @@ class Evaluation:
             parser = build_parser("", "params", "out")
             entry.main(parser.parse_args(["--params", self.locate(f"{stage}.json"), "--out", self.locate(out)]))
 
-    def generate(self, variant: str, part: str) -> Path:
+    def generate(self, variant: str, shard: str) -> Path:
         """The seal of a shard's pictures."""
-        out = self.folder / "images" / variant / part
+        out = self.folder / "images" / variant / shard
         arguments = ["--params", self.locate("generate_images.json"), "--prompts", self.locate("prompts.json")]
-        arguments += ["--variant", variant, "--shard", part, "--out", str(out)]
+        arguments += ["--variant", variant, "--shard", shard, "--out", str(out)]
         arguments += ["--source", *map(str, self.sources.get(variant, []))]
         generate_images.main(generate_images.build_arguments().parse_args(arguments))
         return out.with_suffix(".json")
 
-    def extract(self, name: str, part: str, pictures: Path) -> None:
-        arguments = ["--params", self.locate("extract_features.json"), "--pictures", str(pictures), "--shard", part]
-        arguments += ["--out", self.locate("features", name, f"{part}.safetensors")]
+    def extract(self, name: str, shard: str, pictures: Path) -> None:
+        arguments = ["--params", self.locate("extract_features.json"), "--pictures", str(pictures), "--shard", shard]
+        arguments += ["--out", self.locate("features", name, f"{shard}.safetensors")]
         extract_features.main(extract_features.build_arguments().parse_args(arguments))
 
     def follow(self, variant: str) -> dict:
@@ -106,10 +106,10 @@ class Evaluation:
     def finish(self) -> None:
         """Everything but the comparisons and the scores."""
         self.prepare()
-        for part in self.parts:
+        for shard in self.shards:
             for variant in self.drawn:
-                self.extract(variant, part, self.generate(variant, part))
-            self.extract("real", part, self.folder / "reference.json")
+                self.extract(variant, shard, self.generate(variant, shard))
+            self.extract("real", shard, self.folder / "reference.json")
         for variant in self.config["evaluation_variants"]:
             self.measure_size(variant)
             if variant != "fp":

@@ -44,7 +44,7 @@ def read_everything(folder: Path) -> tuple[list[str], list[str]]:
     return [fault for line in lines for fault in line.faults], [note for line in lines for note in line.notes]
 
 
-def list_unvouched(folder: Path) -> list[str]:
+def list_without_checksum(folder: Path) -> list[str]:
     """What is listed besides that carries no checksum though it could."""
     allowed = tuple(f"{folder}/{pattern}: no checksum: " for pattern in NO_CHECKSUM)
     return [note for note in read_everything(folder)[1] if not note.startswith(allowed)]
@@ -70,7 +70,7 @@ def choose_bits(path: Path, count: int, rng: random.Random) -> list[int]:
 
 
 def flip_every_kind(folder: Path, count: int, judge: Callable[[Path, list[str]], str]) -> dict[str, str]:
-    """Flip `count` bits, one after the other, in files of each kind that is to be vouched for.
+    """Flip `count` bits, one after the other, in files of each kind that is to be checksummed for.
 
     judge: what is wrong with the faults that were found of a damaged file, or an empty string. Gives these by kind.
     """

@@ -14,7 +14,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from s3fs import S3FileSystem
 from werkzeug.serving import make_server
 
-from taqmlx.store.locations import RemotePath, open_place
+from taqmlx.store.locations import RemotePath, open_location
 
 SECRET = "an-endless-secret"
 
@@ -60,7 +60,7 @@ class Server:
         return f"s3://{name}"
 
     @contextmanager
-    def refuse_keys(self) -> Iterator[None]:
+    def reject_keys(self) -> Iterator[None]:
         """Know no access key, as long as this lasts."""
         moto_settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
         try:
@@ -91,7 +91,7 @@ def mirror(folder: Path, url: str) -> RemotePath:
     filesystem, key = fsspec.url_to_fs(url)
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     filesystem.pipe({f"{key}/{name}": content for name, content in files.items()})
-    return open_place(url)
+    return open_location(url)
 
 
 def read_objects(place: RemotePath) -> dict[str, bytes]:

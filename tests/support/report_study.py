@@ -8,7 +8,7 @@ from PIL import Image, PngImagePlugin
 
 from taqmlx.planning import configuration
 from taqmlx.planning.layers import list_linears
-from taqmlx.planning.plan import MODEL_BLOCKS, WHOLE, list_blocks
+from taqmlx.planning.plan import MODEL_BLOCKS, WHOLE, list_block_names
 from taqmlx.store import block_report
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.sensitivity_file import FORMAT
@@ -55,7 +55,7 @@ class Results:
         content = read_json(self.quant_config)
         layers = [layer for layer in list_linears(*MODEL_BLOCKS["embedded"]) if layer.name in content["layers"]]
         write_json(self.folder / "fid.json", {"format": "evaluation"} | make_evaluation())
-        for block in list_blocks("embedded"):
+        for block in list_block_names("embedded"):
             own = [layer for layer in layers if layer.block == block]
             write_json(self.folder / "sensitivity" / f"{block}.json", FORMAT | make_sensitivity(block, own))
             block_report.write_report(

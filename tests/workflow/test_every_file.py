@@ -13,7 +13,7 @@ from tests.support.every_file import (
     flip_every_kind,
     flipped,
     list_kinds,
-    list_unvouched,
+    list_without_checksum,
     read_cure,
     read_everything,
     read_target,
@@ -96,7 +96,7 @@ def test_every_rule_that_makes_a_file_has_run(reference):
 
 def test_every_file_on_the_disk_has_a_checksum(reference):
     assert read_everything(reference.results)[0] == []
-    assert list_unvouched(reference.results) == []
+    assert list_without_checksum(reference.results) == []
     assert len(list_kinds(reference.results)) > 250
 
 

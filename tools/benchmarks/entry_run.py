@@ -26,7 +26,7 @@ class Run:
         self.folder, self.prompts, self.call = folder, list(prompts), call
         self.calibration, self.conditioning = folder / "calibration.zarr", folder / "conditioning.safetensors"
         self.store, self.rows = folder / "trajectories.zarr", folder / "block_inputs.zarr" / "00"
-        self.blocks = [folder / "adaround" / f"{block}.safetensors" for block in plan.list_blocks(config["model"])]
+        self.blocks = [folder / "adaround" / f"{block}.safetensors" for block in plan.list_block_names(config["model"])]
         self.shared = folder / "adaround" / "shared.safetensors"
         self.config = configuration.complete(dict(config), configuration.load_schema())
 

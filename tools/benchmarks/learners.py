@@ -70,7 +70,7 @@ def build_torch(task: Any, settings: Any, threads: int = 1) -> tuple[Iterate, Me
 
     from taqmlx.numerics.rounding import compute_rate
     from taqmlx.reconstruction.flat_weights import start_at_weights
-    from taqmlx.reconstruction.reconstruction import choose_pressure, start_state
+    from taqmlx.reconstruction.reconstruction import schedule_regularizer, start_state
     from tools.benchmarks.torch_rounding import TorchBlock, bind_torch_iteration
 
     torch.set_num_threads(threads)
@@ -83,7 +83,7 @@ def build_torch(task: Any, settings: Any, threads: int = 1) -> tuple[Iterate, Me
         rng = np.random.default_rng((settings.seed, PHASE, iteration))
         indices = rng.choice(training, min(size, len(training)), replace=False)
         rate = compute_rate(iteration, settings.adaround_iterations, settings.adaround_step_rate)
-        return learn(indices, choose_pressure(settings, iteration), rate)
+        return learn(indices, schedule_regularizer(settings, iteration), rate)
 
     def read() -> Any:
         state = start_state(flat, task.quantizers)

@@ -23,7 +23,7 @@ def bind_drawing(results: Path, variant: str) -> Callable[[], object]:
     """Draws a batch of a variant's pictures, from noise to pixels."""
     model = find_model(MODEL)
     transformer, decoder = model.load_transformer(), model.load_decoder()
-    files = list_sources(variant, str(results), plan.list_blocks(MODEL))
+    files = list_sources(variant, str(results), plan.list_block_names(MODEL))
     linear_at = bind_source(transformer, VARIANTS[variant].source, [Path(file) for file in files])
     encodings = model.encode_prompts(["a red circle left of a blue square"] * BATCH, "")
     noise, sigmas = draw_noise(range(BATCH), *model.LATENT_SHAPE), model.compute_sigmas(STEPS)
@@ -41,7 +41,7 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config, results = write_config(folder, QUICK), folder / "results"
-        blocks = plan.list_blocks(MODEL)
+        blocks = plan.list_block_names(MODEL)
         files = [file for variant in NAMES for file in list_sources(variant, str(results), blocks)]
         run_snakemake(config, "quant_config", *dict.fromkeys(files), cores=2)
         seconds = run_snakemake(config, "evaluation", cores=2)

@@ -48,8 +48,8 @@ class LearnedStep(torch.nn.Module):
         self.log_steps = torch.nn.Parameter(steps.log())
         self.shift, self.largest = shift, 2 ** (bits - 1) - 1
 
-    def forward(self, x: Tensor, knots: Tensor) -> Tensor:
-        step = self.log_steps.exp()[knots][:, None, None]  # (B,) -> (B, 1, 1)
+    def forward(self, x: Tensor, sigma_index: Tensor) -> Tensor:
+        step = self.log_steps.exp()[sigma_index][:, None, None]  # (B,) -> (B, 1, 1)
         scale = 1 / math.sqrt(x[0].numel() * self.largest)
         step = step * scale + (step - step * scale).detach()
         value = ((x if self.shift is None else x - self.shift) / step).clamp(-self.largest, self.largest)
@@ -80,7 +80,7 @@ class TorchBlock(torch.nn.Module):
             for q in quantizers.values()
         )
 
-    def forward(self, rows: list[Tensor], knots: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+    def forward(self, rows: list[Tensor], sigma_index: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The outputs by stream, and h of every layer."""
         linears = dict(zip(self.names, self.linears, strict=True))
         steps = dict(zip(self.keys, self.quantizers, strict=True))
@@ -90,7 +90,7 @@ class TorchBlock(torch.nn.Module):
         def linear(name: str, x: Tensor) -> Tensor:
             key = self.readers[name]
             if key not in quantized:
-                quantized[key] = steps[key](x, knots)
+                quantized[key] = steps[key](x, sigma_index)
             return linears[name](quantized[key], rounding[name])
 
         return self.run(linear, *rows), list(rounding.values())
@@ -144,15 +144,15 @@ def bind_torch_iteration(
     groups = [{"params": alphas, "lr": settings.adaround_rate}, {"params": log_steps}]
     adam = torch.optim.Adam(groups, fused=True)
 
-    def iterate(indices: np.ndarray, pressure: tuple[float, float] | None, step_rate: float) -> float:
+    def iterate(indices: np.ndarray, regularizer: tuple[float, float] | None, step_rate: float) -> float:
         given = (problem.rows.image, problem.rows.text, *problem.rows.modulations.values())
         rows = [convert(part[indices]) for part in given]
         targets = {name: convert(part[indices]) for name, part in pair_targets(problem.rows).items()}
-        outputs, rounding = block(rows, torch.from_numpy(problem.rows.knots[indices]))
+        outputs, rounding = block(rows, torch.from_numpy(problem.rows.sigma_index[indices]))
         loss = measure_loss(problem, outputs, targets)
         total = loss
-        if pressure is not None:
-            weight, beta = pressure
+        if regularizer is not None:
+            weight, beta = regularizer
             total = loss + weight * sum((1 - (2 * h - 1).abs().pow(beta)).sum() for h in rounding)
         adam.zero_grad()
         total.backward()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import zarr
 
-from taqmlx.store.block_inputs import digest_values, open_part
+from taqmlx.store.block_inputs import digest_values, open_input_shard
 from taqmlx.store.conditioning import NAMES, write_conditioning
 from taqmlx.store.files import hash_file, write_json
 from taqmlx.store.seal import make_seal, read_file_seal, read_group_seal, write_group_seal
@@ -141,7 +141,7 @@ def poison_rows(results: Path, value: float, rng: random.Random) -> list[str]:
     """A captured row of every block."""
     path = results / "block_inputs.zarr" / "00"
     detach(path)
-    part = open_part(path)
+    part = open_input_shard(path)
     digests = dict(part.seal["sha256"])
     spec = part.specs["image"]
     for block in range(spec.file_count[0]):

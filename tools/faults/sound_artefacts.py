@@ -63,7 +63,7 @@ def build_artefacts(folder: Path) -> dict[str, Artefact]:
     run_entry(complete, "gather_calibration")
     quantize(complete)
     export(complete)
-    record_part(folder / "block inputs" / "00")
+    record_input_shard(folder / "block inputs" / "00")
     write_sensitivities(folder / "sensitivity", [1.0, 0.5], lambda *_: [0.1, 0.2], lambda *_: 0.3)
     write_states(folder / "states")
     write_bits(folder / "bits")
@@ -93,7 +93,7 @@ def copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
 
 
-def record_part(path: Path) -> None:
+def record_input_shard(path: Path) -> None:
     """A part of the blocks' inputs, of three points."""
     points = [0, 2, 4]
     parameters = CaptureParameters(
@@ -189,7 +189,7 @@ def read_calibration(folder: Path) -> None:
     calibration.verify()
 
 
-def read_part(folder: Path) -> None:
+def read_input_shard(folder: Path) -> None:
     inputs = block_inputs.open_block_inputs([folder / "00"])
     for index in range(5):
         inputs.read_block(index)
@@ -285,7 +285,7 @@ READERS: dict[str, tuple[str, tuple[str, ...], Callable[[Path], Any]]] = {
     "prompts": ("settings", ("prompts.*",), read_prompt_files),
     "trajectories": ("trajectories", ("trajectories.zarr/000/**/*",), read_trajectories),
     "calibration": ("calibration", ("**/*",), read_calibration),
-    "block inputs": ("block inputs", ("**/*",), read_part),
+    "block inputs": ("block inputs", ("**/*",), read_input_shard),
     "conditioning": ("conditioning", ("conditioning.*",), read_conditioning),
     "statistics": ("statistics", ("activations/statistics.*",), read_statistics),
     "parts of statistics": ("statistics", ("activations/shards/00.*",), merge_statistics),

@@ -23,8 +23,8 @@ def export(folder):
 def quantize(folder):
     """Statistics, packed weights and the quantization config, from the calibration set in `folder`."""
     study = Study(folder, selected_steps=CONFIG["selected_steps"])
-    for part in study.list_parts():
-        study.collect(part)
+    for shard in study.list_shards():
+        study.collect(shard)
     study.merge()
     sigmas = read_json(study.statistics)["sigmas"]
     study.pack(write_rounded_blocks(folder / "adaround", read_json(study.params("optimise_block")), sigmas=sigmas))

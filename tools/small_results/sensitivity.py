@@ -25,7 +25,7 @@ def write_sensitivities(
     """
     multimodal, unified = plan.MODEL_BLOCKS["embedded"]
     layers, files = list_linears(multimodal, unified), []
-    for block in plan.list_blocks("embedded"):
+    for block in plan.list_block_names("embedded"):
         own = [layer for layer in layers if layer.block == block]
         streams = {"image": 1.0} if block == "mm_04" else {"image": 1.0, "text": 0.5}
         readers = {

@@ -52,18 +52,18 @@ class Study:
     def params(self, stage):
         return self.folder / "params" / f"{stage}.json"
 
-    def list_parts(self):
-        names = plan.list_parts(read_json(self.params("collect_activations"))["statistics_shards"])
+    def list_shards(self):
+        names = plan.list_stage_shards(read_json(self.params("collect_activations"))["statistics_shards"])
         return [self.folder / "activations" / "shards" / f"{name}.safetensors" for name in names]
 
-    def collect(self, part):
+    def collect(self, shard):
         params = self.params("collect_activations")
         collect_activations.main(
-            Namespace(params=params, calibration=self.calibration, shard=part.stem, out=part),
+            Namespace(params=params, calibration=self.calibration, shard=shard.stem, out=shard),
         )
 
     def merge(self):
-        merge_activations.main(Namespace(shards=self.list_parts(), out=self.statistics))
+        merge_activations.main(Namespace(shards=self.list_shards(), out=self.statistics))
 
     def quantize(self):
         self.pack(write_rounded_blocks(self.folder / "adaround", read_json(self.params("optimise_block"))))
@@ -87,8 +87,8 @@ class Study:
         )
 
     def finish(self):
-        for part in self.list_parts():
-            self.collect(part)
+        for shard in self.list_shards():
+            self.collect(shard)
         self.merge()
         self.quantize()
         self.write_config()
@@ -129,7 +129,7 @@ def write_calibration(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
     """A sealed calibration set of 6 points at each of 3 steps, and its arrays."""
     rng = np.random.default_rng(seed)
     model = find_model("embedded")
-    cs, cs_pooled = (np.array(part) for part in model.encode_prompts(["a red circle", "a blue square", "a dog"]))
+    cs, cs_pooled = (np.array(shard) for shard in model.encode_prompts(["a red circle", "a blue square", "a dog"]))
     places = rng.permutation(np.repeat(np.arange(len(STEPS)), POINTS_PER_STEP))
     sigmas = np.array(SIGMAS, np.float32)[places]
     arrays = {

@@ -9,7 +9,7 @@ import numpy as np
 
 from taqmlx.mmdit.footprint import check_forward, choose_batch
 from taqmlx.mmdit.forward import bind_linears
-from taqmlx.mmdit.observe import Reduced, assemble_batch, find_broken_row, observe_batch
+from taqmlx.mmdit.observe import Reduced, assemble_batch, find_nonfinite_row, observe_batch
 from taqmlx.mmdit.transformer import Transformer
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.observations import Observations, add_batch, create_observation, pack_observations
@@ -17,7 +17,7 @@ from taqmlx.numerics.selection import choose_points
 from taqmlx.planning import plan
 from taqmlx.planning.stages import CollectActivations
 from taqmlx.planning.step_choice import select_timesteps
-from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
+from taqmlx.runtime.entry import Progress, build_parser, find_shard_index, log, run
 from taqmlx.store.calibration import POINT_ARRAYS, Calibration, open_calibration
 from taqmlx.store.errors import UserError
 from taqmlx.store.parameters import read_parameters
@@ -77,13 +77,13 @@ def choose_share(steps: np.ndarray, chosen: list[int], parameters: CollectActiva
     Raises UserError if there is no such shard, or there are fewer points than steps.
     """
     limit, shards = parameters.statistics_points, parameters.statistics_shards
-    part = choose_part(shard, shards)
+    index = find_shard_index(shard, shards)
     if 0 < limit < len(chosen):
         raise UserError(
             f"statistics_points: {limit} is too few for {len(chosen)} steps; set it to {len(chosen)} or more"
         )
     points = choose_points(steps, chosen, limit, parameters.seed)
-    return points[part::shards]
+    return points[index::shards]
 
 
 def read_points(calibration: Calibration, indices: np.ndarray) -> Points:
@@ -115,7 +115,7 @@ def observe_points(
         prompts, places = np.unique(points.prompt_indices[batch], return_inverse=True)
         rows = assemble_batch(points.xs[batch], places, float(points.ts[batch.start]), *read_conditions(prompts))
         for name, reduced in observe_batch(transformer, linear, layers, rows):
-            refuse_broken(reduced, step, points.indices[batch])
+            reject_nonfinite(reduced, step, points.indices[batch])
             if name not in observations:
                 observations[name] = [create_observation(len(reduced.channels.mean)) for _ in steps]
             place = steps.index(step)
@@ -124,9 +124,9 @@ def observe_points(
     return observations
 
 
-def refuse_broken(reduced: Reduced, step: int, indices: np.ndarray) -> None:
+def reject_nonfinite(reduced: Reduced, step: int, indices: np.ndarray) -> None:
     """Raise UserError, naming layer, step and point, if the layer input has a NaN or an infinity."""
-    row = find_broken_row(reduced)
+    row = find_nonfinite_row(reduced)
     if row is not None:
         point = indices[row % len(indices)]
         raise UserError(

@@ -6,8 +6,8 @@ from typing import Any
 
 from taqmlx.numerics.ranges import measure_inputs
 from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.checksum_files import write_text
 from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
-from taqmlx.store.vouching import write_text
 
 HEADINGS = {
     "absmax_low": "smallest absmax",

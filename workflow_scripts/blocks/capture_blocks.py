@@ -12,7 +12,7 @@ from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.selection import choose_spread_points
 from taqmlx.planning import plan
 from taqmlx.planning.stages import CaptureBlocks, CaptureParameters
-from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
+from taqmlx.runtime.entry import Progress, build_parser, find_shard_index, log, run
 from taqmlx.store.block_inputs import choose_batch, count_bytes
 from taqmlx.store.block_recorder import BlockRecorder
 from taqmlx.store.calibration import POINT_ARRAYS, Calibration, open_calibration
@@ -55,7 +55,7 @@ def select_shard(parameters: CaptureBlocks, shard: str, calibration: Calibration
     Raises UserError if there is no such shard, or there are fewer points than steps or shards.
     """
     shards, limit = parameters.capture_shards, parameters.capture_points
-    part = choose_part(shard, shards)
+    index = find_shard_index(shard, shards)
     steps, prompts = (calibration.read(name) for name in ("steps", "prompt_indices"))
     count = len(np.unique(steps))
     if limit < count:
@@ -65,7 +65,7 @@ def select_shard(parameters: CaptureBlocks, shard: str, calibration: Calibration
         raise UserError(
             f"capture_shards: {shards} is too many for {len(points)} points; set it to {len(points)} or less"
         )
-    return CaptureParameters(**vars(parameters), shard=shard, points=points[part::shards].tolist())
+    return CaptureParameters(**vars(parameters), shard=shard, points=points[index::shards].tolist())
 
 
 def take_up(recorder: BlockRecorder) -> bool:

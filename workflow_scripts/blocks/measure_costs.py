@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
     weights, _ = read_weights(transformer, layers)  # lazy: their shapes
     rules = {layer.name: find_weight_rule(parameters.weights, layer.name) for layer in layers}
     rounded = [layer for layer in layers if rules[layer.name]["bits"] != UNQUANTIZED]
-    refuse_unfit(rounded, weights)
+    reject_unfit(rounded, weights)
     cs_shape = calibration.specs["cs"].shape
     batches = choose_batches(transformer, model.LATENT_SHAPE, cs_shape)
     check_search(transformer, model.LATENT_SHAPE, cs_shape, batches.observed, batches.differentiated)
@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> None:
     log.info(f"{len(costs)} layers, {parameters.search_probes} gradients: {arguments.out}")
 
 
-def refuse_unfit(layers: list[Layer], weights: dict[str, mx.array]) -> None:
+def reject_unfit(layers: list[Layer], weights: dict[str, mx.array]) -> None:
     """Raise UserError if there is no layer to search, or the width of a layer is no multiple of any group size."""
     if not layers:
         raise UserError("weights: all layers have 16 bits, so there are none to choose; lower some")

@@ -27,7 +27,7 @@ from taqmlx.runtime.entry import Progress, build_parser, log, run
 from taqmlx.store.block_file import BlockFile, LayerWeight, holds_block, read_block, write_block
 from taqmlx.store.block_inputs import BlockInputs, identify_block, open_block_inputs
 from taqmlx.store.block_report import name_report, write_report
-from taqmlx.store.errors import UserError, blame_values
+from taqmlx.store.errors import UserError, report_unusable_values
 from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
 from taqmlx.store.parameters import read_block_parameters
 from taqmlx.store.preflight import check_memory
@@ -49,7 +49,7 @@ def main(arguments: argparse.Namespace) -> None:
         if job.is_finished(holds_block, replace=arguments.replace):
             return
         check_room(parameters, inputs)
-        with blame_values(parameters.block):
+        with report_unusable_values(parameters.block):
             rules = overlay_bits(parameters.layers, mixed)
             task = prepare(parameters, rules, inputs, before, model.load_transformer(), model.LATENT_SHAPE)
             quantize_block(job, parameters, task)
@@ -60,7 +60,7 @@ def list_origin(
 ) -> dict[str, Any]:
     """Digests of the block's inputs. Raises UserError if they do not belong together."""
     shared = identify_block(inputs, parameters, parameters.block, model.file_digests())
-    blocks = plan.list_blocks(parameters.model)
+    blocks = plan.list_block_names(parameters.model)
     wanted = blocks[: blocks.index(parameters.block)] if parameters.block_inputs == "quantized" else []
     found = [file.seal["parameters"]["block"] for file in before]
     if found != wanted:
@@ -72,7 +72,7 @@ def list_origin(
 
 def check_room(parameters: BlockParameters, inputs: BlockInputs) -> None:
     """Raise UserError if the machine's memory is too small to quantize a block of this width."""
-    (images, width), (texts, _) = (inputs.parts[0].seal["inputs"][f"{name}_shape"] for name in ("image", "text"))
+    (images, width), (texts, _) = (inputs.shards[0].seal["inputs"][f"{name}_shape"] for name in ("image", "text"))
     rows = block_plan.count_rows(parameters.encode())
     needed = estimate_learning(LINEAR_WIDTHS * width**2, rows, len(inputs.points), images + texts, width)
     check_memory(needed, "quantizing a block", "lower adaround_batch or capture_points")
@@ -83,7 +83,7 @@ def quantize_block(job: SealedJob, parameters: BlockParameters, task: Task) -> N
     block, learning = parameters.block, open_learning(job, parameters.block)
     candidates = list_candidates(task.problem, task.grids, task.quantizers, parameters, learning)
     errors = [measure_candidate(task.problem, task.grids, candidate) for candidate in candidates]
-    refuse_broken(block, candidates, errors)
+    reject_nonfinite(block, candidates, errors)
     best = candidates[choose_candidate(candidates, errors)]
     write_report(name_report(job.out), block, describe(task, candidates, errors, best))
     weights = task.modulation | {name: LayerWeight(task.grids[name], codes) for name, codes in best.codes.items()}
@@ -96,7 +96,7 @@ def quantize_block(job: SealedJob, parameters: BlockParameters, task: Task) -> N
     log.info(f"{block}: {best.engine} is written to {job.out}")
 
 
-def refuse_broken(block: str, candidates: list[Candidate], errors: list[dict[str, Any]]) -> None:
+def reject_nonfinite(block: str, candidates: list[Candidate], errors: list[dict[str, Any]]) -> None:
     """Raise UserError naming the engine if an error on the held-out points is not finite."""
     for candidate, error in zip(candidates, errors, strict=True):
         if not all(math.isfinite(value) for way in error.values() for value in way.values()):

@@ -22,11 +22,11 @@ from taqmlx.reconstruction.layer_rounding import round_layer
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.block_file import LayerWeight, write_block
 from taqmlx.store.calibration import open_calibration
-from taqmlx.store.errors import blame_values
+from taqmlx.store.errors import report_unusable_values
 from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
 from taqmlx.store.parameters import read_parameters
 
-TOGETHER = 32  # largest number of points per forward
+BATCH_SIZE = 32  # largest number of points per forward
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -39,20 +39,20 @@ def main(arguments: argparse.Namespace) -> None:
     origin |= identify_bits(parameters.bits_per_weight, mixed)
     transformer, points = model.load_transformer(), read_points(calibration)
     shape = calibration.specs["cs"].shape
-    together = choose_batch(transformer, model.LATENT_SHAPE, shape, TOGETHER)
-    check_forward(transformer, model.LATENT_SHAPE, shape[2], shape[1] * together, "rounding layers")
+    batch_size = choose_batch(transformer, model.LATENT_SHAPE, shape, BATCH_SIZE)
+    check_forward(transformer, model.LATENT_SHAPE, shape[2], shape[1] * batch_size, "rounding layers")
     rules = overlay_bits(block_plan.list_rules(parameters.model, parameters), mixed)
-    with blame_values(plan.SHARED):
-        rounded = round_layers(transformer, points, rules, parameters, together)
+    with report_unusable_values(plan.SHARED):
+        rounded = round_layers(transformer, points, rules, parameters, batch_size)
     record = block_plan.select_block(parameters.encode(), plan.SHARED)
     write_block(arguments.out, rounded, {}, np.unique(points.sigmas)[::-1], record, origin)
     log.info(f"{len(rounded)} layers outside the blocks: {arguments.out}")
 
 
 def round_layers(
-    transformer: Transformer, points: CalibrationPoints, rules: LayerRules, parameters: RoundShared, together: int
+    transformer: Transformer, points: CalibrationPoints, rules: LayerRules, parameters: RoundShared, batch_size: int
 ) -> dict[str, LayerWeight]:
-    """The quantized layers outside the blocks; `together` points run at a time. Raises ValueError as `round_layer`."""
+    """Quantized layers outside the blocks, run `batch_size` points at a time. Raises ValueError as `round_layer`."""
     layers = [layer for layer in plan.list_layers(parameters.model) if not layer.block]
     layers = [layer for layer in layers if rules[layer.name]["weight"]["bits"] != UNQUANTIZED]
     if not layers:
@@ -61,8 +61,8 @@ def round_layers(
     chosen = choose_spread_points(steps, points.prompts, parameters.search_points, parameters.seed)
     training, held_out = split_points(chosen, points.prompts[chosen], parameters.held_out, parameters.seed)
     weights, _ = read_weights(transformer, layers)
-    hessians = accumulate_hessians(transformer, layers, take_batches(points, chosen[training], together))
-    read = collect_inputs(transformer, layers, take_batches(points, chosen[held_out], together))
+    hessians = accumulate_hessians(transformer, layers, take_batches(points, chosen[training], batch_size))
+    read = collect_inputs(transformer, layers, take_batches(points, chosen[held_out], batch_size))
     return {
         layer.name: round_layer(
             weights[layer.name],
@@ -75,9 +75,9 @@ def round_layers(
     }
 
 
-def take_batches(points: CalibrationPoints, indices: np.ndarray, together: int) -> Iterator[Batch]:
-    """The points at `indices` in batches of at most `together`."""
-    return (points.take(run) for run in split_runs(indices, together))
+def take_batches(points: CalibrationPoints, indices: np.ndarray, batch_size: int) -> Iterator[Batch]:
+    """The points at `indices` in batches of at most `batch_size`."""
+    return (points.take(run) for run in split_runs(indices, batch_size))
 
 
 def collect_inputs(transformer: Transformer, layers: list[Layer], batches: Iterable[Batch]) -> dict[str, np.ndarray]:

@@ -13,8 +13,8 @@ import numpy as np
 
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.calibration import FLAT_ARRAYS, Calibration, list_attributes, open_calibration
+from taqmlx.store.checksum_files import checksummed
 from taqmlx.store.files import write_atomically
-from taqmlx.store.vouching import vouched
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # fixed date, so that equal sets give equal bytes
 
@@ -22,7 +22,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # fixed date, so that equal sets give equal bytes
 def main(arguments: argparse.Namespace) -> None:
     calibration = open_calibration(arguments.calibration)
     calibration.verify()
-    with vouched(arguments.out):
+    with checksummed(arguments.out):
         write_atomically(arguments.out, lambda partial: write_npz(partial, calibration))
     log.info(f"exported {calibration.specs['xs'].shape[0]} points: {arguments.out}")
 
@@ -32,7 +32,7 @@ def write_npz(path: Path, calibration: Calibration) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in FLAT_ARRAYS:
             spec = calibration.specs[name]
-            write_member(archive, name, spec.shape, np.dtype(spec.dtype), calibration.iterate_parts(name))
+            write_member(archive, name, spec.shape, np.dtype(spec.dtype), calibration.iterate_chunks(name))
         for name, value in list_attributes(calibration.seal["parameters"]).items():
             array = np.array(value)
             write_member(archive, name, array.shape, array.dtype, [array])

@@ -13,13 +13,13 @@ import numpy as np
 from taqmlx.numerics.calibration_points import select_steps, shuffle_points
 from taqmlx.planning import plan
 from taqmlx.planning.stages import CollectShard, GatherCalibration
-from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
+from taqmlx.runtime.entry import Progress, add_location, build_parser, log, run
 from taqmlx.store.block_inputs import count_bytes
 from taqmlx.store.calibration import list_attributes, list_specs, open_calibration
 from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioning
 from taqmlx.store.errors import UserError
 from taqmlx.store.gather import Selection, gather_points, write_conditions
-from taqmlx.store.locations import Place
+from taqmlx.store.locations import Location
 from taqmlx.store.parameters import read_parameters
 from taqmlx.store.preflight import check_disk
 from taqmlx.store.seal import check_origin, holds_group, read_group_seal
@@ -66,7 +66,7 @@ def select_wanted(parameters: GatherCalibration, shard: str) -> plan.Parameters:
     }
 
 
-def check_shards(store: Place, parameters: GatherCalibration, conditioning: Conditioning) -> dict[str, Any]:
+def check_shards(store: Location, parameters: GatherCalibration, conditioning: Conditioning) -> dict[str, Any]:
     """Inputs of the set: the fingerprints of all shards and of the encodings, and the shapes.
 
     Raises UserError unless every shard has an intact seal, made with these parameters and encodings and otherwise with
@@ -104,7 +104,7 @@ def count_needed_bytes(parameters: GatherCalibration, inputs: dict[str, Any]) ->
     return count_bytes(specs) + count_bytes({"flat": specs["xs"]})
 
 
-def build_group(job: SealedJob, store: Place, parameters: GatherCalibration, conditioning: Conditioning) -> None:
+def build_group(job: SealedJob, store: Location, parameters: GatherCalibration, conditioning: Conditioning) -> None:
     """Write, seal, verify and publish the set. Raises UserError naming a damaged shard or array."""
     path, specs = job.group, list_arrays(parameters, job.inputs)
     create_group(path, list(specs.values()), list_attributes(job.parameters))
@@ -114,7 +114,7 @@ def build_group(job: SealedJob, store: Place, parameters: GatherCalibration, con
     job.publish_group(digests, lambda group: open_calibration(group).verify())
 
 
-def open_first(store: Place, parameters: GatherCalibration) -> Shard:
+def open_first(store: Location, parameters: GatherCalibration) -> Shard:
     """The first shard, whose schedule all shards share."""
     shard = plan.list_shards(parameters)[0]
     return open_shard(store / shard, select_wanted(parameters, shard), {})
@@ -127,7 +127,7 @@ def describe_selection(shard: Shard, parameters: GatherCalibration) -> Selection
     return Selection(steps, shard.small["ts"][steps], shard.small["sigmas"][steps], permutation)
 
 
-def read_trajectories(store: Place, parameters: GatherCalibration) -> Iterator[Trajectory]:
+def read_trajectories(store: Location, parameters: GatherCalibration) -> Iterator[Trajectory]:
     """Yield all trajectories, verified, shard by shard. Raises UserError if the schedules of shards differ."""
     progress = Progress("gather", parameters.trajectories, "trajectories")
     schedule = open_first(store, parameters).seal["sha256"]["arrays"]
@@ -137,12 +137,12 @@ def read_trajectories(store: Place, parameters: GatherCalibration) -> Iterator[T
             raise UserError(f"{shard.path} has another schedule than the first shard; delete it and run again")
         for row in range(shard.layout.rows):
             trajectory = shard.read_trajectory(row)
-            refuse_broken(shard.path, trajectory)
+            reject_nonfinite(shard.path, trajectory)
             yield trajectory
             progress.advance()
 
 
-def refuse_broken(path: Path, trajectory: Trajectory) -> None:
+def reject_nonfinite(path: Path, trajectory: Trajectory) -> None:
     """Raise UserError, naming trajectory and step, if a state or the final latents are not finite."""
     states = [*trajectory.states, trajectory.latents]
     for step, state in enumerate(states):
@@ -155,5 +155,5 @@ def refuse_broken(path: Path, trajectory: Trajectory) -> None:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "conditioning", "out")
-    add_place(parser, "trajectories")
+    add_location(parser, "trajectories")
     run(main, parser)

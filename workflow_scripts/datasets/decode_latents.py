@@ -14,10 +14,10 @@ from PIL import Image
 from taqmlx.models.catalogue import find_model
 from taqmlx.planning.stages import CollectShard
 from taqmlx.runtime.entry import Progress, build_parser, log, run
+from taqmlx.store.checksum_files import write_checksummed_folder
 from taqmlx.store.errors import UserError
 from taqmlx.store.original_layout import read_latents
 from taqmlx.store.parameters import read_parameters
-from taqmlx.store.vouching import write_vouched_folder
 
 BATCH = 16
 
@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace) -> None:
                 Image.fromarray(picture).save(folder / f"{path.stem}.png")
             progress.advance(len(batch))
 
-    write_vouched_folder(arguments.out, fill)
+    write_checksummed_folder(arguments.out, fill)
     log.info(f"decoded {len(paths)} pictures: {arguments.out}")
 
 

@@ -7,11 +7,11 @@ import numpy as np
 
 from taqmlx.models.catalogue import find_model
 from taqmlx.planning.stages import CollectShard
-from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
+from taqmlx.runtime.entry import Progress, add_location, build_parser, log, run
+from taqmlx.store.checksum_files import write_checksummed_folder
 from taqmlx.store.original_layout import name_latents, write_latents
 from taqmlx.store.parameters import read_parameters
 from taqmlx.store.trajectories import open_shards
-from taqmlx.store.vouching import write_vouched_folder
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -26,11 +26,11 @@ def main(arguments: argparse.Namespace) -> None:
                 write_latents(name_latents(folder, trajectory.number), np.array(process_out(trajectory.latents)))
                 progress.advance()
 
-    write_vouched_folder(arguments.out, fill)
+    write_checksummed_folder(arguments.out, fill)
     log.info(f"exported {parameters.trajectories} latents: {arguments.out}")
 
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "out")
-    add_place(parser, "trajectories")
+    add_location(parser, "trajectories")
     run(main, parser)

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from taqmlx.planning.stages import CollectShard
-from taqmlx.runtime.entry import add_place, build_parser, log, run
+from taqmlx.runtime.entry import add_location, build_parser, log, run
 from taqmlx.store.files import hash_file, write_json
 from taqmlx.store.manifest import SAVED, Manifest, build_manifest, count_saved, read_seals
 from taqmlx.store.parameters import read_parameters
@@ -32,7 +32,7 @@ def describe_exports(folder: Path, parameters: CollectShard, seals: dict[str, Se
 def build_arguments() -> argparse.ArgumentParser:
     """The command-line parser."""
     parser = build_parser(__doc__, "params", "out")
-    add_place(parser, "trajectories")
+    add_location(parser, "trajectories")
     parser.add_argument("--saved", type=Path, help="count the files in this folder instead of the trajectories")
     return parser
 

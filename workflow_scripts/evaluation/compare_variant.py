@@ -11,7 +11,7 @@ from taqmlx.evaluation.lpips import Lpips
 from taqmlx.models.classifier import compare_attributes
 from taqmlx.numerics.distribution import draw_counts
 from taqmlx.planning import plan
-from taqmlx.planning.local_paths import find_place
+from taqmlx.planning.local_paths import find_local_path
 from taqmlx.planning.stages import CompareVariant
 from taqmlx.planning.variants import ALL, FULL_PRECISION
 from taqmlx.runtime.entry import build_parser, log, run
@@ -28,12 +28,12 @@ def main(arguments: argparse.Namespace) -> None:
         read_parameters(CompareVariant, arguments.params),
         read_json(arguments.prompts, format="evaluation-prompts"),
     )
-    parts = plan.list_parts(parameters.evaluation_shards)
-    real = read_features([arguments.features / REAL / f"{part}.safetensors" for part in parts], REAL)
+    shards = plan.list_stage_shards(parameters.evaluation_shards)
+    real = read_features([arguments.features / REAL / f"{shard}.safetensors" for shard in shards], REAL)
     exact, found = (
         read_set(
-            [arguments.images / name / f"{part}.json" for part in parts],
-            [arguments.features / name / f"{part}.safetensors" for part in parts],
+            [arguments.images / name / f"{shard}.json" for shard in shards],
+            [arguments.features / name / f"{shard}.safetensors" for shard in shards],
             name,
         )
         for name in (FULL_PRECISION, arguments.variant)
@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace) -> None:
     described = {"format": "compared", "variant": arguments.variant, "title": ALL[arguments.variant].title}
     described |= compare_sets(found, real.arrays, real.pictures, exact, counts, parameters.evaluation_seed)
     if arguments.variant != FULL_PRECISION:
-        described |= {"paired": compare_pairs(found, exact, counts, find_place("lpips", parameters.lpips))}
+        described |= {"paired": compare_pairs(found, exact, counts, find_local_path("lpips", parameters.lpips))}
     described |= {"prompt_accuracy": rate(found, evaluation["prompts"], counts)}
     write_json(arguments.out, described)
     log.info(f"{arguments.variant}: {say_distances(described)}")

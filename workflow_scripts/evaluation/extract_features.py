@@ -15,15 +15,15 @@ from PIL import Image
 from taqmlx.models.classifier import judge_pictures, load_classifier
 from taqmlx.models.embedded import FOLDER, PICTURE_SIZE
 from taqmlx.planning import plan
-from taqmlx.planning.local_paths import find_place
+from taqmlx.planning.local_paths import find_local_path
 from taqmlx.planning.stages import ExtractFeatures
-from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
+from taqmlx.runtime.entry import Progress, build_parser, find_shard_index, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file
 from taqmlx.store.parameters import read_parameters
 from taqmlx.store.picture_sets import REAL, list_sealed
 from taqmlx.store.pictures import list_pictures, read_picture, stack_pictures
-from taqmlx.store.tensors import refuse_broken, write_sealed_tensors
+from taqmlx.store.tensors import reject_nonfinite, write_sealed_tensors
 
 BATCH = 128
 SCALE = 9.0  # divisor of the classifier features, so that those of real images have a mean square of 1
@@ -41,7 +41,7 @@ def main(arguments: argparse.Namespace) -> None:
         images = [read_picture(path) for path in paths[start : start + BATCH]]
         resized += sum(image.size != (PICTURE_SIZE, PICTURE_SIZE) for image in images)
         parts.append({name: rows for extract in extractors for name, rows in extract(images).items()})
-        refuse_broken(arguments.pictures, parts[-1], "check the weights of the network that reads them")
+        reject_nonfinite(arguments.pictures, parts[-1], "check the weights of the network that reads them")
         progress.advance(len(images))
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
     about |= {"pictures": len(paths), "resized": resized, "shard": arguments.shard} | source
@@ -75,13 +75,13 @@ def open_extractors(parameters: ExtractFeatures) -> tuple[list[Extractor], dict[
     if parameters.inception:
         from taqmlx.evaluation.inception import InceptionFeatures
 
-        inception = InceptionFeatures(find_place("inception", parameters.inception))
+        inception = InceptionFeatures(find_local_path("inception", parameters.inception))
         extractors.append(lambda images: {"inception": inception(images)})
         about["inception"] = inception.about
     if parameters.clip:
         from taqmlx.evaluation.clip_features import ClipFeatures
 
-        clip = ClipFeatures(find_place("clip", parameters.clip))
+        clip = ClipFeatures(find_local_path("clip", parameters.clip))
         extractors.append(lambda images: {"clip": clip(images)})
         about["clip"] = clip.about
     return extractors, {"features": about}
@@ -106,7 +106,7 @@ def find_pictures(
 def take_share(paths: list[Path], arguments: argparse.Namespace, parameters: ExtractFeatures) -> list[Path]:
     """The paths of this shard: every `evaluation_shards`-th one."""
     shards = parameters.evaluation_shards
-    return paths[choose_part(arguments.shard, shards) :: shards]
+    return paths[find_shard_index(arguments.shard, shards) :: shards]
 
 
 def build_arguments() -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from taqmlx.planning import plan
 from taqmlx.planning.stages import GenerateImages
 from taqmlx.planning.variants import ALL, FULL_PRECISION
 from taqmlx.reconstruction.variant_linears import bind_source
-from taqmlx.runtime.entry import Progress, build_parser, choose_part, log, run
+from taqmlx.runtime.entry import Progress, build_parser, find_shard_index, log, run
 from taqmlx.store.files import hash_file, read_json, write_json
 from taqmlx.store.lock import hold_lock
 from taqmlx.store.parameters import read_parameters
@@ -79,8 +79,8 @@ def list_pictures(arguments: argparse.Namespace, parameters: GenerateImages, inp
     evaluation = read_json(arguments.prompts, format="evaluation-prompts")
     prompts, pictures, shards = evaluation["prompts"], evaluation["pictures"], parameters.evaluation_shards
     moved = ALL[arguments.variant].seeds * len(pictures)
-    part = choose_part(arguments.shard, shards)
-    own = [row for row in pictures if row["prompt"] * shards // len(prompts) == part]
+    index = find_shard_index(arguments.shard, shards)
+    own = [row for row in pictures if row["prompt"] * shards // len(prompts) == index]
     return [
         Picture(
             name_picture(arguments.out, row["seed"] + moved),
@@ -113,11 +113,11 @@ def draw_batches(
     parameters: GenerateImages,
     batches: list[list[Picture]],
     progress: Progress,
-    together: int,
+    batch_size: int,
 ) -> None:
     """Generate batches of images; write the missing ones of each batch when it is done.
 
-    `together`: as in `sample`.
+    `batch_size`: as in `sample`.
     """
     decoder = model.load_decoder()
     sigmas = model.compute_sigmas(parameters.evaluation_steps)
@@ -125,7 +125,7 @@ def draw_batches(
         noise = draw_noise([picture.about["seed"] for picture in batch], *model.LATENT_SHAPE)
         cfg = parameters.evaluation_cfg
         try:
-            latents = sample(transformer, linear_at, cs, cs_pooled, noise, sigmas, cfg, progress.advance, together)
+            latents = sample(transformer, linear_at, cs, cs_pooled, noise, sigmas, cfg, progress.advance, batch_size)
         except NotFiniteError as error:
             about = batch[error.row].about
             words = f"{about['variant']}, seed {about['seed']}, prompt {about['prompt']!r}"

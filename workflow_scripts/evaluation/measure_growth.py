@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from taqmlx.mmdit.footprint import check_forward, choose_batch
-from taqmlx.mmdit.sampling import bind_step, refuse_broken
+from taqmlx.mmdit.sampling import bind_step, reject_nonfinite
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.quality import measure_snr
 from taqmlx.numerics.schedule import draw_noise, start_latents
@@ -69,7 +69,7 @@ def follow(exact: Any, quantized: Any, start: mx.array, count: int, first: int, 
         forced, free, reference = quantized(reference, step), quantized(free, step), exact(reference, step)
         mx.eval(forced, free, reference)
         for latents in (reference, forced, free):
-            refuse_broken(latents, first, step)
+            reject_nonfinite(latents, first, step)
         for name, latents in ((FREE, free), (FORCED, forced)):
             rows[name].append([measure_snr(*pair) for pair in zip(np.array(latents), np.array(reference), strict=True)])
         progress.advance(len(start))

@@ -37,27 +37,27 @@ def main(arguments: argparse.Namespace) -> None:
         read_parameters(Score, arguments.params),
         read_json(arguments.prompts, format="evaluation-prompts"),
     )
-    parts = plan.list_parts(parameters.evaluation_shards)
-    real = read_features([arguments.folder / "features" / REAL / f"{part}.safetensors" for part in parts], REAL)
+    shards = plan.list_stage_shards(parameters.evaluation_shards)
+    real = read_features([arguments.folder / "features" / REAL / f"{shard}.safetensors" for shard in shards], REAL)
     variants = {
-        name: read_part(arguments.folder, "compared", name)
-        | {"error_growth": None, "size": read_part(arguments.folder, "sizes", name)}
+        name: read_measurement(arguments.folder, "compared", name)
+        | {"error_growth": None, "size": read_measurement(arguments.folder, "sizes", name)}
         for name in parameters.evaluation_variants
     }
     for name, described in variants.items():
         if ALL[name].source in BY_CONFIGURATION:
             described["title"] = f"{described['size']['precision']}, {described['title']}"
     for name in variants.keys() - {FULL_PRECISION}:
-        growth = read_part(arguments.folder, "growth", name)
+        growth = read_measurement(arguments.folder, "growth", name)
         variants[name]["error_growth"] = summarise_growth(growth, parameters.evaluation_seed)
-    floor = {name: read_part(arguments.folder, "compared", name) for name in NOISE_FLOOR}
+    floor = {name: read_measurement(arguments.folder, "compared", name) for name in NOISE_FLOOR}
     head = FORMAT | describe_run(parameters, evaluation, real)
     head["bits_saved"] = describe_saving(arguments.frontier, parameters) if arguments.frontier else None
     write_json(arguments.out, head | {"variants": variants, "noise_floor": floor, "notes": NOTES})
     log.info(f"{len(variants)} variants, {len(evaluation['pictures'])} pictures each: {arguments.out}")
 
 
-def read_part(folder: Path, what: str, variant: str) -> dict[str, Any]:
+def read_measurement(folder: Path, what: str, variant: str) -> dict[str, Any]:
     """The output of one job for a variant; `what` names the job's folder and format."""
     content = read_json(folder / what / f"{variant}.json", format=what, variant=variant)
     return {key: value for key, value in content.items() if key not in ("format", "variant")}

@@ -6,8 +6,8 @@ from taqmlx.planning.ablation import PAPER_FID, VARIANTS
 from taqmlx.planning.variants import OTHER_SEEDS
 from taqmlx.report.study_tables import tabulate_ablation
 from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.checksum_files import write_text
 from taqmlx.store.files import read_json
-from taqmlx.store.vouching import write_text
 
 HEAD = """\
 FID of {n:,} images ({steps} steps) to those of full precision and to real images, from features of the embedded

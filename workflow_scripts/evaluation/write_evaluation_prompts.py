@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from taqmlx.planning import configuration, plan
-from taqmlx.planning.local_paths import find_place
+from taqmlx.planning.local_paths import find_local_path
 from taqmlx.planning.prompts import read_prompts
 from taqmlx.planning.stages import WriteEvaluationPrompts
 from taqmlx.runtime.entry import build_parser, log, run
@@ -33,8 +33,8 @@ def read_captions(parameters: WriteEvaluationPrompts) -> list[Caption]:
     Raises UserError if it cannot be read or shares a prompt with calibration.
     """
     try:
-        prompts = read_prompts(Path(find_place("evaluation_prompts", parameters.evaluation_prompts)))
-        configuration.refuse_shared_prompts(prompts, parameters.prompts)
+        prompts = read_prompts(Path(find_local_path("evaluation_prompts", parameters.evaluation_prompts)))
+        configuration.reject_shared_prompts(prompts, parameters.prompts)
     except ValueError as error:
         raise UserError(str(error)) from None
     return [Caption(text, ()) for text in prompts]

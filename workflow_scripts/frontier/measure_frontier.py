@@ -10,10 +10,10 @@ from taqmlx.numerics.frontier import describe_quality, describe_saving
 from taqmlx.planning import plan
 from taqmlx.report.study_tables import sort_ways, tabulate_frontier
 from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.checksum_files import write_text
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.frontier_file import FORMAT, PICTURES, find_best, list_ours
-from taqmlx.store.vouching import write_text
 
 NOTE = """\
 Latent signal-to-noise ratio to full precision in dB, of {n} pictures of held-out captions ({steps} steps, guidance

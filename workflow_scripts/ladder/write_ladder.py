@@ -11,10 +11,10 @@ from taqmlx.planning import ladder
 from taqmlx.report.study_tables import tabulate_ladder
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.block_report import read_report
+from taqmlx.store.checksum_files import write_text
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import write_json
 from taqmlx.store.tensors import read_sealed_tensors
-from taqmlx.store.vouching import write_text
 
 FORMAT = {"format": "weights-ladder", "version": 1}
 EXACT = 150.0  # dB; cap for equal values: no unequal fp32 values reach it, and JSON has no infinity

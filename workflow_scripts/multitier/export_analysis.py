@@ -12,10 +12,10 @@ import numpy as np
 from taqmlx.numerics import legacy_analysis, temporal_analysis
 from taqmlx.numerics.phases import PHASES
 from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.checksum_files import checksummed
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import write_plain_json
 from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
-from taqmlx.store.vouching import vouched
 
 TEMPORAL_FORMAT = "layer_temporal_analysis_v4"
 SCALE_IS = "the absmax of the layer input at a step, before any shift; not a step size"
@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.advice: describe_advice(flat),
     }
     for path, content in contents.items():
-        with vouched(path):
+        with checksummed(path):
             write_plain_json(path, content)
     log.info(f"{len(inputs)} layers in {', '.join(path.name for path in contents)} in {arguments.flat.parent}")
 
@@ -47,7 +47,7 @@ def flatten(name: str, described: dict[str, Any], arguments: argparse.Namespace)
     """Statistics of one input over all its steps. Raises UserError if the quantiles over all steps are missing."""
     if "overall" not in described:
         raise UserError(f"{arguments.statistics} has no quantiles of all steps for {name}; run merge_activations again")
-    return legacy_analysis.join_steps(*(described[key] for key in ("per_step", "rows", "channels", "overall")))
+    return legacy_analysis.join_step_sizes(*(described[key] for key in ("per_step", "rows", "channels", "overall")))
 
 
 def describe_time(statistics: dict, arrays: dict[str, np.ndarray], inputs: dict[str, str]) -> dict[str, Any]:

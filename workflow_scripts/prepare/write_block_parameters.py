@@ -11,7 +11,7 @@ from taqmlx.store.files import write_json
 
 def main(arguments: argparse.Namespace) -> None:
     values = json.loads(arguments.values)
-    blocks = plan.list_blocks(values["model"])
+    blocks = plan.list_block_names(values["model"])
     if arguments.block not in blocks:
         raise UserError(f"--block {arguments.block}: no such block; choose one from {blocks[0]} to {blocks[-1]}")
     parameters = plan.select_parameters("optimise_block", values, [])

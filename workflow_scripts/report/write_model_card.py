@@ -9,11 +9,11 @@ from taqmlx.report import runs
 from taqmlx.report.kinds import tabulate_kinds
 from taqmlx.report.model_card import render_card
 from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.checksum_files import checksummed, write_text
 from taqmlx.store.files import hash_file, read_json, write_atomically
 from taqmlx.store.frontier_file import read_frontier
 from taqmlx.store.packed_checkpoint import read_packed_config
 from taqmlx.store.quant_config import read_quant_config
-from taqmlx.store.vouching import vouched, write_text
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -32,7 +32,7 @@ def main(arguments: argparse.Namespace) -> None:
 def copy(source: Path, place: Path) -> None:
     """Copy a file atomically, with a checksum file."""
     content = source.read_bytes()
-    with vouched(place):
+    with checksummed(place):
         write_atomically(place, lambda partial: partial.write_bytes(content))
 
 

@@ -24,6 +24,7 @@ from taqmlx.report.figures import embed_plots
 from taqmlx.report.page import render_page
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.block_report import read_report
+from taqmlx.store.checksum_files import write_text
 from taqmlx.store.files import read_json
 from taqmlx.store.frontier_file import read_frontier
 from taqmlx.store.mixed_bits import read_mixed_bits
@@ -31,7 +32,6 @@ from taqmlx.store.packed_checkpoint import read_packed_config
 from taqmlx.store.quant_config import QuantConfig, read_content, read_quant_config
 from taqmlx.store.sensitivity_file import read_sensitivity
 from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
-from taqmlx.store.vouching import write_text
 
 Facts = dict[str, Any]
 

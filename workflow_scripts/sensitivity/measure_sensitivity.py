@@ -17,12 +17,12 @@ from taqmlx.reconstruction.block_assembly import assemble_problem, list_own_line
 from taqmlx.reconstruction.input_histograms import measure_distributions
 from taqmlx.reconstruction.input_quantizers import observe_inputs
 from taqmlx.reconstruction.input_sensitivity import measure_inputs
-from taqmlx.reconstruction.sensitivity import count_together
+from taqmlx.reconstruction.sensitivity import count_batch_rows
 from taqmlx.reconstruction.velocity import POINTS, bind_tail, compare_velocities, measure_gains, spread_points
 from taqmlx.reconstruction.weight_sensitivity import measure_weights, round_block
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.block_inputs import BlockInputs, identify_block, open_block_inputs
-from taqmlx.store.errors import blame_values
+from taqmlx.store.errors import report_unusable_values
 from taqmlx.store.parameters import read_parameters
 from taqmlx.store.sensitivity_file import write_sensitivity
 
@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
     parameters = read_parameters(MeasureSensitivity, arguments.params)
     inputs, model = open_block_inputs(arguments.inputs), find_model(parameters.model, parameters)
     origin = identify_block(inputs, parameters, arguments.block, model.file_digests())
-    with blame_values(arguments.block):
+    with report_unusable_values(arguments.block):
         content, arrays = measure(parameters, arguments.block, inputs, model)
     write_sensitivity(arguments.out, content | {"origin": origin}, arrays)
     log.info(f"{arguments.block}: {len(content['weights'])} weights, {len(content['inputs'])} inputs: {arguments.out}")
@@ -41,7 +41,7 @@ def measure(
     parameters: MeasureSensitivity, block: str, inputs: BlockInputs, model: Model
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The content of one block's sensitivity file, without `origin`, and its arrays. Raises ValueError."""
-    transformer, index = model.load_transformer(), plan.list_blocks(parameters.model).index(block)
+    transformer, index = model.load_transformer(), plan.list_block_names(parameters.model).index(block)
     layers, every = list_own_linears(transformer, block), np.arange(len(inputs.points))
     patterns = list_rules(parameters.model, parameters)
     rules = {layer.name: patterns[layer.name] for layer in layers}
@@ -60,7 +60,7 @@ def measure(
     conditions, shape = plan.count_conditions(parameters.model), model.LATENT_SHAPE
     few = spread_points(inputs.sigmas, inputs.points, inputs.negative, conditions, POINTS)
     tokens = problem.rows.text.shape[1]
-    check_forward(transformer, shape, tokens, count_together(problem), "measuring sensitivity")
+    check_forward(transformer, shape, tokens, count_batch_rows(problem), "measuring sensitivity")
     tail = bind_tail(transformer, index, shape)
     finish = compare_velocities(tail, inputs.modulation, conditions, parameters.evaluation_cfg)
     whole = round_block(transformer, problem, layers, rules, inputs.modulation)

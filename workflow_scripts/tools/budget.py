@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
     print("\n".join(tabulate(stages)))
     print(f"hours: one job at a time, {rates.source}")
     print(f"memory: per job, estimated, computing in {8 * shapes.itemsize} bits; disk: including temporary files")
-    refuse_full_disk(stages, Path(config["results_dir"]))
+    reject_full_disk(stages, Path(config["results_dir"]))
 
 
 def read_configuration(arguments: argparse.Namespace) -> tuple[plan.Parameters, list[str]]:
@@ -140,7 +140,7 @@ def format_bytes(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
-def refuse_full_disk(stages: Sequence[Stage], results: Path) -> None:
+def reject_full_disk(stages: Sequence[Stage], results: Path) -> None:
     """Raise UserError if the disk of `results` has no room for the output that is still missing."""
     place = next(path for path in (results.absolute(), *results.absolute().parents) if path.exists())
     needed, free = count_missing(stages, results), shutil.disk_usage(place).free

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from taqmlx.planning import plan
 from taqmlx.planning.stages import CollectShard, ShardParameters
-from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
+from taqmlx.runtime.entry import Progress, add_location, build_parser, log, run
 from taqmlx.store.errors import UserError
-from taqmlx.store.locations import Place
+from taqmlx.store.locations import Location
 from taqmlx.store.parameters import read_parameters
 from taqmlx.store.publishing import fetch_group, publish_group
 from taqmlx.store.seal import check_origin, holds_group, read_group_seal
@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
     log.info(f"{arguments.to}: {copied} shards copied, {there} there already, {len(shards) - len(finished)} unfinished")
 
 
-def copy_shard(source: Place, out: Place, job: ShardParameters) -> bool:
+def copy_shard(source: Location, out: Location, job: ShardParameters) -> bool:
     """Copy one shard. Returns False if it exists already. Raises UserError naming a damaged file or a conflicting
     shard.
     """
@@ -53,6 +53,6 @@ def copy_shard(source: Place, out: Place, job: ShardParameters) -> bool:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params")
-    add_place(parser, "trajectories", help="store to copy from")
-    add_place(parser, "to", help="store to copy to")
+    add_location(parser, "trajectories", help="store to copy from")
+    add_location(parser, "to", help="store to copy to")
     run(main, parser)

@@ -140,7 +140,7 @@ def choose_guidance(arguments: argparse.Namespace) -> float:
 def check_arguments(arguments: argparse.Namespace, model: Model) -> None:
     """Raise UserError, naming the option, for an invalid request or an --out that is not an image file name."""
     is_quantized = arguments.weights is not None or arguments.quant_config is not None
-    blocks = plan.list_blocks(arguments.model)
+    blocks = plan.list_block_names(arguments.model)
     unknown = sorted(set(arguments.blocks or []) - set(blocks))
     needs = [f"--{name.replace('_', '-')}" for name in ("compare", "diff_stats", "blocks") if getattr(arguments, name)]
     height, width = model.PICTURE_SHAPE

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from taqmlx.checks import exports, files, products, trajectories
 from taqmlx.checks.results import Report, Results
-from taqmlx.runtime.entry import add_place, build_parser, log, run
+from taqmlx.runtime.entry import add_location, build_parser, log, run
 from taqmlx.store.errors import UnreachableError, UserError
 
 CHECKS: dict[str, Callable[[Results], Report | None]] = {
@@ -101,7 +101,7 @@ def build_arguments() -> argparse.ArgumentParser:
     """The command-line parser."""
     parser = build_parser(__doc__)
     parser.add_argument("--results", type=Path, required=True, help="results folder")
-    add_place(parser, "trajectories", required=False, help="trajectory store, if outside that folder; may be a URL")
+    add_location(parser, "trajectories", required=False, help="trajectory store, if outside that folder; may be a URL")
     parser.add_argument(
         "--replay",
         type=int,

@@ -4,7 +4,7 @@ import argparse
 
 from taqmlx.planning import plan
 from taqmlx.planning.stages import CollectShard
-from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
+from taqmlx.runtime.entry import Progress, add_location, build_parser, log, run
 from taqmlx.store.conditioning import list_inputs, open_conditioning
 from taqmlx.store.errors import UserError
 from taqmlx.store.parameters import read_parameters
@@ -30,5 +30,5 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "conditioning")
-    add_place(parser, "trajectories")
+    add_location(parser, "trajectories")
     run(main, parser)

@@ -33,18 +33,18 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(f"{error}; the shapes are described above") from None
     intact, problems = find_problems(checkpoint, arguments.blocks)
     print(format_report(checkpoint, intact))
-    refuse_problems(folder, problems)
+    reject_problems(folder, problems)
     log.info(f"{folder}: all checks pass" + (", and the codes are the blocks'" if arguments.blocks else ""))
 
 
 def verify_mflux(folder: Path) -> None:
     """Verify the folder `transformer` of mflux. Raises UserError, after listing them, if there are faults."""
     saved = open_transformer(folder)
-    refuse_problems(folder, find_faults(saved))
+    reject_problems(folder, find_faults(saved))
     log.info(f"{folder}: all checks pass: {len(saved.index)} tensors, those that mflux looks for")
 
 
-def refuse_problems(folder: Path, problems: list[str]) -> None:
+def reject_problems(folder: Path, problems: list[str]) -> None:
     """List `problems` of a folder, and raise UserError if there are any."""
     for problem in problems:
         log.error(f"does not hold: {problem}")

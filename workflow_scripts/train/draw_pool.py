@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 
 from taqmlx.runtime.entry import Progress, build_parser, run
-from taqmlx.store.vouching import vouched
+from taqmlx.store.checksum_files import checksummed
 from taqmlx.training.pool import PICTURES, SCENES, create_pool, draw_example
 from taqmlx.training.recipe import POOL_SEED, POOL_SIZE
 
 
 def draw_pool(arguments: argparse.Namespace) -> None:
-    with vouched(arguments.out / SCENES), vouched(arguments.out / PICTURES):
+    with checksummed(arguments.out / SCENES), checksummed(arguments.out / PICTURES):
         fill_pool(arguments.out)
 
 

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from taqmlx.models.embedded import AUTOENCODER
 from taqmlx.runtime.entry import Progress, build_parser, run
+from taqmlx.store.checksum_files import checksummed
 from taqmlx.store.files import write_atomically
-from taqmlx.store.vouching import vouched
 from taqmlx.training.autoencoder import Autoencoder
 from taqmlx.training.loop import split_batches
 from taqmlx.training.pool import open_pool, to_tensor
@@ -31,7 +31,7 @@ def encode_pool(arguments: argparse.Namespace) -> None:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             latents[rows] = model.encode(to_tensor(pictures[rows])).half().numpy()
         progress.advance(rows.stop - rows.start)
-    with vouched(arguments.out):
+    with checksummed(arguments.out):
         write_atomically(arguments.out, lambda partial: np.save(partial, latents))
 
 

@@ -10,8 +10,8 @@ from taqmlx.models.classifier import Classifier, judge_pictures, load_classifier
 from taqmlx.numerics.quality import measure_psnr
 from taqmlx.plots.picture_grid import draw_grid
 from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.store.checksum_files import checksummed
 from taqmlx.store.files import write_atomically, write_json
-from taqmlx.store.vouching import vouched
 from taqmlx.training import recipe
 from taqmlx.training.pool import draw_example
 from taqmlx.training.scoring import generate_pictures, rate_pictures, write_captions
@@ -80,7 +80,7 @@ def draw_examples(folder: Path, cfg_weight: float, path: Path) -> None:
     prompts = [caption.text for objects in (1, 2) for caption in write_captions(recipe.GRID_SEED, half, objects)]
     pictures = generate_pictures(folder, prompts, recipe.SCORED_STEPS, cfg_weight, recipe.GRID_SEED)
     grid = draw_grid(pictures, prompts, recipe.GRID_COLUMNS)
-    with vouched(path):
+    with checksummed(path):
         write_atomically(path, lambda partial: grid.save(partial, optimize=True))
 
 

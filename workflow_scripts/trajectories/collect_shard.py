@@ -19,7 +19,7 @@ from taqmlx.models.protocol import Model
 from taqmlx.numerics import schedule
 from taqmlx.planning import plan
 from taqmlx.planning.stages import CollectShard, ShardParameters
-from taqmlx.runtime.entry import Progress, add_place, build_parser, log, run
+from taqmlx.runtime.entry import Progress, add_location, build_parser, log, run
 from taqmlx.store.block_inputs import count_bytes
 from taqmlx.store.checkpoint import Checkpoint
 from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioning
@@ -75,14 +75,14 @@ def bind_beginning(model: Model, conditioning: Conditioning, parameters: ShardPa
     """Load the model once and return `begin` for the shard's trajectories. Raises UserError if memory is too small."""
     transformer = model.load_transformer()
     linear = bind_linears(transformer)
-    together = min(parameters.batch_size, len(parameters.rows))
+    batch_size = min(parameters.batch_size, len(parameters.rows))
     _, conditions, tokens, _ = conditioning.read_shapes()["cs_shape"]
     check_forward(
         transformer,
         model.LATENT_SHAPE,
         tokens,
-        conditions * together,
-        f"recording {together} trajectories in one batch",
+        conditions * batch_size,
+        f"recording {batch_size} trajectories in one batch",
         "lower batch_size",
     )
 
@@ -146,7 +146,7 @@ def record_batch(
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "conditioning", "scratch")
-    add_place(parser, "out", help="location of the shard, a folder or a URL")
+    add_location(parser, "out", help="location of the shard, a folder or a URL")
     parser.add_argument("--receipt", type=Path, help="folder for a copy of the seal, if not --out itself")
     parser.add_argument("--shard", required=True, help="shard name, such as 007")
     run(main, parser)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from taqmlx.runtime.entry import add_place, build_parser, log, run
+from taqmlx.runtime.entry import add_location, build_parser, log, run
 from taqmlx.store.files import encode_json, write_plain_json
 from taqmlx.store.locations import RemotePath
 from taqmlx.store.trajectories import ROOT
@@ -17,5 +17,5 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "out")
-    add_place(parser, "store", required=False, help="location of the shards, if not beside --out")
+    add_location(parser, "store", required=False, help="location of the shards, if not beside --out")
     run(main, parser)

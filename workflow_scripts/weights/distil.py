@@ -98,7 +98,7 @@ def assemble_task(
         training=training,
         held_out=held_out,
         conditions=conditions,
-        together=choose_batch(transformer, latent_shape, cs_shape, parameters.distil_batch),
+        batch_size=choose_batch(transformer, latent_shape, cs_shape, parameters.distil_batch),
         strategy=choose_strategy(transformer, latent_shape, cs_shape[2], conditions * batch),
     )
     return task, student.start(model.load_transformer(), codes, "codes" in KINDS[parameters.distil])

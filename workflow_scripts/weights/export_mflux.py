@@ -25,7 +25,7 @@ from taqmlx.store.parameters import read_parameters
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_parameters(PackWeights, arguments.params)
     checkpoint = read_packed(arguments.quantized)
-    refuse_others(checkpoint, parameters, arguments.quantized)
+    reject_others(checkpoint, parameters, arguments.quantized)
     modules = list_modules(*plan.MODEL_BLOCKS[MFLUX_MODEL])
     model = cast(ReleasedModel, find_model(MFLUX_MODEL, parameters))
     tensors = convert_checkpoint(checkpoint, modules, read_key_biases(model))
@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace) -> None:
     log.info(f"{len(modules)} modules, {size / 1e6:,.1f} MB, in the layout of mflux: {arguments.out}")
 
 
-def refuse_others(checkpoint: PackedCheckpoint, parameters: PackWeights, folder: Path) -> None:
+def reject_others(checkpoint: PackedCheckpoint, parameters: PackWeights, folder: Path) -> None:
     """Raise UserError unless the checkpoint is of the model and the stored type that mflux has."""
     for found, wanted, cure in (
         (parameters.model, MFLUX_MODEL, f"set model: {MFLUX_MODEL}"),

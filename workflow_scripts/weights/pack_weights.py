@@ -71,7 +71,7 @@ def main(arguments: argparse.Namespace) -> None:
     chosen = {layer.name: choose_rule(rules, mixed, layer.name) for layer in layers}
     packed = pack_layers(layers, weights, blocks, chosen, UNIFORM_CURE if arguments.uniform_g64 else CURE)
     if arguments.uniform_g64:
-        refuse_migrated(layers, packed)
+        reject_migrated(layers, packed)
     path = arguments.out_dir / "model.safetensors"
     scale_dtype = find_shared_dtype([find_weight_rule(parameters.weights, layer.name) for layer in layers])
     tensors = {f"{prefix}{key}": value for key, value in collect_tensors(weights, packed, scale_dtype).items()}
@@ -204,7 +204,7 @@ def fits_rule(grid: weight_grid.Grid, rule: WeightRule) -> bool:
     return grid.bits == rule["bits"] and rule["group_size"] in (grid.group_size, "row")
 
 
-def refuse_migrated(layers: list[Layer], packed: dict[str, PackedLayer]) -> None:
+def reject_migrated(layers: list[Layer], packed: dict[str, PackedLayer]) -> None:
     """Raise UserError if a weight is migrated: DiffusionKit's layout cannot store migrations."""
     migrated = [layer.name for layer in layers if "migration" in packed[layer.path].tensors]
     if migrated:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from taqmlx import models
 from taqmlx.runtime.entry import build_parser, run
-from taqmlx.store.vouching import write_text
+from taqmlx.store.checksum_files import write_text
 
 
 def main(arguments: argparse.Namespace) -> None:

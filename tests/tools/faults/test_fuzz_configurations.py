@@ -44,7 +44,7 @@ def complete(config):
     try:
         with limit_time(60):
             full = configuration.complete(config, SCHEMA)
-            configuration.refuse_unread(config, full["model"])
+            configuration.reject_unread(config, full["model"])
             configuration.read_prompts(Path(full["prompts"]))
             plan.encode_values("optimise_block", full)
             return full

@@ -13,7 +13,7 @@ import yaml
 
 from taqmlx.planning import configuration, plan
 from taqmlx.planning.stages import CollectShard
-from taqmlx.runtime.entry import choose_part
+from taqmlx.runtime.entry import find_shard_index
 from taqmlx.store.errors import UserError
 from taqmlx.store.parameters import read_parameters
 from tools.commands import find_module
@@ -146,7 +146,7 @@ def test_a_name_on_the_command_line_cannot_lead_to_another_shard(artefacts, tmp_
     params = artefacts["imported dataset"].pristine / "params" / "collect_shard.json"
     values = plan.encode_values("optimise_block", configuration.complete({}, configuration.load_schema()))
     with pytest.raises(UserError, match=r"^--shard .*: no such shard; choose one from 00 to 03$"):
-        choose_part(name, 4)
+        find_shard_index(name, 4)
     with pytest.raises(UserError, match=r"^--shard .*: no such shard; choose one from 000 to 001$"):
         collect_shard.select_shard(read_parameters(CollectShard, params), name)
     with pytest.raises(UserError, match=r"^--block .*: no such block; choose one from mm_00 to mm_04$"):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zarr
 
-from taqmlx.mmdit.blocks import list_blocks
+from taqmlx.mmdit.blocks import build_blocks
 from taqmlx.mmdit.forward import advance_block, bind_linears, predict_velocity
 from taqmlx.models.catalogue import find_model
 from taqmlx.store.block_inputs import open_block_inputs
@@ -145,7 +145,7 @@ def test_rows_equal_the_states_of_a_forward_of_that_point_alone(captured, points
 def test_replayed_blocks_give_the_targets(captured, transformer):
     linear, rows = bind_linears(transformer), mx.arange(len(captured.points))
     modulation = mx.array(captured.modulation)
-    for index, block in enumerate(list_blocks(transformer, (8, 8))):
+    for index, block in enumerate(build_blocks(transformer, (8, 8))):
         inputs = [mx.array(x).astype(mx.float32) for x in captured.read_block(index)]
         outputs = advance_block(linear, block, *inputs, modulation, rows)
         for output, target, x in zip(outputs, captured.read_targets(index), inputs, strict=True):

@@ -10,9 +10,9 @@ import pytest
 
 from taqmlx.models import load_quantized
 from taqmlx.report.model_card import BASES
+from taqmlx.store.checksum_files import name_sums, read_sums
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, read_json
-from taqmlx.store.vouching import name_sums, read_sums
 from tests.support.report_study import Results
 from workflow_scripts.report import write_model_card
 from workflow_scripts.weights import write_loader

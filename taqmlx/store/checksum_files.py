@@ -24,13 +24,13 @@ def name_sums(place: Path) -> Path:
     return place.with_name(place.name + SUMS)
 
 
-def name_place(sums: Path) -> Path:
+def name_result(sums: Path) -> Path:
     """Inverse of `name_sums`."""
     return sums.with_name(sums.name.removesuffix(SUMS))
 
 
 @contextmanager
-def vouched(place: Path, *files: Path) -> Iterator[None]:
+def checksummed(place: Path, *files: Path) -> Iterator[None]:
     """Write the checksum file of `files`, or of the single file `place`, which are written within the context.
 
     The checksum file is absent meanwhile: a killed writer leaves files without digests, never with wrong ones.
@@ -55,14 +55,14 @@ def digest(lines: str) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` atomically in UTF-8, with a checksum file."""
-    with vouched(path):
+    with checksummed(path):
         write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def write_vouched_folder(path: Path, fill: Callable[[Path], None]) -> None:
+def write_checksummed_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Call `write_folder`, with a checksum file that covers every file in the folder. Raises as that does."""
 
-    def fill_and_vouch(partial: Path) -> None:
+    def fill_and_sum(partial: Path) -> None:
         fill(partial)
         # Before the folder is renamed: a published folder is never rewritten.
         write_sums(
@@ -70,7 +70,7 @@ def write_vouched_folder(path: Path, fill: Callable[[Path], None]) -> None:
             {f"{path.name}/{file.relative_to(partial).as_posix()}": hash_file(file) for file in list_plain(partial)},
         )
 
-    write_folder(path, fill_and_vouch)
+    write_folder(path, fill_and_sum)
 
 
 def list_plain(folder: Path) -> list[Path]:
@@ -80,7 +80,7 @@ def list_plain(folder: Path) -> list[Path]:
 
 def read_sums(sums: Path) -> dict[str, str]:
     """Read the digests in `sums` by name. Raises UserError, naming it, if it is damaged or of another result."""
-    line = re.compile(rf"([0-9a-f]{{64}})  ({re.escape(name_place(sums).name)}(?:[./].+)?)")
+    line = re.compile(rf"([0-9a-f]{{64}})  ({re.escape(name_result(sums).name)}(?:[./].+)?)")
     try:
         lines, _, last = read_plain(sums).decode("utf-8").rpartition(MARK)
     except (OSError, ValueError) as error:

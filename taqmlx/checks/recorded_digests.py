@@ -7,21 +7,21 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from taqmlx.planning import plan
+from taqmlx.store.checksum_files import SUMS, name_result, read_sums
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import CHECKSUM, hash_file, is_unchanged, read_plain_json
 from taqmlx.store.tensors import read_metadata, read_sealed_tensors
 from taqmlx.store.trajectories import ROOT
-from taqmlx.store.vouching import SUMS, name_place, read_sums
 
 SEAL_KEYS = {"parameters", "inputs", "fingerprint", "sha256"}
 UNMADE = {"versions.json"}  # written by every run, not by a target
 
 
 class Claim(NamedTuple):
-    """Digest that the file `voucher` records for another file, and the target that remakes both."""
+    """Digest that the file `record` records for another file, and the target that remakes both."""
 
     sha256: str
-    voucher: Path
+    record: Path
     target: Path
 
 
@@ -38,7 +38,7 @@ def list_claims(path: Path) -> Iterator[tuple[Path, Claim]]:
 
 def list_sums_claims(sums: Path) -> Iterator[tuple[Path, Claim]]:
     """Yield the entries of a checksum file. Raises UserError, with the remedy, if it is damaged."""
-    place = name_place(sums)
+    place = name_result(sums)
     try:
         digests = read_sums(sums)
     except UserError as error:
@@ -118,10 +118,10 @@ def find_fault(path: Path, claims: list[Claim]) -> str | None:
     except OSError as error:
         return f"{path} cannot be read ({error.strerror})"
     # Records in the same folder first, because they were written together.
-    for claim in sorted(claims, key=lambda claim: claim.voucher.parent != path.parent):
+    for claim in sorted(claims, key=lambda claim: claim.record.parent != path.parent):
         if claim.sha256 != digest:
-            gone = "both" if claim.target in (path, claim.voucher) else claim.target
-            return f"{path} does not match {claim.voucher}; delete {gone} and {say_how(claim.target)}"
+            gone = "both" if claim.target in (path, claim.record) else claim.target
+            return f"{path} does not match {claim.record}; delete {gone} and {say_how(claim.target)}"
     return "" if claims else find_own_fault(path)
 
 
