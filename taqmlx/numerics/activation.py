@@ -3,7 +3,7 @@
 Every scale here is a step size, the distance between adjacent levels. `compute_step` converts a clipping range to one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import mlx.core as mx
@@ -63,15 +63,28 @@ def compute_token_step(x: mx.array, bits: int, group_size: GroupSize = PER_TOKEN
     `group_size` adjacent channels share a step size, as in GGUF's Q8_0 and in MX formats (Rouhani et al. 2023,
     arXiv 2310.10537). Raises ValueError unless `group_size` divides D.
     """
-    absmax = mx.abs(x.astype(mx.float32))
-    if group_size == PER_TOKEN:
-        absmax = absmax.max(axis=-1, keepdims=True)
-    else:
-        if x.shape[-1] % group_size:
-            raise ValueError(f"{x.shape[-1]} channels are not a multiple of the group size {group_size}")
-        groups = absmax.reshape(*x.shape[:-1], -1, group_size).max(axis=-1)  # (..., D) -> (..., D / group_size)
-        absmax = mx.repeat(groups, group_size, axis=-1)
+    absmax = reduce_groups(mx.max, mx.abs(x.astype(mx.float32)), group_size)
     return mx.maximum(absmax / find_largest_code(bits), SMALLEST_STEP)
+
+
+def compute_token_centre(x: mx.array, group_size: GroupSize = PER_TOKEN) -> mx.array:
+    """Centre of the range, float32, of each token of `x` (..., D), (..., 1), or of each group of channels, (..., D).
+
+    The grid of x less its centre has both ends of the range of x, like the groups of MLX's `quantize`. Raises
+    ValueError unless `group_size` divides D.
+    """
+    x = x.astype(mx.float32)
+    return (reduce_groups(mx.max, x, group_size) + reduce_groups(mx.min, x, group_size)) / 2
+
+
+def reduce_groups(reduce: Callable[..., mx.array], x: mx.array, group_size: GroupSize) -> mx.array:
+    """`reduce` over the channels of each token of x (..., D), (..., 1), or over each group of them, (..., D)."""
+    if group_size == PER_TOKEN:
+        return reduce(x, axis=-1, keepdims=True)
+    if x.shape[-1] % group_size:
+        raise ValueError(f"{x.shape[-1]} channels are not a multiple of the group size {group_size}")
+    groups = x.reshape(*x.shape[:-1], -1, group_size)  # (..., D) -> (..., D / group_size, group_size)
+    return mx.repeat(reduce(groups, axis=-1), group_size, axis=-1)
 
 
 def compute_ranges(per_step: Mapping[str, Sequence[float]], range_name: str, is_shifted: bool) -> np.ndarray:

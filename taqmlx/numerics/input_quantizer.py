@@ -12,7 +12,13 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from taqmlx.numerics.activation import PER_TOKEN, compute_token_step, look_up_step, quantize_dequantize
+from taqmlx.numerics.activation import (
+    PER_TOKEN,
+    compute_token_centre,
+    compute_token_step,
+    look_up_step,
+    quantize_dequantize,
+)
 from taqmlx.numerics.learned_step import quantize_learned
 from taqmlx.planning.layer_rules import UNQUANTIZED, GroupSize, InputRule
 
@@ -23,11 +29,11 @@ ARRAYS = ("steps", "shift", "migration")  # fields of InputQuantizer that are ar
 
 @dataclass(frozen=True, eq=False)
 class InputQuantizer:
-    """Quantizer of a layer input x (..., D), in NumPy: (x - shift) / migration on a symmetric grid of `bits`.
+    """Quantizer of a layer input x (..., D), in NumPy: (x - shift) / migration on a grid of `bits`.
 
     policy: key of POLICIES; bits: one bit width, or K of them for `lut`; steps float32: (K,) for `lut`, one per noise
     level, (1,) for `static`, otherwise None; shift float32 (D,) and migration int32 (D,), or None; group_size: for
-    `dynamic`, the number of channels of a token that share a step size, or PER_TOKEN.
+    `dynamic` and `affine`, the number of channels of a token that share a step size, or PER_TOKEN.
     """
 
     policy: str = "none"
@@ -66,13 +72,14 @@ class InputQuantizer:
 
     def bind(self, weights: np.ndarray) -> Forward:
         """x (..., D) -> Q((x - z) / m) at one noise level, by the weights (K,) of the levels of the step sizes."""
-        find, shift, migration = POLICIES[self.policy].at_level, as_single(self.shift), as_single(self.migration)
+        policy, shift, migration = POLICIES[self.policy], as_single(self.shift), as_single(self.migration)
 
         def forward(x: mx.array) -> mx.array:
             x = x if shift is None else x - shift
             x = x if migration is None else x / migration
-            step = find(self, x, weights)
-            return x if step is None else quantize_dequantize(x, *step)
+            centre = policy.centre(self, x)
+            step = policy.at_level(self, x if centre is None else x - centre, weights)
+            return x if step is None else quantize_dequantize(x, *step, centre)
 
         return forward
 
@@ -85,12 +92,13 @@ class InputQuantizer:
 
         def forward(x: mx.array) -> mx.array:
             x = self.divide(x)
-            step = self.find_row_step_sizes(x, steps, sigma_index)
+            centre = POLICIES[self.policy].centre(self, x) if shift is None else shift
+            step = self.find_row_step_sizes(x if centre is None else x - centre, steps, sigma_index)
             if step is None:
                 return x
-            if shift is None:
+            if centre is None:
                 return quantize_learned(x, step, self.bit_width)
-            return quantize_learned(x - shift, step, self.bit_width) + shift
+            return quantize_learned(x - centre, step, self.bit_width) + centre
 
         return forward
 
@@ -122,17 +130,34 @@ class Policy(NamedTuple):
 
     at_level(quantizer, x (..., D), weights (K,)): step size and bits at one noise level, by the weights of the levels
     of the step sizes; at_rows(quantizer, x (B, T, D), steps, sigma_index (B,)): step size at the noise level of each
-    row, as in `find_row_step_sizes`; has_steps: whether step sizes are stored.
+    row, as in `find_row_step_sizes`; has_steps: whether step sizes are stored; centre(quantizer, x): what is taken from
+    x before it is quantized and then added again, None for a symmetric grid.
     """
 
     has_steps: bool
     at_level: Callable[[InputQuantizer, mx.array, np.ndarray], tuple[mx.array | float, int] | None]
     at_rows: Callable[[InputQuantizer, mx.array, mx.array, mx.array], mx.array | None]
+    centre: Callable[[InputQuantizer, mx.array], mx.array | None] = lambda quantizer, x: None
 
 
 def measure_token_step(quantizer: InputQuantizer, x: mx.array) -> mx.array:
     """Step size of each token of x, or of its groups of channels, without a gradient."""
     return compute_token_step(mx.stop_gradient(x), quantizer.bit_width, quantizer.group_size)
+
+
+def measure_token_centre(quantizer: InputQuantizer, x: mx.array) -> mx.array:
+    """Centre of each token of x, or of its groups of channels, without a gradient."""
+    return compute_token_centre(mx.stop_gradient(x), quantizer.group_size)
+
+
+def look_up_token_step(quantizer: InputQuantizer, x: mx.array, weights: np.ndarray) -> tuple[mx.array, int]:
+    """Measured step size and bits, the same at every noise level."""
+    return measure_token_step(quantizer, x), quantizer.bit_width
+
+
+def measure_row_step(quantizer: InputQuantizer, x: mx.array, steps: mx.array, sigma_index: mx.array) -> mx.array:
+    """Measured step size, the same at every noise level."""
+    return measure_token_step(quantizer, x)
 
 
 POLICIES = {
@@ -141,11 +166,8 @@ POLICIES = {
         at_level=lambda quantizer, x, weights: None,
         at_rows=lambda quantizer, x, steps, sigma_index: None,
     ),
-    "dynamic": Policy(
-        False,
-        at_level=lambda quantizer, x, weights: (measure_token_step(quantizer, x), quantizer.bit_width),
-        at_rows=lambda quantizer, x, steps, sigma_index: measure_token_step(quantizer, x),
-    ),
+    "dynamic": Policy(False, look_up_token_step, measure_row_step),
+    "affine": Policy(False, look_up_token_step, measure_row_step, measure_token_centre),
     "static": Policy(
         True,
         at_level=lambda quantizer, x, weights: (float(quantizer.step_sizes[0]), quantizer.bit_width),

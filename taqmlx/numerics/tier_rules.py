@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from taqmlx.numerics.tiers import take_by_threshold, take_fewest, to_decibels
+from taqmlx.planning.layer_rules import MEASURED_POLICIES
 from taqmlx.planning.stages import WriteMultitier
 
 
@@ -30,9 +31,12 @@ def choose_bits(evidence: Evidence, sigmas: Sequence[float], parameters: WriteMu
     """Bits of a layer, int (K,), by the rule in `parameters`, at most its own bits; and a short reason."""
     bits, reason = RULES[parameters.multitier_rule](evidence, sigmas, parameters)
     bits = np.minimum(bits, evidence.own)
-    if evidence.policy == "dynamic" and np.ptp(bits):
+    if evidence.policy in MEASURED_POLICIES and np.ptp(bits):
         kept = np.full_like(bits, evidence.own)
-        return kept, f"dynamic step sizes have no table of bits: {evidence.own} bits are kept; otherwise {reason}"
+        return (
+            kept,
+            f"{evidence.policy} step sizes have no table of bits: {evidence.own} bits are kept; otherwise {reason}",
+        )
     return bits, reason
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import GROUP_SIZES, WIDTHS, Choice
-from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule, read_scale_dtype
+from taqmlx.planning.layer_rules import MEASURED_POLICIES, UNQUANTIZED, find_rule, read_scale_dtype
 from taqmlx.planning.mflux_layout import MFLUX, MFLUX_DTYPE, MFLUX_MODEL
 from taqmlx.planning.sizes import count_elements
 from taqmlx.planning.step_choice import select_timesteps
@@ -92,10 +92,10 @@ def reject_migration(config: Config) -> None:
                 f"activations: the migration of {rule['layers']} is learned, which the engine {config['engine']} does"
                 " not do; set migration to false, or engine to adaround"
             )
-        if rule["policy"] == "dynamic":
+        if rule["policy"] in MEASURED_POLICIES:
             raise ValueError(
-                f"activations: the migration of {rule['layers']} needs a step size, and the policy dynamic keeps none;"
-                " set migration to false, or policy to static or lut"
+                f"activations: the migration of {rule['layers']} needs a step size, and the policy {rule['policy']}"
+                " keeps none; set migration to false, or policy to static or lut"
             )
 
 

@@ -7,7 +7,9 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 UNQUANTIZED = 16
 FLOAT16 = "float16"  # stored type of scales, zero points and biases by a rule that names none
 
-# channels of a token that share a dynamic step size
+# policies that measure step sizes at run time, so that none are stored
+MEASURED_POLICIES = ("dynamic", "affine")
+# channels of a token that share a measured step size
 GroupSize = int | Literal["token"]
 
 

@@ -147,7 +147,8 @@ INPUTS: tuple[tuple[Column, Getter], ...] = (
         Column(
             "Policy",
             is_number=False,
-            meaning="lut: step size per noise level; static: one step size; dynamic: per token; shift: centred first",
+            meaning="lut: step size per noise level; static: one step size; dynamic: per token; affine: per token, with"
+            " a zero point; shift: centred first",
         ),
         lambda fact: show_words(fact["policy"] + (" + shift" if fact["shift"] else "")),
     ),

@@ -56,7 +56,7 @@ class QuantConfig:
         )
 
     def activation_step(self, layer: str, sigma: float, lookup: str = DEFAULT_LOOKUP) -> float | None:
-        """Step size of the input of `layer` at `sigma`; None for dynamic or unquantized inputs.
+        """Step size of the input of `layer` at `sigma`; None for measured ones and unquantized inputs.
 
         Between noise levels of a table, the step size of the nearest one, or linear in sigma if `lookup` is
         "interpolated".

@@ -4,7 +4,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from taqmlx.numerics.activation import compute_step, compute_token_step, look_up_step, quantize_dequantize
+from taqmlx.numerics.activation import (
+    compute_step,
+    compute_token_centre,
+    compute_token_step,
+    look_up_step,
+    quantize_dequantize,
+)
 from taqmlx.numerics.sigma_lookup import LOOKUPS, find_nearest_knot
 
 
@@ -120,3 +126,18 @@ class TestTables:
             step, bits = look_up_step(LOOKUPS["interpolated"](sigma, self.KNOTS), self.STEPS, self.BITS)
             expected = np.interp(sigma, self.KNOTS[::-1], ranges[::-1])
             assert step * (2 ** (bits - 1) - 1) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_centred_group_uses_every_code_where_values_have_one_sign():
+    """Values after GELU or SiLU are nearly all positive: half the codes of a symmetric grid are never used."""
+    x = mx.array(np.random.default_rng(3).uniform(2, 3, (5, 64)).astype(np.float32))
+    centre = compute_token_centre(x, 32)
+    step = compute_token_step(x - centre, 8, 32)
+    assert centre.shape == step.shape == x.shape
+    error = mx.abs(quantize_dequantize(x, step, 8, centre) - x).max().item()
+    assert error < 0.51 / 254 < 3 / 254 / 2
+
+
+def test_a_centre_of_groups_that_do_not_fit_is_rejected():
+    with pytest.raises(ValueError, match="48 channels are not a multiple of the group size 32"):
+        compute_token_centre(mx.zeros((2, 48)), 32)

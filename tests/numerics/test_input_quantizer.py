@@ -22,6 +22,8 @@ QUANTIZERS = {
     "none": InputQuantizer(),
     "dynamic": InputQuantizer("dynamic", 6),
     "groups": InputQuantizer("dynamic", 4, group_size=8),
+    "affine": InputQuantizer("affine", 6),
+    "affine_groups": InputQuantizer("affine", 4, group_size=8),
     "static": InputQuantizer("static", 5, STEPS[:1]),
     "lut": InputQuantizer("lut", 6, STEPS),
     "shifted": InputQuantizer("lut", 6, STEPS, SHIFT),
@@ -41,6 +43,11 @@ def quantize_slowly(quantizer, x, index):
     x = (x.astype(np.float64) - z) / m
     if quantizer.policy == "none":
         return x
+    if quantizer.policy == "affine":
+        groups = x.reshape(-1, x.shape[-1] if quantizer.group_size == "token" else quantizer.group_size)
+        low, high = groups.min(axis=1, keepdims=True), groups.max(axis=1, keepdims=True)
+        step = (high - low) / (2**quantizer.bits - 2)
+        return (np.rint((groups - (low + high) / 2) / step) * step + (low + high) / 2).reshape(x.shape)
     step = {
         "dynamic": lambda: np.array(compute_token_step(mx.array(x), quantizer.bits, quantizer.group_size)),
         "static": lambda: quantizer.steps[0],
@@ -125,9 +132,10 @@ class TestRules:
                 create_quantizer({"bits": 8, "policy": policy})
 
     def test_unquantized_inputs_have_no_steps_under_any_policy(self):
-        assert [has_steps({"bits": 8, "policy": policy}) for policy in ("static", "lut", "dynamic")] == [
+        assert [has_steps({"bits": 8, "policy": policy}) for policy in ("static", "lut", "dynamic", "affine")] == [
             True,
             True,
+            False,
             False,
         ]
         assert not any(has_steps({"bits": 16, "policy": policy}) for policy in POLICIES)

@@ -14,7 +14,7 @@ from taqmlx.numerics import tier_summary, tiers
 from taqmlx.numerics.phases import PHASES
 from taqmlx.numerics.tier_rules import Evidence, choose_bits
 from taqmlx.planning import plan
-from taqmlx.planning.layer_rules import UNQUANTIZED
+from taqmlx.planning.layer_rules import MEASURED_POLICIES, UNQUANTIZED
 from taqmlx.planning.stages import WriteMultitier
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
@@ -122,7 +122,7 @@ def narrow_activation(
         return entry, {}
     is_uniform = not np.ptp(bits)
     entry = entry | {"bits": int(bits[0]) if is_uniform else bits.tolist()}
-    if entry["policy"] == "dynamic":
+    if entry["policy"] in MEASURED_POLICIES:
         return entry, {}
     steps = np.broadcast_to(config.find_input(name).step_sizes, len(bits))
     steps = tiers.narrow_steps(steps, own, bits, evidence.channels.max(axis=1), evidence.clips)
