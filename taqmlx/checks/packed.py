@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from taqmlx.checks.packed_products import PackedLinear, find_wrong_products
 from taqmlx.numerics.weight_grid import unpack_codes
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import stored_bits
+from taqmlx.planning.documents import Affine
 from taqmlx.store.block_file import digest_codes
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file
@@ -17,7 +17,7 @@ from taqmlx.store.packed_checkpoint import PackedCheckpoint, find_misfits, measu
 from taqmlx.store.seal import read_file_seal
 
 MODELS = {model: plan.list_layers(model) for model in plan.MODEL_BLOCKS}
-Quantization = dict[str, dict[str, Any]]  # path: bits, group size and mode
+Quantization = dict[str, Affine]  # path: bits, group size and mode
 
 MEASURED = ("bits_per_weight", "quantized_weights", "parameters")
 

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from taqmlx.models.catalogue import find_model
 from taqmlx.models.protocol import Model
 from taqmlx.planning import plan
+from taqmlx.planning.documents import Inputs
 from taqmlx.planning.stages import CollectShard, ShardParameters
 from taqmlx.store.conditioning import Conditioning, list_inputs, open_conditioning
 from taqmlx.store.errors import UnreachableError, UserError
@@ -74,7 +75,7 @@ class Results:
         """Expected arrays of a shard."""
         return plan_layout(self.select(shard), self.model.LATENT_SHAPE)
 
-    def list_inputs(self, shard: str) -> dict[str, Any]:
+    def list_inputs(self, shard: str) -> Inputs:
         """Expected inputs of a shard."""
         return list_inputs(self.conditioning, self.select(shard).rows)
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from taqmlx.planning.evaluation_documents import Interval, WayQuality
+
 OTHERWISE = 5.0  # dB; an image below it shows something else than the full-precision image
 RESAMPLES = 1000
 LOW = 0.05  # share of images below the low quantile
@@ -48,7 +50,7 @@ def summarise(ratios: np.ndarray, low: bool) -> np.ndarray:
 
 def describe_saving(
     bits: float, ratios: np.ndarray, others: np.ndarray, other_ratios: np.ndarray, low: bool, seed: int
-) -> dict[str, object]:
+) -> Interval:
     """`value` of `measure_saving` and its 95 % interval, by a bootstrap over images that all variants share."""
     rng, found = np.random.default_rng(seed), []
     for _ in range(RESAMPLES):
@@ -58,18 +60,16 @@ def describe_saving(
     return {"value": value, "interval_95": np.quantile(found, (0.025, 0.975)).tolist()}
 
 
-def describe_quality(ratios: np.ndarray, seed: int) -> dict[str, object]:
+def describe_quality(ratios: np.ndarray, seed: int) -> WayQuality:
     """Median, low quantile and share of images below OTHERWISE, of ratios (P,), with 95 % intervals."""
     drawn = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-    measures: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "median": lambda rows: summarise(rows, False),
-        "p5": lambda rows: summarise(rows, True),
-        "otherwise": lambda rows: (rows < OTHERWISE).mean(axis=1),
-    }
+
+    def estimate(measure: Callable[[np.ndarray], np.ndarray]) -> Interval:
+        ends = np.quantile(measure(ratios[drawn]), (0.025, 0.975))
+        return {"value": float(measure(ratios[None])[0]), "interval_95": ends.tolist()}
+
     return {
-        name: {
-            "value": float(measure(ratios[None])[0]),
-            "interval_95": np.quantile(measure(ratios[drawn]), (0.025, 0.975)).tolist(),
-        }
-        for name, measure in measures.items()
+        "median": estimate(lambda rows: summarise(rows, False)),
+        "p5": estimate(lambda rows: summarise(rows, True)),
+        "otherwise": estimate(lambda rows: (rows < OTHERWISE).mean(axis=1)),
     }

@@ -20,11 +20,13 @@ from taqmlx.numerics.activation import (
     quantize_dequantize,
 )
 from taqmlx.numerics.learned_step import quantize_learned
+from taqmlx.planning.documents import ArrayKind
 from taqmlx.planning.layer_rules import UNQUANTIZED, GroupSize, InputRule
 
 # x (..., D) -> x divided and quantized, in the same shape
 Forward = Callable[[mx.array], mx.array]
-ARRAYS = ("steps", "shift", "migration")  # fields of InputQuantizer that are arrays, in the order of `create_quantizer`
+# fields of InputQuantizer that are arrays, in the order of `create_quantizer`
+ARRAYS: tuple[ArrayKind, ...] = ("steps", "shift", "migration")
 
 
 @dataclass(frozen=True, eq=False)

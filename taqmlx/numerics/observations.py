@@ -1,13 +1,14 @@
 """Observations of every linear input and timestep: as objects to merge, arrays to store, and numbers to report."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from datasketches import tdigest_double as TDigest
 
 from taqmlx.numerics import sketch, statistics
 from taqmlx.numerics.statistics import ChannelStatistics
+from taqmlx.planning.documents import InputStatistics
 from taqmlx.planning.layers import reads_gelu
 
 QUANTILES = {"p0.1": 0.001, "p1": 0.01, "p99": 0.99, "p99.9": 0.999}
@@ -87,7 +88,7 @@ def unpack_input(arrays: Mapping[str, np.ndarray], name: str) -> list[Observatio
     ]
 
 
-def describe_input(name: str, steps: Sequence[Observation]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def describe_input(name: str, steps: Sequence[Observation]) -> tuple[InputStatistics, dict[str, np.ndarray]]:
     """Summary of one input (lists over steps, and overall quantiles) and its arrays (steps, D), `<input>/<field>`.
 
     Post-GELU inputs also have the static shift (D,) and the per-step absmax after the shift.
@@ -108,7 +109,7 @@ def describe_input(name: str, steps: Sequence[Observation]) -> tuple[dict[str, A
         arrays[f"{name}/shift"] = shift = statistics.compute_shift(*extremes)
         per_step["shifted_absmax"] = statistics.compute_shifted_absmax(*extremes, shift).tolist()
     together = sketch.merge_sketches(step.sketch for step in steps)
-    described = {
+    described: InputStatistics = {
         "channels": len(steps[0].channels.mean),
         "rows": [step.channels.rows for step in steps],
         "arrays": sorted(arrays),

@@ -5,18 +5,17 @@ per-output-channel weights and one step size per input tensor, except that input
 bits where everything is quantized. A row is quantized and sampled like a rung of the ladder.
 """
 
-from typing import Any
-
+from taqmlx.planning.documents import Config, Rule
 from taqmlx.planning.ladder import PAPER, RTN, UNROUNDED, choose_activations, choose_weights
 
-_ROW: dict[str, Any] = {"group_size": "row"}
+_ROW: Rule = {"group_size": "row"}
 _W4 = {"weights": choose_weights(**_ROW)}
 _A8 = {"activations": choose_activations("static")}
 _JOINT = PAPER | {"reconstruction": "joint"}
 _AFTER_GELU = {"layers": "*.mlp.fc2", "bits": 16}
 
 
-def _quantize_only(pattern: str, *except_for: dict[str, Any]) -> dict[str, Any]:
+def _quantize_only(pattern: str, *except_for: Rule) -> Config:
     """Rules that quantize only the layers matching `pattern`; `except_for` are additional input rules."""
     return {
         "weights": [*UNROUNDED, {"layers": pattern, "bits": 4} | _ROW],
@@ -25,7 +24,7 @@ def _quantize_only(pattern: str, *except_for: dict[str, Any]) -> dict[str, Any]:
 
 
 # name: (title, configuration changes)
-ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+ROWS: dict[str, tuple[str, Config]] = {
     "paper_rtn": ("W4A8, RTN", RTN | _W4 | _A8),
     "paper_separate_w4": (
         "W4A16, separate",
@@ -65,7 +64,7 @@ PAPER_FID = {
 }
 
 
-def change(config: dict[str, Any]) -> dict[str, Any]:
+def change(config: Config) -> Config:
     """The configuration of the ablation study: its number of images, and its rows between full precision and our own
     method.
     """

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from taqmlx.planning.documents import Config
 from taqmlx.planning.plain_files import LARGEST_NUMBER
 
 MOST_VALUES = 50_000  # values per configuration; a YAML alias counts each time it is used
@@ -75,7 +76,7 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-def reject_paths(config: dict[str, Any]) -> None:
+def reject_paths(config: Config) -> None:
     """Raise ValueError for a path that Snakemake or a shell would misread, or a results folder inside or above the
     project.
     """
@@ -103,7 +104,7 @@ def list_projects() -> list[Path]:
     return [ROOT, here] if is_project else [ROOT]
 
 
-def reject_long(config: dict[str, Any]) -> None:
+def reject_long(config: Config) -> None:
     """Raise ValueError if the values do not fit on a worker's command line."""
     size = len(shlex.quote(json.dumps(config, ensure_ascii=False)).encode())
     if size > LONGEST_COMMAND:

@@ -6,10 +6,10 @@ Every check raises ValueError with a one-line message that suggests a valid chan
 import difflib
 import math
 from collections.abc import Callable
-from typing import Any
 
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import GROUP_SIZES, WIDTHS, Choice
+from taqmlx.planning.documents import Config, Rule
 from taqmlx.planning.layer_rules import MEASURED_POLICIES, UNQUANTIZED, find_rule, read_scale_dtype
 from taqmlx.planning.mflux_layout import MFLUX, MFLUX_DTYPE, MFLUX_MODEL
 from taqmlx.planning.sizes import count_elements
@@ -18,8 +18,6 @@ from taqmlx.planning.variants import VARIANTS
 
 LARGEST_SEED = 2**31 - 1
 FEWEST_POINTS = 2  # calibration points per block: one for training, one held out
-
-Config = dict[str, Any]
 
 
 def reject_contradictions(config: Config) -> None:
@@ -79,7 +77,7 @@ def reject_few_points(config: Config) -> None:
         )
 
 
-def list_migrating(config: Config) -> list[dict[str, Any]]:
+def list_migrating(config: Config) -> list[Rule]:
     """Input rules that ask for a migration."""
     return [rule for rule in config["activations"] if rule["bits"] != UNQUANTIZED and rule["migration"]]
 

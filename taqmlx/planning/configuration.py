@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from taqmlx.planning.config_limits import reject_long, reject_paths, reject_unwieldy
 from taqmlx.planning.config_relations import reject_contradictions
+from taqmlx.planning.documents import Config, Rule, Schema
 from taqmlx.planning.layer_rules import FLOAT16, UNQUANTIZED
 from taqmlx.planning.path_checks import reject_unusable_paths
 from taqmlx.planning.plan import MODEL_KEYS
@@ -36,13 +37,13 @@ LONGEST_MESSAGE = 200  # characters
 SCHEMA = FOLDER / "config" / "config.schema.yaml"
 
 
-def load_schema(path: Path = SCHEMA) -> dict[str, Any]:
+def load_schema(path: Path = SCHEMA) -> Config:
     """The configuration schema as a dictionary (JSON Schema, draft 2020-12)."""
-    schema: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    schema: Schema = yaml.safe_load(path.read_text(encoding="utf-8"))
     return schema
 
 
-def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+def complete(config: Config, schema: Schema) -> Config:
     """`config` with every default filled in.
 
     Raises ValueError, in one line, naming the key, the value and the change to make.
@@ -64,7 +65,7 @@ def complete(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     return full
 
 
-def read_word(value: Any, described: dict[str, Any]) -> Any:
+def read_word(value: Any, described: Schema) -> Any:
     """The boolean or number spelled by the string `value`, if the schema `described` asks for one; else `value`."""
     try:
         return _WORDS[described["type"]](value) if isinstance(value, str) else value
@@ -72,7 +73,7 @@ def read_word(value: Any, described: dict[str, Any]) -> Any:
         return value
 
 
-def spell(value: Any, described: dict[str, Any]) -> Any:
+def spell(value: Any, described: Schema) -> Any:
     """A valid value in canonical form, so that 3 and 3.0 give the same configuration."""
     if described.get("type") == "number":
         return float(value)
@@ -83,7 +84,7 @@ def spell(value: Any, described: dict[str, Any]) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def reject_url(config: dict[str, Any]) -> None:
+def reject_url(config: Config) -> None:
     """Raise ValueError for an invalid trajectories_url or one with credentials; the message omits the URL."""
     url = config["trajectories_url"]
     if url is not None and not re.fullmatch(r"[a-z0-9+]+://[^/@\s][^@\s]*", url):
@@ -101,7 +102,7 @@ def reject_shared_prompts(prompts: Sequence[str], calibration: Sequence[str]) ->
         )
 
 
-def complete_rules(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def complete_rules(config: Config, schema: Schema) -> dict[str, list[Rule]]:
     """The rule lists of `config`, with the defaults of each rule filled in."""
     completed = {}
     for key, described in schema["properties"].items():
@@ -114,19 +115,19 @@ def complete_rules(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, 
     return completed
 
 
-def name_scale_dtype(rule: dict[str, Any], scale_dtype: str) -> dict[str, Any]:
+def name_scale_dtype(rule: Rule, scale_dtype: str) -> Rule:
     """A weight rule that names its stored type; rules of fp16 do not, as their results have no such parameter."""
     return rule if rule["bits"] == UNQUANTIZED else {"scale_dtype": scale_dtype} | rule
 
 
-def complete_rule(rule: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+def complete_rule(rule: Rule, defaults: Rule) -> Rule:
     """A rule with defaults filled in; a 16-bit rule keeps only `layers` and `bits`."""
     if rule["bits"] == UNQUANTIZED:
         return {key: rule[key] for key in ("layers", "bits")}
     return defaults | rule
 
 
-def reject_unknown(config: dict[str, Any], known: dict[str, Any]) -> None:
+def reject_unknown(config: Config, known: Config) -> None:
     """Raise ValueError for a key missing from the schema, suggesting the nearest known key."""
     for key in config:
         if key not in known:
@@ -134,14 +135,14 @@ def reject_unknown(config: dict[str, Any], known: dict[str, Any]) -> None:
             raise ValueError(f"{key}: unknown key; did you mean {near}?")
 
 
-def reject_unread(config: dict[str, Any], model: str) -> None:
+def reject_unread(config: Config, model: str) -> None:
     """Raise ValueError for a key that only other models read."""
     for other, keys in MODEL_KEYS.items():
         for key in sorted(set(keys) & set(config) - set(MODEL_KEYS[model])):
             raise ValueError(f"{key}: the model {model} does not read it; leave it out, or set model to {other}")
 
 
-def load(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def load(config: Config) -> tuple[Config, list[str]]:
     """The completed configuration and its prompts. Raises ValueError with a one-line message."""
     full = complete(config, load_schema())
     reject_unread(config, full["model"])

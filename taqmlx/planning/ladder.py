@@ -5,6 +5,7 @@ The rungs lead from RTN to the full method, one change at a time; all are evalua
 
 from typing import Any
 
+from taqmlx.planning.documents import Config, Rule
 from taqmlx.planning.layers import BLOCK_KINDS
 
 BLOCKS = tuple(f"{kind}_*" for kind in BLOCK_KINDS)  # for all models, with or without unified blocks
@@ -12,13 +13,13 @@ MODULATION = "*adaLN_modulation"
 UNROUNDED = [{"layers": "*", "bits": 16}]
 
 
-def choose_weights(bits: int = 4, modulation_bits: int = 8, **changes: Any) -> list[dict[str, Any]]:
+def choose_weights(bits: int = 4, modulation_bits: int = 8, **changes: Any) -> list[Rule]:
     """Weight rules with `bits` for all layers in blocks and `modulation_bits` for adaLN layers."""
     blocks = ({"layers": layers, "bits": bits} | changes for layers in BLOCKS)
     return [*blocks, {"layers": MODULATION, "bits": modulation_bits}]
 
 
-def choose_activations(policy: str = "lut", activation_bits: int = 8, **changes: Any) -> list[dict[str, Any]]:
+def choose_activations(policy: str = "lut", activation_bits: int = 8, **changes: Any) -> list[Rule]:
     """Input rules with `activation_bits` for all layers in blocks; adaLN inputs are not quantized."""
     plain = {"bits": activation_bits, "policy": policy, "shift": False, "migration": False} | changes
     return [*({"layers": layers} | plain for layers in BLOCKS), {"layers": MODULATION, "bits": 16}]
@@ -32,7 +33,7 @@ _W4A8 = {"weights": choose_weights(), "activations": choose_activations()}
 FULL_PRECISION = "full_precision"
 
 # name: (title, configuration changes)
-RUNGS: dict[str, tuple[str, dict[str, Any]]] = {
+RUNGS: dict[str, tuple[str, Config]] = {
     FULL_PRECISION: ("full precision", RTN | {"weights": UNROUNDED, "activations": UNROUNDED}),
     "w8a8_rtn": (
         "W8A8, RTN, static",

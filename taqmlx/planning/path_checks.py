@@ -2,8 +2,8 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
+from taqmlx.planning.documents import Config
 from taqmlx.planning.plain_files import PICTURES
 from taqmlx.planning.plan import MODEL_KEYS, WEIGHTS_FROM
 
@@ -35,7 +35,7 @@ def find_nearest(path: Path) -> Path:
     return next(part for part in (path, *path.parents) if os.path.lexists(part))
 
 
-def reject_unusable_paths(config: dict[str, Any]) -> None:
+def reject_unusable_paths(config: Config) -> None:
     """Raise ValueError, in one line, for a configured path that no job could use.
 
     Prompt files are checked where they are read.

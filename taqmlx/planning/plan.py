@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from taqmlx.planning.documents import Config
 from taqmlx.planning.layers import Layer, list_linears, list_streams
 from taqmlx.planning.plain_files import read_plain_json
 from taqmlx.planning.stage_groups import ModelStage, PromptReader, Stage, Trajectories, list_fields
@@ -24,7 +25,7 @@ from taqmlx.planning.stages import (
 )
 
 # A configuration, or the content of a parameter file as seals record it (`Stage.encode`).
-Parameters = dict[str, Any]
+Parameters = Config
 S = TypeVar("S", bound=Stage)
 PROMPTS = "prompts"  # names a file in the configuration; in parameters, the prompts themselves
 RECEIPT = "receipt.json"  # copy of a shard's seal, in its local folder, if the shard itself is stored at a URL

@@ -1,8 +1,9 @@
 """Variants to sample and compare: how their layers are quantized and which noise they start from. Stdlib only."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from taqmlx.planning import ablation, ladder
+from taqmlx.planning.documents import Config
 
 FULL_PRECISION, OTHER_SEEDS, RERUN = "fp", "fp_other_seeds", "fp_rerun"
 BATCH, RERUN_BATCH = 32, 24
@@ -48,7 +49,7 @@ ALL = VARIANTS | NOISE_FLOOR
 BY_CONFIGURATION = ("weights", "quant_config")
 
 
-def change(config: dict[str, Any], rung: str) -> dict[str, Any]:
+def change(config: Config, rung: str) -> Config:
     """The configuration of a rung; defaults of its rules are not filled in yet."""
     return config | {"bits_per_weight": None} | RUNGS[rung][1]
 

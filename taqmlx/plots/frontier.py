@@ -1,7 +1,6 @@
 """Quality against size: this project at several sizes, and all configurations of `nn.quantize`."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,17 +9,17 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
 from taqmlx.numerics.frontier import trace_frontier
+from taqmlx.planning.evaluation_documents import Frontier, Quality, Way
 from taqmlx.plots.style import BLUE, GREY, RED, create_figure, styled, write_note
 from taqmlx.store.frontier_file import ROUNDED, UNROUNDED, list_ours, list_plain
 
-Way = Mapping[str, Any]
-QUALITIES = {"median": "the median picture", "p5": "the lowest 5 % of the pictures"}
+QUALITIES: dict[Quality, str] = {"median": "the median picture", "p5": "the lowest 5 % of the pictures"}
 OURS = {UNROUNDED: (BLUE, "o", -1), ROUNDED: (RED, "s", 1)}  # colour, marker, and side of the offset
 APART = 1.5  # offset in points of our markers from their common size
 
 
 @styled
-def draw_frontier(frontier: Mapping[str, Any], asked: float | None) -> Figure:
+def draw_frontier(frontier: Frontier, asked: float | None) -> Figure:
     """Plot median and 5th percentile of latent SNR over bits per weight; mark the bits saved at size `asked`."""
     figure = create_figure(
         f"Quality against size, {frontier['n']:,} pictures of held-out captions, {frontier['steps']} steps, guidance"
@@ -56,7 +55,7 @@ def draw_frontier(frontier: Mapping[str, Any], asked: float | None) -> Figure:
     return figure
 
 
-def draw_plain(axes: Axes, ways: Sequence[Way], quality: str) -> None:
+def draw_plain(axes: Axes, ways: Sequence[Way], quality: Quality) -> None:
     """Plot every `nn.quantize` configuration as a point, and a line through its Pareto front."""
     if not ways:
         return
@@ -66,7 +65,7 @@ def draw_plain(axes: Axes, ways: Sequence[Way], quality: str) -> None:
     axes.plot(*best, color=GREY, marker=".", zorder=2)
 
 
-def draw_ours(axes: Axes, ways: Sequence[Way], quality: str) -> None:
+def draw_ours(axes: Axes, ways: Sequence[Way], quality: Quality) -> None:
     """Plot one of our configurations at every size, with intervals."""
     if not ways:
         return
@@ -81,7 +80,7 @@ def draw_ours(axes: Axes, ways: Sequence[Way], quality: str) -> None:
     axes.autoscale_view()
 
 
-def mark_saving(axes: Axes, way: Way, quality: str) -> None:
+def mark_saving(axes: Axes, way: Way, quality: Quality) -> None:
     """Draw an arrow from one of our sizes to the `nn.quantize` size of equal quality, with the difference."""
     saved, place = way["bits_saved"][quality], (way["bits_per_weight"], way[quality]["value"])
     end = place[0] + saved["value"], place[1]

@@ -6,7 +6,6 @@ All methods use the same grids and return the same results: codes, and the quant
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from taqmlx.numerics.gptq import accumulate_hessian, round_with_gptq
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.weight_grid import Grid, dequantize, round_to_grid
+from taqmlx.planning.documents import CandidateErrors
 from taqmlx.planning.stage_groups import AdaRound, Gptq, Rtn
 from taqmlx.reconstruction.bias_correction import correct_biases
 from taqmlx.reconstruction.block_problem import (
@@ -152,18 +152,18 @@ def dequantize_codes(grids: Mapping[str, Grid], candidate: Candidate) -> dict[st
     return {name: mx.array(dequantize(codes, grids[name])) for name, codes in candidate.codes.items()}
 
 
-def measure_candidate(problem: BlockProblem, grids: Mapping[str, Grid], candidate: Candidate) -> dict[str, Any]:
+def measure_candidate(problem: BlockProblem, grids: Mapping[str, Grid], candidate: Candidate) -> CandidateErrors:
     """Held-out error of each stream over its power, with `quantized_inputs` and with `full_precision_inputs`."""
     weights = problem.weights | dequantize_codes(grids, candidate)
     problem = replace(problem, biases={**problem.biases, **candidate.biases})
-    ways = {
-        "quantized_inputs": bind_to_rows(candidate.quantizers),
-        "full_precision_inputs": lambda rows: leave_unrounded(candidate.quantizers),
+    quantized, exact = bind_to_rows(candidate.quantizers), leave_unrounded(candidate.quantizers)
+    return {
+        "quantized_inputs": measure_errors(problem, weights, quantized, problem.held_out),
+        "full_precision_inputs": measure_errors(problem, weights, lambda rows: exact, problem.held_out),
     }
-    return {way: measure_errors(problem, weights, bind, problem.held_out) for way, bind in ways.items()}
 
 
-def choose_candidate(candidates: list[Candidate], errors: list[dict[str, Any]]) -> int:
+def choose_candidate(candidates: list[Candidate], errors: list[CandidateErrors]) -> int:
     """Index of the candidate with the least error with quantized inputs, summed over streams; the simplest on a tie.
 
     An error of NaN counts as infinite.

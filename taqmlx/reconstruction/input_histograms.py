@@ -1,11 +1,11 @@
 """Histograms of post-GELU values at one noise level, before and after TaQ-DiT's shift and migration."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from taqmlx.planning.documents import HistogramGrid
 from taqmlx.planning.layer_rules import InputRule
 from taqmlx.planning.layers import reads_gelu
 from taqmlx.reconstruction.block_problem import BlockProblem
@@ -22,7 +22,7 @@ TREATMENTS = {"before": "edges", "shifted": "shifted_edges", "migrated": "migrat
 
 def measure_distributions(
     problem: BlockProblem, observed: Mapping[str, Extremes], seed: int
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> tuple[dict[str, HistogramGrid], dict[str, np.ndarray]]:
     """Grids at the middle noise level and histograms of each post-GELU input, by layer.
 
     The step sizes are those after the shift, and after shift and migration. The migration uses the initial ratios, each
@@ -54,12 +54,12 @@ def measure_distributions(
 
 def describe_grids(
     problem: BlockProblem, key: str, extremes: Extremes, sigma_index: int, seed: int
-) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
+) -> tuple[HistogramGrid, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Grids of one input at a noise level, and shift and divisor (D,) of each treatment."""
     quantizer = choose_quantizer(key, extremes, _RULE, problem.rows.sigma_index, problem.sigmas, seed)
     ratio, shift = start_ratios(extremes, quantizer), np.array(quantizer.shift)
     steps = calibrate_step_sizes(*divide(extremes, quantizer, ratio), _RULE, problem.rows.sigma_index, problem.sigmas)
-    described = {
+    described: HistogramGrid = {
         "knot": sigma_index,
         "sigma": float(problem.sigmas[sigma_index]),
         "step": float(quantizer.step_sizes[sigma_index]),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from taqmlx.numerics.activation import find_largest_code
 from taqmlx.numerics.input_quantizer import InputQuantizer, as_single
 from taqmlx.numerics.tiers import TIERS
+from taqmlx.planning.documents import InputSensitivity
 from taqmlx.planning.layer_rules import UNQUANTIZED, InputRule
 from taqmlx.planning.layers import Layer, reads_gelu
 from taqmlx.reconstruction.block_problem import BlockProblem, run_rows, take_rows
@@ -34,7 +34,7 @@ def measure_inputs(
     observed: Mapping[str, Extremes],
     rules: Mapping[str, InputRule],
     seed: int,
-) -> dict[str, Any]:
+) -> dict[str, InputSensitivity]:
     """Error of quantizing each reader's input alone, in the format of the sensitivity file.
 
     layers: the block's linears without adaLN; observed: extremes on all rows; rules: activation rules by layer. Each
@@ -74,7 +74,7 @@ def describe_reader(
     layers: Sequence[Layer],
     quantizers: Mapping[int, InputQuantizer],
     inside: np.ndarray,
-) -> dict[str, Any]:
+) -> InputSensitivity:
     """Entry of one reader in the sensitivity file; inside (clips,): share of values within each clipping range."""
     reading = [layer for layer in layers if problem.readers[layer.name] == key]
     kept = list_kept(layers, reading)

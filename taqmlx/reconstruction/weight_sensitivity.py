@@ -1,7 +1,6 @@
 """Error of a block's outputs and of the velocity when the weight of one of its layers is quantized with RTN."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from taqmlx.mmdit.transformer import Transformer
 from taqmlx.numerics.weight_grid import Grid, choose_grid, dequantize, round_to_grid
 from taqmlx.planning.bit_choices import WIDTHS, Choice
+from taqmlx.planning.documents import WeightSensitivity
 from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRules, WeightRule
 from taqmlx.planning.layers import Layer
 from taqmlx.reconstruction.block_assembly import modulate_rows, read_weights
@@ -27,7 +27,7 @@ def measure_weights(
     modulation: np.ndarray,
     finish: Finish,
     where: np.ndarray,
-) -> dict[str, Any]:
+) -> dict[str, WeightSensitivity]:
     """Error of quantizing each quantized layer of the block alone to each of WIDTHS, in the sensitivity file's format.
 
     layers: the block's linears, including adaLN; modulation (R, D): adaLN inputs. Errors of the streams are measured on
@@ -36,7 +36,7 @@ def measure_weights(
     """
     linears = [layer for layer in layers if layer.name in problem.weights]
     every = np.arange(len(problem.rows.sigma_index))
-    measured = {}
+    measured: dict[str, WeightSensitivity] = {}
     for layer in layers:
         rule = rules[layer.name]["weight"]
         if rule["bits"] == UNQUANTIZED:

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from taqmlx.planning import ladder
+from taqmlx.planning.evaluation_documents import Way
 from taqmlx.planning.plan import list_block_names, list_layers
 from taqmlx.planning.variants import ALL, BY_CONFIGURATION
 from taqmlx.report.kinds import tabulate_kinds
@@ -51,10 +52,11 @@ def read_frontier_group(path: Path, asked: float | None) -> Facts:
     """Ours, the best ways to call `nn.quantize` and those of PLAIN; `equal_bits` of these are as good as ours."""
     content = read_frontier(path)
     ways = [*list_ours(content), *find_best(content), *(way for way in list_plain(content) if way["name"] in PLAIN)]
-    named = {name_way(way): {key: value for key, value in way.items() if key != "ratios"} for way in ways}
-    for way in named.values():
+    named: dict[str, Facts] = {}
+    for way in ways:
+        own = named[name_way(way)] = {key: value for key, value in way.items() if key != "ratios"}
         if "asked" in way:
-            way["equal_bits"] = way["bits_per_weight"] + way["bits_saved"]["median"]["value"]
+            own["equal_bits"] = way["bits_per_weight"] + way["bits_saved"]["median"]["value"]
     sizes = {way["asked"] for way in list_ours(content)}
     if asked not in sizes:
         raise UserError(f"{path} has no size of {asked} bits per weight; choose one with --size")
@@ -62,12 +64,12 @@ def read_frontier_group(path: Path, asked: float | None) -> Facts:
     return {"measured": describe_pictures(content) | counts, "ways": named}
 
 
-def name_way(way: Facts) -> str:
+def name_way(way: Way) -> str:
     """A way's name; of ours with the size asked for, as `w_a8_4_5`."""
     return f"{way['name']}_{way['asked']:g}".replace(".", "_") if "asked" in way else way["name"]
 
 
-def describe_pictures(content: Facts) -> Facts:
+def describe_pictures(content: Mapping[str, Any]) -> Facts:
     """Of which pictures the numbers are."""
     return {"pictures": content["n"], "steps": content["steps"], "guidance": content["cfg"]}
 

@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
 from taqmlx.numerics.input_quantizer import ARRAYS, InputQuantizer, create_quantizer, has_steps
 from taqmlx.numerics.weight_grid import Grid, pack_codes, unpack_codes
 from taqmlx.planning import plan
+from taqmlx.planning.documents import Affine, Inputs
 from taqmlx.planning.layer_rules import InputRule
 from taqmlx.store.block_report import name_report, read_report
 from taqmlx.store.errors import UserError, report_damage
@@ -74,7 +74,7 @@ def write_block(
     inputs: dict[str, InputQuantizer],
     sigmas: np.ndarray,
     parameters: plan.Parameters,
-    origin: dict[str, Any],
+    origin: Inputs,
     biases: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> None:
     """Write a block's file, then its seal. `origin` has the digests of the inputs."""
@@ -113,7 +113,7 @@ def read_block(path: Path) -> BlockFile:
         return BlockFile(weights, inputs, tensors["sigmas"], seal, biases)
 
 
-def holds_block(path: Path, parameters: plan.Parameters, origin: dict[str, Any]) -> bool:
+def holds_block(path: Path, parameters: plan.Parameters, origin: Inputs) -> bool:
     """True if `path` holds a block made with `parameters` from `origin`, with seal and report; False if one of them is
     absent.
 
@@ -133,7 +133,7 @@ def name_stage(seal: Seal) -> str:
     return stage
 
 
-def read_weight(tensors: dict[str, np.ndarray], name: str, sizes: dict[str, Any]) -> LayerWeight:
+def read_weight(tensors: dict[str, np.ndarray], name: str, sizes: Affine) -> LayerWeight:
     """Return the weight of layer `name`. Raises KeyError or ValueError if its tensors are missing or inconsistent."""
     grid = Grid(tensors[f"{name}.scales"], tensors[f"{name}.biases"], sizes["bits"], sizes["group_size"])
     codes = unpack_codes(tensors[f"{name}.weight"], grid.bits)

@@ -13,12 +13,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from taqmlx.numerics.footprint import limit_batch
 from taqmlx.planning import plan
+from taqmlx.planning.documents import Inputs
 from taqmlx.planning.stage_groups import ModelStage
 from taqmlx.planning.stages import CaptureParameters
 from taqmlx.store.errors import UserError, report_damage
@@ -53,7 +53,7 @@ def list_specs(
     return {spec.name: spec for spec in specs}
 
 
-def list_input_specs(job: CaptureParameters, inputs: dict[str, Any]) -> dict[str, ArraySpec]:
+def list_input_specs(job: CaptureParameters, inputs: Inputs) -> dict[str, ArraySpec]:
     """Arrays of a shard; `inputs` are those of its seal."""
     conditions, blocks = plan.count_conditions(job.model), len(plan.list_block_names(job.model))
     return list_specs(len(job.points), conditions, blocks, inputs["image_shape"], inputs["text_shape"])
@@ -181,7 +181,7 @@ def open_block_inputs(paths: Sequence[Path]) -> BlockInputs:
     return BlockInputs(shards, **{name: np.concatenate(chunks) for name, chunks in small.items()})
 
 
-def identify_block(inputs: BlockInputs, parameters: ModelStage, block: str, model: dict[str, str]) -> dict[str, Any]:
+def identify_block(inputs: BlockInputs, parameters: ModelStage, block: str, model: dict[str, str]) -> Inputs:
     """Origin of work on `block` with `parameters`: digests of the model's files, and fingerprints of the shards.
 
     Raises UserError if these do not belong together, or the model has no such block.

@@ -1,8 +1,9 @@
 """Report beside a block file: the error of each rounding method. `<results>/adaround/mm_03.report.json`"""
 
 from pathlib import Path
-from typing import Any
+from typing import cast
 
+from taqmlx.planning.documents import BlockReport
 from taqmlx.store.files import read_json, write_json
 
 FORMAT = {"format": "block-report"}
@@ -16,11 +17,11 @@ def name_report(path: Path) -> Path:
     return path.with_suffix(".report.json")
 
 
-def write_report(path: Path, block: str, content: dict[str, Any]) -> None:
+def write_report(path: Path, block: str, content: BlockReport) -> None:
     """Write the report of `block`."""
-    write_json(path, content | FORMAT | {"block": block})
+    write_json(path, {**content, **FORMAT, "block": block})
 
 
-def read_report(path: Path) -> dict[str, Any]:
+def read_report(path: Path) -> BlockReport:
     """Read a block's report. Raises UserError if it is missing, damaged, or another block's."""
-    return read_json(path, **FORMAT, block=path.name.partition(".")[0])
+    return cast(BlockReport, read_json(path, **FORMAT, block=path.name.partition(".")[0]))

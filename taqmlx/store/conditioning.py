@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from taqmlx.planning import plan
+from taqmlx.planning.documents import Inputs
 from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.preflight import check_disk
 from taqmlx.store.seal import Seal, check_origin, read_file_seal, write_file_seal
@@ -100,7 +100,7 @@ class Conditioning:
         return cs, cs_pooled
 
 
-def list_inputs(conditioning: Conditioning, rows: Iterable[Sequence[int]]) -> dict[str, Any]:
+def list_inputs(conditioning: Conditioning, rows: Iterable[Sequence[int]]) -> Inputs:
     """Inputs of a shard, given its pairs of trajectory and prompt index: digests of its own prompts' encodings and of
     the model's files.
     """

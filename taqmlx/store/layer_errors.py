@@ -1,9 +1,11 @@
 """Quantization errors per layer, from the blocks' sensitivity files."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+
+from taqmlx.planning.documents import Sensitivity, TierErrors
 
 
 class InputTier(NamedTuple):
@@ -26,7 +28,7 @@ class LayerErrors(NamedTuple):
     weights: dict[str, dict[int, float]]
 
 
-def list_layer_errors(blocks: Mapping[str, dict[str, Any]]) -> LayerErrors:
+def list_layer_errors(blocks: Mapping[str, Sensitivity]) -> LayerErrors:
     """Errors of all layers in the sensitivity files' contents. Layers that share an input share its entry."""
     inputs: dict[str, dict[int, InputTier]] = {}
     weights: dict[str, dict[int, float]] = {}
@@ -34,14 +36,14 @@ def list_layer_errors(blocks: Mapping[str, dict[str, Any]]) -> LayerErrors:
         for found in content["inputs"].values():
             tiers = {int(bits): read_tier(tier, content["sigmas"]) for bits, tier in found["tiers"].items()}
             inputs |= dict.fromkeys(found["layers"], tiers)
-        for name, found in content["weights"].items():
+        for name, weight in content["weights"].items():
             weights[name] = {
                 int(bits): max(errors[stream] for stream in content["gains"] if errors.get(stream) is not None)
-                for bits, errors in found["errors"].items()
+                for bits, errors in weight["errors"].items()
             }
     return LayerErrors(inputs, weights)
 
 
-def read_tier(tier: Mapping[str, Any], sigmas: list[float]) -> InputTier:
+def read_tier(tier: TierErrors, sigmas: list[float]) -> InputTier:
     """Read one input at one number of bits."""
     return InputTier(sigmas, np.array(tier["errors"], np.float64), tier["clip"], tier["inside"])

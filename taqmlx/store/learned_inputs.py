@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.sigma_lookup import find_nearest_knot
 from taqmlx.planning import plan
+from taqmlx.planning.documents import PackedConfig
 from taqmlx.planning.layer_rules import InputPattern, find_input_rule
 from taqmlx.store.block_file import BlockFile, read_block
 from taqmlx.store.errors import UserError, report_damage
@@ -35,7 +35,7 @@ def read_blocks(paths: Sequence[Path]) -> Blocks:
 
 
 def check_blocks(
-    blocks: Blocks, rules: Sequence[InputPattern], checkpoint: dict[str, Any], layer_paths: Mapping[str, str]
+    blocks: Blocks, rules: Sequence[InputPattern], checkpoint: PackedConfig, layer_paths: Mapping[str, str]
 ) -> None:
     """Raise UserError, naming the difference, unless the blocks fit activation `rules` and packed checkpoint.
 
@@ -57,7 +57,7 @@ def check_rules(path: Path, block: BlockFile, rules: Sequence[InputPattern]) -> 
             raise UserError(f"{path} was made with other rules: {name}: {difference}; run optimise_block again")
 
 
-def check_weights(path: Path, block: BlockFile, checkpoint: dict[str, Any], layer_paths: Mapping[str, str]) -> None:
+def check_weights(path: Path, block: BlockFile, checkpoint: PackedConfig, layer_paths: Mapping[str, str]) -> None:
     """Raise UserError unless model, codes and migrated layers of the block match the checkpoint."""
     if block.seal["inputs"]["model"] != checkpoint["origin"]["model"]:
         raise UserError(f"{path} and the packed checkpoint were made from different weight files; make both again")

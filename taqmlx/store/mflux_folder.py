@@ -7,12 +7,12 @@ seal, `mflux/transformer.json`, has the digest of every file and, under `widths`
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from taqmlx.numerics.weight_grid import pack_codes, unpack_codes
 from taqmlx.planning import plan
+from taqmlx.planning.documents import Inputs
 from taqmlx.planning.mflux_layout import INDEX, MFLUX_VERSION, SHARD_BYTES, Module
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, write_folder, write_json, write_plain_json
@@ -111,9 +111,7 @@ def count_inputs(checkpoint: PackedCheckpoint, path: str) -> int:
     return found * int(how["group_size"]) if how else found
 
 
-def write_transformer(
-    folder: Path, tensors: Tensors, bits: int, parameters: plan.Parameters, inputs: dict[str, Any]
-) -> None:
+def write_transformer(folder: Path, tensors: Tensors, bits: int, parameters: plan.Parameters, inputs: Inputs) -> None:
     """Write `tensors` as mflux saves them to the new folder `folder`, then its seal beside it.
 
     bits: named in the metadata; mflux reads those of each layer from its shapes.

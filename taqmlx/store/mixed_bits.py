@@ -5,11 +5,11 @@ guided velocity, and `layers`: `bits` and `group_size` by layer name. `budget` i
 corresponding configuration rules, `ranks` the number of directions that hold 99.9 % of each layer input's energy.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from taqmlx.planning import plan
+from taqmlx.planning.documents import MixedBits
 from taqmlx.planning.layer_rules import LayerRules
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
@@ -17,20 +17,23 @@ from taqmlx.store.files import read_json
 FORMAT = {"format": "mixed-bits", "version": 2}
 
 
-def read_mixed_bits(path: Path) -> dict[str, Any]:
+def read_mixed_bits(path: Path) -> MixedBits:
     """Read `path`. Raises UserError if it is missing, damaged, or of another format or version."""
-    return read_json(path, **FORMAT)
+    return cast(MixedBits, read_json(path, **FORMAT))
 
 
-def overlay_bits(rules: LayerRules, mixed: Mapping[str, Any] | None) -> LayerRules:
+def overlay_bits(rules: LayerRules, mixed: MixedBits | None) -> LayerRules:
     """Layer rules, `weight` and `activation` by name, with the bits and group sizes chosen by the search."""
     if mixed is None:
         return rules
     chosen = mixed["mixed"]["layers"]
-    return {name: {**rule, "weight": rule["weight"] | chosen.get(name, {})} for name, rule in rules.items()}
+    return {
+        name: {**rule, "weight": {**rule["weight"], **chosen[name]}} if name in chosen else rule
+        for name, rule in rules.items()
+    }
 
 
-def identify_bits(bits_per_weight: float | None, mixed: Mapping[str, Any] | None) -> dict[str, str]:
+def identify_bits(bits_per_weight: float | None, mixed: MixedBits | None) -> dict[str, str]:
     """Origin entry of layers quantized after a search: the fingerprint of the chosen bits.
 
     Raises UserError if `bits_per_weight` asks for a search and there is none, or the reverse.

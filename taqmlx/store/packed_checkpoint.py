@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
 from taqmlx.numerics.stored_types import STORED_TYPES
+from taqmlx.planning.documents import Affine, PackedConfig, PackedSizes
 from taqmlx.planning.layer_rules import FLOAT16, UNQUANTIZED, read_scale_dtype
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import find_named, hash_file, read_plain_json, reject_changed
@@ -31,7 +32,7 @@ PARTS = ("weight", "scales", "biases", "migration")
 class PackedCheckpoint:
     """`config.json`, the tensors by DiffusionKit parameter name (no prefix), and their file."""
 
-    config: dict[str, Any]
+    config: PackedConfig
     tensors: dict[str, np.ndarray]
     path: Path
 
@@ -68,7 +69,7 @@ def open_packed(folder: Path) -> PackedCheckpoint:
     return PackedCheckpoint(config, read_packed_tensors(path, config["prefix"]), path)
 
 
-def read_packed_config(folder: Path) -> dict[str, Any]:
+def read_packed_config(folder: Path) -> PackedConfig:
     """Read `config.json` of a packed checkpoint. Raises UserError if it is missing, damaged or of another format."""
     path = folder / "config.json"
     config = read_plain_json(path)
@@ -80,7 +81,7 @@ def read_packed_config(folder: Path) -> dict[str, Any]:
         )
     config = reject_changed(path, config, "pack_weights")
     check_schema(config, SCHEMA, path)
-    return config
+    return cast(PackedConfig, config)
 
 
 def read_packed_tensors(path: Path, prefix: str) -> dict[str, np.ndarray]:
@@ -117,7 +118,7 @@ def find_misfits(checkpoint: PackedCheckpoint, path: str) -> Iterator[str]:
         yield f"its migration is not {width} integers of at least 1"
 
 
-def measure_tensors(tensors: dict[str, np.ndarray], quantization: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def measure_tensors(tensors: dict[str, np.ndarray], quantization: dict[str, Affine]) -> PackedSizes:
     """Summary of `tensors`: `bits_per_weight`, `quantized_weights` and `parameters`, the share of each stored bit
     width.
 

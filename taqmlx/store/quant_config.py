@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from taqmlx.numerics.activation import PER_TOKEN, look_up_step
 from taqmlx.numerics.input_quantizer import ARRAYS, InputQuantizer
 from taqmlx.numerics.sigma_lookup import DEFAULT_LOOKUP, LOOKUPS
+from taqmlx.planning.documents import ActivationEntry, LayerEntry, QuantConfigDocument
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import find_named, hash_file, read_plain_json, reject_changed
 from taqmlx.store.schemas import check_schema, load_schema
@@ -32,20 +33,20 @@ OTHER_FORMATS = {
 class QuantConfig:
     """Quantization config and its arrays; `weights` is the packed checkpoint's path."""
 
-    content: dict[str, Any]
+    content: QuantConfigDocument
     arrays: dict[str, np.ndarray]
     weights: Path
 
     @property
-    def layers(self) -> dict[str, dict[str, Any]]:
+    def layers(self) -> dict[str, LayerEntry]:
         """`path`, `weight` and `activation` by layer name."""
-        layers: dict[str, dict[str, Any]] = self.content["layers"]
-        return layers
+        return self.content["layers"]
 
     def find_input(self, layer: str) -> InputQuantizer:
         """Quantizer of the input of `layer`; the columns of its weight are already multiplied by the migration."""
         entry = self.layers[layer]["activation"]
-        bits, arrays = entry["bits"], {kind: self.arrays[entry[kind]] for kind in ARRAYS if entry.get(kind)}
+        bits = entry["bits"]
+        arrays: dict[str, np.ndarray] = {kind: self.arrays[name] for kind in ARRAYS if (name := entry.get(kind))}
         if "step" in entry:
             arrays["steps"] = np.array([entry["step"]], np.float32)
         return InputQuantizer(
@@ -78,22 +79,22 @@ def read_quant_config(path: Path) -> QuantConfig:
     content = read_content(path)
     place = path.resolve() if path.is_symlink() else path  # references are relative to the real file
     find_named(place, content["weights"]["config"])
-    files = {part: find_named(place, content[part]["file"]) for part in ("weights", "arrays")}
-    for part, file in files.items():
-        check_file(file, content[part]["sha256"], path)
-    arrays = read_tensors(files["arrays"])
+    weights, file = (find_named(place, named["file"]) for named in (content["weights"], content["arrays"]))
+    check_file(weights, content["weights"]["sha256"], path)
+    check_file(file, content["arrays"]["sha256"], path)
+    arrays = read_tensors(file)
     check_arrays(content, arrays, path)
-    reject_nonfinite(files["arrays"], arrays, f"delete {path} and make both again")
-    return QuantConfig(content, arrays, files["weights"])
+    reject_nonfinite(file, arrays, f"delete {path} and make both again")
+    return QuantConfig(content, arrays, weights)
 
 
-def read_content(path: Path) -> dict[str, Any]:
+def read_content(path: Path) -> QuantConfigDocument:
     """Read the JSON of a config only. Raises UserError if it is damaged, of another format, or invalid."""
     content = read_plain_json(path)
     reject_other_formats(content, path)
     content = reject_changed(path, content, "write_quant_config")
     check_schema(content, SCHEMA, path)
-    return content
+    return cast(QuantConfigDocument, content)
 
 
 def reject_other_formats(content: Any, path: Path) -> None:
@@ -110,16 +111,20 @@ def reject_other_formats(content: Any, path: Path) -> None:
         )
 
 
-def describe_quantizer(name: str, quantizer: InputQuantizer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def describe_quantizer(name: str, quantizer: InputQuantizer) -> tuple[ActivationEntry, dict[str, np.ndarray]]:
     """Activation entry of the layer `name`, without its range, and its arrays by kind: inverse of `find_input`."""
-    entry: dict[str, Any] = {"policy": quantizer.policy, "bits": quantizer.bits}
+    bits = quantizer.bits if isinstance(quantizer.bits, int) else list(quantizer.bits)
+    entry: ActivationEntry = {"policy": quantizer.policy, "bits": bits}
     if quantizer.steps is None:
-        return entry | ({} if quantizer.policy == "none" else {"group_size": quantizer.group_size}), {}
-    arrays = {kind: array for kind in ARRAYS if (array := getattr(quantizer, kind)) is not None}
-    entry |= {kind: f"{name}/{kind}" if kind in arrays else None for kind in ARRAYS}
+        if quantizer.policy != "none":
+            entry["group_size"] = quantizer.group_size
+        return entry, {}
+    arrays: dict[str, np.ndarray] = {kind: a for kind in ARRAYS if (a := getattr(quantizer, kind)) is not None}
+    entry["shift"], entry["migration"] = (f"{name}/{k}" if k in arrays else None for k in ("shift", "migration"))
     if quantizer.policy == "static":
-        del entry["steps"]
         entry["step"] = float(arrays.pop("steps")[0])
+    else:
+        entry["steps"] = f"{name}/steps"
     return entry, arrays
 
 
@@ -131,7 +136,7 @@ def check_file(file: Path, sha256: str, config: Path) -> None:
         raise UserError(f"{file} is not the file that {config} was made with; delete it and make both again")
 
 
-def check_arrays(content: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> None:
+def check_arrays(content: QuantConfigDocument, arrays: dict[str, np.ndarray], path: Path) -> None:
     """Raise UserError unless every referenced array exists and is valid.
 
     Each of `sigmas` needs a positive step size, and its own bits where they differ; a shift needs finite numbers, a
@@ -152,9 +157,10 @@ def check_arrays(content: dict[str, Any], arrays: dict[str, np.ndarray], path: P
             raise UserError(f"{path}: {name}: needs a step size that float32 holds above zero")
         if isinstance(activation["bits"], list) and len(activation["bits"]) != count:
             raise UserError(f"{path}: {name}: needs one number of bits, or one for each of the {count} sigmas")
-        if activation.get("shift") and not is_shift(arrays[activation["shift"]]):
+        shift, migration = activation.get("shift"), activation.get("migration")
+        if shift and not is_shift(arrays[shift]):
             raise UserError(f"{path}: {name}: the shift needs a finite number for each channel")
-        if activation.get("migration") and not is_divisor(arrays[activation["migration"]]):
+        if migration and not is_divisor(arrays[migration]):
             raise UserError(f"{path}: {name}: the migration needs integers of at least 1")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from taqmlx.planning import plan
+from taqmlx.planning.documents import Digests, Inputs
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, is_unchanged, read_plain_json, write_json, write_plain_json
 from taqmlx.store.locations import Location
@@ -22,13 +23,13 @@ class Seal(TypedDict):
 
     format: int
     parameters: plan.Parameters
-    inputs: dict[str, Any]
+    inputs: Inputs
     fingerprint: str
-    sha256: dict[str, Any]
+    sha256: Digests
     checksum: str
 
 
-def make_seal(parameters: plan.Parameters, inputs: dict[str, Any], digests: dict[str, Any]) -> Seal:
+def make_seal(parameters: plan.Parameters, inputs: Inputs, digests: Digests) -> Seal:
     """Make the seal of work done with `parameters` on `inputs`, covering `digests` (names to sha256, may be nested)."""
     seal = {
         "format": FORMAT,
@@ -40,7 +41,7 @@ def make_seal(parameters: plan.Parameters, inputs: dict[str, Any], digests: dict
     return cast(Seal, seal | {"checksum": plan.fingerprint(seal)})
 
 
-def fingerprint_origin(parameters: plan.Parameters, inputs: dict[str, Any]) -> str:
+def fingerprint_origin(parameters: plan.Parameters, inputs: Inputs) -> str:
     """Identity of a piece of work: sha256 (hex) of its parameters and inputs."""
     return plan.fingerprint({"parameters": parameters, "inputs": inputs})
 
@@ -65,7 +66,7 @@ def check_seal(seal: Any, place: Location) -> Seal:
     return cast(Seal, seal)
 
 
-def check_origin(seal: Seal, place: Location, parameters: plan.Parameters, inputs: dict[str, Any]) -> None:
+def check_origin(seal: Seal, place: Location, parameters: plan.Parameters, inputs: Inputs) -> None:
     """Raise UserError, naming a difference, unless `seal` was made with `parameters` and `inputs`.
 
     Only the given keys are compared, so a reader may check the subset it knows.
@@ -93,7 +94,7 @@ def read_file_seal(path: Path) -> Seal:
     return check_seal(read_plain_json(path), path)
 
 
-def holds_group(path: Location, parameters: plan.Parameters, inputs: dict[str, Any]) -> bool:
+def holds_group(path: Location, parameters: plan.Parameters, inputs: Inputs) -> bool:
     """True if `path` holds a group sealed with these parameters and inputs.
 
     Raises UserError if it holds anything else: finished work is never overwritten. At a URL, objects without a seal are
@@ -107,7 +108,7 @@ def holds_group(path: Location, parameters: plan.Parameters, inputs: dict[str, A
     return False
 
 
-def write_file_seal(path: Path, parameters: plan.Parameters, inputs: dict[str, Any], **digests: Any) -> Seal:
+def write_file_seal(path: Path, parameters: plan.Parameters, inputs: Inputs, **digests: Any) -> Seal:
     """Seal the file `path`, and further `digests`, in the JSON file of the same name beside it."""
     seal = make_seal(parameters, inputs, {path.name: hash_file(path)} | digests)
     write_json(path.with_suffix(".json"), seal)

@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from taqmlx.planning import plan
+from taqmlx.planning.documents import Digests, Inputs
 from taqmlx.store.errors import UserError
-from taqmlx.store.learning_state import read_learning, write_learning
+from taqmlx.store.learning_state import Numbers, read_learning, write_learning
 from taqmlx.store.locations import Location
 from taqmlx.store.lock import hold_lock
 from taqmlx.store.publishing import publish_group
@@ -34,7 +35,7 @@ log = logging.getLogger("taqmlx")
 State = TypeVar("State")
 # holds(out, parameters, inputs): True if `out` has the finished result of these, False if it has none; raises UserError
 # for anything else, such as `seal.holds_group` and `block_file.holds_block`.
-Holds = Callable[[Any, plan.Parameters, dict[str, Any]], bool]
+Holds = Callable[[Any, plan.Parameters, Inputs], bool]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class SealedJob:
     out: Location
     scratch: Path
     parameters: plan.Parameters
-    inputs: dict[str, Any]
+    inputs: Inputs
 
     @cached_property
     def fingerprint(self) -> str:
@@ -98,11 +99,11 @@ class SealedJob:
             log_problem(error, otherwise)
             return None
 
-    def resume_learning(self, otherwise: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    def resume_learning(self, otherwise: str) -> tuple[Numbers, dict[str, np.ndarray]] | None:
         """Numbers and arrays of the last `save_learning`; None and logged as by `resume`."""
         return self.resume(lambda: read_learning(self.learning, self.fingerprint), otherwise)
 
-    def save_learning(self, numbers: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    def save_learning(self, numbers: Numbers, arrays: dict[str, np.ndarray]) -> None:
         """Replace the checkpoint of learning; it is on disk on return."""
         write_learning(self.learning, self.fingerprint, numbers, arrays)
 
@@ -110,11 +111,11 @@ class SealedJob:
         """Remove the scratch folder."""
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def seal(self, digests: dict[str, Any]) -> Seal:
+    def seal(self, digests: Digests) -> Seal:
         """Seal of the job's work, covering `digests`."""
         return make_seal(self.parameters, self.inputs, digests)
 
-    def publish_group(self, digests: dict[str, Any], verify: Callable[[Path], None]) -> Seal:
+    def publish_group(self, digests: Digests, verify: Callable[[Path], None]) -> Seal:
         """Seal the complete group, read it back with `verify` and move it to `out`.
 
         `verify` raises UserError, naming the file, for data that differ from those written; so does a taken `out`.

@@ -17,11 +17,12 @@ The `checksum` covers all other keys, and `arrays` has the digest of the arrays'
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
 from taqmlx.planning import plan
+from taqmlx.planning.documents import Sensitivity
 from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import hash_file, read_json, write_json
 from taqmlx.store.tensors import read_named_tensors, write_tensors
@@ -29,7 +30,7 @@ from taqmlx.store.tensors import read_named_tensors, write_tensors
 FORMAT = {"format": "sensitivity", "version": 1}
 
 
-def write_sensitivity(path: Path, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+def write_sensitivity(path: Path, content: Sensitivity, arrays: dict[str, np.ndarray]) -> None:
     """Write the arrays beside `path`, then the file."""
     place = path.with_suffix(".safetensors")
     write_tensors(place, arrays)
@@ -37,7 +38,7 @@ def write_sensitivity(path: Path, content: dict[str, Any], arrays: dict[str, np.
     write_json(path, whole)
 
 
-def read_sensitivity(path: Path) -> dict[str, Any]:
+def read_sensitivity(path: Path) -> Sensitivity:
     """Read `path`. Raises UserError if it is missing, damaged, or of another format or version."""
     content = read_json(path)
     if {key: content.get(key) for key in FORMAT} != FORMAT:
@@ -46,23 +47,23 @@ def read_sensitivity(path: Path) -> dict[str, Any]:
         )
     if content.get("block") != path.stem:
         raise UserError(f"{path} belongs to block {content.get('block')}; delete it and run measure_sensitivity again")
-    return content
+    return cast(Sensitivity, content)
 
 
-def read_sensitivity_arrays(path: Path, content: dict[str, Any]) -> dict[str, np.ndarray]:
+def read_sensitivity_arrays(path: Path, content: Sensitivity) -> dict[str, np.ndarray]:
     """Read the arrays referenced in the `content` of `path`. Raises UserError if they are missing or changed."""
     with report_damage(path):
         named = content["arrays"]
     return read_named_tensors(path, named, "measure_sensitivity")
 
 
-def read_sensitivities(paths: Sequence[Path], model: str) -> dict[str, dict[str, Any]]:
+def read_sensitivities(paths: Sequence[Path], model: str) -> dict[str, Sensitivity]:
     """Read `paths` by block, in the order of the model's blocks.
 
     Raises UserError if one is damaged, of another model or of another origin than the first, or if a block is missing
     or occurs twice.
     """
-    read: dict[str, dict[str, Any]] = {}
+    read: dict[str, Sensitivity] = {}
     for path in paths:
         content = read_sensitivity(path)
         with report_damage(path):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from taqmlx.numerics.observations import (
     unpack_observations,
 )
 from taqmlx.planning import plan
+from taqmlx.planning.documents import InputStatistics, Statistics
 from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import hash_file
 from taqmlx.store.seal import Seal, read_file_seal
@@ -24,7 +24,7 @@ from taqmlx.store.statistics_file import FORMAT
 from taqmlx.store.tensors import read_tensors, reject_nonfinite
 
 
-def merge_shards(shards: Sequence[Path]) -> tuple[list[Seal], dict[str, dict[str, Any]], dict[str, np.ndarray]]:
+def merge_shards(shards: Sequence[Path]) -> tuple[list[Seal], dict[str, InputStatistics], dict[str, np.ndarray]]:
     """Return the seals of the shards, and their merged statistics: numbers by input, and the corresponding arrays.
 
     Raises UserError unless the shards are intact, complete and of the same origin.
@@ -73,13 +73,14 @@ def check_shards(seals: Sequence[Seal], paths: Sequence[Path]) -> None:
         )
 
 
-def describe_statistics(seals: Sequence[Seal], inputs: dict[str, dict[str, Any]], arrays: Path) -> dict[str, Any]:
+def describe_statistics(seals: Sequence[Seal], inputs: dict[str, InputStatistics], arrays: Path) -> Statistics:
     """Content of the statistics file: per-step values are lists over `steps`, overall values cover all steps."""
     parameters = seals[0]["parameters"]
     layers = plan.list_layers(parameters["model"])
     for name, described in inputs.items():
         described["layers"] = [layer.name for layer in layers if layer.input == name]
-    return FORMAT | {
+    return {
+        **FORMAT,
         "model": parameters["model"],
         "steps": [step for step, _ in parameters["sigmas"]],
         "sigmas": [sigma for _, sigma in parameters["sigmas"]],

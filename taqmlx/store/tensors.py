@@ -17,6 +17,7 @@ from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
 from taqmlx.numerics.stored_types import decode_bfloat16, encode_bfloat16
+from taqmlx.planning.documents import ArraysFile
 from taqmlx.planning.plain_files import open_plain, parse_json, read_plain
 from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import find_named, hash_file, write_atomically
@@ -190,7 +191,7 @@ def digest_tensors(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def read_named_tensors(path: Path, named: Mapping[str, str], rule: str) -> dict[str, np.ndarray]:
+def read_named_tensors(path: Path, named: ArraysFile, rule: str) -> dict[str, np.ndarray]:
     """Read the arrays in the file referenced by the JSON file `path`: `named` has its name `file` and its `sha256`.
 
     Raises UserError, naming the `rule` that makes both, if it is missing, changed, or has values that are not finite.

@@ -9,11 +9,11 @@ before each step; latents (rows, h, w, c) float32, the final ones; ts (steps,) f
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from taqmlx.planning import plan
+from taqmlx.planning.documents import Inputs
 from taqmlx.planning.stages import CollectShard, ShardParameters
 from taqmlx.store.errors import UnreachableError, UserError, report_damage
 from taqmlx.store.files import read_plain_json
@@ -123,7 +123,7 @@ class Shard:
         return Trajectory(number, prompt_index, states, latents)
 
 
-def open_shard(path: Location, parameters: plan.Parameters, inputs: dict[str, Any]) -> Shard:
+def open_shard(path: Location, parameters: plan.Parameters, inputs: Inputs) -> Shard:
     """Open the shard at `path`; check its seal and small arrays. Trajectories are checked when read.
 
     Only the given parameters and inputs are compared with the seal's. Raises UserError naming the fault.
@@ -157,7 +157,7 @@ def open_shards(store: Location, parameters: CollectShard) -> Iterator[Shard]:
         yield open_shard(store / name, plan.select_shard(parameters, name).encode(), {})
 
 
-def find_faults(path: Location, parameters: plan.Parameters, inputs: dict[str, Any]) -> Iterator[str]:
+def find_faults(path: Location, parameters: plan.Parameters, inputs: Inputs) -> Iterator[str]:
     """Yield a line for each fault of the shard at `path`; none if it is intact and of these `parameters` and `inputs`.
 
     Raises UnreachableError.

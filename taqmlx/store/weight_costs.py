@@ -7,10 +7,11 @@ the number of directions that hold 99.9 % of its energy.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import Choice, Costs
+from taqmlx.planning.documents import Inputs
 from taqmlx.planning.layer_rules import WeightPattern
 from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import read_json, write_json
@@ -24,7 +25,7 @@ class WeightCosts(NamedTuple):
     costs: Costs
     elements: dict[str, int]
     ranks: dict[str, int]
-    origin: dict[str, Any]
+    origin: Inputs
 
 
 def write_costs(
@@ -33,7 +34,7 @@ def write_costs(
     costs: Costs,
     elements: Mapping[str, int],
     ranks: Mapping[str, int],
-    origin: dict[str, Any],
+    origin: Inputs,
 ) -> None:
     """Write the measured costs."""
     layers = {

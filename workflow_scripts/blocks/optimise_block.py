@@ -7,7 +7,6 @@ none of them used, and the best one is written; the report beside it has the err
 import argparse
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.loss_curve import shorten_losses
 from taqmlx.numerics.stored_types import convert_values
 from taqmlx.planning import block_plan, plan
+from taqmlx.planning.documents import BlockReport, CandidateErrors, Inputs
 from taqmlx.planning.layer_rules import find_shared_dtype
 from taqmlx.planning.stages import BlockParameters
 from taqmlx.reconstruction.block_task import Task, list_inputs, prepare
@@ -55,9 +55,7 @@ def main(arguments: argparse.Namespace) -> None:
             quantize_block(job, parameters, task)
 
 
-def list_origin(
-    parameters: BlockParameters, inputs: BlockInputs, before: list[BlockFile], model: Model
-) -> dict[str, Any]:
+def list_origin(parameters: BlockParameters, inputs: BlockInputs, before: list[BlockFile], model: Model) -> Inputs:
     """Digests of the block's inputs. Raises UserError if they do not belong together."""
     shared = identify_block(inputs, parameters, parameters.block, model.file_digests())
     blocks = plan.list_block_names(parameters.model)
@@ -96,7 +94,7 @@ def quantize_block(job: SealedJob, parameters: BlockParameters, task: Task) -> N
     log.info(f"{block}: {best.engine} is written to {job.out}")
 
 
-def reject_nonfinite(block: str, candidates: list[Candidate], errors: list[dict[str, Any]]) -> None:
+def reject_nonfinite(block: str, candidates: list[Candidate], errors: list[CandidateErrors]) -> None:
     """Raise UserError naming the engine if an error on the held-out points is not finite."""
     for candidate, error in zip(candidates, errors, strict=True):
         if not all(math.isfinite(value) for way in error.values() for value in way.values()):
@@ -120,7 +118,7 @@ def open_learning(job: SealedJob, block: str) -> Learning:
     )
 
 
-def describe(task: Task, candidates: list[Candidate], errors: list[dict[str, Any]], best: Candidate) -> dict[str, Any]:
+def describe(task: Task, candidates: list[Candidate], errors: list[CandidateErrors], best: Candidate) -> BlockReport:
     """The report: held-out errors relative to the power of the outputs by engine, learned changes, and loss curve."""
     rounded, problem = candidates[0].codes, task.problem
     return {

@@ -6,13 +6,13 @@ Errors are assumed to add up over layers. The size counts all linear layers, sca
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from taqmlx.numerics.bit_search import Option, count_stored_bits, search_sizes, write_rules
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import Costs
+from taqmlx.planning.documents import MixedBits
 from taqmlx.planning.layer_rules import UNQUANTIZED, WeightRule, find_weight_rule
 from taqmlx.planning.mflux_layout import MFLUX, list_joined
 from taqmlx.planning.stages import SearchBits
@@ -30,13 +30,11 @@ def main(arguments: argparse.Namespace) -> None:
     names = [layer.name for layer in plan.list_layers(parameters.model)]
     rules = {name: find_weight_rule(parameters.weights, name) for name in names}
     content = search(parameters, rules, measured.costs, measured.elements)
-    write_json(arguments.out, FORMAT | content | {"ranks": measured.ranks, "origin": measured.origin})
+    write_json(arguments.out, {**FORMAT, **content, "ranks": measured.ranks, "origin": measured.origin})
     report(content, arguments.out)
 
 
-def search(
-    parameters: SearchBits, rules: dict[str, WeightRule], costs: Costs, elements: dict[str, int]
-) -> dict[str, Any]:
+def search(parameters: SearchBits, rules: dict[str, WeightRule], costs: Costs, elements: dict[str, int]) -> MixedBits:
     """Content of the output file: the best choices within the size, and the best uniform choice. Raises UserError."""
     total = sum(elements.values())
     plain = UNQUANTIZED * sum(count for name, count in elements.items() if name not in costs)
@@ -90,7 +88,7 @@ def list_options(names: tuple[str, ...], costs: Costs, elements: dict[str, int])
     ]
 
 
-def report(content: dict[str, Any], path: Path) -> None:
+def report(content: MixedBits, path: Path) -> None:
     """Log the size and the predicted error of the choices."""
     for name in ("uniform", "mixed"):
         found = content[name]

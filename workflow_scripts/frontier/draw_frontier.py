@@ -7,7 +7,7 @@ settings; `--quant-config` gives a config's weights alone, then its weights and 
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -21,6 +21,7 @@ from taqmlx.models.protocol import Model
 from taqmlx.numerics.quality import measure_snr
 from taqmlx.numerics.schedule import draw_noise
 from taqmlx.planning import plan
+from taqmlx.planning.evaluation_documents import EvaluationPrompt, PictureRow
 from taqmlx.planning.plain_ways import FAMILIES, list_plain
 from taqmlx.planning.stages import MeasureFrontier
 from taqmlx.reconstruction.plain_rounding import bind_plain
@@ -74,7 +75,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def start_pictures(
-    parameters: MeasureFrontier, model: Model, prompts: list[dict[str, Any]], pictures: list[dict[str, Any]]
+    parameters: MeasureFrontier, model: Model, prompts: list[EvaluationPrompt], pictures: list[PictureRow]
 ) -> tuple[mx.array, ...]:
     """Arguments of `sample`: cs and cs_pooled of each image's prompt, its noise, and the noise levels."""
     texts = [prompts[picture["prompt"]]["text"] for picture in pictures]

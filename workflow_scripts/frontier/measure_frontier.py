@@ -2,12 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from taqmlx.numerics.frontier import describe_quality, describe_saving
 from taqmlx.planning import plan
+from taqmlx.planning.evaluation_documents import Frontier, Interval, MeasuredWay, Quality, Way
 from taqmlx.report.study_tables import sort_ways, tabulate_frontier
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.checksum_files import write_text
@@ -40,30 +40,35 @@ def main(arguments: argparse.Namespace) -> None:
     described = [describe_way(way, seed) for way in plain]
     for way in learned:
         own = np.array(way["ratios"])
-        saved = {
-            name: describe_saving(way["bits_per_weight"], own, bits, ratios, low, seed)
-            for name, low in (("median", False), ("p5", True))
+        saved: dict[Quality, Interval] = {
+            "median": describe_saving(way["bits_per_weight"], own, bits, ratios, False, seed),
+            "p5": describe_saving(way["bits_per_weight"], own, bits, ratios, True, seed),
         }
-        described.append(describe_way(way, seed) | {"asked": way["asked"], "bits_saved": saved})
-    content = {
+        described.append({**describe_way(way, seed), "asked": way["asked"], "bits_saved": saved})
+    content: Frontier = {
         "n": ratios.shape[1],
         "steps": first["parameters"]["evaluation_steps"],
         "cfg": first["parameters"]["evaluation_cfg"],
         "ways": described,
     }
-    write_json(arguments.out, FORMAT | content)
+    write_json(arguments.out, {**FORMAT, **content})
     text = format_table(content)
     write_text(arguments.out.with_suffix(".md"), text)
     log.info(f"{len(plain)} ways of nn.quantize, {len(learned)} of ours: {arguments.out}")
 
 
-def describe_way(way: dict[str, Any], seed: int) -> dict[str, Any]:
+def describe_way(way: MeasuredWay, seed: int) -> Way:
     """Size and quality of a model, with intervals and the SNR of every picture."""
-    quality = describe_quality(np.array(way["ratios"]), seed)
-    return {key: way[key] for key in ("name", "title", "bits_per_weight", "ratios")} | quality
+    return {
+        "name": way["name"],
+        "title": way["title"],
+        "bits_per_weight": way["bits_per_weight"],
+        "ratios": way["ratios"],
+        **describe_quality(np.array(way["ratios"]), seed),
+    }
 
 
-def format_table(content: dict[str, Any]) -> str:
+def format_table(content: Frontier) -> str:
     """A Markdown table of our models and of the `nn.quantize` models on the frontier of the median."""
     table = tabulate_frontier(sort_ways([*find_best(content), *list_ours(content)]))
     note = NOTE.format(n=content["n"], steps=content["steps"], cfg=content["cfg"])

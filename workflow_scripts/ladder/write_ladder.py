@@ -2,12 +2,13 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from taqmlx.numerics.quality import measure_snr, to_decibels
 from taqmlx.planning import ladder
+from taqmlx.planning.documents import BlockReport
+from taqmlx.planning.evaluation_documents import Rung
 from taqmlx.report.study_tables import tabulate_ladder
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.block_report import read_report
@@ -50,7 +51,7 @@ def read_latents(folder: Path, rung: str) -> np.ndarray:
     return arrays["latents"]
 
 
-def describe_rung(name: str, title: str, latents: np.ndarray, reference: np.ndarray, blocks: Path) -> dict[str, Any]:
+def describe_rung(name: str, title: str, latents: np.ndarray, reference: np.ndarray, blocks: Path) -> Rung:
     """Results of one rung: `latent_snr` of each picture and `block_snr` of each block's streams, in dB."""
     pictures = [min(measure_snr(*pair), EXACT) for pair in zip(latents, reference, strict=True)]
     reports = {report["block"]: report for report in map(read_report, sorted(blocks.glob("*.report.json")))}
@@ -65,16 +66,16 @@ def describe_rung(name: str, title: str, latents: np.ndarray, reference: np.ndar
     }
 
 
-def measure_block(report: dict[str, Any]) -> dict[str, float]:
+def measure_block(report: BlockReport) -> dict[str, float]:
     """Signal-to-noise ratio in dB of each stream of a block, for the chosen candidate with quantized inputs."""
     errors = report["errors"][report["chosen"]]["quantized_inputs"]
     return {stream: min(to_decibels(1, error), EXACT) for stream, error in errors.items()}
 
 
-def format_table(rungs: list[dict[str, Any]]) -> str:
+def format_table(rungs: list[Rung]) -> str:
     """The Markdown report: a table of the rungs, and its explanation."""
     titles = {name: title for name, (title, _) in ladder.RUNGS.items()}
-    table = tabulate_ladder(rung | {"title": titles.get(rung["rung"], rung["title"])} for rung in rungs)
+    table = tabulate_ladder({**rung, "title": titles.get(rung["rung"], rung["title"])} for rung in rungs)
     return f"# Contribution of each part of the method\n\n{EXPLANATION}\n{table}\n"
 
 

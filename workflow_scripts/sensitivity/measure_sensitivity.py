@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from taqmlx.models.catalogue import find_model
 from taqmlx.models.protocol import Model
 from taqmlx.planning import plan
 from taqmlx.planning.block_plan import list_rules, select_block
+from taqmlx.planning.documents import Sensitivity
 from taqmlx.planning.stages import MeasureSensitivity
 from taqmlx.reconstruction.block_assembly import assemble_problem, list_own_linears, read_weights
 from taqmlx.reconstruction.input_histograms import measure_distributions
@@ -33,13 +33,13 @@ def main(arguments: argparse.Namespace) -> None:
     origin = identify_block(inputs, parameters, arguments.block, model.file_digests())
     with report_unusable_values(arguments.block):
         content, arrays = measure(parameters, arguments.block, inputs, model)
-    write_sensitivity(arguments.out, content | {"origin": origin}, arrays)
+    write_sensitivity(arguments.out, {**content, "origin": origin}, arrays)
     log.info(f"{arguments.block}: {len(content['weights'])} weights, {len(content['inputs'])} inputs: {arguments.out}")
 
 
 def measure(
     parameters: MeasureSensitivity, block: str, inputs: BlockInputs, model: Model
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> tuple[Sensitivity, dict[str, np.ndarray]]:
     """The content of one block's sensitivity file, without `origin`, and its arrays. Raises ValueError."""
     transformer, index = model.load_transformer(), plan.list_block_names(parameters.model).index(block)
     layers, every = list_own_linears(transformer, block), np.arange(len(inputs.points))

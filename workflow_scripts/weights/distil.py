@@ -7,7 +7,6 @@ points of held-out prompts; the report beside it has both errors.
 import argparse
 import math
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -20,6 +19,7 @@ from taqmlx.numerics.learned_codes import round_codes
 from taqmlx.numerics.loss_curve import shorten_losses
 from taqmlx.numerics.quality import to_decibels
 from taqmlx.planning import block_plan, plan
+from taqmlx.planning.documents import Inputs
 from taqmlx.planning.stages import Distil
 from taqmlx.reconstruction.block_assembly import split_points
 from taqmlx.reconstruction.distillation import KINDS, State, learn, measure_held_out
@@ -55,7 +55,7 @@ def main(arguments: argparse.Namespace) -> None:
             distil(job, settings, *assemble_task(parameters, calibration, model, arguments.blocks))
 
 
-def check_files(paths: list[Path], parameters: Distil, origin: dict[str, Any]) -> list[Seal]:
+def check_files(paths: list[Path], parameters: Distil, origin: Inputs) -> list[Seal]:
     """Seals of the files of all quantized blocks and of the layers outside the blocks.
 
     Raises UserError unless all are present, made with these rules from this model and, where recorded, this calibration

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +15,7 @@ from taqmlx.numerics import weight_grid
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.stored_types import STORED_TYPES
 from taqmlx.planning import plan
+from taqmlx.planning.documents import Inputs, MixedBits, PackedLayers
 from taqmlx.planning.layer_rules import (
     FLOAT16,
     UNQUANTIZED,
@@ -91,7 +92,7 @@ def choose_prefix(model: str) -> str:
 
 
 def check_blocks(
-    paths: list[Path], parameters: PackWeights, layers: list[Layer], origin: dict[str, Any]
+    paths: list[Path], parameters: PackWeights, layers: list[Layer], origin: Inputs
 ) -> tuple[dict[str, Path], dict[str, Seal]]:
     """File and seal by unit: every block and the layers outside the blocks, or the distilled model alone.
 
@@ -171,7 +172,7 @@ def pack_layers(
     return packed
 
 
-def choose_rule(rules: Sequence[WeightPattern], mixed: dict[str, Any] | None, name: str) -> WeightRule:
+def choose_rule(rules: Sequence[WeightPattern], mixed: MixedBits | None, name: str) -> WeightRule:
     """The rule of a layer, with the bits and group size of the bit search, if any."""
     return find_weight_rule(rules, name) | (mixed["mixed"]["layers"].get(name, {}) if mixed else {})
 
@@ -228,7 +229,7 @@ def convert_weight(key: str, value: mx.array, scale_dtype: str) -> np.ndarray:
     return converted
 
 
-def describe_checkpoint(path: Path, prefix: str, packed: dict[str, PackedLayer]) -> dict[str, Any]:
+def describe_checkpoint(path: Path, prefix: str, packed: dict[str, PackedLayer]) -> PackedLayers:
     """Content of config.json: the `nn.quantize` parameters by module path, and sizes measured on the written file."""
     tensors = read_packed_tensors(path, prefix)
     quantization = {
