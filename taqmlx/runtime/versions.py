@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from taqmlx.runtime.blas import name_kernels
-from taqmlx.runtime.products import name_products
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
+from taqmlx.store.products import name_products
 
 PACKAGES = ("mlx", "diffusionkit", "numpy", "scipy-openblas32", "torch")
 KERNELS, PRODUCTS = "BLAS kernels", "fp32 products"

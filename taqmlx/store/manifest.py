@@ -1,7 +1,7 @@
 """Manifest of a dataset: every image with its prompt and seed, and the values shared by all images.
 
 It is derived from the trajectories' seals alone, so it can be rewritten at any time. The keys are those of the original
-layout; `shards`, the checksum of each shard's seal, is an addition that detects a stale manifest.
+layout; `shards`, the identity of the work on each shard, is an addition that detects a stale manifest.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_plain_json, reject_changed
 from taqmlx.store.locations import Location
 from taqmlx.store.original_layout import name_image, name_latents
-from taqmlx.store.seal import Seal, check_origin, read_group_seal
+from taqmlx.store.seal import Seal, check_origin, identify_work, read_group_seal
 
 Manifest = dict[str, Any]
 
@@ -60,7 +60,7 @@ def build_manifest(parameters: CollectShard, seals: dict[str, Seal], saved: dict
         "images_saved": saved["images"],
         "latents_saved": saved["latents"],
         "images": images,
-        "shards": {shard: seal["checksum"] for shard, seal in seals.items()},
+        "shards": {shard: identify_work(seal) for shard, seal in seals.items()},
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import hash_file
 from taqmlx.store.pictures import name_picture, read_latents, read_picture
-from taqmlx.store.seal import Seal, read_file_seal
+from taqmlx.store.seal import Seal, identify_work, read_file_seal
 from taqmlx.store.tensors import read_sealed_tensors
 
 REAL = "real"  # name of the set of real pictures
@@ -21,7 +21,7 @@ class Features:
     """Features of a picture set.
 
     arrays: (n, d) by name; about: weights and settings of the feature networks; pictures, resized: number of pictures
-    and of resized ones; origins: per shard, the checksum of the seal of its pictures, or None if there is none.
+    and of resized ones; origins: per shard, the identity of the work on its pictures, or None if there is none.
     """
 
     arrays: dict[str, np.ndarray]
@@ -123,7 +123,7 @@ def read_set(seals: Sequence[Path], features: Sequence[Path], variant: str) -> P
                 )
             rows += [(prompt, seed) for prompt, seed in seal["parameters"]["pictures"]]
         paths += pictures
-        origins.append(seal["checksum"])
+        origins.append(identify_work(seal))
     found = read_features(features, variant)
     if found.origins != origins:
         raise UserError(

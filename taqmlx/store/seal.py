@@ -1,20 +1,23 @@
 """Seals: proof that a result is complete, and of its parameters and inputs.
 
 A seal is a small dictionary written last: `format`, `parameters`, `inputs` (digests of the inputs), `fingerprint` of
-those two, `sha256` (digests of the sealed data) and its own `checksum`. It contains no time and no host name, so equal
-work has equal seals. A Zarr group stores it as the attribute `seal`, a file as a JSON file beside it.
+those two, `sha256` (digests of the sealed data), `fp32_products` (how they were computed) and its own `checksum`. It
+contains no time and no host name, so equal work has equal seals. A Zarr group stores it as the attribute `seal`, a file
+as a JSON file beside it. Seals of earlier versions have no `fp32_products`.
 """
 
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from taqmlx.planning import plan
 from taqmlx.planning.documents import Digests, Inputs
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import hash_file, is_unchanged, read_plain_json, write_json, write_plain_json
+from taqmlx.store.files import CHECKSUM, hash_file, is_unchanged, read_plain_json, write_json, write_plain_json
 from taqmlx.store.locations import Location
+from taqmlx.store.products import name_products
 
 FORMAT = 1
+PRODUCTS = "fp32_products"
 GROUP = {"zarr_format": 3, "node_type": "group"}  # metadata of any Zarr group
 
 
@@ -26,6 +29,7 @@ class Seal(TypedDict):
     inputs: Inputs
     fingerprint: str
     sha256: Digests
+    fp32_products: NotRequired[str]
     checksum: str
 
 
@@ -37,8 +41,18 @@ def make_seal(parameters: plan.Parameters, inputs: Inputs, digests: Digests) -> 
         "inputs": inputs,
         "fingerprint": fingerprint_origin(parameters, inputs),
         "sha256": digests,
+        PRODUCTS: name_products(),
     }
-    return cast(Seal, seal | {"checksum": plan.fingerprint(seal)})
+    return cast(Seal, seal | {CHECKSUM: plan.fingerprint(seal)})
+
+
+def identify_work(seal: Seal) -> str:
+    """Digest of parameters, inputs and sealed data, by which other results name this one; sha256 (hex).
+
+    It leaves out how products were computed, so seals with and without that entry stand for the same work. That of an
+    earlier version's seal is its checksum.
+    """
+    return plan.fingerprint({key: value for key, value in seal.items() if key not in (PRODUCTS, CHECKSUM)})
 
 
 def fingerprint_origin(parameters: plan.Parameters, inputs: Inputs) -> str:
@@ -48,7 +62,7 @@ def fingerprint_origin(parameters: plan.Parameters, inputs: Inputs) -> str:
 
 def check_seal(seal: Any, place: Location) -> Seal:
     """Return `seal`, found at `place`, if it is valid. Raises UserError otherwise."""
-    if not isinstance(seal, dict) or "checksum" not in seal:
+    if not isinstance(seal, dict) or CHECKSUM not in seal:
         raise UserError(f"{place} has no seal: it was not finished; delete it and run again")
     if not is_unchanged(seal):
         raise UserError(f"{place} has a damaged seal; delete it and run again")

@@ -19,7 +19,7 @@ from taqmlx.planning import plan
 from taqmlx.planning.documents import InputStatistics, Statistics
 from taqmlx.store.errors import UserError, report_damage
 from taqmlx.store.files import hash_file
-from taqmlx.store.seal import Seal, read_file_seal
+from taqmlx.store.seal import Seal, identify_work, read_file_seal
 from taqmlx.store.statistics_file import FORMAT
 from taqmlx.store.tensors import read_tensors, reject_nonfinite
 
@@ -92,5 +92,5 @@ def describe_statistics(seals: Sequence[Seal], inputs: dict[str, InputStatistics
             "overall_shares": OVERALL_QUANTILES,
         },
         "inputs": inputs,
-        "origin": {"calibration": seals[0]["inputs"]["calibration"], "parts": [seal["checksum"] for seal in seals]},
+        "origin": {"calibration": seals[0]["inputs"]["calibration"], "parts": [identify_work(seal) for seal in seals]},
     }

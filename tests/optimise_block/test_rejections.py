@@ -13,7 +13,7 @@ from taqmlx.planning.block_plan import select_block
 from taqmlx.store.block_file import read_block, write_block
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import write_json
-from taqmlx.store.seal import make_seal, read_file_seal, read_group_seal, write_group_seal
+from taqmlx.store.seal import identify_work, make_seal, read_file_seal, read_group_seal, write_group_seal
 from tests.optimise_block.conftest import configure, quantize, select
 from tests.support.kill_block import list_arguments
 from tools.small_results import study as small
@@ -84,7 +84,7 @@ def test_a_chained_block_reads_the_quantized_blocks_before_it(folder):
     quantize(folder, "mm_00", **chained)
     path = quantize(folder, "mm_01", before=("mm_00",), **chained)
     chain = read_block(path)
-    assert chain.seal["inputs"]["before"] == [read_file_seal(folder / "adaround/mm_00.json")["checksum"]]
+    assert chain.seal["inputs"]["before"] == [identify_work(read_file_seal(folder / "adaround/mm_00.json"))]
     shutil.rmtree(folder / "adaround")
     alone = read_block(quantize(folder, "mm_01", engine="gptq"))
     assert any((layer.codes != alone.weights[name].codes).any() for name, layer in chain.weights.items())

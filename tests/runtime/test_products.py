@@ -5,11 +5,9 @@ import sys
 
 import pytest
 
-from taqmlx.runtime import products
+from taqmlx.store import products
 
-SCRIPT = (
-    "import taqmlx, os; from taqmlx.runtime.products import name_products; print(os.environ[{!r}], name_products())"
-)
+SCRIPT = "import taqmlx, os; from taqmlx.store.products import name_products; print(os.environ[{!r}], name_products())"
 
 
 @pytest.mark.parametrize(("given", "said"), [(None, "0 fp32"), ("0", "0 fp32"), ("1", "1 TF32 allowed")])

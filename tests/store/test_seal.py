@@ -7,11 +7,13 @@ import pytest
 
 from taqmlx.planning import plan
 from taqmlx.store.errors import UserError
+from taqmlx.store.products import VARIABLE
 from taqmlx.store.seal import (
     GROUP,
     check_origin,
     check_seal,
     holds_group,
+    identify_work,
     make_seal,
     read_file_seal,
     read_group_seal,
@@ -33,10 +35,30 @@ def test_a_seal_is_restored_from_json():
     assert check_seal(json.loads(json.dumps(SEAL)), PLACE) == SEAL
 
 
-@pytest.mark.parametrize("key", ["format", "parameters", "inputs", "fingerprint", "sha256", "checksum"])
+@pytest.mark.parametrize(
+    "key", ["format", "parameters", "inputs", "fingerprint", "sha256", "fp32_products", "checksum"]
+)
 def test_any_change_to_a_seal_is_found(key):
     with pytest.raises(UserError, match="results/x has a damaged seal"):
         check_seal(SEAL | {key: "changed"}, PLACE)
+
+
+def test_a_seal_says_how_fp32_products_were_computed(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "1")
+    other = make_seal(PARAMETERS, INPUTS, {"b": "11"})
+    assert (SEAL["fp32_products"], other["fp32_products"]) == ("fp32", "TF32 allowed")
+    assert other["checksum"] != SEAL["checksum"]
+    assert check_seal(other, PLACE) == other
+    assert identify_work(other) == identify_work(SEAL) != identify_work(make_seal(PARAMETERS, INPUTS, {"b": "12"}))
+
+
+def test_the_seals_of_earlier_versions_hold_and_stand_for_the_same_work():
+    """Written by 30f5514, which recorded the products in versions.json alone."""
+    old = {key: SEAL[key] for key in ("format", "parameters", "inputs", "fingerprint", "sha256")}
+    old["checksum"] = "530f1352ede6a1bade6b92df371c42f2b953505df402f12e5d429a7162433006"
+    assert check_seal(old, PLACE) == old
+    check_origin(old, PLACE, PARAMETERS, INPUTS)
+    assert identify_work(SEAL) == identify_work(old) == old["checksum"]
 
 
 @pytest.mark.parametrize("value", [None, {}, [], "x"])

@@ -19,7 +19,7 @@ import zarr
 from taqmlx.store.block_inputs import digest_values, open_input_shard
 from taqmlx.store.conditioning import NAMES, write_conditioning
 from taqmlx.store.files import hash_file, write_json
-from taqmlx.store.seal import make_seal, read_file_seal, read_group_seal, write_group_seal
+from taqmlx.store.seal import identify_work, make_seal, read_file_seal, read_group_seal, write_group_seal
 from taqmlx.store.tensors import read_metadata, read_sealed_tensors, read_tensors, write_sealed_tensors, write_tensors
 from taqmlx.store.zarr_arrays import write_chunks
 from tools.faults.damage import amend, forge
@@ -238,7 +238,7 @@ def reseal_pictures(results: Path) -> None:
         write_json(path, changed)
         features = results / "evaluation" / "features" / path.parent.name / f"{path.stem}.safetensors"
         arrays, about = read_unchecked(features)
-        write_sealed_tensors(features, arrays, about | {"origin": changed["checksum"]})
+        write_sealed_tensors(features, arrays, about | {"origin": identify_work(changed)})
 
 
 def read_unchecked(path: Path) -> tuple[dict[str, np.ndarray], dict]:

@@ -36,7 +36,7 @@ from taqmlx.store.picture_sets import read_set
 from taqmlx.store.quant_config import read_quant_config
 from taqmlx.store.safetensors_header import read_header
 from taqmlx.store.sample_folder import Expected, find_folder_faults, find_manifest_faults
-from taqmlx.store.seal import make_seal
+from taqmlx.store.seal import identify_work, make_seal
 from taqmlx.store.sealed_job import SealedJob
 from taqmlx.store.sensitivity_file import read_sensitivities, read_sensitivity_arrays
 from taqmlx.store.statistics_merging import merge_shards
@@ -141,7 +141,7 @@ def write_pictures(folder: Path) -> None:
     write_json(folder / "images" / "00.json", seal)
     about = {"features": {"classifier": {"network": "n"}}, "pictures": 2, "resized": 0, "shard": "00", "set": VARIANT}
     features = {"classifier": np.ones((2, 8), np.float32), "values": np.ones((2, 3), np.int32)}
-    write_sealed_tensors(folder / "features" / "00.safetensors", features, about | {"origin": seal["checksum"]})
+    write_sealed_tensors(folder / "features" / "00.safetensors", features, about | {"origin": identify_work(seal)})
 
 
 def write_settings(folder: Path) -> None:

@@ -31,7 +31,7 @@ from taqmlx.store.errors import UserError, report_unusable_values
 from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
 from taqmlx.store.parameters import read_block_parameters
 from taqmlx.store.preflight import check_memory
-from taqmlx.store.seal import check_origin
+from taqmlx.store.seal import check_origin, identify_work
 from taqmlx.store.sealed_job import SealedJob
 
 LINEAR_WIDTHS = 24  # weight elements of a block's linears, in squares of its width: 12 per stream
@@ -65,7 +65,7 @@ def list_origin(parameters: BlockParameters, inputs: BlockInputs, before: list[B
         raise UserError(f"--before: the files of blocks {wanted} are needed in this order, and {found} are named")
     for name, file in zip(found, before, strict=True):
         check_origin(file.seal, Path(name), {}, shared)
-    return shared | {"before": [file.seal["checksum"] for file in before]}
+    return shared | {"before": [identify_work(file.seal) for file in before]}
 
 
 def check_room(parameters: BlockParameters, inputs: BlockInputs) -> None:

@@ -23,6 +23,7 @@ from taqmlx.store.files import hash_file
 from taqmlx.store.parameters import read_parameters
 from taqmlx.store.picture_sets import REAL, list_sealed
 from taqmlx.store.pictures import list_pictures, read_picture, stack_pictures
+from taqmlx.store.seal import identify_work
 from taqmlx.store.tensors import reject_nonfinite, write_sealed_tensors
 
 BATCH = 128
@@ -92,15 +93,15 @@ def find_pictures(
 ) -> tuple[list[Path], dict[str, str | None]]:
     """The images to read, all of a variant's shard or a share of real ones, and their source.
 
-    The source has `set`, a variant's name or REAL, and `origin`, the checksum of the images' seal, None for a folder
-    without one. Raises UserError for images that are missing or do not match their seal.
+    The source has `set`, a variant's name or REAL, and `origin`, the identity of the work on the images, None for a
+    folder without a seal. Raises UserError for images that are missing or do not match their seal.
     """
     if arguments.pictures.suffix != ".json":
         return take_share(list_pictures(arguments.pictures), arguments, parameters), {"set": REAL, "origin": None}
     seal, paths = list_sealed(arguments.pictures)
     name = seal["parameters"].get("variant", REAL)
     shown = take_share(paths, arguments, parameters) if name == REAL else paths
-    return shown, {"set": name, "origin": seal["checksum"]}
+    return shown, {"set": name, "origin": identify_work(seal)}
 
 
 def take_share(paths: list[Path], arguments: argparse.Namespace, parameters: ExtractFeatures) -> list[Path]:

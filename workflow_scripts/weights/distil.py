@@ -33,7 +33,7 @@ from taqmlx.store.block_report import name_report, write_report
 from taqmlx.store.calibration import Calibration, open_calibration
 from taqmlx.store.errors import UserError
 from taqmlx.store.parameters import read_parameters
-from taqmlx.store.seal import Seal, check_origin
+from taqmlx.store.seal import Seal, check_origin, identify_work
 from taqmlx.store.sealed_job import SealedJob
 
 START, LEARNED = "blocks", "distilled"
@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace) -> None:
     model = find_model(parameters.model, parameters)
     origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
     seals = check_files(arguments.blocks, parameters, origin)
-    origin |= {"blocks": {seal["parameters"]["block"]: seal["checksum"] for seal in seals}}
+    origin |= {"blocks": {seal["parameters"]["block"]: identify_work(seal) for seal in seals}}
     job = SealedJob(arguments.out, arguments.scratch, record, origin)
     with job.hold():
         if not job.is_finished(holds_block, replace=True):

@@ -18,6 +18,7 @@ from taqmlx.store.block_report import read_report
 from taqmlx.store.calibration import open_calibration
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
+from taqmlx.store.seal import identify_work
 from tests.support.interruption import interrupt_after_saves
 from tests.workflow_scripts.blocks.test_measure_costs import (
     GUIDANCE,
@@ -106,7 +107,7 @@ class TestResult:
             plan.select_parameters("distil", configuration.complete(SETTINGS, configuration.load_schema()), [])
         )
         assert seal["parameters"] == wanted | {"block": "distilled"}
-        blocks = {unit: read_block(sources / "adaround" / f"{unit}.safetensors").seal["checksum"] for unit in UNITS}
+        blocks = {unit: identify_work(read_block(sources / "adaround" / f"{unit}.safetensors").seal) for unit in UNITS}
         calibration = open_calibration(sources / "calibration.zarr").seal["fingerprint"]
         assert seal["inputs"] == {
             "model": find_model("embedded").file_digests(),
