@@ -9,6 +9,7 @@ rule collect_activations:
     """Observe the layer inputs on shard {wildcards.stage_shard} of the calibration points."""
     input:
         params="<results>/params/collect_activations.json",
+        folds=get_folds,
         calibration="<results>/calibration.zarr",
     output:
         statistics="<results>/activations/shards/{stage_shard}.safetensors",
@@ -23,6 +24,7 @@ rule collect_activations:
         runtime=ask_minutes("collect_activations"),
     shell:
         "python -m workflow_scripts.activations.collect_activations --params {input.params:q} --calibration {input.calibration:q}"
+        " --folds {input.folds:q}"
         " --shard {wildcards.stage_shard} --out {output.statistics:q} --log {log:q}"
 
 

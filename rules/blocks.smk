@@ -38,6 +38,7 @@ rule measure_costs:
     """Estimate the error from rounding each layer's weight, for every width and group size."""
     input:
         params="<results>/params/measure_costs.json",
+        folds=get_folds,
         calibration="<results>/calibration.zarr",
     output:
         "<results>/weight_costs.json",
@@ -51,6 +52,7 @@ rule measure_costs:
         runtime=ask_minutes("measure_costs"),
     shell:
         "python -m workflow_scripts.blocks.measure_costs --params {input.params:q} --calibration {input.calibration:q}"
+        " --folds {input.folds:q}"
         " --out {output:q} --log {log:q}"
 
 
@@ -85,6 +87,7 @@ rule optimise_block:
     """Quantize block {wildcards.block}."""
     input:
         params="<results>/params/optimise_block/{block}.json",
+        folds=get_folds,
         rows=expand(
             "<results>/block_inputs.zarr/{stage_shard}", stage_shard=CAPTURE_SHARDS
         ),
@@ -108,6 +111,7 @@ rule optimise_block:
         mixed=lambda wildcards, input: name_option("--mixed", input.get("mixed")),
     shell:
         "python -m workflow_scripts.blocks.optimise_block --params {input.params:q} --inputs {input.rows:q}"
+        " --folds {input.folds:q}"
         " --before {input.before:q} {params.mixed:q} --scratch {params.scratch:q}/scratch/adaround/{wildcards.block}"
         " --out {output.weights:q} --replace --log {log:q}"
 
@@ -116,6 +120,7 @@ rule round_shared:
     """Quantize the layers outside the blocks."""
     input:
         params="<results>/params/round_shared.json",
+        folds=get_folds,
         calibration="<results>/calibration.zarr",
         mixed=get_mixed_bits,
     output:
@@ -133,4 +138,5 @@ rule round_shared:
         mixed=lambda wildcards, input: name_option("--mixed", input.get("mixed")),
     shell:
         "python -m workflow_scripts.blocks.round_shared --params {input.params:q} --calibration {input.calibration:q}"
+        " --folds {input.folds:q}"
         " {params.mixed:q} --out {output.weights:q} --log {log:q}"

@@ -56,6 +56,7 @@ rule generate_images:
     """Generate shard {wildcards.stage_shard} of the images of {wildcards.variant}."""
     input:
         params="<results>/params/{study}/generate_images.json",
+        folds=get_variant_folds,
         prompts="<results>/{study}/prompts.json",
         source=get_variant_source,
         weights=get_weights,
@@ -72,6 +73,7 @@ rule generate_images:
         folder=subpath(output[0], strip_suffix=".json"),
     shell:
         "python -m workflow_scripts.evaluation.generate_images --params {input.params:q} --prompts {input.prompts:q}"
+        " --folds {input.folds:q}"
         " --variant {wildcards.variant} --shard {wildcards.stage_shard} --source {input.source:q}"
         " --out {params.folder:q} --log {log:q}"
 
@@ -133,6 +135,7 @@ rule measure_growth:
     """Measure the error growth of {wildcards.variant} along the trajectory."""
     input:
         params="<results>/params/{study}/measure_growth.json",
+        folds=get_variant_folds,
         prompts="<results>/{study}/prompts.json",
         source=get_variant_source,
         weights=get_weights,
@@ -146,6 +149,7 @@ rule measure_growth:
         mlx=1,
     shell:
         "python -m workflow_scripts.evaluation.measure_growth --params {input.params:q} --prompts {input.prompts:q}"
+        " --folds {input.folds:q}"
         " --variant {wildcards.variant} --source {input.source:q} --out {output:q} --log {log:q}"
 
 

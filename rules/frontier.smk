@@ -41,6 +41,7 @@ use rule search_bits as search_frontier_bits with:
 use rule optimise_block as optimise_frontier_block with:
     input:
         params="<results>/params/frontier/{size}/blocks/{block}.json",
+        folds=get_folds,
         rows=expand(
             "<results>/block_inputs.zarr/{stage_shard}", stage_shard=CAPTURE_SHARDS
         ),
@@ -59,6 +60,7 @@ use rule optimise_block as optimise_frontier_block with:
 use rule round_shared as round_frontier_shared with:
     input:
         params="<results>/params/frontier/{size}/round_shared.json",
+        folds=get_folds,
         calibration="<results>/calibration.zarr",
         mixed="<results>/frontier/{size}/mixed_bits.json",
     output:
@@ -73,6 +75,7 @@ use rule round_shared as round_frontier_shared with:
 use rule distil as distil_frontier with:
     input:
         params="<results>/params/frontier/{size}/distil.json",
+        folds=get_folds,
         calibration="<results>/calibration.zarr",
         blocks=expand(
             "<results>/frontier/{size}/adaround/{unit}.safetensors",
@@ -97,6 +100,7 @@ use rule distil as distil_frontier with:
 use rule pack_weights as pack_frontier with:
     input:
         params="<results>/params/frontier/{size}/pack_weights.json",
+        folds=get_folds,
         blocks=list_size_quantized("safetensors"),
         seals=list_size_quantized("json"),
         mixed="<results>/frontier/{size}/mixed_bits.json",

@@ -39,6 +39,29 @@ def list_blocks_before(block, values, folder):
     return [f"{config['results_dir']}/{folder}/{name}.safetensors" for name in before]
 
 
+def name_folds(folder, folds):
+    """The file of the folds in `folder`, if the configuration has `folds`."""
+    return [f"{config['results_dir']}/{folder}folds.safetensors"] if folds else []
+
+
+def get_folds(wildcards):
+    """The folds of the configuration."""
+    return name_folds("", config["folds"])
+
+
+def get_rung_folds(wildcards):
+    """The folds of a rung of the ladder."""
+    folds = variants.change(config, wildcards.rung)["folds"]
+    return name_folds(f"ladder/{wildcards.rung}/", folds)
+
+
+def get_variant_folds(wildcards):
+    """The folds in the blocks of a variant; packed weights have them already."""
+    rung = variants.ALL[wildcards.variant].rung
+    folds = variants.change(config, rung)["folds"] if rung else []
+    return name_folds(f"ladder/{rung}/", folds)
+
+
 def get_mixed_bits(wildcards):
     """The result of the bit search, if the configuration asks for one."""
     searched = config["bits_per_weight"] is not None
@@ -117,11 +140,21 @@ def get_blocks_before(wildcards):
     return list_blocks_before(wildcards.block, config, "adaround")
 
 
+def complete_rung(rung):
+    """The configuration of a rung, with the defaults of its rules."""
+    return configuration.complete(
+        variants.change(config, rung), configuration.load_schema()
+    )
+
+
+def get_rung_stage_values(wildcards):
+    """Configuration values of a rung read by a stage."""
+    return plan.encode_values(wildcards.stage, complete_rung(wildcards.rung))
+
+
 def get_rung_values(wildcards):
     """Configuration values of a block's job of a rung."""
-    values = configuration.complete(
-        variants.change(config, wildcards.rung), configuration.load_schema()
-    )
+    values = complete_rung(wildcards.rung)
     parameters = plan.select_parameters("optimise_block", values, PROMPTS)
     # Checked here, so that only the requested rungs can stop a run.
     reject_conflicts(

@@ -21,6 +21,7 @@ use rule write_block_parameters as write_rung_parameters with:
 use rule optimise_block as optimise_rung_block with:
     input:
         params="<results>/params/ladder/{rung}/{block}.json",
+        folds=get_rung_folds,
         rows=expand(
             "<results>/block_inputs.zarr/{stage_shard}", stage_shard=CAPTURE_SHARDS
         ),
@@ -43,6 +44,7 @@ rule sample_rung:
     """Sample the ladder's latents with rung {wildcards.rung}."""
     input:
         params="<results>/params/sample_rung.json",
+        folds=get_rung_folds,
         conditioning="<results>/conditioning.safetensors",
         seal="<results>/conditioning.json",
         blocks=expand(
@@ -60,6 +62,7 @@ rule sample_rung:
         mlx=1,
     shell:
         "python -m workflow_scripts.ladder.sample_rung --params {input.params:q} --conditioning {input.conditioning:q}"
+        " --folds {input.folds:q}"
         " --blocks {input.blocks:q} --out {output:q} --log {log:q}"
 
 
@@ -86,6 +89,7 @@ rule sample_packed:
 use rule sample_rung as sample_own with:
     input:
         params="<results>/params/sample_rung.json",
+        folds=get_folds,
         conditioning="<results>/conditioning.safetensors",
         seal="<results>/conditioning.json",
         blocks=expand("<results>/adaround/{unit}.safetensors", unit=UNITS),

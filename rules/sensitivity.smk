@@ -9,6 +9,7 @@ rule measure_sensitivity:
     """Measure the quantization error of each layer of block {wildcards.block}."""
     input:
         params="<results>/params/measure_sensitivity.json",
+        folds=get_folds,
         rows=expand(
             "<results>/block_inputs.zarr/{stage_shard}", stage_shard=CAPTURE_SHARDS
         ),
@@ -23,4 +24,5 @@ rule measure_sensitivity:
         mlx=1,
     shell:
         "python -m workflow_scripts.sensitivity.measure_sensitivity --params {input.params:q} --block {wildcards.block}"
+        " --folds {input.folds:q}"
         " --inputs {input.rows:q} --out {output.sensitivity:q} --log {log:q}"

@@ -10,6 +10,7 @@ rule distil:
     """Distil the whole quantized model from the velocity."""
     input:
         params="<results>/params/distil.json",
+        folds=get_folds,
         calibration="<results>/calibration.zarr",
         blocks=expand("<results>/adaround/{unit}.safetensors", unit=UNITS),
         seals=expand("<results>/adaround/{unit}.json", unit=UNITS),
@@ -30,6 +31,7 @@ rule distil:
         scratch=subpath(output.weights, parent=True),
     shell:
         "python -m workflow_scripts.weights.distil --params {input.params:q} --calibration {input.calibration:q}"
+        " --folds {input.folds:q}"
         " --blocks {input.blocks:q} --scratch {params.scratch:q}/scratch/distil"
         " --out {output.weights:q} --log {log:q}"
 
@@ -38,6 +40,7 @@ rule pack_weights:
     """Pack the learned codes into one checkpoint."""
     input:
         params="<results>/params/pack_weights.json",
+        folds=get_folds,
         blocks=list_quantized("safetensors"),
         seals=list_quantized("json"),
         mixed=get_mixed_bits,
@@ -57,6 +60,7 @@ rule pack_weights:
         mixed=lambda wildcards, input: name_option("--mixed", input.get("mixed")),
     shell:
         "python -m workflow_scripts.weights.pack_weights --params {input.params:q} --blocks {input.blocks:q} {params.mixed:q}"
+        " --folds {input.folds:q}"
         " --out-dir {params.folder:q} --log {log:q}"
 
 

@@ -44,6 +44,7 @@ def is_run(rule: str, config: plan.Parameters) -> bool:
     return {
         "measure_costs": config["bits_per_weight"] is not None,
         "distil": config["distil"] != "none",
+        "fold_model": bool(config["folds"]),
     }.get(rule, True)
 
 
@@ -95,7 +96,9 @@ def list_weight_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -
     checkpoint = PROCESS_BYTES + sizes.parameters * (sizes.itemsize + 2)
     searching = work.count_searching(config, sizes) * rates.step + work.GPTQ_SECONDS * sizes.parameters
     distilling = config["distil_iterations"] * config["distil_batch"] * config["distil_unroll"] * work.LEARNED_FORWARDS
+    folding = work.FOLD_FORWARDS * config["fold_points"] * rates.step * len(config["folds"])
     return {
+        "fold_model": Jobs(1, rates.start + folding, work.estimate_folding_memory(config, sizes)),
         "measure_costs": Jobs(1, rates.start + searching, work.estimate_searching_memory(sizes, blocks)),
         "optimise_block": Jobs(blocks, block, work.estimate_learning_memory(config, sizes)),
         "round_shared": Jobs(

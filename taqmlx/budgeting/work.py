@@ -30,6 +30,9 @@ COSTS = json.loads(Path(__file__).with_name("costs.json").read_text(encoding="ut
 FP32 = 4
 LEARNED_FORWARDS = 4  # forwards per learning iteration: the teacher's, the student's and its gradients
 GPTQ_SECONDS = 7e-6  # per weight, over all bit widths and group sizes that the search tries
+FOLD_FORWARDS = (
+    60  # approximate forwards over the points per kind of fold: candidates at every input, observed and measured
+)
 PASSES = 4  # approximate forwards over the captured rows by RTN, GPTQ and the measurements together
 
 
@@ -110,6 +113,13 @@ def estimate_learning_memory(config: plan.Parameters, sizes: Sizes) -> int:
     its captured inputs with their targets."""
     rows, captured = count_rows(config), sizes.conditions * config["capture_points"]
     return estimate_learning(sizes.block_parameters, rows, captured, sizes.tokens, sizes.width)
+
+
+def estimate_folding_memory(config: plan.Parameters, sizes: Sizes) -> int:
+    """Bytes of a worker that searches folds: the model, twice in parts, and the rows of a block with their targets."""
+    rows: int = sizes.conditions * config["fold_points"]
+    forward: int = estimate_forward_memory(count_batch_rows(32, config["fold_points"], sizes), sizes)
+    return forward + 4 * FP32 * rows * sizes.tokens * sizes.width + 2 * FP32 * sizes.block_parameters
 
 
 def count_searching(config: plan.Parameters, sizes: Sizes) -> float:

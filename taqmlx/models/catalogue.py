@@ -2,13 +2,15 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from taqmlx.models.protocol import Model
 from taqmlx.planning import plan
 from taqmlx.planning.local_paths import find_local_path
 from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.store.errors import UserError
+from taqmlx.store.folds_file import read_folds
 
 log = logging.getLogger("taqmlx")
 NO_OPTIONS = ModelOptions()
@@ -20,11 +22,27 @@ def warn_of_dropped_text(model: Model, texts: Sequence[str]) -> None:
         log.warning(f"dropped text: {'; '.join(phrases)}")
 
 
-def find_model(name: str, options: ModelOptions = NO_OPTIONS, weights_from: str | None = None) -> Model:
+def find_model(
+    name: str, options: ModelOptions = NO_OPTIONS, weights_from: str | None = None, folds: Path | None = None
+) -> Model:
     """Return the model called `name`, with weights from `weights_from` or from the place that the environment names.
 
-    Raises UserError for an unknown name or a missing option.
+    folds: file of the folds to apply to its weights. Raises UserError for an unknown name, a missing option, or the
+    folds of another model.
     """
+    model = find_original(name, options, weights_from)
+    if folds is None:
+        return model
+    from taqmlx.models.folded import FoldedModel
+
+    found = read_folds(folds)
+    if difference := plan.describe_difference(found.model, model.file_digests()):
+        raise UserError(f"{folds} was made from another model ({difference}); delete it and run fold_model again")
+    return cast(Model, FoldedModel(model, found))
+
+
+def find_original(name: str, options: ModelOptions, weights_from: str | None) -> Model:
+    """Return the model called `name` without folds. Raises UserError for an unknown name or a missing option."""
     if name not in plan.MODEL_KEYS:
         raise UserError(f"model: {name} is unknown; choose one of {', '.join(plan.MODEL_KEYS)}")
     # Imported on demand: the imports take a second.

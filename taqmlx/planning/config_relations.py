@@ -10,6 +10,7 @@ from collections.abc import Callable
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import GROUP_SIZES, WIDTHS, Choice
 from taqmlx.planning.documents import Config, Rule
+from taqmlx.planning.folds import FOLDED_ROLES, list_sites, select_sites
 from taqmlx.planning.layer_rules import MEASURED_POLICIES, UNQUANTIZED, find_rule, read_scale_dtype
 from taqmlx.planning.mflux_layout import MFLUX, MFLUX_DTYPE, MFLUX_MODEL
 from taqmlx.planning.sizes import count_elements
@@ -24,6 +25,7 @@ def reject_contradictions(config: Config) -> None:
     """Raise ValueError for combinations of values with which no run can succeed, whatever its target."""
     for refuse in (
         reject_steps,
+        reject_folds,
         reject_few_points,
         reject_migration,
         reject_scale_dtypes,
@@ -55,6 +57,17 @@ def reject_steps(config: Config) -> None:
             f"statistics_points: {config['statistics_points']} is too few for the {observed} steps that"
             f" statistics_steps takes; set it to {observed} or more, or to 0 for all"
         )
+
+
+def reject_folds(config: Config) -> None:
+    """Raise ValueError for a fold that no layer input of the model can have."""
+    sites = list_sites(*plan.MODEL_BLOCKS[config["model"]])
+    for pattern in config["folds"]:
+        if not select_sites(sites, pattern):
+            raise ValueError(
+                f"folds: {pattern['layers']} names no layer of {config['model']} whose input can have a"
+                f" {pattern['kind']}; name layers of the kinds {', '.join(FOLDED_ROLES[pattern['kind']])}"
+            )
 
 
 def reject_few_points(config: Config) -> None:

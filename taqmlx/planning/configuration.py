@@ -122,7 +122,7 @@ def name_scale_dtype(rule: Rule, scale_dtype: str) -> Rule:
 
 def complete_rule(rule: Rule, defaults: Rule) -> Rule:
     """A rule with defaults filled in; a 16-bit rule keeps only `layers` and `bits`."""
-    if rule["bits"] == UNQUANTIZED:
+    if rule.get("bits") == UNQUANTIZED:
         return {key: rule[key] for key in ("layers", "bits")}
     return defaults | rule
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from taqmlx.planning.folds import FoldPattern
 from taqmlx.planning.layer_rules import InputPattern, LayerRules, WeightPattern
 from taqmlx.planning.stage_groups import (
     AdaRound,
@@ -69,6 +70,14 @@ class CollectActivations(ModelStage, stage="collect_activations", version=2):
     statistics_steps: int | Literal["all", "key"]
     statistics_points: int
     statistics_shards: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldModel(ModelStage, LayerPatterns, stage="fold_model", version=1):
+    seed: int
+    held_out: float
+    folds: Sequence[FoldPattern]
+    fold_points: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +266,7 @@ PARAMETERS: dict[str, type[Stage]] = {
         CollectShard,
         GatherCalibration,
         CollectActivations,
+        FoldModel,
         CaptureBlocks,
         MeasureCosts,
         SearchBits,

@@ -51,7 +51,7 @@ BY_CONFIGURATION = ("weights", "quant_config")
 
 def change(config: Config, rung: str) -> Config:
     """The configuration of a rung; defaults of its rules are not filled in yet."""
-    return config | {"bits_per_weight": None} | RUNGS[rung][1]
+    return config | {"bits_per_weight": None, "folds": []} | RUNGS[rung][1]
 
 
 def list_sources(variant: str, results: str, blocks: list[str]) -> list[str]:

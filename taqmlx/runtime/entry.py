@@ -52,6 +52,14 @@ def build_parser(description: str, *paths: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_folds(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the option `--folds`, of commands that load the model whose weights are quantized; returns the parser."""
+    parser.add_argument(
+        "--folds", type=Path, nargs="?", help="folds.safetensors; none if the configuration has no folds"
+    )
+    return parser
+
+
 def add_location(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
     """Add the option `--name` for a store or one of its groups: a folder, or a URL that fsspec supports."""
 

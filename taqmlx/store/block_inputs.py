@@ -28,6 +28,7 @@ from taqmlx.store.zarr_arrays import ArraySpec, Index, check_group, read_chunk
 BATCH = 32  # largest number of points captured together
 ROW_ARRAYS = ("sigmas", "steps", "points", "prompt_indices", "negative")
 SMALL_ARRAYS = ("modulation", *ROW_ARRAYS)
+FOLDS = "folds"  # name, among the digests of a model, of the folds in its weights; the block inputs are the same
 # Parameters that differ between shards; all other parameters and all inputs are shared.
 OWN = ("shard", "points")
 

@@ -17,7 +17,7 @@ from taqmlx.numerics.selection import choose_points
 from taqmlx.planning import plan
 from taqmlx.planning.stages import CollectActivations
 from taqmlx.planning.step_choice import select_timesteps
-from taqmlx.runtime.entry import Progress, build_parser, find_shard_index, log, run
+from taqmlx.runtime.entry import Progress, add_folds, build_parser, find_shard_index, log, run
 from taqmlx.store.calibration import POINT_ARRAYS, Calibration, open_calibration
 from taqmlx.store.errors import UserError
 from taqmlx.store.parameters import read_parameters
@@ -50,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
     steps = calibration.read("steps")
     sigmas = find_sigmas(steps, calibration.read("sigmas"), parameters.statistics_steps)
     points = read_points(calibration, choose_share(steps, list(sigmas), parameters, arguments.shard))
-    model = find_model(parameters.model, parameters)
+    model = find_model(parameters.model, parameters, folds=arguments.folds)
     transformer = model.load_transformer()
     cs_shape = calibration.specs["cs"].shape
     size = choose_batch(transformer, model.LATENT_SHAPE, cs_shape, BATCH)
@@ -136,6 +136,6 @@ def reject_nonfinite(reduced: Reduced, step: int, indices: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    parser = build_parser(__doc__, "params", "calibration", "out")
+    parser = add_folds(build_parser(__doc__, "params", "calibration", "out"))
     parser.add_argument("--shard", required=True, help="shard of the points, such as 00")
     run(main, parser)

@@ -25,7 +25,7 @@ from taqmlx.reconstruction.block_assembly import read_weights
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians, measure_rank
 from taqmlx.reconstruction.layer_rounding import choose_damping
 from taqmlx.reconstruction.weight_costs import Batches, choose_batches, estimate_costs, group_layers, round_choices
-from taqmlx.runtime.entry import Progress, build_parser, log, run
+from taqmlx.runtime.entry import Progress, add_folds, build_parser, log, run
 from taqmlx.store.calibration import open_calibration
 from taqmlx.store.errors import UserError
 from taqmlx.store.parameters import read_parameters
@@ -36,7 +36,7 @@ def main(arguments: argparse.Namespace) -> None:
     parameters = read_parameters(MeasureCosts, arguments.params)
     calibration = open_calibration(arguments.calibration)
     calibration.verify()
-    model = find_model(parameters.model, parameters)
+    model = find_model(parameters.model, parameters, folds=arguments.folds)
     transformer, points = model.load_transformer(), read_points(calibration)
     layers = plan.list_layers(parameters.model)
     weights, _ = read_weights(transformer, layers)  # lazy: their shapes
@@ -135,4 +135,4 @@ def measure_ranks(hessians: dict[str, np.ndarray]) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    run(main, build_parser(__doc__, "params", "calibration", "out"))
+    run(main, add_folds(build_parser(__doc__, "params", "calibration", "out")))

@@ -23,7 +23,7 @@ from taqmlx.planning.stages import BlockParameters
 from taqmlx.reconstruction.block_task import Task, list_inputs, prepare
 from taqmlx.reconstruction.candidates import Candidate, Learning, choose_candidate, list_candidates, measure_candidate
 from taqmlx.reconstruction.state_arrays import pack_state, unpack_state
-from taqmlx.runtime.entry import Progress, build_parser, log, run
+from taqmlx.runtime.entry import Progress, add_folds, build_parser, log, run
 from taqmlx.store.block_file import BlockFile, LayerWeight, holds_block, read_block, write_block
 from taqmlx.store.block_inputs import BlockInputs, identify_block, open_block_inputs
 from taqmlx.store.block_report import name_report, write_report
@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
     inputs = open_block_inputs(arguments.inputs)
     before = [read_block(path) for path in arguments.before]
     mixed = read_mixed_bits(arguments.mixed) if arguments.mixed else None
-    model = find_model(parameters.model, parameters)
+    model = find_model(parameters.model, parameters, folds=arguments.folds)
     origin = list_origin(parameters, inputs, before, model) | identify_bits(parameters.bits_per_weight, mixed)
     job = SealedJob(arguments.out, arguments.scratch, parameters.encode(), origin)
     with job.hold():
@@ -147,7 +147,7 @@ def describe_errors(error: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    parser = build_parser(__doc__, "params", "scratch", "out")
+    parser = add_folds(build_parser(__doc__, "params", "scratch", "out"))
     parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="shards of block_inputs.zarr")
     parser.add_argument("--before", type=Path, nargs="*", default=[], help="quantized blocks before this one")
     parser.add_argument("--mixed", type=Path, help="mixed_bits.json with the layers' bits, if bits_per_weight is set")

@@ -19,7 +19,7 @@ from taqmlx.planning.stages import RoundShared
 from taqmlx.reconstruction.block_assembly import read_weights, split_points
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians, observe_layers
 from taqmlx.reconstruction.layer_rounding import round_layer
-from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.runtime.entry import add_folds, build_parser, log, run
 from taqmlx.store.block_file import LayerWeight, write_block
 from taqmlx.store.calibration import open_calibration
 from taqmlx.store.errors import report_unusable_values
@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
     calibration = open_calibration(arguments.calibration)
     calibration.verify()
     mixed = read_mixed_bits(arguments.mixed) if arguments.mixed else None
-    model = find_model(parameters.model, parameters)
+    model = find_model(parameters.model, parameters, folds=arguments.folds)
     origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
     origin |= identify_bits(parameters.bits_per_weight, mixed)
     transformer, points = model.load_transformer(), read_points(calibration)
@@ -90,6 +90,6 @@ def collect_inputs(transformer: Transformer, layers: list[Layer], batches: Itera
 
 
 if __name__ == "__main__":
-    parser = build_parser(__doc__, "params", "calibration", "out")
+    parser = add_folds(build_parser(__doc__, "params", "calibration", "out"))
     parser.add_argument("--mixed", type=Path, help="mixed_bits.json with the layers' bits, if bits_per_weight is set")
     run(main, parser)

@@ -20,7 +20,7 @@ from taqmlx.planning import plan
 from taqmlx.planning.stages import GenerateImages
 from taqmlx.planning.variants import ALL, FULL_PRECISION
 from taqmlx.reconstruction.variant_linears import bind_source
-from taqmlx.runtime.entry import Progress, build_parser, find_shard_index, log, run
+from taqmlx.runtime.entry import Progress, add_folds, build_parser, find_shard_index, log, run
 from taqmlx.store.files import hash_file, read_json, write_json
 from taqmlx.store.lock import hold_lock
 from taqmlx.store.parameters import read_parameters
@@ -38,7 +38,7 @@ class Picture(NamedTuple):
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_parameters(GenerateImages, arguments.params)
-    model = find_model(parameters.model, parameters)
+    model = find_model(parameters.model, parameters, folds=arguments.folds)
     inputs = {"model": model.file_digests(), "source": {path.name: hash_file(path) for path in arguments.source}}
     pictures = list_pictures(arguments, parameters, plan.fingerprint(inputs))
     if arguments.variant == FULL_PRECISION:  # logged once: all variants have the same prompts
@@ -146,7 +146,7 @@ def encode_batches(
 
 def build_arguments() -> argparse.ArgumentParser:
     """The command-line parser; `--out` is the shard's folder, its seal the JSON file of the same name beside it."""
-    parser = build_parser(__doc__, "params", "prompts", "out")
+    parser = add_folds(build_parser(__doc__, "params", "prompts", "out"))
     parser.add_argument("--variant", required=True, choices=list(ALL))
     parser.add_argument("--shard", required=True, help="shard number, such as 00")
     parser.add_argument("--source", type=Path, nargs="*", default=[], help="files with the variant's layers")

@@ -19,7 +19,7 @@ from taqmlx.numerics.schedule import draw_noise, start_latents
 from taqmlx.planning.stages import MeasureGrowth
 from taqmlx.planning.variants import ALL
 from taqmlx.reconstruction.variant_linears import bind_source
-from taqmlx.runtime.entry import Progress, build_parser, log, run
+from taqmlx.runtime.entry import Progress, add_folds, build_parser, log, run
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.parameters import read_parameters
 
@@ -35,7 +35,7 @@ def main(arguments: argparse.Namespace) -> None:
         read_json(arguments.prompts, format="evaluation-prompts"),
     )
     pictures = evaluation["pictures"][:PICTURES]
-    model = find_model(parameters.model, parameters)
+    model = find_model(parameters.model, parameters, folds=arguments.folds)
     prompts = [evaluation["prompts"][row["prompt"]]["text"] for row in pictures]
     cs, cs_pooled = model.encode_prompts(prompts, parameters.negative_prompt)
     transformer = model.load_transformer()
@@ -93,7 +93,7 @@ def describe(variant: str, pictures: list[dict], sigmas: list[float], found: Gro
 
 def build_arguments() -> argparse.ArgumentParser:
     """The command-line parser."""
-    parser = build_parser(__doc__, "params", "prompts", "out")
+    parser = add_folds(build_parser(__doc__, "params", "prompts", "out"))
     parser.add_argument("--variant", required=True, choices=list(ALL))
     parser.add_argument("--source", type=Path, nargs="*", default=[], help="files with the variant's layers")
     return parser

@@ -10,7 +10,7 @@ from taqmlx.mmdit.sampling import sample
 from taqmlx.models.catalogue import find_model
 from taqmlx.planning.stages import SampleRung
 from taqmlx.reconstruction.variant_linears import bind_source
-from taqmlx.runtime.entry import Progress, build_parser, log, run
+from taqmlx.runtime.entry import Progress, add_folds, build_parser, log, run
 from taqmlx.store.conditioning import open_conditioning
 from taqmlx.store.parameters import read_parameters
 from taqmlx.store.tensors import write_sealed_tensors
@@ -18,7 +18,7 @@ from taqmlx.store.tensors import write_sealed_tensors
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_parameters(SampleRung, arguments.params)
-    model = find_model(parameters.model, parameters)
+    model = find_model(parameters.model, parameters, folds=arguments.folds)
     transformer = model.load_transformer()
     source, files = ("blocks", arguments.blocks) if arguments.blocks else ("quant_config", [arguments.quant_config])
     linear_at = bind_source(transformer, source, files)
@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = build_parser(__doc__, "params", "conditioning", "out")
+    parser = add_folds(build_parser(__doc__, "params", "conditioning", "out"))
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--blocks", type=Path, nargs="+", help="block files of the rung")
     source.add_argument("--quant-config", type=Path, help="quantization config of a packed model")

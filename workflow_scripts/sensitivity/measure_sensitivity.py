@@ -20,7 +20,7 @@ from taqmlx.reconstruction.input_sensitivity import measure_inputs
 from taqmlx.reconstruction.sensitivity import count_batch_rows
 from taqmlx.reconstruction.velocity import POINTS, bind_tail, compare_velocities, measure_gains, spread_points
 from taqmlx.reconstruction.weight_sensitivity import measure_weights, round_block
-from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.runtime.entry import add_folds, build_parser, log, run
 from taqmlx.store.block_inputs import BlockInputs, identify_block, open_block_inputs
 from taqmlx.store.errors import report_unusable_values
 from taqmlx.store.parameters import read_parameters
@@ -29,7 +29,7 @@ from taqmlx.store.sensitivity_file import write_sensitivity
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_parameters(MeasureSensitivity, arguments.params)
-    inputs, model = open_block_inputs(arguments.inputs), find_model(parameters.model, parameters)
+    inputs, model = open_block_inputs(arguments.inputs), find_model(parameters.model, parameters, folds=arguments.folds)
     origin = identify_block(inputs, parameters, arguments.block, model.file_digests())
     with report_unusable_values(arguments.block):
         content, arrays = measure(parameters, arguments.block, inputs, model)
@@ -83,7 +83,7 @@ def measure(
 
 
 if __name__ == "__main__":
-    parser = build_parser(__doc__, "params", "out")
+    parser = add_folds(build_parser(__doc__, "params", "out"))
     parser.add_argument("--block", required=True, help="block name, such as mm_00")
     parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="shards of block_inputs.zarr")
     run(main, parser)

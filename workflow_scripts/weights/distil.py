@@ -27,7 +27,7 @@ from taqmlx.reconstruction.stages import choose_strategy
 from taqmlx.reconstruction.state_arrays import pack_tree, unpack_tree
 from taqmlx.reconstruction.student import Learned, assemble_student
 from taqmlx.reconstruction.velocity_loss import Settings, Task
-from taqmlx.runtime.entry import Progress, build_parser, log, run
+from taqmlx.runtime.entry import Progress, add_folds, build_parser, log, run
 from taqmlx.store.block_file import LayerWeight, holds_block, read_block, write_block
 from taqmlx.store.block_report import name_report, write_report
 from taqmlx.store.calibration import Calibration, open_calibration
@@ -43,7 +43,7 @@ def main(arguments: argparse.Namespace) -> None:
     parameters = read_parameters(Distil, arguments.params)
     record = block_plan.resolve_layers(parameters.encode()) | {"block": plan.WHOLE}
     calibration = open_calibration(arguments.calibration)
-    model = find_model(parameters.model, parameters)
+    model = find_model(parameters.model, parameters, folds=arguments.folds)
     origin = {"model": model.file_digests(), "calibration": calibration.seal["fingerprint"]}
     seals = check_files(arguments.blocks, parameters, origin)
     origin |= {"blocks": {seal["parameters"]["block"]: identify_work(seal) for seal in seals}}
@@ -156,6 +156,6 @@ def open_learning(job: SealedJob, first: Learned) -> State:
 
 
 if __name__ == "__main__":
-    parser = build_parser(__doc__, "params", "calibration", "scratch", "out")
+    parser = add_folds(build_parser(__doc__, "params", "calibration", "scratch", "out"))
     parser.add_argument("--blocks", type=Path, nargs="+", required=True, help="file of every block, then of `shared`")
     run(main, parser)

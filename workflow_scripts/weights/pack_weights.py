@@ -26,7 +26,7 @@ from taqmlx.planning.layer_rules import (
 )
 from taqmlx.planning.layers import Layer
 from taqmlx.planning.stages import PackWeights
-from taqmlx.runtime.entry import Progress, build_parser, log, run
+from taqmlx.runtime.entry import Progress, add_folds, build_parser, log, run
 from taqmlx.store.block_file import LayerWeight, digest_codes, read_block
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, write_json
@@ -61,7 +61,7 @@ class PackedLayer(NamedTuple):
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_parameters(PackWeights, arguments.params)
-    model = find_model(parameters.model, parameters)
+    model = find_model(parameters.model, parameters, folds=arguments.folds)
     layers = plan.list_layers(parameters.model)
     origin = {"model": model.file_digests()}
     blocks, seals = check_blocks(arguments.blocks, parameters, layers, origin)
@@ -247,7 +247,7 @@ def describe_checkpoint(path: Path, prefix: str, packed: dict[str, PackedLayer])
 
 
 if __name__ == "__main__":
-    parser = build_parser(__doc__, "params")
+    parser = add_folds(build_parser(__doc__, "params"))
     parser.add_argument(
         "--blocks",
         type=Path,
