@@ -8,8 +8,8 @@ LARGEST_EXPONENT = 10  # of a scale: fp16 holds the weights that remain
 def choose_scales(absmax: np.ndarray, weight: np.ndarray, alpha: float, beta: float) -> np.ndarray:
     """Divisors (D,) of an input's channels, absmax^alpha / weight^beta over their geometric mean, as powers of two.
 
-    absmax, weight (D,): of the channels and of the columns that read them. Powers of two round no weight. A channel that
-    is zero in either keeps the mean scale.
+    absmax, weight (D,): of the channels and of the columns that read them. Powers of two round no weight. A channel
+    that is zero in either keeps the mean scale.
     """
     is_used = (absmax > 0) & (weight > 0)
     exponents = np.zeros(len(absmax))
@@ -27,7 +27,7 @@ def sort_channels(key: np.ndarray, span: int) -> np.ndarray:
 
 
 def build_hadamard(size: int) -> np.ndarray:
-    """Symmetric orthogonal Hadamard matrix float32 (size, size) (Sylvester). Raises ValueError unless a power of two."""
+    """Symmetric orthogonal Hadamard matrix float32 (size, size). Raises ValueError unless size is a power of two."""
     if size & (size - 1):
         raise ValueError(f"a rotation needs heads of a power of two channels, not of {size}")
     matrix = np.ones((1, 1))

@@ -1,9 +1,9 @@
 """Folds: exact transforms of layer inputs that the weights before and after them take up. Standard library only.
 
 The function of the model stays the same. A transform of an input is undone in the columns of the layers that read it,
-and made in what writes it: the adaLN rows of a modulated norm, the values of the attention, or the rows of fc1. SmoothQuant
-(Xiao et al. 2023, arXiv 2211.10438), AWQ (Lin et al. 2024, arXiv 2306.00978), PTQ4DiT (Wu et al. 2024, arXiv 2405.16005)
-and QuaRot (Ashkboos et al. 2024, arXiv 2404.00456) have such transforms.
+and made in what writes it: the adaLN rows of a modulated norm, the values of the attention, or the rows of fc1.
+SmoothQuant (Xiao et al. 2023, arXiv 2211.10438), AWQ (Lin et al. 2024, arXiv 2306.00978), PTQ4DiT (Wu et al. 2024,
+arXiv 2405.16005) and QuaRot (Ashkboos et al. 2024, arXiv 2404.00456) have such transforms.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """File of the folds: `<results>/folds.safetensors`, which holds its own digest.
 
 Tensors, by fold `<input>.<kind>`: `.vector`, as in `mmdit/folds.py`; `.before` and `.after` float32 (D,), absmax of the
-input's channels over the calibration rows. Its metadata has the parameters and inputs of its stage and, under `folds`, the
-folds in the order in which they are applied, with their errors.
+input's channels over the calibration rows. Its metadata has the parameters and inputs of its stage and, under `folds`,
+the folds in the order in which they are applied, with their errors.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Search the folds of the model: exact transforms of layer inputs that its weights take up before they are quantized."""
+"""Search the folds of the model: exact transforms of layer inputs, made in its weights before they are quantized."""
 
 import argparse
 from collections.abc import Iterator
