@@ -24,7 +24,7 @@ DEFINED = {
     "a published file": ("10 GB", "12 MB", "16 GB", "28 GB", "34 GB"),
     "the weights of Stable Diffusion 3 Medium in fp32 and fp16, and of its blocks": ("8.3 GB", "4.2 GB", "4.0 GB"),
     "the encoding of a prompt: 2 x 589 x 4096 values in fp32": ("19 MB",),
-    "a setting": ("2 GB", "10 MB", "1 MB"),
+    "a setting": ("2 GB", "10 MB", "1 MB", "6 hours", "20 GB"),
 }
 # In one document only: sizes that follow from shapes, statements of others, and the machine.
 DEFINED_IN = {

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from taqmlx.budgeting import disk, work
+from taqmlx.budgeting import disk, flops, work
 from taqmlx.budgeting.jobs import count_observed, list_jobs
 from taqmlx.budgeting.shapes import ModelShapes
 from taqmlx.planning import plan
@@ -15,7 +15,7 @@ CONFIG_BYTES = 500_000  # approximate size of quant_config.json with its step si
 
 class Stage(NamedTuple):
     """A stage: rule name, number of jobs, total seconds of one worker, memory of a job in bytes, bytes on disk, and the
-    paths of its outputs under the results folder."""
+    paths of its outputs under the results folder; forwards, operations, and their precision on a GPU (`flops`)."""
 
     name: str
     jobs: int
@@ -23,7 +23,12 @@ class Stage(NamedTuple):
     memory: float
     disk: float
     places: tuple[str, ...]
+    forwards: float = 0
+    flop: float = 0
+    precision: str = flops.SINGLE
 
+
+TEMPORARY, LAST_READER = "capture_blocks", "optimise_block"  # its output is deleted after this stage
 
 # Output paths under the results folder, by rule.
 PLACES = {
@@ -44,9 +49,18 @@ PLACES = {
 
 def list_stages(config: plan.Parameters, prompts: Sequence[str], shapes: ModelShapes, rates: work.Rates) -> list[Stage]:
     """Stages of `quant_config`."""
-    written = count_written(config, prompts, shapes)
+    written, computed = count_written(config, prompts, shapes), flops.count_work(config, len(prompts), shapes)
+    idle = flops.StageWork(0, 0)
     return [
-        Stage(name, jobs.count, jobs.count * jobs.seconds, jobs.memory, written[name], PLACES[name])
+        Stage(
+            name,
+            jobs.count,
+            jobs.count * jobs.seconds,
+            jobs.memory,
+            written[name],
+            PLACES[name],
+            *computed.get(name, idle),
+        )
         for name, jobs in list_jobs(config, len(prompts), shapes.sizes, rates).items()
         if jobs.count
     ]
@@ -82,6 +96,17 @@ def list_export_stages(config: plan.Parameters, shapes: ModelShapes) -> list[Sta
     return [
         Stage(name, 1, float("nan"), float("nan"), size, (f"exports/{places[name]}",)) for name, size in sizes.items()
     ]
+
+
+def find_peak(stages: Sequence[Stage]) -> float:
+    """Largest number of bytes on disk at any time: the captured rows are deleted once the blocks are quantized."""
+    held = peak = 0.0
+    for stage in stages:
+        held += stage.disk
+        peak = max(peak, held)
+        if stage.name == LAST_READER:
+            held -= sum(own.disk for own in stages if own.name == TEMPORARY)
+    return peak
 
 
 def count_missing(stages: Iterable[Stage], results: Path) -> float:

@@ -21,7 +21,7 @@ from tools.small_results.presets import PAPER
 from workflow_scripts.activations import collect_activations
 from workflow_scripts.tools import budget
 
-PRESETS = ["sd3-medium", "sd3-medium-512", "calibration-1000", "sd3.5-large", "flux-schnell"]
+PRESETS = ["sd3-medium", "sd3-medium-evening", "sd3-medium-512", "calibration-1000", "sd3.5-large", "flux-schnell"]
 SD3 = {"model": "sd3-medium", "height": 256, "width": 256}
 
 
@@ -46,9 +46,10 @@ def large():
 
 def run(parser_words, capsys):
     """The exit status of the entry, and what it printed and said."""
-    arguments = {"configfile": [], "config": [], "exports": False, "measure": False, "log": None} | parser_words
+    absent = dict.fromkeys(("log", "device", "hours", "disk", "out"))
+    arguments = {"configfile": [], "config": [], "exports": False, "measure": False, "evening": False} | absent
     try:
-        budget.main(budget.argparse.Namespace(**arguments))
+        budget.main(budget.argparse.Namespace(**arguments | parser_words))
     except budget.UserError as error:
         return 1, capsys.readouterr().out, str(error)
     return 0, capsys.readouterr().out, ""

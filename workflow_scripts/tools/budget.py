@@ -1,22 +1,28 @@
-"""Estimate the jobs, hours, memory and disk of every stage of a configuration, before a run.
+"""Estimate the jobs, work, hours, memory and disk of every stage of a configuration, before a run.
 
-Jobs and disk follow from the configuration. Hours and memory come from a cost table; with --measure the hours are
-scaled by a few steps of the model's transformer on this machine. Exits with 1 if the disk is too small.
+Jobs, forwards, operations and disk follow from the configuration. Hours and memory come from a cost table; with
+--measure the hours are scaled by a few steps of the model's transformer on this machine. Hours on other devices follow
+from their speeds; --device gives them by stage. Exits with 1 if the disk is too small.
+
+With --hours, --disk or --evening (6 hours and 20 GB), proposes the setting that fits, and writes it with --out.
 """
 
 import argparse
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import yaml
 
+from taqmlx.budgeting.devices import DEVICES, Device, time_stages
+from taqmlx.budgeting.proposal import Proposal, propose
 from taqmlx.budgeting.shapes import ModelShapes, read_shapes
-from taqmlx.budgeting.stages import Stage, count_missing, list_export_stages, list_stages
+from taqmlx.budgeting.stages import Stage, count_missing, find_peak, list_export_stages, list_stages
+from taqmlx.budgeting.tables import format_bytes, tabulate, tabulate_devices
 from taqmlx.budgeting.work import estimate_rates
 from taqmlx.mmdit.footprint import check_forward
 from taqmlx.mmdit.forward import bind_linears
@@ -32,20 +38,83 @@ from taqmlx.store.errors import UserError
 DEFAULT = Path("config/config.yaml")
 LARGEST_CONFIG = 1 << 20  # bytes
 MEASURED_STEPS = 2
-COLUMNS = "{:<20} {:>6} {:>9} {:>10} {:>10}"
+EVENING_HOURS, EVENING_DISK = 6.0, 20e9
+UNITS = {"M": 1e6, "G": 1e9, "T": 1e12}
 
 
 def main(arguments: argparse.Namespace) -> None:
     config, prompts = read_configuration(arguments)
     shapes = read_shapes(config)
     step = measure_step(config, shapes) if arguments.measure else None
-    rates = estimate_rates(config, shapes.sizes, step)
-    stages = list_stages(config, prompts, shapes, rates)
+    device = find_device(arguments.device)
+
+    def plan_stages(config: plan.Parameters) -> list[Stage]:
+        stages = list_stages(config, prompts, shapes, estimate_rates(config, shapes.sizes, step))
+        return time_stages(stages, device) if device else stages
+
+    asked = read_limits(arguments)
+    if asked:
+        proposal = find_proposal(config, asked, plan_stages)
+        config, stages = proposal.config, proposal.stages
+    else:
+        stages = plan_stages(config)
     stages += list_export_stages(config, shapes) if arguments.exports else []
+    source = describe_device(device) if device else estimate_rates(config, shapes.sizes, step).source
     print("\n".join(tabulate(stages)))
-    print(f"hours: one job at a time, {rates.source}")
-    print(f"memory: per job, estimated, computing in {8 * shapes.itemsize} bits; disk: including temporary files")
+    print("forwards: a row, one latent under one prompt, through the transformer; a gradient counts as two more")
+    print(f"hours: one job at a time, {source}")
+    print(f"memory: per job, estimated, computing in {8 * shapes.itemsize} bits")
+    print(f"disk: including temporary files, at most {format_bytes(find_peak(stages))} at a time\n")
+    print("\n".join(tabulate_devices(stages)))
+    if arguments.out:
+        write_proposal(arguments.out, config, stages, source)
     reject_full_disk(stages, Path(config["results_dir"]))
+
+
+def find_device(name: str | None) -> Device | None:
+    """The device of a name, or None without one. Raises UserError for one that is not in the table."""
+    if name and name not in DEVICES:
+        raise UserError(f"--device: {name} is not in the table; choose one of {', '.join(DEVICES)}")
+    return DEVICES[name] if name else None
+
+
+def describe_device(device: Device) -> str:
+    """How the hours on a device are estimated."""
+    return f"on {device.name}, estimated: {device.share:.0%} of its {device.basis} TFLOP/s, which is assumed"
+
+
+def read_limits(arguments: argparse.Namespace) -> tuple[float, float] | None:
+    """Hours and bytes asked for, infinite where not asked for; None without any."""
+    hours, disk = arguments.hours, arguments.disk
+    if arguments.evening:
+        hours, disk = hours or EVENING_HOURS, disk or EVENING_DISK
+    return (hours or math.inf, disk or math.inf) if hours or disk else None
+
+
+def find_proposal(
+    config: plan.Parameters, asked: tuple[float, float], plan_stages: Callable[[plan.Parameters], list[Stage]]
+) -> Proposal:
+    """The setting that fits hours and bytes. Raises UserError if none does."""
+    proposal = propose(config, *asked, plan_stages)
+    if proposal is None:
+        raise UserError(
+            f"no setting fits {asked[0]:g} hours and {format_bytes(asked[1])}; allow more of either, lower height and"
+            " width, or leave T5 out (use_t5: false)"
+        )
+    changed = {key: value for key, value in proposal.config.items() if value != config[key]}
+    print("proposed: " + (", ".join(f"{key}={value}" for key, value in changed.items()) or "the setting as it is"))
+    return proposal
+
+
+def write_proposal(path: Path, config: plan.Parameters, stages: Sequence[Stage], source: str) -> None:
+    """Write the values of `config` that differ from the default file, with a results_dir of its own."""
+    default, _ = load_files([])
+    proposal = Proposal(config, list(stages))
+    own = {key: value for key, value in config.items() if value != default[key]}
+    own["results_dir"] = f"results/{path.stem}"
+    words = f"# Proposed by budget: {proposal.hours:.3g} hours, {source}; {format_bytes(proposal.disk)} of disk.\n"
+    path.write_text(words + yaml.safe_dump(own, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    log.info(f"wrote {path}")
 
 
 def read_configuration(arguments: argparse.Namespace) -> tuple[plan.Parameters, list[str]]:
@@ -53,14 +122,19 @@ def read_configuration(arguments: argparse.Namespace) -> tuple[plan.Parameters, 
 
     Raises UserError, in one line, for invalid values.
     """
+    return load_files(arguments.configfile, arguments.config)
+
+
+def load_files(files: Sequence[Path], pairs: Sequence[str] = ()) -> tuple[plan.Parameters, list[str]]:
+    """Configuration and prompts of the default file, `files` and single keys, as of `read_configuration`."""
     config: dict[str, Any] = {}
-    for path in dict.fromkeys([DEFAULT, *arguments.configfile]):
+    for path in dict.fromkeys([DEFAULT, *files]):
         try:
             config |= read_yaml(read_plain(path, LARGEST_CONFIG).decode("utf-8")) or {}
         except (OSError, TypeError, ValueError):
             raise UserError(f"--configfile: {path} is not a readable YAML file of keys and values") from None
     try:
-        config |= dict(read_pair(pair) for pair in arguments.config)
+        config |= dict(read_pair(pair) for pair in pairs)
         return configuration.load(config)
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -111,33 +185,9 @@ def measure_step(config: plan.Parameters, shapes: ModelShapes) -> float:
     return min(seconds[1:]) / rows
 
 
-def tabulate(stages: Sequence[Stage]) -> Iterator[str]:
-    """Yield the table of stages as lines of text, with a total: the largest memory, and sums of everything else."""
-    yield COLUMNS.format("stage", "jobs", "hours", "memory", "disk")
-    known = [stage for stage in stages if math.isfinite(stage.seconds)]
-    total = Stage(
-        "total",
-        sum(stage.jobs for stage in stages),
-        sum(stage.seconds for stage in known),
-        max(stage.memory for stage in known),
-        sum(stage.disk for stage in stages),
-        (),
-    )
-    for stage in (*stages, total):
-        hours, memory = format_hours(stage.seconds), format_bytes(stage.memory)
-        yield COLUMNS.format(stage.name, stage.jobs, hours, memory, format_bytes(stage.disk))
-
-
-def format_hours(seconds: float) -> str:
-    """Hours with three digits, or a dash for an unknown time."""
-    return f"{seconds / 3600:.3g}" if seconds < 3.6e6 else f"{seconds / 3600:,.0f}" if math.isfinite(seconds) else "-"
-
-
-def format_bytes(count: float) -> str:
-    """Bytes as MB or GB (1000 MB), or a dash for an unknown size."""
-    if not math.isfinite(count):
-        return "-"
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+def read_bytes(text: str) -> float:
+    """Bytes of a number with M, G or T, such as 20G."""
+    return float(text.rstrip("MGTB")) * UNITS.get(text.rstrip("B")[-1:], 1.0)
 
 
 def reject_full_disk(stages: Sequence[Stage], results: Path) -> None:
@@ -157,4 +207,9 @@ if __name__ == "__main__":
     parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="single keys, over the files")
     parser.add_argument("--exports", action="store_true", help="include the output of the target exports")
     parser.add_argument("--measure", action="store_true", help="time a few steps of the model on this machine")
+    parser.add_argument("--device", help=f"hours by stage of a device: {', '.join(DEVICES)}")
+    parser.add_argument("--hours", type=float, help="propose a setting of at most so many hours")
+    parser.add_argument("--disk", type=read_bytes, help="propose a setting of at most so much disk, such as 20G")
+    parser.add_argument("--evening", action="store_true", help="the same as --hours 6 --disk 20G")
+    parser.add_argument("--out", type=Path, help="write the setting as a configuration file")
     run(main, parser)

@@ -1,0 +1,95 @@
+"""Forwards and floating-point operations of each stage, counted from the shapes of the layer registry.
+
+A forward is one row through the transformer: one latent under one prompt. A product and its sum are two operations.
+Products of matrices are counted, element-wise operations are not. A gradient counts as two further forwards: one for
+the layer inputs, one for the weights.
+"""
+
+import math
+from typing import NamedTuple
+
+from taqmlx.budgeting import work
+from taqmlx.budgeting.jobs import count_observed, is_run
+from taqmlx.budgeting.shapes import ModelShapes
+from taqmlx.planning import block_plan, plan
+from taqmlx.planning.layers import UNIFIED, Layer
+
+GRADIENT = 2  # forwards that a gradient takes
+PER_ROW = ("adaLN", "embedder")  # roles of the layers with one token per row, but for the context embedder
+HALF, SINGLE = "fp16", "fp32"  # precision on a GPU
+
+
+class RowFlops(NamedTuple):
+    """Operations of a row: in the blocks, without adaLN, and elsewhere."""
+
+    blocks: float
+    others: float
+
+    @property
+    def total(self) -> float:
+        """Operations of a whole forward."""
+        return self.blocks + self.others
+
+
+class StageWork(NamedTuple):
+    """Work of a stage: forwards, operations, and their precision on a GPU."""
+
+    forwards: float
+    flop: float
+    precision: str = SINGLE
+
+
+def count_tokens(layer: Layer, shapes: ModelShapes) -> int:
+    """Tokens of a row that a layer reads."""
+    image, text = shapes.image[0], shapes.text[0]
+    if layer.name == "context_embedder":
+        return text
+    if layer.role in PER_ROW:
+        return 1
+    return {"text": text, UNIFIED: image + text}.get(layer.stream, image)
+
+
+def count_row(shapes: ModelShapes) -> RowFlops:
+    """Operations of one row: every linear, and the two products of the attention of each block."""
+    blocks = others = 0.0
+    for layer in shapes.layers:
+        flop = 2.0 * math.prod(shapes.weights[layer.name]) * count_tokens(layer, shapes)
+        if layer.block and layer.role != "adaLN":
+            blocks += flop
+        else:
+            others += flop
+    tokens, width = shapes.image[0] + shapes.text[0], shapes.image[1]
+    names = {layer.block for layer in shapes.layers if layer.block}
+    return RowFlops(blocks + len(names) * 4.0 * tokens**2 * width, others)
+
+
+def count_encoding(config: plan.Parameters, prompts: int, conditions: int) -> float:
+    """Operations of the text encoders: two per parameter and token, for `prompts` prompts and the negative prompt."""
+    parameters, tokens = (work.select_encoders(config, key) for key in ("encoder_parameters", "encoder_tokens"))
+    per_text = sum(2 * size * count for size, count in zip(parameters, tokens, strict=True))
+    return per_text * (prompts + conditions - 1)
+
+
+def count_work(config: plan.Parameters, prompts: int, shapes: ModelShapes) -> dict[str, StageWork]:
+    """Work of each stage that computes, by rule, for `prompts` prompts in the file."""
+    row, conditions = count_row(shapes), shapes.conditions
+    points, _, observed = count_observed(config)
+    captured = conditions * min(config["capture_points"], points)
+    learned = block_plan.count_iterations(config) * block_plan.count_rows(config) * (1 + GRADIENT)
+    in_blocks = work.PASSES * captured + learned
+    distilled = config["distil_iterations"] * config["distil_batch"] * config["distil_unroll"] * work.LEARNED_FORWARDS
+
+    def forward(points: float, precision: str = SINGLE) -> StageWork:
+        return StageWork(conditions * points, conditions * points * row.total, precision)
+
+    found = {
+        "encode_prompts": StageWork(0, count_encoding(config, min(prompts, config["trajectories"]), conditions), HALF),
+        "collect_shard": forward(config["trajectories"] * config["steps"], HALF),
+        "collect_activations": forward(observed),
+        "capture_blocks": forward(captured / conditions),
+        "measure_costs": forward(work.count_searching(config, shapes.sizes)),
+        "optimise_block": StageWork(in_blocks, in_blocks * row.blocks),
+        "round_shared": forward(min(config["search_points"], points)),
+        "distil": forward(distilled),
+    }
+    return {name: own for name, own in found.items() if is_run(name, config)}
