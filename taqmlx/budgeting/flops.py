@@ -15,7 +15,7 @@ from taqmlx.planning import block_plan, plan
 from taqmlx.planning.layers import UNIFIED, Layer
 
 GRADIENT = 2  # forwards that a gradient takes
-PER_ROW = ("adaLN", "embedder")  # roles of the layers with one token per row, but for the context embedder
+PER_ROW = ("adaLN", "embedder")  # roles of the layers with one token per row, except the context embedder
 HALF, SINGLE = "fp16", "fp32"  # precision on a GPU
 
 

@@ -210,7 +210,7 @@ def test_existing_output_needs_no_more_disk(tmp_path):
 
 def test_the_command_prints_every_stage_and_the_total_and_writes_nothing(tmp_path, capsys):
     status, printed, _ = run({"config": [f"results_dir={tmp_path / 'new'}"], "exports": True}, capsys)
-    names = [line.split()[0] for line in printed.splitlines()]
+    names = [line.split()[0] for line in printed.splitlines() if line]
     assert status == 0
     assert names[:3] == ["stage", "encode_prompts", "collect_shard"]
     assert {"optimise_block", "decode_latents", "total"} < set(names)

@@ -33,6 +33,7 @@ from taqmlx.planning.bit_choices import PROBE_POINTS
 from taqmlx.planning.layer_rules import FLOAT16
 from taqmlx.planning.layers import list_linears
 from taqmlx.planning.stages import MeasureCosts
+from taqmlx.reconstruction import weight_costs
 from taqmlx.reconstruction.block_assembly import read_weights, split_points
 from taqmlx.reconstruction.distillation import State, learn
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians
@@ -40,7 +41,6 @@ from taqmlx.reconstruction.layer_rounding import choose_damping
 from taqmlx.reconstruction.stages import WHOLE
 from taqmlx.reconstruction.student import Student
 from taqmlx.reconstruction.velocity_loss import Settings, Task
-from taqmlx.reconstruction.weight_costs import TOGETHER, Batches
 from taqmlx.runtime.entry import build_parser, run
 from taqmlx.store.block_inputs import count_bytes, list_specs
 from taqmlx.store.files import read_json, write_json
@@ -56,7 +56,7 @@ ITERATIONS, BATCH = 150, 16
 SIZE = 4.5
 RULE = {"symmetric": False, "range": "search"}
 LAYERS = list_linears(*plan.MODEL_BLOCKS["embedded"])
-BATCHES = Batches(TOGETHER, PROBE_POINTS, WHOLE)
+BATCHES = weight_costs.Batches(weight_costs.BATCH, PROBE_POINTS, WHOLE)
 
 
 class Pictures(NamedTuple):
@@ -84,7 +84,7 @@ def record_points(model: Any, prompts: int, guidance: str) -> CalibrationPoints:
     scales = np.broadcast_to(scales, trajectories).astype(np.float32)
     sigmas, noise = embedded.compute_sigmas(STEPS), draw_noise(range(trajectories), *embedded.LATENT_SHAPE)
     states = np.zeros((trajectories, len(kept), *embedded.LATENT_SHAPE), np.float16)
-    for rows in split_runs(np.arange(trajectories), TOGETHER):
+    for rows in split_runs(np.arange(trajectories), weight_costs.BATCH):
         where = mx.array(prompt_of[rows])
         latents, weight = start_latents(noise[mx.array(rows)], sigmas[0]), mx.array(scales[rows])[:, None, None, None]
         advance = bind_step(
@@ -146,7 +146,7 @@ def run_cell(model: Any, points: CalibrationPoints, captured: int, widths: dict,
     began = time.process_time()
     steps = np.unique(points.sigmas, return_inverse=True)[1]
     chosen = choose_spread_points(steps, points.prompts, captured, 0)
-    hessians = accumulate_hessians(model, LAYERS, (points.take(run) for run in split_runs(chosen, TOGETHER)))
+    hessians = accumulate_hessians(model, LAYERS, (points.take(run) for run in split_runs(chosen, weight_costs.BATCH)))
     weights, biases = read_weights(model, LAYERS)
     grids, codes = {}, {}
     for layer in LAYERS:
