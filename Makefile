@@ -14,7 +14,7 @@ MFLUX_READY := .venv-mflux/installed
 SNAKEMAKE := $(BIN)/python -m snakemake --cores $(CORES)
 
 .DEFAULT_GOAL := results/quant_config.json
-.PHONY: venv test kernels mflux lint format docs bench scale faults slurm everything FORCE
+.PHONY: venv test kernels mflux lint format docs bench bench-gpu scale faults slurm everything FORCE
 # Else an interrupted make deletes its target, finished or not.
 .PRECIOUS: results/quick/% results/%
 
@@ -64,6 +64,10 @@ docs: $(DOCS_READY)
 
 bench: $(READY)
 	$(BIN)/python -m tools.benchmarks
+
+# On a machine with an NVIDIA or an Apple GPU, from nothing: make bench-gpu CUDA=13
+bench-gpu: $(READY)
+	$(BIN)/python -m tools.benchmarks.gpu
 
 # An hour and 3 GB of disk: 1,000, 3,000 and 10,000 prompts with a denoiser that costs nothing
 scale: $(READY)

@@ -6,7 +6,7 @@ Standard library only, because planning uses it.
 import json
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from taqmlx.numerics.footprint import (
     BATCH_BYTES,
@@ -61,9 +61,15 @@ def fit_tokens(measured: list[list[float]], tokens: int) -> float:
     return tokens * (rates[0] + slope * (tokens - first))
 
 
-def estimate_rates(config: plan.Parameters, sizes: Sizes, step: float | None = None) -> Rates:
+def choose_costs(model: str, on_gpu: bool) -> dict[str, Any]:
+    """The model's costs: those of a GPU in place of the CPU's, if they were measured."""
+    costs: dict[str, Any] = COSTS[model]
+    return costs | (costs.get("gpu", {}) if on_gpu else {})
+
+
+def estimate_rates(config: plan.Parameters, sizes: Sizes, step: float | None = None, *, on_gpu: bool = False) -> Rates:
     """Rates from the cost table at the model's sizes; scaled in proportion if `step`, in seconds, was measured here."""
-    costs = COSTS[config["model"]]
+    costs = choose_costs(config["model"], on_gpu)
     pair = fit_tokens(costs["block_pair_seconds"], sizes.tokens)
     block = pair * sizes.conditions / 2
     blocks = len(plan.list_block_names(config["model"]))

@@ -13,7 +13,7 @@ from taqmlx.mmdit.quantized import PackedWeight, QuantizedLinears
 from taqmlx.mmdit.transformer import Transformer
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.weight_grid import Grid, dequantize, unpack_codes
-from taqmlx.planning.layer_rules import UNQUANTIZED
+from taqmlx.planning.layer_rules import UNQUANTIZED, read_scale_dtype
 from taqmlx.planning.layers import Layer
 from taqmlx.store.errors import UserError
 from taqmlx.store.packed_checkpoint import PackedCheckpoint
@@ -70,7 +70,8 @@ def check_fit(checkpoint: PackedCheckpoint, config: QuantConfig | None, layer: L
 def find_packed_weight(checkpoint: PackedCheckpoint, path: str) -> PackedWeight:
     """Packed weight of the module at `path`."""
     how, tensors = checkpoint.config["quantization"][path], checkpoint.tensors
-    scales, biases = (mx.array(tensors[f"{path}.{part}"].astype(np.float32)) for part in ("scales", "biases"))
+    stored = getattr(mx, read_scale_dtype(checkpoint.config))
+    scales, biases = (mx.array(tensors[f"{path}.{part}"]).astype(stored) for part in ("scales", "biases"))
     return PackedWeight(mx.array(tensors[f"{path}.weight"]), scales, biases, how["bits"], how["group_size"])
 
 

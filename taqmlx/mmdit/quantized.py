@@ -23,7 +23,10 @@ Product = Callable[[mx.array], mx.array]
 
 
 class PackedWeight(NamedTuple):
-    """A weight (out, in) in MLX's affine format: codes uint32, scales and biases fp32 (out, in / group_size)."""
+    """A weight (out, in) in MLX's affine format: codes uint32, scales and biases (out, in / group_size).
+
+    Scales and biases have the type they are stored in: a product with an input of that type is computed in it.
+    """
 
     codes: mx.array
     scales: mx.array
@@ -41,7 +44,8 @@ def multiply_matrix(weight: mx.array) -> Product:
 def multiply_dense(weight: PackedWeight) -> Product:
     """Product with the dequantized fp32 matrix: on a CPU about 40 times faster than a product from the codes."""
     codes, scales, biases, bits, group_size = weight
-    return multiply_matrix(mx.dequantize(codes, scales, biases, group_size=group_size, bits=bits))
+    exact = scales.astype(mx.float32), biases.astype(mx.float32)
+    return multiply_matrix(mx.dequantize(codes, *exact, group_size=group_size, bits=bits))
 
 
 def multiply_packed(weight: PackedWeight) -> Product:

@@ -8,6 +8,7 @@ from taqmlx.planning.ablation import PAPER_FID
 from taqmlx.planning.ablation import VARIANTS as ABLATION
 from taqmlx.planning.stages import PARAMETERS
 from taqmlx.planning.variants import OTHER_SEEDS, RERUN
+from taqmlx.report.gpu_table import show_gpu
 from taqmlx.report.kinds import COLUMNS
 from taqmlx.report.numbers import PLAIN, Facts, Numbers, order
 from taqmlx.report.study_tables import (
@@ -233,4 +234,5 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "outliers": show_outliers,
     "work": show_work,
     "devices": show_devices,
+    "gpu": show_gpu,
 }

@@ -21,7 +21,6 @@ from taqmlx.reconstruction.reconstruction import PHASES, bind_iteration, start_s
 from tools.benchmarks.gather_memory import read_peak
 
 WIDTH, HEADS, RATIO, IMAGE, TEXT, PAIR = 1536, 24, 4, 256, 154, 2
-SHAPES = {"fc1": (RATIO * WIDTH, WIDTH), "fc2": (WIDTH, RATIO * WIDTH)}  # the others are square
 ITERATIONS = 5
 WEIGHT = {"bits": 4, "group_size": 64, "symmetric": False, "range": "absmax"}
 ACTIVATION = {"bits": 8, "policy": "lut", "range": "absmax", "shift": True, "migration": False}
@@ -42,10 +41,13 @@ SETTINGS = AdaRound(
 )
 
 
-def make_weights(rng: np.random.Generator) -> tuple[dict[str, mx.array], dict[str, mx.array | None], dict[str, str]]:
+def make_weights(
+    rng: np.random.Generator, width: int
+) -> tuple[dict[str, mx.array], dict[str, mx.array | None], dict[str, str]]:
     """Weights, biases and readers of one block that is not the last."""
     layers = [layer for layer in list_block_linears(2) if layer.block == "mm_00"]
-    shapes = {layer.name: SHAPES.get(layer.role, (WIDTH, WIDTH)) for layer in layers}
+    wide = {"fc1": (RATIO * width, width), "fc2": (width, RATIO * width)}  # the others are square
+    shapes = {layer.name: wide.get(layer.role, (width, width)) for layer in layers}
     weights = {name: mx.array(draw(rng, *shape) * shape[1] ** -0.5) for name, shape in shapes.items()}
     biases = {name: mx.array(0.02 * draw(rng, shape[0])) for name, shape in shapes.items()}
     biases |= {name: None for name in biases if name.endswith("k_proj")}
@@ -57,14 +59,14 @@ def draw(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.standard_normal(shape, np.float32)
 
 
-def make_problem() -> BlockProblem:
+def make_problem(width: int = WIDTH, heads: int = HEADS, image: int = IMAGE, text: int = TEXT) -> BlockProblem:
     """The problem of such a block on one pair of rows, its targets what it gives in full precision."""
     rng = np.random.default_rng(0)
-    weights, biases, readers = make_weights(rng)
-    streams = [draw(rng, PAIR, length, WIDTH).astype(np.float16) for length in (IMAGE, TEXT)]
-    modulations = {name: 0.3 * draw(rng, PAIR, 1, 6 * WIDTH) for name in ("image", "text")}
+    weights, biases, readers = make_weights(rng, width)
+    streams = [draw(rng, PAIR, length, width).astype(np.float16) for length in (image, text)]
+    modulations = {name: 0.3 * draw(rng, PAIR, 1, 6 * width) for name in ("image", "text")}
     rows = Rows(*streams, modulations, *streams, np.zeros(PAIR, np.int64))
-    both, block = np.arange(PAIR), Block("mm_00", HEADS, 1e-6, ("image", "text"), True)
+    both, block = np.arange(PAIR), Block("mm_00", heads, 1e-6, ("image", "text"), True)
     problem = BlockProblem(block, weights, biases, readers, rows, np.ones(1, np.float32), both, both, {})
     outputs = run_rows(problem, weights, lambda key, x: x, take_rows(rows, both))
     targets = [np.array(outputs[name]).astype(np.float16) for name in ("image", "text")]

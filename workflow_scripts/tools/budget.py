@@ -46,10 +46,10 @@ def main(arguments: argparse.Namespace) -> None:
     config, prompts = read_configuration(arguments)
     shapes = read_shapes(config)
     step = measure_step(config, shapes) if arguments.measure else None
-    device = find_device(arguments.device)
+    device, on_gpu = find_device(arguments.device), mx.default_device().type == mx.gpu
 
     def plan_stages(config: plan.Parameters) -> list[Stage]:
-        stages = list_stages(config, prompts, shapes, estimate_rates(config, shapes.sizes, step))
+        stages = list_stages(config, prompts, shapes, estimate_rates(config, shapes.sizes, step, on_gpu=on_gpu))
         return time_stages(stages, device) if device else stages
 
     asked = read_limits(arguments)
@@ -59,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
     else:
         stages = plan_stages(config)
     stages += list_export_stages(config, shapes) if arguments.exports else []
-    source = describe_device(device) if device else estimate_rates(config, shapes.sizes, step).source
+    source = describe_device(device) if device else estimate_rates(config, shapes.sizes, step, on_gpu=on_gpu).source
     print("\n".join(tabulate(stages)))
     print("forwards: a row, one latent under one prompt, through the transformer; a gradient counts as two more")
     print(f"hours: one job at a time, {source}")

@@ -1,0 +1,1 @@
+"""Everything that has to be measured on a machine with a GPU."""
