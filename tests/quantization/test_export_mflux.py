@@ -62,7 +62,9 @@ def make_study(folder, **changes):
     parameters = plan.select_parameters("optimise_block", config, [])
     blocks = write_rounded_blocks(folder / "adaround", parameters, take_random_codes)
     quantized = folder / "quantized"
-    pack_weights.main(Namespace(params=params, blocks=blocks, mixed=None, out_dir=quantized, uniform_g64=False))
+    pack_weights.main(
+        Namespace(params=params, blocks=blocks, mixed=None, out_dir=quantized, uniform_g64=False, folds=None)
+    )
     return SimpleNamespace(folder=folder, params=params, quantized=quantized, out=folder / "mflux" / "transformer")
 
 

@@ -51,7 +51,7 @@ def packed(model, tmp_path, monkeypatch):
     )
     params, folder = tmp_path / "pack_weights.json", tmp_path / "uniform"
     write_json(params, plan.select_parameters("pack_weights", config, []))
-    pack_weights.main(Namespace(params=params, blocks=blocks, mixed=None, out_dir=folder, uniform_g64=True))
+    pack_weights.main(Namespace(params=params, blocks=blocks, mixed=None, out_dir=folder, uniform_g64=True, folds=None))
     learned = {name: layer for path in blocks for name, layer in read_block(path).weights.items()}
     return folder / "model.safetensors", learned
 

@@ -18,6 +18,7 @@ def list_arguments(folder: Path, block: str = "mm_00", **changes) -> Namespace:
         "inputs": sorted((folder / "block_inputs.zarr").iterdir()),
         "before": [],
         "mixed": None,
+        "folds": None,
         "scratch": folder / "scratch" / block,
         "out": folder / "adaround" / f"{block}.safetensors",
         "replace": False,

@@ -59,7 +59,7 @@ class Study:
     def collect(self, shard):
         params = self.params("collect_activations")
         collect_activations.main(
-            Namespace(params=params, calibration=self.calibration, shard=shard.stem, out=shard),
+            Namespace(params=params, calibration=self.calibration, shard=shard.stem, out=shard, folds=None),
         )
 
     def merge(self):
@@ -71,7 +71,7 @@ class Study:
     def pack(self, blocks, out_dir=None, uniform_g64=False, mixed=None):
         params, out_dir = self.params("pack_weights"), out_dir or self.quantized
         pack_weights.main(
-            Namespace(params=params, blocks=blocks, mixed=mixed, out_dir=out_dir, uniform_g64=uniform_g64)
+            Namespace(params=params, blocks=blocks, mixed=mixed, out_dir=out_dir, uniform_g64=uniform_g64, folds=None)
         )
 
     def write_config(self):

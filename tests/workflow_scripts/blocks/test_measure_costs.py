@@ -60,7 +60,7 @@ def measure(folder: Path, calibration: Path, **changes) -> Path:
     """Run the entry; what it wrote."""
     params = write_parameters(folder / "params.json", "measure_costs", SETTINGS | changes)
     out = folder / "weight_costs.json"
-    measure_costs.main(Namespace(params=params, calibration=calibration, out=out))
+    measure_costs.main(Namespace(params=params, calibration=calibration, out=out, folds=None))
     return out
 
 
@@ -145,4 +145,6 @@ class TestRefusals:
     def test_parameters_of_another_stage_are_rejected(self, tmp_path, guided_calibration):
         params = write_parameters(tmp_path / "params.json", "search_bits", {})
         with pytest.raises(UserError, match=r"params\.json belongs to the stage search_bits, not measure_costs"):
-            measure_costs.main(Namespace(params=params, calibration=guided_calibration, out=tmp_path / "out.json"))
+            measure_costs.main(
+                Namespace(params=params, calibration=guided_calibration, out=tmp_path / "out.json", folds=None)
+            )

@@ -38,7 +38,7 @@ def round_them(folder: Path, calibration: Path, mixed: Path | None = None, **cha
     params = write_parameters(folder / "params.json", "round_shared", SETTINGS | changes)
     out = folder / "adaround" / "shared.safetensors"
     out.parent.mkdir(exist_ok=True)
-    round_shared.main(Namespace(params=params, calibration=calibration, mixed=mixed, out=out))
+    round_shared.main(Namespace(params=params, calibration=calibration, mixed=mixed, out=out, folds=None))
     return out
 
 
@@ -165,7 +165,9 @@ class TestRefusals:
     def test_parameters_of_another_stage_are_rejected(self, tmp_path, calibration):
         params = write_parameters(tmp_path / "params.json", "pack_weights", {})
         with pytest.raises(UserError, match=r"params\.json belongs to the stage pack_weights, not round_shared"):
-            round_shared.main(Namespace(params=params, calibration=calibration, mixed=None, out=tmp_path / "x"))
+            round_shared.main(
+                Namespace(params=params, calibration=calibration, mixed=None, out=tmp_path / "x", folds=None)
+            )
 
 
 def test_the_number_of_layers_is_logged(tmp_path, calibration, caplog):

@@ -45,7 +45,9 @@ def sample(study, name, blocks=None, quant_config=None, **changes):
     write_json(params, PARAMETERS | changes)
     conditioning = study.folder / "conditioning.safetensors"
     sample_rung.main(
-        Namespace(params=params, conditioning=conditioning, blocks=blocks, quant_config=quant_config, out=out)
+        Namespace(
+            params=params, conditioning=conditioning, blocks=blocks, quant_config=quant_config, out=out, folds=None
+        )
     )
     return read_tensors(out)["latents"]
 

@@ -43,7 +43,7 @@ def measure(folder: Path, parts: list[Path], block: str, **changes) -> Path:
     """Run the entry; the file."""
     write_json(folder / "params.json", select("measure_sensitivity", **changes))
     out = folder / "sensitivity" / f"{block}.json"
-    measure_sensitivity.main(Namespace(params=folder / "params.json", inputs=parts, block=block, out=out))
+    measure_sensitivity.main(Namespace(params=folder / "params.json", inputs=parts, block=block, out=out, folds=None))
     return out
 
 

@@ -62,6 +62,7 @@ def list_arguments(sources: Path, folder: Path, **changes) -> Namespace:
         "blocks": [sources / "adaround" / f"{unit}.safetensors" for unit in UNITS],
         "scratch": folder / "scratch" / "distil",
         "out": folder / "made" / "distilled.safetensors",
+        "folds": None,
     }
     return Namespace(**arguments | changes)
 
