@@ -74,6 +74,7 @@ ENGINES: dict[str, tuple[str, ...]] = {
 # Keys that a stage reads only if they are not at this default: results without them have no such parameter.
 OPTIONAL: dict[str, tuple[Any, tuple[str, ...]]] = {
     "bias_correction": (False, ("optimise_block",)),
+    "adaround_patience": (0, ("optimise_block",)),
     "layout": ("diffusionkit", ("search_bits",)),
 }
 
@@ -102,8 +103,11 @@ def list_keys(stage: str, config: Parameters) -> tuple[str, ...]:
     """The configuration keys a stage reads."""
     by_engine = ENGINES[config["engine"]] if stage == "optimise_block" else ()
     by_model = MODEL_KEYS[config["model"]] if stage in LOADS_MODEL else ()
+    known = {field.name for field in fields(BLOCK_PARAMETERS[config["engine"]])} if stage == "optimise_block" else None
     optional = tuple(
-        key for key, (default, stages) in OPTIONAL.items() if stage in stages and config.get(key, default) != default
+        key
+        for key, (default, stages) in OPTIONAL.items()
+        if stage in stages and config.get(key, default) != default and (known is None or key in known)
     )
     # Weights are identified by their digests in the seals, not by their path.
     return STAGES[stage][1] + by_engine + optional + tuple(key for key in by_model if key != WEIGHTS_FROM)

@@ -151,6 +151,7 @@ class AdaRound(Gptq):
     adaround_beta: Sequence[float]
     adaround_drop: float
     adaround_checkpoint_every: int
+    adaround_patience: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ respect to the weights comes from the block; from there to alpha it is explicit,
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -32,6 +32,7 @@ from taqmlx.reconstruction.input_quantizers import (
     leave_unrounded,
     list_steps,
 )
+from taqmlx.reconstruction.stopping import has_stopped, is_measured, measure_held_out
 from taqmlx.store.errors import UserError
 
 
@@ -53,7 +54,7 @@ PHASES = {
 @dataclass
 class State:
     """State of learning: phase, its next iteration, alpha (n,), logarithms of the step sizes by reader, Adam's states,
-    and the losses so far.
+    the losses so far, and the held-out errors of the phase, if they are measured.
     """
 
     phase: int
@@ -62,6 +63,7 @@ class State:
     log_steps: dict[str, mx.array]
     adam: dict[str, Any]
     losses: list[float]
+    errors: list[float] = field(default_factory=list)
 
 
 def start_state(flat: FlatWeights, quantizers: Mapping[str, InputQuantizer]) -> State:
@@ -85,7 +87,7 @@ def learn(
     save: Callable[[State], None],
     report: Callable[[float], None],
 ) -> State:
-    """Learn from `state` to the last iteration.
+    """Learn from `state` to the last iteration, or until the held-out error stops falling (`adaround_patience`).
 
     `save` receives the state every `adaround_checkpoint_every` iterations, `report` the loss of each. Raises UserError
     naming iteration and layer if a value is not finite; the last saved state is finite.
@@ -96,14 +98,19 @@ def learn(
         iterate = bind_iteration(problem, flat, quantizers, settings, phase, state)
         iterations = settings.adaround_iterations if phase.learns_rounding or phase.learns_steps else 0
         for iteration in range(state.iteration, iterations):
+            if has_stopped(state.errors, settings.adaround_patience):
+                break
             loss = iterate(iteration)
             state.iteration = iteration + 1
             state.losses.append(loss)
             report(loss)
+            if settings.adaround_patience and is_measured(state.iteration, iterations):
+                weights = flat.split(flat.harden(state.alpha))
+                state.errors.append(measure_held_out(problem, weights, read_quantizers(quantizers, state)))
             if state.iteration % settings.adaround_checkpoint_every == 0:
                 reject_nonfinite_state(problem, flat, quantizers, state)
                 save(state)
-        state.phase, state.iteration, state.adam = state.phase + 1, 0, {}
+        state.phase, state.iteration, state.adam, state.errors = state.phase + 1, 0, {}, []
     reject_nonfinite_state(problem, flat, quantizers, state)
     return state
 

@@ -13,7 +13,8 @@ def pack_state(state: State) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     arrays = {"alpha": state.alpha, **{f"log_steps {key}": value for key, value in state.log_steps.items()}}
     for name, adam in state.adam.items():
         arrays |= {f"adam {name} {key}": value for key, value in flatten_tree(adam)}
-    numbers = {"phase": state.phase, "iteration": state.iteration, "losses": state.losses}
+    numbers: dict[str, Any] = {"phase": state.phase, "iteration": state.iteration, "losses": state.losses}
+    numbers |= {"errors": state.errors} if state.errors else {}
     return numbers, {key: np.array(value) for key, value in arrays.items()}
 
 
@@ -48,4 +49,5 @@ def unpack_state(saved: tuple[dict[str, Any], dict[str, np.ndarray]] | None) -> 
         return None
     numbers, arrays = saved
     trees = unpack_tree(arrays, {"log_steps": {}, "adam": {}})
-    return State(numbers["phase"], numbers["iteration"], **trees, losses=numbers["losses"])
+    kept = {"losses": numbers["losses"], "errors": list(numbers.get("errors", ()))}
+    return State(numbers["phase"], numbers["iteration"], **trees, **kept)

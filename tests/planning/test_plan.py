@@ -68,8 +68,15 @@ def test_a_block_reads_only_the_keys_of_its_engine(engine, read, not_read):
     assert not set(not_read) & set(keys)
 
 
+@pytest.mark.parametrize(("engine", "is_read"), [("rtn", False), ("gptq", False), ("adaround", True)])
+def test_patience_is_a_parameter_only_where_it_is_set_and_blocks_learn(engine, is_read):
+    config = {"engine": engine, "model": "embedded", "adaround_patience": 3}
+    assert ("adaround_patience" in plan.list_keys("optimise_block", config)) == is_read
+    assert "adaround_patience" not in plan.list_keys("optimise_block", config | {"adaround_patience": 0})
+
+
 def test_every_key_of_the_configuration_is_read_by_a_stage_or_by_the_planning():
-    config = configuration.complete({"bias_correction": True}, configuration.load_schema())
+    config = configuration.complete({"bias_correction": True, "adaround_patience": 3}, configuration.load_schema())
     models = [config | {"model": model} for model in plan.MODEL_KEYS] + [config | {"layout": "mflux"}]
     read = {key for model in models for stage in plan.STAGES for key in plan.list_keys(stage, model)}
     unread = {"results_dir", "trajectories_url", "prompts", "overwrite", "ablation_pictures", "weights_from"}

@@ -45,6 +45,7 @@ CHANGED: dict[str, Any] = {
     "engine": "gptq",
     "block_inputs": "quantized",
     "bias_correction": True,
+    "adaround_patience": 1,
     "held_out": 0.25,
     "gptq_damping": 0.02,
     "reconstruction": "separate",
