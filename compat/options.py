@@ -4,7 +4,9 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-Settings = dict[str, Any]  # by configuration key
+from taqmlx.planning.documents import Config
+
+Settings = Config  # by configuration key
 OVERWRITE = ("--config", "overwrite=true")
 
 

@@ -1,12 +1,11 @@
 """Bytes written by each stage, computed from shapes: the store's arrays before compression."""
 
 import math
-from typing import Any
 
 from taqmlx.budgeting.shapes import ModelShapes
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import stored_bits
-from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.planning.layer_rules import UNQUANTIZED, WeightRule, find_rule
 from taqmlx.planning.layers import AFTER_GELU
 from taqmlx.planning.stages import CollectShard
 from taqmlx.store import block_inputs, calibration, trajectories
@@ -46,7 +45,7 @@ def count_captured(points: int, blocks: int, shapes: ModelShapes) -> int:
     )
 
 
-def count_weight(shape: tuple[int, int], rule: dict[str, Any], bits_per_weight: float | None) -> int:
+def count_weight(shape: tuple[int, int], rule: WeightRule, bits_per_weight: float | None) -> int:
     """A weight (out, in) under its rule: codes with an fp16 scale and bias per group, or plain fp16.
 
     If a search chooses the bit widths, a quantized weight counts at the requested average.

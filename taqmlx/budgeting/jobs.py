@@ -41,11 +41,12 @@ def list_jobs(config: plan.Parameters, prompts: int, sizes: Sizes, rates: work.R
 
 def is_run(rule: str, config: plan.Parameters) -> bool:
     """True if the configuration runs the rule."""
-    return {
+    runs = {
         "measure_costs": config["bits_per_weight"] is not None,
         "distil": config["distil"] != "none",
         "fold_model": bool(config["folds"]),
-    }.get(rule, True)
+    }
+    return runs.get(rule, True)
 
 
 def list_data_jobs(config: plan.Parameters, prompts: int, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:

@@ -136,6 +136,6 @@ def check_flat(results: Results) -> Report | None:
     faults = [
         f"{path}: {name} is not the calibration set's; {again}"
         for name in sorted(wanted.keys() | flat.keys())
-        if not np.array_equal(flat.get(name), wanted.get(name))
+        if name not in flat or name not in wanted or not np.array_equal(flat[name], wanted[name])
     ]
     return Report(f"{calibration.specs['xs'].shape[0]:,} points, equal to the calibration set", faults)

@@ -128,7 +128,7 @@ def find_match(name: str, patterns: Iterable[str]) -> str | None:
 
 def read_group(group: Path) -> list[str]:
     """One line for each fault of a folder sealed as a whole."""
-    read = GROUPS[find_match(group.as_posix(), GROUPS)]
+    read = GROUPS[str(find_match(group.as_posix(), GROUPS))]
     try:
         return list(read(group))
     except UserError as error:
@@ -152,7 +152,7 @@ def find_missing(claims: Claims) -> Iterator[str]:
 
     A checksum file whose files are all missing is skipped: the result is not made yet, or no longer wanted.
     """
-    by_record = defaultdict(dict)
+    by_record: dict[Path, dict[Path, Path]] = defaultdict(dict)
     for path, claim in ((path, claim) for path, own in claims.items() for claim in own):
         by_record[claim.record][path] = claim.target
     for record, targets in by_record.items():

@@ -23,11 +23,11 @@ PLAIN = "BF16"  # of a weight that is not quantized
 
 
 class SavedTransformer(NamedTuple):
-    """A folder of mflux: its seal, its index, the headers of its files by name, and its tensors, bf16 as float32."""
+    """A folder of mflux: its seal, its index (file of each tensor), headers by file, and tensors, bf16 as float32."""
 
     folder: Path
     seal: Seal
-    index: dict[str, str]
+    files: dict[str, str]
     headers: dict[str, dict[str, StoredTensor]]
     tensors: dict[str, np.ndarray]
 
@@ -77,8 +77,8 @@ def check_files(saved: SavedTransformer) -> Iterator[str]:
         if hash_file(saved.folder.parent / name) != sealed[name]:
             yield f"{name} does not have the sha256 its seal names"
     stored = {key: name for name, header in saved.headers.items() for key in header}
-    for key in sorted(key for key in stored.keys() | saved.index.keys() if stored.get(key) != saved.index.get(key)):
-        yield f"{key} is in {stored.get(key)}, and {INDEX} names {saved.index.get(key)}"
+    for key in sorted(key for key in stored.keys() | saved.files.keys() if stored.get(key) != saved.files.get(key)):
+        yield f"{key} is in {stored.get(key)}, and {INDEX} names {saved.files.get(key)}"
 
 
 def check_metadata(saved: SavedTransformer) -> Iterator[str]:
@@ -140,5 +140,10 @@ def list_packed(saved: SavedTransformer, modules: list[Module]) -> dict[str, Pac
         own = {part: header[name] for part in PARTS if (name := f"{module.path}.{part}") in header}
         how = find_format(own, module.shape(saved.widths)) if len(own) == len(PARTS) else None
         if how is not None:
-            packed[module.path] = PackedLinear(*(saved.tensors[f"{module.path}.{part}"] for part in PARTS), *how)
+            packed[module.path] = PackedLinear(
+                saved.tensors[f"{module.path}.weight"],
+                saved.tensors[f"{module.path}.scales"],
+                saved.tensors[f"{module.path}.biases"],
+                *how,
+            )
     return packed

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from taqmlx.store.seal import read_file_seal
 MODELS = {model: plan.list_layers(model) for model in plan.MODEL_BLOCKS}
 Quantization = dict[str, Affine]  # path: bits, group size and mode
 
-MEASURED = ("bits_per_weight", "quantized_weights", "parameters")
+Measure = Literal["bits_per_weight", "quantized_weights", "parameters"]
+MEASURED: tuple[Measure, ...] = ("bits_per_weight", "quantized_weights", "parameters")
 
 
 def find_problems(checkpoint: PackedCheckpoint, blocks: Path | None) -> tuple[Quantization, list[str]]:
@@ -42,7 +44,11 @@ def list_packed_linears(checkpoint: PackedCheckpoint) -> dict[str, PackedLinear]
     tensors = checkpoint.tensors
     return {
         path: PackedLinear(
-            *(tensors[f"{path}.{part}"] for part in ("weight", "scales", "biases")), how["bits"], how["group_size"]
+            tensors[f"{path}.weight"],
+            tensors[f"{path}.scales"],
+            tensors[f"{path}.biases"],
+            how["bits"],
+            how["group_size"],
         )
         for path, how in checkpoint.config["quantization"].items()
     }
@@ -104,7 +110,7 @@ def check_numbers(tensors: dict[str, np.ndarray]) -> Iterator[str]:
 
 def check_seals(checkpoint: PackedCheckpoint, folder: Path) -> Iterator[str]:
     """Yield differences between the checkpoint and the blocks in `folder`, or the distilled model beside it."""
-    config, sealed = checkpoint.config, {}
+    config, sealed = checkpoint.config, dict[str, str]()
     paths = {layer.name: layer.path for layer in MODELS.get(config["architecture"], [])}
     for block, fingerprint in config["origin"]["blocks"].items():
         path = folder.with_name(f"{block}.json") if block == plan.WHOLE else folder / f"{block}.json"
@@ -116,6 +122,6 @@ def check_seals(checkpoint: PackedCheckpoint, folder: Path) -> Iterator[str]:
         if seal["fingerprint"] != fingerprint:
             yield f"{block}: packed from other work than what {path} seals"
         sealed |= {paths.get(name, name): digest for name, digest in seal["sha256"]["codes"].items()}
-    for path in sorted((config["codes"].keys() | sealed.keys()) - set(config["rounded"])):
-        if config["codes"].get(path) != sealed.get(path):
-            yield f"{path}: its codes are not those its block is sealed with"
+    for layer in sorted((config["codes"].keys() | sealed.keys()) - set(config["rounded"])):
+        if config["codes"].get(layer) != sealed.get(layer):
+            yield f"{layer}: its codes are not those its block is sealed with"

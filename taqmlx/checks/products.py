@@ -126,7 +126,7 @@ def check_mflux(results: Results) -> Report | None:
     if saved.seal["inputs"].get("quantized") != read_packed_config(source)["model"]["sha256"]:
         faults.append(f"was not made from {source} as it is")
     return Report(
-        f"{len(saved.index)} tensors, those of mflux",
+        f"{len(saved.files)} tensors, those of mflux",
         [f"{folder}: {fault}; delete it and run export_mflux again" for fault in faults],
     )
 

@@ -45,10 +45,11 @@ def check_counts(results: Results) -> Report:
     return Report(detail, faults)
 
 
-def read_rows(group: Location) -> list:
+def read_rows(group: Location) -> list[list[int]]:
     """Trajectories listed in a shard's seal; empty without a valid seal."""
     try:
-        return read_group_seal(group)["parameters"]["rows"]
+        rows: list[list[int]] = read_group_seal(group)["parameters"]["rows"]
+        return rows
     except UserError:
         return []
 
@@ -137,8 +138,8 @@ def check_identities(results: Results) -> Report:
         for key, wanted in list_identities(job).items():
             if not np.array_equal(found[key], wanted):
                 faults.append(f"{path / key} is {found[key].tolist()}, the configuration gives {wanted.tolist()}")
-        for given, wanted in zip(prompts, job.prompts, strict=False):
-            if given != wanted:
+        for given, prompt in zip(prompts, job.prompts, strict=False):
+            if given != prompt:
                 faults.append(f"{path} was drawn for the prompt {given!r}, the configuration gives {wanted!r}")
     prompts, seed = len(results.parameters.prompts), results.parameters.seed
     return Report(f"trajectory j has prompt j mod {prompts} and seed {seed} + j", faults)

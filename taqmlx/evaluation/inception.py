@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from taqmlx.evaluation.weights import fill, read_state
+from taqmlx.planning.evaluation_documents import FeatureSource
 
 SIZE, FEATURES, BATCH = 299, 2048, 32
 RESIZE = f"bilinear to {SIZE} x {SIZE}, as TensorFlow 1 did"
@@ -160,7 +161,7 @@ class Inception(nn.Module):
 class InceptionFeatures:
     """Inception features, with the weight file of the configuration. Raises UserError if it is missing or differs."""
 
-    def __init__(self, source: dict[str, Any]):
+    def __init__(self, source: FeatureSource):
         self.network = fill("inception", Inception(), read_state("inception", source))
         self.about = {"network": "Inception v3", "weights_sha256": source["sha256"], "resize": RESIZE}
 

@@ -4,7 +4,6 @@ The layer weights come with torchmetrics, those of the network from a local file
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ import torchmetrics
 from torch import nn
 
 from taqmlx.evaluation.weights import fill, read_state
+from taqmlx.planning.evaluation_documents import FeatureSource
 
 LAYER_WEIGHTS = Path(torchmetrics.__file__).parent / "functional/image/lpips_models/alex.pth"
 TAPS = (1, 4, 7, 9, 11)  # indices of the ReLUs whose outputs are compared
@@ -44,7 +44,7 @@ class AlexNet(nn.Module):
 class Lpips:
     """LPIPS distances, with the weight file of the configuration. Raises UserError if it is missing or differs."""
 
-    def __init__(self, source: dict[str, Any]):
+    def __init__(self, source: FeatureSource):
         self.network = fill("lpips", AlexNet(), read_state("lpips", source))
         layers = torch.load(LAYER_WEIGHTS, map_location="cpu", weights_only=True)
         self.weights = [layers[f"lin{index}.model.1.weight"] for index in range(len(TAPS))]

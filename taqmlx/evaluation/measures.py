@@ -27,8 +27,9 @@ from taqmlx.numerics.distribution import (
 )
 from taqmlx.numerics.frontier import OTHERWISE
 from taqmlx.numerics.quality import measure_psnr, measure_snr
+from taqmlx.planning.evaluation_documents import Metrics
 
-Measured = dict[str, Any]
+Measured = Metrics
 PairMeasure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 

@@ -2,17 +2,17 @@
 
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from taqmlx.planning.evaluation_documents import FeatureSource
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file
 
 NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def read_state(what: str, source: dict[str, Any]) -> dict[str, torch.Tensor]:
+def read_state(what: str, source: FeatureSource) -> dict[str, torch.Tensor]:
     """Read the tensors of the file `source["path"]`. Raises UserError, naming `what`, unless its sha256 matches."""
     path = Path(source["path"])
     if not path.is_file():

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from taqmlx.mmdit.blocks import resolve_module
 from taqmlx.mmdit.packed import name_precision
 from taqmlx.mmdit.transformer import Transformer, list_layers
 from taqmlx.planning.bit_choices import stored_bits
+from taqmlx.planning.evaluation_documents import VariantSize
 from taqmlx.planning.layer_rules import UNQUANTIZED
 from taqmlx.planning.layers import Layer
 from taqmlx.store.block_file import LayerWeight, read_block
@@ -23,7 +24,7 @@ class Sizes(NamedTuple):
     inputs: dict[str, list[int]]
 
 
-def measure_variant(model: Transformer, source: str, files: Sequence[Path]) -> dict[str, Any]:
+def measure_variant(model: Transformer, source: str, files: Sequence[Path]) -> VariantSize:
     """Weight sizes of all linear layers of `model` under a source's files.
 
     Returns `weights`, `bytes`, `bits_per_weight`, `quantized_layers`, `activation_bits` (the input bit widths of the

@@ -22,7 +22,7 @@ Tensors = dict[str, mx.array]
 
 def read_headers(located: Located) -> dict[str, StoredTensor]:
     """Read the headers of a file's shards. Raises UserError for one that is truncated or not a safetensors file."""
-    stored = {}
+    stored: dict[str, StoredTensor] = {}
     for path in located.list_shards().values():
         try:
             stored |= read_header(path, located.explain_renewal(path))

@@ -21,7 +21,7 @@ BATCH = 128  # pictures classified at a time, to bound memory
 class Classifier(nn.Module):
     """Four strided convolutions, a feature layer, and one linear layer with all heads concatenated."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         inputs = (3, *WIDTHS[:-1])
         self.convolutions = [nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in zip(inputs, WIDTHS, strict=True)]

@@ -16,6 +16,7 @@ from taqmlx.models.diffusionkit import clip, config, mmdit, vae
 from taqmlx.models.latent_format import SD3_LATENTS, SD3_SCALE, SD3_SHIFT, decode_pictures
 from taqmlx.models.tokenizer import Tokenizer
 from taqmlx.numerics import schedule
+from taqmlx.planning.documents import Config
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, read_plain_json
 from taqmlx.store.safetensors_header import WEIGHT_TYPES, find_coded, read_header
@@ -117,7 +118,7 @@ def describe_dropped(texts: Sequence[str]) -> list[str]:
     return load_tokenizer().describe_dropped(list(texts))
 
 
-def _autoencoder_sizes() -> dict:
+def _autoencoder_sizes() -> Config:
     return {key: AUTOENCODER[key] for key in ("block_out_channels", "layers_per_block", "resnet_groups")}
 
 

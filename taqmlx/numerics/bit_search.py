@@ -9,14 +9,15 @@ are measured, not modelled.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, eye_array, kron, vstack
 
 from taqmlx.planning.bit_choices import GROUP_BITS, Choice, stored_bits
-from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
+from taqmlx.planning.documents import Rule
+from taqmlx.planning.layer_rules import UNQUANTIZED, WeightRule, find_rule
 
 # Generalisations of mm_03.image.attn.q_proj: mm_*, mm_*.image.attn.q_proj, and the name itself.
 _PATTERNS = ((r"_\d+\..*", "_*"), (r"_\d+\.", "_*."), (r"^", ""))
@@ -32,17 +33,17 @@ class Option(NamedTuple):
     size: float
 
 
-def count_stored_bits(rules: Mapping[str, dict[str, Any]], elements: Mapping[str, int]) -> float:
+def count_stored_bits(rules: Mapping[str, WeightRule], elements: Mapping[str, int]) -> float:
     """Average stored bits per weight of layers with `elements` weights each under `rules`, scales and biases included.
 
     A 16-bit rule has no scales or biases; a per-row rule counts as groups of 128.
     """
-    sizes = {name: 0 if rule["bits"] == UNQUANTIZED else rule["group_size"] for name, rule in rules.items()}
-    stored = {
-        name: stored_bits(rule["bits"])
-        + (GROUP_BITS / (128 if sizes[name] == "row" else sizes[name]) if sizes[name] else 0)
-        for name, rule in rules.items()
-    }
+    stored = {}
+    for name, rule in rules.items():
+        stored[name] = float(stored_bits(rule["bits"]))
+        if rule["bits"] != UNQUANTIZED:
+            size = rule["group_size"]
+            stored[name] += GROUP_BITS / (128 if size == "row" else size)
     return sum(stored[name] * count for name, count in elements.items()) / sum(elements.values())
 
 
@@ -108,9 +109,7 @@ def choose_bits(costs: np.ndarray, sizes: np.ndarray, budget: float) -> np.ndarr
     return chosen
 
 
-def write_rules(
-    rules: Sequence[dict[str, Any]], names: Sequence[str], chosen: Mapping[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
+def write_rules(rules: Sequence[Rule], names: Sequence[str], chosen: Mapping[str, Rule]) -> list[Rule]:
     """Short list of rules that gives the layers in `chosen` their new rule and the other `names` their rule in `rules`.
 
     Rules are ordered from general to specific, because the last rule that matches a layer applies: all blocks, one kind
@@ -136,13 +135,13 @@ def group_layers(names: Sequence[str], pattern: tuple[str, str]) -> dict[str, li
     return groups
 
 
-def find_most_common(wanted: Mapping[str, dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+def find_most_common(wanted: Mapping[str, Rule], names: Sequence[str]) -> Rule:
     """Most common rule of the layers `names`; the first one seen on a tie."""
     key, _ = Counter(tuple(sorted(wanted[name].items())) for name in names).most_common(1)[0]
     return dict(key)
 
 
-def drop_idle(rules: list[dict[str, Any]], count: int, wanted: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def drop_idle(rules: list[Rule], count: int, wanted: Mapping[str, Rule]) -> list[Rule]:
     """`rules` without those of the first `count` whose removal changes the rule of no layer in `wanted`."""
     for rule in rules[:count]:
         rest = [other for other in rules if other is not rule]

@@ -13,7 +13,7 @@ DEFAULTS = {"weight_bits": 4, "activation_bits": 8, "use_symmetric": False}
 PHASE_BITS = {"early": 4, "mid": 6, "late": 8}
 
 
-def join_step_sizes(
+def join_steps(
     per_step: Mapping[str, Sequence[float]], rows: Sequence[int], channels: int, overall: Mapping[str, float]
 ) -> dict[str, Any]:
     """Statistics of a tensor over all timesteps, from per-step scalars, rows per step and `overall` quantiles.

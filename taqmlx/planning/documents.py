@@ -3,10 +3,10 @@
 `docs/formats.md` describes the files. Documents about pictures are in `evaluation_documents.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
-from taqmlx.planning.layer_rules import GroupSize, WeightPattern
+from taqmlx.planning.layer_rules import GroupSize
 
 # A configuration as it is in YAML: untyped until `Stage.decode` reads the parameters of a stage from it.
 Config = dict[str, Any]
@@ -63,6 +63,10 @@ class Statistics(StatisticsFormat):
 StreamErrors = dict[str, float]
 
 
+# How a block is run with each candidate.
+InputKind = Literal["quantized_inputs", "full_precision_inputs"]
+
+
 class CandidateErrors(TypedDict):
     """Held-out errors of one candidate."""
 
@@ -92,6 +96,17 @@ class BlockReport(TypedDict):
     rows: dict[str, int]
     errors: dict[str, CandidateErrors]
     layers: dict[str, LearnedLayer]
+    loss: LossCurve
+
+
+class ModelReport(TypedDict):
+    """Errors of the guided velocity before and after distillation; moved_codes: share of changed codes by layer."""
+
+    block: NotRequired[str]
+    chosen: str
+    points: dict[str, int]
+    errors: dict[str, float]
+    moved_codes: dict[str, float]
     loss: LossCurve
 
 
@@ -173,7 +188,7 @@ class MixedBits(TypedDict):
     parameters: dict[str, Any]
     uniform: ChosenBits
     mixed: ChosenBits
-    rules: Sequence[WeightPattern]
+    rules: list[Rule]
     ranks: NotRequired[Mapping[str, int]]
     origin: NotRequired[Inputs]
 

@@ -4,9 +4,10 @@ Colours: Okabe and Ito, "Color Universal Design" (2008), for named items; viridi
 """
 
 import textwrap
-from collections.abc import Sequence
-from functools import wraps
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -59,12 +60,15 @@ STYLE = {
     "figure.constrained_layout.w_pad": 0.06,
 }
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-def styled(draw):
+
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
     """Decorator: run `draw` with this style, whatever the process settings."""
 
     @wraps(draw)
-    def draw_in_style(*values, **options):
+    def draw_in_style(*values: P.args, **options: P.kwargs) -> T:
         with mpl.rc_context(STYLE):
             return draw(*values, **options)
 
@@ -87,12 +91,10 @@ def save_figure(figure: Figure, path: Path) -> None:
     }
     with checksummed(path, *files):
         for file, metadata in files.items():
-            write_atomically(
-                file, lambda partial, metadata=metadata: figure.savefig(partial, dpi=DPI, metadata=metadata)
-            )
+            write_atomically(file, partial(figure.savefig, dpi=DPI, metadata=metadata))
 
 
-def cycle_styles(count: int) -> list[dict[str, str]]:
+def cycle_styles(count: int) -> list[dict[str, Any]]:
     """Colours and dashes for `count` named lines; 32 are distinct."""
     return [
         {"color": NAMED[index % len(NAMED)], "linestyle": DASHES[index // len(NAMED) % len(DASHES)]}

@@ -6,9 +6,13 @@ import mlx.core as mx
 import numpy as np
 
 from taqmlx.reconstruction.reconstruction import State
+from taqmlx.store.learning_state import Numbers
+
+# Nested dictionaries of arrays, such as the state of an optimizer of MLX.
+Tree = dict[str, Any]
 
 
-def pack_state(state: State) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def pack_state(state: State) -> tuple[Numbers, dict[str, np.ndarray]]:
     """State as plain numbers and arrays."""
     arrays = {"alpha": state.alpha, **{f"log_steps {key}": value for key, value in state.log_steps.items()}}
     for name, adam in state.adam.items():
@@ -18,7 +22,7 @@ def pack_state(state: State) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return numbers, {key: np.array(value) for key, value in arrays.items()}
 
 
-def flatten_tree(tree: dict[str, Any], path: str = "") -> list[tuple[str, mx.array]]:
+def flatten_tree(tree: Tree, path: str = "") -> list[tuple[str, mx.array]]:
     """Arrays of nested dictionaries by path; parts are joined by spaces, which layer names never contain."""
     pairs: list[tuple[str, mx.array]] = []
     for key, value in tree.items():
@@ -27,12 +31,12 @@ def flatten_tree(tree: dict[str, Any], path: str = "") -> list[tuple[str, mx.arr
     return pairs
 
 
-def pack_tree(tree: dict[str, Any]) -> dict[str, np.ndarray]:
+def pack_tree(tree: Tree) -> dict[str, np.ndarray]:
     """Arrays of nested dictionaries by path, as NumPy arrays."""
     return {path: np.array(value) for path, value in flatten_tree(tree)}
 
 
-def unpack_tree(arrays: dict[str, np.ndarray], trees: dict[str, Any]) -> dict[str, Any]:
+def unpack_tree(arrays: dict[str, np.ndarray], trees: Tree) -> Tree:
     """`trees` with the arrays of `pack_tree` inserted at their paths."""
     for key, value in arrays.items():
         *path, last = key.split(" ")
@@ -43,7 +47,7 @@ def unpack_tree(arrays: dict[str, np.ndarray], trees: dict[str, Any]) -> dict[st
     return trees
 
 
-def unpack_state(saved: tuple[dict[str, Any], dict[str, np.ndarray]] | None) -> State | None:
+def unpack_state(saved: tuple[Numbers, dict[str, np.ndarray]] | None) -> State | None:
     """State from the output of `pack_state`; None for None."""
     if saved is None:
         return None

@@ -1,13 +1,14 @@
 """Error of each block's output by rounding method."""
 
-from typing import Any
+from collections.abc import Mapping
 
 from taqmlx.numerics.quality import to_decibels
-from taqmlx.report.tables import Column, Getter, Table, show_decibels, show_magnitude, show_words, tabulate
+from taqmlx.planning.documents import BlockReport, Sensitivity
+from taqmlx.report.tables import Column, Facts, Getter, Table, show_decibels, show_magnitude, show_words, tabulate
 from taqmlx.store.block_report import ENGINES, INPUTS
 
 
-def describe_blocks(reports: dict[str, Any], sensitivity: dict[str, Any]) -> list[dict[str, Any]]:
+def describe_blocks(reports: Mapping[str, BlockReport], sensitivity: Mapping[str, Sensitivity]) -> list[Facts]:
     """One entry per block and stream: ratios in dB by (engine, inputs), `now` for the chosen engine, and the gain."""
     facts = []
     for block, report in reports.items():
@@ -23,13 +24,13 @@ def describe_blocks(reports: dict[str, Any], sensitivity: dict[str, Any]) -> lis
                     "chosen": ENGINES.get(report["chosen"], report["chosen"]),
                     "ratios": ratios,
                     "now": ratios[report["chosen"], "quantized_inputs"],
-                    "gain": sensitivity.get(block, {}).get("gains", {}).get(stream),
+                    "gain": sensitivity[block]["gains"].get(stream) if block in sensitivity else None,
                 }
             )
     return facts
 
 
-def tabulate_blocks(facts: list[dict[str, Any]]) -> Table:
+def tabulate_blocks(facts: list[Facts]) -> Table:
     """Table with one row per block and stream."""
     found = {engine for fact in facts for engine, _ in fact["ratios"]}
     columns: list[tuple[Column, Getter]] = [

@@ -1,8 +1,10 @@
 """Bytes of each layer in the packed checkpoint, from the file's header."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from taqmlx.planning.documents import LayerEntry
 from taqmlx.store.errors import report_damage
 from taqmlx.store.packed_checkpoint import PARTS
 from taqmlx.store.tensors import open_tensors
@@ -12,7 +14,7 @@ WORD = 32  # bits per word of packed codes
 KERNEL = 4  # dimensions of a convolution's weight: out, height, width, in
 
 
-def measure_layers(file: Path, prefix: str, layers: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
+def measure_layers(file: Path, prefix: str, layers: Mapping[str, LayerEntry]) -> dict[str, dict[str, int]]:
     """By layer name: `weights`, their number, and `bytes`, including codes, scales, zero points and migration.
 
     `layers` are those of the quantization config whose weights are `file`; `prefix` is the prefix of its tensor names.

@@ -1,12 +1,10 @@
 """Distillation of the whole model: its error before and after, moved codes, and time."""
 
-from typing import Any
-
 from taqmlx.numerics.quality import to_decibels
+from taqmlx.planning.documents import ModelReport
 from taqmlx.report.runs import Benchmarks, format_seconds
 from taqmlx.report.tables import format_fixed
 
-Facts = dict[str, Any]
 STAGE = "distil"
 KEPT = {
     "distilled": "the distilled model",
@@ -14,7 +12,7 @@ KEPT = {
 }
 
 
-def describe_distillation(report: Facts | None, benchmarks: Benchmarks) -> list[tuple[str, str]]:
+def describe_distillation(report: ModelReport | None, benchmarks: Benchmarks) -> list[tuple[str, str]]:
     """Summary of a distillation report as (term, text); empty without a report."""
     if report is None:
         return []

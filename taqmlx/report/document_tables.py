@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 from taqmlx.planning.ablation import PAPER_FID
 from taqmlx.planning.ablation import VARIANTS as ABLATION
@@ -10,8 +9,9 @@ from taqmlx.planning.stages import PARAMETERS
 from taqmlx.planning.variants import OTHER_SEEDS, RERUN
 from taqmlx.report.gpu_table import show_gpu
 from taqmlx.report.kinds import COLUMNS
-from taqmlx.report.numbers import PLAIN, Facts, Numbers, order
+from taqmlx.report.numbers import PLAIN, Numbers, order
 from taqmlx.report.study_tables import (
+    Entry,
     show_interval,
     sort_ways,
     tabulate,
@@ -20,7 +20,7 @@ from taqmlx.report.study_tables import (
     tabulate_ladder,
     tabulate_pictures,
 )
-from taqmlx.report.tables import Body, Cell, Table, format_markdown
+from taqmlx.report.tables import Body, Cell, Facts, Table, format_markdown
 from taqmlx.store.frontier_file import ROUNDED
 
 README_COLUMNS = 5  # of the frontier, those of the bits saved left out
@@ -60,7 +60,7 @@ def show_readme(numbers: Numbers) -> str:
     return tabulate_frontier([low, *own, *find_nearest(ways, own, low, high), high], asked, README_COLUMNS)
 
 
-def find_nearest(ways: Iterable[Facts], own: Iterable[Facts], low: Facts, high: Facts) -> list[Facts]:
+def find_nearest(ways: Iterable[Entry], own: Iterable[Entry], low: Entry, high: Entry) -> list[Entry]:
     """The way of nn.quantize, larger than `low` and smaller than `high`, that is the nearest above our rounded one.
 
     The best of them if none is above, and nothing if there is none of that size.
@@ -218,7 +218,7 @@ def show_devices(numbers: Numbers) -> str:
     return tabulate(["hours, estimated", *(f"`{name}`" for name in presets)], rows)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+TABLES: dict[str, Callable[[Facts], str]] = {
     "readme": show_readme,
     "frontier": show_frontier,
     "ladder": partial(show_ladder, group="ladder"),

@@ -1,11 +1,12 @@
 """Quality against size: our sizes, the `nn.quantize` frontier, and the bits saved, the headline of the report."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from taqmlx.report.tables import NOTHING, Body, Cell, Column, Table, format_fixed, show_number
+from taqmlx.planning.evaluation_documents import Frontier, Interval, Quality, Way
+from taqmlx.report.tables import NOTHING, Body, Cell, Column, Facts, Table, format_fixed, show_number
 from taqmlx.store.frontier_file import ROUNDED, find_best, list_ours
 
-Facts = dict[str, Any]
 SAVINGS = (
     ("median", "Bits saved", "median quality"),
     ("p5", "Bits saved, lowest 5 %", "quality of the lowest 5 %"),
@@ -19,9 +20,10 @@ COLUMNS = (
     Column("Bits saved, median", meaning="bits per weight of nn.quantize at the same median, minus ours"),
     Column("Bits saved, lowest 5 %", meaning="the same for the lowest 5 %"),
 )
+SAVED: tuple[Quality, ...] = ("median", "p5")
 
 
-def tabulate_frontier(frontier: Facts, asked: float | None) -> Table:
+def tabulate_frontier(frontier: Frontier, asked: float | None) -> Table:
     """Table of our sizes, with size `asked` marked, and of the `nn.quantize` frontier."""
     ours = sorted(list_ours(frontier), key=lambda way: (way["bits_per_weight"], way["name"]))
     bodies = [
@@ -32,12 +34,12 @@ def tabulate_frontier(frontier: Facts, asked: float | None) -> Table:
     return Table("frontier-table", caption, COLUMNS, bodies)
 
 
-def describe_setting(measured: Facts) -> str:
+def describe_setting(measured: Mapping[str, Any]) -> str:
     """Describe the pictures that were measured."""
     return f"{measured['n']:,} pictures of held-out captions, {measured['steps']} steps, guidance {measured['cfg']:g}"
 
 
-def show_way(way: Facts, is_subject: bool = False) -> list[Cell]:
+def show_way(way: Way, is_subject: bool = False) -> list[Cell]:
     """Row with size and quality of a configuration and, for ours, the bits saved."""
     saved = way.get("bits_saved", {})
     return [
@@ -46,16 +48,16 @@ def show_way(way: Facts, is_subject: bool = False) -> list[Cell]:
         show_interval(way["median"], 1),
         show_interval(way["p5"], 1),
         show_interval(way["otherwise"], 1, scale=100),
-        *(show_interval(saved[key], 2) if key in saved else NOTHING for key in ("median", "p5")),
+        *(show_interval(saved[key], 2) if key in saved else NOTHING for key in SAVED),
     ]
 
 
-def show_interval(found: Facts, digits: int, scale: float = 1) -> Cell:
+def show_interval(found: Interval, digits: int, scale: float = 1) -> Cell:
     """Value with its 95 % interval as note."""
     return Cell(format_fixed(scale * found["value"], digits), found["value"], format_interval(found, digits, scale))
 
 
-def format_interval(found: Facts, digits: int, scale: float = 1) -> str:
+def format_interval(found: Interval, digits: int, scale: float = 1) -> str:
     """Format a 95 % interval as `low to high`."""
     return " to ".join(format_fixed(scale * end, digits) for end in found["interval_95"])
 

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from taqmlx.planning.documents import LayerEntry
 from taqmlx.planning.layer_rules import UNQUANTIZED
 from taqmlx.report.checkpoint import measure_convolutions, measure_layers
-from taqmlx.report.tables import NOTHING, Body, Cell, Column, Table, show_count, show_number
+from taqmlx.report.tables import NOTHING, Body, Cell, Column, Facts, Table, show_count, show_number
 from taqmlx.store.packed_checkpoint import read_packed_config
 from taqmlx.store.quant_config import QuantConfig
 
-Facts = dict[str, Any]
 KINDS = {
     "embedder": "Embedders of text, pooled text and timestep",
     "adaLN": "adaLN modulation",
@@ -54,7 +54,7 @@ def tabulate_kinds(layers: Iterable[Any], config: QuantConfig) -> Table:
     return Table("kinds", "What is quantized, by kind of layer", COLUMNS, bodies)
 
 
-def describe_layer(role: str, layer: Facts, size: Facts) -> Facts:
+def describe_layer(role: str, layer: LayerEntry, size: Facts) -> Facts:
     """Kind, code bits, input bits, number of weights, and bytes of one layer."""
     inputs = layer["activation"]["bits"]
     return {

@@ -1,16 +1,18 @@
 """Effect of quantization on every layer: a table of weights and a table of layer inputs."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 from taqmlx.numerics.quality import to_decibels
+from taqmlx.planning.documents import Bits, BlockReport, Sensitivity, TierErrors
 from taqmlx.planning.layer_rules import UNQUANTIZED
-from taqmlx.planning.layers import STREAMS
+from taqmlx.planning.layers import STREAMS, Layer
 from taqmlx.report.tables import (
     NOTHING,
     UNKNOWN,
     Cell,
     Column,
+    Facts,
     Getter,
     Table,
     show_choice,
@@ -23,22 +25,27 @@ from taqmlx.report.tables import (
 )
 from taqmlx.store.quant_config import QuantConfig
 
-Facts = dict[str, Any]
 PHASES = ("early", "mid", "late")
 
 
 def describe_weights(
-    layer: Any, config: QuantConfig, sizes: Facts, sensitivity: Facts, reports: Facts, suggested: Facts, mixed: Facts
+    layer: Layer,
+    config: QuantConfig,
+    sizes: Facts,
+    sensitivity: Mapping[str, Sensitivity],
+    reports: Mapping[str, BlockReport],
+    suggested: Facts,
+    mixed: Mapping[str, Bits],
 ) -> Facts:
     """Facts about a layer's weight; ratios are signal over error in dB.
 
     `layer` is an entry of the registry; `sensitivity` and `reports` are by block; `suggested` and `mixed` by layer.
     """
     weight, size = config.layers[layer.name]["weight"], sizes[layer.name]
-    measured = sensitivity.get(layer.block, {}).get("weights", {}).get(layer.name)
+    measured = sensitivity[layer.block]["weights"].get(layer.name) if layer.block in sensitivity else None
     errors = measured["errors"] if measured else {}
     own = errors.get(str(weight["bits"]))
-    learned = reports.get(layer.block, {}).get("layers", {}).get(layer.name, {})
+    learned = reports[layer.block]["layers"].get(layer.name) if layer.block in reports else None
     return {
         "name": layer.name,
         "stream": layer.stream,
@@ -47,7 +54,7 @@ def describe_weights(
         "group": weight["group_size"],
         "bytes": size["bytes"],
         "bits_per_weight": 8 * size["bytes"] / size["weights"],
-        "moved": learned.get("moved_from_nearest"),
+        "moved": learned["moved_from_nearest"] if learned else None,
         "at_4": find_ratio(errors.get("4")),
         "own": find_ratio(own),
         "velocity": to_decibels(1, own["velocity"]) if own else None,
@@ -62,11 +69,13 @@ def find_ratio(errors: Facts | None) -> float | None:
     return to_decibels(1, max(found)) if found else None
 
 
-def describe_input(layer: Any, config: QuantConfig, ranges: Facts, sensitivity: Facts, suggested: Facts) -> Facts:
+def describe_input(
+    layer: Layer, config: QuantConfig, ranges: Facts, sensitivity: Mapping[str, Sensitivity], suggested: Facts
+) -> Facts:
     """Facts about a layer input and its quantization."""
     activation, steps = config.layers[layer.name]["activation"], config.find_input(layer.name).steps
-    readers = sensitivity.get(layer.block, {}).get("inputs", {})
-    tiers = next((found["tiers"] for found in readers.values() if layer.name in found["layers"]), {})
+    readers = sensitivity[layer.block]["inputs"].values() if layer.block in sensitivity else []
+    tiers: dict[str, TierErrors] = next((found["tiers"] for found in readers if layer.name in found["layers"]), {})
     return {
         "name": layer.name,
         "stream": layer.stream,
@@ -78,7 +87,7 @@ def describe_input(layer: Any, config: QuantConfig, ranges: Facts, sensitivity: 
         "shift": bool(activation.get("shift")),
         "ranges": ranges.get(layer.input, {}),
         "at": {bits: to_decibels(1, max(tier["errors"])) for bits, tier in tiers.items()},
-        "phases": suggested.get(layer.name, suggested.get(layer.input, {})).get("phases"),
+        "phases": (suggested.get(layer.name) or suggested.get(layer.input or "") or {}).get("phases"),
     }
 
 

@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from taqmlx.planning.documents import PackedConfig
+from taqmlx.planning.evaluation_documents import Frontier, Interval, Way
 from taqmlx.report import frontier as sizes
 from taqmlx.report.overview import choose_subject, order_variants, read_result
-from taqmlx.report.tables import Body, Cell, Column, Table, format_fixed, format_markdown, show_number
+from taqmlx.report.tables import Body, Cell, Column, Facts, Table, format_fixed, format_markdown, show_number
 from taqmlx.runtime.summary import format_bytes
 from taqmlx.runtime.versions import find_version
 from taqmlx.store.frontier_file import list_ours, list_plain
 
-Facts = dict[str, Any]
 MLX_FLOOR = "0.32.2"
 COMMUNITY = "stabilityai-ai-community"
 ENGINES = {"rtn": "rounding to nearest (RTN)", "gptq": "GPTQ", "adaround": "learned rounding (AdaRound) block by block"}
@@ -83,7 +84,7 @@ BASES = {
 
 
 def render_card(
-    config: Facts, fid: Facts, frontier: Facts, packed: Facts, kinds: Table, digests: Mapping[str, str]
+    config: Facts, fid: Facts, frontier: Frontier, packed: PackedConfig, kinds: Table, digests: Mapping[str, str]
 ) -> str:
     """The card as Markdown.
 
@@ -118,7 +119,7 @@ def render_card(
     return environment.get_template("model_card.md.jinja").render(content)
 
 
-def tabulate_quality(frontier: Facts, asked: float | None, bits: float) -> Table:
+def tabulate_quality(frontier: Frontier, asked: float | None, bits: float) -> Table:
     """Table of this model's quality, beside `nn.quantize` at no more bits per weight and at equal quality or better."""
     ours = [way for way in list_ours(frontier) if way["asked"] == asked]
     rows = [show_way(way, "**") for way in ours]
@@ -129,14 +130,14 @@ def tabulate_quality(frontier: Facts, asked: float | None, bits: float) -> Table
     return Table("quality", "", COLUMNS, [Body([*rows, *map(show_way, smaller[-1:]), *map(show_way, better[:1])])])
 
 
-def show_way(way: Facts, weight: str = "") -> list[Cell]:
+def show_way(way: Way, weight: str = "") -> list[Cell]:
     """Row of one way to quantize; its title between `weight`."""
     found = (way["median"], 1, 1), (way["p5"], 1, 1), (way["otherwise"], 1, 100)
     intervals = [Cell(show_ends(*one)) for one in found]
     return [Cell(f"{weight}{way['title']}{weight}"), show_number(way["bits_per_weight"]), *intervals]
 
 
-def show_ends(found: Facts, digits: int, scale: float) -> str:
+def show_ends(found: Interval, digits: int, scale: float) -> str:
     """A value with its interval in brackets."""
     low, high = (format_fixed(scale * end, digits) for end in found["interval_95"])
     return f"{format_fixed(scale * found['value'], digits)} [{low}, {high}]"

@@ -16,12 +16,12 @@ from taqmlx.planning.plan import list_block_names, list_layers
 from taqmlx.planning.variants import ALL, BY_CONFIGURATION
 from taqmlx.report.kinds import tabulate_kinds
 from taqmlx.report.runs import describe_stage, read_benchmarks
+from taqmlx.report.tables import Facts
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, read_plain_json
 from taqmlx.store.frontier_file import find_best, list_ours, list_plain, read_frontier
 from taqmlx.store.quant_config import read_quant_config
 
-Facts = dict[str, Any]
 Numbers = dict[str, Facts]
 SIGNIFICANT = 6  # digits kept
 PLAIN = ("plain_4_4_g64", "plain_8_8_g64")  # shown wherever the frontier is

@@ -1,14 +1,24 @@
 """Summary: size and quality of the variants, their interpretation, and the weak points."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from taqmlx.planning.variants import FULL_PRECISION, OTHER_SEEDS, VARIANTS
 from taqmlx.report.frontier import describe_saving
-from taqmlx.report.tables import NOTHING, UNKNOWN, Body, Cell, Column, Table, format_fixed, show_count, show_number
+from taqmlx.report.tables import (
+    NOTHING,
+    UNKNOWN,
+    Body,
+    Cell,
+    Column,
+    Facts,
+    Table,
+    format_fixed,
+    show_count,
+    show_number,
+)
 from taqmlx.runtime.summary import format_bytes
 
-Facts = dict[str, Any]
 NOTES = {"null": "Exact"}  # display names that differ from those in the file
 SINGLE, HALF = 4, 2  # bytes per weight in 32 and in 16 bits
 # Sources of a variant's layers, from the furthest from the final quantized model to the model itself.
@@ -65,7 +75,7 @@ DISTANCE, LATENTS, ACCURACY = MEASURES[0], MEASURES[3], MEASURES[8]
 
 def find(described: Facts, measure: Measure) -> Facts | None:
     """Entry of a measure for a variant; None if it was not measured."""
-    found: Any = described
+    found: Facts | None = described
     for key in measure.path:
         found = (found or {}).get(key)
     return found
@@ -110,7 +120,8 @@ def choose_subject(order: Sequence[str]) -> str | None:
 
 def name_short(described: Facts) -> str:
     """Title of a variant up to its first comma."""
-    return described["title"].split(",")[0]
+    title: str = described["title"]
+    return title.split(",")[0]
 
 
 def tabulate_quality(fid: Facts, order: Sequence[str], subject: str | None) -> Table:
@@ -175,10 +186,10 @@ def read_result(fid: Facts, subject: str | None) -> str:
     "well below" if its interval ends before theirs begins, "below" if only the value is lower.
     """
     floor = fid["noise_floor"].get(OTHER_SEEDS)
-    if subject is None or floor is None:
+    described = fid["variants"][subject] if subject else {}
+    ours, theirs = find(described, DISTANCE), find(floor or {}, DISTANCE)
+    if ours is None or theirs is None:
         return "No quantized variant is compared with the noise floor here."
-    described = fid["variants"][subject]
-    ours, theirs = find(described, DISTANCE), find(floor, DISTANCE)
     size = format_fixed(described["size"]["bits_per_weight"], 2)
     if ours["interval_95"][1] < theirs["interval_95"][0]:
         words, reading = "well below", "other noise changes the set of pictures more than quantization"
@@ -233,8 +244,8 @@ def describe_setting(fid: Facts) -> str:
 
 def describe_realization(fid: Facts, realization: Facts) -> str:
     """Describe real and simulated parts, and, if FID is not a headline, the reason."""
-    parts = (f"Weights are {realization['weights']}", fid["notes"]["simulated"])
-    parts += () if fid["is_headline"] else (fid["headline"],)
+    parts = [f"Weights are {realization['weights']}", fid["notes"]["simulated"]]
+    parts += [] if fid["is_headline"] else [fid["headline"]]
     return " ".join(f"{part[:1].upper()}{part[1:].rstrip('.')}." for part in parts)
 
 

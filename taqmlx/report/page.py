@@ -3,15 +3,16 @@
 import base64
 import hashlib
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from taqmlx.report.tables import Facts
+
 FOLDER = Path(__file__).parent
 
 
-def render_page(content: dict[str, Any]) -> str:
+def render_page(content: Facts) -> str:
     """Render the whole file as HTML; all text in `content` is escaped.
 
     Its content security policy allows only the inlined style and script, by their digests, and embedded pictures.

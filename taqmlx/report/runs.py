@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from taqmlx.report.tables import Body, Cell, Column, Table, show_count, show_number, show_words
+from taqmlx.planning.documents import QuantConfigDocument
+from taqmlx.report.tables import Body, Cell, Column, Facts, Table, show_count, show_number, show_words
 from taqmlx.runtime.entry import PACKAGE, format_duration
 from taqmlx.runtime.versions import find_version
 from taqmlx.store.errors import UserError
 
-Facts = dict[str, Any]
 Benchmarks = dict[str, list[Mapping[str, str]]]  # rows of Snakemake's benchmark tables, by stage
 PACKAGES = (
     PACKAGE,
@@ -24,7 +24,8 @@ MEGABYTES = 1.048576  # psutil reports MiB
 def read_config(text: str) -> Facts:
     """The configuration from the command line. Raises UserError if it is not JSON."""
     try:
-        return json.loads(text)
+        config: Facts = json.loads(text)
+        return config
     except json.JSONDecodeError as error:
         raise UserError(f"--config is not JSON ({error}); give the configuration as JSON") from None
 
@@ -55,7 +56,7 @@ def list_versions() -> list[tuple[str, str]]:
     return [("Python", platform.python_version()), *((name, find_version(name)) for name in PACKAGES)]
 
 
-def list_digests(config: Facts, multitier: Facts, fid: Facts) -> list[tuple[str, str]]:
+def list_digests(config: QuantConfigDocument, multitier: Facts, fid: Facts) -> list[tuple[str, str]]:
     """Digests of the sources of the results, as sha256 or fingerprints."""
     origin = config["origin"]
     return [

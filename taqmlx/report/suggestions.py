@@ -1,14 +1,15 @@
 """Suggested lower bit widths: from the mixed-precision search and the tier analysis."""
 
 from collections import Counter
-from typing import Any
 
 from taqmlx.numerics.quality import to_decibels
+from taqmlx.planning.documents import ChosenBits, MixedBits
 from taqmlx.report.runs import format_value
 from taqmlx.report.tables import (
     Body,
     Cell,
     Column,
+    Facts,
     Table,
     format_fixed,
     name_choice,
@@ -17,21 +18,19 @@ from taqmlx.report.tables import (
     show_number,
 )
 
-Facts = dict[str, Any]
 
-
-def describe_suggestions(multitier: Facts, mixed: Facts) -> dict[str, Any]:
+def describe_suggestions(multitier: Facts, mixed: MixedBits) -> Facts:
     """Table of mixed and uniform bits, the tiers of inputs, and their settings."""
     return {
         "mixed": tabulate_mixed(mixed),
-        "tiers": tabulate_tiers(multitier["analysis"]["summary"]),
-        "choices": list_tiers(multitier["analysis"]),
+        "tiers": tabulate_tiers(multitier["summary"]),
+        "choices": list_tiers(multitier),
     }
 
 
-def tabulate_mixed(mixed: Facts) -> Table:
+def tabulate_mixed(mixed: MixedBits) -> Table:
     """Best uniform choice of bits and group size, if one fits, and the mixed choice of at most the same size."""
-    rows = {title: row for title in ("uniform", "mixed") if (row := mixed[title])["layers"]}
+    rows = {title: row for title, row in (("uniform", mixed["uniform"]), ("mixed", mixed["mixed"])) if row["layers"]}
     kinds = sorted({name_choice(choice) for row in rows.values() for choice in row["layers"].values()}, key=read_bits)
     columns = [
         Column("Weights", is_number=False),
@@ -44,7 +43,7 @@ def tabulate_mixed(mixed: Facts) -> Table:
     return Table("mixed", caption, columns, [body])
 
 
-def show_mixed(title: str, row: Facts, kinds: list[str]) -> list[Cell]:
+def show_mixed(title: str, row: ChosenBits, kinds: list[str]) -> list[Cell]:
     """Row of the mixed-bits table: size, predicted error, and number of layers with each choice."""
     counts = Counter(name_choice(choice) for choice in row["layers"].values())
     return [

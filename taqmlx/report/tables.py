@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from taqmlx.planning.documents import Bits
+
 MINUS, UNKNOWN = "\u2212", "\u2013"
 SHORT = 5  # tables with fewer rows have no marks
 
@@ -44,13 +46,15 @@ class Table(NamedTuple):
     unit: str = "rows"
 
 
-Getter = Callable[[dict[str, Any]], Cell]
+# Content of a document, or facts derived from documents, by name: what tables and templates look up.
+Facts = dict[str, Any]
+Getter = Callable[[Facts], Cell]
 NOTHING = Cell(UNKNOWN)
 EXACT = Cell("exact", math.inf)
 
 
 def tabulate(
-    name: str, caption: str, columns: Sequence[tuple[Column, Getter]], facts: Iterable[dict[str, Any]], unit: str
+    name: str, caption: str, columns: Sequence[tuple[Column, Getter]], facts: Iterable[Facts], unit: str
 ) -> Table:
     """Sortable table with one row per entry of `facts`; each column has a getter for its cells."""
     heads = [column for column, _ in columns]
@@ -104,12 +108,12 @@ def show_number(value: float | None, digits: int = 2) -> Cell:
     return NOTHING if value is None else Cell(format_fixed(value, digits), value)
 
 
-def name_choice(choice: dict[str, int]) -> str:
+def name_choice(choice: Bits) -> str:
     """Label with bits and group size of a weight."""
     return f"{choice['bits']} / {choice['group_size']}"
 
 
-def show_choice(choice: dict[str, int] | None) -> Cell:
+def show_choice(choice: Bits | None) -> Cell:
     """Bits and group size of a weight; sorts by bits, then from larger to smaller groups."""
     return Cell(name_choice(choice), choice["bits"] + 1 / choice["group_size"]) if choice else NOTHING
 

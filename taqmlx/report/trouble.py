@@ -1,13 +1,10 @@
 """Largest quantization errors, described in sentences."""
 
 import math
-from typing import Any
 
 from taqmlx.report.layers import find_worst
 from taqmlx.report.overview import LATENTS, find, name_short
-from taqmlx.report.tables import format_fixed
-
-Facts = dict[str, Any]
+from taqmlx.report.tables import Facts, format_fixed
 
 
 def list_troubles(
@@ -23,26 +20,34 @@ def list_troubles(
 def describe_block(blocks: list[Facts]) -> tuple[str, str] | None:
     """Block and stream with the lowest SNR."""
     worst = find_worst(blocks, "now")
-    return worst and (f"Block {worst['name']}", f"output SNR {format_fixed(worst['now'], 1)} dB")
+    return None if worst is None else (f"Block {worst['name']}", f"output SNR {format_fixed(worst['now'], 1)} dB")
 
 
 def describe_weight(weights: list[Facts]) -> tuple[str, str] | None:
     """Weight whose own quantization causes the largest velocity error."""
     worst = find_worst(weights, "velocity")
-    return worst and (
-        f"Weight {worst['name']}",
-        f"velocity SNR {format_fixed(worst['velocity'], 1)} dB with only this weight quantized (RTN) to"
-        f" {worst['bits']} bits",
+    return (
+        None
+        if worst is None
+        else (
+            f"Weight {worst['name']}",
+            f"velocity SNR {format_fixed(worst['velocity'], 1)} dB with only this weight quantized (RTN) to"
+            f" {worst['bits']} bits",
+        )
     )
 
 
 def describe_input(inputs: list[Facts]) -> tuple[str, str] | None:
     """Input whose quantization to 8 bits causes the largest error of its block."""
     worst = find_worst([fact | {"at_8": fact["at"].get("8")} for fact in inputs], "at_8")
-    return worst and (
-        f"Input of {worst['name']}",
-        f"block output SNR {format_fixed(worst['at_8'], 1)} dB at the worst noise level with only this input"
-        " quantized to 8 bits",
+    return (
+        None
+        if worst is None
+        else (
+            f"Input of {worst['name']}",
+            f"block output SNR {format_fixed(worst['at_8'], 1)} dB at the worst noise level with only this input"
+            " quantized to 8 bits",
+        )
     )
 
 

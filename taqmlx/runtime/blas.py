@@ -65,7 +65,8 @@ def name_kernels() -> str:
     if openblas is None:
         return "reference"
     openblas.openblas_get_corename.restype = ctypes.c_char_p
-    return openblas.openblas_get_corename().decode()
+    name: bytes = openblas.openblas_get_corename()
+    return name.decode()
 
 
 def keep_freed_memory() -> None:

@@ -42,9 +42,9 @@ def find_best(frontier: Frontier) -> list[Way]:
     return [way for way, before in zip(plain, best, strict=False) if way["median"]["value"] > before]
 
 
-def find_size(frontier: Frontier, asked: float, path: Path) -> list[Way]:
+def find_size(frontier: Frontier, asked: float | None, path: Path) -> list[Way]:
     """Entries of this project at one size. Raises UserError if `path` has none."""
     found = [way for way in list_ours(frontier) if way["asked"] == asked]
     if not found:
-        raise UserError(f"{path} has no size of {asked:g} bits per weight; delete it and run measure_frontier again")
+        raise UserError(f"{path} has no size of {asked} bits per weight; delete it and run measure_frontier again")
     return found

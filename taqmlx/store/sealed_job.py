@@ -53,6 +53,13 @@ class SealedJob:
         return fingerprint_origin(self.parameters, self.inputs)
 
     @property
+    def file(self) -> Path:
+        """The result of a job that writes a local file."""
+        if not isinstance(self.out, Path):
+            raise TypeError(f"{self.out} is not a local file")
+        return self.out
+
+    @property
     def group(self) -> Path:
         """The unfinished Zarr group of a job that publishes one."""
         return self.scratch / "group"

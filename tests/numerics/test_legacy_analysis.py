@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from taqmlx.numerics.legacy_analysis import PERCENTILES, advise_bits, advise_layer, join_step_sizes
+from taqmlx.numerics.legacy_analysis import PERCENTILES, advise_bits, advise_layer, join_steps
 
 ROWS, CHANNELS = [50, 10, 30], 4
 
@@ -19,7 +19,7 @@ def test_joined_steps_have_the_statistics_of_all_values(steps):
     per_step = {name: [getattr(x, name)() for x in steps] for name in ("min", "max", "mean", "std")}
     every = np.concatenate(steps)
     overall = {f"p{percent}": np.percentile(every, percent) for percent in (1, 5, 10, 25, 50, 75, 90, 95, 99)}
-    flat = join_step_sizes(per_step, ROWS, CHANNELS, overall)
+    flat = join_steps(per_step, ROWS, CHANNELS, overall)
     for name in ("min", "max", "mean", "std"):
         assert flat[name] == pytest.approx(getattr(every, name)(), rel=1e-12)
     assert flat["num_samples"] == every.size

@@ -30,13 +30,13 @@ def main(arguments: argparse.Namespace) -> None:
     model = find_model(parameters.model, parameters)
     transformer, tokens = model.load_transformer(), calibration.specs["cs"].shape[2]
     inputs = {"calibration": calibration.seal["fingerprint"], "model": model.file_digests()}
-    inputs |= measure_shapes(transformer.config, model.LATENT_SHAPE, tokens)
-    job = SealedJob(arguments.out, arguments.scratch, parameters.encode(), inputs)
+    shapes = measure_shapes(transformer.config, model.LATENT_SHAPE, tokens)
+    job = SealedJob(arguments.out, arguments.scratch, parameters.encode(), {**inputs, **shapes})
     with job.hold():
         if job.is_finished(holds_group):
             return
         conditions = plan.count_conditions(parameters.model)
-        rows = conditions * choose_batch(conditions, inputs["image_shape"], inputs["text_shape"])
+        rows = conditions * choose_batch(conditions, shapes["image_shape"], shapes["text_shape"])
         check_forward(transformer, model.LATENT_SHAPE, tokens, rows, "capturing block inputs")
         recorder = BlockRecorder(job)
         begun = take_up(recorder)

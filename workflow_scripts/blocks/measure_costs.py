@@ -5,7 +5,6 @@ The errors are those of GPTQ codes, estimated from gradients (`reconstruction/we
 
 import argparse
 from collections.abc import Iterable
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -102,7 +101,7 @@ def round_group(
     transformer: Transformer,
     group: list[Layer],
     observed: Iterable[Batch],
-    rules: dict[str, dict[str, Any]],
+    rules: dict[str, WeightRule],
     gptq_damping: float,
     progress: Progress,
 ) -> tuple[dict[str, dict[Choice, np.ndarray]], dict[str, int]]:

@@ -83,12 +83,12 @@ def quantize_block(job: SealedJob, parameters: BlockParameters, task: Task) -> N
     errors = [measure_candidate(task.problem, task.grids, candidate) for candidate in candidates]
     reject_nonfinite(block, candidates, errors)
     best = candidates[choose_candidate(candidates, errors)]
-    write_report(name_report(job.out), block, describe(task, candidates, errors, best))
+    write_report(name_report(job.file), block, describe(task, candidates, errors, best))
     weights = task.modulation | {name: LayerWeight(task.grids[name], codes) for name, codes in best.codes.items()}
     scale_dtype = find_shared_dtype(rule["weight"] for rule in parameters.layers.values())
     biases = {name: convert_values(np.array(bias), scale_dtype) for name, bias in best.biases.items()}
     inputs = list_inputs(task.problem, best.quantizers)
-    write_block(job.out, weights, inputs, task.problem.sigmas, job.parameters, job.inputs, biases)
+    write_block(job.file, weights, inputs, task.problem.sigmas, job.parameters, job.inputs, biases)
     for candidate, error in zip(candidates, errors, strict=True):
         log.info(f"{block} {candidate.engine}: {describe_errors(error['quantized_inputs'])} held out")
     log.info(f"{block}: {best.engine} is written to {job.out}")
@@ -97,7 +97,8 @@ def quantize_block(job: SealedJob, parameters: BlockParameters, task: Task) -> N
 def reject_nonfinite(block: str, candidates: list[Candidate], errors: list[CandidateErrors]) -> None:
     """Raise UserError naming the engine if an error on the held-out points is not finite."""
     for candidate, error in zip(candidates, errors, strict=True):
-        if not all(math.isfinite(value) for way in error.values() for value in way.values()):
+        found = [*error["quantized_inputs"].values(), *error["full_precision_inputs"].values()]
+        if not all(map(math.isfinite, found)):
             raise UserError(
                 f"{block}: the outputs by {candidate.engine} on held-out points are not finite;"
                 " check the model's weights, and the captured rows"

@@ -12,7 +12,7 @@ import numpy as np
 from taqmlx.numerics.bit_search import Option, count_stored_bits, search_sizes, write_rules
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import Costs
-from taqmlx.planning.documents import MixedBits
+from taqmlx.planning.documents import ChosenBits, MixedBits, Rule
 from taqmlx.planning.layer_rules import UNQUANTIZED, WeightRule, find_weight_rule
 from taqmlx.planning.mflux_layout import MFLUX, list_joined
 from taqmlx.planning.stages import SearchBits
@@ -49,21 +49,26 @@ def search(parameters: SearchBits, rules: dict[str, WeightRule], costs: Costs, e
             f"bits_per_weight: {(budget + plain) / total:g} bits are too few, with scales and zero points {least:.3g}"
             f" is the least possible; raise it to {np.ceil(least * 100) / 100:g} or more"
         ) from None
-    described = {
+    described: dict[str, ChosenBits] = {
         name: {
             "bits_per_weight": float((plain + sum(option.size for option in own.values())) / total),
             "predicted": float(sum(option.cost for option in own.values())),
-            "layers": {layer: option.choice._asdict() for unit, option in own.items() for layer in units[unit]},
+            "layers": {
+                layer: {"bits": option.choice.bits, "group_size": option.choice.group_size}
+                for unit, option in own.items()
+                for layer in units[unit]
+            },
         }
         for name, own in found.items()
     }
-    chosen = {name: rules[name] | own for name, own in described["mixed"]["layers"].items()}
+    chosen: dict[str, Rule] = {name: {**rules[name], **own} for name, own in described["mixed"]["layers"].items()}
     return {
         "model": parameters.model,
         "budget": (budget + plain) / total,
         "parameters": parameters.encode(),
-        **described,
-        "rules": write_rules(parameters.weights, list(rules), chosen),
+        "uniform": described["uniform"],
+        "mixed": described["mixed"],
+        "rules": write_rules([dict(rule) for rule in parameters.weights], list(rules), chosen),
     }
 
 
@@ -90,8 +95,7 @@ def list_options(names: tuple[str, ...], costs: Costs, elements: dict[str, int])
 
 def report(content: MixedBits, path: Path) -> None:
     """Log the size and the predicted error of the choices."""
-    for name in ("uniform", "mixed"):
-        found = content[name]
+    for name, found in (("uniform", content["uniform"]), ("mixed", content["mixed"])):
         if found["layers"]:
             log.info(
                 f"{name:<7} {found['bits_per_weight']:.3f} bits per weight, velocity predicted"

@@ -5,13 +5,13 @@ Every seal is checked first, every trajectory when it is read, and the whole set
 
 import argparse
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from taqmlx.numerics.calibration_points import select_steps, shuffle_points
 from taqmlx.planning import plan
+from taqmlx.planning.documents import Inputs
 from taqmlx.planning.stages import CollectShard, GatherCalibration
 from taqmlx.runtime.entry import Progress, add_location, build_parser, log, run
 from taqmlx.store.block_inputs import count_bytes
@@ -66,7 +66,7 @@ def select_wanted(parameters: GatherCalibration, shard: str) -> plan.Parameters:
     }
 
 
-def check_shards(store: Location, parameters: GatherCalibration, conditioning: Conditioning) -> dict[str, Any]:
+def check_shards(store: Location, parameters: GatherCalibration, conditioning: Conditioning) -> Inputs:
     """Inputs of the set: the fingerprints of all shards and of the encodings, and the shapes.
 
     Raises UserError unless every shard has an intact seal, made with these parameters and encodings and otherwise with
@@ -91,14 +91,14 @@ def check_shards(store: Location, parameters: GatherCalibration, conditioning: C
     } | conditioning.read_shapes()
 
 
-def list_arrays(parameters: GatherCalibration, inputs: dict[str, Any]) -> dict[str, ArraySpec]:
+def list_arrays(parameters: GatherCalibration, inputs: Inputs) -> dict[str, ArraySpec]:
     """Array specifications of the set, by name."""
     return list_specs(
         count_points(parameters), *(inputs[name] for name in ("latent_shape", "cs_shape", "cs_pooled_shape"))
     )
 
 
-def count_needed_bytes(parameters: GatherCalibration, inputs: dict[str, Any]) -> int:
+def count_needed_bytes(parameters: GatherCalibration, inputs: Inputs) -> int:
     """Uncompressed size in bytes of the set, plus that of the flat file used to shuffle its points."""
     specs = list_arrays(parameters, inputs)
     return count_bytes(specs) + count_bytes({"flat": specs["xs"]})
@@ -142,7 +142,7 @@ def read_trajectories(store: Location, parameters: GatherCalibration) -> Iterato
             progress.advance()
 
 
-def reject_nonfinite(path: Path, trajectory: Trajectory) -> None:
+def reject_nonfinite(path: Location, trajectory: Trajectory) -> None:
     """Raise UserError, naming trajectory and step, if a state or the final latents are not finite."""
     states = [*trajectory.states, trajectory.latents]
     for step, state in enumerate(states):

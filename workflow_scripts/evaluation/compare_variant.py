@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from typing import Any
 
 import numpy as np
 
@@ -11,11 +10,13 @@ from taqmlx.evaluation.lpips import Lpips
 from taqmlx.models.classifier import compare_attributes
 from taqmlx.numerics.distribution import draw_counts
 from taqmlx.planning import plan
+from taqmlx.planning.evaluation_documents import EvaluationPrompt, FeatureSource, Metrics
 from taqmlx.planning.local_paths import find_local_path
 from taqmlx.planning.stages import CompareVariant
 from taqmlx.planning.variants import ALL, FULL_PRECISION
 from taqmlx.runtime.entry import build_parser, log, run
-from taqmlx.store.files import read_json, write_json
+from taqmlx.store.evaluation_prompts import read_evaluation_prompts
+from taqmlx.store.files import write_json
 from taqmlx.store.parameters import read_parameters
 from taqmlx.store.picture_sets import REAL, PictureSet, check_pairs, choose_features, read_features, read_set
 
@@ -26,7 +27,7 @@ def main(arguments: argparse.Namespace) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     parameters, evaluation = (
         read_parameters(CompareVariant, arguments.params),
-        read_json(arguments.prompts, format="evaluation-prompts"),
+        read_evaluation_prompts(arguments.prompts),
     )
     shards = plan.list_stage_shards(parameters.evaluation_shards)
     real = read_features([arguments.features / REAL / f"{shard}.safetensors" for shard in shards], REAL)
@@ -52,7 +53,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def compare_sets(
     found: PictureSet, real: dict[str, np.ndarray], pictures: int, exact: PictureSet, counts: np.ndarray, seed: int
-) -> dict[str, Any]:
+) -> Metrics:
     """Distances to the real images (`pictures` of them) and to those of full precision, named after their reference."""
     features, partners, kind = found.features.arrays, exact.features.arrays, choose_features(real)
     to_real = measures.compare_with_fixed(features[kind], real[kind], counts, seed)
@@ -68,9 +69,7 @@ def compare_sets(
     }
 
 
-def compare_pairs(
-    found: PictureSet, exact: PictureSet, counts: np.ndarray, lpips: dict[str, str] | None
-) -> dict[str, Any]:
+def compare_pairs(found: PictureSet, exact: PictureSet, counts: np.ndarray, lpips: FeatureSource | None) -> Metrics:
     """Metrics between paired images of the variant and of full precision; LPIPS if `lpips` names its weights."""
     chosen = measures.PICTURE_MEASURES | ({"lpips": (Lpips(lpips), np.max)} if lpips else {})
     pictures = measures.describe_pairs(chosen, found.read_pictures(), exact.read_pictures(), counts)
@@ -79,13 +78,13 @@ def compare_pairs(
     return pictures | latents | {"turns_out_otherwise": measures.describe_otherwise(*drawn)}
 
 
-def rate(found: PictureSet, prompts: list[dict[str, Any]], counts: np.ndarray) -> dict[str, Any] | None:
+def rate(found: PictureSet, prompts: list[EvaluationPrompt], counts: np.ndarray) -> Metrics | None:
     """Share of images that show everything their prompt asked for; None if the prompts do not specify it."""
-    asked = [prompts[prompt]["asked"] for prompt in found.prompts]
-    if None in asked:
+    known = [prompts[prompt]["asked"] for prompt in found.prompts]
+    if None in known:
         return None
-    asked = np.array(asked)
-    right = compare_attributes(found.features.arrays["values"], asked).all(axis=1)
+    asked = np.array(known)
+    right: np.ndarray = np.asarray(compare_attributes(found.features.arrays["values"], asked).all(axis=1))
     shares = {"all": measures.describe_share(right, counts)}
     for kind, name in KINDS.items():
         own = asked[:, 0] == kind
@@ -94,7 +93,7 @@ def rate(found: PictureSet, prompts: list[dict[str, Any]], counts: np.ndarray) -
     return shares
 
 
-def say_distances(described: dict[str, Any]) -> str:
+def say_distances(described: Metrics) -> str:
     """The distances in one line."""
     names = [name for name in described if "_to_" in name]
     return ", ".join(f"{name.replace('_', ' ')} {described[name]['value']:.4g}" for name in names)

@@ -7,7 +7,6 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,6 +14,7 @@ from PIL import Image
 from taqmlx.models.classifier import judge_pictures, load_classifier
 from taqmlx.models.embedded import FOLDER, PICTURE_SIZE
 from taqmlx.planning import plan
+from taqmlx.planning.evaluation_documents import Metrics
 from taqmlx.planning.local_paths import find_local_path
 from taqmlx.planning.stages import ExtractFeatures
 from taqmlx.runtime.entry import Progress, build_parser, find_shard_index, log, run
@@ -50,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
     log.info(f"{len(paths)} pictures, {', '.join(about['features'])}: {arguments.out}")
 
 
-def open_extractors(parameters: ExtractFeatures) -> tuple[list[Extractor], dict[str, Any]]:
+def open_extractors(parameters: ExtractFeatures) -> tuple[list[Extractor], Metrics]:
     """The feature extractors, and their descriptions. Raises UserError for missing weights."""
     if parameters.model not in plan.EMBEDDED and not parameters.inception:
         raise UserError(
@@ -64,7 +64,7 @@ def open_extractors(parameters: ExtractFeatures) -> tuple[list[Extractor], dict[
         return {"classifier": features / np.float32(SCALE), "values": values.astype(np.int32)}
 
     extractors: list[Extractor] = [judge]
-    about = {
+    about: Metrics = {
         "classifier": {
             "network": "the embedded model's attribute classifier",
             "weights_sha256": hash_file(FOLDER / "classifier.safetensors"),

@@ -16,23 +16,25 @@ from taqmlx.mmdit.sampling import bind_step, reject_nonfinite
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.quality import measure_snr
 from taqmlx.numerics.schedule import draw_noise, start_latents
+from taqmlx.planning.evaluation_documents import Growth, PictureRow
 from taqmlx.planning.stages import MeasureGrowth
 from taqmlx.planning.variants import ALL
 from taqmlx.reconstruction.variant_linears import bind_source
 from taqmlx.runtime.entry import Progress, add_folds, build_parser, log, run
-from taqmlx.store.files import read_json, write_json
+from taqmlx.store.evaluation_prompts import read_evaluation_prompts
+from taqmlx.store.files import write_json
 from taqmlx.store.parameters import read_parameters
 
 PICTURES = 32
 FREE, FORCED = "free_running", "teacher_forced"
 
-Growth = dict[str, np.ndarray]
+GrowthArrays = dict[str, np.ndarray]
 
 
 def main(arguments: argparse.Namespace) -> None:
     parameters, evaluation = (
         read_parameters(MeasureGrowth, arguments.params),
-        read_json(arguments.prompts, format="evaluation-prompts"),
+        read_evaluation_prompts(arguments.prompts),
     )
     pictures = evaluation["pictures"][:PICTURES]
     model = find_model(parameters.model, parameters, folds=arguments.folds)
@@ -51,14 +53,14 @@ def main(arguments: argparse.Namespace) -> None:
         rows = slice(first, first + size)
         start = start_latents(noise[rows], sigmas[0])
         own = cs[rows], cs_pooled[rows], mx.arange(len(start)), sigmas, parameters.evaluation_cfg
-        both = (bind_step(transformer, linear_at, *own) for linear_at in (exact, quantized))
-        parts.append(follow(*both, start, steps, first, progress))
+        steppers = [bind_step(transformer, linear_at, *own) for linear_at in (exact, quantized)]
+        parts.append(follow(steppers[0], steppers[1], start, steps, first, progress))
     found = {name: np.concatenate([part[name] for part in parts], axis=1) for name in (FREE, FORCED)}
-    write_json(arguments.out, describe(arguments.variant, pictures, sigmas.tolist(), found))
+    write_json(arguments.out, describe(arguments.variant, pictures, np.array(sigmas).tolist(), found))
     log.info(f"{len(pictures)} pictures over {steps} steps: {arguments.out}")
 
 
-def follow(exact: Any, quantized: Any, start: mx.array, count: int, first: int, progress: Progress) -> Growth:
+def follow(exact: Any, quantized: Any, start: mx.array, count: int, first: int, progress: Progress) -> GrowthArrays:
     """Latent SNR in dB after each of `count` steps, (steps, pictures) float64, by FREE and FORCED.
 
     start: latents (pictures, h, w, c); first: index of the first picture among all of them.
@@ -76,7 +78,7 @@ def follow(exact: Any, quantized: Any, start: mx.array, count: int, first: int, 
     return {name: np.array(values) for name, values in rows.items()}
 
 
-def describe(variant: str, pictures: list[dict], sigmas: list[float], found: Growth) -> dict[str, Any]:
+def describe(variant: str, pictures: list[PictureRow], sigmas: list[float], found: GrowthArrays) -> Growth:
     """The output: SNR of each picture at each step; an infinite SNR (equal latents) is null."""
     values = {
         name: [[value if np.isfinite(value) else None for value in step] for step in table.tolist()]

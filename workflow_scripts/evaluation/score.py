@@ -2,17 +2,19 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
 from taqmlx.evaluation.measures import describe_growth
 from taqmlx.numerics.distribution import RESAMPLES, draw_counts
 from taqmlx.planning import plan
+from taqmlx.planning.evaluation_documents import EvaluationPrompts, Growth, Metrics
 from taqmlx.planning.stages import Score
 from taqmlx.planning.variants import ALL, BY_CONFIGURATION, FULL_PRECISION, NOISE_FLOOR
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
+from taqmlx.store.evaluation_prompts import read_evaluation_prompts
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.frontier_file import find_size, read_frontier
 from taqmlx.store.parameters import read_parameters
@@ -35,7 +37,7 @@ NOTES = {
 def main(arguments: argparse.Namespace) -> None:
     parameters, evaluation = (
         read_parameters(Score, arguments.params),
-        read_json(arguments.prompts, format="evaluation-prompts"),
+        read_evaluation_prompts(arguments.prompts),
     )
     shards = plan.list_stage_shards(parameters.evaluation_shards)
     real = read_features([arguments.folder / "features" / REAL / f"{shard}.safetensors" for shard in shards], REAL)
@@ -48,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
         if ALL[name].source in BY_CONFIGURATION:
             described["title"] = f"{described['size']['precision']}, {described['title']}"
     for name in variants.keys() - {FULL_PRECISION}:
-        growth = read_measurement(arguments.folder, "growth", name)
+        growth = cast(Growth, read_measurement(arguments.folder, "growth", name))
         variants[name]["error_growth"] = summarise_growth(growth, parameters.evaluation_seed)
     floor = {name: read_measurement(arguments.folder, "compared", name) for name in NOISE_FLOOR}
     head = FORMAT | describe_run(parameters, evaluation, real)
@@ -57,36 +59,38 @@ def main(arguments: argparse.Namespace) -> None:
     log.info(f"{len(variants)} variants, {len(evaluation['pictures'])} pictures each: {arguments.out}")
 
 
-def read_measurement(folder: Path, what: str, variant: str) -> dict[str, Any]:
+def read_measurement(folder: Path, what: str, variant: str) -> Metrics:
     """The output of one job for a variant; `what` names the job's folder and format."""
     content = read_json(folder / what / f"{variant}.json", format=what, variant=variant)
     return {key: value for key, value in content.items() if key not in ("format", "variant")}
 
 
-def summarise_growth(growth: dict[str, Any], seed: int) -> dict[str, Any]:
+def summarise_growth(growth: Growth, seed: int) -> Metrics:
     """Latent SNR in dB after each step, free-running and teacher-forced."""
     counts = draw_counts(np.array(growth["prompts"]), seed)
     found = {name: describe_growth(values, counts) for name, values in growth["latent_snr"].items()}
     return {"sigmas": growth["sigmas"], "pictures": len(growth["prompts"]), "latent_snr_db": found}
 
 
-def describe_saving(path: Path, parameters: Score) -> dict[str, Any]:
+def describe_saving(path: Path, parameters: Score) -> Metrics:
     """Bits per weight saved against `nn.quantize` at the configured size, for each of our results.
 
     Raises UserError if the frontier used other steps or guidance than the evaluation, or lacks that size.
     """
     frontier, asked = read_frontier(path), parameters.bits_per_weight
-    for key, own in (("steps", parameters.evaluation_steps), ("cfg", parameters.evaluation_cfg)):
-        if frontier[key] != own:
-            raise UserError(f"{path} was drawn with {key} {frontier[key]:g}; delete it and run measure_frontier again")
+    wanted = {"steps": parameters.evaluation_steps, "cfg": parameters.evaluation_cfg}
+    for key, drawn in (("steps", frontier["steps"]), ("cfg", frontier["cfg"])):
+        if drawn != wanted[key]:
+            raise UserError(f"{path} was drawn with {key} {drawn:g}; delete it and run measure_frontier again")
     ways = {
-        way["name"]: {key: way[key] for key in ("title", "bits_per_weight")} | way["bits_saved"]
+        way["name"]: {"title": way["title"], "bits_per_weight": way["bits_per_weight"], **way["bits_saved"]}
         for way in find_size(frontier, asked, path)
     }
-    return {"asked": asked} | {key: frontier[key] for key in ("n", "steps", "cfg")} | {"ways": ways}
+    about = {"n": frontier["n"], "steps": frontier["steps"], "cfg": frontier["cfg"]}
+    return {"asked": asked, **about, "ways": ways}
 
 
-def describe_run(parameters: Score, evaluation: dict[str, Any], real: Features) -> dict[str, Any]:
+def describe_run(parameters: Score, evaluation: EvaluationPrompts, real: Features) -> Metrics:
     """What was compared, with which references and features, and whether the FID is a headline number."""
     kind, seeds = choose_features(real.arrays), [row["seed"] for row in evaluation["pictures"]]
     return {

@@ -28,7 +28,8 @@ from taqmlx.reconstruction.plain_rounding import bind_plain
 from taqmlx.reconstruction.variant_linears import bind_source
 from taqmlx.runtime.entry import Progress, build_parser, log, run
 from taqmlx.store.errors import UserError
-from taqmlx.store.files import hash_file, read_json, write_json
+from taqmlx.store.evaluation_prompts import read_evaluation_prompts
+from taqmlx.store.files import hash_file, write_json
 from taqmlx.store.frontier_file import PICTURES
 from taqmlx.store.parameters import read_parameters
 from taqmlx.store.tensors import read_sealed_tensors, write_sealed_tensors
@@ -47,17 +48,17 @@ class Way(NamedTuple):
 
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_parameters(MeasureFrontier, arguments.params)
-    evaluation = read_json(arguments.prompts, format="evaluation-prompts")
+    evaluation = read_evaluation_prompts(arguments.prompts)
     model = find_model(parameters.model, parameters)
     transformer = model.load_transformer()
     pictures = evaluation["pictures"][: parameters.frontier_pictures]
     about = {"parameters": parameters.encode(), "pictures": plan.fingerprint(pictures), "model": model.file_digests()}
-    start = start_pictures(parameters, model, evaluation["prompts"], pictures)
+    cs, pooled, noise, sigmas = start_pictures(parameters, model, evaluation["prompts"], pictures)
     cfg, steps = parameters.evaluation_cfg, parameters.evaluation_steps
     if not (arguments.family or arguments.quant_config):
         exact = bind_linears(transformer)
         progress = Progress("full precision", len(pictures) * steps, "trajectory-steps")
-        latents = sample(transformer, lambda sigma: exact, *start, cfg, progress.advance)
+        latents = sample(transformer, lambda sigma: exact, cs, pooled, noise, sigmas, cfg, progress.advance)
         write_sealed_tensors(arguments.out, {"latents": np.array(latents)}, about)
         return
     reference, found = read_sealed_tensors(arguments.reference)
@@ -66,8 +67,9 @@ def main(arguments: argparse.Namespace) -> None:
     ways = []
     for way in list_ways(arguments, transformer):
         progress = Progress(way.title, len(pictures) * steps, "trajectory-steps")
-        latents = np.array(sample(transformer, way.linear_at, *start, cfg, progress.advance))
-        ratios = [min(measure_snr(*pair), EXACT) for pair in zip(latents, reference["latents"], strict=True)]
+        drawn = sample(transformer, way.linear_at, cs, pooled, noise, sigmas, cfg, progress.advance)
+        pairs = zip(np.array(drawn), reference["latents"], strict=True)
+        ratios = [min(measure_snr(one, other), EXACT) for one, other in pairs]
         ways.append({"name": way.name, "title": way.title, "bits_per_weight": way.bits_per_weight, "ratios": ratios})
         log.info(f"{way.title}: {way.bits_per_weight:.2f} bits per weight, median {np.median(ratios):.2f} dB")
     source = {path.name: hash_file(path) for path in arguments.quant_config[:1]}
@@ -76,12 +78,12 @@ def main(arguments: argparse.Namespace) -> None:
 
 def start_pictures(
     parameters: MeasureFrontier, model: Model, prompts: list[EvaluationPrompt], pictures: list[PictureRow]
-) -> tuple[mx.array, ...]:
+) -> tuple[mx.array, mx.array, mx.array, mx.array]:
     """Arguments of `sample`: cs and cs_pooled of each image's prompt, its noise, and the noise levels."""
     texts = [prompts[picture["prompt"]]["text"] for picture in pictures]
     noise = draw_noise([picture["seed"] for picture in pictures], *model.LATENT_SHAPE)
     encodings = model.encode_prompts(texts, parameters.negative_prompt)
-    return (*encodings, noise, model.compute_sigmas(parameters.evaluation_steps))
+    return encodings[0], encodings[1], noise, model.compute_sigmas(parameters.evaluation_steps)
 
 
 def list_ways(arguments: argparse.Namespace, transformer: Transformer) -> Iterator[Way]:

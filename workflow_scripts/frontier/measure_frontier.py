@@ -26,9 +26,9 @@ frontier, less ours. Intervals are 95 %, from a bootstrap of the pictures. Quant
 def main(arguments: argparse.Namespace) -> None:
     files = {path: read_json(path, **PICTURES) for path in [*arguments.plain, *arguments.learned]}
     first = files[arguments.plain[0]]
-    for path, content in files.items():
+    for path, found in files.items():
         for key in ("parameters", "pictures", "model"):
-            if difference := plan.describe_difference({key: content[key]}, {key: first[key]}):
+            if difference := plan.describe_difference({key: found[key]}, {key: first[key]}):
                 raise UserError(
                     f"{path} was made with other pictures ({difference}); delete it and run draw_frontier again"
                 )
@@ -59,12 +59,15 @@ def main(arguments: argparse.Namespace) -> None:
 
 def describe_way(way: MeasuredWay, seed: int) -> Way:
     """Size and quality of a model, with intervals and the SNR of every picture."""
+    quality = describe_quality(np.array(way["ratios"]), seed)
     return {
         "name": way["name"],
         "title": way["title"],
         "bits_per_weight": way["bits_per_weight"],
         "ratios": way["ratios"],
-        **describe_quality(np.array(way["ratios"]), seed),
+        "median": quality["median"],
+        "p5": quality["p5"],
+        "otherwise": quality["otherwise"],
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from taqmlx.numerics import legacy_analysis, temporal_analysis
 from taqmlx.numerics.phases import PHASES
+from taqmlx.planning.documents import InputStatistics, Statistics
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.checksum_files import checksummed
 from taqmlx.store.errors import UserError
@@ -43,14 +44,16 @@ def main(arguments: argparse.Namespace) -> None:
     log.info(f"{len(inputs)} layers in {', '.join(path.name for path in contents)} in {arguments.flat.parent}")
 
 
-def flatten(name: str, described: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+def flatten(name: str, described: InputStatistics, arguments: argparse.Namespace) -> dict[str, Any]:
     """Statistics of one input over all its steps. Raises UserError if the quantiles over all steps are missing."""
     if "overall" not in described:
         raise UserError(f"{arguments.statistics} has no quantiles of all steps for {name}; run merge_activations again")
-    return legacy_analysis.join_step_sizes(*(described[key] for key in ("per_step", "rows", "channels", "overall")))
+    return legacy_analysis.join_steps(
+        described["per_step"], described["rows"], described["channels"], described["overall"]
+    )
 
 
-def describe_time(statistics: dict, arrays: dict[str, np.ndarray], inputs: dict[str, str]) -> dict[str, Any]:
+def describe_time(statistics: Statistics, arrays: dict[str, np.ndarray], inputs: dict[str, str]) -> dict[str, Any]:
     """Change of every layer's input over time; `inputs`: input name by layer."""
     sigmas = statistics["sigmas"]
     per_step = {layer: statistics["inputs"][name]["per_step"] for layer, name in inputs.items()}
@@ -73,7 +76,7 @@ def describe_time(statistics: dict, arrays: dict[str, np.ndarray], inputs: dict[
     }
 
 
-def describe_advice(flat: dict[str, dict]) -> dict[str, Any]:
+def describe_advice(flat: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Bits that the earliest programs would have suggested, from the flat statistics."""
     return {
         "legacy": True,

@@ -6,7 +6,6 @@ unquantized input stays unquantized, and fewer bits stay as they are.
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,8 @@ from taqmlx.numerics import tier_summary, tiers
 from taqmlx.numerics.phases import PHASES
 from taqmlx.numerics.tier_rules import Evidence, choose_bits
 from taqmlx.planning import plan
+from taqmlx.planning.documents import ActivationEntry, Inputs, Sensitivity, Statistics, WeightsFile
+from taqmlx.planning.evaluation_documents import Metrics
 from taqmlx.planning.layer_rules import MEASURED_POLICIES, UNQUANTIZED
 from taqmlx.planning.stages import WriteMultitier
 from taqmlx.runtime.entry import build_parser, log, run
@@ -39,12 +40,10 @@ def main(arguments: argparse.Namespace) -> None:
     extremes = read_statistics_arrays(arguments.statistics, statistics)
     evidence = gather_evidence(config, errors, extremes)
     chosen = {name: choose_bits(own, config.content["sigmas"], parameters) for name, own in evidence.items()}
-    layers, arrays = {}, dict(config.arrays)
-    for name, entry in config.layers.items():
-        activation, own = entry["activation"], {}
-        if name in chosen:
-            activation, own = narrow_activation(name, config, chosen[name][0], evidence[name])
-        layers[name], arrays = entry | {"activation": activation}, arrays | own
+    layers, arrays = dict(config.layers), dict(config.arrays)
+    for name, (bits, _) in chosen.items():
+        activation, own = narrow_activation(name, config, bits, evidence[name])
+        layers[name], arrays = {**layers[name], "activation": activation}, arrays | own
     arrays_path = arguments.out.with_suffix(".safetensors")
     write_tensors(arrays_path, arrays)
     content = config.content | {
@@ -62,8 +61,8 @@ def main(arguments: argparse.Namespace) -> None:
 def check_origins(
     parameters: WriteMultitier,
     config: QuantConfig,
-    statistics: dict,
-    blocks: dict[str, dict],
+    statistics: Statistics,
+    blocks: dict[str, Sensitivity],
     arguments: argparse.Namespace,
 ) -> None:
     """Raise UserError unless all files are of one model and run, the config has one bit width per layer, and the output
@@ -96,7 +95,8 @@ def gather_evidence(config: QuantConfig, errors: LayerErrors, extremes: dict[str
         if quantizer.bits == UNQUANTIZED:
             continue
         channels = tiers.measure_channels(
-            *(extremes[f"{layer.input}/{kind}"] for kind in ("minimum", "maximum")),
+            extremes[f"{layer.input}/minimum"],
+            extremes[f"{layer.input}/maximum"],
             quantizer.shift,
             quantizer.migration,
         )
@@ -115,7 +115,7 @@ def gather_evidence(config: QuantConfig, errors: LayerErrors, extremes: dict[str
 
 def narrow_activation(
     name: str, config: QuantConfig, bits: np.ndarray, evidence: Evidence
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> tuple[ActivationEntry, dict[str, np.ndarray]]:
     """A layer's activation entry with `bits` (K,), and its step sizes if they are a table; all else is unchanged."""
     entry, own = config.layers[name]["activation"], evidence.own
     if np.all(bits == own):
@@ -133,13 +133,14 @@ def narrow_activation(
     return entry | {"policy": "lut", "steps": f"{name}/steps"}, {f"{name}/steps": steps}
 
 
-def move_weights(config: QuantConfig, arguments: argparse.Namespace) -> dict[str, Any]:
+def move_weights(config: QuantConfig, arguments: argparse.Namespace) -> WeightsFile:
     """The config's entry of its weights, with paths relative to the new config.
 
     Raises UserError if the weights are not below the new config's folder.
     """
     weights, (source, target) = config.content["weights"], (path.parent for path in (arguments.config, arguments.out))
-    return weights | {key: name_below(source / weights[key], target) for key in ("file", "config")}
+    file, layout = (name_below(source / name, target) for name in (weights["file"], weights["config"]))
+    return {**weights, "file": file, "config": layout}
 
 
 def analyse(
@@ -148,13 +149,13 @@ def analyse(
     evidence: dict[str, Evidence],
     chosen: dict[str, tuple[np.ndarray, str]],
     errors: LayerErrors,
-) -> dict[str, Any]:
+) -> Metrics:
     """Reasons for the chosen bits, by layer and in total."""
     sigmas, rule = config.content["sigmas"], parameters.multitier_rule
-    limit = {
+    limits: dict[str, Metrics] = {
         "measured": {"budget_db": parameters.multitier_budget},
         "thresholds": {"thresholds": parameters.multitier_thresholds},
-    }[rule]
+    }
     layers = {}
     for name in config.layers:
         bits, reason = chosen.get(name, (np.full(len(sigmas), UNQUANTIZED), "not rounded in the config it starts from"))
@@ -163,7 +164,7 @@ def analyse(
             "weight_bits": suggest_weight_bits(errors.weights.get(name), parameters),
             "reason": reason,
         } | (describe_evidence(evidence[name]) if name in evidence else NOTHING_KNOWN)
-    return limit | {
+    return limits[rule] | {
         "rule": rule,
         "weight_budget_db": parameters.weight_budget,
         "phases": {name: list(ends) for name, ends in PHASES.items()},
@@ -179,7 +180,7 @@ def suggest_weight_bits(errors: dict[int, float] | None, parameters: WriteMultit
     return int(tiers.take_fewest({bits: errors[bits] for bits in tiers.WEIGHT_BITS}, parameters.weight_budget))
 
 
-def describe_evidence(evidence: Evidence) -> dict[str, Any]:
+def describe_evidence(evidence: Evidence) -> Metrics:
     """The clipping range with the least error for each bit width, and the number of noise levels with channel spikes,
     where SmoothQuant could help (not applied here).
     """
@@ -191,7 +192,7 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
     return {"clip": clips, "smoothquant_candidate": levels > 0, "smoothquant_levels": levels}
 
 
-def summarise(evidence: dict[str, Evidence], bits: dict[str, np.ndarray]) -> dict[str, Any]:
+def summarise(evidence: dict[str, Evidence], bits: dict[str, np.ndarray]) -> Metrics:
     """Summary of the chosen bits over the layers with quantized inputs."""
     widths = {name: own.channels.shape[1] for name, own in evidence.items()}
     return tier_summary.summarise_bits(bits, widths) | {
@@ -202,7 +203,7 @@ def summarise(evidence: dict[str, Evidence], bits: dict[str, np.ndarray]) -> dic
     }
 
 
-def describe_origin(parameters: WriteMultitier, statistics: dict, arguments: argparse.Namespace) -> dict[str, Any]:
+def describe_origin(parameters: WriteMultitier, statistics: Statistics, arguments: argparse.Namespace) -> Inputs:
     """Fingerprints of the inputs the bits were chosen from."""
     return {
         "parameters": parameters.encode(),
@@ -212,7 +213,7 @@ def describe_origin(parameters: WriteMultitier, statistics: dict, arguments: arg
     }
 
 
-def describe_summary(summary: dict[str, Any]) -> str:
+def describe_summary(summary: Metrics) -> str:
     """One line: the share of each bit width, and the number of layers that change bits."""
     if not summary["total_layers"]:
         return "no activation is rounded, so no bits were taken away"

@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from taqmlx.planning.evaluation_documents import EvaluationPrompt
 from taqmlx.planning.variants import ALL, FULL_PRECISION
 from taqmlx.plots.pictures import EDGE, choose_columns, draw_picture_grid
 from taqmlx.plots.style import save_figure
@@ -34,9 +34,9 @@ def main(arguments: argparse.Namespace) -> None:
     chosen = [rows[index] for index in (*spread, *worst)]
     captions = [caption(row, prompts, "") for row in chosen[: len(spread)]]
     captions += [caption(row, prompts, "worst: ") for row in chosen[len(spread) :]]
-    pictures = np.stack([read_small([paths[row] for row in chosen]) for paths in (exact, *found.values())])
+    drawn = np.stack([read_small([paths[row] for row in chosen]) for paths in (exact, *found.values())])
     titles = [ALL[name].title for name in (FULL_PRECISION, *found)]
-    save_figure(draw_picture_grid(pictures, titles, captions), arguments.out / "picture_grid")
+    save_figure(draw_picture_grid(drawn, titles, captions), arguments.out / "picture_grid")
     log.info(f"{len(titles)} variants, {len(chosen)} pictures each, in {arguments.out}")
 
 
@@ -67,7 +67,7 @@ def read_small(paths: Sequence[Path]) -> np.ndarray:
     return stack_pictures(images, min(EDGE, images[0].width))
 
 
-def caption(row: Row, prompts: Sequence[dict[str, Any]], prefix: str) -> str:
+def caption(row: Row, prompts: Sequence[EvaluationPrompt], prefix: str) -> str:
     """Caption of a column."""
     return f"{prefix}{prompts[row[0]]['text']} (seed {row[1]})"
 

@@ -3,24 +3,34 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from taqmlx.numerics.activation import compute_ranges, compute_step
 from taqmlx.numerics.input_quantizer import InputQuantizer, create_quantizer, has_steps, store_steps
 from taqmlx.planning import plan
+from taqmlx.planning.documents import (
+    ActivationEntry,
+    Affine,
+    Inputs,
+    InputStatistics,
+    LayerEntry,
+    PackedConfig,
+    Statistics,
+    WeightsFile,
+)
 from taqmlx.planning.layer_rules import UNQUANTIZED, InputPattern, InputRule, find_input_rule
 from taqmlx.planning.layers import AFTER_GELU, Layer
 from taqmlx.planning.stages import WriteQuantConfig
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, name_below, write_json
-from taqmlx.store.learned_inputs import check_blocks, pick_inputs, read_blocks
+from taqmlx.store.learned_inputs import Blocks, check_blocks, pick_inputs, read_blocks
 from taqmlx.store.packed_checkpoint import read_packed_config
 from taqmlx.store.parameters import read_parameters
 from taqmlx.store.quant_config import FORMAT, VERSION, check_file, describe_quantizer, read_quant_config
-from taqmlx.store.seal import read_group_seal
+from taqmlx.store.seal import Seal, read_group_seal
 from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
 from taqmlx.store.tensors import write_tensors
 
@@ -35,7 +45,7 @@ class Observed(NamedTuple):
     learned: input quantizers from the block files, by layer name.
     """
 
-    inputs: dict[str, dict]
+    inputs: dict[str, InputStatistics]
     shifts: dict[str, np.ndarray]
     learned: dict[str, InputQuantizer]
 
@@ -80,7 +90,11 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def check_origins(
-    parameters: WriteQuantConfig, statistics: dict, checkpoint: dict, seal: dict, arguments: argparse.Namespace
+    parameters: WriteQuantConfig,
+    statistics: Statistics,
+    checkpoint: PackedConfig,
+    seal: Seal,
+    arguments: argparse.Namespace,
 ) -> None:
     """Raise UserError unless statistics and checkpoint belong to this model and this calibration set."""
     for path, model in ((arguments.statistics, statistics["model"]), (arguments.quantized, checkpoint["architecture"])):
@@ -93,7 +107,7 @@ def check_origins(
     check_file(arguments.quantized / checkpoint["model"]["file"], checkpoint["model"]["sha256"], arguments.quantized)
 
 
-def read_shifts(path: Path, statistics: dict) -> dict[str, np.ndarray]:
+def read_shifts(path: Path, statistics: Statistics) -> dict[str, np.ndarray]:
     """Shifts by input name, float32 (D,), of the inputs that have one."""
     suffix = "/shift"
     arrays = read_statistics_arrays(path, statistics)
@@ -101,10 +115,11 @@ def read_shifts(path: Path, statistics: dict) -> dict[str, np.ndarray]:
 
 
 def describe_layers(
-    layers: Sequence[Layer], rules: Sequence[InputPattern], weights: dict[str, dict], observed: Observed
-) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    layers: Sequence[Layer], rules: Sequence[InputPattern], weights: dict[str, Affine], observed: Observed
+) -> tuple[dict[str, LayerEntry], dict[str, np.ndarray]]:
     """The entries of all layers by name, and the arrays they refer to."""
-    entries, arrays = {}, {}
+    entries: dict[str, LayerEntry] = {}
+    arrays: dict[str, np.ndarray] = {}
     for layer in layers:
         activation, own = describe_activation(layer, find_input_rule(rules, layer.name), observed)
         weight = weights.get(layer.path, UNQUANTIZED_WEIGHT)
@@ -115,7 +130,7 @@ def describe_layers(
 
 def describe_activation(
     layer: Layer, rule: InputRule, observed: Observed
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> tuple[ActivationEntry, dict[str, np.ndarray]]:
     """The activation entry of one layer, and its arrays by kind.
 
     Raises UserError if the rule asks for a migration that no block file provides.
@@ -130,7 +145,7 @@ def describe_activation(
         return describe_quantizer(layer.name, create_quantizer(rule))
     quantizer, covered = (learned, LEARNED) if learned else choose_from_statistics(layer, rule, observed)
     entry, arrays = describe_quantizer(layer.name, quantizer)
-    return entry | {"range": covered}, arrays
+    return {**entry, "range": covered}, arrays
 
 
 def choose_from_statistics(layer: Layer, rule: InputRule, observed: Observed) -> tuple[InputQuantizer, str]:
@@ -141,7 +156,7 @@ def choose_from_statistics(layer: Layer, rule: InputRule, observed: Observed) ->
     return create_quantizer(rule, steps, shift), rule["range"] if shift is None else "absmax"
 
 
-def describe_weights(folder: Path, checkpoint: dict, base: Path) -> dict[str, Any]:
+def describe_weights(folder: Path, checkpoint: PackedConfig, base: Path) -> WeightsFile:
     """The entry of the packed checkpoint, with paths relative to `base`.
 
     Raises UserError if the checkpoint is not below `base`.
@@ -155,8 +170,8 @@ def describe_weights(folder: Path, checkpoint: dict, base: Path) -> dict[str, An
 
 
 def describe_origin(
-    parameters: WriteQuantConfig, statistics: dict, checkpoint: dict, seal: dict, blocks: dict[str, tuple]
-) -> dict[str, Any]:
+    parameters: WriteQuantConfig, statistics: Statistics, checkpoint: PackedConfig, seal: Seal, blocks: Blocks
+) -> Inputs:
     """Fingerprints of the config's inputs."""
     return {
         "parameters": parameters.encode(),

@@ -2,11 +2,11 @@
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from taqmlx.numerics.ranges import measure_inputs
+from taqmlx.planning.documents import BlockReport, MixedBits, QuantConfigDocument, Sensitivity
 from taqmlx.planning.plan import list_layers
 from taqmlx.report import (
     blocks,
@@ -22,8 +22,9 @@ from taqmlx.report import (
 )
 from taqmlx.report.figures import embed_plots
 from taqmlx.report.page import render_page
+from taqmlx.report.tables import Facts
 from taqmlx.runtime.entry import build_parser, log, run
-from taqmlx.store.block_report import read_report
+from taqmlx.store.block_report import read_model_report, read_report
 from taqmlx.store.checksum_files import write_text
 from taqmlx.store.files import read_json
 from taqmlx.store.frontier_file import read_frontier
@@ -33,17 +34,15 @@ from taqmlx.store.quant_config import QuantConfig, read_content, read_quant_conf
 from taqmlx.store.sensitivity_file import read_sensitivity
 from taqmlx.store.statistics_file import read_statistics, read_statistics_arrays
 
-Facts = dict[str, Any]
-
 
 def main(arguments: argparse.Namespace) -> None:
     config, fid = runs.read_config(arguments.config), read_json(arguments.fid, format="evaluation", version=2)
     quantization = read_quant_config(arguments.quant_config)
-    sensitivity = read_by_block(read_sensitivity, arguments.sensitivity)
-    reports = read_by_block(read_report, arguments.reports)
-    multitier = read_content(arguments.multitier)
+    sensitivity = {content["block"]: content for content in map(read_sensitivity, arguments.sensitivity)}
+    reports = {path.name.partition(".")[0]: read_report(path) for path in arguments.reports}
+    multitier = read_content(arguments.multitier)["analysis"]
     mixed = read_mixed_bits(arguments.mixed)
-    distilled = read_report(arguments.distilled) if arguments.distilled else None
+    distilled = read_model_report(arguments.distilled) if arguments.distilled else None
     benchmarks = runs.read_benchmarks(arguments.benchmarks)
     described = describe_layers(arguments, quantization, sensitivity, reports, multitier, mixed)
     described["blocks"] = blocks.describe_blocks(reports, sensitivity)
@@ -64,25 +63,20 @@ def main(arguments: argparse.Namespace) -> None:
     log.info(f"{len(described['weights'])} layers, {len(arguments.plots)} plots in {arguments.out}")
 
 
-def read_by_block(read: Callable[[Path], Facts], paths: list[Path]) -> dict[str, Facts]:
-    """Contents of the files in `paths`, read with `read`, by block name."""
-    return {content["block"]: content for content in map(read, paths)}
-
-
 def describe_layers(
     arguments: argparse.Namespace,
     quantization: QuantConfig,
-    sensitivity: Facts,
-    reports: Facts,
+    sensitivity: Mapping[str, Sensitivity],
+    reports: Mapping[str, BlockReport],
     multitier: Facts,
-    mixed: Facts,
+    mixed: MixedBits,
 ) -> dict[str, list[Facts]]:
     """Facts about every layer of the quantized model: `weights` and `inputs`."""
     statistics = read_statistics(arguments.statistics)
     ranges = measure_inputs(statistics["inputs"], read_statistics_arrays(arguments.statistics, statistics))
     prefix = read_packed_config(quantization.weights.parent)["prefix"]
     sizes = checkpoint.measure_layers(quantization.weights, prefix, quantization.layers)
-    suggested, bits = multitier["analysis"]["layers"], mixed["mixed"]["layers"]
+    suggested, bits = multitier["layers"], mixed["mixed"]["layers"]
     known = list_layers(quantization.content["model"])
     # Layers in blocks first: the others are few and rarely quantized.
     found = sorted((layer for layer in known if layer.name in quantization.layers), key=lambda layer: not layer.block)
@@ -95,7 +89,7 @@ def describe_layers(
     }
 
 
-def summarise(config: Facts, fid: Facts, quantization: Facts, described: dict[str, list[Facts]]) -> Facts:
+def summarise(config: Facts, fid: Facts, quantization: QuantConfigDocument, described: dict[str, list[Facts]]) -> Facts:
     """The summary, and the tables by layer and by block."""
     order = overview.order_variants(fid, config["evaluation_variants"])
     subject = overview.choose_subject(order)
@@ -115,7 +109,9 @@ def summarise(config: Facts, fid: Facts, quantization: Facts, described: dict[st
     }
 
 
-def list_facts(config: Facts, quantization: Facts, multitier: Facts, fid: Facts, benchmarks: runs.Benchmarks) -> Facts:
+def list_facts(
+    config: Facts, quantization: QuantConfigDocument, multitier: Facts, fid: Facts, benchmarks: runs.Benchmarks
+) -> Facts:
     """Stage timings, versions, configuration and digests."""
     values = runs.list_configuration(config)
     digests = runs.list_digests(quantization, multitier, fid)

@@ -30,6 +30,7 @@ from taqmlx.mmdit.sampling import bind_step
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.schedule import draw_noise, start_latents
 from taqmlx.planning import configuration, plan
+from taqmlx.planning.documents import Config
 from taqmlx.planning.plain_files import read_plain
 from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.runtime.entry import build_parser, log, run
@@ -127,7 +128,7 @@ def read_configuration(arguments: argparse.Namespace) -> tuple[plan.Parameters, 
 
 def load_files(files: Sequence[Path], pairs: Sequence[str] = ()) -> tuple[plan.Parameters, list[str]]:
     """Configuration and prompts of the default file, `files` and single keys, as of `read_configuration`."""
-    config: dict[str, Any] = {}
+    config: Config = {}
     for path in dict.fromkeys([DEFAULT, *files]):
         try:
             config |= read_yaml(read_plain(path, LARGEST_CONFIG).decode("utf-8")) or {}
@@ -182,7 +183,7 @@ def measure_step(config: plan.Parameters, shapes: ModelShapes) -> float:
         mx.eval(latents)
         seconds.append(time.perf_counter() - start)
     log.info(f"{MEASURED_STEPS} steps of {rows} trajectories: {min(seconds[1:]) / rows:.3g} s per trajectory-step")
-    return min(seconds[1:]) / rows
+    return float(min(seconds[1:]) / rows)
 
 
 def read_bytes(text: str) -> float:

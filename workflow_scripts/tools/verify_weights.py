@@ -41,7 +41,7 @@ def verify_mflux(folder: Path) -> None:
     """Verify the folder `transformer` of mflux. Raises UserError, after listing them, if there are faults."""
     saved = open_transformer(folder)
     reject_problems(folder, find_faults(saved))
-    log.info(f"{folder}: all checks pass: {len(saved.index)} tensors, those that mflux looks for")
+    log.info(f"{folder}: all checks pass: {len(saved.files)} tensors, those that mflux looks for")
 
 
 def reject_problems(folder: Path, problems: list[str]) -> None:
@@ -55,7 +55,7 @@ def reject_problems(folder: Path, problems: list[str]) -> None:
 def format_report(checkpoint: PackedCheckpoint, intact: Quantization) -> str:
     """A Markdown table of the `intact` layers, one row per bit width and group size, and the file's size."""
     config, tensors = checkpoint.config, checkpoint.tensors
-    rows = defaultdict(dict)
+    rows: dict[tuple[int, int, int], Quantization] = defaultdict(dict)
     for path, how in intact.items():
         rows[checkpoint.find_bits(path), how["bits"], how["group_size"]][path] = how
     lines = ["| bits | stored as | group | layers | weights | bits per weight | kB | roles |", "|---:" * 7 + "|---|"]
@@ -100,7 +100,7 @@ def report_unnamed(folder: Path) -> None:
     if not files:
         raise UserError(f"{folder} has no safetensors file; name the folder of packed weights")
     for file in files:
-        found = Counter()
+        found: Counter[object] = Counter()
         tensors = read_packed_tensors(file, "")
         for key in tensors:
             path, _, part = key.rpartition(".")

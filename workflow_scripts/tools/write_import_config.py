@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from taqmlx.planning.documents import Config
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import write_atomically
@@ -36,7 +37,7 @@ def find_prompts(prompts: list[str]) -> list[str]:
     return next(prompts[:p] for p in range(1, count + 1) if all(prompts[i] == prompts[i % p] for i in range(count)))
 
 
-def describe_config(manifest: Manifest, first: dict) -> dict:
+def describe_config(manifest: Manifest, first: Config) -> Config:
     """Configuration keys given by the manifest; `first` is its first image."""
     steps = manifest["num_steps"]
     return {

@@ -123,7 +123,7 @@ def record_shard(recorder: Recorder, checkpoint: Checkpoint | None, begin: Begin
     for first in range(row, len(rows), size):
         if step < steps:
             latents, advance = begin(rows[first : first + size])
-            latents = mx.array(checkpoint.latents) if step else latents
+            latents = mx.array(checkpoint.latents) if checkpoint and step else latents
             record_batch(recorder, first, step, latents, advance, progress)
         step = 0
 

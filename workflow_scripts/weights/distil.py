@@ -19,7 +19,7 @@ from taqmlx.numerics.learned_codes import round_codes
 from taqmlx.numerics.loss_curve import shorten_losses
 from taqmlx.numerics.quality import to_decibels
 from taqmlx.planning import block_plan, plan
-from taqmlx.planning.documents import Inputs
+from taqmlx.planning.documents import Inputs, ModelReport
 from taqmlx.planning.stages import Distil
 from taqmlx.reconstruction.block_assembly import split_points
 from taqmlx.reconstruction.distillation import KINDS, State, learn, measure_held_out
@@ -113,15 +113,15 @@ def distil(job: SealedJob, settings: Settings, task: Task, first: Learned) -> No
         raise UserError("the velocities by the blocks on held-out points are not finite; check the model's weights")
     chosen = LEARNED if errors[LEARNED] < errors[START] else START
     weights, inputs, biases = task.student.export(results[chosen])
-    described = {
+    described: ModelReport = {
         "chosen": chosen,
         "points": {"training": len(task.training), "held_out": len(task.held_out)},
         "errors": errors,
         "moved_codes": {name: measure_moved(layer, first["codes"][name]) for name, layer in weights.items()},
         "loss": shorten_losses(state.losses),
     }
-    write_report(name_report(job.out), plan.WHOLE, described)
-    write_block(job.out, weights, inputs, task.student.sigmas, job.parameters, job.inputs, biases)
+    write_report(name_report(job.file), plan.WHOLE, described)
+    write_block(job.file, weights, inputs, task.student.sigmas, job.parameters, job.inputs, biases)
     words = ", ".join(f"{name} {-to_decibels(error, 1):.2f} dB" for name, error in errors.items())
     log.info(f"distil: guided velocity held out {words}; kept: {chosen}, in {job.out}")
 

@@ -15,7 +15,8 @@ from taqmlx.numerics import weight_grid
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.stored_types import STORED_TYPES
 from taqmlx.planning import plan
-from taqmlx.planning.documents import Inputs, MixedBits, PackedLayers
+from taqmlx.planning.bit_choices import stored_bits
+from taqmlx.planning.documents import Affine, Inputs, MixedBits, PackedLayers
 from taqmlx.planning.layer_rules import (
     FLOAT16,
     UNQUANTIZED,
@@ -98,10 +99,11 @@ def check_blocks(
 
     Raises UserError, naming file and difference, unless each unit occurs once, made from this model with these rules.
     """
-    found, seals = {}, {}
+    found: dict[str, Path] = {}
+    seals: dict[str, Seal] = {}
     for path in paths:
         seal = read_file_seal(path.with_suffix(".json"))
-        block = seal["parameters"].get("block")
+        block = str(seal["parameters"].get("block"))
         check_origin(seal, path, {"stage": plan.name_stage(block), "model": parameters.model}, origin)
         if block in found:
             raise UserError(f"{path} and {found[block]} are both the block {block}; name one of them")
@@ -174,7 +176,8 @@ def pack_layers(
 
 def choose_rule(rules: Sequence[WeightPattern], mixed: MixedBits | None, name: str) -> WeightRule:
     """The rule of a layer, with the bits and group size of the bit search, if any."""
-    return find_weight_rule(rules, name) | (mixed["mixed"]["layers"].get(name, {}) if mixed else {})
+    rule, chosen = find_weight_rule(rules, name), mixed["mixed"]["layers"] if mixed else {}
+    return {**rule, **chosen[name]} if name in chosen else rule
 
 
 def check_widths(layers: list[Layer], weights: dict[str, mx.array], rules: dict[str, WeightRule]) -> None:
@@ -195,7 +198,7 @@ def pack_layer(weight: LayerWeight, quantizer: InputQuantizer | None) -> PackedL
     """The packed tensors of a weight; `quantizer`: of its input, if stored."""
     grid = weight.grid
     tensors = {"weight": weight_grid.pack_codes(weight.codes, grid.bits), "scales": grid.scales, "biases": grid.biases}
-    if quantizer is not None and quantizer.is_migrated:
+    if quantizer is not None and quantizer.is_migrated and quantizer.migration is not None:
         tensors["migration"] = quantizer.migration
     return PackedLayer(tensors, grid.bits, grid.group_size)
 
@@ -232,11 +235,12 @@ def convert_weight(key: str, value: mx.array, scale_dtype: str) -> np.ndarray:
 def describe_checkpoint(path: Path, prefix: str, packed: dict[str, PackedLayer]) -> PackedLayers:
     """Content of config.json: the `nn.quantize` parameters by module path, and sizes measured on the written file."""
     tensors = read_packed_tensors(path, prefix)
-    quantization = {
-        place: {"bits": weight_grid.stored_bits(layer.bits), "group_size": layer.group_size, "mode": "affine"}
+    quantization: dict[str, Affine] = {
+        place: {"bits": stored_bits(layer.bits), "group_size": layer.group_size, "mode": "affine"}
         for place, layer in packed.items()
     }
-    return measure_tensors(tensors, quantization) | {
+    return {
+        **measure_tensors(tensors, quantization),
         "quantization": quantization,
         "nominal_bits": {p: layer.bits for p, layer in packed.items() if layer.bits != quantization[p]["bits"]},
         "codes": {place: digest_codes(tensors[f"{place}.weight"]) for place in packed},
