@@ -5,7 +5,7 @@ import math
 from taqmlx.budgeting.shapes import ModelShapes
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import stored_bits
-from taqmlx.planning.layer_rules import UNQUANTIZED, WeightRule, find_rule
+from taqmlx.planning.layer_rules import UNQUANTIZED, WeightRule, find_input_rule, find_weight_rule
 from taqmlx.planning.layers import AFTER_GELU
 from taqmlx.planning.stages import CollectShard
 from taqmlx.store import block_inputs, calibration, trajectories
@@ -64,7 +64,8 @@ def count_blocks(config: plan.Parameters, shapes: ModelShapes) -> int:
     """Block files: codes, scales and biases and, for quantized inputs, step sizes and shifts."""
     total = 0
     for layer in shapes.layers:
-        rule, read = (find_rule(config[kind], layer.name) for kind in ("weights", "activations"))
+        rule = find_weight_rule(config["weights"], layer.name)
+        read = find_input_rule(config["activations"], layer.name)
         if rule["bits"] == UNQUANTIZED:
             continue
         total += count_weight(shapes.weights[layer.name], rule, config["bits_per_weight"])
@@ -76,7 +77,7 @@ def count_blocks(config: plan.Parameters, shapes: ModelShapes) -> int:
 
 def count_packed(config: plan.Parameters, shapes: ModelShapes) -> int:
     """Packed checkpoint: quantized layers under their rules, all else in fp16."""
-    rules = {name: find_rule(config["weights"], name) for name in shapes.weights}
+    rules = {name: find_weight_rule(config["weights"], name) for name in shapes.weights}
     linears = sum(math.prod(shape) for shape in shapes.weights.values())
     others = (shapes.parameters - linears) * FP16
     return others + sum(
