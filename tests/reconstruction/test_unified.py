@@ -108,7 +108,7 @@ def test_a_captured_block_replays_the_forward(posed):
 
 def test_the_remaining_blocks_give_the_velocity(captured, flux, posed):
     problem, _ = posed
-    index = [block.name for block in blocks.list_block_names(flux, LATENT_SHAPE)].index(problem.block.name)
+    index = [block.name for block in blocks.build_blocks(flux, LATENT_SHAPE)].index(problem.block.name)
     where = spread_points(captured.sigmas, captured.points, np.zeros(30, int), 1, 5)
     finish = compare_velocities(bind_tail(flux, index, LATENT_SHAPE), captured.modulation, 1, 1.0)
     outputs = run_rows(problem, problem.weights, quantize_nothing, take_rows(problem.rows, where))
