@@ -41,7 +41,7 @@ def list_jobs(config: plan.Parameters, prompts: int, sizes: Sizes, rates: work.R
 
 def is_run(rule: str, config: plan.Parameters) -> bool:
     """True if the configuration runs the rule."""
-    runs = {
+    runs: dict[str, bool] = {
         "measure_costs": config["bits_per_weight"] is not None,
         "distil": config["distil"] != "none",
         "fold_model": bool(config["folds"]),
