@@ -67,5 +67,5 @@ def propose(
     if start is None:
         return None
     shorter = list(list_lowered(start, HOURS_LIMITS))
-    proposals = (Proposal(each, plan_stages(each)) for each in [*shorter, shorter[-1] | WITHOUT_LEARNING])
+    proposals = (Proposal(each, plan_stages(each)) for each in [*shorter, {**shorter[-1], **WITHOUT_LEARNING}])
     return next((each for each in proposals if each.hours <= hours and each.disk <= disk), None)

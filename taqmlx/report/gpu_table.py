@@ -1,7 +1,8 @@
 """The table of what was measured on a GPU: the group `gpu` of the measured numbers, which `make bench-gpu` writes."""
 
-from taqmlx.report.numbers import Facts, Numbers
+from taqmlx.report.numbers import Numbers
 from taqmlx.report.study_tables import tabulate
+from taqmlx.report.tables import Facts
 
 # Title, part and key of each row, and the format of its value.
 ROWS = (
