@@ -20,11 +20,14 @@ from taqmlx.planning import workflow_files
 from taqmlx.runtime import entry
 from taqmlx.store.errors import UserError
 from tests.support.working_copy import copy_project
+from workflow_scripts import __main__ as commands
+from workflow_scripts.__main__ import PROGRAMS
 from workflow_scripts.tools import create_project
 
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 MODULES = [path for folder in ("taqmlx", "workflow_scripts") for path in Path(folder).rglob("*.py")]
+SCREEN = 30  # lines
 SNAKEDEPLOY = shutil.which("snakedeploy")
 NO_PACKAGE = {"taqmlx", "workflow_scripts", "diffusionkit"}  # DiffusionKit is installed on its own
 # What snakedeploy writes, except where the release is
@@ -98,12 +101,39 @@ def test_the_version_is_defined_in_one_place():
 
 
 def test_taqmlx_lists_every_command_with_a_description():
-    done = run_taqmlx("--help")
+    done = run_taqmlx("--all")
     runnable = [path.stem for path in Path("workflow_scripts").glob("*/[!_]*.py")]
     assert all("__main__" in path.read_text(encoding="utf-8") for path in Path("workflow_scripts").glob("*/[!_]*.py"))
-    _, _, *lines = done.stdout.splitlines()
+    _, _, *lines, _, _ = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == sorted(runnable)
     assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_every_program_is_declared_and_is_its_command():
+    scripts = {name.partition("-")[2]: place for name, place in PROJECT["scripts"].items() if name != "taqmlx"}
+    assert list(scripts) == list(PROGRAMS)
+    for name, place in scripts.items():
+        module, _, attribute = place.partition(":")
+        assert module == commands.__name__
+        assert getattr(commands, attribute).args == (PROGRAMS[name],)
+
+
+@pytest.mark.parametrize("command", PROGRAMS.values())
+def test_the_help_of_a_program_fits_a_screen_and_it_has_a_version(command):
+    wide = os.environ | {"COLUMNS": "80"}
+    words = [sys.executable, "-m", "workflow_scripts", command]
+    shown = subprocess.run([*words, "--help"], capture_output=True, text=True, env=wide, check=True).stdout
+    assert len(shown.splitlines()) <= SCREEN
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.splitlines()[0].endswith("[OPTION ...]")
+    assert run_taqmlx(command, "--version").stdout == f"taqmlx {PROJECT['version']}\n"
+
+
+def test_the_help_of_taqmlx_has_the_programs_and_fits_a_screen():
+    shown = run_taqmlx("--help").stdout.splitlines()
+    assert len(shown) <= SCREEN
+    assert max(map(len, shown[2:-2])) <= 80
+    assert [line.split()[0] for line in shown[2:-2]] == [f"taqmlx-{name}" for name in PROGRAMS]
 
 
 def test_a_command_of_taqmlx_is_the_module_of_that_name():
@@ -115,7 +145,7 @@ def test_a_command_of_taqmlx_is_the_module_of_that_name():
 
 def test_an_unknown_command_is_rejected_in_one_line():
     done = run_taqmlx("quantise")
-    assert done.stderr == "error: 'quantise' is not a command; taqmlx --help lists them\n"
+    assert done.stderr == "error: 'quantise' is not a command; taqmlx --all lists them\n"
     assert done.returncode == 1
 
 
@@ -218,7 +248,15 @@ def installation(tmp_path_factory):
 def test_an_installed_wheel_runs_and_lists_its_commands(installation):
     place = installation.run_python("import taqmlx; print(taqmlx.__file__)")
     assert Path(place).is_relative_to(installation.packages)
-    assert "optimise_block" in installation.call(installation.bin / "taqmlx", "--help")
+    assert "optimise_block" in installation.call(installation.bin / "taqmlx", "--all")
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_an_installed_program_says_its_version_and_its_options(installation, program):
+    command = installation.bin / f"taqmlx-{program}"
+    assert installation.call(command, "--version") == f"taqmlx {PROJECT['version']}\n"
+    assert installation.call(command, "--help").startswith("usage: ")
 
 
 @pytest.mark.whole

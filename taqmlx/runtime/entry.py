@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from taqmlx.planning import plan
+from taqmlx.runtime.versions import find_version
 from taqmlx.store.errors import UserError
 from taqmlx.store.locations import Location, open_location
 
@@ -43,12 +44,26 @@ INSTALL = {
 }
 
 
+class ShortHelp(argparse.HelpFormatter):
+    """Help that fits a screen: one line of usage with what is required, and one line for most options."""
+
+    def __init__(self, prog: str, **options: Any):
+        super().__init__(prog, max_help_position=26, **options)
+
+    def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any) -> str:
+        either = {id(action) for group in groups if group.required for action in group._group_actions}
+        needed = [a for a in actions if a.required or not a.option_strings or id(a) in either]
+        return f"{super()._format_usage(usage, needed, groups, prefix).rstrip()} [OPTION ...]\n\n"
+
+
 def build_parser(description: str, *paths: str) -> argparse.ArgumentParser:
     """A parser with one required path option per name in `paths`, and an optional `--log FILE`."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, formatter_class=ShortHelp)
+    version = f"taqmlx {find_version(PACKAGE)}"
+    parser.add_argument("--version", action="version", version=version, help="show the version and exit")
     for name in paths:
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--log", type=Path, help="also write messages and tracebacks to this file")
+        parser.add_argument(f"--{name}", type=Path, required=True, metavar="PATH")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="also write messages and tracebacks to this file")
     return parser
 
 

@@ -10,18 +10,15 @@ from taqmlx.planning.stage_groups import ModelOptions
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add `--model` and the options of its weights, text encoder and image shape."""
     parts = load_schema()["properties"]["hardness"]["default"]
-    parser.add_argument("--model", choices=plan.MODEL_BLOCKS, default="embedded", help="default: %(default)s")
     parser.add_argument(
-        "--weights-from",
-        help="Hub repository, folder or file (default: the Hub; ignored for --model embedded and embedded-hard)",
+        "--model", choices=plan.MODEL_BLOCKS, default="embedded", metavar="NAME", help=", ".join(plan.MODEL_BLOCKS)
     )
-    parser.add_argument(
-        "--without-t5", action="store_true", help="encode prompts with CLIP only (sd3-medium and sd3.5-large)"
-    )
-    parser.add_argument("--hardness", nargs="*", choices=parts, help="outliers of embedded-hard (default: all)")
-    parser.add_argument("--size", type=int, help="height and width in pixels (default: the model's)")
-    parser.add_argument("--height", type=int, help="height alone, in pixels; also after --size")
-    parser.add_argument("--width", type=int, help="the same of the width")
+    parser.add_argument("--weights-from", metavar="PLACE", help="Hub repository, folder or file (default: the Hub)")
+    parser.add_argument("--without-t5", action="store_true", help="encode with CLIP only (sd3-medium, sd3.5-large)")
+    parser.add_argument("--hardness", nargs="*", choices=parts, metavar="PART", help="outliers of embedded-hard")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the model's)")
+    parser.add_argument("--height", type=int, metavar="PIXELS", help="height alone; also after --size")
+    parser.add_argument("--width", type=int, metavar="PIXELS", help="width alone; also after --size")
 
 
 def choose_options(arguments: argparse.Namespace) -> ModelOptions:

@@ -27,7 +27,7 @@ def write_costs(path: Path, record: Record, machine: str) -> None:
 
 
 def derive_costs(record: Record, machine: str) -> dict[str, Any]:
-    """Costs from steps in half precision and from an iteration of two rows in fp32."""
+    """Costs from steps in fp16 and from an iteration of two rows in fp32."""
     steps, learning, blocks = record["steps"], record["learning"], len(list_block_names(MODEL))
     pairs = [
         [round(steps["image_tokens"] + steps[f"{place}_tokens"]), steps[f"fp16_{place}_s"] / blocks]
