@@ -56,7 +56,7 @@ def list_versions() -> list[tuple[str, str]]:
     return [("Python", platform.python_version()), *((name, find_version(name)) for name in PACKAGES)]
 
 
-def list_digests(config: QuantConfigDocument, multitier: Facts, fid: Facts) -> list[tuple[str, str]]:
+def list_digests(config: QuantConfigDocument, multitier: QuantConfigDocument, fid: Facts) -> list[tuple[str, str]]:
     """Digests of the sources of the results, as sha256 or fingerprints."""
     origin = config["origin"]
     return [

@@ -20,15 +20,13 @@ from taqmlx.mmdit import blocks
 from taqmlx.mmdit.forward import bind_weights, predict_velocity
 from taqmlx.mmdit.packed import restore_weight
 from taqmlx.models.catalogue import find_model
-from taqmlx.models.weight_files import FLUX_REPO
 from taqmlx.planning import plan
 from taqmlx.planning.layers import list_linears
 from taqmlx.planning.mflux_layout import list_modules
 from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.store.packed_checkpoint import read_packed
-from tests.support.warm import start_warm_python
-from tools.miniature import cache
-from tools.miniature.run import FLUX, Run, call, surround
+from tests.support.flux_run import run_flux
+from tools.miniature.run import FLUX, call
 
 PYTHON = Path(".venv-mflux/bin/python").absolute()
 PROGRAM, STARTUP = Path("tools/mflux/run_transformer.py"), Path("tools/mflux/startup")
@@ -58,13 +56,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Every job run once, and the same files at hand for this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        hub = tmp_path_factory.mktemp("hub")
-        cache.install(hub, cache.make_files(repo=FLUX_REPO), patch)
-        with start_warm_python(Path(), surround(hub)) as python:
-            run = Run(tmp_path_factory.mktemp("miniature"), hub, python, **CONFIG)
-            run.make("mflux", "verify_dataset")
-            yield run
+    with run_flux(tmp_path_factory, "mflux", "verify_dataset", **CONFIG) as run:
+        yield run
 
 
 @pytest.fixture(scope="module")

@@ -3,22 +3,18 @@
 Snakemake runs every job; DiffusionKit's own loaders read files of the real names and layout.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import zarr
 
-from taqmlx.models.weight_files import FLUX_REPO
 from taqmlx.planning import plan
 from taqmlx.planning.layers import list_linears
 from taqmlx.store.block_inputs import open_block_inputs
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.sensitivity_file import read_sensitivity
-from tests.support.warm import start_warm_python
-from tools.miniature import cache
-from tools.miniature.run import FLUX, PROMPTS, Run, call, draw, surround
+from tests.support.flux_run import run_flux
+from tools.miniature.run import FLUX, PROMPTS, call, draw
 
 pytestmark = [pytest.mark.slow, pytest.mark.whole]
 LEARNED = ("mm_18", "uni_07")  # the last multimodal block, and a unified one
@@ -27,13 +23,8 @@ LEARNED = ("mm_18", "uni_07")  # the last multimodal block, and a unified one
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Every job run once, and the same files at hand for this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        hub = tmp_path_factory.mktemp("hub")
-        cache.install(hub, cache.make_files(repo=FLUX_REPO), patch)
-        with start_warm_python(Path(), surround(hub)) as python:
-            run = Run(tmp_path_factory.mktemp("miniature"), hub, python, **FLUX)
-            run.make("quant_config", "verify_dataset")
-            yield run
+    with run_flux(tmp_path_factory, "quant_config", "verify_dataset", **FLUX) as run:
+        yield run
 
 
 def test_every_prompt_has_one_condition_and_every_point_one_row(run):

@@ -40,15 +40,16 @@ def main(arguments: argparse.Namespace) -> None:
     quantization = read_quant_config(arguments.quant_config)
     sensitivity = {content["block"]: content for content in map(read_sensitivity, arguments.sensitivity)}
     reports = {path.name.partition(".")[0]: read_report(path) for path in arguments.reports}
-    multitier = read_content(arguments.multitier)["analysis"]
+    multitier = read_content(arguments.multitier)
+    analysis = multitier["analysis"]
     mixed = read_mixed_bits(arguments.mixed)
     distilled = read_model_report(arguments.distilled) if arguments.distilled else None
     benchmarks = runs.read_benchmarks(arguments.benchmarks)
-    described = describe_layers(arguments, quantization, sensitivity, reports, multitier, mixed)
+    described = describe_layers(arguments, quantization, sensitivity, reports, analysis, mixed)
     described["blocks"] = blocks.describe_blocks(reports, sensitivity)
     content = (
         summarise(config, fid, quantization.content, described)
-        | suggestions.describe_suggestions(multitier, mixed)
+        | suggestions.describe_suggestions(analysis, mixed)
         | list_facts(config, quantization.content, multitier, fid, benchmarks)
         | {
             "frontier": frontier.tabulate_frontier(read_frontier(arguments.frontier), config["bits_per_weight"]),
@@ -68,7 +69,7 @@ def describe_layers(
     quantization: QuantConfig,
     sensitivity: Mapping[str, Sensitivity],
     reports: Mapping[str, BlockReport],
-    multitier: Facts,
+    analysis: Facts,
     mixed: MixedBits,
 ) -> dict[str, list[Facts]]:
     """Facts about every layer of the quantized model: `weights` and `inputs`."""
@@ -76,7 +77,7 @@ def describe_layers(
     ranges = measure_inputs(statistics["inputs"], read_statistics_arrays(arguments.statistics, statistics))
     prefix = read_packed_config(quantization.weights.parent)["prefix"]
     sizes = checkpoint.measure_layers(quantization.weights, prefix, quantization.layers)
-    suggested, bits = multitier["layers"], mixed["mixed"]["layers"]
+    suggested, bits = analysis["layers"], mixed["mixed"]["layers"]
     known = list_layers(quantization.content["model"])
     # Layers in blocks first: the others are few and rarely quantized.
     found = sorted((layer for layer in known if layer.name in quantization.layers), key=lambda layer: not layer.block)
@@ -110,7 +111,11 @@ def summarise(config: Facts, fid: Facts, quantization: QuantConfigDocument, desc
 
 
 def list_facts(
-    config: Facts, quantization: QuantConfigDocument, multitier: Facts, fid: Facts, benchmarks: runs.Benchmarks
+    config: Facts,
+    quantization: QuantConfigDocument,
+    multitier: QuantConfigDocument,
+    fid: Facts,
+    benchmarks: runs.Benchmarks,
 ) -> Facts:
     """Stage timings, versions, configuration and digests."""
     values = runs.list_configuration(config)
