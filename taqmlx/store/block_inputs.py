@@ -187,8 +187,9 @@ def identify_block(inputs: BlockInputs, parameters: ModelStage, block: str, mode
 
     Raises UserError if these do not belong together, or the model has no such block.
     """
+    captured = {name: digest for name, digest in model.items() if name != FOLDS}
     for shard in inputs.shards:
-        check_origin(shard.seal, shard.path, plan.select_row_keys(parameters), {"model": model})
+        check_origin(shard.seal, shard.path, plan.select_row_keys(parameters), {"model": captured})
     blocks = plan.list_block_names(parameters.model)
     if block not in blocks:
         raise UserError(f"{block}: the model {parameters.model} has the blocks {', '.join(blocks)}")
