@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save_file
 
-from taqmlx.mmdit.forward import bind_linears, predict_velocity
+from taqmlx.mmdit.forward import bind_linears
 from taqmlx.mmdit.sampling import sample
 from taqmlx.models.catalogue import find_model
 from taqmlx.models.diffusionkit import load_pipeline_module
@@ -17,9 +17,11 @@ from taqmlx.models.sd3 import MODELS
 from taqmlx.models.weight_files import CHECKPOINT_REPO
 from taqmlx.numerics import schedule
 from taqmlx.planning import plan
+from taqmlx.planning.folds import FOLDED_ROLES
 from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.store.errors import UserError
-from tests.models.test_sd3 import TOLERANCE, keep_latents, measure_error
+from tests.models.test_sd3 import TOLERANCE, keep_latents, measure_error, predict
+from tests.support.random_folds import fold_randomly
 from tools.miniature import cache
 
 PROMPTS, NEGATIVE = ["a red circle on the table", "a photo of a tabby cat 2"], "blue square"
@@ -86,14 +88,18 @@ def test_prompts_are_encoded_as_by_the_pipeline(name):
 
 def test_one_forward_equals_that_of_diffusionkit(name):
     transformer = create(name).load_transformer()
-    keys, width = mx.random.split(mx.random.key(0), 3), transformer.config.pooled_text_embed_dim
-    latents, pooled = mx.random.normal((2, 8, 12, 16), key=keys[0]), mx.random.normal((2, width), key=keys[1])
-    context, timesteps = mx.random.normal((2, 20, 4096), key=keys[2]), mx.array([613.0, 613.0])
-    found = predict_velocity(transformer, bind_linears(transformer), latents, context, pooled, timesteps, mx.arange(2))
-    transformer.cache_modulation_params(pooled, timesteps[:1])
-    wanted = transformer(latents, context[:, :, None], timesteps)
+    found, wanted = predict(transformer)
     print(name, "forward", measure_error(found, wanted))
     assert measure_error(found, wanted) <= TOLERANCE[mx.float32]
+
+
+@pytest.mark.parametrize("kind", FOLDED_ROLES)
+def test_folded_weights_have_the_same_velocity_in_both_forwards(name, kind):
+    model = create(name)
+    expected, folded = predict(model.load_transformer())[0], model.load_transformer()
+    fold_randomly(folded, kind)
+    for velocity in predict(folded):
+        assert measure_error(velocity, expected) <= 1e-5
 
 
 def test_a_picture_equals_that_of_the_pipeline(name, monkeypatch):

@@ -14,6 +14,8 @@ from taqmlx.models.diffusionkit import load_pipeline_module
 from taqmlx.models.sd3 import MODELS
 from taqmlx.models.weight_files import CHECKPOINT, CHECKPOINT_REPO
 from taqmlx.numerics import elementwise, schedule
+from taqmlx.planning.folds import FOLDED_ROLES
+from tests.support.random_folds import fold_randomly
 from tools.miniature import cache
 
 PROMPTS, NEGATIVE = ["a red circle on the table", "a photo of a tabby cat 2"], "blue square"
@@ -87,15 +89,27 @@ def test_every_part_of_an_encoding_depends_on_its_prompt(miniature):
         assert measure_error(part[0, 1], part[1, 1]) == 0
 
 
-def test_one_forward_equals_that_of_diffusionkit(miniature):
-    transformer = create().load_transformer()
-    keys = mx.random.split(mx.random.key(0), 3)
-    latents, pooled = mx.random.normal((2, 8, 12, 16), key=keys[0]), mx.random.normal((2, 64), key=keys[1])
+def predict(transformer):
+    """Velocities (2, 8, 12, 16) of two rows, by our forward and by DiffusionKit's."""
+    keys, width = mx.random.split(mx.random.key(0), 3), transformer.config.pooled_text_embed_dim
+    latents, pooled = mx.random.normal((2, 8, 12, 16), key=keys[0]), mx.random.normal((2, width), key=keys[1])
     context, timesteps = mx.random.normal((2, 20, 4096), key=keys[2]), mx.array([613.0, 613.0])
     found = predict_velocity(transformer, bind_linears(transformer), latents, context, pooled, timesteps, mx.arange(2))
     transformer.cache_modulation_params(pooled, timesteps[:1])
-    wanted = transformer(latents, context[:, :, None], timesteps)
+    return found, transformer(latents, context[:, :, None], timesteps)
+
+
+def test_one_forward_equals_that_of_diffusionkit(miniature):
+    found, wanted = predict(create().load_transformer())
     assert measure_error(found, wanted) <= TOLERANCE[mx.float32]
+
+
+@pytest.mark.parametrize("kind", FOLDED_ROLES)
+def test_folded_weights_have_the_same_velocity_in_both_forwards(miniature, kind):
+    expected, folded = predict(create().load_transformer())[0], create().load_transformer()
+    fold_randomly(folded, kind)
+    for velocity in predict(folded):
+        assert measure_error(velocity, expected) <= 1e-5
 
 
 def test_a_picture_equals_that_of_the_pipeline(miniature, monkeypatch):
