@@ -138,7 +138,7 @@ def test_a_worker_killed_while_it_uploads_leaves_nothing_to_read_and_the_next_on
     object_storage.uploads = 0
     object_storage.on_upload = lambda count: worker.kill() if count == moment else None
     try:
-        assert worker.wait(60) == -9
+        assert worker.wait(600) == -9
     finally:
         object_storage.on_upload = None
     assert not (folder / "trajectories.zarr/000").exists()
@@ -166,7 +166,7 @@ def test_a_server_that_dies_during_an_upload_is_one_line_and_the_upload_resumes_
 def test_two_writers_of_one_shard_leave_the_bytes_of_one(tmp_path, url):
     folder = prepare(tmp_path)
     workers = [start_worker(folder, url, folder / "scratch" / name) for name in ("a", "b")]
-    said = [worker.communicate(timeout=120)[0] for worker in workers]
+    said = [worker.communicate(timeout=600)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], said
     assert read_objects(open_location(url) / "000") == read_folder(build_finished() / "trajectories.zarr" / "000")
 

@@ -16,7 +16,7 @@ def test_every_stage_writes_within_ten_percent_of_its_budget(python, tmp_path):
     values = [f"results_dir={tmp_path / 'results'}", "trajectories=20", "steps=20", "selected_steps=10"]
     values += ["engine=rtn", "statistics_shards=2", "search_points=20", "search_probes=2", "distil_iterations=2"]
     command = [python, "-m", "snakemake", "--cores", "1", "quant_config", "--notemp", "--quiet", "all"]
-    subprocess.run([*command, "--config", *values], check=True, capture_output=True, timeout=300)
+    subprocess.run([*command, "--config", *values], check=True, capture_output=True, timeout=900)
     config, prompts = budget.read_configuration(budget.argparse.Namespace(configfile=[], config=values))
     shapes = read_shapes(config)
     written = {}

@@ -54,8 +54,7 @@ def measure_drift(latents, wanted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cfg_weight", [1.5, 3.0])
-@pytest.mark.parametrize("steps", [17, 50])
+@pytest.mark.parametrize(("steps", "cfg_weight"), [(17, 1.5), (50, 3.0)])
 def test_trajectories_drift_no_further_than_with_the_functions_of_mlx(monkeypatch, steps, cfg_weight):
     model = embedded.load_transformer()
     text = embedded.encode_prompts(PROMPTS, "")

@@ -89,7 +89,7 @@ def test_a_process_interrupted_by_ctrl_c_says_so_and_resumes(folder, captured, t
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=600)[1]
     assert process.returncode == 130, said
     assert "interrupted; the next run resumes from the last checkpoint" in said
     assert "Traceback" not in said

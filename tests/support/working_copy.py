@@ -30,11 +30,14 @@ def copy_project(folder: Path, *others: str) -> None:
 class WorkingCopy:
     """A copy of the project in `folder`, with its results in there and `environment` around its commands.
 
-    `config.yaml` is the preset for quick runs with `changes`.
+    `config.yaml` is the preset for quick runs with `changes`; `python` runs Snakemake to the end.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None, **changes):
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str] | None = None, python: str = sys.executable, **changes
+    ):
         self.folder, self.results, self.environment = folder, folder / "results", environment
+        self.python = python
         copy_project(folder)
         self.configure(**changes)
 
@@ -44,13 +47,13 @@ class WorkingCopy:
         (self.folder / "config.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
 
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "snakemake", *words, "--configfile", "config.yaml"]
+        return ["-m", "snakemake", *words, "--configfile", "config.yaml"]
 
     def start(self, *words: str) -> subprocess.Popen:
         """Start Snakemake as the leader of a process group; what it says goes to `said.log`."""
         said = (self.folder / "said.log").open("a")
         return subprocess.Popen(
-            self.command(*words),
+            [sys.executable, *self.command(*words)],
             cwd=self.folder,
             env=self.environment,
             stdout=said,
@@ -62,7 +65,7 @@ class WorkingCopy:
     def run(self, *words: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Run Snakemake to the end; what it says is in `.stdout`."""
         return subprocess.run(
-            self.command(*words),
+            [self.python, *self.command(*words)],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,

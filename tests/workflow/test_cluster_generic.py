@@ -28,7 +28,7 @@ def test_jobs_run_through_the_scheduler_with_their_resources_and_equal_bytes(tmp
     assert local.run("calibration", "--cores", "1").returncode == 0
     run = copy.start("calibration", *PROFILE)
     copy.find_worker("collect_shard").kill()
-    assert run.wait(300) == 0, copy.read_said()
+    assert run.wait(900) == 0, copy.read_said()
     submitted = [line.split() for line in (copy.folder / "submitted.log").read_text().splitlines()]
     rules = [words[3] for words in submitted]
     assert set(rules) == {"encode_prompts", "collect_shard", "gather_calibration", "export_npz"}

@@ -135,7 +135,7 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_bytes(workflow, finis
     while not list(workflow.results.glob("trajectories.zarr/[0-9]*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(run.pid, how)
-    run.communicate(timeout=60)
+    run.communicate(timeout=600)
     if how == signal.SIGKILL:
         workflow.run("--unlock")
     done = workflow.run("quant_config", cores=2)

@@ -1,9 +1,12 @@
 """Shards and blocks made on two machines, here two copies of the project, and collected."""
 
 import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.warm import start_warm_python
 from tests.support.working_copy import WorkingCopy
 
 pytestmark = [pytest.mark.slow, pytest.mark.whole]
@@ -15,10 +18,17 @@ FIRST = ("results/conditioning.safetensors", "results/trajectories.zarr/zarr.jso
 MINE, OTHERS = "results/trajectories.zarr/000", "results/trajectories.zarr/001"
 
 
-def make_copy(folder) -> WorkingCopy:
-    copy = WorkingCopy(folder, **SMALL)
-    (copy.folder / "two.txt").write_text("a red circle\na blue square\n")
-    return copy
+@pytest.fixture(scope="module")
+def make_copy() -> Iterator[Callable[[Path], WorkingCopy]]:
+    """make_copy(folder): a copy of the project; all have one server of processes, as their code is the same."""
+    with start_warm_python(Path(), in_copies=True) as python:
+
+        def make(folder: Path) -> WorkingCopy:
+            copy = WorkingCopy(folder, python=python, **SMALL)
+            (copy.folder / "two.txt").write_text("a red circle\na blue square\n")
+            return copy
+
+        yield make
 
 
 def run(copy, *words):
@@ -38,7 +48,7 @@ def bring(source, target, *names):
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory):
+def machines(tmp_path_factory, make_copy):
     """Two machines: one made the conditioning and its own shard, the other took the former and made the rest."""
     here, there = (make_copy(tmp_path_factory.mktemp(name) / "copy") for name in ("here", "there"))
     run(here, *FIRST)
@@ -50,7 +60,7 @@ def machines(tmp_path_factory):
 
 
 @pytest.fixture
-def here(machines, tmp_path):
+def here(machines, make_copy, tmp_path):
     """A copy of the first machine, as it is before the other's shard arrives."""
     copy = make_copy(tmp_path / "here")
     for name in ("results", ".snakemake"):
@@ -58,7 +68,7 @@ def here(machines, tmp_path):
     return copy
 
 
-def test_copied_work_is_accepted_and_the_result_equals_that_of_one_machine(machines, here, tmp_path):
+def test_copied_work_is_accepted_and_the_result_equals_that_of_one_machine(machines, here, make_copy, tmp_path):
     there = machines[1]
     bring(there, here, OTHERS)
     assert "collect_shard" not in here.list_planned("quant_config")
@@ -83,7 +93,7 @@ def test_a_shard_damaged_on_the_way_is_named_and_not_used(machines, here):
     assert not (here.results / "calibration.zarr").exists()
 
 
-def test_a_shard_of_other_parameters_is_rejected_before_any_job(machines, here, tmp_path):
+def test_a_shard_of_other_parameters_is_rejected_before_any_job(here, make_copy, tmp_path):
     other = make_copy(tmp_path / "other")
     other.configure(**SMALL | {"cfg_scale": 2.0})
     run(other, OTHERS)

@@ -4,7 +4,7 @@ Most of what a short job takes is the import of MLX, Zarr and their like. Here a
 called as Python is, and for a module of the project or Snakemake the server forks a process that runs it with the
 caller's words, folder, environment and open files. Snakemake's jobs are such processes too, as it
 looks for Python where it was started. Who would import something else (in another folder, with other BLAS kernels,
-another PYTHONPATH) gets Python itself.
+another PYTHONPATH) gets Python itself; a folder with a copy of the project may be said to import the same.
 """
 
 import os
@@ -23,16 +23,19 @@ TELLING = ("PYTHONPATH", "HF_HUB_CACHE", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THRE
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 SCRIPT = """#!/bin/sh
 case "$1 $2" in "-m snakemake" | "-m workflow_scripts."* | "-m src."*)
-    if [ "$PWD {telling}" = {told} ]; then exec {python} -IS {client} {address} "$PWD" "$0" "$@"; fi
+    if [ "{telling}" = {told} ]; then exec {python} -IS {client} {address} "$PWD" "$0" "$@"; fi
 esac
 exec {python} "$@"
 """
 
 
 @contextmanager
-def start_warm_python(project: Path, environment: Mapping[str, str] | None = None) -> Iterator[str]:
+def start_warm_python(
+    project: Path, environment: Mapping[str, str] | None = None, in_copies: bool = False
+) -> Iterator[str]:
     """Start a server for the project in a folder, with `environment` besides that of this process.
 
+    With `in_copies` callers in every folder get its processes: copies of the project, the same to the byte.
     Gives what is called in place of `sys.executable`: that itself elsewhere than on Linux, as Metal survives no fork.
     """
     if sys.platform != "linux":
@@ -52,16 +55,18 @@ def start_warm_python(project: Path, environment: Mapping[str, str] | None = Non
         )
         listener.close()  # so that nobody waits for a server that is no more
         try:
-            yield str(write_script(address, project, surroundings))
+            yield str(write_script(address, project, surroundings, in_copies))
         finally:
-            server.communicate(timeout=60)  # it ends with its standard input
+            server.communicate(timeout=600)  # it ends with its standard input
 
 
-def write_script(address: Path, project: Path, surroundings: Mapping[str, str]) -> Path:
+def write_script(address: Path, project: Path, surroundings: Mapping[str, str], in_copies: bool) -> Path:
     """The program beside the server's address, for a shell that starts in a millisecond."""
-    told = [project.resolve().as_posix(), *(surroundings.get(name, "") for name in TELLING)]
-    places = {"told": " ".join(told), "python": sys.executable, "client": HERE / "client.py", "address": address}
+    told = [surroundings.get(name, "") for name in TELLING]
     telling = " ".join(f"${{{name}-{ONE_THREAD.get(name, '')}}}" for name in TELLING)
+    if not in_copies:
+        telling, told = f"$PWD {telling}", [project.resolve().as_posix(), *told]
+    places = {"told": " ".join(told), "python": sys.executable, "client": HERE / "client.py", "address": address}
     program = address.with_name("python")
     program.write_text(
         SCRIPT.format(telling=telling, **{name: shlex.quote(str(place)) for name, place in places.items()})

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 
 PROFILE = ("--profile", "profiles/slurm")
@@ -131,12 +132,12 @@ def test_a_job_requests_the_resources_of_the_budget(node, cluster):
     asked = re.search(r"rule optimise_block:.*?mem_mb=(\d+).*?\n", shown, re.S)
     assert asked
     large = subprocess.run(
-        [*cluster.command("-n", "quant_config", *PROFILE)[:-1], "config/sd3-medium.yaml"],
+        [sys.executable, *cluster.command("-n", "quant_config", *PROFILE)[:-1], "config/sd3-medium.yaml"],
         cwd=cluster.folder,
         env=node.environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     wide = re.search(r"rule optimise_block:.*?mem_mb=(\d+).*?\n", large.stdout, re.S)
     assert wide

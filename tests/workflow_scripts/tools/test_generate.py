@@ -201,6 +201,6 @@ class TestRefusals:
 
     def test_the_command_prints_one_line(self, tmp_path):
         command = [sys.executable, "-m", "workflow_scripts.tools.generate", "--prompt", "x", "--steps", "0"]
-        done = subprocess.run([*command, "--out", "a.png"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*command, "--out", "a.png"], capture_output=True, text=True, timeout=600)
         assert done.returncode == 1
         assert done.stderr.splitlines() == ["error: --steps 0: needs at least 1"]

@@ -145,7 +145,7 @@ def test_two_workers_at_once_write_the_same_bytes_as_one(tmp_path):
         workers.append(
             subprocess.Popen([sys.executable, "-m", "workflow_scripts.trajectories.collect_shard", *options])
         )
-    assert [worker.wait(60) for worker in workers] == [0, 0]
+    assert [worker.wait(600) for worker in workers] == [0, 0]
     assert hash_tree(tmp_path / "trajectories.zarr") == hash_tree(build_finished() / "trajectories.zarr")
 
 
