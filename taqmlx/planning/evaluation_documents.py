@@ -120,9 +120,16 @@ class RungBlocks(TypedDict):
     blocks: dict[str, dict[str, float]]
 
 
-class Rung(TypedDict):
-    """Results of one rung of the ladder; chosen: rounding method by block."""
+class Gain(Interval):
+    """Median of the differences in SNR, picture by picture, between a rung and its `base`, in dB."""
 
+    base: str
+
+
+class Rung(TypedDict):
+    """Results of one rung of the ladder; chosen: rounding method by block; gain: if another rung is its base."""
+
+    gain: NotRequired[Gain]
     rung: str
     title: str
     latent_snr: RungPictures

@@ -29,6 +29,15 @@ RTN, _GPTQ = {"engine": "rtn"}, {"engine": "gptq"}
 PAPER = {"engine": "adaround", "adaround_start": "full_precision"}
 _W4A4 = {"weights": choose_weights(), "activations": choose_activations(activation_bits=4)}
 _W4A8 = {"weights": choose_weights(), "activations": choose_activations()}
+_SHIFTED = PAPER | _W4A8 | {"activations": choose_activations(shift=True)}
+# The folds of every layer input that can have one of a kind.
+SCALES, PERMUTATIONS, ROTATIONS = ([{"layers": "*", "kind": kind}] for kind in ("scale", "permutation", "rotation"))
+
+
+def choose_input_rounding(policy: str, **changes: Any) -> Config:
+    """Changes of a rung with 8-bit inputs beside unquantized weights, whose error hides that of inputs."""
+    return RTN | {"weights": UNROUNDED, "activations": choose_activations(policy, **changes)}
+
 
 FULL_PRECISION = "full_precision"
 
@@ -62,6 +71,13 @@ RUNGS: dict[str, tuple[str, Config]] = {
         "W4A8, RTN, per token and 32 channels",
         RTN | _W4A8 | {"activations": choose_activations("dynamic", group_size=32)},
     ),
+    "w16a8_static": ("W16A8, static", choose_input_rounding("static")),
+    "w16a8_sigma": ("W16A8, per sigma", choose_input_rounding("lut")),
+    "w16a8_dynamic": ("W16A8, per token", choose_input_rounding("dynamic")),
+    "w16a8_shift": ("W16A8, per sigma, shift", choose_input_rounding("lut", shift=True)),
+    "w16a8_scale": ("W16A8, per sigma, smoothing", choose_input_rounding("lut") | {"folds": SCALES}),
+    "w4a8_rtn_bias": ("W4A8, RTN, per sigma, bias correction", RTN | _W4A8 | {"bias_correction": True}),
+    "w4a8_rtn_scale": ("W4A8, RTN, per sigma, smoothing", RTN | _W4A8 | {"folds": SCALES}),
     "w4a16_adaln4_rtn": (
         "W4A16, RTN, adaLN layers 4 bits",
         RTN | {"weights": choose_weights(modulation_bits=4), "activations": UNROUNDED},
@@ -72,12 +88,28 @@ RUNGS: dict[str, tuple[str, Config]] = {
     ),
     "w4a16_gptq": ("W4A16, GPTQ", _GPTQ | {"weights": choose_weights(), "activations": UNROUNDED}),
     "w4a8_gptq": ("W4A8, GPTQ", _GPTQ | _W4A8),
+    "w4a8_gptq_bias": ("W4A8, GPTQ, bias correction", _GPTQ | _W4A8 | {"bias_correction": True}),
+    "w4a8_gptq_scale": ("W4A8, GPTQ, smoothing", _GPTQ | _W4A8 | {"folds": SCALES}),
+    "w4a8_gptq_permutation": ("W4A8, GPTQ, permutation", _GPTQ | _W4A8 | {"folds": PERMUTATIONS}),
+    "w4a8_gptq_rotation": ("W4A8, GPTQ, rotation", _GPTQ | _W4A8 | {"folds": ROTATIONS}),
     "w4a8_separate": ("W4A8, AdaRound, separate", PAPER | _W4A8 | {"reconstruction": "separate"}),
     "w4a8_joint": ("W4A8, AdaRound, joint", PAPER | _W4A8 | {"reconstruction": "joint"}),
-    "w4a8_shift": ("  + shift", PAPER | _W4A8 | {"activations": choose_activations(shift=True)}),
+    "w4a8_shift": ("  + shift", _SHIFTED),
     "w4a8_migration": (
         "  + migration",
         PAPER | _W4A8 | {"activations": choose_activations(shift=True, migration=True)},
+    ),
+    "w4a8_smoothing": ("joint + shift + smoothing", _SHIFTED | {"folds": SCALES}),
+    "w4a8_permutation": ("joint + shift + permutation", _SHIFTED | {"folds": PERMUTATIONS}),
+    "w4a8_rotation": ("joint + shift + rotation", _SHIFTED | {"folds": ROTATIONS}),
+    "w4a8_folds": ("joint + shift + smoothing and permutation", _SHIFTED | {"folds": [*SCALES, *PERMUTATIONS]}),
+    "w4a8_joint_dynamic": (
+        "joint + shift, per token",
+        _SHIFTED | {"activations": choose_activations("dynamic", shift=True)},
+    ),
+    "w4a8_joint_static": (
+        "joint + shift, static",
+        _SHIFTED | {"activations": choose_activations("static", shift=True)},
     ),
     "w4a8_from_gptq": (
         "joint + shift, from GPTQ's codes",
@@ -96,3 +128,35 @@ RUNGS: dict[str, tuple[str, Config]] = {
 }
 OWN, OWN_TITLE = "own", "configured blocks, before distillation"
 PACKED, PACKED_TITLE = "packed", "configured model, from the packed files"
+
+# The rung that differs from a rung by one remedy alone; the gain of the remedy is measured against it.
+BASES = {
+    "w16a8_sigma": "w16a8_static",
+    "w16a8_dynamic": "w16a8_sigma",
+    "w16a8_shift": "w16a8_sigma",
+    "w16a8_scale": "w16a8_sigma",
+    "w4a8_rtn_sigma": "w4a8_rtn_static",
+    "w4a8_rtn_dynamic": "w4a8_rtn_sigma",
+    "w4a8_rtn_bias": "w4a8_rtn_sigma",
+    "w4a8_rtn_scale": "w4a8_rtn_sigma",
+    "w4a8_gptq": "w4a8_rtn_sigma",
+    "w4a8_gptq_bias": "w4a8_gptq",
+    "w4a8_gptq_scale": "w4a8_gptq",
+    "w4a8_gptq_permutation": "w4a8_gptq",
+    "w4a8_gptq_rotation": "w4a8_gptq",
+    "w4a8_separate": "w4a8_gptq",
+    "w4a8_joint": "w4a8_separate",
+    "w4a8_shift": "w4a8_joint",
+    "w4a8_migration": "w4a8_shift",
+    "w4a8_smoothing": "w4a8_shift",
+    "w4a8_permutation": "w4a8_shift",
+    "w4a8_rotation": "w4a8_shift",
+    "w4a8_folds": "w4a8_shift",
+    "w4a8_joint_static": "w4a8_shift",
+    "w4a8_joint_dynamic": "w4a8_shift",
+    "w4a8_from_gptq": "w4a8_shift",
+    "w4a8_sequential": "w4a8_from_gptq",
+    "w4a4_separate": "w4a4_rtn_sigma",
+    "w4a4_joint": "w4a4_separate",
+    PACKED: OWN,
+}

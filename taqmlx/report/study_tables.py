@@ -8,7 +8,7 @@ from taqmlx.store.frontier_file import ROUNDED, UNROUNDED
 # An entry of a study's file, or of `docs/numbers.json`.
 Entry = Mapping[str, Any]
 FRONTIER = ("", "bits per weight", "median, dB", "lowest 5 %, dB", "below 5 dB", "saved, median", "saved, lowest 5 %")
-LADDER = ("rung", "latents", "worst picture", "blocks", "worst block")
+LADDER = ("rung", "latents", "worst picture", "blocks", "worst block", "gain", "over")
 PICTURES = (
     *("", "FID to real", "FID to full precision", "latent SNR, dB", "PSNR, dB", "SSIM"),
     "prompt accuracy",
@@ -46,13 +46,15 @@ def show_way(way: Entry, mark: str = "") -> list[str]:
 
 def tabulate_ladder(rungs: Iterable[Entry]) -> str:
     """A row for each rung; two spaces before a title indent it."""
-    return tabulate(LADDER, map(show_rung, rungs))
+    shown = [show_rung(rung) for rung in rungs]
+    return tabulate(LADDER[: max(map(len, shown))], (row + [""] * (max(map(len, shown)) - len(row)) for row in shown))
 
 
 def show_rung(rung: Entry) -> list[str]:
-    """A rung's ratios in dB: typical and worst of the latents, then of the blocks."""
+    """A rung's ratios in dB, typical and worst of the latents, then of the blocks; and its gain, if it has a base."""
     ratios = (rung[kind][key] for kind in ("latent_snr", "block_snr") for key in ("typical", "worst"))
-    return [rung["title"].replace("  ", "&nbsp;&nbsp;"), *(f"{ratio:.2f}" for ratio in ratios)]
+    gain = [show_interval(rung["gain"], 2), f"`{rung['gain']['base']}`"] if "gain" in rung else []
+    return [rung["title"].replace("  ", "&nbsp;&nbsp;"), *(f"{ratio:.2f}" for ratio in ratios), *gain]
 
 
 def tabulate_pictures(variants: Iterable[Entry]) -> str:

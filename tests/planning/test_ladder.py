@@ -80,6 +80,13 @@ def test_the_bits_of_a_rung_are_those_of_its_rules(rung):
         ("w4a8_shift", "w4a8_from_gptq", {"adaround_start"}),
         ("w4a8_from_gptq", "w4a8_sequential", {"block_inputs"}),
         ("w4a8_rtn_sigma", "w4a4_rtn_sigma", {"activations"}),
+        ("w4a8_rtn_sigma", "w4a8_rtn_bias", {"bias_correction"}),
+        ("w4a8_rtn_sigma", "w4a8_rtn_scale", {"folds"}),
+        ("w16a8_sigma", "w16a8_scale", {"folds"}),
+        ("w4a8_shift", "w4a8_smoothing", {"folds"}),
+        ("w4a8_shift", "w4a8_permutation", {"folds"}),
+        ("w4a8_shift", "w4a8_rotation", {"folds"}),
+        ("w4a8_shift", "w4a8_joint_dynamic", {"activations"}),
         ("w4a4_separate", "w4a4_joint", {"reconstruction"}),
     ],
 )
@@ -87,3 +94,11 @@ def test_one_thing_changes_at_a_time(lower, upper, changed):
     below, above = complete(lower), complete(upper)
     assert {key for key in below if below[key] != above[key]} <= changed
     assert any(below[key] != above[key] for key in changed)
+
+
+@pytest.mark.parametrize(("rung", "base"), [pair for pair in ladder.BASES.items() if pair[0] in ladder.RUNGS])
+def test_a_gain_is_that_of_one_remedy(rung, base):
+    """At most two keys differ: an engine and its start, or another way of learning."""
+    below, above = complete(base), complete(rung)
+    changed = {key for key in below if below[key] != above[key]}
+    assert changed <= {"engine", "adaround_start", "reconstruction"} or len(changed) == 1

@@ -86,3 +86,16 @@ def test_equal_latents_have_a_finite_ratio(results):
     write_rung(results / "ladder" / ladder.PACKED, exact["latents"])
     written, _ = run(results)
     assert written["rungs"][-1]["latent_snr"]["worst"] == 150
+
+
+def test_a_gain_is_the_median_difference_to_the_base(results):
+    written, text = run(results)
+    by_name = {rung["rung"]: rung for rung in written["rungs"]}
+    places = list(by_name)
+    for rung, base in ladder.BASES.items():
+        gain = by_name[rung]["gain"]
+        assert gain["base"] == base
+        assert gain["value"] == pytest.approx(places.index(rung) - places.index(base), abs=0.1)
+        assert gain["interval_95"][0] <= gain["value"] <= gain["interval_95"][1]
+    assert "gain" not in by_name["w8a8_rtn"]
+    assert "| over |" in text
