@@ -13,10 +13,11 @@ from taqmlx.planning import (
     configuration,
     guard,
     ladder,
+    local_paths,
     plain_ways,
     plan,
     sizes,
-    local_paths,
+    stage_demands,
     stale_parameters,
     variants,
 )

@@ -20,7 +20,7 @@ def get_prompt_file(wildcards):
     """
     workflow.dag.forcefiles.update(STALE_PARAMETERS)
     try:
-        config_relations.reject_stage(wildcards.stage, config)
+        stage_demands.reject_stage(wildcards.stage, config)
     except ValueError as error:
         stop(error)
     return config["prompts"] if wildcards.stage in plan.READS_PROMPTS else []

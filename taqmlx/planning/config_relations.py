@@ -4,16 +4,13 @@ Every check raises ValueError with a one-line message that suggests a valid chan
 """
 
 import difflib
-import math
-from collections.abc import Callable
 
 from taqmlx.planning import plan
-from taqmlx.planning.bit_choices import GROUP_SIZES, WIDTHS, Choice
 from taqmlx.planning.documents import Config, Rule
 from taqmlx.planning.folds import FOLDED_ROLES, list_sites, select_sites
-from taqmlx.planning.layer_rules import MEASURED_POLICIES, UNQUANTIZED, find_rule, read_scale_dtype
+from taqmlx.planning.layer_rules import MEASURED_POLICIES, UNQUANTIZED, read_scale_dtype
 from taqmlx.planning.mflux_layout import MFLUX, MFLUX_DTYPE, MFLUX_MODEL
-from taqmlx.planning.sizes import count_elements
+from taqmlx.planning.stage_demands import describe_few_points
 from taqmlx.planning.step_choice import select_timesteps
 from taqmlx.planning.variants import VARIANTS
 
@@ -23,7 +20,7 @@ FEWEST_POINTS = 2  # calibration points per block: one for training, one held ou
 
 def reject_contradictions(config: Config) -> None:
     """Raise ValueError for combinations of values with which no run can succeed, whatever its target."""
-    for refuse in (
+    for reject in (
         reject_steps,
         reject_folds,
         reject_few_points,
@@ -35,7 +32,7 @@ def reject_contradictions(config: Config) -> None:
         reject_variants,
         reject_seeds,
     ):
-        refuse(config)
+        reject(config)
 
 
 def reject_steps(config: Config) -> None:
@@ -47,10 +44,8 @@ def reject_steps(config: Config) -> None:
             f" set selected_steps to {steps} or less, or raise steps"
         )
     if config["capture_points"] < selected:
-        raise ValueError(
-            f"capture_points: {config['capture_points']} is too few for {selected} selected steps;"
-            f" set it to {selected} or more, or lower selected_steps"
-        )
+        few = describe_few_points("capture_points", config["capture_points"], selected, "selected steps")
+        raise ValueError(f"{few}, or lower selected_steps")
     observed = len(select_timesteps(config["statistics_steps"], range(selected)))
     if 0 < config["statistics_points"] < observed:
         raise ValueError(
@@ -170,45 +165,6 @@ def reject_seeds(config: Config) -> None:
         raise ValueError(f"evaluation_seed: {first} leaves too few seeds; set it to {last} or less")
 
 
-def count_least_bits(config: Config) -> float:
-    """Smallest bits per weight, over all linear layers, that the bit search can reach."""
-    elements = count_elements(config)
-    bits = {name: find_rule(config["weights"], name)["bits"] for name in elements}
-    smallest = Choice(min(WIDTHS), max(GROUP_SIZES)).bits_per_weight
-    stored = sum(count * (UNQUANTIZED if bits[name] == UNQUANTIZED else smallest) for name, count in elements.items())
-    return stored / sum(elements.values())
-
-
-def reject_size(key: str, size: float, config: Config) -> None:
-    """Raise ValueError if `size`, in bits per weight, is below the smallest the bit search can reach."""
-    least = count_least_bits(config)
-    if size < least:
-        raise ValueError(
-            f"{key}: {size:g} bits per weight are too few, with scales and zero points {least:.3g} is the least"
-            f" possible; raise it to {math.ceil(least * 100) / 100:g} or more"
-        )
-
-
-def reject_search(config: Config) -> None:
-    """Raise ValueError if no weight is quantized, or `bits_per_weight` is below the smallest possible size."""
-    names = (layer.name for layer in plan.list_layers(config["model"]))
-    if all(find_rule(config["weights"], name)["bits"] == UNQUANTIZED for name in names):
-        raise ValueError("weights: all layers have 16 bits, so there are none to choose; lower some")
-    if config["bits_per_weight"] is not None:
-        reject_size("bits_per_weight", config["bits_per_weight"], config)
-
-
-def reject_frontier(config: Config) -> None:
-    """Raise ValueError for impossible frontier sizes, or more frontier images than evaluation images."""
-    for size in config["frontier_sizes"]:
-        reject_size("frontier_sizes", size, config)
-    if config["frontier_pictures"] > config["evaluation_pictures"]:
-        raise ValueError(
-            f"frontier_pictures: {config['frontier_pictures']} are more than the {config['evaluation_pictures']} of"
-            " evaluation_pictures; lower it, or raise that"
-        )
-
-
 def reject_layout(config: Config) -> None:
     """Raise ValueError for a layout that has no place for the configured model and stored type."""
     if config["layout"] != MFLUX:
@@ -230,40 +186,3 @@ def reject_mflux(config: Config) -> None:
             f"activations: the migration of {rule['layers']} divides the layers' inputs, which mflux does not do;"
             " set migration to false"
         )
-
-
-def reject_no_captions(config: Config) -> None:
-    """Raise ValueError if the model has no captions of its own and no prompt file is given."""
-    if config["model"] not in plan.EMBEDDED and not config["evaluation_prompts"]:
-        raise ValueError(f"evaluation_prompts: {config['model']} has no captions of its own; name a file of prompts")
-
-
-def reject_no_reference(config: Config) -> None:
-    """Raise ValueError if real images are neither given nor can be generated."""
-    if config["model"] not in plan.EMBEDDED and not config["reference_pictures"]:
-        raise ValueError(f"reference_pictures: none can be drawn for {config['model']}; name a folder of pictures")
-
-
-def reject_no_judge(config: Config) -> None:
-    """Raise ValueError if there is no network to extract image features with."""
-    if config["model"] not in plan.EMBEDDED and not config["inception"]:
-        raise ValueError(
-            f"inception: the embedded model's classifier cannot judge pictures of {config['model']}; name the"
-            " weights of an Inception v3"
-        )
-
-
-# Checks of single stages, made only if the stage is part of the run.
-STAGE_DEMANDS: dict[str, Callable[[Config], None]] = {
-    "search_bits": reject_search,
-    "measure_frontier": reject_frontier,
-    "write_evaluation_prompts": reject_no_captions,
-    "draw_reference": reject_no_reference,
-    "extract_features": reject_no_judge,
-}
-
-
-def reject_stage(stage: str, config: Config) -> None:
-    """Raise ValueError if `stage` cannot run with this configuration."""
-    if stage in STAGE_DEMANDS:
-        STAGE_DEMANDS[stage](config)

@@ -14,9 +14,10 @@ from taqmlx.numerics.calibration_points import select_steps, shuffle_points
 from taqmlx.numerics.weight_grid import fit_group_size
 from taqmlx.planning import configuration, plan
 from taqmlx.planning.bit_choices import list_choices
-from taqmlx.planning.config_relations import FEWEST_POINTS, LARGEST_SEED, reject_mflux, reject_stage
+from taqmlx.planning.config_relations import FEWEST_POINTS, LARGEST_SEED, reject_mflux
 from taqmlx.planning.layer_rules import UNQUANTIZED, find_rule
 from taqmlx.planning.sizes import count_elements
+from taqmlx.planning.stage_demands import reject_stage
 from taqmlx.planning.stages import CaptureBlocks, CollectActivations, SearchBits
 from taqmlx.reconstruction.block_assembly import split_points
 from taqmlx.store.errors import UserError

@@ -15,6 +15,7 @@ from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.observations import Observations, add_batch, create_observation, pack_observations
 from taqmlx.numerics.selection import choose_points
 from taqmlx.planning import plan
+from taqmlx.planning.stage_demands import describe_few_points
 from taqmlx.planning.stages import CollectActivations
 from taqmlx.planning.step_choice import select_timesteps
 from taqmlx.runtime.entry import Progress, add_folds, build_parser, find_shard_index, log, run
@@ -79,9 +80,7 @@ def choose_share(steps: np.ndarray, chosen: list[int], parameters: CollectActiva
     limit, shards = parameters.statistics_points, parameters.statistics_shards
     index = find_shard_index(shard, shards)
     if 0 < limit < len(chosen):
-        raise UserError(
-            f"statistics_points: {limit} is too few for {len(chosen)} steps; set it to {len(chosen)} or more"
-        )
+        raise UserError(describe_few_points("statistics_points", limit, len(chosen)))
     points = choose_points(steps, chosen, limit, parameters.seed)
     return points[index::shards]
 

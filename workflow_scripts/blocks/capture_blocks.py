@@ -11,6 +11,7 @@ from taqmlx.mmdit.transformer import Transformer
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.selection import choose_spread_points
 from taqmlx.planning import plan
+from taqmlx.planning.stage_demands import describe_few_points
 from taqmlx.planning.stages import CaptureBlocks, CaptureParameters
 from taqmlx.runtime.entry import Progress, build_parser, find_shard_index, log, run
 from taqmlx.store.block_inputs import choose_batch, count_bytes
@@ -59,7 +60,7 @@ def select_shard(parameters: CaptureBlocks, shard: str, calibration: Calibration
     steps, prompts = (calibration.read(name) for name in ("steps", "prompt_indices"))
     count = len(np.unique(steps))
     if limit < count:
-        raise UserError(f"capture_points: {limit} is too few for {count} steps; set it to {count} or more")
+        raise UserError(describe_few_points("capture_points", limit, count))
     points = choose_spread_points(steps, prompts, limit, parameters.seed)
     if shards > len(points):
         raise UserError(

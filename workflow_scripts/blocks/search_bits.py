@@ -15,6 +15,7 @@ from taqmlx.planning.bit_choices import Costs
 from taqmlx.planning.documents import ChosenBits, MixedBits, Rule
 from taqmlx.planning.layer_rules import UNQUANTIZED, WeightRule, find_weight_rule
 from taqmlx.planning.mflux_layout import MFLUX, list_joined
+from taqmlx.planning.stage_demands import describe_small_size
 from taqmlx.planning.stages import SearchBits
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
@@ -45,10 +46,7 @@ def search(parameters: SearchBits, rules: dict[str, WeightRule], costs: Costs, e
         found = search_sizes(options, budget)
     except ValueError:
         least = (plain + sum(min(option.size for option in own) for own in options.values())) / total
-        raise UserError(
-            f"bits_per_weight: {(budget + plain) / total:g} bits are too few, with scales and zero points {least:.3g}"
-            f" is the least possible; raise it to {np.ceil(least * 100) / 100:g} or more"
-        ) from None
+        raise UserError(describe_small_size("bits_per_weight", (budget + plain) / total, least)) from None
     described: dict[str, ChosenBits] = {
         name: {
             "bits_per_weight": float((plain + sum(option.size for option in own.values())) / total),

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from taqmlx.planning import plan
+from taqmlx.planning.stage_demands import describe_missing_reference
 from taqmlx.planning.stages import DrawReference
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
@@ -28,7 +29,7 @@ PER_PICTURE, ENOUGH = 4, 4096  # enough for the reference to add little error to
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_parameters(DrawReference, arguments.params)
     if parameters.model not in plan.EMBEDDED:
-        raise UserError(f"reference_pictures: none can be drawn for {parameters.model}; name a folder of pictures")
+        raise UserError(describe_missing_reference(parameters.model))
     pictures = parameters.evaluation_pictures
     count = max(pictures, min(PER_PICTURE * pictures, ENOUGH))
     folder = arguments.out.with_suffix("")

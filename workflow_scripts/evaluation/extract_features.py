@@ -16,6 +16,7 @@ from taqmlx.models.embedded import FOLDER, PICTURE_SIZE
 from taqmlx.planning import plan
 from taqmlx.planning.evaluation_documents import Metrics
 from taqmlx.planning.local_paths import find_local_path
+from taqmlx.planning.stage_demands import describe_missing_judge
 from taqmlx.planning.stages import ExtractFeatures
 from taqmlx.runtime.entry import Progress, build_parser, find_shard_index, log, run
 from taqmlx.store.errors import UserError
@@ -53,10 +54,7 @@ def main(arguments: argparse.Namespace) -> None:
 def open_extractors(parameters: ExtractFeatures) -> tuple[list[Extractor], Metrics]:
     """The feature extractors, and their descriptions. Raises UserError for missing weights."""
     if parameters.model not in plan.EMBEDDED and not parameters.inception:
-        raise UserError(
-            f"inception: the embedded model's classifier cannot judge pictures of {parameters.model}; name the"
-            " weights of an Inception v3"
-        )
+        raise UserError(describe_missing_judge(parameters.model))
     classifier = load_classifier()
 
     def judge(images: Sequence[Image.Image]) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from taqmlx.planning import configuration, plan
 from taqmlx.planning.local_paths import find_local_path
 from taqmlx.planning.prompts import read_prompts
+from taqmlx.planning.stage_demands import describe_missing_captions
 from taqmlx.planning.stages import WriteEvaluationPrompts
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
@@ -18,7 +19,7 @@ from taqmlx.training.scoring import write_captions
 def main(arguments: argparse.Namespace) -> None:
     parameters = read_parameters(WriteEvaluationPrompts, arguments.params)
     if parameters.model not in plan.EMBEDDED and not parameters.evaluation_prompts:
-        raise UserError(f"evaluation_prompts: {parameters.model} has no captions of its own; name a file of prompts")
+        raise UserError(describe_missing_captions(parameters.model))
     count, first = parameters.evaluation_pictures, parameters.evaluation_seed
     captions = read_captions(parameters) if parameters.evaluation_prompts else draw_captions(parameters, count)
     prompts = [{"text": caption.text, "asked": list(caption.asked) or None} for caption in captions[:count]]
