@@ -1,6 +1,6 @@
 """Search of the folds of a block: the one whose rounded block has the least output error on calibration rows.
 
-Only the layers that a fold changes are rounded, by their rules, to nearest. A fold is kept if it lowers the error on
+Only the layers that a fold changes are quantized, with RTN by their rules. A fold is kept if it lowers the error on
 held-out rows too.
 """
 

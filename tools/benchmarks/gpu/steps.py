@@ -1,7 +1,7 @@
 """One guided Euler step of a transformer with random weights: fp32, fp16, and packed W4A16.
 
 `python -m tools.benchmarks.gpu.steps DEVICE SIZE` prints one JSON object: seconds per step of one trajectory and peak
-MB of each, and the error of the packed velocity, which is that of rounding random weights to nearest.
+MB of each, and the error of the packed velocity, which is that of RTN on random weights.
 """
 
 import json
