@@ -5,8 +5,8 @@ from functools import partial
 
 from taqmlx.planning.ablation import PAPER_FID
 from taqmlx.planning.ablation import VARIANTS as ABLATION
-from taqmlx.planning.stages import PARAMETERS
 from taqmlx.planning.variants import OTHER_SEEDS, RERUN
+from taqmlx.report.evening_tables import show_devices, show_statistics_points, show_stopping, show_work
 from taqmlx.report.gpu_table import show_gpu
 from taqmlx.report.kinds import COLUMNS
 from taqmlx.report.numbers import PLAIN, Numbers, order
@@ -192,34 +192,6 @@ def show_kinds(numbers: Numbers) -> str:
     return format_markdown(Table("kinds", "", COLUMNS, [Body(rows)]))
 
 
-def show_work(numbers: Numbers) -> str:
-    """Forwards and PFLOP of each stage, by preset."""
-    presets: dict[str, Facts] = numbers["work"]["presets"]
-    columns = [f"`{name}`, {what}" for name in presets for what in ("forwards", "PFLOP")]
-    stages = next(iter(presets.values()))["pflop"]
-
-    def show(preset: Facts, stage: str) -> list[str]:
-        forwards = sum(preset["forwards"].values()) if stage == "total" else preset["forwards"][stage]
-        return [f"{forwards:,}" if forwards else "", f"{preset['pflop'][stage]:.1f}"]
-
-    rows = [[stage, *(cell for own in presets.values() for cell in show(own, stage))] for stage in order_stages(stages)]
-    return tabulate(["", *columns], rows)
-
-
-def order_stages(names: Iterable[str]) -> list[str]:
-    """Stages in the order in which they run, then the total."""
-    ranks = {name: rank for rank, name in enumerate(PARAMETERS)}
-    return sorted(names, key=lambda name: ranks.get(name, len(ranks)))
-
-
-def show_devices(numbers: Numbers) -> str:
-    """Estimated hours of each preset by device."""
-    presets: dict[str, Facts] = numbers["work"]["presets"]
-    devices = sorted(next(iter(presets.values()))["hours"])
-    rows = [[name, *(f"{own['hours'][name]:.1f}" for own in presets.values())] for name in devices]
-    return tabulate(["hours, estimated", *(f"`{name}`" for name in presets)], rows)
-
-
 TABLES: dict[str, Callable[[Facts], str]] = {
     "readme": show_readme,
     "frontier": show_frontier,
@@ -236,5 +208,7 @@ TABLES: dict[str, Callable[[Facts], str]] = {
     "outliers": show_outliers,
     "work": show_work,
     "devices": show_devices,
+    "statistics_points": show_statistics_points,
+    "stopping": show_stopping,
     "gpu": show_gpu,
 }
