@@ -24,8 +24,8 @@ EXPLANATION = """\
 Signal-to-noise ratios in dB against full precision, from the same seeds and prompts: of the final latents (median over
 pictures, and the worst picture), and of the block outputs on held-out points (mean over blocks and streams, and the
 worst). A gain is the median of the differences to the rung named after it, picture by picture, with a 95 % interval
-from a bootstrap of the pictures. One decibel more is a fifth less error energy. The worst picture often has an ambiguous
-prompt and shows different content.
+from a bootstrap of the pictures. One decibel more is a fifth less error energy. The worst picture often has an
+ambiguous prompt and shows different content.
 """
 
 
