@@ -92,7 +92,7 @@ def measure(problem: BlockProblem, rules: LayerRules, where: np.ndarray, seed: i
 
 
 def round_weight(weight: mx.array, rule: LayerRule) -> mx.array:
-    """A weight (out, in) rounded to nearest on the grid of its rule."""
+    """A weight (out, in) rounded by RTN on the grid of its rule."""
     if rule["weight"]["bits"] == UNQUANTIZED:
         return weight
     exact, grid = np.array(weight), choose_grid(weight, rule["weight"])

@@ -26,7 +26,7 @@ def test_a_channel_that_is_never_used_keeps_the_mean_scale():
     np.testing.assert_array_equal(scales, [1, 2, 0.5, 1])
 
 
-def test_scales_stay_in_the_range_that_half_precision_can_take():
+def test_scales_stay_in_the_range_that_fp16_can_take():
     scales = choose_scales(np.exp2([-60.0, 0, 60]), np.ones(3), 1, 0)
     assert np.abs(np.log2(scales)).max() == LARGEST_EXPONENT
 
