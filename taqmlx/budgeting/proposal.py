@@ -23,6 +23,8 @@ HOURS_LIMITS: tuple[Mapping[str, Any], ...] = (
     {"adaround_iterations": 250},
     {"search_points": 32},
 )
+# With fewer iterations: a code moves by the product of rate and iterations (docs/evening.md).
+FEW_ITERATIONS: Mapping[str, Any] = {"adaround_rate": 0.03, "adaround_step_rate": 0.001}
 # Instead of a limit, at the end.
 WITHOUT_LEARNING: Mapping[str, Any] = {"engine": "gptq", "distil": "none"}
 
@@ -47,6 +49,8 @@ class Proposal(NamedTuple):
 def lower(config: plan.Parameters, limits: Mapping[str, Any]) -> plan.Parameters:
     """`config` with values above `limits` lowered to them; a number of points of 0 stands for all."""
     lowered = {key: min(config[key] or limit, limit) for key, limit in limits.items()}
+    if lowered.get("adaround_iterations", config["adaround_iterations"]) < config["adaround_iterations"]:
+        lowered |= FEW_ITERATIONS
     return config | lowered | {"selected_steps": min(config["selected_steps"], lowered.get("steps", config["steps"]))}
 
 

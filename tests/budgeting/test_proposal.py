@@ -65,6 +65,12 @@ def test_more_is_never_asked_of_a_stage_further_down():
         config = lowered
 
 
+def test_fewer_iterations_have_a_higher_rate():
+    config = budget.load_files(SD3["configfile"])[0]
+    assert proposal.lower(config, {"adaround_iterations": 500})["adaround_rate"] > config["adaround_rate"]
+    assert proposal.lower(config, {"adaround_iterations": 9000})["adaround_rate"] == config["adaround_rate"]
+
+
 def test_captured_rows_are_deleted_after_the_blocks():
     def stage(name, disk):
         return proposal.Stage(name, 1, 0.0, 0.0, disk, ())
