@@ -11,6 +11,7 @@ from taqmlx.mmdit.transformer import Transformer
 from taqmlx.models.protocol import Model
 from taqmlx.numerics.quality import compare_weights
 from taqmlx.planning.layers import Layer
+from taqmlx.store.block_inputs import FOLDS
 from taqmlx.store.errors import UserError
 from taqmlx.store.packed_checkpoint import PackedCheckpoint, read_packed
 from taqmlx.store.quant_config import QuantConfig, read_quant_config
@@ -36,7 +37,8 @@ def open_source(weights: Path | None, quant_config: Path | None, model: Model, l
     checkpoint = read_packed(folder)
     if config and checkpoint.config["model"]["sha256"] != config.content["weights"]["sha256"]:
         raise UserError(f"{folder} is not what {quant_config} was made with; leave --weights out")
-    if checkpoint.config["origin"]["model"] != model.file_digests():
+    made_from = {name: digest for name, digest in checkpoint.config["origin"]["model"].items() if name != FOLDS}
+    if made_from != model.file_digests():
         raise UserError(f"{folder} was made of other weights than those of this model; make it again")
     return Source(checkpoint, config, layers)
 

@@ -4,9 +4,10 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from taqmlx.mmdit.folds import apply_fold
 from taqmlx.planning.folds import list_folds, list_sites
 from taqmlx.reconstruction.block_problem import run_rows, take_rows
-from taqmlx.reconstruction.folding import search_fold
+from taqmlx.reconstruction.folding import refresh, replace_weights, search_fold
 from tools.reference import copy_transformer
 
 FC1 = "mm_01.image.mlp.fc1"
@@ -15,8 +16,11 @@ FC1 = "mm_01.image.mlp.fc1"
 def test_a_kept_fold_lowers_the_error_and_keeps_the_outputs(captured):
     ((site, kind),) = list_folds(list_sites(5), [{"layers": FC1, "kind": "scale"}], "mm_01")
     model = copy_transformer(captured.model)
-    problem, rules = captured.pose()
+    outlier = np.where(np.arange(128) == 5, 1 / 32, 1).astype(np.float32)
+    replace_weights(model, apply_fold(dict(tree_flatten(model.parameters())), site, kind, outlier, 2))
     before = dict(tree_flatten(model.parameters()))
+    problem, rules = captured.pose()
+    problem = refresh(model, problem, captured.modulation)
     fold, folded = search_fold(model, problem, captured.modulation, site, kind, rules, 0)
     exact, found = (
         run_rows(own, own.weights, lambda key, x: x, take_rows(own.rows, own.held_out)) for own in (problem, folded)
