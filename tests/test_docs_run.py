@@ -91,10 +91,14 @@ SMALLER = {
         "PICTURE_SEED, CAPTION_SEED = 128": "PICTURE_SEED, CAPTION_SEED = 4",
         "ITERATIONS, BATCH = 150": "ITERATIONS, BATCH = 2",
         "complete({}": "complete({'search_points': 4, 'search_probes': 2}",
+        '"range": "search"': '"range": "absmax"',
     },
-    "tools/benchmarks/pictures.py": {"3.0, 7": "3.0, 1"},
-    "tools/benchmarks/outliers.py": {"64, 9_000_000, 28": "2, 9_000_000, 2"},
-    "tools/benchmarks/scale.py": {"10_000, 50": "200, 10"},
+    "tools/benchmarks/pictures.py": {"28, 3.0, 7": "2, 3.0, 1"},
+    "tools/benchmarks/outliers.py": {
+        "64, 9_000_000, 28": "2, 9_000_000, 2",
+        "(0.99, 0.9, 0.7, 0.4, 0.1), 8": "(0.7,), 8",
+    },
+    "tools/benchmarks/scale.py": {"10_000, 50": "100, 10"},
 }
 # What a command says itself and is too long.
 SHORTER = {"adaround_iterations=20000": "adaround_iterations=2"}
@@ -128,9 +132,11 @@ ELSEWHERE = {
     r"make faults": "tests/tools/faults/test_kills.py::test_killed_workers_end_with_the_same_bytes",
     r"python -m tools\.benchmarks\.real_size .*": "tests/tools/benchmarks/test_real_size.py::"
     "test_every_stage_and_block_is_measured_once",
+    r"python -m tools\.benchmarks\.gpu --device cpu .*": "tests/tools/benchmarks/test_gpu.py::"
+    "test_every_part_is_measured",
 }
 # Minutes however small: with `pytest -m whole`, which .ci/run does and `make test` does not.
-LONG = ("ablation", "results/weights_ladder.json", "train_embedded_model", "bench", "scale")
+LONG = ("ablation", "results/weights_ladder.json", "train_embedded_model", "bench", "scale", "config/hard.yaml")
 WHOLE = "tests/test_docs_run.py::test_the_long_command_succeeds"
 PLANS = "tests/test_docs.py::test_every_target_can_be_planned"
 AFTER_LOSS = "snakemake --cores 1 trajectories quant_config"  # what a shard was deleted for

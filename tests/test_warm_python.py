@@ -2,11 +2,8 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-from tests.support.warm import start_warm_python
 
 COMMANDS = {
     "done": ("workflow_scripts.trajectories.create_store", "--help"),
@@ -31,12 +28,3 @@ def test_a_process_in_another_folder_imports_what_is_there(python, tmp_path):
     module.parent.mkdir(parents=True)
     module.write_text("print(__file__)")
     assert run(python, "-m", "workflow_scripts.tools.describe_quantization", cwd=tmp_path) == (0, f"{module}\n", "")
-
-
-def test_in_a_copy_of_the_project_a_process_imports_the_same_and_has_its_folder(tmp_path):
-    (tmp_path / "here.json").write_text("[]")
-    words = ("-m", "workflow_scripts.tools.describe_quantization")
-    with start_warm_python(Path(), in_copies=True) as python:
-        code, _, absent = run(python, *words, "absent.json", cwd=tmp_path)
-        assert (code, absent) == (1, run(sys.executable, *words, "absent.json")[2])
-        assert run(python, *words, "here.json", cwd=tmp_path)[2] != absent.replace("absent", "here")

@@ -28,12 +28,12 @@ LURES = "$(touch pwned) `touch pwned`; touch pwned & | > pwned 'a' \"b\" \\ %s {
 FOLDER = "q'uo\"te $(touch pwned) `touch pwned`; & | \\back #é %s [1]*? ~x"
 
 
-def run(*command: str, cwd: Path | None = None, python: str = sys.executable) -> subprocess.CompletedProcess:
+def run(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
     """Run Python with little memory to the end; what it says is in `.stdout`."""
     return subprocess.run(
-        [python, "-m", *command],
+        [sys.executable, "-m", *command],
         cwd=cwd,
-        env=os.environ | ({"PYTHONPATH": str(Path.cwd())} if cwd else {}),
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -42,13 +42,11 @@ def run(*command: str, cwd: Path | None = None, python: str = sys.executable) ->
     )
 
 
-def run_snakemake(
-    folder: Path, config: dict, *arguments: str, python: str = sys.executable
-) -> subprocess.CompletedProcess:
+def run_snakemake(folder: Path, config: dict, *arguments: str) -> subprocess.CompletedProcess:
     """Snakemake on `config`."""
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
-    return run("snakemake", "--cores", "1", "--nolock", *arguments, "--configfile", str(path), python=python)
+    return run("snakemake", "--cores", "1", "--nolock", *arguments, "--configfile", str(path))
 
 
 @pytest.mark.parametrize(
@@ -67,13 +65,13 @@ def test_an_invalid_configuration_ends_planning_in_one_line(tmp_path, config, wo
     assert "Traceback" not in planned.stdout
 
 
-def test_shell_syntax_in_names_and_prompts_is_text(python, tmp_path):
+def test_shell_syntax_in_names_and_prompts_is_text(tmp_path):
     prompts = tmp_path / "p'\" $(touch pwned);&\\.txt"
     prompts.write_text(f"a red circle\n{LURES}\n", encoding="utf-8")
     config = {"trajectories": 2, "steps": 2, "selected_steps": 2, "negative_prompt": f"{LURES}\n"}
     config |= {"results_dir": str(tmp_path / FOLDER), "prompts": str(prompts)}
     before = set(Path.cwd().iterdir())
-    made = run_snakemake(tmp_path, config, "calibration", "manifest", python=python)
+    made = run_snakemake(tmp_path, config, "calibration", "manifest")
     assert made.returncode == 0, made.stdout
     assert (tmp_path / FOLDER / "DiT_cali_data.npz").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {FOLDER, prompts.name, "config.yaml"}
