@@ -15,6 +15,7 @@ from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.weight_grid import Grid, dequantize, unpack_codes
 from taqmlx.planning.layer_rules import UNQUANTIZED, read_scale_dtype
 from taqmlx.planning.layers import Layer
+from taqmlx.store.block_inputs import FOLDS
 from taqmlx.store.errors import UserError
 from taqmlx.store.packed_checkpoint import PackedCheckpoint
 from taqmlx.store.quant_config import QuantConfig
@@ -45,9 +46,19 @@ def bind_packed(
         check_fit(checkpoint, config, layer, exact[layer.name].shape)
     packed = {layer.name: find_packed_weight(checkpoint, layer.path) for layer in list_packed(chosen, checkpoint)}
     biases = {layer.name: resolve_bias(model, layer) for layer in layers}
+    if FOLDS in checkpoint.config["origin"].get("model", {}):
+        exact.update(read_folded(checkpoint, layers, "weight"))
+        biases.update(read_folded(checkpoint, [layer for layer in layers if biases[layer.name] is not None], "bias"))
     inputs = {layer.name: describe_input(checkpoint, config, layer) for layer in chosen}
     sigmas = NO_TABLES if config is None else np.array(config.content["sigmas"])
     return QuantizedLinears(layers, {**exact, **packed}, biases, inputs, sigmas, lookup)
+
+
+def read_folded(checkpoint: PackedCheckpoint, layers: Sequence[Layer], part: str) -> dict[str, mx.array]:
+    """Unquantized weights or biases, fp32, of a checkpoint with folds, which the original model does not have."""
+    quantized = checkpoint.config["quantization"] if part == "weight" else {}
+    names = {layer.name: f"{layer.path}.{part}" for layer in layers if layer.path not in quantized}
+    return {name: mx.array(checkpoint.tensors[key]).astype(mx.float32) for name, key in names.items()}
 
 
 def check_fit(checkpoint: PackedCheckpoint, config: QuantConfig | None, layer: Layer, shape: tuple[int, ...]) -> None:
