@@ -98,6 +98,14 @@ def list_export_stages(config: plan.Parameters, shapes: ModelShapes) -> list[Sta
     ]
 
 
+def list_mflux_stages(config: plan.Parameters, shapes: ModelShapes) -> list[Stage]:
+    """The stage of the target `mflux`, without a time, for a configuration in the layout of mflux; else none."""
+    if config["layout"] != "mflux":
+        return []
+    size = disk.count_packed(config, shapes)
+    return [Stage("export_mflux", 1, float("nan"), float("nan"), size, ("mflux",))]
+
+
 def find_peak(stages: Sequence[Stage]) -> float:
     """Largest number of bytes on disk at any time: the captured rows are deleted once the blocks are quantized."""
     held = peak = 0.0

@@ -217,6 +217,18 @@ def test_the_command_prints_every_stage_and_the_total_and_writes_nothing(tmp_pat
     assert not (tmp_path / "new").exists()
 
 
+def test_the_folder_for_mflux_is_in_the_disk_of_its_layout(tmp_path, capsys):
+    flux = {"configfile": [Path("config/flux-schnell.yaml")]}
+    keys = [f"results_dir={tmp_path}", "scale_dtype=bfloat16"]
+    _, plain, _ = run(flux | {"config": keys}, capsys)
+    _, printed, _ = run(flux | {"config": [*keys, "layout=mflux"]}, capsys)
+    (line,) = (line.split() for line in printed.splitlines() if line.startswith("export_mflux"))
+    (packed,) = (line.split() for line in printed.splitlines() if line.startswith("pack_weights"))
+    assert line[-2:] == packed[-2:]
+    assert float(line[-2]) > 5  # GB
+    assert "export_mflux" not in plain
+
+
 def test_a_disk_that_is_too_small_is_rejected_in_one_line(tmp_path, capsys):
     free = shutil.disk_usage(tmp_path).free
     rows = free // (100 * 8 * 8 * 16 * 2 * 0.8)  # more states than fit

@@ -185,6 +185,15 @@ def test_large_transformers_are_split(study, tmp_path, monkeypatch):
     verify(moved.out.parent)
 
 
+def test_a_disk_that_is_too_small_is_named_before_anything_is_written(study, tmp_path, monkeypatch):
+    other = SimpleNamespace(**vars(study) | {"out": tmp_path / "mflux" / "transformer"})
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: free)
+    with pytest.raises(UserError, match=r"MB are needed and 0\.0 MB are free; make room, or choose a results_dir"):
+        export(other)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_second_run_gives_the_same_bytes(study, tmp_path):
     moved = SimpleNamespace(**vars(study) | {"out": tmp_path / "mflux" / "transformer"})
     export(moved)

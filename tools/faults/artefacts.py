@@ -25,6 +25,12 @@ READERS = {
     "adaround/*": "distil",
     "distilled.report.json": "write_report",
     "distilled.*": "pack_weights",
+    # Of the published folder, for people and for programs that are not here.
+    "quantized/README.md": VERIFY,
+    "quantized/load_quantized.py": VERIFY,
+    "quantized/pictures.png": VERIFY,
+    "quantized/quantization_report.html": VERIFY,
+    "mflux/*": VERIFY,
     "quantized/*": "write_quant_config",
     "quant_config.*": "write_multitier",
     "quant_config_multitier.*": "measure_size",

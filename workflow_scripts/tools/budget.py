@@ -21,7 +21,7 @@ import yaml
 from taqmlx.budgeting.devices import DEVICES, Device, time_stages
 from taqmlx.budgeting.proposal import Proposal, propose
 from taqmlx.budgeting.shapes import ModelShapes, read_shapes
-from taqmlx.budgeting.stages import Stage, count_missing, find_peak, list_export_stages, list_stages
+from taqmlx.budgeting.stages import Stage, count_missing, find_peak, list_export_stages, list_mflux_stages, list_stages
 from taqmlx.budgeting.tables import format_bytes, tabulate, tabulate_devices
 from taqmlx.budgeting.work import estimate_rates
 from taqmlx.mmdit.footprint import check_forward
@@ -60,6 +60,7 @@ def main(arguments: argparse.Namespace) -> None:
     else:
         stages = plan_stages(config)
     stages += list_export_stages(config, shapes) if arguments.exports else []
+    stages += list_mflux_stages(config, shapes)
     source = describe_device(device) if device else estimate_rates(config, shapes.sizes, step, on_gpu=on_gpu).source
     print("\n".join(tabulate(stages)))
     print("forwards: a row, one latent under one prompt, through the transformer; a gradient counts as two more")

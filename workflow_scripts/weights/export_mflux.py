@@ -20,6 +20,7 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.mflux_folder import convert_checkpoint, read_widths, write_transformer
 from taqmlx.store.packed_checkpoint import PackedCheckpoint, count_bytes, read_packed
 from taqmlx.store.parameters import read_parameters
+from taqmlx.store.preflight import check_disk
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -32,8 +33,9 @@ def main(arguments: argparse.Namespace) -> None:
     bits = Counter(how["bits"] for how in checkpoint.config["quantization"].values())
     inputs = {"quantized": checkpoint.config["model"]["sha256"], "widths": read_widths(checkpoint)}
     level = max(bits, key=lambda width: bits[width], default=UNQUANTIZED)
-    write_transformer(arguments.out, tensors, level, {"model": MFLUX_MODEL, "layout": "mflux"}, inputs)
     size = sum(map(count_bytes, tensors.values()))
+    check_disk(arguments.out.parent, size, "choose a results_dir elsewhere")
+    write_transformer(arguments.out, tensors, level, {"model": MFLUX_MODEL, "layout": "mflux"}, inputs)
     log.info(f"{len(modules)} modules, {size / 1e6:,.1f} MB, in the layout of mflux: {arguments.out}")
 
 
