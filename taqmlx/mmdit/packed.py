@@ -47,15 +47,15 @@ def bind_packed(
     packed = {layer.name: find_packed_weight(checkpoint, layer.path) for layer in list_packed(chosen, checkpoint)}
     biases = {layer.name: resolve_bias(model, layer) for layer in layers}
     if FOLDS in checkpoint.config["origin"].get("model", {}):
-        exact.update(read_folded(checkpoint, layers, "weight"))
-        biases.update(read_folded(checkpoint, [layer for layer in layers if biases[layer.name] is not None], "bias"))
+        exact.update(read_unquantized(checkpoint, layers, "weight"))
+    biases.update(read_unquantized(checkpoint, [layer for layer in chosen if biases[layer.name] is not None], "bias"))
     inputs = {layer.name: describe_input(checkpoint, config, layer) for layer in chosen}
     sigmas = NO_TABLES if config is None else np.array(config.content["sigmas"])
     return QuantizedLinears(layers, {**exact, **packed}, biases, inputs, sigmas, lookup)
 
 
-def read_folded(checkpoint: PackedCheckpoint, layers: Sequence[Layer], part: str) -> dict[str, mx.array]:
-    """Unquantized weights or biases, fp32, of a checkpoint with folds, which the original model does not have."""
+def read_unquantized(checkpoint: PackedCheckpoint, layers: Sequence[Layer], part: str) -> dict[str, mx.array]:
+    """Weights that are not quantized, or biases, of a checkpoint, fp32; folds and learning change them."""
     quantized = checkpoint.config["quantization"] if part == "weight" else {}
     names = {layer.name: f"{layer.path}.{part}" for layer in layers if layer.path not in quantized}
     return {name: mx.array(checkpoint.tensors[key]).astype(mx.float32) for name, key in names.items()}

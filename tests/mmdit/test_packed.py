@@ -38,8 +38,12 @@ def grids(transformer):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(grids):
-    tensors = {f"{FC2.path}.migration": MIGRATION}
+def checkpoint(transformer, grids):
+    """The biases are learned: they are not the model's."""
+    modules = dict(transformer.named_modules())
+    biases = {layer.path: modules[layer.path].get("bias") for layer in LAYERS}
+    tensors = {f"{path}.bias": np.array(bias) + 0.25 for path, bias in biases.items() if bias is not None}
+    tensors[f"{FC2.path}.migration"] = MIGRATION
     for name, (grid, codes) in grids.items():
         parts = {"weight": pack_codes(codes, grid.bits), "scales": grid.scales, "biases": grid.biases}
         tensors |= {f"{BY_NAME[name].path}.{part}": array for part, array in parts.items()}
@@ -47,7 +51,7 @@ def checkpoint(grids):
         BY_NAME[name].path: {"bits": stored_bits(bits), "group_size": 64, "mode": "affine"}
         for name, bits in BITS.items()
     }
-    return PackedCheckpoint({"quantization": quantization}, tensors, Path("model.safetensors"))
+    return PackedCheckpoint({"quantization": quantization, "origin": {}}, tensors, Path("model.safetensors"))
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +80,17 @@ def assert_near(found, expected):
 
 def test_without_a_config_the_input_is_divided_by_the_migration_only(transformer, checkpoint, grids):
     linears = bind_packed(transformer, LAYERS, LAYERS, checkpoint, None, "nearest")
-    modules = dict(transformer.named_modules())
     for name, (grid, codes) in grids.items():
         layer = BY_NAME[name]
         x = read(layer) / (MIGRATION if layer is FC2 else 1)
-        assert_near(compute(linears, layer), x @ dequantize(codes, grid).T + np.array(modules[layer.path].bias))
+        bias = checkpoint.tensors[f"{layer.path}.bias"]
+        assert_near(compute(linears, layer), x @ dequantize(codes, grid).T + bias)
 
 
 def test_with_a_config_inputs_are_quantized(transformer, checkpoint, config, grids):
     linears = bind_packed(transformer, LAYERS, LAYERS, checkpoint, config, "nearest")
     weight = dequantize(grids[FC2.name][1], grids[FC2.name][0])
-    bias = np.array(dict(transformer.named_modules())[FC2.path].bias)
+    bias = checkpoint.tensors[f"{FC2.path}.bias"]
     for sigma, step in ((0.9, STEPS[0]), (0.2, STEPS[1])):
         codes = np.clip(np.rint((read(FC2) - SHIFT) / MIGRATION / step), -127, 127)
         assert_near(compute(linears, FC2, sigma), (codes * step + SHIFT / MIGRATION) @ weight.T + bias)
@@ -98,7 +102,7 @@ def test_a_config_can_have_bits_per_noise_level(transformer, checkpoint, config,
     tiers = QuantConfig(config.content | {"layers": layers}, config.arrays, config.weights)
     linears = bind_packed(transformer, LAYERS, LAYERS, checkpoint, tiers, "nearest")
     weight = dequantize(grids[FC2.name][1], grids[FC2.name][0])
-    bias = np.array(dict(transformer.named_modules())[FC2.path].bias)
+    bias = checkpoint.tensors[f"{FC2.path}.bias"]
     for sigma, step, largest in ((0.9, STEPS[0], 7), (0.2, STEPS[1], 127)):
         codes = np.clip(np.rint((read(FC2) - SHIFT) / MIGRATION / step), -largest, largest)
         assert_near(compute(linears, FC2, sigma), (codes * step + SHIFT / MIGRATION) @ weight.T + bias)

@@ -39,19 +39,26 @@ def write(folder, stage, **changes):
 # Keys
 
 
+def list_kinds(stage):
+    """The dataclasses of a stage; a block's job has one for each engine."""
+    return [PARAMETERS[stage], *(BLOCK_PARAMETERS.values() if stage == "optimise_block" else ())]
+
+
 @pytest.mark.parametrize("stage", plan.STAGES)
 def test_every_key_of_a_stage_is_a_field_and_every_field_a_key(stage):
     keys = set(plan.STAGES[stage][1])
     keys |= OPTIONS if stage in plan.LOADS_MODEL else set()
     keys |= {"prompts"} if stage in plan.READS_PROMPTS else set()
-    keys |= {key for key, (_, stages) in plan.OPTIONAL.items() if stage in stages}
-    assert {field.name for field in fields(PARAMETERS[stage])} == keys
-    assert keys <= complete().keys()
+    optional = {key for key, (_, stages) in plan.OPTIONAL.items() if stage in stages}
+    own = {field.name for field in fields(PARAMETERS[stage])}
+    assert own - optional == keys
+    assert optional <= {field.name for kind in list_kinds(stage) for field in fields(kind)}
+    assert keys | optional <= complete().keys()
 
 
 @pytest.mark.parametrize("stage", plan.STAGES)
 def test_an_optional_key_is_absent_at_its_default(stage):
-    defaults = {field.name: field.default for field in fields(PARAMETERS[stage])}
+    defaults = {field.name: field.default for kind in list_kinds(stage) for field in fields(kind)}
     for key, (default, stages) in plan.OPTIONAL.items():
         assert stage not in stages or defaults[key] == default == complete()[key]
 

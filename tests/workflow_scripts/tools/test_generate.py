@@ -196,7 +196,7 @@ class TestRefusals:
         config = read_json(folder / "config.json")
         config["origin"]["model"]["transformer.safetensors"] = "0" * 64
         write_json(folder / "config.json", config)
-        with pytest.raises(UserError, match="made of other weights than those of the model embedded"):
+        with pytest.raises(UserError, match="made of other weights than those of this model"):
             generate("--weights", folder)
 
     def test_the_command_prints_one_line(self, tmp_path):
