@@ -67,7 +67,7 @@ def call(name: str, **arguments) -> None:
 
 def draw(model: str, out: Path, *options: object) -> np.ndarray:
     """The picture (32, 48, 3) of the first prompt that `generate` draws in two steps."""
-    common = ["--model", model, "--size", 32, "--width", 48, "--steps", 2, "--prompt", PROMPTS[0], "--out", out]
+    common = ["--model", model, "--height", 32, "--width", 48, "--steps", 2, "--prompt", PROMPTS[0], "--out", out]
     generate.main(generate.build_arguments().parse_args([str(option) for option in (*common, *options)]))
     return np.array(Image.open(out)).astype(int)
 
