@@ -140,7 +140,7 @@ def check_identities(results: Results) -> Report:
                 faults.append(f"{path / key} is {found[key].tolist()}, the configuration gives {wanted.tolist()}")
         for given, prompt in zip(prompts, job.prompts, strict=False):
             if given != prompt:
-                faults.append(f"{path} was drawn for the prompt {given!r}, the configuration gives {wanted!r}")
+                faults.append(f"{path} was drawn for the prompt {given!r}, the configuration gives {prompt!r}")
     prompts, seed = len(results.parameters.prompts), results.parameters.seed
     return Report(f"trajectory j has prompt j mod {prompts} and seed {seed} + j", faults)
 

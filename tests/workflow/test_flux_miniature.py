@@ -55,7 +55,7 @@ def test_rounding_costs_are_measured_in_a_unified_block(run, tmp_path):
     out, params = tmp_path / "uni_36.json", tmp_path / "params.json"
     write_json(params, plan.select_parameters("measure_sensitivity", run.config, PROMPTS))
     rows = [run.results / "block_inputs.zarr" / "00"]
-    call("measure_sensitivity", params=params, block="uni_36", inputs=rows, out=out)
+    call("measure_sensitivity", params=params, block="uni_36", inputs=rows, out=out, folds=None)
     content = read_sensitivity(out)
     assert set(content["gains"]) == {"image", "text"}
     assert len(content["weights"]) == 7  # with the modulation
