@@ -47,12 +47,22 @@ def test_without_patience_nothing_is_measured_and_with_it_the_result_is_the_same
         np.testing.assert_array_equal(value, as_arrays(patient)[name], err_msg=name)
 
 
-def test_learning_stops_where_the_error_grows(study, flat):
+def test_learning_stops_where_the_error_no_longer_falls(study, flat, tmp_path):
+    """The state of the first checkpoint is told of an error that nothing undercuts: two measurements later it ends."""
     problem, _, _, quantizers = study
-    state = learn_quietly(problem, flat, quantizers, RUINED)
-    whole = learn_quietly(problem, flat, quantizers, replace(RUINED, adaround_patience=0))
-    assert len(state.losses) < len(whole.losses) == 20
-    assert state.losses == whole.losses[: len(state.losses)]
+    settings, paths = replace(SETTINGS, adaround_iterations=20, adaround_patience=2), []
+
+    def save(state):
+        paths.append(tmp_path / f"{len(state.losses)}.safetensors")
+        write_learning(paths[-1], "seal", *pack_state(state))
+
+    whole = learn_quietly(problem, flat, quantizers, replace(settings, adaround_patience=20), save=save)
+    assert len(whole.losses) == 20
+    state = unpack_state(read_learning(paths[0], "seal"))
+    state.errors = [0.0]
+    stopped = learn_quietly(problem, flat, quantizers, settings, state)
+    assert len(stopped.losses) == settings.adaround_checkpoint_every + 2
+    assert stopped.losses == whole.losses[: len(stopped.losses)]
 
 
 def test_a_resumed_block_stops_where_the_whole_one_does(study, flat, tmp_path):
