@@ -22,7 +22,7 @@ def apply_fold(weights: Weights, site: Site, kind: FoldKind, vector: np.ndarray,
 
     Raises UserError if the model has no bias that the fold needs, or heads that it cannot rotate.
     """
-    refuse_missing_bias(weights, site, kind)
+    reject_missing_bias(weights, site, kind)
     readers = {f"{layer.path}.weight" for layer in site.readers}
     names = readers | {
         name for layer in site.writers for name in (f"{layer.path}.weight", f"{layer.path}.bias") if name in weights
@@ -36,7 +36,7 @@ def apply_fold(weights: Weights, site: Site, kind: FoldKind, vector: np.ndarray,
     }
 
 
-def refuse_missing_bias(weights: Weights, site: Site, kind: FoldKind) -> None:
+def reject_missing_bias(weights: Weights, site: Site, kind: FoldKind) -> None:
     """Raise UserError if an adaLN layer has no bias, which a scale of its norm changes."""
     for layer in site.writers:
         if layer.role == "adaLN" and f"{layer.path}.bias" not in weights:
