@@ -1,7 +1,9 @@
 """Every command in the documents is accepted by its program, and every link leads somewhere."""
 
+import os
 import re
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,14 @@ def test_make_has_the_target(command):
 def test_the_entry_accepts_the_options(command, monkeypatch):
     assert command.words[1] == "-m"
     parse_entry(monkeypatch, command.words)
+
+
+def test_an_upload_takes_a_repository_and_a_folder():
+    """An upload itself needs an account."""
+    program = Path(sysconfig.get_path("scripts")) / "hf"
+    plain = os.environ | {"NO_COLOR": "1", "COLUMNS": "120"}
+    done = subprocess.run([program, "upload", "--help"], capture_output=True, text=True, env=plain, check=True)
+    assert "hf upload [OPTIONS] REPO_ID [LOCAL_PATH]" in done.stdout
 
 
 @pytest.mark.parametrize("config", CONFIGURATIONS)

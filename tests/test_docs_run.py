@@ -132,6 +132,7 @@ ELSEWHERE = {
     r"make faults": "tests/tools/faults/test_kills.py::test_killed_workers_end_with_the_same_bytes",
     r"python -m tools\.benchmarks\.real_size .*": "tests/tools/benchmarks/test_real_size.py::"
     "test_every_stage_and_block_is_measured_once",
+    r"hf upload \S+ \S+": "tests/test_docs.py::test_an_upload_takes_a_repository_and_a_folder",
     r"make bench-gpu.*": "tests/tools/benchmarks/test_gpu.py::test_without_a_gpu_it_stops_in_one_line",
     r"python -m tools\.benchmarks\.gpu --device cpu .*": "tests/tools/benchmarks/test_gpu.py::"
     "test_every_part_is_measured",
