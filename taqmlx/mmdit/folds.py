@@ -1,8 +1,9 @@
 """Application of folds to an MMDiT's weights: pure functions from weights to weights, by DiffusionKit's names.
 
-vector (D,) of a fold, by kind: `scale`, the divisors of the input's channels; `permutation`, the old index of each new
-channel; `rotation`, signs, made before a Hadamard transform of each head. Each is computed in fp32 and returned in the
-weights' dtype: in fp32 all are exact, up to rounding; in 16 bits scales and permutations of weights are.
+vector (D,) of a fold, by kind: `scale`, the divisors of the input's channels; `centre`, what is subtracted from them;
+`permutation`, the old index of each new channel; `rotation`, signs, made before a Hadamard transform of each head. Each
+is computed in fp32 and returned in the weights' dtype: in fp32 all are exact, up to rounding; in 16 bits scales and
+permutations of weights are.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,6 +24,8 @@ def apply_fold(weights: Weights, site: Site, kind: FoldKind, vector: np.ndarray,
     Raises UserError if the model has no bias that the fold needs, or heads that it cannot rotate.
     """
     reject_missing_bias(weights, site, kind)
+    if kind == "centre":
+        return move_centre(weights, site, vector)
     readers = {f"{layer.path}.weight" for layer in site.readers}
     names = readers | {
         name for layer in site.writers for name in (f"{layer.path}.weight", f"{layer.path}.bias") if name in weights
@@ -37,9 +40,10 @@ def apply_fold(weights: Weights, site: Site, kind: FoldKind, vector: np.ndarray,
 
 
 def reject_missing_bias(weights: Weights, site: Site, kind: FoldKind) -> None:
-    """Raise UserError if an adaLN layer has no bias, which a scale of its norm changes."""
-    for layer in site.writers:
-        if layer.role == "adaLN" and f"{layer.path}.bias" not in weights:
+    """Raise UserError if a layer has no bias that the fold changes: adaLN layers for a scale, all for a centre."""
+    for layer in (*site.writers, *site.readers):
+        is_changed = kind == "centre" or layer.role == "adaLN"
+        if is_changed and f"{layer.path}.bias" not in weights:
             raise UserError(
                 f"folds: {layer.name} has no bias, which a {kind} of {site.name} changes; leave this layer out of folds"
             )
@@ -56,6 +60,23 @@ def bind_changes(
     if site.writers[0].role == "adaLN":
         return lambda rows: scale_modulation(rows, vector, site.part), lambda weight: weight * vector
     return lambda rows: (rows.T / vector).T, lambda weight: weight * vector
+
+
+def move_centre(weights: Weights, site: Site, centre: np.ndarray) -> dict[str, mx.array]:
+    """Biases of the writers of an input that loses `centre` (D,), and of its readers, whose outputs stay, by name.
+
+    The values of all tokens lose the same, and so does their mean by attention.
+    """
+    moved, width = mx.array(centre), len(centre)
+    changed = {}
+    for layer in site.writers:
+        bias = weights[f"{layer.path}.bias"].astype(mx.float32)
+        first = site.part * width if layer.role == "adaLN" else 0
+        changed[f"{layer.path}.bias"] = bias.at[first : first + width].subtract(moved)
+    for layer in site.readers:
+        bias, weight = (weights[f"{layer.path}.{part}"].astype(mx.float32) for part in ("bias", "weight"))
+        changed[f"{layer.path}.bias"] = bias + weight @ moved
+    return {name: bias.astype(weights[name].dtype) for name, bias in changed.items()}
 
 
 def scale_modulation(rows: mx.array, scales: mx.array, part: int) -> mx.array:

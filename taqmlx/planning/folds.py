@@ -3,7 +3,8 @@
 The function of the model stays the same. A transform of an input is undone in the columns of the layers that read it,
 and made in what writes it: the adaLN rows of a modulated norm, the values of the attention, or the rows of fc1.
 SmoothQuant (Xiao et al. 2023, arXiv 2211.10438), AWQ (Lin et al. 2024, arXiv 2306.00978), PTQ4DiT (Wu et al. 2024,
-arXiv 2405.16005) and QuaRot (Ashkboos et al. 2024, arXiv 2404.00456) have such transforms.
+arXiv 2405.16005), Outlier Suppression+ (Wei et al. 2023, arXiv 2304.09145, the centres) and QuaRot (Ashkboos et al.
+2024, arXiv 2404.00456) have such transforms.
 """
 
 from collections.abc import Sequence
@@ -21,14 +22,15 @@ from taqmlx.planning.layers import (
     list_streams,
 )
 
-FoldKind = Literal["scale", "permutation", "rotation"]
+FoldKind = Literal["scale", "centre", "permutation", "rotation"]
 ATTENTION, MLP = 0, 3  # index of the first adaLN output (shift, scale and gate) of a half of a block
 
 # Roles of the layers whose inputs a fold of each kind can transform. A permutation between a norm and its readers would
 # reorder the residual stream, and a scale per channel stands between them, which a rotation does not commute with. GELU
-# commutes with permutations only.
+# commutes with permutations only. A centre needs a bias in each reader, which keys do not have.
 FOLDED_ROLES: dict[FoldKind, tuple[str, ...]] = {
     "scale": ("qkv", "fc1", "o"),
+    "centre": ("fc1", "o"),
     "permutation": ("o", AFTER_GELU),
     "rotation": ("o",),
 }

@@ -1,10 +1,10 @@
 """Search of the folds of a block: the one whose rounded block has the least output error on calibration rows.
 
-Only the layers that a fold changes are quantized, with RTN by their rules. A fold is kept if it lowers the error on
-held-out rows too.
+Only the layers that a fold changes are quantized, with RTN by their rules; a centre changes no weight, so that only
+inputs are. A fold is kept if it lowers the error on held-out rows too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -35,11 +35,14 @@ def search_fold(
 
     problem: of the block with the model's weights; modulation (R, D): inputs of its adaLN layers.
     """
-    own = limit_rules(site, rules, problem)
+    own = limit_rules(site, kind, rules, problem)
+    if all(rule == UNROUNDED for rule in own.values()):
+        return None, problem
     heads, seen = model.config.num_heads, observe_inputs(problem, problem.training)
     before, weights = find_absmax(problem, site, seen), dict(tree_flatten(model.parameters()))
     start, least, best = measure(problem, own, problem.training, seed), np.inf, None
-    for vector in propose(problem, site, kind, before, heads, seed):
+    centres = find_centres(problem, site, seen)
+    for vector in propose(problem, site, kind, before, centres, heads, seed):
         changed = apply_fold(weights, site, kind, vector, heads)
         folded = refresh(replace_weights(model, changed), problem, modulation)
         error = measure(folded, own, problem.training, seed)
@@ -57,10 +60,13 @@ def search_fold(
     return Fold(site.name, kind, vector, before, after, errors), folded
 
 
-def limit_rules(site: Site, rules: LayerRules, problem: BlockProblem) -> dict[str, LayerRule]:
-    """`rules` of the layers that a fold at `site` changes, adaLN layers excepted; the others of the block unrounded."""
+def limit_rules(site: Site, kind: FoldKind, rules: LayerRules, problem: BlockProblem) -> dict[str, LayerRule]:
+    """`rules` of what a fold at `site` changes, adaLN layers excepted; the rest of the block is unrounded."""
     changed = {layer.name for layer in (*site.readers, *site.writers)}
-    return {name: rules[name] if name in changed else UNROUNDED for name in problem.weights}
+    own = {name: rules[name] if name in changed else UNROUNDED for name in problem.weights}
+    if kind == "centre":
+        return {name: {"weight": UNROUNDED["weight"], "activation": rule["activation"]} for name, rule in own.items()}
+    return own
 
 
 def replace_weights(model: Any, weights: dict[str, mx.array]) -> Any:
@@ -99,21 +105,37 @@ def round_weight(weight: mx.array, rule: LayerRule) -> mx.array:
     return mx.array(dequantize(round_to_grid(exact, grid), grid))
 
 
-def find_absmax(problem: BlockProblem, site: Site, seen: dict[str, Extremes]) -> np.ndarray:
+def find_absmax(problem: BlockProblem, site: Site, seen: Mapping[str, Extremes]) -> np.ndarray:
     """Absmax float32 (D,) of the channels of the input of `site`, over the rows and its streams."""
     extremes = [seen[problem.readers[layer.name]] for layer in site.readers]
     absmax: np.ndarray = np.max([np.maximum(-part.minimum, part.maximum).max(axis=0) for part in extremes], axis=0)
     return absmax.astype(np.float32)
 
 
+def find_centres(problem: BlockProblem, site: Site, seen: Mapping[str, Extremes]) -> list[np.ndarray]:
+    """Centres float32 (D,) of the channels of the input of `site`: of their whole ranges, and the mean of the rows'."""
+    extremes = [seen[problem.readers[layer.name]] for layer in site.readers]
+    low, high = (np.concatenate(parts) for parts in zip(*(own[:2] for own in extremes), strict=True))
+    whole, mean = (low.min(axis=0) + high.max(axis=0)) / 2, (low.mean(axis=0) + high.mean(axis=0)) / 2
+    return [whole.astype(np.float32), mean.astype(np.float32)]
+
+
 def propose(
-    problem: BlockProblem, site: Site, kind: FoldKind, absmax: np.ndarray, heads: int, seed: int
+    problem: BlockProblem,
+    site: Site,
+    kind: FoldKind,
+    absmax: np.ndarray,
+    centres: list[np.ndarray],
+    heads: int,
+    seed: int,
 ) -> Iterator[np.ndarray]:
     """Vectors (D,) to try, as in `mmdit/folds.py`."""
     columns = np.max([np.abs(np.array(problem.weights[layer.name])).max(axis=0) for layer in site.readers], axis=0)
     if kind == "scale":
         for alpha, beta in EXPONENTS:
             yield choose_scales(absmax, columns, alpha, beta)
+    elif kind == "centre":
+        yield from centres
     elif kind == "permutation":
         span = len(absmax) // heads if site.role == "o" else len(absmax)
         for key in (columns, absmax, columns * absmax):

@@ -43,6 +43,7 @@ def test_the_velocity_stays_and_the_inputs_are_transformed(latents, kind):
             x, vector = before[layer.name], fold.vector
             wanted = {
                 "scale": lambda x=x, vector=vector: x / vector,
+                "centre": lambda x=x, vector=vector: x - vector,
                 "permutation": lambda x=x, vector=vector: x[..., vector],
                 "rotation": lambda layer=layer: after[layer.name],  # below
             }[kind]()

@@ -34,3 +34,18 @@ def test_a_kept_fold_lowers_the_error_and_keeps_the_outputs(captured):
     layers = (*site.readers, *site.writers)
     assert changed <= {f"{layer.path}.{part}" for layer in layers for part in ("weight", "bias")}
     np.testing.assert_allclose(fold.after, fold.before / fold.vector, rtol=1e-4)
+
+
+def test_a_centre_is_chosen_by_the_error_of_the_inputs_alone(captured):
+    ((site, kind),) = list_folds(list_sites(5), [{"layers": FC1, "kind": "centre"}], "mm_01")
+    model = copy_transformer(captured.model)
+    offset = np.where(np.arange(128) % 9 == 4, 6, 0).astype(np.float32)
+    replace_weights(model, apply_fold(dict(tree_flatten(model.parameters())), site, kind, -offset, 2))
+    problem, rules = captured.pose()
+    problem = refresh(model, problem, captured.modulation)
+    fold, _ = search_fold(model, problem, captured.modulation, site, kind, rules, 0)
+    assert fold is not None
+    assert fold.errors[1] < 0.8 * fold.errors[0]
+    assert np.corrcoef(fold.vector, offset)[0, 1] > 0.9
+    unrounded = {name: rule | {"activation": {"bits": 16}} for name, rule in rules.items()}
+    assert search_fold(model, problem, captured.modulation, site, kind, unrounded, 0)[0] is None

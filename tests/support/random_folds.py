@@ -25,11 +25,13 @@ def fold_randomly(transformer: Any, kind: FoldKind, seed: int = 0) -> list[Fold]
 
 
 def draw_vector(transformer: Any, site: Site, kind: FoldKind, random: np.random.Generator) -> np.ndarray:
-    """A vector (D,) of a fold: scales from 1/8 to 8, an order of channels, or signs."""
+    """A vector (D,) of a fold: scales from 1/8 to 8, centres, an order of channels, or signs."""
     config = transformer.config
     width = config.hidden_size * (config.mlp_ratio if site.role == AFTER_GELU else 1)
     if kind == "scale":
         return np.exp2(random.integers(-3, 4, width)).astype(np.float32)
+    if kind == "centre":
+        return random.normal(size=width).astype(np.float32)
     if kind == "permutation":
         return sort_channels(random.normal(size=width), width // config.num_heads if site.role == "o" else width)
     return random.choice(np.array([-1, 1], np.float32), width)
