@@ -3,16 +3,13 @@
 Every scale here is a step size, the distance between adjacent levels. `compute_step` converts a clipping range to one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
 
-from taqmlx.planning.layer_rules import GroupSize
-
 RANGE_COLUMNS = {"absmax": ["absmax"], "p999": ["p0.1", "p99.9"]}
-PER_TOKEN: Final = "token"  # group size of one step size per token, shared by all its channels
 SMALLEST_STEP = float(np.finfo(np.float32).tiny)
 
 Bits = TypeVar("Bits", int, np.ndarray)
@@ -55,36 +52,6 @@ def quantize_dequantize(x: mx.array, step: mx.array | float, bits: int, shift: m
     centred = x.astype(mx.float32) if shift is None else x.astype(mx.float32) - shift
     rounded = mx.clip(mx.round(centred / step), -largest, largest) * step
     return (rounded if shift is None else rounded + shift).astype(x.dtype)
-
-
-def compute_token_step(x: mx.array, bits: int, group_size: GroupSize = PER_TOKEN) -> mx.array:
-    """Dynamic step size float32 of each token of `x` (..., D), (..., 1), or of each group of channels, (..., D).
-
-    `group_size` adjacent channels share a step size, as in GGUF's Q8_0 and in MX formats (Rouhani et al. 2023,
-    arXiv 2310.10537). Raises ValueError unless `group_size` divides D.
-    """
-    absmax = reduce_groups(mx.max, mx.abs(x.astype(mx.float32)), group_size)
-    return mx.maximum(absmax / find_largest_code(bits), SMALLEST_STEP)
-
-
-def compute_token_centre(x: mx.array, group_size: GroupSize = PER_TOKEN) -> mx.array:
-    """Centre of the range, float32, of each token of `x` (..., D), (..., 1), or of each group of channels, (..., D).
-
-    The grid of x less its centre has both ends of the range of x, like the groups of MLX's `quantize`. Raises
-    ValueError unless `group_size` divides D.
-    """
-    x = x.astype(mx.float32)
-    return (reduce_groups(mx.max, x, group_size) + reduce_groups(mx.min, x, group_size)) / 2
-
-
-def reduce_groups(reduce: Callable[..., mx.array], x: mx.array, group_size: GroupSize) -> mx.array:
-    """`reduce` over the channels of each token of x (..., D), (..., 1), or over each group of them, (..., D)."""
-    if group_size == PER_TOKEN:
-        return reduce(x, axis=-1, keepdims=True)
-    if x.shape[-1] % group_size:
-        raise ValueError(f"{x.shape[-1]} channels are not a multiple of the group size {group_size}")
-    groups = x.reshape(*x.shape[:-1], -1, group_size)  # (..., D) -> (..., D / group_size, group_size)
-    return mx.repeat(reduce(groups, axis=-1), group_size, axis=-1)
 
 
 def compute_ranges(per_step: Mapping[str, Sequence[float]], range_name: str, is_shifted: bool) -> np.ndarray:

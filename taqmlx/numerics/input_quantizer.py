@@ -12,14 +12,9 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from taqmlx.numerics.activation import (
-    PER_TOKEN,
-    compute_token_centre,
-    compute_token_step,
-    look_up_step,
-    quantize_dequantize,
-)
+from taqmlx.numerics.activation import look_up_step, quantize_dequantize
 from taqmlx.numerics.learned_step import quantize_learned
+from taqmlx.numerics.token_rounding import PER_TOKEN, compute_token_step, round_tokens
 from taqmlx.planning.documents import ArrayKind
 from taqmlx.planning.layer_rules import UNQUANTIZED, GroupSize, InputRule
 
@@ -79,9 +74,10 @@ class InputQuantizer:
         def forward(x: mx.array) -> mx.array:
             x = x if shift is None else x - shift
             x = x if migration is None else x / migration
-            centre = policy.centre(self, x)
-            step = policy.at_level(self, x if centre is None else x - centre, weights)
-            return x if step is None else quantize_dequantize(x, *step, centre)
+            if policy.measured:
+                return policy.measured(self, x)
+            step = policy.at_level(self, weights)
+            return x if step is None else quantize_dequantize(x, *step)
 
         return forward
 
@@ -90,17 +86,18 @@ class InputQuantizer:
 
         sigma_index (B,): index of each row's noise level; steps: in the shape of the stored ones, used in their place.
         """
-        shift, steps = self.scale_shift(), mx.array(self.step_sizes) if steps is None else steps
+        policy, shift = POLICIES[self.policy], self.scale_shift()
+        steps = mx.array(self.step_sizes) if steps is None else steps
+
+        def quantize(x: mx.array) -> mx.array:
+            if policy.measured:
+                return policy.measured(self, x)
+            step = self.find_row_step_sizes(x, steps, sigma_index)
+            return x if step is None else quantize_learned(x, step, self.bit_width)
 
         def forward(x: mx.array) -> mx.array:
             x = self.divide(x)
-            centre = POLICIES[self.policy].centre(self, x) if shift is None else shift
-            step = self.find_row_step_sizes(x if centre is None else x - centre, steps, sigma_index)
-            if step is None:
-                return x
-            if centre is None:
-                return quantize_learned(x, step, self.bit_width)
-            return quantize_learned(x - centre, step, self.bit_width) + centre
+            return quantize(x) if shift is None else quantize(x - shift) + shift
 
         return forward
 
@@ -130,54 +127,49 @@ def as_single(array: np.ndarray | None) -> mx.array | None:
 class Policy(NamedTuple):
     """How the step size of x is found; None leaves x unquantized.
 
-    at_level(quantizer, x (..., D), weights (K,)): step size and bits at one noise level, by the weights of the levels
-    of the step sizes; at_rows(quantizer, x (B, T, D), steps, sigma_index (B,)): step size at the noise level of each
-    row, as in `find_row_step_sizes`; has_steps: whether step sizes are stored; centre(quantizer, x): what is taken from
-    x before it is quantized and then added again, None for a symmetric grid.
+    at_level(quantizer, weights (K,)): step size and bits at one noise level, by the weights of the levels of the step
+    sizes; at_rows(quantizer, x (B, T, D), steps, sigma_index (B,)): step size at the noise level of each row, as in
+    `find_row_step_sizes`; has_steps: whether step sizes are stored; measured(quantizer, x): x quantized on grids that
+    are measured from it, in place of both.
     """
 
     has_steps: bool
-    at_level: Callable[[InputQuantizer, mx.array, np.ndarray], tuple[mx.array | float, int] | None]
+    at_level: Callable[[InputQuantizer, np.ndarray], tuple[float, int] | None]
     at_rows: Callable[[InputQuantizer, mx.array, mx.array, mx.array], mx.array | None]
-    centre: Callable[[InputQuantizer, mx.array], mx.array | None] = lambda quantizer, x: None
+    measured: Callable[[InputQuantizer, mx.array], mx.array] | None = None
 
 
-def measure_token_step(quantizer: InputQuantizer, x: mx.array) -> mx.array:
+def measure_row_step(quantizer: InputQuantizer, x: mx.array, steps: mx.array, sigma_index: mx.array) -> mx.array:
     """Step size of each token of x, or of its groups of channels, without a gradient."""
     return compute_token_step(mx.stop_gradient(x), quantizer.bit_width, quantizer.group_size)
 
 
-def measure_token_centre(quantizer: InputQuantizer, x: mx.array) -> mx.array:
-    """Centre of each token of x, or of its groups of channels, without a gradient."""
-    return compute_token_centre(mx.stop_gradient(x), quantizer.group_size)
+def round_symmetric(quantizer: InputQuantizer, x: mx.array) -> mx.array:
+    """x on a symmetric grid of each token or group."""
+    return round_tokens(x, quantizer.bit_width, quantizer.group_size, False)
 
 
-def look_up_token_step(quantizer: InputQuantizer, x: mx.array, weights: np.ndarray) -> tuple[mx.array, int]:
-    """Measured step size and bits, the same at every noise level."""
-    return measure_token_step(quantizer, x), quantizer.bit_width
-
-
-def measure_row_step(quantizer: InputQuantizer, x: mx.array, steps: mx.array, sigma_index: mx.array) -> mx.array:
-    """Measured step size, the same at every noise level."""
-    return measure_token_step(quantizer, x)
+def round_centred(quantizer: InputQuantizer, x: mx.array) -> mx.array:
+    """x on a grid with a zero point of each token or group."""
+    return round_tokens(x, quantizer.bit_width, quantizer.group_size, True)
 
 
 POLICIES = {
     "none": Policy(
         False,
-        at_level=lambda quantizer, x, weights: None,
+        at_level=lambda quantizer, weights: None,
         at_rows=lambda quantizer, x, steps, sigma_index: None,
     ),
-    "dynamic": Policy(False, look_up_token_step, measure_row_step),
-    "affine": Policy(False, look_up_token_step, measure_row_step, measure_token_centre),
+    "dynamic": Policy(False, lambda quantizer, weights: None, measure_row_step, round_symmetric),
+    "affine": Policy(False, lambda quantizer, weights: None, measure_row_step, round_centred),
     "static": Policy(
         True,
-        at_level=lambda quantizer, x, weights: (float(quantizer.step_sizes[0]), quantizer.bit_width),
+        at_level=lambda quantizer, weights: (float(quantizer.step_sizes[0]), quantizer.bit_width),
         at_rows=lambda quantizer, x, steps, sigma_index: steps.reshape(1, 1, 1),
     ),
     "lut": Policy(
         True,
-        at_level=lambda quantizer, x, weights: look_up_step(weights, quantizer.step_sizes, quantizer.bits),
+        at_level=lambda quantizer, weights: look_up_step(weights, quantizer.step_sizes, quantizer.bits),
         at_rows=lambda quantizer, x, steps, sigma_index: steps[sigma_index].reshape(-1, 1, 1),
     ),
 }

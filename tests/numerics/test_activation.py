@@ -6,8 +6,6 @@ import pytest
 
 from taqmlx.numerics.activation import (
     compute_step,
-    compute_token_centre,
-    compute_token_step,
     look_up_step,
     quantize_dequantize,
 )
@@ -59,12 +57,6 @@ def test_zero_is_kept():
 
 def test_fp16_is_kept():
     assert quantize_dequantize(mx.ones((2,), mx.float16), 0.1, 8).dtype == mx.float16
-
-
-def test_each_token_has_its_own_dynamic_step_size(x):
-    found = np.array(compute_token_step(mx.array(x), 8))
-    plain = np.array([[max(abs(v) for v in token[0]) / 127 for token in row] for row in x])
-    np.testing.assert_allclose(found[..., 0, 0], plain, rtol=1e-6)
 
 
 def test_a_gaussian_at_8_bits_keeps_35_db():
@@ -126,18 +118,3 @@ class TestTables:
             step, bits = look_up_step(LOOKUPS["interpolated"](sigma, self.KNOTS), self.STEPS, self.BITS)
             expected = np.interp(sigma, self.KNOTS[::-1], ranges[::-1])
             assert step * (2 ** (bits - 1) - 1) == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_centred_group_uses_every_code_where_values_have_one_sign():
-    """Values after GELU or SiLU are nearly all positive: half the codes of a symmetric grid are never used."""
-    x = mx.array(np.random.default_rng(3).uniform(2, 3, (5, 64)).astype(np.float32))
-    centre = compute_token_centre(x, 32)
-    step = compute_token_step(x - centre, 8, 32)
-    assert centre.shape == step.shape == x.shape
-    error = mx.abs(quantize_dequantize(x, step, 8, centre) - x).max().item()
-    assert error < 0.51 / 254 < 3 / 254 / 2
-
-
-def test_a_centre_of_groups_that_do_not_fit_is_rejected():
-    with pytest.raises(ValueError, match="48 channels are not a multiple of the group size 32"):
-        compute_token_centre(mx.zeros((2, 48)), 32)

@@ -6,7 +6,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from taqmlx.numerics.activation import compute_token_step
 from taqmlx.numerics.input_quantizer import (
     POLICIES,
     InputQuantizer,
@@ -14,6 +13,7 @@ from taqmlx.numerics.input_quantizer import (
     has_steps,
     store_steps,
 )
+from taqmlx.numerics.token_rounding import compute_token_step
 
 STEPS, WIDTH = np.array([0.3, 0.11, 0.05], np.float32), 16
 SHIFT = np.linspace(-1, 2, WIDTH).astype(np.float32)

@@ -10,7 +10,6 @@ from mlx.utils import tree_map
 from taqmlx.mmdit.calibration_points import predict_conditions
 from taqmlx.mmdit.forward import bind_linears, predict_velocity
 from taqmlx.mmdit.quantized import QuantizedLinears
-from taqmlx.numerics.activation import compute_token_step
 from taqmlx.numerics.input_quantizer import InputQuantizer, create_quantizer
 from taqmlx.numerics.stored_types import round_values
 from taqmlx.numerics.weight_grid import choose_grid, dequantize, round_to_grid
@@ -18,7 +17,6 @@ from taqmlx.planning.layer_rules import UNQUANTIZED
 from taqmlx.planning.layers import list_linears, reads_gelu
 from taqmlx.reconstruction.block_assembly import group_readers, read_weights
 from taqmlx.reconstruction.block_linears import bind_blocks
-from taqmlx.reconstruction.input_quantizers import bind_rounding
 from taqmlx.reconstruction.propagation import dequantize_block
 from taqmlx.reconstruction.student import UNDECIDED, assemble_student, select_learned, soften_codes
 from taqmlx.store.block_file import LayerWeight, read_block, write_block
@@ -412,56 +410,3 @@ class TestParts:
         write_block(path, file.weights, {}, file.sigmas, file.seal["parameters"], {})
         with pytest.raises(UserError, match="no step sizes for a lut policy; run optimise_block again"):
             assemble_student(table.model, [read_block(path), *table.files[1:]])
-
-
-class TestGroupsOfChannels:
-    """Dynamic step sizes of neighbouring channels."""
-
-    X = np.random.default_rng(4).standard_normal((2, 3, 64)).astype(np.float32) * np.geomspace(
-        1, 100, 64, dtype=np.float32
-    )
-
-    @pytest.mark.parametrize("size", [1, 8, 32, 64])
-    @pytest.mark.parametrize("bits", [4, 8])
-    def test_the_step_size_of_each_group_follows_its_absmax(self, size, bits):
-        found = np.array(compute_token_step(mx.array(self.X), bits, size))
-        assert found.shape == self.X.shape
-        for b, t, channel in np.ndindex(self.X.shape):
-            start = channel // size * size
-            largest = np.abs(self.X[b, t, start : start + size]).max()
-            assert found[b, t, channel] == pytest.approx(largest / (2 ** (bits - 1) - 1), rel=1e-6)
-
-    def test_a_group_of_all_channels_is_like_per_token(self):
-        token = compute_token_step(mx.array(self.X), 8)
-        assert token.shape == (2, 3, 1)
-        np.testing.assert_array_equal(np.array(compute_token_step(mx.array(self.X), 8, 64)), np.repeat(token, 64, -1))
-
-    @pytest.mark.parametrize("size", [5, 48, 128])
-    def test_a_width_that_the_group_size_does_not_divide_is_rejected(self, size):
-        with pytest.raises(ValueError, match=f"64 channels are not a multiple of the group size {size}"):
-            compute_token_step(mx.array(self.X), 8, size)
-
-    def test_groups_of_zeros_can_be_divided_by(self):
-        step = np.array(compute_token_step(mx.zeros((1, 1, 64)), 8, 32))
-        assert (step > 0).all()
-
-    def test_groups_have_a_smaller_error_than_one_step_size_per_token(self):
-        """Where channels differ in size, as these do."""
-        errors = {}
-        for size in ("token", 32, 8):
-            step = np.array(compute_token_step(mx.array(self.X), 8, size), np.float64)
-            relative = (np.rint(self.X / step) * step - self.X) / np.abs(self.X).mean(axis=(0, 1))
-            errors[size] = np.square(relative).mean()
-        assert errors[8] < errors[32] < errors["token"]
-
-    @pytest.mark.parametrize("size", ["token", 8, 32])
-    @pytest.mark.parametrize("bits", [4, 8])
-    def test_learning_and_inference_round_alike(self, size, bits):
-        """Both are the slow twin: round to the step's multiples, none beyond the largest code."""
-        x = mx.array(self.X)
-        quantizer = InputQuantizer("dynamic", bits, group_size=size)
-        learned = bind_rounding({"fc2": quantizer}, {}, mx.zeros(2, mx.int32))
-        step = np.array(compute_token_step(x, bits, size), np.float64)
-        expected = np.clip(np.rint(self.X / step), 1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) * step
-        np.testing.assert_allclose(np.array(learned("fc2", x)), expected, rtol=1e-5)
-        np.testing.assert_allclose(np.array(quantizer.bind(np.ones(1))(x)), expected, rtol=1e-5)

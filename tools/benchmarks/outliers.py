@@ -20,9 +20,10 @@ from taqmlx.mmdit.forward import bind_linears, bind_weights, predict_velocity
 from taqmlx.mmdit.sampling import sample
 from taqmlx.models import embedded
 from taqmlx.models.catalogue import find_model
-from taqmlx.numerics.activation import compute_step, compute_token_step, quantize_dequantize
+from taqmlx.numerics.activation import compute_step, quantize_dequantize
 from taqmlx.numerics.quality import measure_relative_error, measure_snr
 from taqmlx.numerics.schedule import draw_noise
+from taqmlx.numerics.token_rounding import compute_token_step
 from taqmlx.numerics.weight_grid import choose_grid, dequantize, round_to_grid
 from taqmlx.planning.configuration import load_schema
 from taqmlx.planning.layers import list_linears
