@@ -31,7 +31,9 @@ _W4A4 = {"weights": choose_weights(), "activations": choose_activations(activati
 _W4A8 = {"weights": choose_weights(), "activations": choose_activations()}
 _SHIFTED = PAPER | _W4A8 | {"activations": choose_activations(shift=True)}
 # The folds of every layer input that can have one of a kind.
-SCALES, PERMUTATIONS, ROTATIONS = ([{"layers": "*", "kind": kind}] for kind in ("scale", "permutation", "rotation"))
+SCALES, CENTRES, PERMUTATIONS, ROTATIONS = (
+    [{"layers": "*", "kind": kind}] for kind in ("scale", "centre", "permutation", "rotation")
+)
 
 
 def choose_input_rounding(policy: str, **changes: Any) -> Config:
@@ -74,6 +76,9 @@ RUNGS: dict[str, tuple[str, Config]] = {
     "w16a8_static": ("W16A8, static", choose_input_rounding("static")),
     "w16a8_sigma": ("W16A8, per sigma", choose_input_rounding("lut")),
     "w16a8_dynamic": ("W16A8, per token", choose_input_rounding("dynamic")),
+    "w16a8_groups": ("W16A8, per token and 32 channels", choose_input_rounding("dynamic", group_size=32)),
+    "w16a8_affine": ("  + zero point", choose_input_rounding("affine", group_size=32)),
+    "w16a8_centre": ("  + centres", choose_input_rounding("affine", group_size=32) | {"folds": CENTRES}),
     "w16a8_shift": ("W16A8, per sigma, shift", choose_input_rounding("lut", shift=True)),
     "w16a8_scale": ("W16A8, per sigma, smoothing", choose_input_rounding("lut") | {"folds": SCALES}),
     "w4a8_rtn_bias": ("W4A8, RTN, per sigma, bias correction", RTN | _W4A8 | {"bias_correction": True}),
@@ -133,6 +138,9 @@ PACKED, PACKED_TITLE = "packed", "configured model, from the packed files"
 BASES = {
     "w16a8_sigma": "w16a8_static",
     "w16a8_dynamic": "w16a8_sigma",
+    "w16a8_groups": "w16a8_dynamic",
+    "w16a8_affine": "w16a8_groups",
+    "w16a8_centre": "w16a8_affine",
     "w16a8_shift": "w16a8_sigma",
     "w16a8_scale": "w16a8_sigma",
     "w4a8_rtn_sigma": "w4a8_rtn_static",

@@ -29,9 +29,10 @@ POLICIES = {
     "sigma": ("sigma", "`lut`"),
     "token": ("token", "`dynamic`"),
     "groups_of_64": ("token and 64 channels", "`dynamic`, `group_size: 64`"),
-    "groups_of_32": ("token and 32 channels (default)", "`dynamic`, `group_size: 32`"),
+    "groups_of_32": ("token and 32 channels", "`dynamic`, `group_size: 32`"),
     "affine_groups_of_64": ("token and 64 channels, with a zero point", "`affine`, `group_size: 64`"),
     "affine_groups_of_32": ("token and 32 channels, with a zero point", "`affine`, `group_size: 32`"),
+    "affine_centred": ("the same, with the folds of the default", "`affine`, `group_size: 32`, `folds`"),
 }
 
 INPUT_MODELS = {"sd3-medium": "SD3", "embedded": "embedded", "embedded-hard": "hard"}

@@ -26,7 +26,7 @@ def test_a_block_has_the_rules_of_its_linears():
     assert all(name.startswith("mm_00.") for name in layers)
     weight, activation = layers["mm_00.text.mlp.fc1"]["weight"], layers["mm_00.text.mlp.fc1"]["activation"]
     assert (weight["bits"], weight["group_size"]) == (4, 64)
-    assert (activation["policy"], activation["bits"], activation["group_size"]) == ("dynamic", 8, 32)
+    assert (activation["policy"], activation["bits"], activation["group_size"]) == ("affine", 8, 32)
     assert layers["mm_00.image.adaLN_modulation"] == {"weight": weight, "activation": {"bits": 16}}
 
 

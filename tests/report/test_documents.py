@@ -52,12 +52,13 @@ def test_a_mark_may_not_begin_a_line(line):
 
 def test_a_table_is_replaced():
     ratios = {"sigma": 1.0, "token": 2, "groups_of_64": 3, "groups_of_32": 4.04}
-    numbers = {"policies": {"latent_snr_db": ratios | {f"affine_groups_of_{size}": 5 for size in (32, 64)}}}
+    ratios |= {f"affine_{kind}": 5 for kind in ("groups_of_32", "groups_of_64", "centred")}
+    numbers = {"policies": {"latent_snr_db": ratios}}
     filled = fill("Before\n\n<!-- numbers: policies -->\nold\n<!-- end -->\n\nAfter\n", numbers)
     lines = filled.split("\n")
     assert (lines[2], lines[4]) == ("<!-- numbers: policies -->", "| one step size per | policy | dB |")
-    assert "| token and 32 channels (default) | `dynamic`, `group_size: 32` | 4.0 |" in filled
-    assert filled.endswith("`affine`, `group_size: 32` | 5.0 |\n\n<!-- end -->\n\nAfter\n")
+    assert "| token and 32 channels | `dynamic`, `group_size: 32` | 4.0 |" in filled
+    assert filled.endswith("| `affine`, `group_size: 32`, `folds` | 5.0 |\n\n<!-- end -->\n\nAfter\n")
     assert fill(filled, numbers) == filled
 
 
