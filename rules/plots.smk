@@ -1,7 +1,7 @@
 """Plots of the results.
 
-INPUTS: <results>/frontier.json, <results>/activations/statistics.json, <results>/sensitivity/, <results>/adaround/,
-    <results>/fid.json and <results>/evaluation/images/
+INPUTS: <results>/frontier.json, <results>/activations/statistics.json, <results>/folds.safetensors,
+    <results>/sensitivity/, <results>/adaround/, <results>/fid.json and <results>/evaluation/images/
 OUTPUTS: <results>/plots/*.png and *.svg
 """
 
@@ -18,6 +18,7 @@ ACTIVATION_PLOTS = [
     "channel_ranges",
 ]
 SNAPSHOTS = [f"absmax_step_{step:03d}" for step in config["snapshot_steps"]]
+FOLD_PLOTS = ["fold_ranges", "fold_spread"]
 BLOCK_PLOTS = ["distributions", "adaround_convergence", "block_errors", "layer_errors"]
 EVALUATION_PLOTS = ["error_growth", "size_quality"]
 PICTURE_PLOTS = ["picture_grid"]
@@ -26,6 +27,7 @@ PLOTS = [
     *FRONTIER_PLOTS,
     *SNAPSHOTS,
     *ACTIVATION_PLOTS,
+    *(FOLD_PLOTS if config["folds"] else []),
     *BLOCK_PLOTS,
     *EVALUATION_PLOTS,
     *PICTURE_PLOTS,
@@ -71,6 +73,25 @@ rule plot_activations:
         folder=subpath(output[0], parent=True),
     shell:
         "python -m workflow_scripts.plots.plot_activations --params {input.params:q} --statistics {input.statistics:q}"
+        " --out {params.folder:q} --log {log:q}"
+
+
+rule plot_folds:
+    """Plot the channel ranges of layer inputs before and after their folds."""
+    input:
+        params="<results>/params/fold_model.json",
+        folds="<results>/folds.safetensors",
+    output:
+        [show_plot(name, "Folds") for name in FOLD_PLOTS],
+        vectors=expand("<results>/plots/{name}.svg", name=FOLD_PLOTS),
+    log:
+        "<logs>/plot_folds.log",
+    benchmark:
+        "<benchmarks>/plot_folds.tsv"
+    params:
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -m workflow_scripts.plots.plot_folds --params {input.params:q} --folds {input.folds:q}"
         " --out {params.folder:q} --log {log:q}"
 
 

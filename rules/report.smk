@@ -21,6 +21,7 @@ rule write_report:
         distilled=(
             [] if config["distil"] == "none" else "<results>/distilled.report.json"
         ),
+        folds=get_folds,
         reports=expand("<results>/adaround/{block}.report.json", block=BLOCKS),
         sensitivity=expand("<results>/sensitivity/{block}.json", block=BLOCKS),
         plots=expand("<results>/plots/{name}.png", name=PLOTS),
@@ -39,7 +40,8 @@ rule write_report:
         results=subpath(output[0], parent=True),
     shell:
         "python -m workflow_scripts.report.write_report --config {params.values:q} --fid {input.fid:q}"
-        " --frontier {input.frontier:q} {params.distilled:q} --quant-config {input.quant_config:q}"
+        " --frontier {input.frontier:q} {params.distilled:q} --folds {input.folds:q}"
+        " --quant-config {input.quant_config:q}"
         " --multitier {input.multitier:q} --mixed {input.mixed:q}"
         " --statistics {input.statistics:q} --reports {input.reports:q} --sensitivity {input.sensitivity:q}"
         " --plots {input.plots:q} --benchmarks {params.results:q}/benchmarks --out {output:q} --log {log:q}"

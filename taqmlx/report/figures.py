@@ -36,6 +36,18 @@ PLOTS = {
         "Bits per weight against the distance of each picture (latent SNR, higher is better) and of the"
         " distributions (FID, lower is better), with 95 % intervals.",
     ),
+    "fold_ranges": (
+        "folds",
+        "Channel ranges before and after folds",
+        "Absmax of each channel of an input before and after a fold, for the folds of each kind with the largest gain,"
+        " with the largest value of the grid and half a step.",
+    ),
+    "fold_spread": (
+        "folds",
+        "Unused bits before and after every fold",
+        "Bits of its grid that each channel of an input leaves unused, by block: a line spans most channels, its"
+        " marker is the median one. At 0 a channel uses the whole grid.",
+    ),
     "block_errors": (
         "blocks",
         "Error of every block",

@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from taqmlx.planning.folds import FOLDED_ROLES, list_sites
 from taqmlx.planning.layers import list_linears, list_streams
+from taqmlx.store.folds_file import Fold
 
 STEPS = list(range(0, 100, 8))
 SIGMAS = np.linspace(1, 0.01, len(STEPS)).tolist()
@@ -154,3 +156,15 @@ def build_full_precision():
     exact = build_variant("full precision", None, 32.0, (16,))
     del exact["paired"]
     return exact | {"error_growth": None, "fid_to_full_precision": {"value": 1e-13, "interval_95": [0.0, 1e-13]}}
+
+
+def build_folds(depth, depth_unified=0, width=96, seed=0):
+    """A fold of every kind at every input that can have one, and the rules of the inputs."""
+    rng, sites = np.random.default_rng(seed), list_sites(depth, depth_unified)
+    folds = []
+    for kind, roles in FOLDED_ROLES.items():
+        for site in (site for site in sites if site.role in roles):
+            before, after = (np.exp(rng.normal(0, spread, width)).astype(np.float32) for spread in (2, 1))
+            folds.append(Fold(site.name, kind, np.ones(width, np.float32), before, after, (1.0, rng.uniform(0.2, 1))))
+    rule = {"bits": 8, "policy": "dynamic", "group_size": 32}
+    return folds, dict.fromkeys((site.name for site in sites), rule)

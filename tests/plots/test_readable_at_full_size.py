@@ -8,6 +8,8 @@ from taqmlx.plots import (
     channels,
     distributions,
     evaluation,
+    fold_spread,
+    folds,
     frontier,
     heatmaps,
     over_sigma,
@@ -19,6 +21,7 @@ from tests.plots.readable import check_readable, find_overlaps
 from tests.plots.synthetic import (
     SIGMAS,
     STEPS,
+    build_folds,
     build_frontier,
     build_full_precision,
     build_reports,
@@ -44,6 +47,7 @@ VARIANTS = {"fp": build_full_precision()} | {
     f"row_{index}": build_variant(f"row {index}, whose title says at some length what is quantized in it", 10.0 + index)
     for index in range(12)
 }
+FOLDS, RULES = build_folds(DEPTH)
 PICTURES = np.random.default_rng(0).integers(0, 255, (5, 8, 64, 64, 3)).astype(np.uint8)
 CAPTION = "worst: an orange background behind a large triangle to the left of a small circle (seed 1000000)"
 
@@ -62,6 +66,8 @@ FIGURES = {
     "adaround_convergence": lambda: blocks.draw_convergence(REPORTS, {"mm_00": 40.0}),
     "block_errors": lambda: blocks.draw_block_errors(REPORTS),
     "layer_errors": lambda: blocks.draw_layer_errors([content for content, _ in SENSITIVITIES]),
+    "fold_ranges": lambda: folds.draw_fold_ranges(FOLDS, RULES),
+    "fold_spread": lambda: fold_spread.draw_fold_spread(FOLDS, RULES),
     "error_growth": lambda: evaluation.draw_error_growth(VARIANTS),
     "size_quality": lambda: evaluation.draw_size_quality(VARIANTS, {"fid_to_full_precision": {"value": 2.0}}),
     "frontier": lambda: frontier.draw_frontier(build_frontier(), 4.5),

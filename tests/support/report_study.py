@@ -86,6 +86,7 @@ class Results:
             "fid": self.folder / "fid.json",
             "frontier": self.folder / "frontier.json",
             "distilled": self.folder / "distilled.report.json",
+            "folds": None,
             "quant_config": self.quant_config,
             "multitier": self.folder / "quant_config_multitier.json",
             "mixed": self.folder / "mixed_bits.json",

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from taqmlx.numerics.ranges import measure_inputs
 from taqmlx.planning.documents import BlockReport, MixedBits, QuantConfigDocument, Sensitivity
+from taqmlx.planning.fold_rules import list_site_rules
 from taqmlx.planning.plan import list_layers
 from taqmlx.report import (
     blocks,
     checkpoint,
     distillation,
+    folds,
     frontier,
     kinds,
     layers,
@@ -22,11 +24,12 @@ from taqmlx.report import (
 )
 from taqmlx.report.figures import embed_plots
 from taqmlx.report.page import render_page
-from taqmlx.report.tables import Facts
-from taqmlx.runtime.entry import build_parser, log, run
+from taqmlx.report.tables import Facts, Table
+from taqmlx.runtime.entry import add_folds, build_parser, log, run
 from taqmlx.store.block_report import read_model_report, read_report
 from taqmlx.store.checksum_files import write_text
 from taqmlx.store.files import read_json
+from taqmlx.store.folds_file import read_folds
 from taqmlx.store.frontier_file import read_frontier
 from taqmlx.store.mixed_bits import read_mixed_bits
 from taqmlx.store.packed_checkpoint import read_packed_config
@@ -54,6 +57,7 @@ def main(arguments: argparse.Namespace) -> None:
         | {
             "frontier": frontier.tabulate_frontier(read_frontier(arguments.frontier), config["bits_per_weight"]),
             "kinds": kinds.tabulate_kinds(list_layers(quantization.content["model"]), quantization),
+            "folds": describe_folds(arguments.folds, config),
             "distillation": distillation.describe_distillation(distilled, benchmarks),
             "figures": embed_plots(arguments.plots),
             "infinity": math.inf,
@@ -88,6 +92,13 @@ def describe_layers(
         ],
         "inputs": [layers.describe_input(layer, quantization, ranges, sensitivity, suggested) for layer in found],
     }
+
+
+def describe_folds(path: Path | None, config: Facts) -> Table | None:
+    """Table of the folds in the file `path`; None if the configuration has none."""
+    if path is None:
+        return None
+    return folds.tabulate_folds(read_folds(path).folds, list_site_rules(config["model"], config["activations"]))
 
 
 def summarise(config: Facts, fid: Facts, quantization: QuantConfigDocument, described: dict[str, list[Facts]]) -> Facts:
@@ -131,7 +142,7 @@ def list_facts(
 def build_arguments() -> argparse.ArgumentParser:
     """The command-line parser."""
     paths = ("fid", "frontier", "quant-config", "multitier", "mixed", "statistics", "benchmarks", "out")
-    parser = build_parser(__doc__, *paths)
+    parser = add_folds(build_parser(__doc__, *paths))
     parser.add_argument("--distilled", type=Path, help="distillation report, if the model was distilled")
     parser.add_argument("--config", required=True, help="configuration as JSON")
     for name, words in (

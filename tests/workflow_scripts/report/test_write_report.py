@@ -7,7 +7,9 @@ import pytest
 
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
-from tests.support.report_study import Results
+from taqmlx.store.folds_file import write_folds
+from tests.plots.synthetic import build_folds
+from tests.support.report_study import Results, draw_plot
 
 
 @pytest.fixture
@@ -140,3 +142,18 @@ def test_a_missing_file_is_named_in_one_line(results, name):
 def test_a_configuration_that_is_not_json_is_rejected(results):
     with pytest.raises(UserError, match="--config is not JSON"):
         results.render(config="{")
+
+
+def test_folds_have_a_section_if_the_configuration_has_any(results):
+    folds, _ = build_folds(1)
+    path = results.folder / "folds.safetensors"
+    write_folds(path, folds, {}, {"model": {}})
+    drawn = [results.folder / "plots" / f"{name}.png" for name in ("fold_ranges", "fold_spread")]
+    for plot in drawn:
+        draw_plot(plot, 400, 300)
+    text = results.render(folds=path, plots=[*results.plots, *drawn])
+    assert [row[0] for row in read_table(text, "folds-table")[1:]] == [fold.site for fold in folds]
+    assert all(f'<figure id="{plot.stem}">' in text for plot in drawn)
+    assert 'href="#folds"' in text
+    assert "folds-table" not in results.render()
+    assert 'href="#folds"' not in results.render()
