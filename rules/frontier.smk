@@ -88,9 +88,9 @@ use rule distil as distil_frontier with:
             allow_missing=True,
         ),
     output:
-        weights="<results>/frontier/{size}/distilled.safetensors",
-        seal="<results>/frontier/{size}/distilled.json",
-        report="<results>/frontier/{size}/distilled.report.json",
+        weights=update("<results>/frontier/{size}/distilled.safetensors"),
+        seal=update("<results>/frontier/{size}/distilled.json"),
+        report=update("<results>/frontier/{size}/distilled.report.json"),
     log:
         "<logs>/frontier/{size}/distil.log",
     benchmark:
