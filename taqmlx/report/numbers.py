@@ -75,15 +75,22 @@ def describe_pictures(content: Mapping[str, Any]) -> Facts:
 
 
 def read_ladder_group(path: Path, asked: float | None) -> Facts:
-    """The rungs in their order, with `latent_snr` and `block_snr` as `typical` and `worst`."""
+    """The rungs in their order, with `latent_snr` and `block_snr` as `typical` and `worst`, and gains over others."""
     content = read_json(path, format="weights-ladder")
     titles = {name: title for name, (title, _) in ladder.RUNGS.items()}
     rungs = {
         rung["rung"]: {"title": change_words(titles.get(rung["rung"], rung["title"])), "place": place}
         | {kind: {key: rung[kind][key] for key in ("typical", "worst")} for kind in ("latent_snr", "block_snr")}
+        | {key: rung[key] for key in ("gain",) if key in rung}
         for place, rung in enumerate(content["rungs"])
     }
     return {"measured": {"pictures": content["pictures"]}, "rungs": rungs}
+
+
+def read_hard_ladder_group(path: Path, asked: float | None) -> Facts:
+    """The rungs of the hard twin, as `read_ladder_group`."""
+    group = read_ladder_group(path, asked)
+    return group | {"measured": group["measured"] | {"configuration": "config/hard.yaml"}}
 
 
 def read_evaluation_group(path: Path, asked: float | None) -> Facts:
@@ -221,6 +228,7 @@ def name_row(name: str) -> str:
 SOURCES = {
     "frontier": Source("frontier.json", read_frontier_group),
     "ladder": Source("weights_ladder.json", read_ladder_group),
+    "hard_ladder": Source("hard/weights_ladder.json", read_hard_ladder_group),
     "pictures": Source("fid.json", read_evaluation_group),
     "ablation": Source("ablation.json", read_evaluation_group),
     "multitier": Source("quant_config_multitier.json", read_multitier_group),
