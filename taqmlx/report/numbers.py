@@ -154,10 +154,11 @@ def read_jobs_group(path: Path, asked: float | None) -> Facts:
 
 
 def read_bench_group(path: Path, asked: float | None) -> Facts:
-    """The value of every row of `make bench`, by its name in lower case; percentages as shares."""
+    """The value of each row of `make bench` by its name in lower case, percentages as shares, and the BLAS kernels."""
     rows = read_json(path)
     values = {name_row(name): row["value"] / (100 if row["unit"] == "%" else 1) for name, row in rows.items()}
-    return {"measured": {}, "rows": values}
+    kernels = dict.fromkeys(row["kernels"] for row in rows.values() if "kernels" in row)
+    return {"measured": {"kernels": list(kernels)}, "rows": values}
 
 
 def read_calibration_group(path: Path, asked: float | None) -> Facts:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from taqmlx.store.files import write_json
 from tools.benchmarks import blocks, distillation, gather_memory, pictures, speed, workers, workflow
+from tools.benchmarks.kernels import warn_if_held
 from tools.benchmarks.table import as_records, format_table
 
 MODULES = {
@@ -14,6 +15,7 @@ MODULES = {
 
 
 def main(arguments: argparse.Namespace) -> None:
+    warn_if_held()
     rows = []
     for name in arguments.modules or MODULES:
         module = MODULES[name]

@@ -8,6 +8,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from tools.benchmarks.kernels import name_products
 from tools.benchmarks.learners import CHUNK
 from tools.benchmarks.process import Process
 from tools.benchmarks.table import Row, call, format_table
@@ -44,13 +45,20 @@ def measure_learners(params: Path, rows: Path) -> list[Row]:
                 seconds[name].append(float(learner.read()) / CHUNK)
         errors = {name: sum(json.loads(learner.finish()).values()) for name, learner in learners.items()}
     label = f"AdaRound of {BLOCK}, 32 rows"
-    result = [Row(f"{label}, {name}", 1000 * statistics.median(values), "ms") for name, values in seconds.items()]
+    used = {name: name_products(name) for name in LEARNERS}
+    result = [
+        Row(f"{label}, {name}", 1000 * statistics.median(values), "ms", kernels=used[name])
+        for name, values in seconds.items()
+    ]
     for base, target in (("torch", "<= 1"), ("torch_two_threads", "")):
         quotients = [ours / theirs for ours, theirs in zip(seconds["ours"], seconds[base], strict=True)]
-        result.append(Row(f"{label}, ours / {base}", statistics.median(quotients), "x", target))
+        both = f"{used['ours']} / {used[base]}"
+        result.append(Row(f"{label}, ours / {base}", statistics.median(quotients), "x", target, both))
     for name in LEARNERS[:2]:
         decibels = -10 * math.log10(errors[name])
-        result.append(Row(f"{BLOCK} after {ITERATIONS} iterations, held out, {name}", decibels, "dB"))
+        result.append(
+            Row(f"{BLOCK} after {ITERATIONS} iterations, held out, {name}", decibels, "dB", kernels=used[name])
+        )
     return result
 
 

@@ -4,6 +4,7 @@ import statistics
 from contextlib import ExitStack
 
 from tools.benchmarks.distillers import BATCH, BUILDERS
+from tools.benchmarks.kernels import name_products
 from tools.benchmarks.process import Process
 from tools.benchmarks.table import Row
 
@@ -20,8 +21,12 @@ def measure() -> list[Row]:
                 loop.start()
                 seconds[name].append(float(loop.read()))
     label = f"distillation, {BATCH} points"
-    rows = [Row(f"{label}, {name}", statistics.median(values), "s") for name, values in seconds.items()]
+    used = {name: name_products(name) for name in BUILDERS}
+    rows = [
+        Row(f"{label}, {name}", statistics.median(values), "s", kernels=used[name]) for name, values in seconds.items()
+    ]
     for base, target in (("torch", "<= 1"), ("torch_two_threads", "")):
         quotients = [ours / theirs for ours, theirs in zip(seconds["ours"], seconds[base], strict=True)]
-        rows.append(Row(f"{label}, ours / {base}", statistics.median(quotients), "x", target))
+        both = f"{used['ours']} / {used[base]}"
+        rows.append(Row(f"{label}, ours / {base}", statistics.median(quotients), "x", target, both))
     return rows

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from taqmlx.store.files import write_json
+from tools.benchmarks.kernels import name_products
 from tools.benchmarks.process import Process
 from tools.benchmarks.samplers import TRAJECTORY_STEPS
 from tools.benchmarks.table import Row, as_records, format_table
@@ -53,10 +54,12 @@ def measure_rates() -> dict[str, list[float]]:
 def measure() -> list[Row]:
     """All rows of this file; a quotient is the median of those of single rounds."""
     rates = measure_rates()
-    rows = [Row(label, statistics.median(values), "steps/s") for label, values in rates.items()]
+    used = {label: name_products(name, reference) for label, (name, _, reference) in RUNS.items()}
+    rows = [Row(label, statistics.median(values), "steps/s", kernels=used[label]) for label, values in rates.items()]
     for label, base, target in TARGETS:
         quotients = [ours / theirs for ours, theirs in zip(rates[label], rates[base], strict=True)]
-        rows.append(Row(f"{label} / {base}", statistics.median(quotients), "x", target))
+        both = f"{used[label]} / {used[base]}"
+        rows.append(Row(f"{label} / {base}", statistics.median(quotients), "x", target, both))
     return rows
 
 

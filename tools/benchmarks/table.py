@@ -6,20 +6,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from taqmlx.runtime.blas import name_kernels
 
 _COMPARISONS = {">=": operator.ge, "<=": operator.le}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement; `target` is like `>= 10` or empty, when there is nothing to reach."""
+    """One measurement; `target` is like `>= 10` or empty, when there is nothing to reach.
+
+    `kernels` names what multiplied the matrices: the BLAS kernels of MLX unless given.
+    """
 
     name: str
     value: float
     unit: str
     target: str = ""
+    kernels: str = field(default_factory=name_kernels)
 
     @property
     def verdict(self) -> str:
@@ -32,8 +38,8 @@ class Row:
 
 def format_table(rows: Sequence[Row]) -> str:
     """The rows as aligned text."""
-    lines = [f"{'measurement':<64}{'value':>10} {'unit':<10}{'target':<10}"]
-    lines += [f"{r.name:<64}{r.value:>10.3g} {r.unit:<10}{r.target:<10}{r.verdict}" for r in rows]
+    lines = [f"{'measurement':<64}{'value':>10} {'unit':<11}{'target':<10}{'':<7}BLAS kernels"]
+    lines += [f"{r.name:<64}{r.value:>10.3g} {r.unit:<11}{r.target:<10}{r.verdict:<7}{r.kernels}" for r in rows]
     return "\n".join(lines)
 
 

@@ -115,7 +115,10 @@ def results(tmp_path_factory):
     write_calibration_sets(folder / "bench_calibration")
     write_outliers(folder)
     write_json(folder / "quant_config_multitier.json", {"analysis": {"summary": SUMMARY}})
-    rows = [Row("ours, 1 worker / torch twin, 1 worker", 0.84159, "x"), Row("what being resumable costs", 1.9, "%")]
+    rows = [
+        Row("ours, 1 worker / torch twin, 1 worker", 0.84159, "x", kernels="Haswell / PyTorch AVX2"),
+        Row("what being resumable costs", 1.9, "%", kernels="Haswell"),
+    ]
     write_json(folder / "bench.json", as_records(rows))
     write_plain_json(folder / "scale.json", SCALE)
     for stage, row in (
@@ -169,6 +172,7 @@ def test_the_other_studies_are_kept_by_name(numbers):
     assert numbers["pictures"]["variants"]["fp_other_seeds"]["paired"]["ssim"]["median"] == 0.99
     assert numbers["ablation"]["measured"]["pictures"] == 2048
     assert numbers["multitier"]["shares"] == pytest.approx({"a4": 0.333, "a6": 0.333, "a8": 0.333})
+    assert numbers["bench"]["measured"]["kernels"] == ["Haswell / PyTorch AVX2", "Haswell"]
     assert numbers["bench"]["rows"] == {
         "ours_1_worker_torch_twin_1_worker": 0.84159,
         "what_being_resumable_costs": pytest.approx(0.019),
