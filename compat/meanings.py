@@ -1,4 +1,4 @@
-"""Combined meaning of the options of an original command: configuration values, and words for today's command.
+"""Combined meaning of the options of an original command: configuration values, and words for the current command.
 
 A count of images, which here are trajectories, becomes a count of calibration points; a stride counts the steps of a
 trajectory, all of which `generate_calibration_data` keeps.
@@ -149,5 +149,5 @@ def place_manifest(arguments: Namespace, config: Settings) -> Change:
 def reject_scaling(arguments: Namespace, config: Settings) -> Change:
     """Raise UserError for another scale than the latents' own, which they are past already."""
     if arguments.scaling_factor not in (None, 1.5305):
-        raise UserError("--scaling-factor: the latents are past the model's own scale and are decoded as they are")
+        raise UserError("--scaling-factor: the latents are already unscaled, and are decoded unchanged")
     return Change({})

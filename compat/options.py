@@ -17,8 +17,8 @@ class Option(NamedTuple):
     read: Callable[[str], Any] | None = str  # None: it takes no value
     default: Any = None
     sets: tuple[str, ...] = ()  # the configuration keys that take its value
-    passes: str = ""  # the option of today's command that takes its value
-    adds: tuple[str, ...] = ()  # words for today's command
+    passes: str = ""  # the option of the current command that takes its value
+    adds: tuple[str, ...] = ()  # words for the current command
     shows: str = ""  # what of the results its value becomes a link to
     says: str = ""  # a line for the user, as it changes nothing
     rejected: str = ""  # what to use instead
@@ -32,11 +32,11 @@ class Option(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a command's options mean together: configuration values, and words for today's command."""
+    """What a command's options mean together: configuration values, and words for the current command."""
 
     settings: Settings
     words: tuple[str, ...] = ()
-    needs_blocks: bool = False  # whether today's command needs quantized blocks
+    needs_blocks: bool = False  # whether the current command needs quantized blocks
 
 
 def change_nothing(arguments: Namespace, config: Settings) -> Change:

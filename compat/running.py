@@ -1,4 +1,4 @@
-"""Runs a command of the original programs: prints today's command and runs it."""
+"""Runs a command of the original programs: prints the current command and runs it."""
 
 import os
 import shlex
@@ -14,7 +14,7 @@ from taqmlx.store.files import write_atomically
 
 
 def run(name: str) -> None:
-    """Run the command `name` with the words of the command line, and end the process as today's command ends."""
+    """Run the command `name` with the words of the command line, and end the process as the current command ends."""
     try:
         found = translate(name, sys.argv[1:])
         for link, target in found.links.items():

@@ -1,4 +1,4 @@
-"""A command of the original programs as today's command.
+"""A command of the original programs as the current command.
 
 The settings of its options are kept in `config.yaml` in the results folder, the configuration of all later commands on
 that folder.
@@ -154,7 +154,7 @@ def reject_differing(given: list[Option], arguments: argparse.Namespace, recorde
 
 
 def pass_on(option: Option, value: Any) -> list[str]:
-    """An option's words on today's command line."""
+    """An option's words on the current command line."""
     return [option.passes, str(value)] if option.passes else list(option.adds)
 
 

@@ -94,7 +94,7 @@ def test_a_finished_shard_is_kept_and_its_receipt_restored(tmp_path, url, object
             collect(folder, store)
     finally:
         object_storage.on_upload = None
-    assert "is finished already" in caplog.text
+    assert "is already finished" in caplog.text
     assert (folder / "trajectories.zarr/000" / plan.RECEIPT).exists()
 
 
@@ -263,8 +263,8 @@ def test_shards_are_copied_to_a_url_and_back(tmp_path, url, caplog):
         copy(folder, folder / "trajectories.zarr", store)
         copy(folder, store, tmp_path / "back")
         copy(folder, store, tmp_path / "back")
-    assert "2 shards copied, 0 there already, 0 unfinished" in caplog.messages[-3]
-    assert "0 shards copied, 2 there already, 0 unfinished" in caplog.messages[-1]
+    assert "2 shards copied, 0 already there, 0 unfinished" in caplog.messages[-3]
+    assert "0 shards copied, 2 already there, 0 unfinished" in caplog.messages[-1]
     for shard in SHARDS:
         assert hash_tree(tmp_path / "back" / shard) == hash_tree(folder / "trajectories.zarr" / shard)
     assert sorted(path.name for path in (tmp_path / "back").iterdir()) == list(SHARDS)

@@ -15,7 +15,7 @@ from taqmlx.runtime.entry import PACKAGE, describe_missing
 
 FOLDER = Path(__file__).parent
 USAGE = "usage: taqmlx COMMAND [OPTION ...]; taqmlx COMMAND --help lists its options"
-MORE = "taqmlx --all lists the commands of the workflow's jobs too, taqmlx --version the version"
+MORE = "taqmlx --all also lists the commands of the workflow's jobs, taqmlx --version shows the version"
 WIDTH = 80  # characters of a line
 # The commands that people type, by the end of their program's name.
 PROGRAMS = {

@@ -74,11 +74,11 @@ def check_latents(results: Results) -> Report | None:
             wanted.add(path.name)
             try:
                 if not np.array_equal(read_latents(path), np.array(results.model.process_out(trajectory.latents))):
-                    faults.append(f"{path} is not what the store's final latents give")
+                    faults.append(f"{path} does not match the store's final latents")
             except UserError as error:
                 faults.append(str(error))
     faults += list_strays(folder, wanted)
-    return Report(f"{len(wanted)} files, equal to the store's, past scale and shift", name_cure(faults, folder))
+    return Report(f"{len(wanted)} files, equal to the store's, without scale and shift", name_cure(faults, folder))
 
 
 def check_images(results: Results) -> Report | None:
@@ -100,8 +100,8 @@ def check_images(results: Results) -> Report | None:
             latents = results.plan_layout(shard).read_latents(results.store / shard, row)
             wanted = results.model.decode_latents(decoder, mx.array(latents[None]))[0]
             if pictures[number].shape != wanted.shape or np.abs(pictures[number] - wanted).max() > PIXEL_TOLERANCE:
-                faults.append(f"{paths[number]} is not what the final latents decode to")
-    faults += [f"{path} is not what was decoded" for path in find_changed(folder, [paths[i] for i in pictures])]
+                faults.append(f"{paths[number]} does not match the decoded final latents")
+    faults += [f"{path} is not the decoded picture" for path in find_changed(folder, [paths[i] for i in pictures])]
     faults += list_strays(folder, {path.name for path in paths})
     return Report(f"{len(pictures)} pictures, {len(picks)} of them decoded again", name_cure(faults, folder))
 

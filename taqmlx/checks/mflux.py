@@ -75,7 +75,7 @@ def check_files(saved: SavedTransformer) -> Iterator[str]:
         yield f"{name} is {'missing' if name in sealed else 'not of this transformer'}"
     for name in sorted(found & sealed.keys()):
         if hash_file(saved.folder.parent / name) != sealed[name]:
-            yield f"{name} does not have the sha256 its seal names"
+            yield f"{name} does not have the sha256 in its seal"
     stored = {key: name for name, header in saved.headers.items() for key in header}
     for key in sorted(key for key in stored.keys() | saved.files.keys() if stored.get(key) != saved.files.get(key)):
         yield f"{key} is in {stored.get(key)}, and {INDEX} names {saved.files.get(key)}"
@@ -103,7 +103,7 @@ def check_module(saved: SavedTransformer, module: Module) -> Iterator[str]:
     is_quantized = "scales" in own or "biases" in own
     wanted = ["weight"] if module.inputs is None else [*(PARTS if is_quantized else PARTS[:1]), "bias"]
     for part in sorted(set(wanted) ^ own.keys()):
-        yield f"{module.path}.{part} is {'missing' if part in wanted else 'more than the layer has'}"
+        yield f"{module.path}.{part} is {'missing' if part in wanted else 'surplus'}"
     if set(wanted) != own.keys():
         return
     for part, about in own.items():
@@ -117,7 +117,7 @@ def check_module(saved: SavedTransformer, module: Module) -> Iterator[str]:
         yield f"{module.path}.weight is {own['weight'].shape}, not {list(shape)}"
     if is_quantized and find_format(own, shape) is None:
         shapes = ", ".join(f"{part} {own[part].shape}" for part in PARTS)
-        yield f"{module.path}: {shapes} are of no bits and group size for a weight {list(shape)}"
+        yield f"{module.path}: {shapes} fit no bits and group size for a weight {list(shape)}"
 
 
 def find_format(own: dict[str, StoredTensor], shape: tuple[int, ...]) -> tuple[int, int] | None:

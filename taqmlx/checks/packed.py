@@ -76,7 +76,7 @@ def check_digests(checkpoint: PackedCheckpoint, intact: Quantization) -> Iterato
     for path, how in intact.items():
         weight = checkpoint.tensors[f"{path}.weight"]
         if digest_codes(weight) != config["codes"].get(path):
-            yield f"{path}: the codes are not those config.json names"
+            yield f"{path}: the codes do not match config.json"
         nominal = checkpoint.find_bits(path)
         if stored_bits(nominal) != how["bits"] or unpack_codes(weight, nominal).max() >= 2**nominal:
             yield f"{path}: not {nominal} bits stored as {how['bits']}"
@@ -96,7 +96,7 @@ def check_file(checkpoint: PackedCheckpoint) -> Iterator[str]:
     if path.stat().st_size != named["bytes"]:
         yield f"{path.name} has {path.stat().st_size} bytes, not the {named['bytes']} config.json names"
     if hash_file(path) != named["sha256"]:
-        yield f"{path.name} does not have the sha256 config.json names"
+        yield f"{path.name} does not have the sha256 in config.json"
 
 
 def check_numbers(tensors: dict[str, np.ndarray]) -> Iterator[str]:
@@ -120,8 +120,8 @@ def check_seals(checkpoint: PackedCheckpoint, folder: Path) -> Iterator[str]:
             yield str(error)
             continue
         if seal["fingerprint"] != fingerprint:
-            yield f"{block}: packed from other work than what {path} seals"
+            yield f"{block}: packed from other results than those sealed in {path}"
         sealed |= {paths.get(name, name): digest for name, digest in seal["sha256"]["codes"].items()}
     for layer in sorted((config["codes"].keys() | sealed.keys()) - set(config["rounded"])):
         if config["codes"].get(layer) != sealed.get(layer):
-            yield f"{layer}: its codes are not those its block is sealed with"
+            yield f"{layer}: its codes differ from those sealed with its block"

@@ -89,7 +89,7 @@ def judge_json(path: Path) -> str | None:
         return None
     if holds:
         return ""
-    raise UserError(f"{path} is damaged or was changed: its checksum does not hold")
+    raise UserError(f"{path} is damaged or was changed: its checksum does not match")
 
 
 def find_renamed(content: dict[str, Any]) -> str | None:

@@ -176,8 +176,8 @@ def replay_steps(results: Results) -> Report:
         errors.append(replay_step(results, transformer, values, number, step))
         if not errors[-1] <= REPLAY_TOLERANCE:
             faults.append(
-                f"{results.store / shard}: trajectory {number}, step {step}: the model gives another state, relative"
-                f" error {errors[-1]:.2g}: another prompt, another model, or changed states"
+                f"{results.store / shard}: trajectory {number}, step {step}: the model gives a different state,"
+                f" relative error {errors[-1]:.2g}: another prompt, another model, or changed states"
             )
     return Report(f"{len(picks)} steps, relative error at most {max(errors):.2g} of {REPLAY_TOLERANCE:g}", faults)
 

@@ -30,19 +30,19 @@ class ClipFeatures:
         for file in files:
             coded = find_coded(read_header(file))
             if name := next((name for name in coded if not name.endswith("position_ids")), None):
-                raise UserError(f"clip: {file} stores {name} as {coded[name]}; take its weights in fp16 or fp32")
+                raise UserError(f"clip: {file} stores {name} as {coded[name]}; use weights in fp16 or fp32")
         try:
             network, loading = CLIPVisionModelWithProjection.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error)[:200]}"
-            raise UserError(f"clip: {folder} holds no CLIP vision model ({reason})") from None
+            raise UserError(f"clip: {folder} has no CLIP vision model ({reason})") from None
         if missing := sorted(loading["missing_keys"]):  # missing weights would be initialised at random
             raise UserError(f"clip: {folder} lacks the weights of a CLIP vision model ({missing[0]}); name another")
         self.network, self.size = network.eval().requires_grad_(False), network.config.image_size
         if not 1 <= self.size <= LARGEST_SIZE:
-            raise UserError(f"clip: {folder} is for pictures of {self.size} pixels; the most are {LARGEST_SIZE}")
+            raise UserError(f"clip: {folder} takes pictures of {self.size} pixels; the maximum is {LARGEST_SIZE}")
         self.about = {
             "network": "CLIP",
             "weights_sha256": plan.fingerprint({file.name: hash_file(file) for file in files}),

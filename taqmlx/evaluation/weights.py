@@ -50,5 +50,5 @@ def fill(what: str, module: torch.nn.Module, state: dict[str, torch.Tensor]) -> 
         raise UserError(f"{what}: the file lacks the weights of the network it is for ({missing[0]})")
     for name, value in module.state_dict().items():
         if value.is_floating_point() and state[name].dtype not in NUMBERS:
-            raise UserError(f"{what}: the file stores {name} as {state[name].dtype}; take its weights in fp16 or fp32")
+            raise UserError(f"{what}: the file stores {name} as {state[name].dtype}; use weights in fp16 or fp32")
     return module.eval().requires_grad_(False)

@@ -22,7 +22,7 @@ from taqmlx.planning.layers import list_block_linears
 from taqmlx.store.preflight import check_memory
 
 # Advice for a job whose batch already adapts to the model's size.
-SMALLER = "lower height and width, leave T5 out (use_t5: false), or take a machine with more"
+SMALLER = "lower height and width, disable T5 (use_t5: false), or use a machine with more"
 
 
 def choose_batch(transformer: Transformer, latent_shape: Sequence[int], cs_shape: Sequence[int], most: int) -> int:

@@ -52,7 +52,7 @@ def find_original(name: str, options: ModelOptions, weights_from: str | None) ->
         return embedded
     settings: dict[str, Any] = {key: getattr(options, key) for key in plan.MODEL_KEYS[name] if key != plan.WEIGHTS_FROM}
     if missing := [key for key, value in settings.items() if value is None]:
-        raise UserError(f"{missing[0]}: the parameters lack it, and {name} reads it; make them again")
+        raise UserError(f"{missing[0]}: missing from the parameters of the model {name}; make them again")
     if name == "embedded-hard":
         from taqmlx.models.embedded_hard import HardModel
 

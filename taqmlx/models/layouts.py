@@ -7,10 +7,10 @@ from pathlib import Path
 
 from taqmlx.planning.plain_files import open_plain
 
-PLAIN = "take the weights in fp16, bf16 or fp32"
-SINGLE = "take the single file of the original layout"
-SET_MODEL = "set model: {}, or take the file of this model"
-OTHER = "take the file of the model in the configuration"
+PLAIN = "use the weights in fp16, bf16 or fp32"
+SINGLE = "use the single file of the original layout"
+SET_MODEL = "set model: {}, or use the file of this model"
+OTHER = "use the file of the model in the configuration"
 SNIFFED = 512  # bytes read from the beginning of a file
 
 
@@ -43,10 +43,10 @@ def _folder(pattern: str, name: str, advice: str) -> Layout:
 
 # The first match counts: weight encodings, then parts of models, then whole models, then encoders.
 LAYOUTS = (
-    _bytes(r"^GGUF", "a GGUF file, of weights in blocks of few bits", f"{PLAIN} as safetensors"),
-    _bytes(r"^PK\x03\x04", "a PyTorch checkpoint or another zip archive", "take the safetensors file"),
-    _bytes(r"(?s)^\x80[\x02-\x05]..(?!\x00{4})", "a pickle, which can run programs", "take the safetensors file"),
-    _bytes(r"^version https://git-lfs", "a pointer of Git LFS to the file", "take the file itself"),
+    _bytes(r"^GGUF", "a GGUF file of quantized weights", f"{PLAIN} as safetensors"),
+    _bytes(r"^PK\x03\x04", "a PyTorch checkpoint or another zip archive", "use the safetensors file"),
+    _bytes(r"(?s)^\x80[\x02-\x05]..(?!\x00{4})", "a pickle, which can run programs", "use the safetensors file"),
+    _bytes(r"^version https://git-lfs", "a pointer of Git LFS to the file", "download the file itself"),
     _bytes(r"^\s*(?i:<!doctype html|<html)", "a web page", "download the file itself"),
     _tensors(
         r"(^|\.)(scaled_fp8|comfy_quant)$|\.(scale_weight|scale_input|weight_scale|input_scale|weight_scale_2)$",
@@ -58,22 +58,22 @@ LAYOUTS = (
     _tensors(r"\.scales$", "a file that MLX has quantized (mflux, or DiffusionKit's 4-bit files)", PLAIN),
     _tensors(
         r"(^|[._])lora[_.]?(A|B|up|down|unet|te\d?|transformer)[._]|\.lokr_|\.hada_w",
-        "a LoRA, the change of a model and no model",
+        "a LoRA, which is not a whole model",
         "merge it into the model first, and name the merged file",
     ),
     _tensors(r"^(control_model|controlnet_\w+|control_net)\.|\.controlnet_", "a ControlNet", OTHER),
     _tensors(
         (r"^(transformer\.)?transformer_blocks\.\d+\.attn2\.", r"\.attn\.add_q_proj\."),
         "Stable Diffusion 3.5 Medium in the layout of diffusers",
-        "DiffusionKit has no transformer of its shape; take Stable Diffusion 3 Medium or 3.5 Large",
+        "DiffusionKit has no transformer of its shape; use Stable Diffusion 3 Medium or 3.5 Large",
     ),
     _tensors(
         r"joint_blocks\.\d+\.x_block\.attn2\.",
         "Stable Diffusion 3.5 Medium",
-        "DiffusionKit has no transformer of its shape; take Stable Diffusion 3 Medium or 3.5 Large",
+        "DiffusionKit has no transformer of its shape; use Stable Diffusion 3 Medium or 3.5 Large",
     ),
-    _tensors(r"(^|\.)guidance_in\.", "FLUX.1-dev", "take FLUX.1-schnell, which needs no guidance"),
-    _tensors(r"distilled_guidance_layer\.", "Chroma", "take FLUX.1-schnell"),
+    _tensors(r"(^|\.)guidance_in\.", "FLUX.1-dev", "use FLUX.1-schnell, which needs no guidance"),
+    _tensors(r"distilled_guidance_layer\.", "Chroma", "use FLUX.1-schnell"),
     _tensors(r"add_embedding\.|\.label_emb\.|^conditioner\.embedders\.", "Stable Diffusion XL", OTHER),
     _tensors(
         r"\.input_blocks\.\d|^input_blocks\.\d|^cond_stage_model\.|^(unet\.)?down_blocks\.\d+\.attentions\.",

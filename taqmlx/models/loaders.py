@@ -120,7 +120,7 @@ def describe_unread(release: Release, files: Files) -> str:
     parts = dict.fromkeys(name.split(".")[1] for name in names)
     if not parts:
         return ""
-    return f"{files[release.transformer].place}: its {', '.join(parts)} are not read; those of {TEXT_REPO} are"
+    return f"{files[release.transformer].place}: its {', '.join(parts)} are ignored; those of {TEXT_REPO} are used"
 
 
 def check_weights(release: Release, files: Files) -> None:

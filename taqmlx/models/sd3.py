@@ -59,7 +59,7 @@ class ReleasedModel:
         """
         for side in (height, width):
             if side % EDGE or not EDGE <= side <= LARGEST_EDGE:
-                raise UserError(f"{height} x {width} pixels: a side is a multiple of {EDGE}, at most {LARGEST_EDGE}")
+                raise UserError(f"{height} x {width} pixels: sides must be multiples of {EDGE}, at most {LARGEST_EDGE}")
         self.release, self.weights_from, self.use_t5 = release, choose_source(release, weights_from), use_t5
         self.dtype = dtype or (release.half if mx.default_device().type == mx.gpu else mx.float32)
         self.compute_sigmas, self.process_out = release.compute_sigmas, release.latents.process_out
@@ -137,7 +137,7 @@ class ReleasedModel:
     def check_encoding_memory(self, files: Iterable[Located]) -> None:
         """Raise UserError if this machine has too little memory for the largest text encoder."""
         largest = max(count_weights(located) for located in files if located.file.name.endswith(WEIGHTS))
-        advice = "leave T5 out (use_t5: false), or take a machine with more" if self.use_t5 else "take another machine"
+        advice = "disable T5 (use_t5: false), or use a machine with more" if self.use_t5 else "use a machine with more"
         check_memory(largest * self.dtype.size, "the largest text encoder", advice)
 
     def _locate(self, files: Iterable[WeightFile]) -> dict[WeightFile, Located]:

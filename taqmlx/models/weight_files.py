@@ -127,8 +127,8 @@ def find_file(weights_from: str, file: WeightFile) -> Path | None:
     source = Path(weights_from).expanduser()
     if weights_from not in TITLES and not source.exists():
         raise UserError(
-            f"weights_from: {weights_from} is no folder or file here, and of the Hub's repositories only"
-            f" {', '.join(TITLES)} are known"
+            f"weights_from: {weights_from} is not a local folder or file; the known Hub repositories are"
+            f" {', '.join(TITLES)}"
         )
     if is_folder(weights_from):
         places = source / file.local_name, source / (file.local_name + INDEX)
@@ -164,7 +164,7 @@ def list_shards(index: Path) -> list[Path]:
         if not names or any(Path(name).name != name for name in names):
             raise ValueError("a shard lies beside its index")
     except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
-        raise UserError(f"{index} is not an index of shards ({error}); name the one of a whole checkpoint") from None
+        raise UserError(f"{index} is not an index of shards ({error}); name the index of a whole checkpoint") from None
     if missing := [name for name in names if not (index.parent / name).is_file()]:
         raise UserError(
             f"{index.parent} lacks {missing[0]}, which {index.name} lists; put all {len(names)} shards there"

@@ -43,7 +43,7 @@ def reject_unwieldy(config: Any) -> None:
             for item in inner:
                 name, content = item if isinstance(value, dict) else (key, item)
                 if not isinstance(name, str):
-                    raise ValueError(f"{str(name)[:40]}: unknown key; keys are words, put it in quotes")
+                    raise ValueError(f"{str(name)[:40]}: unknown key; keys must be text; put it in quotes")
                 found.append((key or name[:40], content))
         level = found
         if not level:
@@ -62,9 +62,9 @@ def reject_value(key: str, value: Any) -> None:
     if isinstance(value, int) and not -LARGEST_NUMBER <= value < LARGEST_NUMBER:
         raise ValueError(f"{key}: a number of more than 64 bits; write a smaller one")
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
-        raise ValueError(f"{key}: a text of {len(value)} characters; the most are {LONGEST_TEXT}")
+        raise ValueError(f"{key}: a text of {len(value)} characters; at most {LONGEST_TEXT} are allowed")
     if isinstance(value, str) and ("\0" in value or not is_encodable(value)):
-        raise ValueError(f"{key}: a text with characters that no command line takes; remove them")
+        raise ValueError(f"{key}: a text with characters that a command line cannot hold; remove them")
 
 
 def is_encodable(text: str) -> bool:
@@ -92,7 +92,7 @@ def reject_paths(config: Config) -> None:
         raise ValueError(f"results_dir: {results[:80]} contains ..; give an absolute path")
     place = Path(os.path.normpath(Path.cwd() / results))
     if Path.cwd().is_relative_to(place) or ROOT.is_relative_to(place):
-        raise ValueError(f"results_dir: {results[:80]} holds the project itself; choose a folder of its own")
+        raise ValueError(f"results_dir: {results[:80]} contains the project itself; choose a folder of its own")
     if any(place.is_relative_to(root) and place.relative_to(root).parts[0] in SOURCES for root in list_projects()):
         raise ValueError(f"results_dir: {results[:80]} is among the project's own files; choose a folder of its own")
 

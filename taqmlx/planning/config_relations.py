@@ -10,7 +10,7 @@ from taqmlx.planning.documents import Config, Rule
 from taqmlx.planning.folds import FOLDED_ROLES, list_sites, select_sites
 from taqmlx.planning.layer_rules import MEASURED_POLICIES, UNQUANTIZED, read_scale_dtype
 from taqmlx.planning.mflux_layout import MFLUX, MFLUX_DTYPE, MFLUX_MODEL
-from taqmlx.planning.stage_demands import describe_few_points
+from taqmlx.planning.stage_demands import describe_few_points, describe_many_shards
 from taqmlx.planning.step_choice import select_timesteps
 from taqmlx.planning.variants import VARIANTS
 
@@ -70,8 +70,9 @@ def reject_few_points(config: Config) -> None:
     trajectories, selected = config["trajectories"], config["selected_steps"]
     if trajectories * selected < FEWEST_POINTS:
         raise ValueError(
-            f"trajectories: {trajectories} of {selected} selected step is {trajectories * selected} calibration point,"
-            f" and a block needs {FEWEST_POINTS}, one of them held out; set trajectories to {FEWEST_POINTS} or more"
+            f"trajectories: {trajectories} of {selected} selected step gives {trajectories * selected} calibration"
+            f" point, but a block needs {FEWEST_POINTS}, one of them held out; set trajectories to {FEWEST_POINTS} or"
+            " more"
         )
     if config["capture_points"] < FEWEST_POINTS:
         raise ValueError(
@@ -80,9 +81,7 @@ def reject_few_points(config: Config) -> None:
         )
     points = min(config["capture_points"], trajectories * selected)
     if config["capture_shards"] > points:
-        raise ValueError(
-            f"capture_shards: {config['capture_shards']} jobs cannot share {points} points; set it to {points} or less"
-        )
+        raise ValueError(describe_many_shards(config["capture_shards"], points))
 
 
 def list_migrating(config: Config) -> list[Rule]:
@@ -96,12 +95,12 @@ def reject_migration(config: Config) -> None:
         if config["engine"] != "adaround":
             raise ValueError(
                 f"activations: the migration of {rule['layers']} is learned, which the engine {config['engine']} does"
-                " not do; set migration to false, or engine to adaround"
+                " not support; set migration to false, or engine to adaround"
             )
         if rule["policy"] in MEASURED_POLICIES:
             raise ValueError(
-                f"activations: the migration of {rule['layers']} needs a step size, and the policy {rule['policy']}"
-                " keeps none; set migration to false, or policy to static or lut"
+                f"activations: the migration of {rule['layers']} needs a step size, but the policy {rule['policy']}"
+                " has none; set migration to false, or policy to static or lut"
             )
 
 
@@ -110,8 +109,8 @@ def reject_scale_dtypes(config: Config) -> None:
     for rule in config["weights"]:
         if rule["bits"] != UNQUANTIZED and read_scale_dtype(rule) != config["scale_dtype"]:
             raise ValueError(
-                f"weights: {rule['layers']} has the scale_dtype {read_scale_dtype(rule)}, and all layers have one;"
-                " leave it out of the rules, and set scale_dtype"
+                f"weights: {rule['layers']} has the scale_dtype {read_scale_dtype(rule)}, but all layers share one;"
+                " remove it from the rules, and set the key scale_dtype"
             )
 
 
@@ -120,8 +119,8 @@ def reject_thresholds(config: Config) -> None:
     for kind, (four, six) in config["multitier_thresholds"].items():
         if four > six:
             raise ValueError(
-                f"multitier_thresholds.{kind}: {four:g} is above {six:g}; the first is where 4 bits end, the second"
-                " where 6 end"
+                f"multitier_thresholds.{kind}: {four:g} is above {six:g}; the first is the largest absmax for 4 bits,"
+                " the second for 6 bits"
             )
 
 
@@ -178,11 +177,11 @@ def reject_mflux(config: Config) -> None:
     """Raise ValueError if the configured weights have no place in the layout of mflux."""
     if config["layout"] != MFLUX:
         raise ValueError(
-            f"layout: {config['layout']} is set, and weights for mflux are asked for; set layout to {MFLUX}, model to"
-            f" {MFLUX_MODEL} and scale_dtype to {MFLUX_DTYPE}"
+            f"layout: {config['layout']} does not fit mflux; set layout to {MFLUX}, model to {MFLUX_MODEL} and"
+            f" scale_dtype to {MFLUX_DTYPE}"
         )
     for rule in list_migrating(config):
         raise ValueError(
-            f"activations: the migration of {rule['layers']} divides the layers' inputs, which mflux does not do;"
+            f"activations: the migration of {rule['layers']} divides the layers' inputs, which mflux does not support;"
             " set migration to false"
         )

@@ -89,8 +89,8 @@ def reject_url(config: Config) -> None:
     url = config["trajectories_url"]
     if url is not None and not re.fullmatch(r"[a-z0-9+]+://[^/@\s][^@\s]*", url):
         raise ValueError(
-            "trajectories_url: what is given is no URL such as s3://bucket/run/trajectories.zarr, or holds credentials,"
-            " which belong in the environment; change it, or leave it out to keep trajectories in results_dir"
+            "trajectories_url: it is not a URL such as s3://bucket/run/trajectories.zarr, or holds credentials, which"
+            " belong in the environment; change it, or leave it out to keep trajectories in results_dir"
         )
 
 
@@ -98,7 +98,7 @@ def reject_shared_prompts(prompts: Sequence[str], calibration: Sequence[str]) ->
     """Raise ValueError if an evaluation prompt is also a calibration prompt."""
     if shared := sorted(set(prompts) & set(calibration)):
         raise ValueError(
-            f"evaluation_prompts: {shared[0]!r} is a calibration prompt too ({len(shared)} are); evaluate on others"
+            f"evaluation_prompts: {shared[0]!r} is a calibration prompt too ({len(shared)} are); use other prompts"
         )
 
 

@@ -28,7 +28,7 @@ def find_future(results: Path, now: float) -> Iterator[str]:
             old = shlex.quote(str(results / "params" / "encode_prompts.json"))
             cure = f"find {shlex.quote(str(results))} -newermt now -exec touch -r {old} {{}} +"
             yield (
-                f"{path} is dated {show_date(find_date(path))}, but now is {show_date(now)}: correct the clock, or"
+                f"{path} is dated {show_date(find_date(path))}, but it is now {show_date(now)}: correct the clock, or"
                 f" reset the dates in the future: {cure}"
             )
             return

@@ -87,8 +87,8 @@ def reject_few_pictures(folder: str | None) -> None:
     count = sum(path.suffix.lower() in PICTURES for path in Path(folder).iterdir())
     if count < FEWEST_PICTURES:
         raise ValueError(
-            f"reference_pictures: {folder} has {count} pictures ({', '.join(PICTURES)}), and at least"
-            f" {FEWEST_PICTURES} are compared; name a folder of more"
+            f"reference_pictures: {folder} has {count} pictures ({', '.join(PICTURES)}), but at least"
+            f" {FEWEST_PICTURES} are compared; name a folder with more"
         )
 
 

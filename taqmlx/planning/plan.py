@@ -224,7 +224,7 @@ def find_conflicts(results: Path, parameters: CollectShard) -> Iterator[str]:
 def take_sealed(seal: Any) -> Parameters:
     """The parameters in a seal. Raises ValueError, KeyError or TypeError if the seal is damaged."""
     if fingerprint({key: seal[key] for key in seal if key != "checksum"}) != seal["checksum"]:
-        raise ValueError("its checksum does not hold")
+        raise ValueError("its checksum does not match")
     parameters: Parameters = seal["parameters"]
     return parameters
 

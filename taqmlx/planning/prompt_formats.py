@@ -92,7 +92,7 @@ def find_name(names: list[str], where: str, kind: str) -> int:
     lower = [name.strip().lower() for name in names]
     found = next((name for name in NAMES if name in lower), None)
     if found is None:
-        raise ValueError(f"{where} has no {kind} prompt or caption; name one so")
+        raise ValueError(f"{where} has no {kind} prompt or caption; rename one to prompt")
     if lower.count(found) > 1:
         raise ValueError(f"{where} has {lower.count(found)} {kind}s {found}; rename all but one")
     return lower.index(found)

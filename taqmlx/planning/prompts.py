@@ -34,7 +34,7 @@ def read_prompts(path: Path) -> list[str]:
     except UnicodeDecodeError:
         raise ValueError(f"prompts: {path} is not UTF-8; save it as UTF-8") from None
     except ValueError as error:
-        raise ValueError(f"prompts: {path} is no file of prompts: {error}") from None
+        raise ValueError(f"prompts: {path} is not a file of prompts: {error}") from None
     prompts = split_prompts(text, suffix, path)
     if not prompts:
         raise ValueError(f"prompts: {path} has no prompt; write one per line")
@@ -48,7 +48,7 @@ def split_prompts(text: str, suffix: str, path: Path) -> list[str]:
     if suffix not in READERS and (better := find_format(text)):
         raise ValueError(
             f"prompts: {path} has the name of a text file and the content of {better}; rename it to"
-            f" {path.with_suffix(better).name}, or remove line 1 if it is no prompt"
+            f" {path.with_suffix(better).name}, or remove line 1 if it is not a prompt"
         )
     try:
         lines = READERS[suffix](text) if suffix in READERS else text.split("\n")

@@ -1,6 +1,6 @@
-"""What single stages demand of the configuration, checked only if the stage is part of the run. Standard library only.
+"""Requirements of single stages, checked only if the stage is part of the run. Standard library only.
 
-The messages are functions: a command that is run by hand raises the same ones.
+The messages are functions, so that a command run by hand raises the same ones.
 """
 
 import math
@@ -18,11 +18,21 @@ def describe_few_points(key: str, points: int, steps: int, kind: str = "steps") 
     return f"{key}: {points} is too few for {steps} {kind}; set it to {steps} or more"
 
 
+def describe_many_shards(shards: int, points: int) -> str:
+    """Message for more jobs of `capture_blocks` than points to share."""
+    return f"capture_shards: {shards} jobs cannot share {points} points; set it to {points} or less"
+
+
+def describe_nothing_to_search() -> str:
+    """Message for a bit search without a layer to quantize."""
+    return "weights: all layers have 16 bits, so there are no bits to search; lower some"
+
+
 def describe_small_size(key: str, size: float, least: float) -> str:
     """Message for a size in bits per weight that is below the least possible."""
     return (
-        f"{key}: {size:g} bits per weight are too few, with scales and zero points {least:.3g} is the least"
-        f" possible; raise it to {math.ceil(least * 100) / 100:g} or more"
+        f"{key}: {size:g} bits per weight are too few: the minimum, with scales and zero points, is {least:.3g};"
+        f" raise it to {math.ceil(least * 100) / 100:g} or more"
     )
 
 
@@ -64,7 +74,7 @@ def reject_search(config: Config) -> None:
     """Raise ValueError if no weight is quantized, or `bits_per_weight` is below the smallest possible size."""
     names = (layer.name for layer in plan.list_layers(config["model"]))
     if all(find_rule(config["weights"], name)["bits"] == UNQUANTIZED for name in names):
-        raise ValueError("weights: all layers have 16 bits, so there are none to choose; lower some")
+        raise ValueError(describe_nothing_to_search())
     if config["bits_per_weight"] is not None:
         reject_size("bits_per_weight", config["bits_per_weight"], config)
 

@@ -38,7 +38,7 @@ def draw_frontier(frontier: Frontier, asked: float | None) -> Figure:
             mark_saving(axes, way, quality)
         show_bits(axes, [way["bits_per_weight"] for way in (*plain, *ours)])
         if not ours:
-            write_note(axes, "no size of ours was measured")
+            write_note(axes, "no size of this project was measured")
     titles = {way["name"]: way["title"] for way in ours}
     handles = [
         Line2D([], [], color=GREY, marker=".", label="nn.quantize: the best at each size"),

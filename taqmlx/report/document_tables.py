@@ -148,12 +148,12 @@ def show_calibration(numbers: Numbers) -> str:
 
 
 def show_scale(numbers: Numbers) -> str:
-    """Costs by the number of prompts, and their growth over linear growth at one prompt a shard."""
+    """Costs by the number of prompts, and their growth over linear growth at one prompt per shard."""
     scales, rows = numbers["scale"]["scales"], numbers["scale"]["rows"]
     single = [place for place, scale in enumerate(scales) if scale["per_shard"] == 1]
     first, last = single[0], single[-1]
     linear = scales[last]["prompts"] / scales[first]["prompts"]
-    head = [f"{s['prompts']:,}" + (f", {s['per_shard']} a shard" if s["per_shard"] > 1 else "") for s in scales]
+    head = [f"{s['prompts']:,}" + (f", {s['per_shard']} per shard" if s["per_shard"] > 1 else "") for s in scales]
     growths = [show_growth(row["values"][first], row["values"][last], linear) for row in rows]
     cells = ([row["title"], *map(show_cost, row["values"]), growth] for row, growth in zip(rows, growths, strict=True))
     return tabulate(["prompts", *head, "growth"], cells)

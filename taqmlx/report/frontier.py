@@ -16,7 +16,7 @@ COLUMNS = (
     Column("Bits per weight", meaning="over all linear layers, scales and zero points included"),
     Column("Median, dB", meaning="latent SNR of the median picture; higher is closer to full precision"),
     Column("Lowest 5 %, dB", meaning="5th percentile of the latent SNR"),
-    Column("Below 5 dB, %", meaning="share of pictures below 5 dB of latent SNR, which show something else"),
+    Column("Below 5 dB, %", meaning="share of pictures with a latent SNR below 5 dB; most show different content"),
     Column("Bits saved, median", meaning="bits per weight of nn.quantize at the same median, minus ours"),
     Column("Bits saved, lowest 5 %", meaning="the same for the lowest 5 %"),
 )

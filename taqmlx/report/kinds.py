@@ -51,7 +51,7 @@ def tabulate_kinds(layers: Iterable[Any], config: QuantConfig) -> Table:
     products = [Cell(PRODUCTS), *[NOTHING] * 4, show_inputs([UNQUANTIZED]), NOTHING]
     others = [*([show_kind(CONVOLUTION, kept, total)] if kept else []), products]
     bodies = [Body(rows, "Linear layers"), Body(others, "In full precision")]
-    return Table("kinds", "What is quantized, by kind of layer", COLUMNS, bodies)
+    return Table("kinds", "Quantization by kind of layer", COLUMNS, bodies)
 
 
 def describe_layer(role: str, layer: LayerEntry, size: Facts) -> Facts:

@@ -1,4 +1,4 @@
-"""Model card: the README.md of the folder with the packed weights, which can be published as it is."""
+"""Model card: the README.md of the folder with the packed weights, which is ready to be published."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -21,7 +21,7 @@ SWITCH = "MLX_REFERENCE_BLAS"
 # M_TRIM_THRESHOLD (bytes), M_MMAP_MAX (0: never allocate with mmap, which never reuses blocks), M_ARENA_MAX in
 # <malloc.h>
 MALLOC_SETTINGS = {-1: 1 << 30, -4: 0, -8: 2}
-ADVICE = "MLX computes on its slow reference BLAS (some 20 times slower)"
+ADVICE = "MLX uses its slow reference BLAS (about 20 times slower)"
 INSTALLER = "workflow_scripts.tools.install_blas"
 
 

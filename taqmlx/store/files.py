@@ -120,7 +120,7 @@ def read_json(path: Path, **expected: Any) -> dict[str, Any]:
     """
     content = read_plain_json(path)
     if not isinstance(content, dict) or not is_unchanged(content):
-        raise UserError(f"{path} is damaged or was changed: its checksum does not hold; delete it and run again")
+        raise UserError(f"{path} is damaged or was changed: its checksum does not match; delete it and run again")
     for key, value in expected.items():
         if content.get(key) != value:
             raise UserError(f"{path} belongs to the {key} {content.get(key)}, not {value}; delete it and run again")
@@ -144,8 +144,8 @@ def reject_changed(path: Path, content: dict[str, Any], rule: str) -> dict[str, 
     """
     if CHECKSUM in content and not is_unchanged(content):
         raise UserError(
-            f"{path} is damaged or was changed: its checksum does not hold; delete it and run {rule} again"
-            " (a change of your own: remove its key checksum)"
+            f"{path} is damaged or was changed: its checksum does not match; delete it and run {rule} again"
+            " (if you edited it: remove its key checksum)"
         )
     return drop_checksum(content)
 
@@ -162,7 +162,7 @@ def find_named(path: Path, name: str) -> Path:
     except (OSError, RuntimeError, ValueError):  # circular links, or an invalid file name
         is_inside = False
     if not is_inside:
-        raise UserError(f"{path} names {name[:80]!r}, which leads out of {folder}; put the file there, and name it so")
+        raise UserError(f"{path} names {name[:80]!r}, which is outside {folder}; move the file, and correct the name")
     return folder / name
 
 
@@ -170,7 +170,7 @@ def name_below(path: Path, folder: Path) -> str:
     """Reference to `path` from a file in `folder`, as `find_named` resolves it. Raises UserError if not below."""
     name = Path(os.path.relpath(path, folder)).as_posix()
     if name.startswith("../"):
-        raise UserError(f"{path} is not below {folder}, where what names it is written; write that beside it or above")
+        raise UserError(f"{path} is not below {folder}; write the file that refers to it beside or above it")
     return name
 
 

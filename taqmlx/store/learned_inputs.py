@@ -43,7 +43,7 @@ def check_blocks(
     layer_paths: module path of each layer by name.
     """
     if wrong := set(checkpoint["origin"]["blocks"]) ^ set(blocks):
-        raise UserError(f"blocks: {', '.join(sorted(wrong))}: named and packed ones differ; name what pack_weights had")
+        raise UserError(f"blocks: {', '.join(sorted(wrong))}: named or packed, but not both; name the packed blocks")
     for path, block in blocks.values():
         with report_damage(path):
             check_rules(path, block, rules)

@@ -121,4 +121,4 @@ def check_keys(place: Path | str, found: Any, needed: dict[str, Any]) -> None:
         if not isinstance(found, dict) or not isinstance(found.get(key), kinds):
             raise UserError(f"{place}: {key} is missing or not readable; restore the manifest")
         if isinstance(found[key], bool):
-            raise UserError(f"{place}: {key} is true or false, and no number; restore the manifest")
+            raise UserError(f"{place}: {key} is a boolean, not a number; restore the manifest")

@@ -101,9 +101,9 @@ def find_misfits(checkpoint: PackedCheckpoint, path: str) -> Iterator[str]:
     right = np.dtype(STORED_TYPES[stored].array)
     if (weight.dtype, scales.dtype, biases.dtype) != (np.dtype(np.uint32), right, right):
         found = f"weight {weight.dtype}, scales {scales.dtype}, biases {biases.dtype}"
-        yield f"{found}; uint32 and twice {stored} are right"
+        yield f"{found}, not uint32 and twice {stored}"
     if scales.ndim != 2:
-        yield f"scales {scales.shape} are no matrix"
+        yield f"scales {scales.shape} are not a matrix"
         return
     width = scales.shape[1] * how["group_size"]
     if weight.shape != (len(scales), width * how["bits"] // 32) or biases.shape != scales.shape or not weight.size:

@@ -130,7 +130,7 @@ def check_latents(path: Path, last: Sample | None, process_out: Callable[[np.nda
         return
     wanted = process_out(last.x)
     if latents.shape != wanted.shape or not np.abs(latents - wanted).max() <= LATENT_TOLERANCE:
-        yield Fault("wrong", f"{path} is not what the last sample gives in the decoder's space")
+        yield Fault("wrong", f"{path} does not match the last sample in the decoder's space")
 
 
 def count_faults(faults: Sequence[Fault]) -> str:

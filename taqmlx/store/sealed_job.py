@@ -89,7 +89,7 @@ class SealedJob:
             log_problem(error, "it is replaced")
             return False
         if finished:
-            log.info(f"{self.out} is finished already")
+            log.info(f"{self.out} is already finished")
         return finished
 
     def resume(self, read: Callable[[], State | None], otherwise: str) -> State | None:

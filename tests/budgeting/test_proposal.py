@@ -39,14 +39,14 @@ def test_an_evening_is_six_hours_and_twenty_gb(capsys):
 
 def test_a_setting_that_fits_is_left_as_it_is(capsys):
     _, printed, _ = run({"hours": 100}, capsys)
-    assert "proposed: the setting as it is" in printed
+    assert "proposed: no change is needed" in printed
 
 
 @pytest.mark.parametrize("asked", [{"hours": 0.01}, {"disk": 1e9}])
 def test_what_no_setting_fits_is_rejected_in_one_line(asked, capsys):
     status, _, said = run(SD3 | asked, capsys)
     assert status == 1
-    assert said.startswith("no setting fits")
+    assert said.startswith("no configuration fits")
     assert "\n" not in said
 
 

@@ -136,12 +136,12 @@ DAMAGES = {
     "a changed state": (
         lambda r: forge(r / "trajectories.zarr/000", change_a_state),
         {"replay", *MANIFESTS, "exported samples"},
-        "replay: .*trajectory 6, step 2: the model gives another state",
+        "replay: .*trajectory 6, step 2: the model gives a different state",
     ),
     "encodings of two prompts swapped": (
         swap_encodings,
         {"replay", *MANIFESTS, "calibration set"},
-        "replay: .*trajectory 0, step 0: the model gives another state",
+        "replay: .*trajectory 0, step 0: the model gives a different state",
     ),
     "prompts swapped in a seal": (
         swap_prompts,
@@ -256,7 +256,7 @@ DAMAGES = {
     "latents scaled twice": (
         scale_twice,
         {"exported latents", EVERY},
-        "exported latents: .*0005.npy is not what the store's final latents give",
+        "exported latents: .*0005.npy does not match the store's final latents",
     ),
     "a missing picture": (
         lambda r: (r / "exports/images/0001.png").unlink(),
@@ -266,7 +266,7 @@ DAMAGES = {
     "a darker picture": (
         lambda r: darken(r / "exports/images/0002.png"),
         {"exported pictures", EVERY},
-        "exported pictures: .*0002.png is not what the final latents decode to",
+        "exported pictures: .*0002.png does not match the decoded final latents",
     ),
 }
 

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.whole]
 
 @pytest.fixture
 def call(python):
-    """call(line): run a command; what it says. Fails unless it ends with 0 and names today's command."""
+    """call(line): run a command; what it says. Fails unless it ends with 0 and names the current command."""
 
     def run(line):
         command = [python, "-m", *f"src.{line}".split()]

@@ -23,7 +23,7 @@ ALL_OF_26 = {"statistics_points": 0, "statistics_steps": 2}
 MEANWHILE = {"engine": "gptq"}
 LEARNED = {"engine": "adaround"}
 
-# The command as documented; today's targets, or today's command; what is new in the configuration.
+# The command as documented; current targets, or the current command; what is new in the configuration.
 STARTING = [
     ("generate_calibration_data --num-images 1000 --num-steps 50", "exports manifest", THOUSAND),
     ("generate_calibration_data --num-images 1000 --num-steps 50 --resume", "exports manifest", THOUSAND),
@@ -169,7 +169,7 @@ def call(line):
 
 
 def spell(found, results="calibration_data"):
-    """Today's command without what all have; behind a + what follows the configuration file."""
+    """The current command without what all have; behind a + what follows the configuration file."""
     head, middle = ["snakemake", "--cores", "1"], ["--configfile", f"{results}/config.yaml"]
     assert found.words[:3] == head
     place = found.words.index("--configfile")
@@ -249,7 +249,7 @@ def test_the_documented_files_are_linked_at_their_old_paths(recorded):
         ("analyze_activations", "--stats: name it"),
         ("rebuild_manifest --num-steps 30", "--num-steps: the trajectories have 50, not 30"),
         ("rebuild_manifest --prompt-csv missing.csv", "cannot read missing.csv"),
-        ("decode_latents --scaling-factor 1", "--scaling-factor: the latents are past"),
+        ("decode_latents --scaling-factor 1", "--scaling-factor: the latents are already unscaled"),
         ("adaround_optimize --adaround-cache calibration_data/adaround_cache --blocks all", "name blocks as mm_03"),
         (
             "load_adaround_model --adaround-output other/weights --quant-config calibration_data/quant_config.json",

@@ -129,7 +129,7 @@ class TestClip:
 
     @pytest.mark.parametrize(
         ("changes", "words"),
-        [({"image_size": 4096}, "is for pictures of 4096 pixels"), ({"num_hidden_layers": 3}, "lacks the weights")],
+        [({"image_size": 4096}, "takes pictures of 4096 pixels"), ({"num_hidden_layers": 3}, "lacks the weights")],
     )
     def test_rejects_what_would_take_memory_or_be_drawn_at_random(self, tmp_path, changes, words):
         sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -156,7 +156,7 @@ class TestClip:
         CLIPVisionConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
         save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors", {"format": "pt"})
         torch.save({"a": Trap(tmp_path / "trap")}, tmp_path / "pytorch_model.bin")
-        with pytest.raises(UserError, match="holds no CLIP vision model"):
+        with pytest.raises(UserError, match="has no CLIP vision model"):
             ClipFeatures(str(tmp_path))
         assert not (tmp_path / "trap").exists()
 

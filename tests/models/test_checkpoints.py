@@ -70,7 +70,7 @@ def test_fp8_with_scales_is_rejected_by_name(install, miniature_files, part):
     for action in (fetch, lambda: load_part(create())):
         line, _ = refuse(action)
         assert "is a file of quantized weights with scales beside them" in line
-        assert "take the weights in fp16, bf16 or fp32" in line
+        assert "use the weights in fp16, bf16 or fp32" in line
         assert "F8_E4M3" in line
 
 

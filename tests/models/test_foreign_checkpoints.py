@@ -35,14 +35,14 @@ def rename_as_diffusers(content):
 
 FOREIGN = {
     "Stable Diffusion 3.5 Medium; DiffusionKit has no": add_attention,
-    "a transformer in the layout of diffusers; take the single": rename_as_diffusers,
+    "a transformer in the layout of diffusers; use the single": rename_as_diffusers,
     "a file that MLX has quantized": lambda content: save(
         load(content) | {"model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.scales": torch.ones(4)}
     ),
-    "a LoRA, the change of a model and no model; merge it": lambda content: save(
+    "a LoRA, which is not a whole model; merge it": lambda content: save(
         {"lora_unet_joint_blocks_0_x_block_mlp_fc1.lora_down.weight": torch.ones(4, 4)}
     ),
-    "a GGUF file, of weights in blocks": lambda content: b"GGUF\x03\0\0\0" + bytes(100),
+    "a GGUF file of quantized weights": lambda content: b"GGUF\x03\0\0\0" + bytes(100),
     "a PyTorch checkpoint": lambda content: b"PK\x03\x04" + bytes(100),
     "a pickle": lambda content: b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + bytes(50),
     "is a web page": lambda content: b"<!doctype html><html><body>404</body></html>",
@@ -80,7 +80,7 @@ def test_a_folder_of_diffusers_is_rejected_by_name(miniature, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "model_index.json").write_text("{}")
     line, _ = refuse(lambda: fetch(tmp_path / "folder"))
-    assert "is a folder of diffusers (take the single file of the original layout); it lacks sd3_medium" in line
+    assert "is a folder of diffusers (use the single file of the original layout); it lacks sd3_medium" in line
 
 
 @pytest.mark.parametrize("name", ["sd3.5-large", "flux-schnell"])
@@ -107,7 +107,7 @@ def test_checkpoints_of_other_models_are_rejected_by_name(name, tmp_path, monkey
         path.write_bytes(save(prefixed | {"text_encoders.clip_l.transformer.x": torch.ones(1)}))
         assert all(mx.array_equal(value, wanted[key]) for key, value in load_weights(str(path)).items())
         path.write_bytes(save(load(content) | {"guidance_in.in_layer.weight": torch.ones(1)}))
-        assert "is FLUX.1-dev; take FLUX.1-schnell" in refuse(lambda: load_weights(str(path)))[0]
+        assert "is FLUX.1-dev; use FLUX.1-schnell" in refuse(lambda: load_weights(str(path)))[0]
         ae = WeightFile(release.repo, "ae.safetensors")
         cache.install(tmp_path / "fp8", files | {ae: forms.convert(files[ae], torch.float8_e4m3fn)}, monkeypatch)
         assert "ae.safetensors" in refuse(lambda: fetch_files(name, release.repo, True))[0]

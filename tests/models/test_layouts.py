@@ -92,4 +92,4 @@ def test_a_safetensors_header_is_not_taken_for_a_pickle(tmp_path):
 def test_a_folder_is_described(tmp_path):
     assert describe_folder(tmp_path) == ""
     (tmp_path / "model_index.json").touch()
-    assert describe_folder(tmp_path) == "a folder of diffusers (take the single file of the original layout)"
+    assert describe_folder(tmp_path) == "a folder of diffusers (use the single file of the original layout)"

@@ -27,7 +27,7 @@ def test_a_finished_block_is_kept(copy, caplog):
     arguments.scratch.mkdir(parents=True)
     with caplog.at_level(logging.INFO, "taqmlx"):
         quantize(copy, engine="rtn", replace=True)
-    assert "mm_00.safetensors is finished already" in caplog.text
+    assert "mm_00.safetensors is already finished" in caplog.text
     assert hash_tree(arguments.out.parent) == before
     assert not arguments.scratch.exists()
 

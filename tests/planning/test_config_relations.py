@@ -113,7 +113,7 @@ def test_the_cure_of_a_rejection_is_accepted(changes):
     [
         (
             {"steps": 1, "selected_steps": 1, "trajectories": 1},
-            "trajectories: 1 of 1 selected step is 1 calibration point, and a block needs 2, one of them held out;"
+            "trajectories: 1 of 1 selected step gives 1 calibration point, but a block needs 2, one of them held out;"
             " set trajectories to 2 or more",
         ),
         (
@@ -217,7 +217,7 @@ class TestMflux:
         [
             ({"model": "sd3.5-large"}, "layout: mflux needs model flux-schnell, and sd3.5-large is set"),
             ({"scale_dtype": "float16"}, "layout: mflux needs scale_dtype bfloat16, and float16 is set"),
-            ({"layout": "diffusionkit"}, "layout: diffusionkit is set, and weights for mflux are asked for"),
+            ({"layout": "diffusionkit"}, "layout: diffusionkit does not fit mflux; set layout to mflux"),
             (
                 {"activations": [{"layers": "*.mlp.fc2", "bits": 8, "policy": "static", "migration": True}]},
                 r"activations: the migration of \*.mlp.fc2 divides",
@@ -233,5 +233,5 @@ class TestMflux:
 def test_a_rule_with_another_stored_type_is_rejected(scale_dtype):
     other = {"float16": "bfloat16", "bfloat16": "float16"}[scale_dtype]
     rules = [{"layers": "*", "bits": 4}, {"layers": "mm_*", "bits": 4, "scale_dtype": other}]
-    with pytest.raises(ValueError, match=rf"weights: mm_\* has the scale_dtype {other}, .* set scale_dtype"):
+    with pytest.raises(ValueError, match=rf"weights: mm_\* has the scale_dtype {other}, .* set the key scale_dtype"):
         configuration.complete({"weights": rules, "scale_dtype": scale_dtype}, SCHEMA)

@@ -145,8 +145,8 @@ MIGRATING = {"layers": "*.fc2", "bits": 8, "migration": True}
     [
         ({"engine": "rtn", "activations": [MIGRATING]}, "the engine rtn does not"),
         ({"engine": "gptq", "activations": [MIGRATING]}, "the engine gptq does not"),
-        ({"activations": [MIGRATING | {"policy": "dynamic"}]}, "the policy dynamic keeps none"),
-        ({"activations": [MIGRATING | {"policy": "affine"}]}, "the policy affine keeps none"),
+        ({"activations": [MIGRATING | {"policy": "dynamic"}]}, "the policy dynamic has none"),
+        ({"activations": [MIGRATING | {"policy": "affine"}]}, "the policy affine has none"),
     ],
 )
 def test_a_migration_that_cannot_be_learned_is_rejected_in_one_line_with_the_cure(changes, words):

@@ -113,7 +113,7 @@ class TestTables:
             ('prompt\n"a red circle\nb"\n', "line 2: a quote opens a cell that continues to line 3"),
             ('prompt\n"Hello" said the cat\n', "line 2 begins a row that does not end"),
             ("prompt,Prompt \na,b\n", "the first row has 2 columns prompt; rename all but one"),
-            ("a red circle\nanother\n", "the first row has no column prompt or caption; name one so"),
+            ("a red circle\nanother\n", "the first row has no column prompt or caption; rename one to prompt"),
             ("prompt\n", "has no prompt"),
             ("", "has no row with a column prompt or caption"),
         ],

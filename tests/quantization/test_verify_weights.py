@@ -53,9 +53,9 @@ def edit(folder, change):
 
 def find_problems(folder, caplog, blocks=None):
     """What verification lists before it fails."""
-    with pytest.raises(UserError, match=f"{folder}: .* not hold, listed above"):
+    with pytest.raises(UserError, match=f"{folder} has .* faults?, listed above"):
         verify(folder, blocks)
-    return [record.message for record in caplog.records if record.message.startswith("does not hold")]
+    return [record.message for record in caplog.records if record.message.startswith("fault: ")]
 
 
 def test_intact_weights_are_described(folder, blocks, capsys, caplog):
@@ -65,7 +65,7 @@ def test_intact_weights_are_described(folder, blocks, capsys, caplog):
     assert ["", "4", "4", "64", "57", "1,818,624", "4.500", "1,023.0", "qkv 30, o 9, fc1 9, fc2 9", ""] in rows
     assert ["", "8", "8", "64", "11", "950,272", "8.500", "1,009.7", "adaLN 11", ""] in rows
     assert ["Of all parameters, as stored: 62.5 % in 4 bits, 32.7 % in 8 bits, 4.8 % in 16 bits."] in rows
-    assert f"{folder}: all checks pass, and the codes are the blocks'" in caplog.text
+    assert f"{folder}: all checks pass, and all codes match the blocks" in caplog.text
 
 
 def test_the_uniform_layout_is_described(study, tmp_path, capsys):
@@ -92,7 +92,7 @@ def test_stored_and_nominal_bits_are_distinguished(study, capsys):
     verify(study.quantized, study.folder / "adaround")
     assert "| 7 | 8 | 128 | 9 | 589,824 | 8.250 |" in capsys.readouterr().out
     rewrite(study.quantized, lambda tensors: tensors[FC1.replace("fc1", "fc2") + ".weight"].fill(0xFFFFFFFF))
-    with pytest.raises(UserError, match="2 things do not hold"):  # the codes' digest, and their width
+    with pytest.raises(UserError, match="has 2 faults"):  # the codes' digest, and their width
         verify(study.quantized)
 
 
@@ -125,7 +125,7 @@ def add(name, array):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (flip_a_code, f"{FC1}: the codes are not those config.json names"),
+        (flip_a_code, f"{FC1}: the codes do not match config.json"),
         (put("scales", np.nan), f"{FC1}.scales: 1 of 1024 values are NaN or infinite"),
         (put("scales", 0), f"{FC1}.scales: 1 of 1024 scales are zero"),
         (put("biases", np.inf), f"{FC1}.biases: 1 of 1024 values are NaN or infinite"),
@@ -136,7 +136,7 @@ def add(name, array):
         (cut("weight"), "are not those of 4 bits in groups of 64"),
         (cut("biases"), "are not those of 4 bits in groups of 64"),
         (lambda tensors: tensors.update({f"{FC1}.scales": np.ones((512, 2), np.float32)}), "uint32 and twice float16"),
-        (lambda tensors: tensors.update({f"{FC1}.scales": np.float16(1).reshape(())}), "are no matrix"),
+        (lambda tensors: tensors.update({f"{FC1}.scales": np.float16(1).reshape(())}), "are not a matrix"),
         (add("final_layer.linear.scales", np.ones((64, 2), np.float16)), "config.json has no such quantized layer"),
         (add(f"{FC1}.migration", np.ones(128, np.int32)), "only one of config.json and the file has a migration"),
     ],
@@ -165,7 +165,7 @@ def call_it_7_bits(config):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda config: config["model"].update(sha256="0" * 64), "does not have the sha256 config.json names"),
+        (lambda config: config["model"].update(sha256="0" * 64), "does not have the sha256 in config.json"),
         (lambda config: config["model"].update(bytes=1), "bytes, not the 1 config.json names"),
         (lambda config: config.update(bits_per_weight=4.5), "bits_per_weight: config.json says 4.5, the file has 5.87"),
         (lambda config: config["parameters"].update({"4": 0.9}), "parameters: config.json says"),
@@ -186,9 +186,7 @@ def test_codes_are_compared_with_the_seals_of_the_blocks(folder, blocks, caplog)
     seal = read_file_seal(path)
     seal["sha256"]["codes"]["mm_01.image.mlp.fc1"] = "0" * 64
     write_json(path, make_seal(seal["parameters"], seal["inputs"], seal["sha256"]))
-    assert find_problems(folder, caplog, blocks) == [
-        f"does not hold: {FC1}: its codes are not those its block is sealed with"
-    ]
+    assert find_problems(folder, caplog, blocks) == [f"fault: {FC1}: its codes differ from those sealed with its block"]
 
 
 def test_other_or_missing_blocks_are_found(folder, blocks, caplog):
@@ -199,7 +197,7 @@ def test_other_or_missing_blocks_are_found(folder, blocks, caplog):
     )
     problems = find_problems(folder, caplog, blocks)
     assert "mm_00.json is missing" in problems[0]
-    assert problems[1].startswith("does not hold: mm_01: packed from other work than")
+    assert problems[1].startswith("fault: mm_01: packed from other results than")
 
 
 def test_without_a_config_the_shapes_are_described(folder, capsys):
@@ -251,5 +249,5 @@ def test_a_flipped_byte_ends_the_process_with_an_error(folder):
         [sys.executable, "-m", "workflow_scripts.tools.verify_weights", folder], capture_output=True, text=True
     )
     assert found.returncode == 1
-    assert "model.safetensors does not have the sha256 config.json names" in found.stderr
+    assert "model.safetensors does not have the sha256 in config.json" in found.stderr
     assert "Traceback" not in found.stderr

@@ -223,7 +223,7 @@ class TestBlocks:
     def test_an_unnamed_block_is_named_in_the_error(self, learned):
         for suffix in ("safetensors", "json"):
             (learned.folder / "adaround" / f"mm_02.{suffix}").unlink()
-        with pytest.raises(UserError, match="blocks: mm_02: named and packed ones differ"):
+        with pytest.raises(UserError, match="blocks: mm_02: named or packed, but not both"):
             learned.write_config()
 
     def test_two_files_of_one_block_are_rejected(self, learned):
@@ -251,5 +251,5 @@ def test_a_rule_can_turn_off_the_shift(copy):
 def test_a_migration_that_no_block_determined_is_rejected(copy, policy):
     copy.configure(activations=[{"layers": "mm_*", "bits": 8, "policy": policy, "migration": True}])
     copy.quantize()
-    with pytest.raises(UserError, match=r"activations: mm_00\.image\.mlp\.fc2 is to be migrated, and no block file"):
+    with pytest.raises(UserError, match=r"activations: mm_00\.image\.mlp\.fc2 needs a migration, and no block file"):
         copy.write_config()

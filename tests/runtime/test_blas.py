@@ -12,7 +12,7 @@ from taqmlx.runtime import blas
 from taqmlx.store.errors import UserError
 from workflow_scripts.tools import install_blas
 
-pytestmark = pytest.mark.skipif(blas.find_bundled_blas() is None, reason="MLX brings no reference BLAS here")
+pytestmark = pytest.mark.skipif(blas.find_bundled_blas() is None, reason="MLX has no reference BLAS on this platform")
 PRINT_LOADED = (
     "maps = [line for line in open('/proc/self/maps') if 'libblas' in line or 'openblas' in line];"
     "print([line.split(maxsplit=5)[-1].strip() for line in maps])"
@@ -94,7 +94,7 @@ def test_an_import_without_the_copy_writes_nothing_and_names_the_command_in_one_
 @pytest.mark.slow
 def test_after_the_command_an_import_is_silent_and_computes_on_openblas(environment):
     _, said = call(environment, "-m", blas.INSTALLER)
-    assert said.splitlines() == ["MLX computes on OpenBLAS from now on"]
+    assert said.splitlines() == ["MLX now uses OpenBLAS"]
     out, err = call(environment, "-c", f"{PRINT_KERNELS};{PRINT_LOADED}")
     assert "reference" not in out
     assert str(find_copy(environment)) in out
@@ -112,7 +112,7 @@ def test_the_command_leaves_a_current_copy_alone(environment):
     call(environment, "-m", blas.INSTALLER)
     before = identify(find_copy(environment))
     _, said = call(environment, "-m", blas.INSTALLER)
-    assert said.splitlines() == ["MLX computes on OpenBLAS already"]
+    assert said.splitlines() == ["MLX already uses OpenBLAS"]
     assert identify(find_copy(environment)) == before
 
 

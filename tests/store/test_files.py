@@ -50,7 +50,7 @@ def test_a_named_file_must_be_beside_or_below_the_file_that_names_it(tmp_path, n
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path)
     (folder / "circle").symlink_to("circle")
-    with pytest.raises(UserError, match="which leads out of"):
+    with pytest.raises(UserError, match="which is outside"):
         find_named(folder / "config.json", name)
     assert find_named(folder / "config.json", "a/b") == folder / "a" / "b"
 
@@ -64,7 +64,7 @@ def test_a_folder_may_be_a_link(tmp_path):
 def test_a_name_is_written_only_if_it_can_be_resolved(tmp_path):
     assert name_below(tmp_path / "a" / "b", tmp_path) == "a/b"
     assert name_below(tmp_path / "b", tmp_path) == "b"
-    with pytest.raises(UserError, match=r"b is not below .*/a, where what names it is written"):
+    with pytest.raises(UserError, match=r"b is not below .*/a; write the file that refers to it"):
         name_below(tmp_path / "b", tmp_path / "a")
 
 
@@ -75,7 +75,7 @@ def test_a_changed_value_or_another_kind_is_rejected(tmp_path):
     with pytest.raises(UserError, match=r"x\.json belongs to the stage score, not measure_size; delete it"):
         read_json(path, stage="measure_size")
     path.write_text(path.read_text().replace('"seed": 1', '"seed": 3'))
-    with pytest.raises(UserError, match=r"x\.json is damaged or was changed: its checksum does not hold"):
+    with pytest.raises(UserError, match=r"x\.json is damaged or was changed: its checksum does not match"):
         read_json(path)
 
 

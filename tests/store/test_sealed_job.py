@@ -62,7 +62,7 @@ def test_a_finished_result_is_kept(tmp_path, said):
     before = {path: path.stat().st_mtime_ns for path in job.out.rglob("*")}
     job.scratch.mkdir()  # as one killed before it removed that
     assert count(job) == []
-    assert said.messages == [f"{job.out} is finished already"]
+    assert said.messages == [f"{job.out} is already finished"]
     assert {path: path.stat().st_mtime_ns for path in job.out.rglob("*")} == before
     assert not job.scratch.exists()
 
@@ -94,7 +94,7 @@ def block(tmp_path) -> SealedJob:
 def test_a_finished_block_is_recognised(block, said):
     assert block.is_finished(holds_block)
     assert block.is_finished(holds_block, replace=True)
-    assert said.messages == 2 * [f"{block.out} is finished already"]
+    assert said.messages == 2 * [f"{block.out} is already finished"]
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".json", ".report.json"])
@@ -198,7 +198,7 @@ def test_a_second_worker_waits_for_the_first_and_finds_its_result(tmp_path, said
     assert done == [[]]
     assert said.messages == [
         f"{job.scratch}.lock is held by another process; waiting for it to end",
-        f"{job.out} is finished already",
+        f"{job.out} is already finished",
     ]
     assert hash_tree(job.out) == wanted
 

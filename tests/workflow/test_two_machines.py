@@ -77,7 +77,7 @@ def test_copied_work_is_accepted_and_the_result_equals_that_of_one_machine(machi
     bring(here, there, "results/calibration.zarr")
     run(there, "results/adaround/mm_03.safetensors")
     bring(there, here, *(f"results/adaround/mm_03{end}" for end in (".safetensors", ".json", ".report.json")))
-    assert "adaround/mm_03.safetensors is finished already" in run(here, "adaround")
+    assert "adaround/mm_03.safetensors is already finished" in run(here, "adaround")
     alone = make_copy(tmp_path / "alone")
     run(alone, "adaround")
     assert here.read_results() == alone.read_results()

@@ -129,7 +129,7 @@ def reject_nonfinite(reduced: Reduced, step: int, indices: np.ndarray) -> None:
     if row is not None:
         point = indices[row % len(indices)]
         raise UserError(
-            f"{reduced.layer} reads a value that is not finite at step {step}, calibration point {point};"
+            f"{reduced.layer} has an input that is not finite at step {step}, calibration point {point};"
             " check the model's weights, and that point in calibration.zarr"
         )
 

@@ -11,7 +11,7 @@ from taqmlx.mmdit.transformer import Transformer
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.selection import choose_spread_points
 from taqmlx.planning import plan
-from taqmlx.planning.stage_demands import describe_few_points
+from taqmlx.planning.stage_demands import describe_few_points, describe_many_shards
 from taqmlx.planning.stages import CaptureBlocks, CaptureParameters
 from taqmlx.runtime.entry import Progress, build_parser, find_shard_index, log, run
 from taqmlx.store.block_inputs import choose_batch, count_bytes
@@ -63,9 +63,7 @@ def select_shard(parameters: CaptureBlocks, shard: str, calibration: Calibration
         raise UserError(describe_few_points("capture_points", limit, count))
     points = choose_spread_points(steps, prompts, limit, parameters.seed)
     if shards > len(points):
-        raise UserError(
-            f"capture_shards: {shards} is too many for {len(points)} points; set it to {len(points)} or less"
-        )
+        raise UserError(describe_many_shards(shards, len(points)))
     return CaptureParameters(**vars(parameters), shard=shard, points=points[index::shards].tolist())
 
 

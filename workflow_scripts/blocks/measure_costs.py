@@ -19,6 +19,7 @@ from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import GROUP_SIZES, PROBE_POINTS, Choice, Costs, limit_group, list_choices
 from taqmlx.planning.layer_rules import UNQUANTIZED, WeightRule, find_weight_rule
 from taqmlx.planning.layers import Layer
+from taqmlx.planning.stage_demands import describe_nothing_to_search
 from taqmlx.planning.stages import MeasureCosts
 from taqmlx.reconstruction.block_assembly import read_weights
 from taqmlx.reconstruction.layer_hessians import accumulate_hessians, measure_rank
@@ -56,12 +57,12 @@ def main(arguments: argparse.Namespace) -> None:
 def reject_unfit(layers: list[Layer], weights: dict[str, mx.array]) -> None:
     """Raise UserError if there is no layer to search, or the width of a layer is no multiple of any group size."""
     if not layers:
-        raise UserError("weights: all layers have 16 bits, so there are none to choose; lower some")
+        raise UserError(describe_nothing_to_search())
     for layer in layers:
         width = weights[layer.name].shape[1]
         if not list_choices(width):
             raise UserError(
-                f"weights: {layer.name}: {width} inputs are no multiple of the group sizes {GROUP_SIZES[0]} and"
+                f"weights: {layer.name}: {width} inputs are not a multiple of the group sizes {GROUP_SIZES[0]} and"
                 f" {GROUP_SIZES[1]}; give it 16 bits, or set bits_per_weight to null"
             )
 

@@ -19,7 +19,7 @@ NOTE = """\
 Latent signal-to-noise ratio to full precision in dB, of {n} pictures of held-out captions ({steps} steps, guidance
 {cfg:g}). Bits per weight count all linear layers, scales and zero points included. A picture below 5 dB usually shows
 different content. Saved: the bits per weight that nn.quantize needs for the same quality, interpolated on its own
-frontier, less ours. Intervals are 95 %, from a bootstrap of the pictures. Quantized inputs are simulated.
+frontier, minus ours. Intervals are 95 %, from a bootstrap of the pictures. Quantized inputs are simulated.
 """
 
 
@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> None:
     write_json(arguments.out, {**FORMAT, **content})
     text = format_table(content)
     write_text(arguments.out.with_suffix(".md"), text)
-    log.info(f"{len(plain)} ways of nn.quantize, {len(learned)} of ours: {arguments.out}")
+    log.info(f"{len(plain)} ways of nn.quantize, {len(learned)} of this project: {arguments.out}")
 
 
 def describe_way(way: MeasuredWay, seed: int) -> Way:

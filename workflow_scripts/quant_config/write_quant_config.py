@@ -84,7 +84,7 @@ def main(arguments: argparse.Namespace) -> None:
     quantized = sum(entry["policy"] != "none" for entry in activations)
     learned = sum(entry.get("range") == LEARNED for entry in activations)
     log.info(
-        f"{len(layers)} layers, activations of {quantized} quantized, {learned} as their blocks determined,"
+        f"{len(layers)} layers, inputs of {quantized} quantized, {learned} of them with learned step sizes,"
         f" in {arguments.out}"
     )
 
@@ -138,7 +138,7 @@ def describe_activation(
     learned = observed.learned.get(layer.name)
     if rule["bits"] != UNQUANTIZED and layer.role == AFTER_GELU and rule["migration"] and learned is None:
         raise UserError(
-            f"activations: {layer.name} is to be migrated, and no block file says how; quantize its weight and give"
+            f"activations: {layer.name} needs a migration, and no block file has one; quantize its weight and give"
             " its activations the policy lut or static, or set migration: false"
         )
     if not has_steps(rule):

@@ -26,7 +26,7 @@ def main(arguments: argparse.Namespace) -> None:
     names = (packed["model"]["file"], "config.json", arguments.loader.name)
     digests = {name: hash_file(folder / name) for name in names}
     write_text(arguments.out, render_card(config, fid, frontier, packed, kinds, digests))
-    log.info(f"{folder} can be published as it is")
+    log.info(f"{folder} is ready to be published")
 
 
 def copy(source: Path, place: Path) -> None:

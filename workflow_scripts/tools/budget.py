@@ -63,7 +63,7 @@ def main(arguments: argparse.Namespace) -> None:
     stages += list_mflux_stages(config, shapes)
     source = describe_device(device) if device else estimate_rates(config, shapes.sizes, step, on_gpu=on_gpu).source
     print("\n".join(tabulate(stages)))
-    print("forwards: a row, one latent under one prompt, through the transformer; a gradient counts as two more")
+    print("forwards: rows (one latent with one prompt) through the transformer; a gradient counts as two more")
     print(f"hours: one job at a time, {source}")
     print(f"memory: per job, estimated, computing in {8 * shapes.itemsize} bits")
     print(f"disk: including temporary files, at most {format_bytes(find_peak(stages))} at a time\n")
@@ -100,11 +100,11 @@ def find_proposal(
     proposal = propose(config, *asked, plan_stages)
     if proposal is None:
         raise UserError(
-            f"no setting fits {asked[0]:g} hours and {format_bytes(asked[1])}; allow more of either, lower height and"
-            " width, or leave T5 out (use_t5: false)"
+            f"no configuration fits {asked[0]:g} hours and {format_bytes(asked[1])}; allow more of either, lower height"
+            " and width, or disable T5 (use_t5: false)"
         )
     changed = {key: value for key, value in proposal.config.items() if value != config[key]}
-    print("proposed: " + (", ".join(f"{key}={value}" for key, value in changed.items()) or "the setting as it is"))
+    print("proposed: " + (", ".join(f"{key}={value}" for key, value in changed.items()) or "no change is needed"))
     return proposal
 
 
@@ -205,13 +205,13 @@ def reject_full_disk(stages: Sequence[Stage], results: Path) -> None:
 
 if __name__ == "__main__":
     parser = build_parser(__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="+", default=[], help="files, over the default one")
-    parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="single keys, over the files")
+    parser.add_argument("--configfile", type=Path, nargs="+", default=[], help="files that override the default")
+    parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="keys that override the files")
     parser.add_argument("--exports", action="store_true", help="include the output of the target exports")
     parser.add_argument("--measure", action="store_true", help="time a few steps of the model on this machine")
     parser.add_argument("--device", help=f"hours by stage of a device: {', '.join(DEVICES)}")
-    parser.add_argument("--hours", type=float, help="propose a setting of at most this number of hours")
-    parser.add_argument("--disk", type=read_bytes, help="propose a setting of at most this disk, such as 20G")
+    parser.add_argument("--hours", type=float, help="propose a configuration of at most this number of hours")
+    parser.add_argument("--disk", type=read_bytes, help="propose a configuration of at most this disk, such as 20G")
     parser.add_argument("--evening", action="store_true", help="the same as --hours 6 --disk 20G")
-    parser.add_argument("--out", type=Path, help="write the setting as a configuration file")
+    parser.add_argument("--out", type=Path, help="write the proposal as a configuration file")
     run(main, parser)

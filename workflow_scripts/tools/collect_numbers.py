@@ -34,10 +34,10 @@ def main(arguments: argparse.Namespace) -> None:
 def build_arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__, "results", "out")
-    parser.add_argument("--bench", type=Path, help="what make bench wrote, if not bench.json in --results")
+    parser.add_argument("--bench", type=Path, help="result of make bench, if not bench.json in --results")
     parser.add_argument("--only", nargs="+", choices=list(SOURCES), default=list(SOURCES), help="groups to replace")
-    parser.add_argument("--size", type=float, help="the configured size, bits per weight; the default's if not given")
-    parser.add_argument("--configuration", default="config/config.yaml", help="what the results were configured by")
+    parser.add_argument("--size", type=float, help="configured bits per weight (default: that of the schema)")
+    parser.add_argument("--configuration", default="config/config.yaml", help="configuration of the results")
     parser.add_argument("--machine", help="the machine in words, as `2 cores of an AMD EPYC`")
     return parser
 

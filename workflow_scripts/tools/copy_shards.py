@@ -28,7 +28,7 @@ def main(arguments: argparse.Namespace) -> None:
         copied += copy_shard(arguments.trajectories / name, arguments.to / name, job)
         progress.advance()
     there = len(finished) - copied
-    log.info(f"{arguments.to}: {copied} shards copied, {there} there already, {len(shards) - len(finished)} unfinished")
+    log.info(f"{arguments.to}: {copied} shards copied, {there} already there, {len(shards) - len(finished)} unfinished")
 
 
 def copy_shard(source: Location, out: Location, job: ShardParameters) -> bool:

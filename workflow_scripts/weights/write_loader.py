@@ -1,4 +1,4 @@
-"""Write `load_quantized.py` beside the packed weights: whoever has the folder needs MLX and DiffusionKit alone."""
+"""Write `load_quantized.py` beside the packed weights, a loader that needs only MLX and DiffusionKit."""
 
 import argparse
 from pathlib import Path

@@ -195,7 +195,7 @@ def test_too_few_points_are_rejected(folder):
 
 def test_shards_without_points_are_rejected(folder):
     write_parameters(folder, capture_points=3, capture_shards=4)
-    with pytest.raises(UserError, match="capture_shards: 4 is too many for 3 points; set it to 3 or less"):
+    with pytest.raises(UserError, match="capture_shards: 4 jobs cannot share 3 points; set it to 3 or less"):
         capture(folder)
 
 

@@ -151,7 +151,7 @@ def test_a_size_below_the_smallest_possible_is_rejected_with_a_working_cure(tmp_
     least = (PLAIN + 2.25 * (TOTAL - PLAIN / 16)) / TOTAL
     cure = np.ceil(least * 100) / 100
     with pytest.raises(
-        UserError, match=rf"bits_per_weight: 2\.25 bits per weight are too few, .* {least:.3g} is the least"
+        UserError, match=rf"bits_per_weight: 2\.25 bits per weight are too few: the minimum, .* is {least:.3g};"
     ) as said:
         search(tmp_path, bits_per_weight=2.25)
     assert f"raise it to {cure:g} or more" in str(said.value)

@@ -80,7 +80,7 @@ def test_a_finished_set_is_kept_and_never_overwritten(tmp_path, caplog):
     before = hash_tree(folder / "calibration.zarr")
     with caplog.at_level("INFO", "taqmlx"):
         run_entry(folder, "gather_calibration")
-    assert "is finished already" in caplog.text
+    assert "is already finished" in caplog.text
     write_parameters(folder, selected_steps=2)
     with pytest.raises(UserError, match="selected_steps: 3 there, 2"):
         run_entry(folder, "gather_calibration")

@@ -125,7 +125,7 @@ def test_a_flipped_bit_is_named(fetch, hub, files):
 
 def test_a_file_of_another_model_is_named(fetch, hub, files, tmp_path):
     (tmp_path / "mine.safetensors").write_bytes(files[CLIP])
-    lines = refuse(fetch, "is a CLIP text encoder; take the file of the model", tmp_path / "mine.safetensors")
+    lines = refuse(fetch, "is a CLIP text encoder; use the file of the model", tmp_path / "mine.safetensors")
     assert lines[1].strip() == f"hf download {CHECKPOINT_REPO} {CHECKPOINT.name}  # and weights_from: {CHECKPOINT_REPO}"
 
 
@@ -148,7 +148,7 @@ def test_a_folder_with_a_missing_file_is_named(fetch, files, tmp_path):
 
 
 def test_a_path_that_does_not_exist_is_named(fetch):
-    refuse(fetch, "is no folder or file here", "/nowhere")
+    refuse(fetch, "is not a local folder or file", "/nowhere")
 
 
 def test_a_prompt_outside_the_vocabulary_of_clip_is_named(hub):
@@ -263,7 +263,7 @@ def test_ignored_text_encoders_in_a_file_are_reported(hub, tmp_path, files, fetc
     caplog.set_level("INFO")
     (tmp_path / "all.safetensors").write_bytes(forms.join(files[CHECKPOINT], clip_l=files[CLIP]))
     fetch(tmp_path / "all.safetensors")
-    assert f"all.safetensors: its clip_l are not read; those of {TEXT_REPO} are" in caplog.text
+    assert f"all.safetensors: its clip_l are ignored; those of {TEXT_REPO} are" in caplog.text
 
 
 def test_shards_are_digested_one_by_one(hub, tmp_path, files, fetch):

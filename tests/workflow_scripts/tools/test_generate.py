@@ -161,10 +161,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            (("--steps", 0), "--steps 0: needs at least 1"),
-            (("--cfg", 0), "--cfg 0: needs a number above 0"),
-            (("--cfg", math.nan), "--cfg nan: needs a number above 0"),
-            (("--seed", -1), "--seed -1: needs 0 to 2147483647"),
+            (("--steps", 0), "--steps 0: must be at least 1"),
+            (("--cfg", 0), "--cfg 0: must be above 0"),
+            (("--cfg", math.nan), "--cfg nan: must be above 0"),
+            (("--seed", -1), "--seed -1: must be 0 to 2147483647"),
             (("--size", 128), "--size 128: the model embedded draws 64 x 64 pixels only"),
             (("--height", 32), "--height 32: the model embedded draws 64 x 64 pixels only"),
             (("--size", 64, "--width", 96), "--size 64 --width 96: the model embedded draws 64 x 64 pixels only"),
@@ -183,7 +183,7 @@ class TestRefusals:
             generate(*sources["W4A16"], "--blocks", "mm_00,mm_05,nm_00")
 
     def test_a_picture_without_a_known_suffix_is_rejected_before_it_is_drawn(self, generate, tmp_path):
-        with pytest.raises(UserError, match=r"picture\.xyz: needs a name like picture\.png"):
+        with pytest.raises(UserError, match=r"picture\.xyz: must be a name like picture\.png"):
             generate(out="picture.xyz")
 
     def test_a_missing_prompt_file_is_named(self, generate, tmp_path):
@@ -203,4 +203,4 @@ class TestRefusals:
         command = [sys.executable, "-m", "workflow_scripts.tools.generate", "--prompt", "x", "--steps", "0"]
         done = subprocess.run([*command, "--out", "a.png"], capture_output=True, text=True, timeout=600)
         assert done.returncode == 1
-        assert done.stderr.splitlines() == ["error: --steps 0: needs at least 1"]
+        assert done.stderr.splitlines() == ["error: --steps 0: must be at least 1"]

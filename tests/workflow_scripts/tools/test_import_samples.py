@@ -200,7 +200,7 @@ DAMAGES = {
     ),
     "other latents": (
         lambda d: write_latents(d / "latents/0006.npy", np.zeros((8, 8, 16))),
-        ["wrong: .*0006.npy is not what the last sample gives"],
+        ["wrong: .*0006.npy does not match the last sample"],
     ),
     "prompts swapped": (
         lambda d: amend(d / "manifest.json", swap_prompts),

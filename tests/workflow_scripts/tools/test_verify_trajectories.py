@@ -53,7 +53,7 @@ def test_intact_shards_pass_and_are_not_changed(caplog, find_store):
     before = hash_tree(build_finished())
     with caplog.at_level("INFO", "taqmlx"):
         run_entry(build_finished(), "verify_trajectories", trajectories=find_store(build_finished()))
-    assert "2 shards, 7 trajectories, all as sealed" in caplog.text
+    assert "2 shards, 7 trajectories, all match their seals" in caplog.text
     assert hash_tree(build_finished()) == before
 
 

@@ -210,7 +210,7 @@ class TestFinished:
         before = hash_tree(copy / "made")
         with caplog.at_level(logging.INFO, "taqmlx"):
             run_distil(sources, copy)
-        assert "distilled.safetensors is finished already" in caplog.text
+        assert "distilled.safetensors is already finished" in caplog.text
         assert "iterations" not in caplog.text
         assert hash_tree(copy / "made") == before
 
