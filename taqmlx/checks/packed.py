@@ -10,7 +10,7 @@ from taqmlx.checks.packed_products import PackedLinear, find_wrong_products
 from taqmlx.numerics.weight_grid import unpack_codes
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import stored_bits
-from taqmlx.planning.documents import Affine
+from taqmlx.planning.checkpoint_documents import Affine
 from taqmlx.store.block_file import digest_codes
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file

@@ -15,7 +15,7 @@ import numpy as np
 from taqmlx.numerics.activation import look_up_step, quantize_dequantize
 from taqmlx.numerics.learned_step import quantize_learned
 from taqmlx.numerics.token_rounding import PER_TOKEN, compute_token_step, round_tokens
-from taqmlx.planning.documents import ArrayKind
+from taqmlx.planning.checkpoint_documents import ArrayKind
 from taqmlx.planning.layer_rules import UNQUANTIZED, GroupSize, InputRule
 
 # x (..., D) -> x divided and quantized, in the same shape

@@ -1,7 +1,7 @@
 """Run plan: the parameters of each stage, the shards, and the block names.
 
 Standard library only, so that planning a run loads neither MLX nor Zarr. The parameters of a stage are exactly the
-values it reads; its workers get them as `<results>/params/<stage>.json` and read them as a dataclass of `stages.py`.
+values it reads; its workers get them as `<results>/params/<stage>.json` and read them as a dataclass of its stage.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ ROW_KEYS = ("model", "height", "width")
 WEIGHTS_FROM = "weights_from"
 LOCAL_PATHS = (WEIGHTS_FROM, "evaluation_prompts", "reference_pictures", "inception", "clip", "lpips")
 
-# stage: (version, configuration keys), from the dataclasses in `stages.py`.
+# stage: (version, configuration keys), from the dataclasses of the stages.
 STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
     stage: (kind.version, tuple(key for key in list_fields(kind) if key != PROMPTS))
     for stage, kind in PARAMETERS.items()

@@ -1,13 +1,25 @@
 """Parameters of every stage: what its workers read from `<results>/params/<stage>.json`. Standard library only.
 
 The fields have the names of the configuration keys, which config/config.schema.yaml describes. The file holds them with
-`stage` and `version`, and nothing else. Raise the version of a stage when a code change alters its results.
+`stage` and `version`, and nothing else. Raise the version of a stage when a code change alters its results. The stages
+that draw and compare pictures are in `evaluation_stages.py`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from taqmlx.planning.evaluation_stages import (
+    CompareVariant,
+    DrawReference,
+    ExtractFeatures,
+    GenerateImages,
+    MeasureFrontier,
+    MeasureGrowth,
+    MeasureSize,
+    Score,
+    WriteEvaluationPrompts,
+)
 from taqmlx.planning.folds import FoldPattern
 from taqmlx.planning.layer_rules import InputPattern, LayerRules, WeightPattern
 from taqmlx.planning.stage_groups import (
@@ -18,11 +30,9 @@ from taqmlx.planning.stage_groups import (
     ModelStage,
     PromptReader,
     Rtn,
-    Sampling,
     Stage,
     Thresholds,
     Trajectories,
-    WeightFile,
 )
 
 
@@ -195,66 +205,6 @@ class WriteMultitier(Stage, stage="write_multitier", version=1):
 @dataclass(frozen=True, kw_only=True)
 class PlotActivations(Stage, stage="plot_activations", version=1):
     snapshot_steps: Sequence[int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WriteEvaluationPrompts(Stage, PromptReader, stage="write_evaluation_prompts", version=1):
-    seed: int
-    evaluation_prompts: str | None
-    evaluation_pictures: int
-    evaluation_seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawReference(Stage, stage="draw_reference", version=1):
-    evaluation_pictures: int
-    evaluation_seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateImages(Sampling, stage="generate_images", version=1):
-    evaluation_shards: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractFeatures(Stage, stage="extract_features", version=2):
-    inception: WeightFile | None
-    clip: str | None
-    evaluation_shards: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureGrowth(Sampling, stage="measure_growth", version=1):
-    pass
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareVariant(Stage, stage="compare_variant", version=2):
-    evaluation_seed: int
-    evaluation_shards: int
-    lpips: WeightFile | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureSize(ModelStage, stage="measure_size", version=2):
-    pass
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureFrontier(Sampling, stage="measure_frontier", version=1):
-    frontier_pictures: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score(Stage, stage="score", version=2):
-    bits_per_weight: float | None
-    evaluation_variants: Sequence[str]
-    evaluation_steps: int
-    evaluation_cfg: float
-    evaluation_seed: int
-    evaluation_shards: int
-    reference_pictures: str | None
-    lpips: WeightFile | None
 
 
 # By stage, in the order in which they run.

@@ -26,7 +26,8 @@ from taqmlx.reconstruction.block_problem import (
 )
 from taqmlx.reconstruction.flat_weights import start_at_codes, start_at_weights
 from taqmlx.reconstruction.input_quantizers import bind_to_rows, leave_unrounded
-from taqmlx.reconstruction.reconstruction import State, learn, read_quantizers, start_state
+from taqmlx.reconstruction.reconstruction import learn
+from taqmlx.reconstruction.state import State, read_quantizers, start_state
 
 HESSIAN_TOKENS = 2**15  # limits the run time; five times the widest input of SD3 Medium
 

@@ -5,7 +5,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from taqmlx.reconstruction.reconstruction import State
+from taqmlx.reconstruction.state import State
 from taqmlx.store.learning_state import Numbers
 
 # Nested dictionaries of arrays, such as the state of an optimizer of MLX.

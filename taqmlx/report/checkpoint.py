@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taqmlx.planning.documents import LayerEntry
+from taqmlx.planning.checkpoint_documents import LayerEntry
 from taqmlx.store.errors import report_damage
 from taqmlx.store.packed_checkpoint import PARTS
 from taqmlx.store.tensors import open_tensors

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from taqmlx.planning.documents import LayerEntry
+from taqmlx.planning.checkpoint_documents import LayerEntry
 from taqmlx.planning.layer_rules import UNQUANTIZED
 from taqmlx.report.checkpoint import measure_convolutions, measure_layers
 from taqmlx.report.tables import NOTHING, Body, Cell, Column, Facts, Table, show_count, show_number

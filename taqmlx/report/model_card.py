@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from taqmlx.planning.documents import PackedConfig
+from taqmlx.planning.checkpoint_documents import PackedConfig
 from taqmlx.planning.evaluation_documents import Frontier, Interval, Way
 from taqmlx.report import frontier as sizes
 from taqmlx.report.overview import choose_subject, order_variants, read_result

@@ -1,22 +1,28 @@
 """The measured numbers of the documents, docs/numbers.json: a group of each study.
 
 A group has the shape of its result file without the single pictures; lists of named things become dictionaries.
-`measured` says on what: the pictures, their steps and guidance, the configuration, the machine.
+`measured` says on what: the pictures, their steps and guidance, the configuration, the machine. The groups of
+benchmarks are read by `benchmark_groups.py`.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 from taqmlx.planning import ladder
 from taqmlx.planning.evaluation_documents import Way
-from taqmlx.planning.plan import list_block_names, list_layers
+from taqmlx.planning.plan import list_layers
 from taqmlx.planning.variants import ALL, BY_CONFIGURATION
+from taqmlx.report.benchmark_groups import (
+    read_bench_group,
+    read_calibration_group,
+    read_inputs_group,
+    read_outliers_group,
+    read_scale_group,
+)
 from taqmlx.report.kinds import tabulate_kinds
 from taqmlx.report.runs import describe_stage, read_benchmarks
-from taqmlx.report.tables import Facts
+from taqmlx.report.tables import Facts, pick
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, read_plain_json
 from taqmlx.store.frontier_file import find_best, list_ours, list_plain, read_frontier
@@ -118,11 +124,6 @@ def describe_variant(name: str, found: Facts, place: int) -> Facts:
     return kept
 
 
-def pick(facts: Facts, *keys: str) -> Facts:
-    """Those of `keys` that `facts` has."""
-    return {key: facts[key] for key in keys if key in facts}
-
-
 def change_words(title: str) -> str:
     """A title in the documents' words."""
     for old, new in WORDS.items():
@@ -151,79 +152,6 @@ def read_jobs_group(path: Path, asked: float | None) -> Facts:
     seconds = [float(row["cpu_time"]) for rows in own.values() for row in rows if row["cpu_time"] not in ("-", "NA")]
     memory = {name: found for name, rows in own.items() if (found := describe_stage(name, rows)["memory"])}
     return {"measured": {}, "cpu_minutes": sum(seconds) / 60, "peak_mb": max(memory.values()), "peaks_mb": memory}
-
-
-def read_bench_group(path: Path, asked: float | None) -> Facts:
-    """The value of each row of `make bench` by its name in lower case, percentages as shares, and the BLAS kernels."""
-    rows = read_json(path)
-    values = {name_row(name): row["value"] / (100 if row["unit"] == "%" else 1) for name, row in rows.items()}
-    kernels = dict.fromkeys(row["kernels"] for row in rows.values() if "kernels" in row)
-    return {"measured": {"kernels": list(kernels)}, "rows": values}
-
-
-def read_calibration_group(path: Path, asked: float | None) -> Facts:
-    """The cells of `tools.benchmarks.calibration_sets`: SNR before and after distillation, seconds of CPU, bytes."""
-    cells = [read_json(cell) for cell in sorted(path.glob("*.json"))]
-    cells.sort(key=lambda cell: (cell["prompts"], cell["guidance"], cell["captured"]))
-    kept = [pick(cell, "prompts", "guidance", "captured", "seconds", "captured_bytes") for cell in cells]
-    for own, cell in zip(kept, cells, strict=True):
-        for stage in ("gptq", "distilled"):
-            own[stage] = {key: pick(cell[stage][key], "value", "interval_95") for key in ("median", "p5")}
-    return {"measured": {"cells": len(cells)}, "cells": kept}
-
-
-def read_scale_group(path: Path, asked: float | None) -> Facts:
-    """Rows of `make scale`: a title and a value for each scale, None where it was not measured."""
-    content = read_plain_json(path)
-    rows = dict.fromkeys(title for values in content.values() for title in values)
-    values = [{"title": title, "values": [found.get(title) for found in content.values()]} for title in rows]
-    return {"measured": {}, "scales": [read_scale(name) for name in content], "rows": values}
-
-
-def read_scale(name: str) -> Facts:
-    """Prompts, and prompts a shard, of a scale such as `10,000` or `10,000 by 20`."""
-    prompts, _, per_shard = name.replace(",", "").partition(" by ")
-    return {"prompts": int(prompts), "per_shard": int(per_shard or 1)}
-
-
-def read_inputs_group(path: Path, asked: float | None) -> Facts:
-    """Median and largest value of each measure of `compare_inputs`, by group of inputs and model.
-
-    A group has the inputs of one stream and role in all blocks, or one input outside the blocks.
-    """
-    models = read_json(path, format="inputs-compared")["models"]
-    names = sorted({name for inputs in models.values() for name in inputs})
-    groups: dict[str, Facts] = {}
-    for group in dict.fromkeys(map(name_group, names)):
-        groups[group] = {
-            model: summarize([found for name, found in inputs.items() if name_group(name) == group])
-            for model, inputs in models.items()
-        }
-    return {"measured": {"inputs": {model: len(inputs) for model, inputs in models.items()}}, "groups": groups}
-
-
-def name_group(name: str) -> str:
-    """The stream and role of an input in a block, `text_fc1`; the name of one outside, with underscores."""
-    parts = name.split(".")
-    return f"{parts[1]}_{parts[-1]}" if parts[0] in list_block_names("sd3-medium") else name.replace(".", "_")
-
-
-def summarize(found: list[Facts]) -> Facts:
-    """Median and largest value of each measure of some inputs."""
-    keys = dict.fromkeys(key for measures in found for key in measures)
-    values = {key: sorted(measures[key] for measures in found if key in measures) for key in keys}
-    return {key: {"median": median(own), "largest": own[-1]} for key, own in values.items()}
-
-
-def read_outliers_group(path: Path, asked: float | None) -> Facts:
-    """Errors of `tools.benchmarks.outliers` by model."""
-    content = read_json(path, format="bench-outliers")
-    return {"measured": content["about"], "models": content["models"]}
-
-
-def name_row(name: str) -> str:
-    """A row's name in lower case, words joined by underscores."""
-    return "_".join(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 SOURCES = {

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from taqmlx.planning.documents import QuantConfigDocument
+from taqmlx.planning.checkpoint_documents import QuantConfigDocument
 from taqmlx.report.tables import Body, Cell, Column, Facts, Table, show_count, show_number, show_words
 from taqmlx.runtime.entry import PACKAGE, format_duration
 from taqmlx.runtime.versions import find_version

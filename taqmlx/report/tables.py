@@ -139,3 +139,8 @@ def format_significant(value: float) -> str:
     if value == 0 or 1e-3 <= abs(value) < 100:
         return f"{value:#.3g}".rstrip(".").replace("-", MINUS) if value else "0"
     return (f"{value:,.0f}" if 100 <= abs(value) < 1e5 else f"{value:.2e}").replace("-", MINUS)
+
+
+def pick(facts: Facts, *keys: str) -> Facts:
+    """Those of `keys` that `facts` has."""
+    return {key: facts[key] for key in keys if key in facts}

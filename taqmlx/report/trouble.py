@@ -3,7 +3,8 @@
 import math
 
 from taqmlx.report.layers import find_worst
-from taqmlx.report.overview import LATENTS, find, name_short
+from taqmlx.report.measures import LATENTS, find
+from taqmlx.report.overview import name_short
 from taqmlx.report.tables import Facts, format_fixed
 
 

@@ -21,7 +21,8 @@ import numpy as np
 from taqmlx.numerics.input_quantizer import ARRAYS, InputQuantizer, create_quantizer, has_steps
 from taqmlx.numerics.weight_grid import Grid, pack_codes, unpack_codes
 from taqmlx.planning import plan
-from taqmlx.planning.documents import Affine, Inputs
+from taqmlx.planning.checkpoint_documents import Affine
+from taqmlx.planning.documents import Inputs
 from taqmlx.planning.layer_rules import InputRule
 from taqmlx.store.block_report import name_report, read_report
 from taqmlx.store.errors import UserError, report_damage

@@ -9,7 +9,7 @@ import numpy as np
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.sigma_lookup import find_nearest_knot
 from taqmlx.planning import plan
-from taqmlx.planning.documents import PackedConfig
+from taqmlx.planning.checkpoint_documents import PackedConfig
 from taqmlx.planning.layer_rules import InputPattern, find_input_rule
 from taqmlx.store.block_file import BlockFile, read_block
 from taqmlx.store.errors import UserError, report_damage

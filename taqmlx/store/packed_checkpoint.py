@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 
 from taqmlx.numerics.stored_types import STORED_TYPES
-from taqmlx.planning.documents import Affine, PackedConfig, PackedSizes
+from taqmlx.planning.checkpoint_documents import Affine, PackedConfig, PackedSizes
 from taqmlx.planning.layer_rules import FLOAT16, UNQUANTIZED, read_scale_dtype
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import find_named, hash_file, read_plain_json, reject_changed

@@ -1,4 +1,4 @@
-"""Reading of parameter files, `<results>/params/*.json`, into the dataclasses of `planning/stages.py`."""
+"""Reading of parameter files, `<results>/params/*.json`, into the dataclasses of the stages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -10,7 +10,7 @@ from taqmlx.numerics.activation import look_up_step
 from taqmlx.numerics.input_quantizer import ARRAYS, InputQuantizer
 from taqmlx.numerics.sigma_lookup import DEFAULT_LOOKUP, LOOKUPS
 from taqmlx.numerics.token_rounding import PER_TOKEN
-from taqmlx.planning.documents import ActivationEntry, LayerEntry, QuantConfigDocument
+from taqmlx.planning.checkpoint_documents import ActivationEntry, LayerEntry, QuantConfigDocument
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import find_named, hash_file, read_plain_json, reject_changed
 from taqmlx.store.schemas import check_schema, load_schema

@@ -8,9 +8,10 @@ from typing import get_type_hints
 import pytest
 
 from taqmlx.planning import block_plan, configuration, plan
+from taqmlx.planning.evaluation_stages import Score
 from taqmlx.planning.json_types import fits
 from taqmlx.planning.stage_groups import ModelOptions, list_fields
-from taqmlx.planning.stages import BLOCK_PARAMETERS, PARAMETERS, CaptureBlocks, CaptureParameters, CollectShard, Score
+from taqmlx.planning.stages import BLOCK_PARAMETERS, PARAMETERS, CaptureBlocks, CaptureParameters, CollectShard
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.parameters import read_block_parameters, read_parameters

@@ -5,6 +5,7 @@ import shutil
 import mlx.core as mx
 import pytest
 
+from taqmlx.mmdit import packing
 from taqmlx.planning import plan
 from taqmlx.planning.layers import list_linears
 from taqmlx.store.errors import UserError
@@ -111,4 +112,4 @@ def test_layers_that_the_group_size_does_not_divide_are_named():
 
 def test_weights_beyond_fp16_are_named():
     with pytest.raises(UserError, match=r"final_layer.linear.bias has values that fp16 cannot hold"):
-        pack_weights.convert_weight("final_layer.linear.bias", mx.array([1e6]), "float16")
+        packing.convert_weight("final_layer.linear.bias", mx.array([1e6]), "float16")

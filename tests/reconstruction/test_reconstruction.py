@@ -13,14 +13,8 @@ from taqmlx.reconstruction import reconstruction
 from taqmlx.reconstruction.block_problem import compute_loss, run_rows, take_rows
 from taqmlx.reconstruction.flat_weights import start_at_weights
 from taqmlx.reconstruction.input_quantizers import leave_unrounded, list_steps
-from taqmlx.reconstruction.reconstruction import (
-    PHASES,
-    bind_iteration,
-    draw_batch,
-    read_quantizers,
-    schedule_regularizer,
-    start_state,
-)
+from taqmlx.reconstruction.reconstruction import PHASES, bind_iteration, draw_batch, schedule_regularizer
+from taqmlx.reconstruction.state import read_quantizers, start_state
 from taqmlx.reconstruction.state_arrays import pack_state
 from tests.support.blocks import ACTIVATION, SETTINGS, UNQUANTIZED, as_arrays, differs, learn_quietly, set_up
 

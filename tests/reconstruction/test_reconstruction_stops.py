@@ -8,7 +8,8 @@ import pytest
 
 from taqmlx.numerics.weight_grid import round_to_grid
 from taqmlx.reconstruction.flat_weights import start_at_codes, start_at_weights
-from taqmlx.reconstruction.reconstruction import draw_batch, start_state
+from taqmlx.reconstruction.reconstruction import draw_batch
+from taqmlx.reconstruction.state import start_state
 from taqmlx.reconstruction.state_arrays import pack_state, unpack_state
 from taqmlx.store.errors import UserError
 from taqmlx.store.learning_state import read_learning, write_learning

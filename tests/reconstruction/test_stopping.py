@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from taqmlx.reconstruction.reconstruction import read_quantizers
+from taqmlx.reconstruction.state import read_quantizers
 from taqmlx.reconstruction.state_arrays import pack_state, unpack_state
 from taqmlx.reconstruction.stopping import MEASUREMENTS, has_stopped, is_measured, measure_held_out
 from taqmlx.store.learning_state import read_learning, write_learning

@@ -15,7 +15,8 @@ from taqmlx.reconstruction.block_assembly import assemble_problem, list_own_line
 from taqmlx.reconstruction.block_problem import BlockProblem
 from taqmlx.reconstruction.candidates import Learning
 from taqmlx.reconstruction.input_quantizers import calibrate
-from taqmlx.reconstruction.reconstruction import learn, start_state
+from taqmlx.reconstruction.reconstruction import learn
+from taqmlx.reconstruction.state import start_state
 
 SIGMAS = np.array([1.0, 0.8, 0.55, 0.3, 0.05], np.float32)
 POINTS_PER_SIGMA = 6

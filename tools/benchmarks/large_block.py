@@ -17,7 +17,8 @@ from taqmlx.reconstruction.block_assembly import group_readers
 from taqmlx.reconstruction.block_problem import BlockProblem, Rows, measure_powers, run_rows, take_rows
 from taqmlx.reconstruction.flat_weights import start_at_weights
 from taqmlx.reconstruction.input_quantizers import calibrate
-from taqmlx.reconstruction.reconstruction import PHASES, bind_iteration, start_state
+from taqmlx.reconstruction.reconstruction import PHASES, bind_iteration
+from taqmlx.reconstruction.state import start_state
 from tools.benchmarks.gather_memory import read_peak
 
 WIDTH, HEADS, RATIO, IMAGE, TEXT, PAIR = 1536, 24, 4, 256, 154, 2

@@ -39,7 +39,7 @@ def build_task(params: Path, rows: list[Path]) -> tuple[Any, Any]:
 def bind_measure(task: Any, flat: Any, read: Callable[[], Any]) -> Measure:
     """The held-out error of each stream, with the codes and step sizes of the state that `read` gives."""
     from taqmlx.reconstruction.candidates import Candidate, measure_candidate
-    from taqmlx.reconstruction.reconstruction import read_quantizers
+    from taqmlx.reconstruction.state import read_quantizers
 
     def measure() -> dict[str, float]:
         state = read()
@@ -53,7 +53,8 @@ def bind_measure(task: Any, flat: Any, read: Callable[[], Any]) -> Measure:
 def build_ours(task: Any, settings: Any) -> tuple[Iterate, Measure]:
     """The project's loop."""
     from taqmlx.reconstruction.flat_weights import start_at_weights
-    from taqmlx.reconstruction.reconstruction import PHASES, bind_iteration, start_state
+    from taqmlx.reconstruction.reconstruction import PHASES, bind_iteration
+    from taqmlx.reconstruction.state import start_state
 
     flat = start_at_weights(task.problem.weights, task.grids)
     state = start_state(flat, task.quantizers)
@@ -70,7 +71,8 @@ def build_torch(task: Any, settings: Any, threads: int = 1) -> tuple[Iterate, Me
 
     from taqmlx.numerics.rounding import compute_rate
     from taqmlx.reconstruction.flat_weights import start_at_weights
-    from taqmlx.reconstruction.reconstruction import schedule_regularizer, start_state
+    from taqmlx.reconstruction.reconstruction import schedule_regularizer
+    from taqmlx.reconstruction.state import start_state
     from tools.benchmarks.torch_rounding import TorchBlock, bind_torch_iteration
 
     torch.set_num_threads(threads)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from taqmlx.store.tensors import read_sealed_tensors, write_sealed_tensors
-from tools.faults.corruptions import FLIP, REMOVE, TRUNCATE, Damage, do_harm
+from tools.faults.harm import FLIP, REMOVE, TRUNCATE, Damage, do_harm
 from tools.faults.outcomes import Outcome
 from tools.faults.undisturbed import Job, Run, copy_results, delete, find_differences, run_command, run_quick
 from tools.faults.writes import Obstacle, build_library, list_changes, prepare

@@ -11,8 +11,8 @@ from taqmlx.models.classifier import compare_attributes
 from taqmlx.numerics.distribution import draw_counts
 from taqmlx.planning import plan
 from taqmlx.planning.evaluation_documents import EvaluationPrompt, FeatureSource, Metrics
+from taqmlx.planning.evaluation_stages import CompareVariant
 from taqmlx.planning.local_paths import find_local_path
-from taqmlx.planning.stages import CompareVariant
 from taqmlx.planning.variants import ALL, FULL_PRECISION
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.evaluation_prompts import read_evaluation_prompts

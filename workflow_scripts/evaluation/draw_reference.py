@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from taqmlx.planning import plan
+from taqmlx.planning.evaluation_stages import DrawReference
 from taqmlx.planning.stage_demands import describe_missing_reference
-from taqmlx.planning.stages import DrawReference
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file, write_folder, write_json

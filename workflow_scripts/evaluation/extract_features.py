@@ -15,9 +15,9 @@ from taqmlx.models.classifier import judge_pictures, load_classifier
 from taqmlx.models.embedded import FOLDER, PICTURE_SIZE
 from taqmlx.planning import plan
 from taqmlx.planning.evaluation_documents import Metrics
+from taqmlx.planning.evaluation_stages import ExtractFeatures
 from taqmlx.planning.local_paths import find_local_path
 from taqmlx.planning.stage_demands import describe_missing_judge
-from taqmlx.planning.stages import ExtractFeatures
 from taqmlx.runtime.entry import Progress, build_parser, find_shard_index, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import hash_file

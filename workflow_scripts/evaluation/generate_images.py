@@ -17,7 +17,7 @@ from taqmlx.models.catalogue import find_model, warn_of_dropped_text
 from taqmlx.models.protocol import Model
 from taqmlx.numerics.schedule import draw_noise
 from taqmlx.planning import plan
-from taqmlx.planning.stages import GenerateImages
+from taqmlx.planning.evaluation_stages import GenerateImages
 from taqmlx.planning.variants import ALL, FULL_PRECISION
 from taqmlx.reconstruction.variant_linears import bind_source
 from taqmlx.runtime.entry import Progress, add_folds, build_parser, find_shard_index, log, run

@@ -17,7 +17,7 @@ from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.quality import measure_snr
 from taqmlx.numerics.schedule import draw_noise, start_latents
 from taqmlx.planning.evaluation_documents import Growth, PictureRow
-from taqmlx.planning.stages import MeasureGrowth
+from taqmlx.planning.evaluation_stages import MeasureGrowth
 from taqmlx.planning.variants import ALL
 from taqmlx.reconstruction.variant_linears import bind_source
 from taqmlx.runtime.entry import Progress, add_folds, build_parser, log, run

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from taqmlx.mmdit.variant_sizes import measure_variant
 from taqmlx.models.catalogue import find_model
-from taqmlx.planning.stages import MeasureSize
+from taqmlx.planning.evaluation_stages import MeasureSize
 from taqmlx.planning.variants import ALL
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.files import write_json

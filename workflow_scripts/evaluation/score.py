@@ -10,7 +10,7 @@ from taqmlx.evaluation.measures import describe_growth
 from taqmlx.numerics.distribution import RESAMPLES, draw_counts
 from taqmlx.planning import plan
 from taqmlx.planning.evaluation_documents import EvaluationPrompts, Growth, Metrics
-from taqmlx.planning.stages import Score
+from taqmlx.planning.evaluation_stages import Score
 from taqmlx.planning.variants import ALL, BY_CONFIGURATION, FULL_PRECISION, NOISE_FLOOR
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError

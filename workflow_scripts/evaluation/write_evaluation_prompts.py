@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from taqmlx.planning import configuration, plan
+from taqmlx.planning.evaluation_stages import WriteEvaluationPrompts
 from taqmlx.planning.local_paths import find_local_path
 from taqmlx.planning.prompts import read_prompts
 from taqmlx.planning.stage_demands import describe_missing_captions
-from taqmlx.planning.stages import WriteEvaluationPrompts
 from taqmlx.runtime.entry import build_parser, log, run
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import write_json

@@ -22,8 +22,8 @@ from taqmlx.numerics.quality import measure_snr
 from taqmlx.numerics.schedule import draw_noise
 from taqmlx.planning import plan
 from taqmlx.planning.evaluation_documents import EvaluationPrompt, PictureRow
+from taqmlx.planning.evaluation_stages import MeasureFrontier
 from taqmlx.planning.plain_ways import FAMILIES, list_plain
-from taqmlx.planning.stages import MeasureFrontier
 from taqmlx.reconstruction.plain_rounding import bind_plain
 from taqmlx.reconstruction.variant_linears import bind_source
 from taqmlx.runtime.entry import Progress, build_parser, log, run

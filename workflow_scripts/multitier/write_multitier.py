@@ -13,7 +13,8 @@ from taqmlx.numerics import tier_summary, tiers
 from taqmlx.numerics.phases import PHASES
 from taqmlx.numerics.tier_rules import Evidence, choose_bits
 from taqmlx.planning import plan
-from taqmlx.planning.documents import ActivationEntry, Inputs, Sensitivity, Statistics, WeightsFile
+from taqmlx.planning.checkpoint_documents import ActivationEntry, WeightsFile
+from taqmlx.planning.documents import Inputs, Sensitivity, Statistics
 from taqmlx.planning.evaluation_documents import Metrics
 from taqmlx.planning.layer_rules import MEASURED_POLICIES, UNQUANTIZED
 from taqmlx.planning.stages import WriteMultitier

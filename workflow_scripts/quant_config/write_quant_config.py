@@ -10,16 +10,8 @@ import numpy as np
 from taqmlx.numerics.activation import compute_ranges, compute_step
 from taqmlx.numerics.input_quantizer import InputQuantizer, create_quantizer, has_steps, store_steps
 from taqmlx.planning import plan
-from taqmlx.planning.documents import (
-    ActivationEntry,
-    Affine,
-    Inputs,
-    InputStatistics,
-    LayerEntry,
-    PackedConfig,
-    Statistics,
-    WeightsFile,
-)
+from taqmlx.planning.checkpoint_documents import ActivationEntry, Affine, LayerEntry, PackedConfig, WeightsFile
+from taqmlx.planning.documents import Inputs, InputStatistics, Statistics
 from taqmlx.planning.layer_rules import UNQUANTIZED, InputPattern, InputRule, find_input_rule
 from taqmlx.planning.layers import AFTER_GELU, Layer
 from taqmlx.planning.stages import WriteQuantConfig

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from taqmlx.numerics.ranges import measure_inputs
-from taqmlx.planning.documents import BlockReport, MixedBits, QuantConfigDocument, Sensitivity
+from taqmlx.planning.checkpoint_documents import QuantConfigDocument
+from taqmlx.planning.documents import BlockReport, MixedBits, Sensitivity
 from taqmlx.planning.fold_rules import list_site_rules
 from taqmlx.planning.plan import list_layers
 from taqmlx.report import (

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tools.faults import corruptions
+from tools.faults import corruptions, harm
 from tools.faults.artefacts import READERS, find_pattern, list_readers
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ def test_every_file_has_a_rule_and_a_reader_in_the_table(run):
 
 def test_damage_is_named_and_repaired(run, tmp_path):
     repair, planted = corruptions.Repair(run), 0
-    for damage in corruptions.choose_damages(run, random.Random(0)):
+    for damage in harm.choose_damages(run, random.Random(0)):
         readers = list_readers(run, damage.names[0])
         jobs = [*readers, *map(run.find_producer, damage.names)]
         if not readers or {job.rule for job in jobs} - RULES - MAKERS:

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tools.faults import mutations
+from tools.faults.artefact_readers import READERS
 from tools.faults.hostile import damage, find_failure, forge
-from tools.faults.sound_artefacts import READERS
 
 EXAMPLES = 20
 

@@ -19,7 +19,7 @@ from taqmlx.numerics import rounding
 from taqmlx.numerics.weight_grid import choose_grid
 from taqmlx.reconstruction.block_problem import BlockProblem, Rows, compute_loss, run_rows, take_rows
 from taqmlx.reconstruction.flat_weights import FlatWeights, start_at_weights
-from taqmlx.reconstruction.reconstruction import restore_adams, start_state, update_alpha
+from taqmlx.reconstruction.state import restore_adams, start_state, update_alpha
 from tools.benchmarks import large_block
 from tools.benchmarks.gpu.device import choose_device, evaluate, read_memory, reset_memory
 
