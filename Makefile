@@ -15,7 +15,7 @@ SNAKEMAKE := $(BIN)/python -m snakemake --cores $(CORES)
 
 .DEFAULT_GOAL := results/quant_config.json
 .PHONY: venv test kernels mflux lint format docs bench bench-gpu scale faults slurm everything FORCE
-# Else an interrupted make deletes its target, finished or not.
+# Otherwise an interrupted make deletes its target, finished or not.
 .PRECIOUS: results/quick/% results/%
 
 results/quick/%: $(READY) FORCE
@@ -24,13 +24,13 @@ results/quick/%: $(READY) FORCE
 results/%: $(READY) FORCE
 	$(SNAKEMAKE) "$@"
 
-# All but the longest tests; those too: make test MARKS=
+# All tests except the longest; with these: make test MARKS=
 MARKS := not whole
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder -m "$(MARKS)"
 
-# The tests of what sums matrix products that take seconds, under the BLAS kernels of other CPUs: OpenBLAS rounds otherwise
-# on each family.
+# The short tests of modules that compute matrix products, under the BLAS kernels of other CPUs: OpenBLAS rounds differently on
+# each family.
 OTHER_KERNELS := Haswell Nehalem
 PRODUCTS := mmdit reconstruction numerics/test_distribution.py numerics/test_elementwise.py numerics/test_gptq.py \
 	numerics/test_weight_grid.py quantization/test_collect_activations.py workflow_scripts/prepare/test_encode_prompts.py \
@@ -42,7 +42,7 @@ kernels: $(READY)
 	        $(addprefix tests/,$(PRODUCTS)); \
 	done
 
-# mflux, from PyPI in an environment of its own, loads and runs a miniature FLUX.1-schnell that the workflow quantized.
+# mflux, from PyPI in its own environment, loads and runs a miniature FLUX.1-schnell that the workflow quantized.
 mflux: $(READY) $(MFLUX_READY)
 	$(BIN)/python -m pytest tests/mflux -rs
 
@@ -58,36 +58,36 @@ format: $(READY)
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/snakefmt Snakefile rules workflow
 
-# The site of the documents, in build/site; a broken link fails. MkDocs has an environment of its own.
+# The site of the documents, in build/site; a broken link is an error. MkDocs has its own environment.
 docs: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build
 
 bench: $(READY)
 	$(BIN)/python -m tools.benchmarks
 
-# On a machine with an NVIDIA or an Apple GPU, from nothing: make bench-gpu CUDA=13
+# On a machine with an NVIDIA or an Apple GPU, from a fresh clone: make bench-gpu CUDA=13
 bench-gpu: $(READY)
 	$(BIN)/python -m tools.benchmarks.gpu
 
-# An hour and 3 GB of disk: 1,000, 3,000 and 10,000 prompts with a denoiser that costs nothing
+# An hour and 3 GB of disk: 1,000, 3,000 and 10,000 prompts with a free denoiser
 scale: $(READY)
 	$(BIN)/python -m tools.benchmarks.scale
 
-# Hours: every campaign whole. One, shorter: .venv/bin/python -m tools.faults kills --count 40
+# Hours: all campaigns in full. A shorter one: .venv/bin/python -m tools.faults kills --count 40
 faults: $(READY)
 	$(BIN)/python -m tools.faults
 
-# A quarter of an hour: a Slurm of one node is started from Debian's packages, which takes root, and ended again.
+# A quarter of an hour: starts a one-node Slurm from Debian's packages, which needs root, and stops it again.
 slurm: $(READY)
 	SLURM_TESTS=1 $(BIN)/python -m pytest tests/tools/slurm -rs
 
-# Half an hour: every target is made, small, and every kind of file that is then there is damaged.
+# Half an hour: makes every target at a small scale, then damages every kind of file.
 everything: $(READY)
 	EVERYTHING_TESTS=1 $(BIN)/python -m pytest tests/workflow/test_every_file.py -rs
 
 venv: $(READY)
 
-# DiffusionKit asks for an MLX that has no Linux build and for packages it does not need here: it goes in on its own.
+# DiffusionKit requires an MLX without a Linux build and packages that are not needed here: its dependencies are left out.
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed; name one with: make PYTHON=python3.11 ...")'
 	@case "$(BACKEND)" in cpu | cuda12 | cuda13) ;; *) echo "CUDA=$(CUDA): MLX has packages for CUDA 12 and 13" >&2; exit 1 ;; esac
@@ -99,7 +99,7 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m workflow_scripts.tools.install_blas
 	@touch $@
 
-# As for DiffusionKit: on Linux, mflux asks for an MLX with CUDA, and for packages that other models need.
+# As with DiffusionKit: on Linux, mflux requires MLX with CUDA and packages that only other models need.
 $(MFLUX_READY): tools/mflux/requirements.txt
 	$(PYTHON) -m venv .venv-mflux
 	.venv-mflux/bin/python -m pip install --quiet --disable-pip-version-check -r tools/mflux/requirements.txt
