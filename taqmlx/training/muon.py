@@ -4,6 +4,8 @@ Jordan et al., Muon: An optimizer for hidden layers in neural networks (2024); t
 AdamW step (Liu et al., Muon is scalable for LLM training, 2025), so both share one learning rate.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     self._update(parameter, group)
 
-    def _update(self, parameter: nn.Parameter, group: dict) -> None:
+    def _update(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)

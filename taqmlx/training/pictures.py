@@ -7,6 +7,7 @@ from taqmlx.training.captions import ABSENT, BACKGROUNDS, COLOURS, LAYOUTS, SHAP
 
 PICTURE_SIZE = 64  # pixels
 SUPERSAMPLING = 4
+Colour = tuple[int, int, int]
 RGB = {
     "red": (220, 40, 40), "orange": (245, 140, 20), "yellow": (250, 220, 50), "green": (40, 160, 70),
     "blue": (40, 80, 220), "purple": (140, 50, 170), "white": (255, 255, 255), "black": (0, 0, 0),
@@ -43,25 +44,35 @@ def _place_objects(rng: np.random.Generator, scene: dict[str, int]) -> list[tupl
     ]
 
 
-def _draw_circle(draw, x, y, radius, colour, background):
+def _draw_circle(
+    draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: Colour, background: Colour
+) -> None:
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 
-def _draw_ring(draw, x, y, radius, colour, background):
+def _draw_ring(
+    draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: Colour, background: Colour
+) -> None:
     _draw_circle(draw, x, y, radius, colour, background)
     _draw_circle(draw, x, y, 0.55 * radius, background, background)
 
 
-def _draw_square(draw, x, y, radius, colour, background):
+def _draw_square(
+    draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: Colour, background: Colour
+) -> None:
     side = 0.88 * radius
     draw.rectangle((x - side, y - side, x + side, y + side), fill=colour)
 
 
-def _draw_triangle(draw, x, y, radius, colour, background):
+def _draw_triangle(
+    draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: Colour, background: Colour
+) -> None:
     draw.polygon(((x, y - radius), (x - radius, y + 0.8 * radius), (x + radius, y + 0.8 * radius)), fill=colour)
 
 
-def _draw_cross(draw, x, y, radius, colour, background):
+def _draw_cross(
+    draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: Colour, background: Colour
+) -> None:
     arm = 0.34 * radius
     draw.rectangle((x - radius, y - arm, x + radius, y + arm), fill=colour)
     draw.rectangle((x - arm, y - radius, x + arm, y + radius), fill=colour)

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def rate_captions(
     return rate_pictures(values, np.array([caption.asked for caption in captions]))
 
 
-def score_real_pictures(folder: Path, classifier: Classifier) -> dict:
+def score_real_pictures(folder: Path, classifier: Classifier) -> dict[str, Any]:
     examples = [draw_example(recipe.SCORE_SEED, index, held_out=True) for index in range(recipe.REAL_PICTURES)]
     asked = np.array([tuple(scene.values()) for scene, _ in examples])
     pictures = np.stack([picture for _, picture in examples])
