@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
 
 class Reduced(NamedTuple):
-    """One linear input of a batch: the first layer with it, statistics, sample (B, K) and row means (B, D)."""
+    """One linear input of a batch: the first layer with it, statistics, sample (S, K) of S rows, row means (B, D)."""
 
     layer: str
     channels: ChannelStatistics
@@ -64,14 +64,16 @@ def assemble_batch(
 
 
 def observe_batch(
-    model: Transformer, linear: Linear, layers: Sequence[Layer], batch: Batch
+    model: Transformer, linear: Linear, layers: Sequence[Layer], batch: Batch, sketched: np.ndarray | None = None
 ) -> Iterator[tuple[str, Reduced]]:
     """Reduced inputs of the forward on `batch` by name, in the order of first use; q, k and v share one input.
 
     `linear` computes the layers. An input counts once per row of the batch, also where rows share a condition. Each
-    input is reduced when its layer is called, so that it can be freed after its use.
+    input is reduced when its layer is called, so that it can be freed after its use. sketched (b,) bool: points whose
+    rows are sampled, all if not given.
     """
     by_name = {layer.name: layer for layer in layers}
+    sampled = find_rows(sketched, len(batch.rows))
     seen: dict[str, tuple[str, int, dict[str, mx.array]]] = {}
 
     def observing(name: str, x: mx.array) -> mx.array:
@@ -79,14 +81,23 @@ def observe_batch(
         if layer.input not in seen:
             per_row = x[batch.rows] if layer.role in CONDITION_ROLES else x
             per_row = per_row.reshape(len(batch.rows), -1, x.shape[-1])  # (B, D) or (B, N, D) -> (B, N, D)
-            seen[layer.input] = name, per_row.shape[1], {"sample": sample_rows(per_row), **reduce_tokens(per_row)}
+            seen[layer.input] = name, per_row.shape[1], reduce_tokens(per_row)
+            if len(sampled):
+                seen[layer.input][2]["sample"] = sample_rows(per_row)[sampled]
             mx.eval(seen[layer.input][2])
         return linear(name, x)
 
     predict_velocity(model, observing, *batch)
     for read, (name, tokens, arrays) in seen.items():
         reduced = {key: np.array(value) for key, value in arrays.items()}
-        yield read, Reduced(name, combine_rows(reduced, tokens), reduced["sample"], reduced["mean"])
+        sample = reduced.get("sample", np.empty((0, 0), np.float32))
+        yield read, Reduced(name, combine_rows(reduced, tokens), sample, reduced["mean"])
+
+
+def find_rows(points: np.ndarray | None, rows: int) -> mx.array:
+    """Indices (S,) of those of `rows` rows that are of `points` (b,) bool, or of all; rows as in `assemble_batch`."""
+    chosen = np.ones(rows, bool) if points is None else np.tile(points, rows // len(points))
+    return mx.array(np.flatnonzero(chosen).astype(np.int32))
 
 
 def find_nonfinite_row(reduced: Reduced) -> int | None:

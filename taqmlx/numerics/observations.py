@@ -32,7 +32,8 @@ def create_observation(channels: int) -> Observation:
 
 def add_batch(observation: Observation, channels: ChannelStatistics, sample: np.ndarray) -> Observation:
     """`observation` with the channel statistics and the sampled values of one batch added."""
-    sketch.add_values(observation.sketch, sample)
+    if sample.size:
+        sketch.add_values(observation.sketch, sample)
     return Observation(statistics.merge_pair(observation.channels, channels), observation.sketch)
 
 

@@ -33,11 +33,12 @@ def reduce_tokens(x: mx.array) -> dict[str, mx.array]:
     Extremes (D,), mean and variance over tokens (B, D), and the count of negative values ().
     """
     x = x.astype(mx.float32)
+    mean = mx.mean(x, axis=1)
     return {
         "minimum": mx.min(x, axis=(0, 1)),
         "maximum": mx.max(x, axis=(0, 1)),
-        "mean": mx.mean(x, axis=1),
-        "variance": mx.var(x, axis=1),
+        "mean": mean,
+        "variance": mx.mean(mx.square(x - mean[:, None]), axis=1),  # `mx.var` would compute the mean again
         "negatives": mx.sum(x < 0),
     }
 

@@ -75,7 +75,7 @@ class GatherCalibration(Stage, Trajectories, stage="gather_calibration", version
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollectActivations(ModelStage, stage="collect_activations", version=2):
+class CollectActivations(ModelStage, stage="collect_activations", version=3):
     seed: int
     statistics_steps: int | Literal["all", "key"]
     statistics_points: int

@@ -86,7 +86,10 @@ def describe_statistics(seals: Sequence[Seal], inputs: dict[str, InputStatistics
         "sigmas": [sigma for _, sigma in parameters["sigmas"]],
         "arrays": {"file": arrays.name, "sha256": hash_file(arrays)},
         "quantiles": {
-            "of": f"a sample of at most {sketch.VALUES_PER_ROW} evenly strided values of each row and input",
+            "of": (
+                f"a sample of at most {sketch.VALUES_PER_ROW} evenly strided values of each row and input,"
+                f" for at most {sketch.POINTS_PER_STEP} points of each step"
+            ),
             "sketch": f"t-digest, k = {sketch.COMPRESSION}",
             "shares": QUANTILES,
             "overall_shares": OVERALL_QUANTILES,

@@ -81,6 +81,18 @@ def test_batching_does_not_change_the_observations(transformer, observed, xs, co
         np.testing.assert_allclose(reduced.sample, sample, atol=1e-4 * scale, err_msg=name)
 
 
+def test_only_the_rows_of_chosen_points_are_sampled_and_all_are_in_the_statistics(transformer, batch, observed):
+    layers = list_linears(*plan.MODEL_BLOCKS["embedded"])
+    chosen = np.array([False, True, False])
+    few = dict(observe_batch(transformer, bind_linears(transformer), layers, batch, chosen))
+    none = dict(observe_batch(transformer, bind_linears(transformer), layers, batch, ~np.ones(3, bool)))
+    for name, reduced in observed.items():
+        np.testing.assert_array_equal(few[name].sample, reduced.sample[[1, 4]], err_msg=name)  # a row per condition
+        assert none[name].sample.size == 0
+        for field, expected in reduced.channels._asdict().items():
+            np.testing.assert_array_equal(getattr(few[name].channels, field), expected, err_msg=name)
+
+
 def test_observing_does_not_change_the_forward(transformer, batch):
     linear = bind_linears(transformer)
     before = np.array(predict_velocity(transformer, linear, *batch))

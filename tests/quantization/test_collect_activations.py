@@ -1,5 +1,7 @@
 """Observation of the layer inputs of the embedded model."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -8,13 +10,17 @@ import zarr
 from taqmlx.mmdit.forward import bind_linears, predict_velocity
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.observations import unpack_observations
+from taqmlx.numerics.sketch import POINTS_PER_STEP
 from taqmlx.planning import plan
+from taqmlx.planning.configuration import complete, load_schema
 from taqmlx.planning.layers import list_linears
+from taqmlx.planning.stages import CollectActivations
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.seal import read_file_seal, read_group_seal
 from taqmlx.store.tensors import read_tensors
 from tools.small_results.study import STEPS, seal_calibration
+from workflow_scripts.activations.collect_activations import choose_share, choose_sketched
 
 
 def read_slowly(points):
@@ -74,6 +80,19 @@ def test_shards_hold_the_inputs_of_one_forward_per_point(finished, slow):
         )
         total = sum(part.mean * part.rows for part in found) / len(rows)
         np.testing.assert_allclose(total, rows.mean(axis=0), atol=1e-5 * scale)
+
+
+def test_the_points_of_the_sketches_are_few_of_each_step_and_the_same_for_any_shards():
+    steps = np.random.default_rng(0).permutation(np.repeat([0, 5, 9], 100))
+    config = complete({"statistics_points": 150, "statistics_shards": 3}, load_schema())
+    observing = plan.select_stage(CollectActivations, config, [])
+    shares = [choose_share(steps, [0, 9], observing, shard) for shard in ("00", "01", "02")]
+    sketched = choose_sketched(steps, [0, 9], observing)
+    assert sketched.tolist() == choose_sketched(steps, [0, 9], replace(observing, statistics_shards=1)).tolist()
+    assert np.isin(sketched, np.concatenate(shares)).all()
+    assert np.bincount(steps[sketched]).tolist() == [POINTS_PER_STEP, *[0] * 8, POINTS_PER_STEP]
+    few = replace(observing, statistics_points=10)
+    assert len(choose_sketched(steps, [0, 9], few)) == 10
 
 
 def test_a_second_run_gives_the_same_bytes(finished, tmp_path):

@@ -14,6 +14,7 @@ from taqmlx.mmdit.transformer import Transformer
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.observations import Observations, add_batch, create_observation, pack_observations
 from taqmlx.numerics.selection import choose_points
+from taqmlx.numerics.sketch import POINTS_PER_STEP
 from taqmlx.planning import plan
 from taqmlx.planning.stage_demands import describe_few_points
 from taqmlx.planning.stages import CollectActivations
@@ -34,9 +35,13 @@ Conditions = Callable[[np.ndarray], list[np.ndarray]]
 
 
 class Points(NamedTuple):
-    """Calibration points ordered by step: their indices (n,), and their rows of the calibration set's arrays."""
+    """Calibration points ordered by step: their indices (n,), and their rows of the calibration set's arrays.
+
+    sketched (n,) bool: points whose values go to the sketches.
+    """
 
     indices: np.ndarray
+    sketched: np.ndarray
     xs: np.ndarray
     ts: np.ndarray
     sigmas: np.ndarray
@@ -50,7 +55,8 @@ def main(arguments: argparse.Namespace) -> None:
     calibration.verify()
     steps = calibration.read("steps")
     sigmas = find_sigmas(steps, calibration.read("sigmas"), parameters.statistics_steps)
-    points = read_points(calibration, choose_share(steps, list(sigmas), parameters, arguments.shard))
+    indices = choose_share(steps, list(sigmas), parameters, arguments.shard)
+    points = read_points(calibration, indices, choose_sketched(steps, list(sigmas), parameters))
     model = find_model(parameters.model, parameters, folds=arguments.folds)
     transformer = model.load_transformer()
     cs_shape = calibration.specs["cs"].shape
@@ -85,9 +91,21 @@ def choose_share(steps: np.ndarray, chosen: list[int], parameters: CollectActiva
     return points[index::shards]
 
 
-def read_points(calibration: Calibration, indices: np.ndarray) -> Points:
-    """The calibration points at `indices`."""
-    return Points(indices, **{name: calibration.read_rows(name, indices) for name in POINT_ARRAYS})
+def choose_sketched(steps: np.ndarray, chosen: list[int], parameters: CollectActivations) -> np.ndarray:
+    """Indices of the points whose values go to the sketches: POINTS_PER_STEP of the observed points of each step.
+
+    The number of shards does not change them.
+    """
+    observed = choose_points(steps, chosen, parameters.statistics_points, parameters.seed)
+    few = choose_points(steps[observed], chosen, POINTS_PER_STEP * len(chosen), parameters.seed)
+    sketched: np.ndarray = observed[few]
+    return sketched
+
+
+def read_points(calibration: Calibration, indices: np.ndarray, sketched: np.ndarray | None = None) -> Points:
+    """The calibration points at `indices`; those of them at `sketched` go to the sketches, all if not given."""
+    chosen = np.ones(len(indices), bool) if sketched is None else np.isin(indices, sketched)
+    return Points(indices, chosen, **{name: calibration.read_rows(name, indices) for name in POINT_ARRAYS})
 
 
 def list_batches(steps: np.ndarray, size: int) -> Iterator[slice]:
@@ -113,7 +131,7 @@ def observe_points(
         step = int(points.steps[batch.start])
         prompts, places = np.unique(points.prompt_indices[batch], return_inverse=True)
         rows = assemble_batch(points.xs[batch], places, float(points.ts[batch.start]), *read_conditions(prompts))
-        for name, reduced in observe_batch(transformer, linear, layers, rows):
+        for name, reduced in observe_batch(transformer, linear, layers, rows, points.sketched[batch]):
             reject_nonfinite(reduced, step, points.indices[batch])
             if name not in observations:
                 observations[name] = [create_observation(len(reduced.channels.mean)) for _ in steps]
