@@ -135,7 +135,7 @@ def build_e(inputs: int, pool: Any) -> Mixed:
 class Inception(nn.Module):
     """The network up to its 2048 pooled features."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.Conv2d_1a_3x3 = ConvolutionUnit(3, 32, 3, 0, 2)
         self.Conv2d_2a_3x3 = ConvolutionUnit(32, 32, 3, 0, 1)

@@ -22,7 +22,7 @@ BATCH, TINY = 64, 1e-10
 class AlexNet(nn.Module):
     """Convolutional layers of AlexNet."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
             *(nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),

@@ -129,7 +129,7 @@ def describe_otherwise(found: np.ndarray, reference: np.ndarray, counts: np.ndar
     return describe_share(measure(found, reference) < OTHERWISE, counts)
 
 
-def describe_growth(values: list[list[float | None]], counts: np.ndarray) -> dict[str, list]:
+def describe_growth(values: list[list[float | None]], counts: np.ndarray) -> dict[str, list[Any]]:
     """Median and interval of each step's values (steps, n); null for equal latents."""
     table = [np.array([np.inf if value is None else value for value in step]) for step in values]
     summaries = [summarise(step, counts) for step in table]

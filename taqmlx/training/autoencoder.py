@@ -74,7 +74,7 @@ def build_mid_blocks(width: int) -> nn.ModuleList:
 class Encoder(nn.Module):
     """Map pictures in [-1, 1], (b, 3, 64, 64), to latent means and log-variances, (b, 32, 8, 8)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         last = len(WIDTHS) - 1
         self.conv_in = nn.Conv2d(3, WIDTHS[0], 3, padding=1)
@@ -96,7 +96,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Map latents, (b, 16, 8, 8), to pictures in about [-1, 1], (b, 3, 64, 64). `up_blocks` run from last to first."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         last = len(WIDTHS) - 1
         self.conv_in = nn.Conv2d(LATENT_CHANNELS, WIDTHS[-1], 3, padding=1)
@@ -122,7 +122,7 @@ class Autoencoder(nn.Module):
     0.0609) * 1.5305 has zero mean and unit variance.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.encoder = Encoder()
         self.decoder = Decoder()

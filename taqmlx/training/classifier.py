@@ -12,7 +12,7 @@ from taqmlx.training.recipe import PICTURE_NOISE
 class Classifier(nn.Module):
     """Map pictures in [-1, 1], (b, 3, 64, 64), to the concatenated logits of all heads."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         inputs = (3, *WIDTHS[:-1])
         self.convolutions = nn.ModuleList(

@@ -12,7 +12,7 @@ WIDTH, HEADS, TOKENS = (TEXT_ENCODER[key] for key in ("model_dims", "num_heads",
 class Attention(nn.Module):
     """Causal multi-head self-attention."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.query_proj = nn.Linear(WIDTH, WIDTH)
         self.key_proj = nn.Linear(WIDTH, WIDTH)
@@ -31,7 +31,7 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """Pre-norm transformer layer with the sigmoid approximation of GELU."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(WIDTH)
         self.attention = Attention()

@@ -53,7 +53,7 @@ class Projections(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.fc1 = nn.Linear(WIDTH, TRANSFORMER["mlp_ratio"] * WIDTH)
         self.fc2 = nn.Linear(TRANSFORMER["mlp_ratio"] * WIDTH, WIDTH)
@@ -110,7 +110,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Map noisy latents (b, 16, 8, 8), text and timestep to the predicted velocity (b, 16, 8, 8)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(CHANNELS, WIDTH, PATCH, stride=PATCH)})
         self.x_pos_embedder = nn.ModuleDict({"pos_embed": nn.Embedding(GRID**2, WIDTH)})
@@ -142,7 +142,7 @@ class Transformer(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(WIDTH, PATCH**2 * CHANNELS)
         self.adaLN_modulation = build_modulation(2)
