@@ -1,7 +1,7 @@
 """A Python whose processes begin with everything imported.
 
 Most of what a short job takes is the import of MLX, Zarr and their like. Here a server imports them once; a program is
-called as Python is, and for a module of the project or Snakemake the server forks a process that runs it with the
+called as Python is, and for a command, a benchmark or Snakemake the server forks a process that runs it with the
 caller's words, folder, environment and open files. Snakemake's jobs are such processes too, as it
 looks for Python where it was started. Who would import something else (in another folder, with other BLAS kernels,
 another PYTHONPATH) gets Python itself; a folder with a copy of the project may be said to import the same.
@@ -22,7 +22,7 @@ HERE = Path(__file__).parent.resolve()
 TELLING = ("PYTHONPATH", "HF_HUB_CACHE", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "MLX_REFERENCE_BLAS")
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 SCRIPT = """#!/bin/sh
-case "$1 $2" in "-m snakemake" | "-m workflow_scripts."* | "-m src."*)
+case "$1 $2" in "-m snakemake" | "-m workflow_scripts."* | "-m src."* | "-m tools.benchmarks"*)
     if [ "{telling}" = {told} ]; then exec {python} -IS {client} {address} "$PWD" "$0" "$@"; fi
 esac
 exec {python} "$@"

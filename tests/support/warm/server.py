@@ -5,6 +5,7 @@ It ends when its standard input is closed.
 
 import atexit
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -18,7 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 
 COMMANDS = Path("workflow_scripts")
-OTHERS = ("snakemake.cli", "snakemake.workflow", "snakemake.executors.local", "matplotlib.pyplot", "PIL.Image")
+SNAKEMAKE = ("snakemake.cli", "snakemake.workflow", "snakemake.executors.local", "smart_open")
+OTHERS = (*SNAKEMAKE, "matplotlib.pyplot", "PIL.Image")
 
 
 def import_everything() -> None:
@@ -31,6 +33,9 @@ def import_everything() -> None:
             importlib.import_module(name)
     for name in names:
         sys.modules.pop(name, None)
+    sys.modules["snakemake.cli"].get_argument_parser()  # imports the plugins
+    gc.collect()
+    gc.freeze()  # so that no fork goes through all of this, or copies it, in search of garbage
 
 
 def reap(*_: object) -> None:
