@@ -23,22 +23,22 @@ def draw(seed, out=8, width=64, rows=256):
 
 
 def round_slowly(weight, grid, hessian, damping):
-    """One column after the other by the paper's equations, the largest diagonal first, with the inverse Hessian.
+    """One column after the other by equations 2 and 3 of the paper, the largest diagonal first.
 
-    After a column is fixed it leaves the Hessian, and the first row of the inverse, which is all of it that is used, is
-    computed again.
+    A column that is fixed leaves the inverse Hessian by a step of Gaussian elimination.
     """
     weight = weight.astype(np.float64)
     hessian = hessian + damping * np.mean(np.diag(hessian)) * np.eye(len(hessian))
     scales, biases = expand_groups(grid.scales, grid.group_size), expand_groups(grid.biases, grid.group_size)
     codes = np.zeros(weight.shape, np.uint8)
     left = list(np.argsort(-np.diag(hessian), kind="stable"))
+    inverse = np.linalg.inv(hessian[np.ix_(left, left)])
     while left:
-        row = np.linalg.solve(hessian[np.ix_(left, left)], np.eye(len(left))[0])
-        j = left[0]
+        row, j = inverse[0], left[0]
         codes[:, j] = np.clip(np.rint((weight[:, j] - biases[:, j]) / scales[:, j]), 0, 2**grid.bits - 1)
         error = weight[:, j] - (codes[:, j] * scales[:, j].astype(np.float64) + biases[:, j])
         weight[:, left] -= np.outer(error / row[0], row)
+        inverse = (inverse - np.outer(inverse[:, 0], row) / row[0])[1:, 1:]
         left = left[1:]
     return codes
 
