@@ -24,9 +24,12 @@ rule fold_model:
         mlx=1,
         mem_mb=ask_memory("fold_model"),
         runtime=ask_minutes("fold_model"),
+    params:
+        # Undeclared on purpose, as for the trajectories.
+        scratch=subpath(output[0], parent=True),
     shell:
         "python -m workflow_scripts.folds.fold_model --params {input.params:q} --calibration {input.calibration:q}"
-        " --out {output:q} --log {log:q}"
+        " --scratch {params.scratch:q}/scratch/fold_model --out {output:q} --log {log:q}"
 
 
 use rule write_parameters as write_rung_stage_parameters with:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from taqmlx.store.errors import UserError
-from taqmlx.store.folds_file import Fold, read_folds, write_folds
+from taqmlx.store.folds_file import Fold, holds_folds, read_folds, write_folds
 
 INPUTS = {"model": {"transformer.safetensors": "0" * 64}}
 
@@ -41,3 +41,15 @@ def test_a_changed_file_is_rejected(tmp_path):
     path.write_bytes(path.read_bytes()[:-4] + np.float32(9).tobytes())
     with pytest.raises(UserError, match="delete it and run again"):
         read_folds(path)
+
+
+def test_a_file_holds_the_folds_of_its_own_parameters_and_inputs_alone(tmp_path):
+    path = tmp_path / "folds.safetensors"
+    parameters = {"stage": "fold_model"}
+    assert not holds_folds(path, parameters, INPUTS)
+    write(path, 1, 2)
+    assert holds_folds(path, parameters, INPUTS)
+    with pytest.raises(UserError, match="made with other parameters"):
+        holds_folds(path, parameters | {"seed": 1}, INPUTS)
+    with pytest.raises(UserError, match="made with other inputs"):
+        holds_folds(path, parameters, {"model": {}})

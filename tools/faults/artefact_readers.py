@@ -24,6 +24,7 @@ from taqmlx.store.checkpoint import read_checkpoint
 from taqmlx.store.conditioning import open_conditioning
 from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json
+from taqmlx.store.folds_file import read_folds
 from taqmlx.store.learning_state import read_learning
 from taqmlx.store.manifest import build_manifest, find_staleness, read_manifest, read_seals
 from taqmlx.store.mixed_bits import identify_bits, overlay_bits, read_mixed_bits
@@ -192,6 +193,7 @@ READERS: dict[str, tuple[str, tuple[str, ...], Callable[[Path], Any]]] = {
     "sensitivity": ("sensitivity", ("mm_00.*",), read_sensitivity),
     "shard's checkpoint": ("states", ("checkpoint",), lambda f: read_checkpoint(f / "checkpoint")),
     "block's checkpoint": ("states", ("learning.*",), lambda f: read_learning(f / "learning.safetensors", "f")),
+    "folds": ("states", ("folds.*",), lambda f: read_folds(f / "folds.safetensors")),
     "costs of weights": ("bits", ("weight_costs.json",), read_weight_costs),
     "chosen bits": ("bits", ("mixed_bits.json",), read_chosen_bits),
     "pictures": ("pictures", ("**/*",), read_pictures),

@@ -36,6 +36,7 @@ READERS = {
     "quant_config_multitier.*": "measure_size",
     "sensitivity/*.json": "write_multitier",
     "sensitivity/*.safetensors": "plot_blocks",
+    "folds.safetensors": "measure_costs",
     "weight_costs.json": "search_bits",
     "mixed_bits.json": "pack_weights",
     "evaluation/prompts.json": "generate_images",

@@ -16,7 +16,7 @@ from tools.faults.outcomes import Outcome
 from tools.faults.undisturbed import Job, Run, copy_results, delete, find_differences, run_command, run_quick
 from tools.faults.writes import Obstacle, build_library, list_changes, prepare
 
-RULES = ("collect_shard", "capture_blocks", "optimise_block", "distil", "generate_images")
+RULES = ("collect_shard", "capture_blocks", "fold_model", "optimise_block", "distil", "generate_images")
 NOT_FINITE = "numbers that are not finite"
 KILLED = Obstacle(0, "once")
 

@@ -22,7 +22,15 @@ from tools.faults.working_copy import EVERYTHING, Job, WorkingCopy, open_referen
 # Of all kills, those that hit a run of the workflow.
 WORKFLOW_SHARE = 1 / 8
 # Rules that resume from a checkpoint, where kills matter most, are killed this many times as often.
-RESUMABLE = {"collect_shard", "capture_blocks", "optimise_block", "optimise_rung_block", "distil", "generate_images"}
+RESUMABLE = {
+    "collect_shard",
+    "capture_blocks",
+    "optimise_block",
+    "optimise_rung_block",
+    "distil",
+    "generate_images",
+    "fold_model",
+}
 WEIGHT = 4
 
 

@@ -26,6 +26,7 @@ RULES = (
     "export_samples",
     "collect_activations",
     "capture_blocks",
+    "fold_model",
     "measure_costs",
     "search_bits",
     "optimise_block",

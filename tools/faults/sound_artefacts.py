@@ -12,6 +12,7 @@ from taqmlx.store import pictures
 from taqmlx.store.block_recorder import BlockRecorder
 from taqmlx.store.checkpoint import Checkpoint, write_checkpoint
 from taqmlx.store.files import hash_file, read_json, write_json, write_plain_json
+from taqmlx.store.folds_file import Fold, write_folds
 from taqmlx.store.learning_state import write_learning
 from taqmlx.store.seal import identify_work, make_seal
 from taqmlx.store.sealed_job import SealedJob
@@ -85,6 +86,9 @@ def write_states(folder: Path) -> None:
     write_checkpoint(folder / "checkpoint", Checkpoint("f", 0, 4, ["0" * 64], np.ones((2, 8, 8, 16), np.float32)))
     arrays = {"alpha": np.ones(5, np.float32), "log_steps a": np.ones(1, np.float32)}
     write_learning(folder / "learning.safetensors", "f", {"phase": 1, "losses": [0.5]}, arrays)
+    vector = np.array([1, 2, 4], np.float32)
+    fold = Fold("mm_00.image.mlp.fc1", "scale", vector, 2 * vector, np.ones_like(vector), (0.5, 0.25))
+    write_folds(folder / "folds.safetensors", [fold], {"stage": "fold_model"}, {"model": {}})
 
 
 def write_bits(folder: Path) -> None:
