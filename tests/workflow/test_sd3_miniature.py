@@ -24,12 +24,15 @@ from taqmlx.numerics.schedule import draw_noise
 from taqmlx.planning.layers import list_linears
 from taqmlx.reconstruction.variant_linears import bind_source
 from taqmlx.store.files import read_json
+from taqmlx.store.folds_file import read_folds
 from tests.models.test_sd3 import TOLERANCE, measure_error
 from tests.support.warm import start_warm_python
 from tools.miniature import cache, sizes
 from tools.miniature.run import CONFIG, PROMPTS, Run, call, draw, surround
 
 pytestmark = pytest.mark.slow
+# Of few inputs, as a search takes time.
+FOLDS = [{"layers": "mm_00.*", "kind": "scale"}, {"layers": "mm_01.*fc2", "kind": "permutation"}]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def run(tmp_path_factory):
         hub = tmp_path_factory.mktemp("hub")
         cache.install(hub, cache.make_files(), patch)
         with start_warm_python(Path(), surround(hub)) as python:
-            run = Run(tmp_path_factory.mktemp("miniature"), hub, python)
+            run = Run(tmp_path_factory.mktemp("miniature"), hub, python, folds=FOLDS)
             run.make("quant_config", "exports", "verify_dataset")
             yield run
 
@@ -114,6 +117,8 @@ def test_the_quantized_model_draws_nearly_the_same_picture(run, tmp_path):
 
 
 def test_diffusionkit_draws_from_the_packed_folder_where_this_project_is_not_installed(run, tmp_path):
+    """The folds are in the packed weights: neither the loader nor the model knows of them."""
+    assert {fold.kind for fold in read_folds(run.results / "folds.safetensors").folds} == {"scale", "permutation"}
     run.make("quantized")
     folder = run.results / "quantized"
     shape, steps, cfg, seed = (4, 6), 2, 4.0, 5

@@ -110,5 +110,6 @@ class Run:
         write_json(params, select_block(parameters, block))
         rows, places = [self.results / "block_inputs.zarr" / "00"], {"scratch": self.folder / "scratch", "out": out}
         mixed = None if self.config["bits_per_weight"] is None else self.results / "mixed_bits.json"
-        call("optimise_block", params=params, inputs=rows, before=[], mixed=mixed, replace=False, folds=None, **places)
+        folds = self.results / "folds.safetensors" if self.config["folds"] else None
+        call("optimise_block", params=params, inputs=rows, before=[], mixed=mixed, replace=False, folds=folds, **places)
         return out.with_suffix(".report.json")
