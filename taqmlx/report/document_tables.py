@@ -92,7 +92,7 @@ def show_hard_ladder(numbers: Numbers) -> str:
     plain, hard = (numbers[group]["rungs"] for group in ("ladder", "hard_ladder"))
     titles = {name: rung["title"].strip() for name, rung in hard.items()}
     rows = (
-        [titles[name], f"{plain[name]['latent_snr']['typical']:.1f}", f"{rung['latent_snr']['typical']:.1f}"]
+        [titles[name], *(f"{group[name]['latent_snr']['typical']:.1f}" for group in (plain, hard))]
         + ([show_interval(gain, 2), titles[gain["base"]]] if (gain := rung.get("gain")) else ["", ""])
         for name, rung in sorted(hard.items(), key=lambda entry: entry[1]["place"])
     )
