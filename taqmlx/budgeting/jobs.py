@@ -97,7 +97,8 @@ def list_weight_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -
     checkpoint = PROCESS_BYTES + sizes.parameters * (sizes.itemsize + 2)
     searching = work.count_searching(config, sizes) * rates.step + work.GPTQ_SECONDS * sizes.parameters
     distilling = config["distil_iterations"] * config["distil_batch"] * config["distil_unroll"] * work.LEARNED_FORWARDS
-    folding = work.FOLD_FORWARDS * config["fold_points"] * rates.step * len(config["folds"])
+    # One forward of the model gives the states between blocks.
+    folding = config["fold_points"] * (rates.step + work.count_folding(config) * rates.block)
     return {
         "fold_model": Jobs(1, rates.start + folding, work.estimate_folding_memory(config, sizes)),
         "measure_costs": Jobs(1, rates.start + searching, work.estimate_searching_memory(sizes, blocks)),

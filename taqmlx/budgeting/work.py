@@ -24,15 +24,13 @@ from taqmlx.numerics.footprint import (
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import CHANGE_BYTES, CHOICES, PROBE_POINTS, limit_group
 from taqmlx.planning.block_plan import count_rows
+from taqmlx.planning.folds import count_passes, list_folds, list_sites
 from taqmlx.planning.sizes import Sizes
 
 COSTS = json.loads(Path(__file__).with_name("costs.json").read_text(encoding="utf-8"))
 FP32 = 4
 LEARNED_FORWARDS = 4  # forwards per learning iteration: the teacher's, the student's and its gradients
 GPTQ_SECONDS = 7e-6  # per weight, over all bit widths and group sizes that the search tries
-FOLD_FORWARDS = (
-    60  # approximate forwards over the points per kind of fold: candidates at every input, observed and measured
-)
 PASSES = 4  # approximate forwards over the captured rows by RTN, GPTQ and the measurements together
 
 
@@ -119,6 +117,16 @@ def estimate_learning_memory(config: plan.Parameters, sizes: Sizes) -> int:
     its captured inputs with their targets."""
     rows, captured = count_rows(config), sizes.conditions * config["capture_points"]
     return estimate_learning(sizes.block_parameters, rows, captured, sizes.tokens, sizes.width)
+
+
+def count_folding(config: plan.Parameters) -> float:
+    """Passes over the rows of a block by the search of all folds, at most."""
+    sites = list_sites(*plan.MODEL_BLOCKS[config["model"]])
+    return sum(
+        count_passes(kind, config["held_out"])
+        for block in plan.list_block_names(config["model"])
+        for _, kind in list_folds(sites, config["folds"], block)
+    )
 
 
 def estimate_folding_memory(config: plan.Parameters, sizes: Sizes) -> int:

@@ -35,6 +35,9 @@ FOLDED_ROLES: dict[FoldKind, tuple[str, ...]] = {
     "rotation": ("o",),
 }
 
+# Vectors that a search tries for an input, by kind.
+CANDIDATES: dict[FoldKind, int] = {"scale": 6, "centre": 2, "permutation": 3, "rotation": 2}
+
 
 class FoldPattern(TypedDict):
     """A fold of the inputs of the layers whose names match the pattern `layers`."""
@@ -95,3 +98,13 @@ def list_folds(sites: Sequence[Site], patterns: Sequence[FoldPattern], block: st
     """The folds of a block in the order of `patterns`, each once."""
     own = [site for site in sites if site.block == block]
     return list(dict.fromkeys((site, pattern["kind"]) for pattern in patterns for site in select_sites(own, pattern)))
+
+
+def count_passes(kind: FoldKind, held_out: float) -> float:
+    """Passes over the rows of a block by the search of a fold, at most: what a fold takes that is kept.
+
+    held_out: share of the rows that only measure errors. The others are observed before and after the fold. Their error
+    takes two passes, the first for the step sizes of the inputs: without a fold, and with each candidate. Two more of
+    each sort of rows give the held-out errors without and with the best one.
+    """
+    return (6 + 2 * CANDIDATES[kind]) * (1 - held_out) + 2 * held_out
