@@ -94,6 +94,10 @@ RUNGS: dict[str, tuple[str, Config]] = {
     "w4a16_gptq": ("W4A16, GPTQ", _GPTQ | {"weights": choose_weights(), "activations": UNROUNDED}),
     "w4a8_gptq": ("W4A8, GPTQ", _GPTQ | _W4A8),
     "w4a8_gptq_bias": ("W4A8, GPTQ, bias correction", _GPTQ | _W4A8 | {"bias_correction": True}),
+    "w4a8_gptq_weighted": (
+        "W4A8, GPTQ, ranges weighted by the inputs",
+        _GPTQ | _W4A8 | {"weights": choose_weights(range="weighted")},
+    ),
     "w4a8_gptq_scale": ("W4A8, GPTQ, smoothing", _GPTQ | _W4A8 | {"folds": SCALES}),
     "w4a8_gptq_permutation": ("W4A8, GPTQ, permutation", _GPTQ | _W4A8 | {"folds": PERMUTATIONS}),
     "w4a8_gptq_rotation": ("W4A8, GPTQ, rotation", _GPTQ | _W4A8 | {"folds": ROTATIONS}),
@@ -149,6 +153,7 @@ BASES = {
     "w4a8_rtn_scale": "w4a8_rtn_sigma",
     "w4a8_gptq": "w4a8_rtn_sigma",
     "w4a8_gptq_bias": "w4a8_gptq",
+    "w4a8_gptq_weighted": "w4a8_gptq",
     "w4a8_gptq_scale": "w4a8_gptq",
     "w4a8_gptq_permutation": "w4a8_gptq",
     "w4a8_gptq_rotation": "w4a8_gptq",

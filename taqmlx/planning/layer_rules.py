@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
 UNQUANTIZED = 16
+WEIGHTED = "weighted"  # range of a weight that is searched with its inputs
 FLOAT16 = "float16"  # stored type of scales, zero points and biases by a rule that names none
 
 # policies that measure step sizes at run time, so that none are stored
@@ -61,6 +62,16 @@ def read_scale_dtype(rule: Mapping[str, Any]) -> str:
     """Stored type of scales, zero points and biases by a weight rule."""
     found: str = rule.get("scale_dtype", FLOAT16)
     return found
+
+
+def is_weighted(rule: WeightRule) -> bool:
+    """True if the inputs of the layer are needed for the range of its weight."""
+    return rule.get("range") == WEIGHTED
+
+
+def search_unweighted(rule: WeightRule) -> WeightRule:
+    """`rule`, with a search of the range that needs no inputs in place of a weighted one."""
+    return {**rule, "range": "search"} if is_weighted(rule) else rule
 
 
 def find_shared_dtype(rules: Iterable[Mapping[str, Any]]) -> str:

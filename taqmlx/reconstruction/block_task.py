@@ -11,11 +11,11 @@ from taqmlx.numerics.gptq import accumulate_hessian
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.weight_grid import Grid, choose_grid, dequantize
 from taqmlx.planning import plan
-from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRules
+from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRules, is_weighted
 from taqmlx.planning.stages import BlockParameters
 from taqmlx.reconstruction.block_assembly import assemble_problem, list_own_linears, read_weights, split_points
 from taqmlx.reconstruction.block_problem import BlockProblem
-from taqmlx.reconstruction.input_quantizers import calibrate
+from taqmlx.reconstruction.input_quantizers import calibrate, measure_squares
 from taqmlx.reconstruction.layer_rounding import round_layer
 from taqmlx.reconstruction.migration import migrate, migrate_weights
 from taqmlx.reconstruction.propagation import Streams, propagate
@@ -71,8 +71,11 @@ def prepare(
         clean=inputs.read_block(index) if before else None,
     )
     chosen = {name: rules[name]["weight"] for name in problem.weights}
+    squares = measure_squares(problem, quantizers) if any(map(is_weighted, chosen.values())) else {}
     grids = {
-        name: choose_grid(problem.weights[name], rule) for name, rule in chosen.items() if rule["bits"] != UNQUANTIZED
+        name: choose_grid(problem.weights[name], rule, squares.get(problem.readers[name]))
+        for name, rule in chosen.items()
+        if rule["bits"] != UNQUANTIZED
     }
     return Task(problem, grids, quantizers, modulation)
 

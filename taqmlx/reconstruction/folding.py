@@ -16,7 +16,7 @@ from taqmlx.mmdit.folds import apply_fold
 from taqmlx.numerics.folding import choose_scales, sort_channels
 from taqmlx.numerics.weight_grid import choose_grid, dequantize, round_to_grid
 from taqmlx.planning.folds import FoldKind, Site
-from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRule, LayerRules
+from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRule, LayerRules, search_unweighted
 from taqmlx.reconstruction.block_assembly import list_own_linears, modulate_rows, read_weights
 from taqmlx.reconstruction.block_problem import BlockProblem, measure_errors
 from taqmlx.reconstruction.input_quantizers import Extremes, bind_to_rows, calibrate, observe_inputs
@@ -98,10 +98,10 @@ def measure(problem: BlockProblem, rules: LayerRules, where: np.ndarray, seed: i
 
 
 def round_weight(weight: mx.array, rule: LayerRule) -> mx.array:
-    """A weight (out, in) rounded by RTN on the grid of its rule."""
+    """A weight (out, in) rounded by RTN on the grid of its rule, without inputs in the search of a weighted range."""
     if rule["weight"]["bits"] == UNQUANTIZED:
         return weight
-    exact, grid = np.array(weight), choose_grid(weight, rule["weight"])
+    exact, grid = np.array(weight), choose_grid(weight, search_unweighted(rule["weight"]))
     return mx.array(dequantize(round_to_grid(exact, grid), grid))
 
 

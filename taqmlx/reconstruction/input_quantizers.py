@@ -16,7 +16,15 @@ from taqmlx.numerics.sigma_lookup import find_nearest_knot
 from taqmlx.numerics.sketch import sample_rows
 from taqmlx.planning.layer_rules import InputRule
 from taqmlx.planning.layers import reads_gelu
-from taqmlx.reconstruction.block_problem import BlockProblem, Quantize, Rows, list_batches, run_rows, take_rows
+from taqmlx.reconstruction.block_problem import (
+    BlockProblem,
+    Quantize,
+    Rows,
+    keep_inputs,
+    list_batches,
+    run_rows,
+    take_rows,
+)
 
 
 class Extremes(NamedTuple):
@@ -129,3 +137,17 @@ def list_steps(quantizers: Mapping[str, InputQuantizer]) -> dict[str, mx.array]:
 def bind_to_rows(quantizers: Mapping[str, InputQuantizer]) -> Callable[[Rows[mx.array]], Quantize]:
     """`bind(rows)`: quantizers at the noise levels of the rows."""
     return lambda rows: bind_rounding(quantizers, {}, rows.sigma_index)
+
+
+def measure_squares(problem: BlockProblem, quantizers: Mapping[str, InputQuantizer]) -> dict[str, np.ndarray]:
+    """Mean square float64 (D,) of each channel of the quantized layer inputs over the training rows, by reader."""
+    sums: dict[str, np.ndarray] = {}
+    bind = bind_to_rows(quantizers)
+    for batch in list_batches(problem, problem.training):
+        rows = take_rows(problem.rows, batch)
+        read: dict[str, mx.array] = {}
+        mx.eval(run_rows(problem, problem.weights, keep_inputs(bind(rows), read), rows))
+        for key, x in read.items():
+            means = mx.square(x.astype(mx.float32)).mean(axis=1).sum(axis=0)  # (B, T, D) -> (D,)
+            sums[key] = sums.get(key, 0) + np.array(means, np.float64)
+    return {key: total / len(problem.training) for key, total in sums.items()}

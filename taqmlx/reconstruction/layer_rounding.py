@@ -26,7 +26,7 @@ def round_layer(
 
     engine: `rtn` excludes GPTQ. Raises ValueError as `choose_grid` and `round_with_gptq`.
     """
-    exact, grid = np.array(weight), choose_grid(weight, rule)
+    exact, grid = np.array(weight), choose_grid(weight, rule, np.diag(hessian))
     candidates = [round_to_grid(exact, grid)]
     if engine != "rtn":
         candidates.append(round_with_gptq(exact, grid, hessian, DAMPING))

@@ -62,7 +62,8 @@ def round_choices(weight: mx.array, rule: WeightRule, hessian: np.ndarray, dampi
     """
     exact, changes = np.array(weight), {}
     for choice in list_choices(exact.shape[1]):
-        grid = choose_grid(weight, {**rule, "bits": choice.bits, "group_size": choice.group_size})
+        own: WeightRule = {**rule, "bits": choice.bits, "group_size": choice.group_size}
+        grid = choose_grid(weight, own, np.diag(hessian))
         rounded = dequantize(round_with_gptq(exact, grid, hessian, damping), grid)
         changes[choice] = (rounded - exact).astype(np.float16)
     return changes

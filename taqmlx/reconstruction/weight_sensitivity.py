@@ -9,7 +9,7 @@ from taqmlx.mmdit.transformer import Transformer
 from taqmlx.numerics.weight_grid import Grid, choose_grid, dequantize, round_to_grid
 from taqmlx.planning.bit_choices import WIDTHS, Choice
 from taqmlx.planning.documents import WeightSensitivity
-from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRules, WeightRule
+from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRules, WeightRule, search_unweighted
 from taqmlx.planning.layers import Layer
 from taqmlx.reconstruction.block_assembly import modulate_rows, read_weights
 from taqmlx.reconstruction.block_problem import BlockProblem, Quantize, Rows
@@ -65,8 +65,11 @@ def round_by_width(model: Transformer, layer: Layer, rule: WeightRule) -> tuple[
 
 
 def round_weight(weight: mx.array, rule: WeightRule) -> tuple[mx.array, Grid]:
-    """`weight` (out, in) quantized with RTN on the grid of `rule`, fp32, and the grid. Raises ValueError."""
-    grid = choose_grid(weight, rule)
+    """`weight` (out, in) quantized with RTN on the grid of `rule`, fp32, and the grid. Raises ValueError.
+
+    Inputs are left out of the search of a weighted range.
+    """
+    grid = choose_grid(weight, search_unweighted(rule))
     return mx.array(dequantize(round_to_grid(np.array(weight), grid), grid)), grid
 
 

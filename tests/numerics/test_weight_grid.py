@@ -187,6 +187,82 @@ def test_the_search_clips_an_outlier_at_either_end():
     assert levels[1] < 4.8
 
 
+def search_slowly(group, squares, rule):
+    """The least weighted error of one group over all ends that the search may move to, one after the other."""
+    low, high = float(group.min()), float(group.max())
+    if rule["symmetric"]:
+        high = max(-low, high)
+        low = -high
+    start, full = (low, high), np.float32(high - low)
+
+    def measure(ends):
+        (scale,), (bias,) = weight_grid.place_levels(*(np.float32([end]) for end in ends), rule)
+        codes = [min(max(np.rint(np.float32((x - bias) / scale)), 0), 2 ** rule["bits"] - 1) for x in group]
+        levels = [float(code) * float(scale) + float(bias) for code in codes]
+        return sum(s * (level - float(x)) ** 2 for s, level, x in zip(squares, levels, group, strict=True))
+
+    least, best = measure(start), start
+    for moves in weight_grid._PASSES[rule["symmetric"]]:
+        start = best
+        for down, up in moves:
+            ends = np.float32(start[0]) + np.float32(down) * full, np.float32(start[1]) - np.float32(up) * full
+            if (error := measure(ends)) < least:
+                least, best = error, ends
+    return least
+
+
+@pytest.fixture
+def squares():
+    """Mean squares of 256 inputs, a few of them large."""
+    return np.exp(np.random.default_rng(3).normal(0, 2, 256))
+
+
+@pytest.mark.parametrize("group_size", [64, "row"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_weighted_search_has_the_least_weighted_error_of_its_ranges(weight, squares, group_size, symmetric):
+    rule = make_rule(3, group_size, symmetric, range="weighted")
+    own, span = weight[:2], 256 if group_size == "row" else 64
+    grid = weight_grid.choose_grid(own, rule, 10 * squares)  # a common factor has no influence
+    found = weight_grid.dequantize(weight_grid.round_to_grid(own, grid), grid)
+    errors = (squares * np.square(found - own)).reshape(-1, span).sum(axis=1)
+    parts = np.tile(squares, 2).reshape(-1, span)
+    wanted = [search_slowly(*pair, rule) for pair in zip(own.reshape(-1, span), parts, strict=True)]
+    np.testing.assert_allclose(errors, wanted, rtol=1e-3)
+
+
+def test_a_weighted_search_has_less_output_error_than_one_without_inputs(weight, squares):
+    grids = [
+        weight_grid.choose_grid(weight, make_rule(3, range="weighted"), squares),
+        weight_grid.choose_grid(weight, make_rule(3, range="search")),
+    ]
+    inputs = np.random.default_rng(4).normal(size=(512, 256)) * np.sqrt(squares)
+    errors = [
+        np.square(inputs @ (weight_grid.dequantize(weight_grid.round_to_grid(weight, grid), grid) - weight).T).sum()
+        for grid in grids
+    ]
+    assert errors[0] < 0.9 * errors[1]
+
+
+def test_inputs_of_one_size_weigh_nothing(weight):
+    grids = [
+        weight_grid.choose_grid(weight, make_rule(range="weighted"), np.full(256, 7.0)),
+        weight_grid.choose_grid(weight, make_rule(range="search")),
+    ]
+    np.testing.assert_array_equal(grids[0].scales, grids[1].scales)
+    np.testing.assert_array_equal(grids[0].biases, grids[1].biases)
+
+
+def test_inputs_that_are_always_zero_leave_the_full_range(weight):
+    grid = weight_grid.choose_grid(weight, make_rule(range="weighted"), np.zeros(256))
+    np.testing.assert_array_equal(grid.scales, weight_grid.choose_grid(weight, make_rule()).scales)
+
+
+@pytest.mark.parametrize(("squares", "problem"), [(None, "needs the inputs"), (np.full(256, np.inf), "not finite")])
+def test_a_weighted_search_without_finite_inputs_is_rejected(weight, squares, problem):
+    with pytest.raises(ValueError, match=f"range: weighted.*{problem}"):
+        weight_grid.choose_grid(weight, make_rule(range="weighted"), squares)
+
+
 @pytest.mark.parametrize(("width", "size"), [(256, 128), (192, 64), (96, 32)])
 def test_a_row_has_one_scale_stored_per_largest_possible_group(width, size):
     weight = np.random.default_rng(2).standard_normal((3, width)).astype(np.float32)

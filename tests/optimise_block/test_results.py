@@ -171,6 +171,14 @@ def test_rules_apply_to_the_layers_of_their_pattern(folder, engine):
         assert len(np.unique(layer.codes)) > 2 ** (layer.grid.bits - 1)
 
 
+def test_ranges_that_are_weighted_by_the_inputs_lower_the_error_of_the_block(folder):
+    errors = {}
+    for span in ("weighted", "search"):
+        path = quantize(folder, engine="rtn", replace=True, weights=[{"layers": "*", "bits": 3, "range": span}])
+        errors[span] = read_report(path)["errors"]["rtn"]["full_precision_inputs"]
+    assert sum(errors["weighted"].values()) < sum(errors["search"].values())
+
+
 @pytest.mark.parametrize("engine", TRIED)
 def test_with_unquantized_weights_only_inputs_are_quantized(folder, engine):
     path = quantize(folder, engine=engine, weights=[{"layers": "*", "bits": 16}])
