@@ -9,11 +9,18 @@ from tests.support.warm import start_warm_python
 from tests.support.workflow_run import Workflow
 from tools.small_results.study import Study, write_calibration
 
+# Files of a minute and more, the longest first.
+LONGEST = (
+    *("test_docs_run", "test_kills", "test_sd3_miniature", "test_chain", "test_transformer", "test_packaging"),
+    *("test_real_size", "test_gpu", "test_two_machines", "test_flux_miniature", "test_other_kernels", "test_main_job"),
+)
+
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests go first, so that two processes end at about the same time."""
+    """The longest files go first, then others with slow tests, so that two processes end at about the same time."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (ranks.get(item.path.stem, len(ranks)), item.path not in slow))
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,7 @@ OWN_SETTINGS = {
     "config": {},
     "quick": {"results_dir": "results/quick"},
     "hard-quick": {"results_dir": "results/hard-quick", "model": "embedded-hard"},
+    "hard": {"results_dir": "results/hard-quick"},  # what is made of it already
 }
 # What is no configuration, and has these values in the clone too.
 SMALLER = {
@@ -68,6 +69,13 @@ SMALLER = {
         "SCORED_STEPS = 50": "SCORED_STEPS = 4",
         "REAL_PICTURES = 2_048": "REAL_PICTURES = 64",
     },
+    # One rung of each rule, and their bases; one row. All are learned by tests/optimise_block/test_rungs.py.
+    "taqmlx/planning/ladder.py": {
+        "OWN, OWN_TITLE =": "RUNGS = {k: v for k, v in RUNGS.items() if k in "
+        "'full_precision w4a8_rtn_static w4a8_rtn_sigma w4a8_rtn_scale w4a8_gptq w4a8_separate w4a8_joint w4a8_shift "
+        "w4a8_from_gptq w4a8_sequential'.split()}\nOWN, OWN_TITLE ="
+    },
+    "taqmlx/planning/ablation.py": {"VARIANTS =": "ROWS = {'paper_migration': ROWS['paper_migration']}\nVARIANTS ="},
     "tools/benchmarks/speed.py": {"ROUNDS = 7": "ROUNDS = 1"},
     "tools/benchmarks/samplers.py": {"STEPS, CFG_WEIGHT = 25": "STEPS, CFG_WEIGHT = 2", "BATCH = 13": "BATCH = 2"},
     "tools/benchmarks/blocks.py": {
@@ -98,7 +106,7 @@ SMALLER = {
         "64, 9_000_000, 28": "2, 9_000_000, 2",
         "(0.99, 0.9, 0.7, 0.4, 0.1), 8": "(0.7,), 8",
     },
-    "tools/benchmarks/scale.py": {"10_000, 50": "100, 10"},
+    "tools/benchmarks/scale.py": {"10_000, 50": "100, 10", "Scale(3 * PROMPTS // 10), ": ""},
 }
 # What a command says itself and is too long.
 SHORTER = {"adaround_iterations=20000": "adaround_iterations=2"}
@@ -137,13 +145,13 @@ ELSEWHERE = {
     r"python -m tools\.benchmarks\.gpu --device cpu .*": "tests/tools/benchmarks/test_gpu.py::"
     "test_every_part_is_measured",
 }
-# Minutes however small: with `pytest -m whole`, which .ci/run does and `make test` does not.
+# Minutes however small, so that they go last.
 LONG = ("ablation", "results/weights_ladder.json", "train_embedded_model", "bench", "scale", "config/hard.yaml")
 WHOLE = "tests/test_docs_run.py::test_the_long_command_succeeds"
 PLANS = "tests/test_docs.py::test_every_target_can_be_planned"
 AFTER_LOSS = "snakemake --cores 1 trajectories quant_config"  # what a shard was deleted for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.whole]
 
 
 def list_plain_targets(line):
@@ -247,7 +255,6 @@ def test_the_python_code_of_a_document_loads_the_result(code, clone):
     assert said.split()[-1] == "74", said
 
 
-@pytest.mark.whole
 @pytest.mark.parametrize("command", [c for c in COMMANDS if find_elsewhere(c.line) == WHOLE], ids=str)
 def test_the_long_command_succeeds(command, clone):
     run(clone, command.line)

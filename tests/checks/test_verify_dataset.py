@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -329,8 +328,8 @@ def test_every_shard_has_one_replayed_step_before_any_has_two(results, verify, s
     assert "replay" in verify(results, replay=2, seed=seed).failed
 
 
-def test_the_command_prints_a_table_and_a_verdict(results):
-    command = [sys.executable, "-m", "workflow_scripts.tools.verify_dataset", "--results", str(results)]
+def test_the_command_prints_a_table_and_a_verdict(results, python):
+    command = [python, "-m", "workflow_scripts.tools.verify_dataset", "--results", str(results)]
     done = subprocess.run([*command, "--replay", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].split("|")[1:3] == [" check                 ", " result   "]

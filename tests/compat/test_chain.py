@@ -5,11 +5,23 @@ import subprocess
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from taqmlx.store.files import read_json, read_plain_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.whole]
+
+# What takes minutes and has no option of the originals: no searches, little distillation.
+SMALL = {
+    "weights": [{"layers": "*", "bits": 4, "range": "absmax"}],
+    "bits_per_weight": None,
+    "folds": [],
+    "capture_shards": 1,
+    "statistics_shards": 1,
+    "distil_iterations": 2,
+    "distil_batch": 2,
+}
 
 
 @pytest.fixture
@@ -29,9 +41,10 @@ def call(python):
 def test_from_trajectories_to_a_picture(call, tmp_path):
     folder = tmp_path / "calibration_data"
     calib, stats = f"--calib-dir {folder}", f"--stats {folder}/activations/layer_statistics.json"
-    weights, drawn = tmp_path / "quantized_weights", tmp_path / "drawn.png"
+    weights, drawn, base = (tmp_path / name for name in ("quantized_weights", "drawn.png", "base.yaml"))
+    base.write_text(yaml.safe_dump(SMALL))
 
-    call(f"generate_calibration_data --num-images 2 --num-steps 4 {calib}")
+    call(f"generate_calibration_data --num-images 2 --num-steps 4 {calib} --configfile {base}")
     assert len(list((folder / "samples").glob("000?_00?.npz"))) == 2 * 5
     assert np.load(folder / "latents" / "0001.npy").shape == (1, 8, 8, 16)
     assert read_json(folder / "manifest.json")["n_completed"] == len(list((folder / "images").glob("*.png"))) == 2

@@ -1,7 +1,6 @@
 """Parameter files of copied results, which Snakemake has no record of, are written again when they are stale."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -85,12 +84,12 @@ def test_files_that_the_configuration_has_no_use_for_are_left_alone(results, nam
 
 
 @pytest.mark.parametrize(("iterations", "planned"), [(CONFIG["distil_iterations"], False), (7, True)])
-def test_snakemake_writes_a_stale_file_of_copied_results_again(tmp_path, iterations, planned):
+def test_snakemake_writes_a_stale_file_of_copied_results_again(python, tmp_path, iterations, planned):
     own = configuration.load({"results_dir": str(tmp_path)})[0]
     path = tmp_path / "params" / "distil.json"
     path.parent.mkdir()
     write_json(path, plan.select_parameters("distil", own, []))
-    command = [sys.executable, "-m", "snakemake", "-n", "--cores", "1", str(path), "--config"]
+    command = [python, "-m", "snakemake", "-n", "--cores", "1", str(path), "--config"]
     command += [f"results_dir={tmp_path}", f"distil_iterations={iterations}"]
     said = subprocess.run(command, cwd=Path.cwd(), capture_output=True, text=True, check=True)
     assert ("rule write_parameters:" in said.stdout + said.stderr) == planned

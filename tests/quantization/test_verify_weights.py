@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from argparse import Namespace
 
 import numpy as np
@@ -229,24 +228,24 @@ def test_an_empty_folder_is_named(tmp_path):
         verify(tmp_path)
 
 
-def test_a_truncated_file_ends_the_process_with_one_line_and_an_error(folder):
+def test_a_truncated_file_ends_the_process_with_one_line_and_an_error(folder, python):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
     found = subprocess.run(
-        [sys.executable, "-m", "workflow_scripts.tools.verify_weights", folder], capture_output=True, text=True
+        [python, "-m", "workflow_scripts.tools.verify_weights", folder], capture_output=True, text=True
     )
     assert found.returncode == 1
     assert found.stderr.startswith(f"error: {path} is damaged")
     assert found.stderr.count("\n") == 1
 
 
-def test_a_flipped_byte_ends_the_process_with_an_error(folder):
+def test_a_flipped_byte_ends_the_process_with_an_error(folder, python):
     path = folder / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     found = subprocess.run(
-        [sys.executable, "-m", "workflow_scripts.tools.verify_weights", folder], capture_output=True, text=True
+        [python, "-m", "workflow_scripts.tools.verify_weights", folder], capture_output=True, text=True
     )
     assert found.returncode == 1
     assert "model.safetensors does not have the sha256 in config.json" in found.stderr

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from argparse import Namespace
 
 import pytest
@@ -63,8 +62,8 @@ def test_widths_are_averaged_over_weights():
     assert texts == ["a kind", "2", "3.00", "2–6", "3.40", "4, 8, unquantized", "50.0"]
 
 
-def test_the_command_prints_the_table_and_names_a_missing_file_in_one_line(quantized_study, tmp_path):
-    command = [sys.executable, "-m", "workflow_scripts.tools.describe_quantization"]
+def test_the_command_prints_the_table_and_names_a_missing_file_in_one_line(quantized_study, python, tmp_path):
+    command = [python, "-m", "workflow_scripts.tools.describe_quantization"]
     done = subprocess.run([*command, quantized_study.quant_config], capture_output=True, text=True, check=True)
     assert re.search(r"^\| All linear layers \| 74 \|", done.stdout, re.MULTILINE)
     missing = subprocess.run([*command, tmp_path / "absent.json"], capture_output=True, text=True, check=False)

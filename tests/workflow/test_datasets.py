@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -15,8 +14,8 @@ pytestmark = pytest.mark.slow
 EXPORTS = ["decode_latents", "export_latents", "export_manifest", "export_samples", "exports"]
 
 
-def call(entry: str, *arguments) -> str:
-    command = [sys.executable, "-m", find_module(entry), *map(str, arguments)]
+def call(python: str, entry: str, *arguments) -> str:
+    command = [python, "-m", find_module(entry), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -39,9 +38,10 @@ def test_an_imported_dataset_replaces_the_recorded_one(copy, python, tmp_path):
     store = target.results / "trajectories.zarr"
     needed = [target.results / "params/collect_shard.json", target.results / "conditioning.safetensors"]
     assert target.run(*map(str, needed), str(store / "zarr.json")).returncode == 0
-    call("import_samples", dataset, "--params", needed[0], "--conditioning", needed[1], "--trajectories", store)
+    call(python, "import_samples", dataset, "--params", needed[0], "--conditioning", needed[1], "--trajectories", store)
     assert "collect_shard" not in target.list_jobs("calibration")
     done = target.run("calibration")
     assert done.returncode == 0, done.stdout
-    assert "| replay                | ok" in call("verify_dataset", "--results", target.results, "--replay", "42")
+    said = call(python, "verify_dataset", "--results", target.results, "--replay", "42")
+    assert "| replay                | ok" in said
     assert len(PROMPTS) == len(list(store.glob("[0-9]*")))

@@ -30,7 +30,7 @@ from tests.support.warm import start_warm_python
 from tools.miniature import cache, sizes
 from tools.miniature.run import CONFIG, PROMPTS, Run, call, draw, surround
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.whole]
 # Of few inputs, as a search takes time.
 FOLDS = [{"layers": "mm_00.*", "kind": "scale"}, {"layers": "mm_01.*fc2", "kind": "permutation"}]
 

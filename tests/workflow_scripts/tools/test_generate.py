@@ -5,7 +5,6 @@ import math
 import re
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -199,8 +198,8 @@ class TestRefusals:
         with pytest.raises(UserError, match="made of other weights than those of this model"):
             generate("--weights", folder)
 
-    def test_the_command_prints_one_line(self, tmp_path):
-        command = [sys.executable, "-m", "workflow_scripts.tools.generate", "--prompt", "x", "--steps", "0"]
+    def test_the_command_prints_one_line(self, python):
+        command = [python, "-m", "workflow_scripts.tools.generate", "--prompt", "x", "--steps", "0"]
         done = subprocess.run([*command, "--out", "a.png"], capture_output=True, text=True, timeout=600)
         assert done.returncode == 1
         assert done.stderr.splitlines() == ["error: --steps 0: must be at least 1"]
