@@ -59,8 +59,12 @@ def count_row(shapes: ModelShapes) -> RowFlops:
         else:
             others += flop
     tokens, width = shapes.image[0] + shapes.text[0], shapes.image[1]
-    names = {layer.block for layer in shapes.layers if layer.block}
-    return RowFlops(blocks + len(names) * 4.0 * tokens**2 * width, others)
+    return RowFlops(blocks + len(list_block_names(shapes)) * 4.0 * tokens**2 * width, others)
+
+
+def list_block_names(shapes: ModelShapes) -> set[str]:
+    """Names of the blocks."""
+    return {layer.block for layer in shapes.layers if layer.block}
 
 
 def count_encoding(config: plan.Parameters, prompts: int, conditions: int) -> float:
@@ -82,11 +86,15 @@ def count_work(config: plan.Parameters, prompts: int, shapes: ModelShapes) -> di
     def forward(points: float, precision: str = SINGLE) -> StageWork:
         return StageWork(conditions * points, conditions * points * row.total, precision)
 
+    # A search passes the rows through one block at a time.
+    folded, searched = conditions * config["fold_points"], work.count_folding(config) / len(list_block_names(shapes))
+
     found = {
         "encode_prompts": StageWork(0, count_encoding(config, min(prompts, config["trajectories"]), conditions), HALF),
         "collect_shard": forward(config["trajectories"] * config["steps"], HALF),
         "collect_activations": forward(observed),
         "capture_blocks": forward(captured / conditions),
+        "fold_model": StageWork(folded * (1 + searched), folded * (row.total + searched * row.blocks)),
         "measure_costs": forward(work.count_searching(config, shapes.sizes)),
         "optimise_block": StageWork(in_blocks, in_blocks * row.blocks),
         "round_shared": forward(min(config["search_points"], points)),
