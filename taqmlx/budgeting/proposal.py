@@ -16,6 +16,7 @@ HOURS_LIMITS: tuple[Mapping[str, Any], ...] = (
     {"statistics_points": 512},
     {"steps": 28},
     {"trajectories": 64},
+    {"fold_points": 4},
     {"adaround_iterations": 1000},
     {"search_probes": 8},
     {"adaround_iterations": 500},
