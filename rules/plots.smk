@@ -88,6 +88,8 @@ rule plot_folds:
         "<logs>/plot_folds.log",
     benchmark:
         "<benchmarks>/plot_folds.tsv"
+    resources:
+        mlx=1,
     params:
         folder=subpath(output[0], parent=True),
     shell:

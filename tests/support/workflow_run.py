@@ -41,6 +41,7 @@ class Workflow:
             search_points=12,
             search_probes=2,
             distil_iterations=4,
+            folds=[],  # the quick workflow, the hard twin and Stable Diffusion 3 in miniature have some
             distil_batch=4,
             distil_checkpoint_every=2,
         )

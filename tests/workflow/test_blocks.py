@@ -77,7 +77,7 @@ def test_a_deleted_block_is_remade_alone_and_with_the_same_bytes(copy):
     done = copy.run("adaround", "quant_config")
     assert done.returncode == 0, done.stdout
     assert list_written(done.stdout) == ["mm_02"]
-    assert "distilled.safetensors is finished already" in done.stdout
+    assert "distilled.safetensors is already finished" in done.stdout
     assert read_tree(copy.results) == before
 
 

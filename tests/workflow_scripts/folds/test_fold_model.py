@@ -71,7 +71,7 @@ def test_a_finished_result_is_kept_and_a_damaged_one_made_again(calibration, und
     path.write_bytes(undisturbed)
     with caplog.at_level(logging.INFO, "taqmlx"):
         search(tmp_path, calibration)
-        assert "is finished already" in caplog.text
+        assert "is already finished" in caplog.text
         path.write_bytes(undisturbed[:-1] + bytes([undisturbed[-1] ^ 1]))
         search(tmp_path, calibration)
     assert "it is replaced" in caplog.text

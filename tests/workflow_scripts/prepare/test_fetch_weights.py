@@ -158,7 +158,7 @@ def test_a_prompt_outside_the_vocabulary_of_clip_is_named(hub):
 
 @pytest.mark.parametrize("size", [(24, 32), (32, 0), (1552, 32)])
 def test_an_impossible_picture_size_is_named(size):
-    with pytest.raises(UserError, match="multiple of 16"):
+    with pytest.raises(UserError, match="multiples of 16"):
         create(size=size)
 
 

@@ -222,7 +222,7 @@ def test_calibration_sets_are_in_the_order_of_their_prompts(numbers):
 
 def test_the_growth_of_costs_is_relative_to_the_number_of_prompts(numbers):
     head, _, *rows = TABLES["scale"](numbers).split("\n")
-    assert head == "| prompts | 1,000 | 10,000 | 10,000, 20 a shard | growth |"
+    assert head == "| prompts | 1,000 | 10,000 | 10,000, 20 per shard | growth |"
     assert rows == ["| dry run: s | 2 | 10 | 0.5 | 0.50 |", "| store: MB | 100 | 1,000 |  | 1.00 |"]
 
 
