@@ -71,8 +71,8 @@ SMALLER = {
     },
     # One rung of each rule, and their bases; one row. All are learned by tests/optimise_block/test_rungs.py.
     "taqmlx/planning/ladder.py": {
-        "OWN, OWN_TITLE =": "KEPT = (FULL_PRECISION, 'w4a8_rtn_static', 'w4a8_rtn_sigma', 'w4a8_rtn_scale', 'w4a8_gptq')\n"
-        "KEPT += ('w4a8_separate', 'w4a8_joint', 'w4a8_shift', 'w4a8_from_gptq', 'w4a8_sequential')\n"
+        "OWN, OWN_TITLE =": "KEPT = (FULL_PRECISION, 'w4a8_rtn_static', 'w4a8_rtn_sigma', 'w4a8_rtn_scale')\n"
+        "KEPT += ('w4a8_gptq', 'w4a8_separate', 'w4a8_joint', 'w4a8_shift', 'w4a8_from_gptq', 'w4a8_sequential')\n"
         "RUNGS = {name: rung for name, rung in RUNGS.items() if name in KEPT}\nOWN, OWN_TITLE ="
     },
     "taqmlx/planning/ablation.py": {"VARIANTS =": "ROWS = {'paper_migration': ROWS['paper_migration']}\nVARIANTS ="},
