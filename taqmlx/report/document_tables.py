@@ -87,6 +87,23 @@ def show_ladder(numbers: Numbers, group: str) -> str:
     return tabulate_ladder(order(numbers[group]["rungs"]))
 
 
+def show_hard_ladder(numbers: Numbers) -> str:
+    """All rungs on the hard twin, beside the plain model, with the gain of each remedy."""
+    plain, hard = (numbers[group]["rungs"] for group in ("ladder", "hard_ladder"))
+    titles = {name: rung["title"].strip() for name, rung in hard.items()}
+    rows = (
+        [titles[name], *(show_ratio(group.get(name)) for group in (plain, hard))]
+        + ([show_interval(gain, 2), titles[gain["base"]]] if (gain := rung.get("gain")) else ["", ""])
+        for name, rung in sorted(hard.items(), key=lambda entry: entry[1]["place"])
+    )
+    return tabulate(["rung", "plain, dB", "hard, dB", "gain on hard, dB", "over"], rows)
+
+
+def show_ratio(rung: Facts | None) -> str:
+    """Median latent SNR of a rung; nothing if it was not measured."""
+    return f"{rung['latent_snr']['typical']:.1f}" if rung else ""
+
+
 def show_pictures(numbers: Numbers) -> str:
     """All variants but the rerun, which shows nothing but the order of sums."""
     variants = numbers["pictures"]["variants"]
@@ -198,6 +215,7 @@ TABLES: dict[str, Callable[[Facts], str]] = {
     "frontier": show_frontier,
     "ladder": partial(show_ladder, group="ladder"),
     "paper_ladder": partial(show_ladder, group="paper_ladder"),
+    "hard_ladder": show_hard_ladder,
     "pictures": show_pictures,
     "ablation": show_ablation,
     "policies": show_policies,

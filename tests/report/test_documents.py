@@ -69,3 +69,18 @@ def test_a_table_is_replaced():
 def test_a_table_needs_a_name_and_an_end(text, said):
     with pytest.raises(UserError, match=said):
         fill(text, NUMBERS)
+
+
+def test_the_hard_twin_s_rungs_are_beside_those_of_the_plain_model():
+    def describe(place, title, ratio, **gain):
+        return {"place": place, "title": title, "latent_snr": {"typical": ratio}} | gain
+
+    gain = {"base": "w4a8_joint", "value": 2.0, "interval_95": [1.5, 2.25]}
+    hard = {"w4a8_shift": describe(1, "  + shift", 10.0, gain=gain), "w4a8_joint": describe(0, "joint", 8.0)}
+    plain = {"w4a8_joint": describe(0, "joint", 11.04), "w4a8_shift": describe(1, "  + shift", 12.0)}
+    numbers = {"ladder": {"rungs": plain}, "hard_ladder": {"rungs": hard}}
+    filled = fill("<!-- numbers: hard_ladder -->\n<!-- end -->\n", numbers)
+    assert filled.split("\n")[4:6] == [
+        "| joint | 11.0 | 8.0 |  |  |",
+        "| + shift | 12.0 | 10.0 | 2.00 [1.50, 2.25] | joint |",
+    ]
