@@ -104,7 +104,7 @@ def count_passes(kind: FoldKind, held_out: float) -> float:
     """Passes over the rows of a block by the search of a fold, at most: what a fold takes that is kept.
 
     held_out: share of the rows that only measure errors. The others are observed before and after the fold. Their error
-    takes two passes, the first for the step sizes of the inputs: without a fold, and with each candidate. Two more of
-    each sort of rows give the held-out errors without and with the best one.
+    takes two passes, the first only for inputs with stored step sizes: without a fold, and with each candidate. Two
+    more of each sort of rows give the held-out errors without and with the best one.
     """
     return (6 + 2 * CANDIDATES[kind]) * (1 - held_out) + 2 * held_out

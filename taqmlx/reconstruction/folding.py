@@ -14,9 +14,10 @@ from mlx.utils import tree_flatten
 
 from taqmlx.mmdit.folds import apply_fold
 from taqmlx.numerics.folding import choose_scales, sort_channels
+from taqmlx.numerics.input_quantizer import InputQuantizer, create_quantizer, has_steps
 from taqmlx.numerics.weight_grid import choose_grid, dequantize, round_to_grid
 from taqmlx.planning.folds import FoldKind, Site
-from taqmlx.planning.layer_rules import UNQUANTIZED, LayerRule, LayerRules, search_unweighted
+from taqmlx.planning.layer_rules import UNQUANTIZED, InputRule, LayerRule, LayerRules, search_unweighted
 from taqmlx.reconstruction.block_assembly import list_own_linears, modulate_rows, read_weights
 from taqmlx.reconstruction.block_problem import BlockProblem, measure_errors
 from taqmlx.reconstruction.input_quantizers import Extremes, bind_to_rows, calibrate, observe_inputs
@@ -92,9 +93,16 @@ def refresh(model: Any, problem: BlockProblem, modulation: np.ndarray) -> BlockP
 
 def measure(problem: BlockProblem, rules: LayerRules, where: np.ndarray, seed: int) -> float:
     """Error of the block, relative and summed over streams, on the rows at `where`, with layers rounded by `rules`."""
-    quantizers, _ = calibrate(problem, {name: rule["activation"] for name, rule in rules.items()}, seed)
+    quantizers = choose_quantizers(problem, {name: rule["activation"] for name, rule in rules.items()}, seed)
     weights = {name: round_weight(weight, rules[name]) for name, weight in problem.weights.items()}
     return sum(measure_errors(problem, weights, bind_to_rows(quantizers), where).values())
+
+
+def choose_quantizers(problem: BlockProblem, rules: Mapping[str, InputRule], seed: int) -> dict[str, InputQuantizer]:
+    """Quantizer of each reader's input. The rows are observed only if a rule has step sizes."""
+    if any(map(has_steps, rules.values())):
+        return calibrate(problem, rules, seed)[0]
+    return {key: create_quantizer(rules[key]) for key in problem.readers.values()}
 
 
 def round_weight(weight: mx.array, rule: LayerRule) -> mx.array:
