@@ -62,7 +62,7 @@ def list_statistics(numbers: dict[str, Any], model: str) -> list[Point]:
 
 
 def list_iterations(numbers: dict[str, Any], block: str, stream: str) -> list[Point]:
-    """SNR of one output of a block on held-out points, over iterations from full precision."""
+    """SNR of one output of a block on held-out points, over iterations from GPTQ's codes."""
     place = list(STREAMS).index(stream)
     found = numbers["iterations"]["blocks"][block]
     return sorted(Point(int(key), values[place]) for key, values in found.items() if key.isdigit())
@@ -112,7 +112,7 @@ def draw_curves(numbers: dict[str, Any]) -> Figure:
     finish_axes(
         statistics, "Points of the statistics", "points", "median latent SNR (dB),\nless that of the most points"
     )
-    finish_axes(iterations, "Learning of a block", "iterations from full precision", "SNR on held-out points (dB)")
+    finish_axes(iterations, "Learning of a block", "iterations from GPTQ's codes", "SNR on held-out points (dB)")
     return figure
 
 
