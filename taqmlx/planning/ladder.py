@@ -29,7 +29,8 @@ RTN, _GPTQ = {"engine": "rtn"}, {"engine": "gptq"}
 PAPER = {"engine": "adaround", "adaround_start": "full_precision"}
 _W4A4 = {"weights": choose_weights(), "activations": choose_activations(activation_bits=4)}
 _W4A8 = {"weights": choose_weights(), "activations": choose_activations()}
-_SHIFTED = PAPER | _W4A8 | {"activations": choose_activations(shift=True)}
+_LEARNED = {"engine": "adaround", "adaround_start": "gptq"}
+_SHIFTED = _LEARNED | _W4A8 | {"activations": choose_activations(shift=True)}
 # The folds of every layer input that can have one of a kind.
 SCALES, CENTRES, PERMUTATIONS, ROTATIONS = (
     [{"layers": "*", "kind": kind}] for kind in ("scale", "centre", "permutation", "rotation")
@@ -103,33 +104,25 @@ RUNGS: dict[str, tuple[str, Config]] = {
     "w4a8_gptq_rotation": ("W4A8, GPTQ, rotation", _GPTQ | _W4A8 | {"folds": ROTATIONS}),
     "w4a8_separate": ("W4A8, AdaRound, separate", PAPER | _W4A8 | {"reconstruction": "separate"}),
     "w4a8_joint": ("W4A8, AdaRound, joint", PAPER | _W4A8 | {"reconstruction": "joint"}),
-    "w4a8_shift": ("  + shift", _SHIFTED),
+    "w4a8_shift": ("  + shift", PAPER | _W4A8 | {"activations": choose_activations(shift=True)}),
     "w4a8_migration": (
         "  + migration",
         PAPER | _W4A8 | {"activations": choose_activations(shift=True, migration=True)},
     ),
-    "w4a8_smoothing": ("joint + shift + smoothing", _SHIFTED | {"folds": SCALES}),
-    "w4a8_permutation": ("joint + shift + permutation", _SHIFTED | {"folds": PERMUTATIONS}),
-    "w4a8_rotation": ("joint + shift + rotation", _SHIFTED | {"folds": ROTATIONS}),
-    "w4a8_folds": ("joint + shift + smoothing and permutation", _SHIFTED | {"folds": [*SCALES, *PERMUTATIONS]}),
-    "w4a8_joint_dynamic": (
-        "joint + shift, per token",
-        _SHIFTED | {"activations": choose_activations("dynamic", shift=True)},
+    "w4a8_gptq_separate": ("from GPTQ's codes, separate", _LEARNED | _W4A8 | {"reconstruction": "separate"}),
+    "w4a8_gptq_joint": ("from GPTQ's codes, joint", _LEARNED | _W4A8 | {"reconstruction": "joint"}),
+    "w4a8_from_gptq": ("joint + shift, from GPTQ's codes", _SHIFTED),
+    "w4a8_gptq_migration": (
+        "  + migration",
+        _SHIFTED | {"activations": choose_activations(shift=True, migration=True)},
     ),
-    "w4a8_joint_static": (
-        "joint + shift, static",
-        _SHIFTED | {"activations": choose_activations("static", shift=True)},
-    ),
-    "w4a8_from_gptq": (
-        "joint + shift, from GPTQ's codes",
-        PAPER | _W4A8 | {"activations": choose_activations(shift=True), "adaround_start": "gptq"},
-    ),
-    "w4a8_sequential": (
-        "  + on quantized inputs, block after block",
-        PAPER
-        | _W4A8
-        | {"activations": choose_activations(shift=True), "adaround_start": "gptq", "block_inputs": "quantized"},
-    ),
+    "w4a8_smoothing": ("  + smoothing", _SHIFTED | {"folds": SCALES}),
+    "w4a8_permutation": ("  + permutation", _SHIFTED | {"folds": PERMUTATIONS}),
+    "w4a8_rotation": ("  + rotation", _SHIFTED | {"folds": ROTATIONS}),
+    "w4a8_folds": ("  + smoothing and permutation", _SHIFTED | {"folds": [*SCALES, *PERMUTATIONS]}),
+    "w4a8_joint_static": ("  static", _SHIFTED | {"activations": choose_activations("static", shift=True)}),
+    "w4a8_joint_dynamic": ("  per token", _SHIFTED | {"activations": choose_activations("dynamic", shift=True)}),
+    "w4a8_sequential": ("  on quantized inputs, block after block", _SHIFTED | {"block_inputs": "quantized"}),
     # 8-bit activations add little error beside 4-bit weights; the benefit of joint learning shows with fewer bits.
     "w4a4_rtn_sigma": ("W4A4, RTN, per sigma", RTN | _W4A4),
     "w4a4_separate": ("W4A4, AdaRound, separate", PAPER | _W4A4 | {"reconstruction": "separate"}),
@@ -161,13 +154,16 @@ BASES = {
     "w4a8_joint": "w4a8_separate",
     "w4a8_shift": "w4a8_joint",
     "w4a8_migration": "w4a8_shift",
-    "w4a8_smoothing": "w4a8_shift",
-    "w4a8_permutation": "w4a8_shift",
-    "w4a8_rotation": "w4a8_shift",
-    "w4a8_folds": "w4a8_shift",
-    "w4a8_joint_static": "w4a8_shift",
-    "w4a8_joint_dynamic": "w4a8_shift",
-    "w4a8_from_gptq": "w4a8_shift",
+    "w4a8_gptq_separate": "w4a8_gptq",
+    "w4a8_gptq_joint": "w4a8_gptq_separate",
+    "w4a8_from_gptq": "w4a8_gptq_joint",
+    "w4a8_gptq_migration": "w4a8_from_gptq",
+    "w4a8_smoothing": "w4a8_from_gptq",
+    "w4a8_permutation": "w4a8_from_gptq",
+    "w4a8_rotation": "w4a8_from_gptq",
+    "w4a8_folds": "w4a8_from_gptq",
+    "w4a8_joint_static": "w4a8_from_gptq",
+    "w4a8_joint_dynamic": "w4a8_from_gptq",
     "w4a8_sequential": "w4a8_from_gptq",
     "w4a4_separate": "w4a4_rtn_sigma",
     "w4a4_joint": "w4a4_separate",
