@@ -3,11 +3,16 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import taqmlx  # noqa: F401
 from tests.support.warm import start_warm_python
 from tests.support.workflow_run import Workflow
 from tools.small_results.study import Study, write_calibration
+
+# An example may wait for a busy machine.
+settings.register_profile("without a deadline", deadline=None)
+settings.load_profile("without a deadline")
 
 # Files of a minute and more, the longest first.
 LONGEST = (
