@@ -51,3 +51,7 @@ use rule fold_model as fold_rung with:
         "<logs>/fold_rung/{rung}.log",
     benchmark:
         "<benchmarks>/fold_rung/{rung}.tsv"
+    resources:
+        mlx=1,
+        mem_mb=ask_memory("fold_model"),
+        runtime=ask_fold_minutes,

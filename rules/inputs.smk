@@ -152,6 +152,14 @@ def get_rung_stage_values(wildcards):
     return plan.encode_values(wildcards.stage, complete_rung(wildcards.rung))
 
 
+def ask_fold_minutes(wildcards, attempt):
+    """Minutes requested by the search of a rung's folds, which are not those of the configuration."""
+    values = complete_rung(wildcards.rung)
+    rates = work.estimate_rates(values, SIZES)
+    own = jobs.list_jobs(values, len(PROMPTS), SIZES, rates)["fold_model"]
+    return jobs.ask_minutes(own, attempt)
+
+
 def get_rung_values(wildcards):
     """Configuration values of a block's job of a rung."""
     values = complete_rung(wildcards.rung)
