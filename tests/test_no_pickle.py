@@ -80,9 +80,9 @@ def check_call(node: ast.Call) -> list[str]:
     return faults
 
 
-@pytest.mark.parametrize("path", MODULES, ids=str)
-def test_no_module_executes_what_it_reads(path):
-    assert not find_faults(path.read_text(encoding="utf-8"))
+def test_no_module_executes_what_it_reads():
+    found = {str(path): find_faults(path.read_text(encoding="utf-8")) for path in MODULES}
+    assert {path: faults for path, faults in found.items() if faults} == {}
 
 
 @pytest.mark.parametrize("path", RULES, ids=str)

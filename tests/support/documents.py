@@ -23,6 +23,7 @@ from taqmlx.runtime import entry
 
 RULES = {name for path in Path("rules").glob("*.smk") for name in re.findall(r"^rule (\w+):", path.read_text(), re.M)}
 SCHEMA = configuration.load_schema()
+PARSER = get_argument_parser(profiles=[])
 PROGRAMS = ("snakemake", "make", "python", "source", "rm", "hf", "mflux-generate", "rsync", "squeue", "scancel")
 PAGES = sorted(Path("docs").glob("*.md"))
 DOCUMENTS = [*map(Path, ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "config/README.md")), *PAGES]
@@ -104,7 +105,7 @@ def list_hidden_commands(text: str) -> list[str]:
 
 def parse_snakemake(words: list[str]) -> Namespace:
     """A line of Snakemake, read by its own parser: `targets`, `configfile`, `config`."""
-    return get_argument_parser(profiles=[]).parse_args(words[1:])
+    return PARSER.parse_args(words[1:])
 
 
 def find_results(found: Namespace) -> str:
