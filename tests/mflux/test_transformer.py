@@ -26,26 +26,13 @@ from taqmlx.planning.mflux_layout import list_modules
 from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.store.packed_checkpoint import read_packed
 from tests.support.flux_run import run_flux
-from tools.miniature.run import FLUX, call
+from tools.miniature.run import call
 
 PYTHON = Path(".venv-mflux/bin/python").absolute()
 PROGRAM, STARTUP = Path("tools/mflux/run_transformer.py"), Path("tools/mflux/startup")
 STEPS, HEIGHT, WIDTH, TOKENS, POOLED = 2, 8, 12, 5, 24
 TOLERANCE = 1e-5  # of equal velocities
 EPS = 1e-5  # of mflux's norms of queries and keys; the published model's is 1e-6
-CONFIG = FLUX | {
-    "layout": "mflux",
-    "scale_dtype": "bfloat16",
-    "engine": "gptq",
-    "distil": "scales",
-    "weights": [
-        {"layers": "*", "bits": 4},
-        {"layers": "*adaLN_modulation", "bits": 8},
-        {"layers": "uni_*.attn.o_proj", "bits": 6, "group_size": 32},
-        {"layers": "y_embedder.mlp.layers.0", "bits": 16},  # 24 inputs in the miniature
-        {"layers": "uni_37.*", "bits": 16},
-    ],
-}
 
 pytestmark = [
     pytest.mark.slow,
@@ -57,7 +44,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Every job run once, and the same files at hand for this process."""
-    with run_flux(tmp_path_factory, "mflux", "verify_dataset", **CONFIG) as run:
+    with run_flux(tmp_path_factory) as run:
         yield run
 
 

@@ -14,7 +14,7 @@ from taqmlx.store.errors import UserError
 from taqmlx.store.files import read_json, write_json
 from taqmlx.store.sensitivity_file import read_sensitivity
 from tests.support.flux_run import run_flux
-from tools.miniature.run import FLUX, PROMPTS, call, draw
+from tools.miniature.run import PROMPTS, call, draw
 
 pytestmark = [pytest.mark.slow, pytest.mark.whole]
 LEARNED = ("mm_18", "uni_07")  # the last multimodal block, and a unified one
@@ -23,7 +23,7 @@ LEARNED = ("mm_18", "uni_07")  # the last multimodal block, and a unified one
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Every job run once, and the same files at hand for this process."""
-    with run_flux(tmp_path_factory, "quant_config", "verify_dataset", **FLUX) as run:
+    with run_flux(tmp_path_factory) as run:
         yield run
 
 
@@ -45,9 +45,9 @@ def test_a_unified_block_is_a_target_like_the_others(run):
         assert {"rtn", "gptq", "adaround"} == set(read_json(run.learn(name))["errors"])
     config = read_json(run.results / "quant_config.json")
     assert set(config["layers"]) == {layer.name for layer in list_linears(19, 38)}
-    for part in ("attn.q_proj", "attn.o_proj", "mlp.fc1", "mlp.fc2"):
+    for part, bits in (("attn.q_proj", 4), ("attn.o_proj", 6), ("mlp.fc1", 4), ("mlp.fc2", 4)):
         layer = config["layers"][f"uni_07.unified.{part}"]
-        assert (layer["weight"]["bits"], layer["activation"]["bits"]) == (4, 8)
+        assert (layer["weight"]["bits"], layer["activation"]["bits"]) == (bits, 8)
     call("verify_weights", folder=run.results / "quantized", blocks=run.results / "adaround")
 
 
@@ -55,7 +55,14 @@ def test_rounding_costs_are_measured_in_a_unified_block(run, tmp_path):
     out, params = tmp_path / "uni_36.json", tmp_path / "params.json"
     write_json(params, plan.select_parameters("measure_sensitivity", run.config, PROMPTS))
     rows = [run.results / "block_inputs.zarr" / "00"]
-    call("measure_sensitivity", params=params, block="uni_36", inputs=rows, out=out, folds=None)
+    call(
+        "measure_sensitivity",
+        params=params,
+        block="uni_36",
+        inputs=rows,
+        out=out,
+        folds=run.results / "folds.safetensors",
+    )
     content = read_sensitivity(out)
     assert set(content["gains"]) == {"image", "text"}
     assert len(content["weights"]) == 7  # with the modulation

@@ -94,6 +94,11 @@ def write_folder(folder, files):
 def install(folder, files, monkeypatch):
     """Make `folder` the Hub's cache, with `files` and no network, and DiffusionKit's sizes the miniature's."""
     write_cache(folder, files)
+    use(folder, monkeypatch)
+
+
+def use(folder, monkeypatch):
+    """Make `folder` the Hub's cache, without network, and DiffusionKit's sizes the miniature's."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     sizes.shrink(monkeypatch)
