@@ -19,6 +19,7 @@ from workflow_scripts.tools import generate
 
 STARTUP = Path(__file__).with_name("startup")
 PROMPTS = ["a red circle on the table", "a photo of a tabby cat"]
+WIDEST = "context_embedder"
 CONFIG = {
     "model": "sd3-medium",
     "height": 32,
@@ -36,6 +37,9 @@ CONFIG = {
     "capture_points": 4,
     "capture_shards": 1,
     "held_out": 0.25,
+    "folds": [],
+    # No search for ranges, nor for the bits of the layer with 4096 inputs: most of the work at this scale.
+    "weights": [{"layers": "*", "bits": 4, "range": "absmax"}, {"layers": WIDEST, "bits": 16}],
     "engine": "rtn",
     "adaround_iterations": 4,
     "adaround_batch": 2,
