@@ -154,8 +154,11 @@ def delete(path: Path) -> None:
 def run_command(
     command: list[str], environment: dict[str, str] | None = None, root: Path = ROOT, **settings
 ) -> subprocess.CompletedProcess:
-    """Run a job's command, of the package in `root`, to its end; what it says is in `.stderr`."""
-    own = os.environ | {"PYTHONPATH": str(root)} | (environment or {})
+    """Run a job's command, of the package in `root`, to its end; what it says is in `.stderr`.
+
+    Python looks for modules in the folder where it is started before all others.
+    """
+    own = os.environ | (environment or {})
     return subprocess.run(command, env=own, cwd=root, capture_output=True, text=True, timeout=600, **settings)
 
 

@@ -4,7 +4,8 @@ Most of what a short job takes is the import of MLX, Zarr and their like. Here a
 called as Python is, and for a command, a benchmark or Snakemake the server forks a process that runs it with the
 caller's words, folder, environment and open files. Snakemake's jobs are such processes too, as it
 looks for Python where it was started. Who would import something else (in another folder, with other BLAS kernels,
-another PYTHONPATH) gets Python itself; a folder with a copy of the project may be said to import the same.
+another PYTHONPATH, a library loaded first) gets Python itself; a folder with a copy of the project may be said to
+import the same.
 """
 
 import os
@@ -19,8 +20,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent.resolve()
 # What decides on what an import does.
-TELLING = ("PYTHONPATH", "HF_HUB_CACHE", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "MLX_REFERENCE_BLAS")
+TELLING = (
+    *("PYTHONPATH", "LD_PRELOAD", "HF_HUB_CACHE"),
+    *("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "MLX_REFERENCE_BLAS"),
+)
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "MLX_REFERENCE_BLAS": "0"}
 SCRIPT = """#!/bin/sh
 case "$1 $2" in "-m snakemake" | "-m workflow_scripts."* | "-m src."* | "-m tools.benchmarks"*)
     if [ "{telling}" = {told} ]; then exec {python} -IS {client} {address} "$PWD" "$0" "$@"; fi
@@ -62,8 +67,8 @@ def start_warm_python(
 
 def write_script(address: Path, project: Path, surroundings: Mapping[str, str], in_copies: bool) -> Path:
     """The program beside the server's address, for a shell that starts in a millisecond."""
-    told = [surroundings.get(name, "") for name in TELLING]
-    telling = " ".join(f"${{{name}-{ONE_THREAD.get(name, '')}}}" for name in TELLING)
+    told = [surroundings.get(name, DEFAULTS.get(name, "")) for name in TELLING]
+    telling = " ".join(f"${{{name}-{DEFAULTS.get(name, '')}}}" for name in TELLING)
     if not in_copies:
         telling, told = f"$PWD {telling}", [project.resolve().as_posix(), *told]
     places = {"told": " ".join(told), "python": sys.executable, "client": HERE / "client.py", "address": address}

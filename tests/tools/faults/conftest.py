@@ -1,5 +1,7 @@
 """The finished run for the campaigns."""
 
+from dataclasses import replace
+
 import pytest
 
 from tools.faults.sound_artefacts import build_artefacts
@@ -14,6 +16,12 @@ def run(finished) -> Run:
     jobs = read_jobs(shown.stdout, workflow.results)
     assert len(jobs) > 20
     return Run(workflow.results, jobs)
+
+
+@pytest.fixture(scope="session")
+def warm_run(run, python) -> Run:
+    """The same, with jobs that start with everything imported."""
+    return replace(run, jobs=[replace(job, command=(python, *job.command[1:])) for job in run.jobs])
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,8 @@ def test_every_file_has_a_rule_and_a_reader_in_the_table(run):
         assert run.find_producer(name) is not None, name
 
 
-def test_damage_is_named_and_repaired(run, tmp_path):
+def test_damage_is_named_and_repaired(warm_run, tmp_path):
+    run = warm_run
     repair, planted = corruptions.Repair(run), 0
     for damage in harm.choose_damages(run, random.Random(0)):
         readers = list_readers(run, damage.names[0])

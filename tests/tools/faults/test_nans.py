@@ -24,8 +24,8 @@ def package(tmp_path_factory):
 
 
 @pytest.mark.parametrize("value", nans.VALUES)
-def test_a_non_finite_value_is_stopped_where_it_appears(run, tmp_path, package, value):
+def test_a_non_finite_value_is_stopped_where_it_appears(warm_run, tmp_path, package, value):
     cases = [case for case in nans.CASES if (case.place, case.rule) in PLACES]
     for case in random.Random(value).sample(cases, 2):
-        note = nans.judge(run, case, nans.VALUES[value], random.Random(value), tmp_path / case.rule, package)
+        note = nans.judge(warm_run, case, nans.VALUES[value], random.Random(value), tmp_path / case.rule, package)
         assert note == "", case

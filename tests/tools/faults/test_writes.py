@@ -21,11 +21,11 @@ def library(tmp_path_factory):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_write_that_fails_is_one_line_and_the_next_run_finishes(run, library, tmp_path, rule):
-    job = next(job for job in run.jobs if job.rule == rule)
-    changes = writes.choose_changes(run, [job], library, tmp_path, random.Random(rule))
+def test_a_write_that_fails_is_one_line_and_the_next_run_finishes(warm_run, library, tmp_path, rule):
+    job = next(job for job in warm_run.jobs if job.rule == rule)
+    changes = writes.choose_changes(warm_run, [job], library, tmp_path, random.Random(rule))
     assert len(changes) > 5
-    outcomes = list(writes.fail_changes(run, library, changes[:FAILING], tmp_path))
+    outcomes = list(writes.fail_changes(warm_run, library, changes[:FAILING], tmp_path))
     assert [outcome.note for outcome in outcomes if not outcome.survived] == []
 
 
