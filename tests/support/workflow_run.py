@@ -12,6 +12,8 @@ PROMPTS = ["a red circle", 'a "small" blue\tsquare – été 漢字', "a red cir
 
 # No search for ranges, which is most of the work of a search for bits at this scale.
 WEIGHTS = [{"layers": "*", "bits": 4, "range": "absmax"}]
+# The search for folds likewise, where there are to be some.
+FOLDS = [{"layers": "mm_00.*", "kind": "scale"}]
 
 
 class Workflow:

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.warm import start_warm_python
+from tests.support.workflow_run import FOLDS, WEIGHTS
 from tests.support.working_copy import WorkingCopy
 
 pytestmark = [pytest.mark.slow, pytest.mark.whole]
 
 SMALL = {"trajectories": 4, "steps": 6, "selected_steps": 3, "checkpoint_every": 2, "prompts": "two.txt"}
 SMALL |= {"engine": "rtn", "capture_points": 12, "capture_shards": 1, "prompts_per_shard": 1}
-SMALL |= {"bits_per_weight": None, "distil": "none"}
+SMALL |= {"bits_per_weight": None, "distil": "none", "folds": FOLDS, "weights": WEIGHTS}
 FIRST = ("results/conditioning.safetensors", "results/trajectories.zarr/zarr.json", "results/params/collect_shard.json")
 MINE, OTHERS = "results/trajectories.zarr/000", "results/trajectories.zarr/001"
 
@@ -60,15 +61,25 @@ def machines(tmp_path_factory, make_copy):
 
 
 @pytest.fixture
-def here(machines, make_copy, tmp_path):
-    """A copy of the first machine, as it is before the other's shard arrives."""
-    copy = make_copy(tmp_path / "here")
-    for name in ("results", ".snakemake"):
-        shutil.copytree(machines[0].folder / name, copy.folder / name)
-    return copy
+def duplicate(machines, make_copy, tmp_path):
+    """duplicate(name): a copy of the first machine, as it is before the other's shard arrives."""
+
+    def make(name):
+        copy = make_copy(tmp_path / name)
+        for part in ("results", ".snakemake"):
+            shutil.copytree(machines[0].folder / part, copy.folder / part)
+        return copy
+
+    return make
 
 
-def test_copied_work_is_accepted_and_the_result_equals_that_of_one_machine(machines, here, make_copy, tmp_path):
+@pytest.fixture
+def here(duplicate):
+    """The first machine."""
+    return duplicate("here")
+
+
+def test_copied_work_is_accepted_and_the_result_equals_that_of_one_machine(machines, here, duplicate):
     there = machines[1]
     bring(there, here, OTHERS)
     assert "collect_shard" not in here.list_planned("quant_config")
@@ -78,7 +89,7 @@ def test_copied_work_is_accepted_and_the_result_equals_that_of_one_machine(machi
     run(there, "results/adaround/mm_03.safetensors")
     bring(there, here, *(f"results/adaround/mm_03{end}" for end in (".safetensors", ".json", ".report.json")))
     assert "adaround/mm_03.safetensors is already finished" in run(here, "adaround")
-    alone = make_copy(tmp_path / "alone")
+    alone = duplicate("alone")
     run(alone, "adaround")
     assert here.read_results() == alone.read_results()
 
