@@ -8,10 +8,12 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+from contextlib import suppress
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -19,6 +21,7 @@ from packaging.utils import canonicalize_name
 from taqmlx.planning import workflow_files
 from taqmlx.runtime import entry
 from taqmlx.store.errors import UserError
+from tests.support.workflow_run import FOLDS, WEIGHTS
 from tests.support.working_copy import copy_project
 from workflow_scripts import __main__ as commands
 from workflow_scripts.__main__ import PROGRAMS
@@ -30,6 +33,10 @@ MODULES = [path for folder in ("taqmlx", "workflow_scripts") for path in Path(fo
 SCREEN = 30  # lines
 SNAKEDEPLOY = shutil.which("snakedeploy")
 NO_PACKAGE = {"taqmlx", "workflow_scripts", "diffusionkit"}  # DiffusionKit is installed on its own
+# Every kind of job of the main job with little to do
+SMALL = {"engine": "gptq", "trajectories": 2, "prompts_per_shard": 2, "steps": 4, "selected_steps": 2}
+SMALL |= {"capture_points": 4, "weights": WEIGHTS, "search_points": 4, "search_probes": 1}
+SMALL |= {"distil_iterations": 2, "distil_batch": 2, "folds": FOLDS}
 # What snakedeploy writes, except where the release is
 MODULE = """
 configfile: "config/config.yaml"
@@ -67,6 +74,20 @@ def run_taqmlx(*words):
     return subprocess.run([sys.executable, "-m", "workflow_scripts", *words], capture_output=True, text=True)
 
 
+@pytest.fixture
+def say(monkeypatch, capsys):
+    """say(words): what `taqmlx` prints in this process, on a screen of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["taqmlx", *words])
+        with suppress(SystemExit):
+            commands.main()
+        return capsys.readouterr().out
+
+    return call
+
+
 def test_every_package_that_is_imported_is_declared():
     named = packages_distributions()
     declared = name_packages([*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)])
@@ -100,11 +121,10 @@ def test_the_version_is_defined_in_one_place():
     assert re.fullmatch(r"\d+\.\d+\.\d+", PROJECT["version"])
 
 
-def test_taqmlx_lists_every_command_with_a_description():
-    done = run_taqmlx("--all")
+def test_taqmlx_lists_every_command_with_a_description(say):
     runnable = [path.stem for path in Path("workflow_scripts").glob("*/[!_]*.py")]
     assert all("__main__" in path.read_text(encoding="utf-8") for path in Path("workflow_scripts").glob("*/[!_]*.py"))
-    _, _, *lines, _, _ = done.stdout.splitlines()
+    _, _, *lines, _, _ = say("--all").splitlines()
     assert [line.split()[0] for line in lines] == sorted(runnable)
     assert all(len(line.split()) > 3 for line in lines)
 
@@ -119,18 +139,16 @@ def test_every_program_is_declared_and_is_its_command():
 
 
 @pytest.mark.parametrize("command", PROGRAMS.values())
-def test_the_help_of_a_program_fits_a_screen_and_it_has_a_version(command):
-    wide = os.environ | {"COLUMNS": "80"}
-    words = [sys.executable, "-m", "workflow_scripts", command]
-    shown = subprocess.run([*words, "--help"], capture_output=True, text=True, env=wide, check=True).stdout
+def test_the_help_of_a_program_fits_a_screen_and_it_has_a_version(say, command):
+    shown = say(command, "--help")
     assert len(shown.splitlines()) <= SCREEN
     assert max(map(len, shown.splitlines())) <= 80
     assert shown.split("\n\n")[0].endswith("[OPTION ...]")
-    assert run_taqmlx(command, "--version").stdout == f"taqmlx {PROJECT['version']}\n"
+    assert say(command, "--version") == f"taqmlx {PROJECT['version']}\n"
 
 
-def test_the_help_of_taqmlx_has_the_programs_and_fits_a_screen():
-    shown = run_taqmlx("--help").stdout.splitlines()
+def test_the_help_of_taqmlx_has_the_programs_and_fits_a_screen(say):
+    shown = say("--help").splitlines()
     assert len(shown) <= SCREEN
     assert max(map(len, shown[2:-2])) <= 80
     assert [line.split()[0] for line in shown[2:-2]] == [f"taqmlx-{name}" for name in PROGRAMS]
@@ -282,7 +300,8 @@ def test_an_installed_wheel_has_every_file_of_the_package_and_of_the_workflow(in
 def test_an_installed_wheel_quantizes_in_a_new_project(installation):
     command = installation.bin / "taqmlx"
     installation.call(command, "create_project", "--out", ".")
-    settings = ["--configfile", "config/quick.yaml", "--config", "engine=gptq"]
+    (installation.folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    settings = ["--configfile", "config/quick.yaml", "small.yaml"]
     installation.call(installation.bin / "python", "-m", "snakemake", "--cores", "1", "quant_config", *settings)
     table = installation.call(command, "describe_quantization", "results/quick/quant_config.json")
     assert "|" in table
