@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from taqmlx.budgeting.flops import HALF, SINGLE
 from taqmlx.budgeting.stages import Stage
 
 _TABLE = json.loads(Path(__file__).with_name("devices.json").read_text(encoding="utf-8"))
@@ -27,7 +28,7 @@ class Device(NamedTuple):
 DEVICES = {
     name: Device(
         name,
-        {precision: own[precision] for precision in ("fp16", "fp32")},
+        {precision: own[precision] for precision in (HALF, SINGLE)},
         own["basis"],
         own["source"],
         _TABLE["share"][own["basis"]],
@@ -38,7 +39,8 @@ DEVICES = {
 
 def estimate_seconds(stage: Stage, device: Device) -> float:
     """Seconds of a stage on a device: the operations at the share of its speed that is reached."""
-    return stage.flop / (device.speeds[stage.precision] * device.share * 1e12)
+    seconds = stage.half / device.speeds[HALF] + (1 - stage.half) / device.speeds[SINGLE]  # of one TFLOP at full speed
+    return stage.flop * seconds / (device.share * 1e12)
 
 
 def time_stages(stages: Iterable[Stage], device: Device) -> list[Stage]:

@@ -16,14 +16,20 @@ from taqmlx.planning.layers import UNIFIED, Layer
 
 GRADIENT = 2  # forwards that a gradient takes
 PER_ROW = ("adaLN", "embedder")  # roles of the layers with one token per row, except the context embedder
-HALF, SINGLE = "fp16", "fp32"  # precision on a GPU
+HALF, SINGLE = "fp16", "fp32"  # precisions on a GPU
 
 
 class RowFlops(NamedTuple):
-    """Operations of a row: in the blocks, without adaLN, and elsewhere."""
+    """Operations of a row: of the linear layers of the blocks, without adaLN, of the others, and of the attention."""
 
-    blocks: float
+    linear: float
     others: float
+    attention: float
+
+    @property
+    def blocks(self) -> float:
+        """Operations of the blocks, without adaLN."""
+        return self.linear + self.attention
 
     @property
     def total(self) -> float:
@@ -32,11 +38,11 @@ class RowFlops(NamedTuple):
 
 
 class StageWork(NamedTuple):
-    """Work of a stage: forwards, operations, and their precision on a GPU."""
+    """Work of a stage: forwards, operations, and the share of these in 16 bits on a GPU."""
 
     forwards: float
     flop: float
-    precision: str = SINGLE
+    half: float = 0
 
 
 def count_tokens(layer: Layer, shapes: ModelShapes) -> int:
@@ -51,15 +57,15 @@ def count_tokens(layer: Layer, shapes: ModelShapes) -> int:
 
 def count_row(shapes: ModelShapes) -> RowFlops:
     """Operations of one row: every linear, and the two products of the attention of each block."""
-    blocks = others = 0.0
+    linear = others = 0.0
     for layer in shapes.layers:
         flop = 2.0 * math.prod(shapes.weights[layer.name]) * count_tokens(layer, shapes)
         if layer.block and layer.role != "adaLN":
-            blocks += flop
+            linear += flop
         else:
             others += flop
     tokens, width = shapes.image[0] + shapes.text[0], shapes.image[1]
-    return RowFlops(blocks + len(list_block_names(shapes)) * 4.0 * tokens**2 * width, others)
+    return RowFlops(linear, others, len(list_block_names(shapes)) * 4.0 * tokens**2 * width)
 
 
 def list_block_names(shapes: ModelShapes) -> set[str]:
@@ -81,23 +87,26 @@ def count_work(config: plan.Parameters, prompts: int, shapes: ModelShapes) -> di
     captured = conditions * min(config["capture_points"], points)
     learned = block_plan.count_iterations(config) * block_plan.count_rows(config) * (1 + GRADIENT)
     in_blocks = work.PASSES * captured + learned
+    is_half = config["learning_dtype"] != "float32"  # of the linear layers that learn, not of those of the teacher
+    half_in_blocks = is_half * learned * row.linear / (in_blocks * row.blocks)
+    half_of_student = is_half * (1 + GRADIENT) / work.LEARNED_FORWARDS * (row.linear + row.others) / row.total
     distilled = config["distil_iterations"] * config["distil_batch"] * config["distil_unroll"] * work.LEARNED_FORWARDS
 
-    def forward(points: float, precision: str = SINGLE) -> StageWork:
-        return StageWork(conditions * points, conditions * points * row.total, precision)
+    def forward(points: float, half: float = 0) -> StageWork:
+        return StageWork(conditions * points, conditions * points * row.total, half)
 
     # A search passes the rows through one block at a time.
     folded, searched = conditions * config["fold_points"], work.count_folding(config) / len(list_block_names(shapes))
 
     found = {
-        "encode_prompts": StageWork(0, count_encoding(config, min(prompts, config["trajectories"]), conditions), HALF),
-        "collect_shard": forward(config["trajectories"] * config["steps"], HALF),
+        "encode_prompts": StageWork(0, count_encoding(config, min(prompts, config["trajectories"]), conditions), 1),
+        "collect_shard": forward(config["trajectories"] * config["steps"], 1),
         "collect_activations": forward(observed),
         "capture_blocks": forward(captured / conditions),
         "fold_model": StageWork(folded * (1 + searched), folded * (row.total + searched * row.blocks)),
         "measure_costs": forward(work.count_searching(config, shapes.sizes)),
-        "optimise_block": StageWork(in_blocks, in_blocks * row.blocks),
+        "optimise_block": StageWork(in_blocks, in_blocks * row.blocks, half_in_blocks),
         "round_shared": forward(min(config["search_points"], points)),
-        "distil": forward(distilled),
+        "distil": forward(distilled, half_of_student),
     }
     return {name: own for name, own in found.items() if is_run(name, config)}

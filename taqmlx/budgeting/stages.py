@@ -15,7 +15,7 @@ CONFIG_BYTES = 500_000  # approximate size of quant_config.json with its step si
 
 class Stage(NamedTuple):
     """A stage: rule name, number of jobs, total seconds of one worker, memory of a job in bytes, bytes on disk, and the
-    paths of its outputs under the results folder; forwards, operations, and their precision on a GPU (`flops`)."""
+    paths of its outputs under the results folder; forwards, operations, and the share of these in 16 bits on a GPU."""
 
     name: str
     jobs: int
@@ -25,7 +25,7 @@ class Stage(NamedTuple):
     places: tuple[str, ...]
     forwards: float = 0
     flop: float = 0
-    precision: str = flops.SINGLE
+    half: float = 0
 
 
 TEMPORARY, LAST_READER = "capture_blocks", "optimise_block"  # its output is deleted after this stage

@@ -39,7 +39,8 @@ def tabulate_devices(stages: Sequence[Stage]) -> Iterator[str]:
         speeds = (f"{device.speeds[precision]:g}" for precision in (HALF, SINGLE))
         row = DEVICE_COLUMNS.format(device.name, *speeds, f"{device.share:.0%}", hours)
         yield f"{row}  {device.basis}: {device.source}"
-    yield "reached: share of the TFLOP/s, assumed; trajectories and text encoders in fp16, everything else in fp32"
+    yield "reached: share of the TFLOP/s, assumed; trajectories and text encoders in fp16, learned linear layers in"
+    yield "learning_dtype, everything else in fp32"
 
 
 def format_hours(seconds: float) -> str:

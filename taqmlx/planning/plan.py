@@ -75,6 +75,7 @@ ENGINES: dict[str, tuple[str, ...]] = {
 OPTIONAL: dict[str, tuple[Any, tuple[str, ...]]] = {
     "bias_correction": (False, ("optimise_block",)),
     "adaround_patience": (0, ("optimise_block",)),
+    "learning_dtype": ("float32", ("optimise_block", "distil")),
     "layout": ("diffusionkit", ("search_bits",)),
 }
 

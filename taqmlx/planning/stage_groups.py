@@ -136,7 +136,14 @@ class Gptq(Rtn):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaRound(Gptq):
+class Precision:
+    """Setting of the stages that learn: the type of the products of linear layers."""
+
+    learning_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaRound(Gptq, Precision):
     """Settings of learned rounding, which is compared with GPTQ and may start from its codes."""
 
     seed: int
@@ -155,7 +162,7 @@ class AdaRound(Gptq):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation:
+class Distillation(Precision):
     """Settings of the distillation of the whole model."""
 
     seed: int

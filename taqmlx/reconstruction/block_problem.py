@@ -9,6 +9,7 @@ import numpy as np
 
 from taqmlx.mmdit.blocks import Block, Linear, run_block
 from taqmlx.numerics.footprint import limit_batch
+from taqmlx.numerics.low_precision import Multiply, multiply_single
 
 Array = TypeVar("Array", np.ndarray, mx.array)
 # quantize(key, x (B, T, D)) -> quantized layer input
@@ -100,7 +101,9 @@ def measure_powers(rows: Rows[np.ndarray], indices: np.ndarray) -> dict[str, flo
     }
 
 
-def bind_block(problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize) -> Linear:
+def bind_block(
+    problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize, multiply: Multiply = multiply_single
+) -> Linear:
     """`linear(name, x)` with `weights` for one forward; a shared layer input is quantized once."""
     quantized: dict[str, mx.array] = {}
 
@@ -108,7 +111,7 @@ def bind_block(problem: BlockProblem, weights: Mapping[str, mx.array], quantize:
         key = problem.readers[name]
         if key not in quantized:
             quantized[key] = quantize(key, x)
-        y, bias = quantized[key] @ weights[name].T, problem.biases[name]
+        y, bias = multiply(quantized[key], weights[name]), problem.biases[name]
         return y if bias is None else y + bias
 
     return linear
@@ -125,10 +128,15 @@ def keep_inputs(quantize: Quantize, read: dict[str, mx.array]) -> Quantize:
 
 
 def run_rows(
-    problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize, rows: Rows[mx.array]
+    problem: BlockProblem,
+    weights: Mapping[str, mx.array],
+    quantize: Quantize,
+    rows: Rows[mx.array],
+    multiply: Multiply = multiply_single,
 ) -> dict[str, mx.array]:
     """Outputs of the block on `rows` by stream, (B, N, D) and (B, T, D); the last block has no text output."""
-    outputs = run_block(bind_block(problem, weights, quantize), problem.block, rows.image, rows.text, rows.modulations)
+    linear = bind_block(problem, weights, quantize, multiply)
+    outputs = run_block(linear, problem.block, rows.image, rows.text, rows.modulations)
     return {name: part for name, part in zip(STREAMS, outputs, strict=True) if part is not None}
 
 
@@ -163,11 +171,15 @@ def measure_errors(
 
 
 def find_nonfinite_layer(
-    problem: BlockProblem, weights: Mapping[str, mx.array], quantize: Quantize, rows: Rows[mx.array]
+    problem: BlockProblem,
+    weights: Mapping[str, mx.array],
+    quantize: Quantize,
+    rows: Rows[mx.array],
+    multiply: Multiply = multiply_single,
 ) -> str | None:
     """First layer in forward order with an output on `rows` that is not finite; None if all outputs are finite."""
     outputs: dict[str, mx.array] = {}
-    inner = bind_block(problem, weights, quantize)
+    inner = bind_block(problem, weights, quantize, multiply)
 
     def linear(name: str, x: mx.array) -> mx.array:
         outputs[name] = inner(name, x)

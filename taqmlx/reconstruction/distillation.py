@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from taqmlx.mmdit.calibration_points import guide_conditions, predict_conditions, split_runs
 from taqmlx.numerics.footprint import PARTS
+from taqmlx.numerics.low_precision import suggest_precision
 from taqmlx.reconstruction.student import Learned, Student
 from taqmlx.reconstruction.velocity_loss import (
     Lesson,
@@ -62,7 +63,7 @@ def learn(
         for iteration, lessons in enumerate(prepared, start):
             before = dict(state.learned)  # after the update all values would be broken, not only the cause
             loss = iterate(iteration, lessons)
-            reject_nonfinite(task, before, loss, iteration)
+            reject_nonfinite(task, settings, before, loss, iteration)
             state.iteration = iteration + 1
             state.losses.append(loss)
             report(loss)
@@ -178,7 +179,7 @@ def restore_adams(state: State, kinds: list[str]) -> dict[str, Adam]:
     return adams
 
 
-def reject_nonfinite(task: Task, learned: Learned, loss: float, iteration: int) -> None:
+def reject_nonfinite(task: Task, settings: Settings, learned: Learned, loss: float, iteration: int) -> None:
     """Raise UserError if `loss` is not finite, naming the iteration and the first value in `learned` that is not."""
     if np.isfinite(loss):
         return
@@ -187,7 +188,8 @@ def reject_nonfinite(task: Task, learned: Learned, loss: float, iteration: int) 
     first = next(broken, "the velocity")
     raise UserError(
         f"distillation: iteration {iteration} gives a value that is not finite, first in {first};"
-        " lower distil_rate and distil_code_rate, or check the model's weights (the last checkpoint is kept)"
+        f" lower distil_rate and distil_code_rate{suggest_precision(settings.learning_dtype)},"
+        " or check the model's weights (the last checkpoint is kept)"
     )
 
 

@@ -7,13 +7,14 @@ respect to the weights comes from the block; from there to alpha it is explicit,
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import mlx.core as mx
 import numpy as np
 
 from taqmlx.numerics import rounding
 from taqmlx.numerics.input_quantizer import InputQuantizer
+from taqmlx.numerics.low_precision import MULTIPLY, suggest_precision
 from taqmlx.planning.stage_groups import AdaRound
 from taqmlx.reconstruction.block_problem import (
     BlockProblem,
@@ -28,6 +29,8 @@ from taqmlx.reconstruction.input_quantizers import bind_dropping, bind_rounding,
 from taqmlx.reconstruction.state import State, read_quantizers, restore_adams, update_alpha, update_step_sizes
 from taqmlx.reconstruction.stopping import has_stopped, is_measured, measure_held_out
 from taqmlx.store.errors import UserError
+
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 class Phase(NamedTuple):
@@ -75,10 +78,10 @@ def learn(
                 weights = flat.split(flat.harden(state.alpha))
                 state.errors.append(measure_held_out(problem, weights, read_quantizers(quantizers, state)))
             if state.iteration % settings.adaround_checkpoint_every == 0:
-                reject_nonfinite_state(problem, flat, quantizers, state)
+                reject_nonfinite_state(problem, flat, quantizers, settings, state)
                 save(state)
         state.phase, state.iteration, state.adam, state.errors = state.phase + 1, 0, {}, []
-    reject_nonfinite_state(problem, flat, quantizers, state)
+    reject_nonfinite_state(problem, flat, quantizers, settings, state)
     return state
 
 
@@ -119,18 +122,8 @@ def bind_iteration(
     """`iterate(iteration)`: updates `state` by one iteration of `phase` and returns the reconstruction loss."""
     adams = restore_adams(state)
     hard = flat.split(flat.harden(state.alpha)) if not phase.learns_rounding else {}
-
-    def measure(learned: dict[str, dict[str, mx.array]], rows: Rows[mx.array], key: mx.array) -> mx.array:
-        quantize = leave_unrounded(quantizers)
-        if phase.rounds_activations:
-            steps = {name: mx.exp(log_steps) for name, log_steps in learned["log_steps"].items()}
-            quantize = bind_rounding(quantizers, steps, rows.sigma_index)
-        if phase.rounds_activations and settings.adaround_drop:
-            quantize = bind_dropping(quantizers, quantize, settings.adaround_drop, key)
-        weights = problem.weights | hard | learned["weights"]
-        return compute_loss(problem, run_rows(problem, weights, quantize, rows), rows)
-
-    differentiate = mx.value_and_grad(measure)
+    measure = bind_measure(problem, quantizers, settings, phase, hard)
+    differentiate = compile_on_gpu(mx.value_and_grad(measure))
 
     def iterate(iteration: int) -> float:
         before = replace(state)
@@ -146,10 +139,41 @@ def bind_iteration(
             update_step_sizes(state, adams["steps"], gradients["log_steps"], rate)
         state.adam = {name: adam.state for name, adam in adams.items()}
         mx.eval(loss, state.alpha, state.log_steps, state.adam)
-        reject_nonfinite_loss(problem, weights or hard, quantizers, before, rows, float(loss))
+        reject_nonfinite_loss(problem, weights or hard, quantizers, settings, before, rows, float(loss))
         return float(loss)
 
     return iterate
+
+
+def bind_measure(
+    problem: BlockProblem,
+    quantizers: Mapping[str, InputQuantizer],
+    settings: AdaRound,
+    phase: Phase,
+    hard: dict[str, mx.array],
+) -> Callable[[dict[str, dict[str, mx.array]], Rows[mx.array], mx.array], mx.array]:
+    """`measure(learned, rows, key)`: reconstruction loss with the learned `weights` and `log_steps`.
+
+    hard: weights (out, in) that are quantized and not learned; key: random key that decides what is dropped.
+    """
+    multiply = MULTIPLY[settings.learning_dtype]
+
+    def measure(learned: dict[str, dict[str, mx.array]], rows: Rows[mx.array], key: mx.array) -> mx.array:
+        quantize = leave_unrounded(quantizers)
+        if phase.rounds_activations:
+            steps = {name: mx.exp(log_steps) for name, log_steps in learned["log_steps"].items()}
+            quantize = bind_rounding(quantizers, steps, rows.sigma_index)
+        if phase.rounds_activations and settings.adaround_drop:
+            quantize = bind_dropping(quantizers, quantize, settings.adaround_drop, key)
+        weights = problem.weights | hard | learned["weights"]
+        return compute_loss(problem, run_rows(problem, weights, quantize, rows, multiply), rows)
+
+    return measure
+
+
+def compile_on_gpu(function: Function) -> Function:
+    """`function` of trees of arrays, compiled on a GPU; compiled element-wise operations are slower on a CPU."""
+    return cast(Function, mx.compile(function)) if mx.default_device().type == mx.gpu else function
 
 
 def schedule_regularizer(settings: AdaRound, iteration: int) -> tuple[float, float] | None:
@@ -164,6 +188,7 @@ def reject_nonfinite_loss(
     problem: BlockProblem,
     weights: Mapping[str, mx.array],
     quantizers: Mapping[str, InputQuantizer],
+    settings: AdaRound,
     before: State,
     rows: Rows[mx.array],
     loss: float,
@@ -172,23 +197,29 @@ def reject_nonfinite_loss(
     if np.isfinite(loss):
         return
     quantize = bind_to_rows(read_quantizers(quantizers, before))(rows)
-    layer = find_nonfinite_layer(problem, problem.weights | dict(weights), quantize, rows)
-    raise UserError(describe_break(problem, before.iteration, layer or "the targets"))
+    multiply = MULTIPLY[settings.learning_dtype]
+    layer = find_nonfinite_layer(problem, problem.weights | dict(weights), quantize, rows, multiply)
+    raise UserError(describe_break(problem, settings, before.iteration, layer or "the targets"))
 
 
 def reject_nonfinite_state(
-    problem: BlockProblem, flat: FlatWeights, quantizers: Mapping[str, InputQuantizer], state: State
+    problem: BlockProblem,
+    flat: FlatWeights,
+    quantizers: Mapping[str, InputQuantizer],
+    settings: AdaRound,
+    state: State,
 ) -> None:
     """Raise UserError unless alpha, the step sizes and their reciprocals are finite."""
     values = flat.split(state.alpha) | {key: mx.exp(mx.abs(steps)) for key, steps in state.log_steps.items()}
     for name, value in values.items():
         if not mx.isfinite(value).all().item():
-            raise UserError(describe_break(problem, state.iteration, name))
+            raise UserError(describe_break(problem, settings, state.iteration, name))
 
 
-def describe_break(problem: BlockProblem, iteration: int, layer: str) -> str:
+def describe_break(problem: BlockProblem, settings: AdaRound, iteration: int, layer: str) -> str:
     """Error message for a value that is not finite."""
     return (
         f"{problem.block.name}: iteration {iteration} gives a value that is not finite, first in {layer};"
-        " lower adaround_rate, or check the model's weights (the last checkpoint is kept)"
+        f" lower adaround_rate{suggest_precision(settings.learning_dtype)}, or check the model's weights"
+        " (the last checkpoint is kept)"
     )

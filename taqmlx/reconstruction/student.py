@@ -11,6 +11,7 @@ from taqmlx.mmdit.blocks import Linear
 from taqmlx.mmdit.transformer import Transformer, list_layers
 from taqmlx.numerics.input_quantizer import InputQuantizer
 from taqmlx.numerics.learned_codes import dequantize_soft, round_codes, round_stored
+from taqmlx.numerics.low_precision import Multiply, multiply_single
 from taqmlx.numerics.schedule import TRAIN_TIMESTEPS
 from taqmlx.numerics.stored_types import convert_values
 from taqmlx.numerics.weight_grid import Grid, expand_groups
@@ -82,7 +83,7 @@ class Student:
         first = list_steps(self.quantizers)
         return {key: first[key] * mx.exp(moved) for key, moved in learned["steps"].items()}
 
-    def bind(self, learned: Learned, timesteps: mx.array) -> Linear:
+    def bind(self, learned: Learned, timesteps: mx.array, multiply: Multiply = multiply_single) -> Linear:
         """`linear(name, x)` for a forward of rows at `timesteps` (B,), 1000 sigma; shared inputs are quantized once."""
         weights, biases = self.restore_weights(learned), self.restore_biases(learned)
         sigma_index = mx.abs(mx.array(self.sigmas)[:, None] * TRAIN_TIMESTEPS - timesteps).argmin(
@@ -96,7 +97,7 @@ class Student:
                 if key not in rounded:
                     rounded[key] = quantize(key, x)
                 x = rounded[key]
-            y, bias = x @ weights[name].T, biases[name]
+            y, bias = multiply(x, weights[name]), biases[name]
             return y if bias is None else y + bias
 
         return linear

@@ -15,6 +15,7 @@ from taqmlx.mmdit.calibration_points import CalibrationPoints, guide_conditions,
 from taqmlx.mmdit.forward import bind_linears
 from taqmlx.mmdit.observe import Batch
 from taqmlx.mmdit.transformer import Transformer
+from taqmlx.numerics.low_precision import MULTIPLY, Multiply, multiply_single
 from taqmlx.numerics.rounding import compute_rate
 from taqmlx.planning.stage_groups import Distillation
 from taqmlx.reconstruction.stages import LOSS, Activations, BindLearned, Run, Stage, Strategy, list_forward, run_stages
@@ -22,7 +23,10 @@ from taqmlx.reconstruction.student import Learned, Student
 
 
 class Settings(NamedTuple):
-    """Settings of distillation; see the configuration keys `distil_*`. guidance: the sampler's guidance weight."""
+    """Settings of distillation; see the configuration keys `distil_*` and `learning_dtype`.
+
+    guidance: the sampler's guidance weight.
+    """
 
     kind: str
     iterations: int
@@ -35,6 +39,7 @@ class Settings(NamedTuple):
     checkpoint_every: int
     guidance: float
     seed: int
+    learning_dtype: str
 
     @classmethod
     def read(cls, parameters: Distillation, guidance: float) -> "Settings":
@@ -51,6 +56,7 @@ class Settings(NamedTuple):
             checkpoint_every=parameters.distil_checkpoint_every,
             guidance=guidance,
             seed=parameters.seed,
+            learning_dtype=parameters.learning_dtype,
         )
 
     def choose_rate(self, kind: str, iteration: int) -> float:
@@ -140,17 +146,17 @@ def list_stages(task: Task, settings: Settings, lesson: Lesson) -> tuple[list[St
     weights = mx.array(weigh_levels(task.points.sigmas[lesson.indices], settings.sigma_power))
     stages: list[Stage] = []
     for place, step in enumerate(lesson.steps, 1):
-        stages += list_student(task, batch._replace(timesteps=step.timesteps))
+        stages += list_student(task, batch._replace(timesteps=step.timesteps), MULTIPLY[settings.learning_dtype])
         stages.append(Stage(frozenset(), bind_loss(step, weights, settings, place == len(lesson.steps))))
     return stages, {"latents": batch.latents}
 
 
-def list_student(task: Task, batch: Batch) -> list[Stage]:
+def list_student(task: Task, batch: Batch, multiply: Multiply = multiply_single) -> list[Stage]:
     """Stages of the student's forward on the rows of `batch`."""
 
     def bind(names: frozenset[str]) -> BindLearned:
         part = task.student.select(names)
-        return lambda learned: part.bind(learned, batch.timesteps)
+        return lambda learned: part.bind(learned, batch.timesteps, multiply)
 
     return list(list_forward(task.model, bind, batch, task.conditions))
 

@@ -93,6 +93,22 @@ def test_work_is_that_of_the_loops():
     assert "distil" not in work
 
 
+def test_learning_in_16_bits_takes_the_time_of_its_linear_layers_in_fp16():
+    """Those of the teacher, of the measurements and of the attention stay in fp32."""
+    config = complete(model="sd3-medium", engine="adaround", adaround_iterations=7, adaround_batch=8, capture_points=50)
+    shapes = read_shapes(config)
+    row, plain = flops.count_row(shapes), flops.count_work(config, 30, shapes)
+    assert plain["optimise_block"].half == plain["distil"].half == 0
+    for dtype in ("float16", "bfloat16"):
+        work = flops.count_work(config | {"learning_dtype": dtype}, 30, shapes)
+        half = {stage: work[stage].half * work[stage].flop for stage in ("optimise_block", "distil")}
+        assert half["optimise_block"] == pytest.approx(7 * 8 * 3 * row.linear)
+        distilled = config["distil_iterations"] * config["distil_batch"] * config["distil_unroll"] * 2
+        assert half["distil"] == pytest.approx(distilled * 3 * (row.linear + row.others))
+        assert {name: own.flop for name, own in work.items()} == {name: own.flop for name, own in plain.items()}
+        assert work["collect_shard"].half == work["encode_prompts"].half == 1
+
+
 def test_an_engine_without_learning_only_measures():
     config = complete(engine="gptq", capture_points=50)
     assert flops.count_work(config, 256, read_shapes(config))["optimise_block"].forwards == 4 * 2 * 50

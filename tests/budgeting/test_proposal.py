@@ -82,9 +82,10 @@ def test_captured_rows_are_deleted_after_the_blocks():
 
 def test_seconds_of_a_stage_are_its_operations_at_the_speed_that_is_reached():
     device = devices.Device("mine", {"fp16": 10.0, "fp32": 5.0}, "peak", "", 0.5)
-    stage = proposal.Stage("x", 1, 0.0, 0.0, 0.0, (), flop=1e15, precision="fp32")
+    stage = proposal.Stage("x", 1, 0.0, 0.0, 0.0, (), flop=1e15)
     assert devices.estimate_seconds(stage, device) == pytest.approx(400)
-    assert devices.estimate_seconds(stage._replace(precision="fp16"), device) == pytest.approx(200)
+    assert devices.estimate_seconds(stage._replace(half=1), device) == pytest.approx(200)
+    assert devices.estimate_seconds(stage._replace(half=0.5), device) == pytest.approx(300)
 
 
 @pytest.mark.parametrize(("text", "count"), [("20G", 20e9), ("500M", 5e8), ("1.5TB", 1.5e12), ("7", 7)])

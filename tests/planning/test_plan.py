@@ -75,8 +75,18 @@ def test_patience_is_a_parameter_only_where_it_is_set_and_blocks_learn(engine, i
     assert "adaround_patience" not in plan.list_keys("optimise_block", config | {"adaround_patience": 0})
 
 
+@pytest.mark.parametrize(("engine", "is_read"), [("rtn", False), ("gptq", False), ("adaround", True)])
+def test_the_type_of_products_is_a_parameter_only_where_it_is_not_fp32_and_something_learns(engine, is_read):
+    config = {"engine": engine, "model": "embedded", "learning_dtype": "bfloat16"}
+    assert ("learning_dtype" in plan.list_keys("optimise_block", config)) == is_read
+    assert "learning_dtype" in plan.list_keys("distil", config)
+    for stage in plan.STAGES:
+        assert "learning_dtype" not in plan.list_keys(stage, config | {"learning_dtype": "float32"})
+
+
 def test_every_key_of_the_configuration_is_read_by_a_stage_or_by_the_planning():
-    config = configuration.complete({"bias_correction": True, "adaround_patience": 3}, configuration.load_schema())
+    optional = {"bias_correction": True, "adaround_patience": 3, "learning_dtype": "float16"}
+    config = configuration.complete(optional, configuration.load_schema())
     models = [config | {"model": model} for model in plan.MODEL_KEYS] + [config | {"layout": "mflux"}]
     read = {key for model in models for stage in plan.STAGES for key in plan.list_keys(stage, model)}
     unread = {"results_dir", "trajectories_url", "prompts", "overwrite", "ablation_pictures", "weights_from"}

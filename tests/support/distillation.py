@@ -26,6 +26,7 @@ SETTINGS = Settings(
     checkpoint_every=2,
     guidance=3.0,
     seed=0,
+    learning_dtype="float32",
 )
 LEVELS = np.append(SIGMAS, np.float32(0))
 POINTS = np.array([0, 5, 2, 11])  # at every noise level

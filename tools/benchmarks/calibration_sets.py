@@ -162,7 +162,7 @@ def run_cell(model: Any, points: CalibrationPoints, captured: int, widths: dict,
     training, held_out = split_points(np.arange(len(points.xs)), points.prompts, 0.125, 0)
     levels = np.append(student.sigmas, np.float32(0))
     task = Task(lambda: model, model, student, points, levels, training, held_out, 2, BATCH, WHOLE)
-    settings = Settings("codes", ITERATIONS, BATCH, 5e-4, 3e-3, 0.5, 0.0, 1, ITERATIONS, 3.0, 0)
+    settings = Settings("codes", ITERATIONS, BATCH, 5e-4, 3e-3, 0.5, 0.0, 1, ITERATIONS, 3.0, 0, "float32")
     first = student.start(model, codes, True)
     state = learn(task, settings, State(0, dict(first), {}, []), lambda state: None, lambda loss: None)
     seconds = time.process_time() - began

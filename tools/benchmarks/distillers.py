@@ -53,7 +53,7 @@ def build_ours() -> Iterate:
     every = np.arange(POINTS)
     sets = points, np.append(levels, np.float32(0)), every, every
     task = Task(lambda: model, model, student, *sets, 2, BATCH, WHOLE)
-    settings = Settings("codes", 10**6, BATCH, RATE, CODE_RATE, 0.5, 0.0, 1, 10**6, GUIDANCE, 0)
+    settings = Settings("codes", 10**6, BATCH, RATE, CODE_RATE, 0.5, 0.0, 1, 10**6, GUIDANCE, 0, "float32")
     streams = open_streams()
     learn = bind_iteration(task, settings, State(0, student.start(model, codes, True), {}, []), streams)
     mx.eval(model.parameters())

@@ -46,6 +46,7 @@ CHANGED: dict[str, Any] = {
     "block_inputs": "quantized",
     "bias_correction": True,
     "adaround_patience": 1,
+    "learning_dtype": "bfloat16",
     "held_out": 0.25,
     "gptq_damping": 0.02,
     "reconstruction": "separate",

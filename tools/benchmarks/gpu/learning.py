@@ -1,7 +1,7 @@
 """Learned rounding of one block with random weights: seconds per iteration, with products in fp32 and in bf16.
 
 `python -m tools.benchmarks.gpu.learning DEVICE SIZE` prints one JSON object. The iteration is that of
-`tools.benchmarks.large_block` without rounded inputs; states, the loss and Adam are fp32 in both.
+`tools.benchmarks.large_block` without rounded inputs, with the products of `learning_dtype` and compiled as in a job.
 """
 
 import json
@@ -9,49 +9,40 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import taqmlx  # noqa: F401  before MLX, for its BLAS
 
 import mlx.core as mx  # isort: skip
 
 from taqmlx.numerics import rounding
+from taqmlx.numerics.low_precision import MULTIPLY
 from taqmlx.numerics.weight_grid import choose_grid
 from taqmlx.reconstruction.block_problem import BlockProblem, Rows, compute_loss, run_rows, take_rows
 from taqmlx.reconstruction.flat_weights import FlatWeights, start_at_weights
+from taqmlx.reconstruction.reconstruction import compile_on_gpu
 from taqmlx.reconstruction.state import restore_adams, start_state, update_alpha
 from tools.benchmarks import large_block
 from tools.benchmarks.gpu.device import choose_device, evaluate, read_memory, reset_memory
 
 ITERATIONS = 6  # the first compiles the kernels and is not counted
-PRECISIONS = {"fp32": mx.float32, "bf16": mx.bfloat16}
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 # Width, heads, image and text tokens of a block.
 SIZES = {"sd3-medium": (1536, 24, 256, 154), "small": (128, 2, 16, 5)}
 
 
-def cast_rows(rows: Rows[mx.array], dtype: mx.Dtype) -> Rows[mx.array]:
-    """The inputs of `rows` in `dtype`; the targets stay fp32."""
-    modulations = {name: part.astype(dtype) for name, part in rows.modulations.items()}
-    return rows._replace(image=rows.image.astype(dtype), text=rows.text.astype(dtype), modulations=modulations)
+def bind_learning(problem: BlockProblem, flat: FlatWeights, learning_dtype: str) -> Callable[[], float]:
+    """`iterate()`: one iteration of the codes, with products in `learning_dtype`; returns the loss."""
+    state, rows = start_state(flat, {}), take_rows(problem.rows, problem.training)
+    adam, multiply = restore_adams(state)["rounding"], MULTIPLY[learning_dtype]
 
+    def measure(weights: dict[str, mx.array], rows: Rows[mx.array]) -> mx.array:
+        return compute_loss(problem, run_rows(problem, weights, lambda key, x: x, rows, multiply), rows)
 
-def bind_learning(problem: BlockProblem, flat: FlatWeights, dtype: mx.Dtype) -> Callable[[], float]:
-    """`iterate()`: one iteration of the codes, with products in `dtype`; returns the loss."""
-    state = start_state(flat, {})
-    adam = restore_adams(state)["rounding"]
-    biases = {name: None if bias is None else bias.astype(dtype) for name, bias in problem.biases.items()}
-    rows, own = take_rows(problem.rows, problem.training), replace(problem, biases=biases)
-
-    def measure(weights: dict[str, mx.array]) -> mx.array:
-        near = {name: weight.astype(dtype) for name, weight in weights.items()}
-        outputs = run_rows(own, near, lambda key, x: x, cast_rows(rows, dtype))
-        return compute_loss(own, {name: part.astype(mx.float32) for name, part in outputs.items()}, rows)
-
-    differentiate = mx.value_and_grad(measure)
+    differentiate = compile_on_gpu(mx.value_and_grad(measure))
 
     def iterate() -> float:
         h = rounding.compute_rounding(state.alpha)
-        loss, gradients = differentiate(flat.split(flat.soften(h)))
+        loss, gradients = differentiate(flat.split(flat.soften(h)), rows)
         update_alpha(state, adam, flat.differentiate(h, gradients, None), large_block.SETTINGS.adaround_rate)
         evaluate(loss, state.alpha)
         return float(loss)
@@ -65,9 +56,9 @@ def measure(size: str) -> dict[str, float]:
     grids = {name: choose_grid(weight, large_block.WEIGHT) for name, weight in problem.weights.items()}
     flat = start_at_weights(problem.weights, grids)
     found = {}
-    for name, dtype in PRECISIONS.items():
+    for name, learning_dtype in PRECISIONS.items():
         reset_memory()
-        iterate, seconds, losses = bind_learning(problem, flat, dtype), [], []
+        iterate, seconds, losses = bind_learning(problem, flat, learning_dtype), [], []
         for _ in range(ITERATIONS):
             start = time.perf_counter()
             losses.append(iterate())
