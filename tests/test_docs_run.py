@@ -32,6 +32,7 @@ SMALL = {
     "capture_points": 4,
     "capture_shards": 1,
     "weights": [{"layers": "*", "bits": 4, "range": "absmax"}],
+    "folds": [{"layers": "mm_00.*", "kind": kind} for kind in ("scale", "centre")],
     "engine": "rtn",
     "adaround_iterations": 2,
     "search_points": 4,
@@ -49,12 +50,13 @@ SMALL = {
     "evaluation_shards": 1,
     "snapshot_steps": [0],
 }
+ONE_SHARD = {"trajectories": 4, "prompts_per_shard": 4}
 # The configurations of the clone that have them, with what is their own.
 OWN_SETTINGS = {
     "config": {},
-    "quick": {"results_dir": "results/quick"},
-    "hard-quick": {"results_dir": "results/hard-quick", "model": "embedded-hard"},
-    "hard": {"results_dir": "results/hard-quick"},  # what is made of it already
+    "quick": ONE_SHARD | {"results_dir": "results/quick"},
+    "hard-quick": ONE_SHARD | {"results_dir": "results/hard-quick", "model": "embedded-hard"},
+    "hard": ONE_SHARD | {"results_dir": "results/hard-quick"},  # what is made of it already
 }
 # What is no configuration, and has these values in the clone too.
 SMALLER = {
@@ -69,28 +71,40 @@ SMALLER = {
         "SCORED_STEPS = 50": "SCORED_STEPS = 4",
         "REAL_PICTURES = 2_048": "REAL_PICTURES = 64",
     },
-    # One rung of each rule, and their bases; one row. All are learned by tests/optimise_block/test_rungs.py.
+    # Rungs of each engine, with folds, and block after block; one row. All are learned by
+    # tests/optimise_block/test_rungs.py.
     "taqmlx/planning/ladder.py": {
         "OWN, OWN_TITLE =": "KEPT = (FULL_PRECISION, 'w4a8_rtn_static', 'w4a8_rtn_sigma', 'w4a8_rtn_scale')\n"
-        "KEPT += ('w4a8_gptq', 'w4a8_separate', 'w4a8_joint', 'w4a8_shift', 'w4a8_from_gptq', 'w4a8_sequential')\n"
-        "RUNGS = {name: rung for name, rung in RUNGS.items() if name in KEPT}\nOWN, OWN_TITLE ="
+        "KEPT += ('w4a8_gptq', 'w4a8_sequential')\n"
+        "RUNGS = {name: rung for name, rung in RUNGS.items() if name in KEPT}\nOWN, OWN_TITLE =",
+        '{"layers": "*", "kind": kind}': '{"layers": "mm_00.*", "kind": kind}',
+        '"w4a8_sequential": "w4a8_from_gptq"': '"w4a8_sequential": "w4a8_gptq"',
     },
     "taqmlx/planning/ablation.py": {"VARIANTS =": "ROWS = {'paper_migration': ROWS['paper_migration']}\nVARIANTS ="},
     "tools/benchmarks/speed.py": {"ROUNDS = 7": "ROUNDS = 1"},
     "tools/benchmarks/samplers.py": {"STEPS, CFG_WEIGHT = 25": "STEPS, CFG_WEIGHT = 2", "BATCH = 13": "BATCH = 2"},
     "tools/benchmarks/blocks.py": {
-        "ITERATIONS = 300": "ITERATIONS = 20",
-        '"trajectories": 40, "steps": 25, "selected_steps": 25': '"trajectories": 32, "steps": 4, "selected_steps": 4',
-        '"capture_points": 256': '"capture_points": 64',
+        "ITERATIONS = 300": "ITERATIONS = 4",
+        '"trajectories": 40, "steps": 25, "selected_steps": 25': '"trajectories": 4, "steps": 4, "selected_steps": 4',
+        '"capture_points": 256': '"capture_points": 16',
     },
+    # Threads that wait for each other keep the cores of other tests busy.
+    "tools/benchmarks/learners.py": {"CHUNK = 20": "CHUNK = 2", "threads=2": "threads=1"},
     "tools/benchmarks/large_block.py": {
         "1536, 24, 4, 256, 154": "128, 2, 4, 16, 8",
         "ITERATIONS = 5": "ITERATIONS = 1",
     },
     "tools/benchmarks/distillation.py": {"ROUNDS = 6": "ROUNDS = 1"},
-    "tools/benchmarks/distillers.py": {"POINTS, BATCH, TEXT, WIDTH = 64, 32": "POINTS, BATCH, TEXT, WIDTH = 8, 4"},
+    "tools/benchmarks/distillers.py": {
+        "CHUNK = 4": "CHUNK = 1",
+        "partial(build_torch, 2)": "partial(build_torch, 1)",
+        "POINTS, BATCH, TEXT, WIDTH = 64, 32": "POINTS, BATCH, TEXT, WIDTH = 8, 4",
+    },
     "tools/benchmarks/workers.py": {"}, 7)": "}, 1)", "}, 5)": "}, 1)"},
-    "tools/benchmarks/gather_memory.py": {"SCALES = (1, 10, 50)": "SCALES = (1, 2)"},
+    "tools/benchmarks/gather_memory.py": {
+        "SCALES = (1, 10, 50)": "SCALES = (1, 2)",
+        "LATENT_SHAPE = 256, 100, 25": "LATENT_SHAPE = 16, 8, 4",
+    },
     "tools/benchmarks/workflow.py": {'"quant_config")}, 3)': '"quant_config")}, 1)'},
     "tools/benchmarks/calibration_sets.py": {
         '(20, 64, 256, 1024), ("1.5", "3", "mixed"), (256, 1024, 4096)': '(4, 8), ("3", "mixed"), (16, 32)',
@@ -101,12 +115,15 @@ SMALLER = {
         "complete({}": "complete({'search_points': 4, 'search_probes': 2}",
         '"range": "search"': '"range": "absmax"',
     },
-    "tools/benchmarks/pictures.py": {"28, 3.0, 7": "2, 3.0, 1"},
+    "tools/benchmarks/pictures.py": {
+        "28, 3.0, 7": "2, 3.0, 1",
+        '"fp", "rtn_w4a8", "w4a16", "w4a8", "multitier"': '"fp", "w4a8"',
+    },
     "tools/benchmarks/outliers.py": {
         "64, 9_000_000, 28": "2, 9_000_000, 2",
         "(0.99, 0.9, 0.7, 0.4, 0.1), 8": "(0.7,), 8",
     },
-    "tools/benchmarks/scale.py": {"10_000, 50": "100, 10", "Scale(3 * PROMPTS // 10), ": ""},
+    "tools/benchmarks/scale.py": {"10_000, 50": "40, 10", "Scale(3 * PROMPTS // 10), ": ""},
 }
 # What a command says itself and is too long.
 SHORTER = {"adaround_iterations=20000": "adaround_iterations=2"}
@@ -198,7 +215,7 @@ def clone(tmp_path_factory):
         (folder / name).write_text(text)
     (folder / "my_prompts.txt").write_text("a red circle\n")
     (folder / "my_config.yaml").write_text("results_dir: results/my\nprompts: my_prompts.txt\n")
-    with start_warm_python(folder, {"PYTHONPATH": str(folder)}) as python:
+    with start_warm_python(folder, {"PYTHONPATH": str(folder)}, in_copies=True) as python:
         set_up_environment(folder / ".venv" / "bin", python)
         targets = sorted({t for c in PLAIN for t in list_plain_targets(c)})
         run(folder, shlex.join(["snakemake", "--cores", "2", "exports", *targets]))
