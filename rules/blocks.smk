@@ -34,6 +34,32 @@ rule capture_blocks:
         " --log {log:q}"
 
 
+rule capture_group:
+    """Capture the inputs of block group {wildcards.group} on shard {wildcards.stage_shard} for {wildcards.reader}."""
+    input:
+        params="<results>/params/capture_blocks.json",
+        calibration="<results>/calibration.zarr",
+        before=get_group_before,
+    output:
+        temp(directory("<results>/block_inputs.zarr/{reader}/{group}/{stage_shard}")),
+    log:
+        "<logs>/capture_group/{reader}/{group}/{stage_shard}.log",
+    benchmark:
+        "<benchmarks>/capture_group/{reader}/{group}/{stage_shard}.tsv"
+    resources:
+        mlx=1,
+        mem_mb=ask_memory("capture_blocks"),
+        runtime=ask_minutes("capture_blocks"),
+    params:
+        scratch=subpath(input.calibration, parent=True),
+        blocks=lambda wildcards: GROUPS[int(wildcards.group)],
+    shell:
+        "python -m workflow_scripts.blocks.capture_blocks --params {input.params:q} --calibration {input.calibration:q}"
+        " --shard {wildcards.stage_shard} --blocks {params.blocks:q}"
+        " --scratch {params.scratch:q}/scratch/blocks/{wildcards.reader}/{wildcards.group}/{wildcards.stage_shard}"
+        " --out {output:q} --log {log:q}"
+
+
 rule measure_costs:
     """Estimate the error from rounding each layer's weight, for every width and group size."""
     input:
@@ -88,9 +114,7 @@ rule optimise_block:
     input:
         params="<results>/params/optimise_block/{block}.json",
         folds=get_folds,
-        rows=expand(
-            "<results>/block_inputs.zarr/{stage_shard}", stage_shard=CAPTURE_SHARDS
-        ),
+        rows=get_rows,
         before=get_blocks_before,
         mixed=get_mixed_bits,
     output:
@@ -102,6 +126,8 @@ rule optimise_block:
         "<logs>/optimise_block/{block}.log",
     benchmark:
         "<benchmarks>/optimise_block/{block}.tsv"
+    # Rows are read, and then deleted, before others are captured.
+    priority: 1
     resources:
         mlx=1,
         mem_mb=ask_memory("optimise_block"),

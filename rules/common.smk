@@ -9,6 +9,7 @@ from taqmlx.budgeting import jobs, work
 from taqmlx.planning import (
     ablation,
     block_plan,
+    capture_groups,
     config_relations,
     configuration,
     guard,
@@ -50,7 +51,7 @@ SHARDS = plan.list_shards(plan.select_stage(CollectShard, config, PROMPTS))
 STORE = shlex.quote(plan.place_store(config)).replace("{", "{{").replace("}", "}}")
 BLOCKS = plan.list_block_names(config["model"])
 UNITS = plan.list_units(config["model"])
-CAPTURE_SHARDS = plan.list_stage_shards(config["capture_shards"])
+GROUPS = capture_groups.list_groups(config)
 STATISTICS_SHARDS = plan.list_stage_shards(config["statistics_shards"])
 EVALUATION_SHARDS = plan.list_stage_shards(config["evaluation_shards"])
 # Includes the configured size: the bits it saves head the scores and the report.
@@ -98,6 +99,8 @@ wildcard_constraints:
     block="|".join(BLOCKS),
     rung="|".join(variants.RUNGS),
     variant="|".join(variants.ALL),
+    group=r"\d\d",
+    reader=f"adaround|sensitivity|ladder/({'|'.join(variants.RUNGS)})|frontier/\\d+(\\.\\d+)?/adaround",
     study="|".join(STUDIES),
     scores="|".join(SCORES),
     size=r"\d+(\.\d+)?",

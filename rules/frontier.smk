@@ -42,9 +42,7 @@ use rule optimise_block as optimise_frontier_block with:
     input:
         params="<results>/params/frontier/{size}/blocks/{block}.json",
         folds=get_folds,
-        rows=expand(
-            "<results>/block_inputs.zarr/{stage_shard}", stage_shard=CAPTURE_SHARDS
-        ),
+        rows=get_size_rows,
         before=get_size_blocks_before,
         mixed="<results>/frontier/{size}/mixed_bits.json",
     output:

@@ -39,6 +39,40 @@ def list_blocks_before(block, values, folder):
     return [f"{config['results_dir']}/{folder}/{name}.safetensors" for name in before]
 
 
+def list_rows(block, values, folder):
+    """The captured rows that the job of `block` for the results in `folder` reads."""
+    rows = capture_groups.list_rows(values, block, folder)
+    return [f"{config['results_dir']}/{name}" for name in rows]
+
+
+def get_rows(wildcards):
+    """The captured rows of a block."""
+    return list_rows(wildcards.block, config, "adaround")
+
+
+def get_size_rows(wildcards):
+    """The captured rows of a block of a frontier size."""
+    return list_rows(wildcards.block, config, f"frontier/{wildcards.size}/adaround")
+
+
+def get_rung_rows(wildcards):
+    """The captured rows of a block of a rung."""
+    values = variants.change(config, wildcards.rung)
+    return list_rows(wildcards.block, values, f"ladder/{wildcards.rung}")
+
+
+def get_sensitivity_rows(wildcards):
+    """The captured rows of a block for its sensitivity, which is measured on full-precision inputs."""
+    values = config | {"block_inputs": "full_precision"}
+    return list_rows(wildcards.block, values, "sensitivity")
+
+
+def get_group_before(wildcards):
+    """Results of the blocks of the group before, whose rows are deleted then; their mtimes have no effect."""
+    before = capture_groups.list_before(config, wildcards.group, wildcards.reader)
+    return [ancient(f"{config['results_dir']}/{name}") for name in before]
+
+
 def name_folds(folder, folds):
     """The file of the folds in `folder`, if the configuration has `folds`."""
     return [f"{config['results_dir']}/{folder}folds.safetensors"] if folds else []
@@ -268,7 +302,7 @@ def show_plot(name, category, caption=None):
 
 def get_report_values(wildcards):
     """The configuration as JSON, without the results' location and run options."""
-    own = ("results_dir", "trajectories_url", "overwrite")
+    own = ("results_dir", "trajectories_url", "capture_groups", "overwrite")
     return json.dumps(
         {key: value for key, value in config.items() if key not in own},
         ensure_ascii=False,

@@ -22,9 +22,7 @@ use rule optimise_block as optimise_rung_block with:
     input:
         params="<results>/params/ladder/{rung}/{block}.json",
         folds=get_rung_folds,
-        rows=expand(
-            "<results>/block_inputs.zarr/{stage_shard}", stage_shard=CAPTURE_SHARDS
-        ),
+        rows=get_rung_rows,
         before=get_rung_blocks_before,
         mixed=[],
     output:

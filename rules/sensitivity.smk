@@ -10,9 +10,7 @@ rule measure_sensitivity:
     input:
         params="<results>/params/measure_sensitivity.json",
         folds=get_folds,
-        rows=expand(
-            "<results>/block_inputs.zarr/{stage_shard}", stage_shard=CAPTURE_SHARDS
-        ),
+        rows=get_sensitivity_rows,
     output:
         sensitivity="<results>/sensitivity/{block}.json",
         arrays="<results>/sensitivity/{block}.safetensors",
@@ -20,6 +18,7 @@ rule measure_sensitivity:
         "<logs>/measure_sensitivity/{block}.log",
     benchmark:
         "<benchmarks>/measure_sensitivity/{block}.tsv"
+    priority: 1
     resources:
         mlx=1,
     shell:

@@ -5,6 +5,7 @@ import math
 from taqmlx.budgeting.shapes import ModelShapes
 from taqmlx.planning import plan
 from taqmlx.planning.bit_choices import stored_bits
+from taqmlx.planning.capture_groups import find_span, list_groups
 from taqmlx.planning.layer_rules import UNQUANTIZED, WeightRule, find_input_rule, find_weight_rule
 from taqmlx.planning.layers import AFTER_GELU
 from taqmlx.planning.stages import CollectShard
@@ -38,11 +39,22 @@ def count_statistics(steps: int, parts: int, shapes: ModelShapes) -> int:
     return channels + parts * (channels + steps * SKETCH_BYTES * len(widths))
 
 
-def count_captured(points: int, blocks: int, shapes: ModelShapes) -> int:
-    """Block inputs at `points` points, independent of the number of shards."""
+def count_captured(points: int, span: range, blocks: int, shapes: ModelShapes) -> int:
+    """Inputs and outputs at `points` points of the blocks with indices `span` of `blocks`, however many shards."""
+    states = block_inputs.count_states(span, blocks)
     return block_inputs.count_bytes(
-        block_inputs.list_specs(points, shapes.conditions, blocks, shapes.image, shapes.text)
+        block_inputs.list_specs(points, shapes.conditions, *states, shapes.image, shapes.text)
     )
+
+
+def count_rows(config: plan.Parameters, points: int, shapes: ModelShapes) -> int:
+    """Block inputs on disk at a time: those of the largest group, and of the first too if blocks are chained."""
+    model, groups = config["model"], list_groups(config)
+    blocks = len(plan.list_block_names(model))
+    first, *others = [count_captured(points, find_span(model, group), blocks, shapes) for group in groups]
+    if config["block_inputs"] == "quantized":
+        return first + max(others, default=0)
+    return max([first, *others])
 
 
 def count_weight(shape: tuple[int, int], rule: WeightRule, bits_per_weight: float | None) -> int:

@@ -12,6 +12,7 @@ from taqmlx.budgeting import work
 from taqmlx.budgeting.jobs import count_observed, is_run
 from taqmlx.budgeting.shapes import ModelShapes
 from taqmlx.planning import block_plan, plan
+from taqmlx.planning.capture_groups import count_passes
 from taqmlx.planning.layers import UNIFIED, Layer
 
 GRADIENT = 2  # forwards that a gradient takes
@@ -102,7 +103,7 @@ def count_work(config: plan.Parameters, prompts: int, shapes: ModelShapes) -> di
         "encode_prompts": StageWork(0, count_encoding(config, min(prompts, config["trajectories"]), conditions), 1),
         "collect_shard": forward(config["trajectories"] * config["steps"], 1),
         "collect_activations": forward(observed),
-        "capture_blocks": forward(captured / conditions),
+        "capture_blocks": forward(captured / conditions * count_passes(config)),
         "fold_model": StageWork(folded * (1 + searched), folded * (row.total + searched * row.blocks)),
         "measure_costs": forward(work.count_searching(config, shapes.sizes)),
         "optimise_block": StageWork(in_blocks, in_blocks * row.blocks, half_in_blocks),

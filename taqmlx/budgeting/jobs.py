@@ -9,6 +9,7 @@ from typing import NamedTuple
 from taqmlx.budgeting import work
 from taqmlx.numerics.footprint import PROCESS_BYTES
 from taqmlx.planning import block_plan, plan
+from taqmlx.planning.capture_groups import count_passes
 from taqmlx.planning.sizes import Sizes
 from taqmlx.planning.step_choice import select_timesteps
 
@@ -69,8 +70,8 @@ def list_data_jobs(config: plan.Parameters, prompts: int, sizes: Sizes, rates: w
 def list_observing_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -> dict[str, Jobs]:
     """Jobs for activation statistics and captured block inputs."""
     points, steps, observed = count_observed(config)
-    captured, shares = min(config["capture_points"], points), config["capture_shards"]
-    parts = config["statistics_shards"]
+    captured, shares = min(config["capture_points"], points), config["capture_shards"] * config["capture_groups"]
+    parts, forwards = config["statistics_shards"], captured * count_passes(config)
     batch_size = min(OBSERVED_BATCH, math.ceil(observed / steps))  # points of one step
     observing, capturing = (
         work.estimate_forward_memory(work.count_batch_rows(most, count, sizes), sizes)
@@ -78,7 +79,7 @@ def list_observing_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates
     )
     return {
         "collect_activations": Jobs(parts, rates.start + observed * rates.observe / parts, observing),
-        "capture_blocks": Jobs(shares, rates.start + captured * rates.step / shares, capturing),
+        "capture_blocks": Jobs(shares, rates.start + forwards * rates.step / shares, capturing),
     }
 
 

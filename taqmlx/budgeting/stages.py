@@ -67,9 +67,9 @@ def list_stages(config: plan.Parameters, prompts: Sequence[str], shapes: ModelSh
 
 
 def count_written(config: plan.Parameters, prompts: Sequence[str], shapes: ModelShapes) -> dict[str, float]:
-    """Bytes on disk written by each rule."""
+    """Bytes on disk written by each rule; of captured rows, those that lie there at a time."""
     parameters = plan.select_stage(CollectShard, config, prompts)
-    used, blocks = len(parameters.prompts), len(plan.list_block_names(config["model"]))
+    used = len(parameters.prompts)
     stored = work.COSTS[config["model"]]["stored_over_raw"]
     points, steps, _ = count_observed(config)
     captured = min(config["capture_points"], points)
@@ -78,7 +78,7 @@ def count_written(config: plan.Parameters, prompts: Sequence[str], shapes: Model
         "collect_shard": disk.count_trajectories(parameters, shapes) * stored["trajectories"],
         "gather_calibration": disk.count_calibration(points, used, shapes) * stored["calibration"],
         "collect_activations": disk.count_statistics(steps, config["statistics_shards"], shapes),
-        "capture_blocks": disk.count_captured(captured, blocks, shapes) * stored["block_inputs"],
+        "capture_blocks": disk.count_rows(config, captured, shapes) * stored["block_inputs"],
         "fold_model": CONFIG_BYTES,
         "measure_costs": CONFIG_BYTES,
         "optimise_block": disk.count_blocks(config, shapes),

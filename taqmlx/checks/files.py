@@ -70,7 +70,8 @@ def list_shard_faults(path: Path) -> Iterator[str]:
 GROUPS: dict[str, Callable[[Path], Iterator[str]]] = {
     "trajectories.zarr/*": list_shard_faults,
     "calibration.zarr": list_calibration_faults,
-    "block_inputs.zarr/*": list_block_input_faults,
+    "block_inputs.zarr/[0-9][0-9]": list_block_input_faults,
+    "block_inputs.zarr/*/[0-9][0-9]/[0-9][0-9]": list_block_input_faults,
 }
 
 

@@ -1,6 +1,7 @@
 """Capture of the inputs of every block in a full-precision forward."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import mlx.core as mx
 import numpy as np
@@ -30,15 +31,20 @@ def assemble_rows(xs: np.ndarray, timesteps: np.ndarray, cs: np.ndarray, cs_pool
     )
 
 
-def capture_states(model: Transformer, linear: Linear, batch: Batch) -> tuple[np.ndarray, Iterator[States]]:
-    """adaLN inputs of each row, (B, D) float32, and an iterator over the states between blocks.
+def capture_states(
+    model: Transformer, linear: Linear, batch: Batch, span: range | None = None
+) -> tuple[np.ndarray, Iterator[States]]:
+    """adaLN inputs of each row, (B, D) float32, and an iterator over the states between the blocks of `span`.
 
     The first states are the inputs of the first block; each following pair is the outputs of a block, up to the last.
-    Raises UserError if the transformer is not supported.
+    span: indices of consecutive blocks, None for all; no block after them is run. Raises UserError if the transformer
+    is not supported.
     """
     blocks = build_blocks(model, batch.latents.shape[1:])
+    first, stop = (span.start, span.stop) if span else (0, len(blocks))
     image, text, modulation = begin_blocks(model, linear, *batch)
-    return as_array(modulation[batch.rows]), iterate_states(linear, blocks, image, text, modulation, batch.rows)
+    states = iterate_states(linear, blocks[:stop], image, text, modulation, batch.rows)
+    return as_array(modulation[batch.rows]), islice(states, first, None)
 
 
 def iterate_states(
@@ -51,10 +57,15 @@ def iterate_states(
 ) -> Iterator[States]:
     """States before each of `blocks`, then those after the last; arguments as in `advance_block`."""
     for block in blocks:
-        mx.eval(image, text)
-        yield as_array(image), None if text is None else as_array(text)
+        yield read_states(image, text)
         image, text = advance_block(linear, block, image, text, modulation, rows)
-    yield as_array(image), None
+    yield read_states(image, text)
+
+
+def read_states(image: mx.array, text: mx.array | None) -> States:
+    """The states as arrays, evaluated together."""
+    mx.eval(image, text)
+    return as_array(image), None if text is None else as_array(text)
 
 
 def as_array(x: mx.array) -> np.ndarray:

@@ -6,6 +6,7 @@ Every check raises ValueError with a one-line message that suggests a valid chan
 import difflib
 
 from taqmlx.planning import plan
+from taqmlx.planning.capture_groups import describe_many_groups
 from taqmlx.planning.documents import Config, Rule
 from taqmlx.planning.folds import FOLDED_ROLES, list_sites, select_sites
 from taqmlx.planning.layer_rules import MEASURED_POLICIES, UNQUANTIZED, read_scale_dtype
@@ -24,6 +25,7 @@ def reject_contradictions(config: Config) -> None:
         reject_steps,
         reject_folds,
         reject_few_points,
+        reject_many_groups,
         reject_migration,
         reject_scale_dtypes,
         reject_layout,
@@ -82,6 +84,13 @@ def reject_few_points(config: Config) -> None:
     points = min(config["capture_points"], trajectories * selected)
     if config["capture_shards"] > points:
         raise ValueError(describe_many_shards(config["capture_shards"], points))
+
+
+def reject_many_groups(config: Config) -> None:
+    """Raise ValueError if there are more groups of blocks than blocks."""
+    blocks = len(plan.list_block_names(config["model"]))
+    if config["capture_groups"] > blocks:
+        raise ValueError(describe_many_groups(config["capture_groups"], blocks))
 
 
 def list_migrating(config: Config) -> list[Rule]:

@@ -99,10 +99,11 @@ class CaptureBlocks(ModelStage, stage="capture_blocks", version=1):
 
 @dataclass(frozen=True, kw_only=True)
 class CaptureParameters(CaptureBlocks):
-    """One shard of the captured points: its name, and their indices in the calibration set, ordered by step."""
+    """One shard: its name, the indices of its points in the calibration set, by step, and its blocks, None for all."""
 
     shard: str
     points: Sequence[int]
+    blocks: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

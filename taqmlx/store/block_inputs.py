@@ -1,9 +1,10 @@
-"""Captured block inputs at calibration points: one sealed Zarr group per shard of the points.
+"""Captured block inputs at calibration points: one sealed Zarr group per shard of the points and group of blocks.
 
 Each point gives two rows, one with its prompt and one with the negative prompt, or a single row for a model without
 guidance. Rows come in batches of `choose_batch` points; within a batch all positive rows come first, then all negative
 ones. With R rows: image (blocks + 1, R, N, D) and text (blocks, R, T, D), float16, are the inputs of each block, which
-are the outputs of the block before it; the last entry of image is the last block's output. modulation (R, D) float32 is
+are the outputs of the block before it; the last entry of image is the last block's output. The blocks are those of the
+model, or a group of consecutive ones, with the outputs of its last block in both streams. modulation (R, D) float32 is
 the input of all adaLN linears. sigmas is (R,) float32; steps, points (indices in the calibration set), prompt_indices
 and negative (0 or 1) are (R,) int64. A chunk is a batch of rows of one block.
 """
@@ -12,17 +13,19 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from taqmlx.numerics.footprint import limit_batch
 from taqmlx.planning import plan
+from taqmlx.planning.capture_groups import find_span
 from taqmlx.planning.documents import Inputs
 from taqmlx.planning.stage_groups import ModelStage
 from taqmlx.planning.stages import CaptureParameters
 from taqmlx.store.errors import UserError, report_damage
-from taqmlx.store.seal import Seal, check_origin, read_group_seal
+from taqmlx.store.seal import Seal, check_origin, fingerprint_origin, read_group_seal
 from taqmlx.store.zarr_arrays import ArraySpec, Index, check_group, read_chunk
 
 BATCH = 32  # largest number of points captured together
@@ -39,14 +42,17 @@ def choose_batch(conditions: int, image_shape: Sequence[int], text_shape: Sequen
 
 
 def list_specs(
-    points: int, conditions: int, blocks: int, image_shape: Sequence[int], text_shape: Sequence[int]
+    points: int, conditions: int, images: int, texts: int, image_shape: Sequence[int], text_shape: Sequence[int]
 ) -> dict[str, ArraySpec]:
-    """Arrays of a shard of `points` points, by name; a row's image is (N, D) and its text (T, D)."""
+    """Arrays of a shard of `points` points and the states between blocks, by name.
+
+    images, texts: number of states of each stream (`count_states`); a row's image is (N, D) and its text (T, D).
+    """
     rows, width = conditions * points, image_shape[-1]
     chunk = conditions * min(points, choose_batch(conditions, image_shape, text_shape))
     specs = [
-        ArraySpec("image", (blocks + 1, rows, *image_shape), (1, chunk, *image_shape), "float16"),
-        ArraySpec("text", (blocks, rows, *text_shape), (1, chunk, *text_shape), "float16"),
+        ArraySpec("image", (images, rows, *image_shape), (1, chunk, *image_shape), "float16"),
+        ArraySpec("text", (texts, rows, *text_shape), (1, chunk, *text_shape), "float16"),
         ArraySpec("modulation", (rows, width), (chunk, width), "float32"),
         ArraySpec("sigmas", (rows,), (rows,), "float32"),
         *(ArraySpec(name, (rows,), (rows,), "int64") for name in ROW_ARRAYS[1:]),
@@ -54,10 +60,16 @@ def list_specs(
     return {spec.name: spec for spec in specs}
 
 
+def count_states(span: range, blocks: int) -> tuple[int, int]:
+    """Number of images and of texts around the blocks `span` of a model of `blocks`, which ends without a text."""
+    return len(span) + 1, len(span) + (span.stop < blocks)
+
+
 def list_input_specs(job: CaptureParameters, inputs: Inputs) -> dict[str, ArraySpec]:
     """Arrays of a shard; `inputs` are those of its seal."""
-    conditions, blocks = plan.count_conditions(job.model), len(plan.list_block_names(job.model))
-    return list_specs(len(job.points), conditions, blocks, inputs["image_shape"], inputs["text_shape"])
+    states = count_states(find_span(job.model, job.blocks), len(plan.list_block_names(job.model)))
+    conditions = plan.count_conditions(job.model)
+    return list_specs(len(job.points), conditions, *states, inputs["image_shape"], inputs["text_shape"])
 
 
 def count_bytes(specs: dict[str, ArraySpec]) -> int:
@@ -92,11 +104,18 @@ def read_sealed(path: Path, spec: ArraySpec, index: Index, digests: dict[str, st
 
 @dataclass(frozen=True)
 class InputShard:
-    """One opened shard."""
+    """One opened shard; `span` has the indices of its blocks."""
 
     path: Path
     seal: Seal
     specs: dict[str, ArraySpec]
+    span: range
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the shard's rows, whichever blocks they are captured for; sha256 (hex)."""
+        parameters = {key: value for key, value in self.seal["parameters"].items() if key != "blocks"}
+        return fingerprint_origin(parameters, self.seal["inputs"])
 
     def iterate_chunks(self, name: str, *first: int) -> Iterator[np.ndarray]:
         """Iterate over the chunks of an array whose index begins with `first`, in row order. Raises UserError."""
@@ -129,14 +148,15 @@ def open_input_shard(path: Path) -> InputShard:
     seal = read_group_seal(path)
     check_origin(seal, path, {"stage": "capture_blocks"}, {})
     with report_damage(path):
-        specs = list_input_specs(CaptureParameters.decode(seal["parameters"]), seal["inputs"])
+        parameters = CaptureParameters.decode(seal["parameters"])
+        specs = list_input_specs(parameters, seal["inputs"])
         check_group(path, list(specs.values()))
-    return InputShard(path, seal, specs)
+        return InputShard(path, seal, specs, find_span(parameters.model, parameters.blocks))
 
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """All shards concatenated: rows (R,) of the first shard, then of the second, and so on."""
+    """All shards concatenated: rows (R,) of the first shard, then of the second, and so on; the same for each group."""
 
     shards: list[InputShard]
     modulation: np.ndarray
@@ -153,17 +173,19 @@ class BlockInputs:
 
     def read_block(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs of block `index`: image (R, N, D) and text (R, T, D), float16. Raises UserError naming a file."""
-        return self._read("image", index), self._read("text", index)
+        return self._read("image", index, index), self._read("text", index, index)
 
     def read_targets(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Outputs of block `index`, as `read_block`; no text for the last block. Raises UserError naming a file."""
-        last = index + 1 == self.shards[0].specs["text"].shape[0]
-        return self._read("image", index + 1), None if last else self._read("text", index + 1)
+        last = index + 1 == len(plan.list_block_names(self.shards[0].seal["parameters"]["model"]))
+        return self._read("image", index, index + 1), None if last else self._read("text", index, index + 1)
 
-    def _read(self, name: str, index: int) -> np.ndarray:
+    def _read(self, name: str, block: int, state: int) -> np.ndarray:
+        """State `state` of a stream, counted in the model, from the shards that have the block with index `block`."""
         values = np.empty((len(self.points), *self.shards[0].specs[name].shape[2:]), np.float16)
-        start = 0
-        for chunk in (chunk for shard in self.shards for chunk in shard.iterate_chunks(name, index)):
+        start, span = 0, next(shard.span for shard in self.shards if block in shard.span)
+        own = [shard for shard in self.shards if shard.span == span]
+        for chunk in (chunk for shard in own for chunk in shard.iterate_chunks(name, state - span.start)):
             values[start : start + chunk.shape[1]] = chunk[0]  # (1, rows, tokens, D)
             start += chunk.shape[1]
         return values
@@ -176,16 +198,20 @@ def open_block_inputs(paths: Sequence[Path]) -> BlockInputs:
     """
     shards = list(map(open_input_shard, paths))
     with report_damage(paths[0].parent):
-        shards.sort(key=lambda shard: shard.seal["parameters"]["shard"])
-        check_input_shards(shards)
-    small = {name: [chunk for shard in shards for chunk in shard.iterate_chunks(name)] for name in SMALL_ARRAYS}
+        shards.sort(key=lambda shard: (shard.span.start, shard.seal["parameters"]["shard"]))
+        groups = [list(group) for _, group in groupby(shards, key=lambda shard: shard.span.start)]
+        for group in groups:
+            check_input_shards(group)
+            if [shard.fingerprint for shard in group] != [shard.fingerprint for shard in groups[0]]:
+                raise UserError(f"{group[0].path} and {shards[0].path} have different rows; delete both and run again")
+    small = {name: [chunk for shard in groups[0] for chunk in shard.iterate_chunks(name)] for name in SMALL_ARRAYS}
     return BlockInputs(shards, **{name: np.concatenate(chunks) for name, chunks in small.items()})
 
 
 def identify_block(inputs: BlockInputs, parameters: ModelStage, block: str, model: dict[str, str]) -> Inputs:
     """Origin of work on `block` with `parameters`: digests of the model's files, and fingerprints of the shards.
 
-    Raises UserError if these do not belong together, or the model has no such block.
+    Raises UserError if these do not belong together, the model has no such block, or no shard has its rows.
     """
     captured = {name: digest for name, digest in model.items() if name != FOLDS}
     for shard in inputs.shards:
@@ -193,7 +219,10 @@ def identify_block(inputs: BlockInputs, parameters: ModelStage, block: str, mode
     blocks = plan.list_block_names(parameters.model)
     if block not in blocks:
         raise UserError(f"{block}: the model {parameters.model} has the blocks {', '.join(blocks)}")
-    return {"model": model, "block_inputs": [shard.seal["fingerprint"] for shard in inputs.shards]}
+    if not any(blocks.index(block) in shard.span for shard in inputs.shards):
+        raise UserError(f"{inputs.shards[0].path} has no rows of {block}; name the shards of its group")
+    # The same for every group, so that a block does not depend on the groups.
+    return {"model": model, "block_inputs": list(dict.fromkeys(shard.fingerprint for shard in inputs.shards))}
 
 
 def check_input_shards(shards: Sequence[InputShard]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from taqmlx.planning import plan
+from taqmlx.planning.capture_groups import find_span
 from taqmlx.planning.stages import CaptureParameters
 from taqmlx.store.block_inputs import (
     choose_batch,
@@ -33,12 +34,14 @@ class BlockRecorder:
     """The shard of `job` under construction.
 
     The job's parameters are those of the stage, with `shard` and `points`, the indices of its points in the calibration
-    set; its inputs are the origin of the shard, with `image_shape` (N, D) and `text_shape` (T, D).
+    set, and `blocks`, unless these are all; its inputs are the origin of the shard, with `image_shape` (N, D) and
+    `text_shape` (T, D). `span` has the indices of the blocks.
     """
 
     def __init__(self, job: SealedJob):
         self.job, self.parameters = job, CaptureParameters.decode(job.parameters)
         self.path, self.checkpoint_path = job.group, job.scratch / "checkpoint.json"
+        self.span = find_span(self.parameters.model, self.parameters.blocks)
         self.specs = list_input_specs(self.parameters, job.inputs)
         conditions = plan.count_conditions(self.parameters.model)
         size = choose_batch(conditions, job.inputs["image_shape"], job.inputs["text_shape"])
@@ -127,7 +130,7 @@ class BlockRecorder:
             return rounded
         value = values[tuple(bad[0])]
         points = self.parameters.points[self.batches[batch]]
-        names = plan.list_block_names(self.parameters.model)
+        names = [plan.list_block_names(self.parameters.model)[index] for index in self.span]
         place = f"{names[block]} reads" if block < len(names) else f"{names[-1]} gives"
         raise UserError(
             f"{place} the {stream} value {value:g} at calibration point {points[bad[0][0] % len(points)]}, which"

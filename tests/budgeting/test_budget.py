@@ -94,7 +94,10 @@ def test_without_guidance_steps_take_half_the_time_and_rows_half_the_space():
     alone = shapes._replace(conditions=1)
     steps = [work.estimate_rates(config, each.sizes).step for each in (alone, shapes)]
     assert steps[0] == pytest.approx(steps[1] / 2)
-    assert disk.count_captured(64, 24, alone) == pytest.approx(disk.count_captured(64, 24, shapes) / 2, rel=0.001)
+    every = range(24)
+    assert disk.count_captured(64, every, 24, alone) == pytest.approx(
+        disk.count_captured(64, every, 24, shapes) / 2, rel=0.001
+    )
 
 
 def test_the_recorded_data_of_a_small_run_is_within_ten_percent(tmp_path):
@@ -161,6 +164,27 @@ def test_jobs_are_those_of_the_plan():
     jobs = {name: found[name].jobs for name in ("optimise_block", "collect_activations", "capture_blocks")}
     assert jobs == {"optimise_block": 24, "collect_activations": 3, "capture_blocks": 2}
     assert [found[name].jobs for name in ("measure_costs", "round_shared", "distil", "pack_weights")] == [1] * 4
+
+
+def test_of_groups_of_blocks_the_rows_of_the_largest_lie_on_disk(large):
+    one, five = (complete(**SD3, capture_groups=groups) for groups in (1, 5))
+    stored = disk.count_rows(five, 64, large)
+    assert stored == disk.count_captured(64, range(4, 9), 24, large) > disk.count_captured(64, range(19, 24), 24, large)
+    assert 5 / 24 < stored / disk.count_rows(one, 64, large) < 7 / 24
+    chained = five | {"block_inputs": "quantized"}
+    assert disk.count_rows(chained, 64, large) == stored + disk.count_captured(64, range(4), 24, large)
+    assert disk.count_rows(one | {"block_inputs": "quantized"}, 64, large) == disk.count_rows(one, 64, large)
+
+
+def test_groups_of_blocks_repeat_the_forward_of_the_blocks_before_them():
+    one, four = (list_all(complete(**SD3, capture_groups=groups)) for groups in (1, 4))
+    found = {name: getattr(four["capture_blocks"], name) for name in ("jobs", "forwards", "flop")}
+    wanted = {name: getattr(one["capture_blocks"], name) for name in found}
+    assert found["jobs"] == 4 * wanted["jobs"]
+    assert (found["forwards"], found["flop"]) == pytest.approx((2.5 * wanted["forwards"], 2.5 * wanted["flop"]))
+    assert {name: stage for name, stage in four.items() if name != "capture_blocks"} == {
+        name: stage for name, stage in one.items() if name != "capture_blocks"
+    }
 
 
 def test_a_disabled_part_has_no_stage():

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from taqmlx.checks.files import check_files
+from taqmlx.checks.files import check_files, is_group
 from taqmlx.checks.recorded_digests import find_own_fault
 from taqmlx.checks.results import Results
 from taqmlx.planning import plan
@@ -39,6 +39,20 @@ def test_a_flipped_bit_in_any_kind_of_file_is_found_and_named(results):
 def test_every_result_has_a_checksum(complete):
     assert read_everything(complete)[0] == []
     assert list_without_checksum(complete) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "sealed"),
+    [
+        ("block_inputs.zarr/00", True),
+        ("block_inputs.zarr/adaround/01/00", True),
+        ("block_inputs.zarr/frontier/4.5/adaround/01/00", True),
+        ("block_inputs.zarr/adaround", False),
+        ("block_inputs.zarr/adaround/01", False),
+    ],
+)
+def test_captured_rows_are_sealed_by_shard_with_and_without_groups(name, sealed):
+    assert is_group(name) == sealed
 
 
 # what is damaged: the words that name it and the target; R stands for the results

@@ -14,6 +14,8 @@ from taqmlx.mmdit.forward import (
     measure_shapes,
     predict_velocity,
 )
+from taqmlx.planning import configuration
+from taqmlx.planning.capture_groups import count_passes, find_span, list_groups
 
 TIMESTEPS = np.array([1000, 742.5, 8.9], np.float32)
 
@@ -47,6 +49,33 @@ def test_there_are_states_before_each_block_and_an_image_after_the_last(transfor
     assert [list(image.shape) for image, _ in states] == [[6, *shapes["image_shape"]]] * 6
     assert [list(text.shape) for _, text in states[:5]] == [[6, *shapes["text_shape"]]] * 5
     assert states[5][1] is None
+
+
+@pytest.mark.parametrize("span", [range(0, 2), range(2, 5), range(4, 5)])
+def test_the_states_of_consecutive_blocks_are_those_of_all(transformer, batch, captured, span):
+    modulation, states = capture_states(transformer, bind_linears(transformer), batch, span)
+    np.testing.assert_array_equal(modulation, captured[0])
+    found, expected = list(states), captured[1][span.start : span.stop + 1]
+    assert len(found) == len(expected) == len(span) + 1
+    for (image, text), (own_image, own_text) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(image, own_image)
+        assert (text is None) == (own_text is None)
+        assert text is None or np.array_equal(text, own_text)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 5])
+def test_groups_of_blocks_take_the_forwards_of_the_budget(transformer, batch, groups):
+    config = configuration.complete({"capture_groups": groups}, configuration.load_schema())
+    linear, run = bind_linears(transformer), []
+
+    def record(name, x):
+        run.extend([name] if name.endswith("image.adaLN_modulation") else [])
+        return linear(name, x)
+
+    for names in list_groups(config):
+        _, states = capture_states(transformer, record, batch, find_span("embedded", names))
+        list(states)
+    assert len(run) / 5 == pytest.approx(count_passes(config))
 
 
 def test_the_states_are_those_that_the_linears_of_the_forward_receive(transformer, batch, captured):

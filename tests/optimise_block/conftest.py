@@ -71,7 +71,7 @@ def captured(tmp_path_factory) -> Path:
     for shard in ("00", "01"):
         out, scratch = folder / "block_inputs.zarr" / shard, folder / "capturing" / shard
         named = {"params": folder / "capture.json", "calibration": folder / "calibration.zarr"}
-        capture_blocks.main(Namespace(shard=shard, scratch=scratch, out=out, **named))
+        capture_blocks.main(Namespace(shard=shard, blocks=None, scratch=scratch, out=out, **named))
     return folder
 
 

@@ -68,7 +68,7 @@ def run_choices(config, folder):
     points = gather(config, 3)
     parameters = plan.select_stage(CaptureBlocks, config, ["a"] * 3)
     shares = [
-        capture_blocks.select_shard(parameters, shard, points).points
+        capture_blocks.select_shard(parameters, shard, None, points).points
         for shard in plan.list_stage_shards(config["capture_shards"])
     ]
     assert all(shares)
@@ -124,6 +124,7 @@ def test_the_cure_of_a_rejection_is_accepted(changes):
             {"trajectories": 1, "selected_steps": 3, "capture_shards": 4},
             "capture_shards: 4 jobs cannot share 3 points; set it to 3 or less",
         ),
+        ({"capture_groups": 6}, "capture_groups: 5 blocks have no 6 groups; set it to 5 or less"),
         (
             {"seed": LARGEST_SEED, "evaluation_seed": LARGEST_SEED, "evaluation_pictures": 4, "ablation_pictures": 4},
             f"evaluation_seed: the pictures use the seeds {LARGEST_SEED} to {LARGEST_SEED + 7}, some of which"

@@ -90,6 +90,7 @@ def test_every_key_of_the_configuration_is_read_by_a_stage_or_by_the_planning():
     models = [config | {"model": model} for model in plan.MODEL_KEYS] + [config | {"layout": "mflux"}]
     read = {key for model in models for stage in plan.STAGES for key in plan.list_keys(stage, model)}
     unread = {"results_dir", "trajectories_url", "prompts", "overwrite", "ablation_pictures", "weights_from"}
+    unread |= {"capture_groups"}
     unread |= {"frontier_sizes", "scale_dtype"}  # the rules of weights have the latter
     assert config.keys() - read == unread
 

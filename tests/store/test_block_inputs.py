@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import zarr
 
+from taqmlx.planning import plan
 from taqmlx.planning.stages import CaptureParameters
-from taqmlx.store.block_inputs import BATCH, count_bytes, list_specs, open_block_inputs
+from taqmlx.store.block_inputs import BATCH, count_bytes, identify_block, list_specs, open_block_inputs
 from taqmlx.store.block_recorder import BlockRecorder
 from taqmlx.store.errors import UserError
 from taqmlx.store.seal import make_seal, read_group_seal, write_group_seal
@@ -22,8 +23,11 @@ BLOCKS = 5
 POINTS = {"00": list(range(0, 80, 2)), "01": list(range(1, 19, 2))}
 
 
-def draw_states(points, changes=()):
-    """Modulation (B, 4) and states of the rows of `points`, all told apart; a change is (block, stream, row, value)."""
+def draw_states(points, changes=(), span=range(BLOCKS)):
+    """Modulation (B, 4) and states of the rows of `points` around the blocks `span`, all told apart.
+
+    A change is (block, stream, row, value).
+    """
     rows = np.concatenate([points, points]) + np.repeat([0, 0.5], len(points))
     states = [
         {"image": np.full((len(rows), 2, 4), 100.0 * block, np.float32) + rows[:, None, None]}
@@ -37,7 +41,8 @@ def draw_states(points, changes=()):
     for block, stream, row, value in changes:
         states[block][stream][row, 1, 2] = value
     modulation = np.repeat(rows[:, None], 4, axis=1).astype(np.float32)
-    return modulation, ((state["image"], state.get("text")) for state in states)
+    own = states[span.start : span.stop + 1]
+    return modulation, ((state["image"], state.get("text")) for state in own)
 
 
 def record(folder, shard, points=None, changes=(), **others):
@@ -54,9 +59,16 @@ def record(folder, shard, points=None, changes=(), **others):
         recorder = BlockRecorder(job)
         recorder.start(by_point)
         for batch in recorder.batches:
-            recorder.store_batch(*draw_states(np.array(points[batch]), changes))
+            recorder.store_batch(*draw_states(np.array(points[batch]), changes, recorder.span))
         recorder.publish()
     return job.out
+
+
+def record_groups(folder, **others):
+    """The shards of two groups of blocks."""
+    blocks = plan.list_block_names("embedded")
+    groups = {"00": blocks[:2], "01": blocks[2:]}
+    return [record(folder / group, shard, blocks=own, **others) for group, own in groups.items() for shard in POINTS]
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +122,54 @@ def test_the_order_of_the_shards_does_not_matter(finished):
 
 def test_a_shard_is_a_zarr_group(finished):
     group = zarr.open_group(finished[0], mode="r")
-    specs = list_specs(len(POINTS["00"]), 2, BLOCKS, INPUTS["image_shape"], INPUTS["text_shape"])
+    specs = list_specs(len(POINTS["00"]), 2, BLOCKS + 1, BLOCKS, INPUTS["image_shape"], INPUTS["text_shape"])
     assert {name: (array.shape, array.chunks, str(array.dtype)) for name, array in group.arrays()} == {
         name: (spec.shape, spec.chunks, spec.dtype) for name, spec in specs.items()
     }
     assert count_bytes(specs) == sum(array.nbytes for _, array in group.arrays())
     found = open_block_inputs(finished)
     np.testing.assert_array_equal(group["text"][3], found.read_block(3)[1][:80])
+
+
+def test_groups_of_blocks_have_the_rows_of_all_blocks(finished, tmp_path):
+    every, paths = open_block_inputs(finished), record_groups(tmp_path)
+    together = open_block_inputs(paths[::-1])
+    for blocks, found in ((range(2), open_block_inputs(paths[:2])), (range(2, 5), open_block_inputs(paths[2:]))):
+        for block in blocks:
+            for inputs in (found, together):
+                for name in ("read_block", "read_targets"):
+                    for own, expected in zip(getattr(inputs, name)(block), getattr(every, name)(block), strict=True):
+                        assert (own is None) == (expected is None)
+                        assert own is None or np.array_equal(own, expected)
+        np.testing.assert_array_equal(found.points, every.points)
+        np.testing.assert_array_equal(found.modulation, every.modulation)
+
+
+def test_a_block_is_identified_by_its_rows_and_not_by_its_group(finished, tmp_path):
+    paths, parameters = record_groups(tmp_path), CaptureParameters(**STAGE, shard="00", points=[])
+    for block, own in (("mm_01", paths[:2]), ("mm_04", paths[2:]), ("mm_04", paths)):
+        identities = [identify_block(open_block_inputs(each), parameters, block, {}) for each in (own, finished)]
+        assert identities[0] == identities[1]
+
+
+def test_a_block_of_another_group_is_rejected(tmp_path):
+    inputs = open_block_inputs(record_groups(tmp_path)[:2])
+    with pytest.raises(UserError, match=r"00/00 has no rows of mm_02; name the shards of its group"):
+        identify_block(inputs, CaptureParameters(**STAGE, shard="00", points=[]), "mm_02", {})
+
+
+def test_groups_of_other_rows_are_rejected(tmp_path):
+    paths = [*record_groups(tmp_path / "a")[:2], *record_groups(tmp_path / "b", seed=1)[2:]]
+    with pytest.raises(UserError, match=r"b/01/00 and .*a/00/00 have different rows; delete both"):
+        open_block_inputs(paths)
+
+
+def test_shards_of_blocks_that_are_not_consecutive_are_damaged(parts):
+    seal = read_group_seal(parts[0])
+    other = make_seal(seal["parameters"] | {"blocks": ["mm_00", "mm_02"]}, seal["inputs"], seal["sha256"])
+    write_group_seal(parts[0], other)
+    with pytest.raises(UserError, match=r"00 is damaged \(ValueError: mm_00, mm_02 are not consecutive"):
+        open_block_inputs(parts)
 
 
 def flip(path):

@@ -17,6 +17,7 @@ def list_arguments(folder: Path, shard: str = "00") -> Namespace:
         params=folder / "params.json",
         calibration=folder / "calibration.zarr",
         shard=shard,
+        blocks=None,
         scratch=folder / "scratch" / shard,
         out=folder / "block_inputs.zarr" / shard,
     )

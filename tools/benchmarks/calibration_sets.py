@@ -166,7 +166,7 @@ def run_cell(model: Any, points: CalibrationPoints, captured: int, widths: dict,
     first = student.start(model, codes, True)
     state = learn(task, settings, State(0, dict(first), {}, []), lambda state: None, lambda loss: None)
     seconds = time.process_time() - began
-    specs = list_specs(captured, 2, 5, (16, 128), (16, 128))
+    specs = list_specs(captured, 2, 6, 5, (16, 128), (16, 128))
     return {
         "gptq": measure_pictures(model, student, first, pictures),
         "distilled": measure_pictures(model, student, state.learned, pictures),

@@ -61,7 +61,7 @@ class Run:
         self.call("collect_activations", params=self.params("collect_activations"), out=part, **shared)
         self.call("merge_activations", shards=[part], out=self.folder / "activations" / "statistics.json")
         places = {"scratch": self.folder / "scratch" / "blocks", "out": self.rows}
-        self.call("capture_blocks", params=self.params("capture_blocks"), **places, **shared)
+        self.call("capture_blocks", params=self.params("capture_blocks"), blocks=None, **places, **shared)
 
     def measure_costs(self, weights: list[dict[str, Any]]) -> None:
         """Costs of the bits of some layers: those that the rules `weights` quantize."""

@@ -1,6 +1,10 @@
-"""Capture the inputs of all blocks on one shard of the capture points; resumes after an interruption."""
+"""Capture the inputs of all blocks, or of consecutive ones, on one shard of the capture points.
+
+Resumes after an interruption.
+"""
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +15,7 @@ from taqmlx.mmdit.transformer import Transformer
 from taqmlx.models.catalogue import find_model
 from taqmlx.numerics.selection import choose_spread_points
 from taqmlx.planning import plan
+from taqmlx.planning.capture_groups import find_span
 from taqmlx.planning.stage_demands import describe_few_points, describe_many_shards
 from taqmlx.planning.stages import CaptureBlocks, CaptureParameters
 from taqmlx.runtime.entry import Progress, build_parser, find_shard_index, log, run
@@ -27,7 +32,8 @@ from taqmlx.store.sealed_job import SealedJob
 def main(arguments: argparse.Namespace) -> None:
     calibration = open_calibration(arguments.calibration)
     calibration.verify()
-    parameters = select_shard(read_parameters(CaptureBlocks, arguments.params), arguments.shard, calibration)
+    stage = read_parameters(CaptureBlocks, arguments.params)
+    parameters = select_shard(stage, arguments.shard, arguments.blocks, calibration)
     model = find_model(parameters.model, parameters)
     transformer, tokens = model.load_transformer(), calibration.specs["cs"].shape[2]
     inputs = {"calibration": calibration.seal["fingerprint"], "model": model.file_digests()}
@@ -50,11 +56,17 @@ def main(arguments: argparse.Namespace) -> None:
     log.info(f"captured the block inputs of {len(parameters.points)} points: {job.out}")
 
 
-def select_shard(parameters: CaptureBlocks, shard: str, calibration: Calibration) -> CaptureParameters:
-    """The parameters of one shard.
+def select_shard(
+    parameters: CaptureBlocks, shard: str, blocks: Sequence[str] | None, calibration: Calibration
+) -> CaptureParameters:
+    """The parameters of one shard for consecutive `blocks`, None for all.
 
-    Raises UserError if there is no such shard, or there are fewer points than steps or shards.
+    Raises UserError if there is no such shard, the blocks are others, or there are fewer points than steps or shards.
     """
+    try:
+        find_span(parameters.model, blocks)
+    except ValueError as error:
+        raise UserError(f"--blocks: {error}") from None
     shards, limit = parameters.capture_shards, parameters.capture_points
     index = find_shard_index(shard, shards)
     steps, prompts = (calibration.read(name) for name in ("steps", "prompt_indices"))
@@ -64,7 +76,7 @@ def select_shard(parameters: CaptureBlocks, shard: str, calibration: Calibration
     points = choose_spread_points(steps, prompts, limit, parameters.seed)
     if shards > len(points):
         raise UserError(describe_many_shards(shards, len(points)))
-    return CaptureParameters(**vars(parameters), shard=shard, points=points[index::shards].tolist())
+    return CaptureParameters(**vars(parameters), shard=shard, points=points[index::shards].tolist(), blocks=blocks)
 
 
 def take_up(recorder: BlockRecorder) -> bool:
@@ -78,7 +90,7 @@ def take_up(recorder: BlockRecorder) -> bool:
 
 def announce_size(recorder: BlockRecorder) -> None:
     """Log the size of the shard. Raises UserError if the disk has no room for the remaining batches."""
-    points, blocks = len(recorder.parameters.points), recorder.specs["text"].shape[0]
+    points, blocks = len(recorder.parameters.points), len(recorder.span)
     log.info(f"{points} points, {blocks} blocks: {count_bytes(recorder.specs) / 1e6:.1f} MB in {recorder.job.out}")
     check_disk(recorder.job.scratch.parent, recorder.count_missing_bytes(), "lower capture_points")
 
@@ -94,11 +106,12 @@ def capture_points(
     for batch in recorder.batches[recorder.done :]:
         conditions = read_conditions(by_point["prompt_indices"][batch])
         rows = assemble_rows(by_point["xs"][batch], by_point["ts"][batch], *conditions)
-        recorder.store_batch(*capture_states(transformer, linear, rows))
+        recorder.store_batch(*capture_states(transformer, linear, rows, recorder.span))
         progress.advance(batch.stop - batch.start)
 
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "params", "calibration", "scratch", "out")
     parser.add_argument("--shard", required=True, help="shard of the points, such as 00")
+    parser.add_argument("--blocks", nargs="+", help="names of consecutive blocks, such as mm_00 mm_01; all by default")
     run(main, parser)

@@ -157,6 +157,33 @@ def test_replayed_blocks_give_the_targets(captured, transformer):
                 assert np.linalg.norm(np.array(output) - np.array(x)) > 0.05 * np.linalg.norm(np.array(x))
 
 
+def test_a_group_of_blocks_has_the_rows_of_all_blocks(folder, captured):
+    blocks = ["mm_01", "mm_02"]
+    outs = []
+    for shard in SHARDS:
+        arguments = list_arguments(folder, shard)
+        arguments.blocks = blocks
+        capture_blocks.main(arguments)
+        outs.append(arguments.out)
+    found = open_block_inputs(outs)
+    for index in (1, 2):
+        for own, expected in (
+            (found.read_block(index), captured.read_block(index)),
+            (found.read_targets(index), captured.read_targets(index)),
+        ):
+            for values, others in zip(own, expected, strict=True):
+                np.testing.assert_array_equal(values, others)
+    np.testing.assert_array_equal(found.modulation, captured.modulation)
+    assert [seal["parameters"]["blocks"] for seal in found.seals] == [blocks, blocks]
+
+
+def test_blocks_that_are_not_consecutive_are_rejected(folder):
+    arguments = list_arguments(folder)
+    arguments.blocks = ["mm_01", "mm_03"]
+    with pytest.raises(UserError, match="--blocks: mm_01, mm_03 are not consecutive blocks of embedded"):
+        capture_blocks.main(arguments)
+
+
 def test_a_smaller_calibration_set_is_captured_completely(folder):
     write_parameters(folder, capture_points=1000, capture_shards=1)
     seal = read_group_seal(capture(folder))

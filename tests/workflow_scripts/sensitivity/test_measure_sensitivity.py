@@ -35,7 +35,7 @@ def capture(folder: Path) -> list[Path]:
     parts = [folder / "block_inputs.zarr" / shard for shard in SHARDS]
     for shard, out in zip(SHARDS, parts, strict=True):
         named = {"params": folder / "capture.json", "calibration": folder / "calibration.zarr"}
-        capture_blocks.main(Namespace(shard=shard, scratch=folder / "scratch" / shard, out=out, **named))
+        capture_blocks.main(Namespace(shard=shard, blocks=None, scratch=folder / "scratch" / shard, out=out, **named))
     return parts
 
 
