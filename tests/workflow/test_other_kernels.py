@@ -3,12 +3,14 @@
 OpenBLAS is told which kernels to take; those of Nehalem run on every x86-64 CPU and are no newer one's.
 """
 
+import os
 import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
 from taqmlx.runtime import versions
+from tests.support.warm import start_warm_python
 from tests.support.workflow_run import Workflow
 from tools.commands import find_module
 
@@ -17,11 +19,18 @@ pytestmark = [
     pytest.mark.whole,
     pytest.mark.skipif(versions.name_kernels() in ("reference", "of the system", "Nehalem"), reason="no other kernels"),
 ]
-OTHER = "Nehalem"
+OTHER, HERE = "Nehalem", os.environ.get("OPENBLAS_CORETYPE")
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory):
+def pythons(python):
+    """What starts Python's processes by each kind of kernels; none is the kind of this machine."""
+    with start_warm_python(Path(), {"OPENBLAS_CORETYPE": OTHER}) as other:
+        yield {None: python, OTHER: other}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory, pythons):
     """A finished main job, one shard and one block of it by other kernels, and what each of the three runs said."""
     workflow, said = Workflow(tmp_path_factory.mktemp("mixed")), []
     workflow.configure(block_inputs="quantized", prompts_per_shard=1)
@@ -30,6 +39,7 @@ def mixed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for target, kernels in zip(targets, (OTHER, None, OTHER), strict=True):
             choose_kernels(patch, kernels)
+            workflow.python = pythons[kernels]
             done = workflow.run(str(target))
             assert done.returncode == 0, done.stdout
             said.append(done.stdout)
@@ -37,8 +47,9 @@ def mixed(tmp_path_factory):
 
 
 def choose_kernels(patch, kernels):
-    if kernels:
-        patch.setenv("OPENBLAS_CORETYPE", kernels)
+    """Those of this process if none are named."""
+    if kernels or HERE:
+        patch.setenv("OPENBLAS_CORETYPE", kernels or HERE)
     else:
         patch.delenv("OPENBLAS_CORETYPE", raising=False)
 
@@ -58,10 +69,11 @@ def test_both_kernels_are_recorded(mixed):
 
 
 @pytest.mark.parametrize("kernels", [OTHER, None])
-def test_both_kernels_accept_the_finished_results(mixed, monkeypatch, kernels):
+def test_both_kernels_accept_the_finished_results(mixed, pythons, monkeypatch, kernels):
     """Steps computed again and pictures decoded again are within the tolerances of `verify_dataset`."""
     workflow, _ = mixed
     choose_kernels(monkeypatch, kernels)
+    workflow.python = pythons[kernels]
     assert workflow.list_jobs("quant_config") == []
     results = str(workflow.results)
     for command in (
@@ -69,6 +81,6 @@ def test_both_kernels_accept_the_finished_results(mixed, monkeypatch, kernels):
         ("verify_weights", f"{results}/quantized", "--blocks", f"{results}/adaround"),
     ):
         checked = subprocess.run(
-            [sys.executable, "-m", find_module(command[0]), *command[1:]], capture_output=True, text=True
+            [workflow.python, "-m", find_module(command[0]), *command[1:]], capture_output=True, text=True
         )
         assert checked.returncode == 0, checked.stdout + checked.stderr
