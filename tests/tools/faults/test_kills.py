@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from tests.support.workflow_run import FOLDS, WEIGHTS
 from tools.faults.kills import kill_workers, kill_workflows, list_attacks
 from tools.faults.locks import DEAD, REFUSED, STOPPED, pair_workers, pair_workflows, stop_first
 from tools.faults.workflow_kills import ALONE, EVERYONE, ONE
@@ -12,7 +13,7 @@ from tools.faults.working_copy import Job, make_reference
 pytestmark = [pytest.mark.slow, pytest.mark.whole]
 
 TARGETS = ("results/calibration.zarr", "results/adaround/mm_00.safetensors")
-SMALL = {"trajectories": 2, "capture_shards": 1}
+SMALL = {"trajectories": 2, "capture_shards": 1, "weights": WEIGHTS, "folds": FOLDS}
 
 
 @pytest.fixture(scope="module")
