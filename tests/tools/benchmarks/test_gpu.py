@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -20,14 +19,19 @@ SMALL = ("--device", "cpu", "--size", "small")
 NUMBERS, COSTS = Path("docs/numbers.json"), Path("taqmlx/budgeting/costs.json")
 
 
-def measure(*options):
-    return subprocess.run(
-        [sys.executable, "-m", "tools.benchmarks.gpu", *map(str, options)], capture_output=True, text=True
-    )
+@pytest.fixture(scope="module")
+def measure(python):
+    """measure(options): run the command to its end."""
+
+    def run(*options):
+        command = [python, "-m", "tools.benchmarks.gpu", *map(str, options)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    return run
 
 
 @pytest.mark.skipif(mx.default_device().type == mx.gpu, reason="there is a GPU")
-def test_without_a_gpu_it_stops_in_one_line(tmp_path):
+def test_without_a_gpu_it_stops_in_one_line(measure, tmp_path):
     done = measure("--folder", tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: MLX has no GPU here; install its CUDA package (make venv CUDA=13)")
@@ -35,13 +39,13 @@ def test_without_a_gpu_it_stops_in_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_full_size_is_rejected_on_a_cpu(tmp_path):
+def test_the_full_size_is_rejected_on_a_cpu(measure, tmp_path):
     done = measure("--folder", tmp_path, "--device", "cpu")
     assert done.stderr == "error: --size sd3-medium: takes days on a CPU; add --size small\n"
 
 
 @pytest.fixture(scope="module")
-def record(tmp_path_factory):
+def record(measure, tmp_path_factory):
     """The folder of a whole run, which leaves the files of the repository alone."""
     folder = tmp_path_factory.mktemp("gpu")
     before = [path.read_bytes() for path in (NUMBERS, COSTS)]
@@ -79,7 +83,7 @@ class TestSmallRun:
         assert costs == before
         assert set(gpu) == {"machine", "basis", "block_pair_seconds", "learn_seconds"}
 
-    def test_a_part_that_is_there_is_not_measured_again(self, record):
+    def test_a_part_that_is_there_is_not_measured_again(self, measure, record):
         found = read_json(record / "record.json")
         marked = found | {"bench": {"marked": 1.0}}
         write_json(record / "record.json", {key: value for key, value in marked.items() if key != "steps"})

@@ -14,7 +14,9 @@ Numbers = dict[str, float]
 # Tests, settings of the main job and modules of the bench, by size.
 TESTS = {"sd3-medium": ["-m", "not whole"], "small": ["tests/numerics/test_schedule.py"]}
 PRESETS = {"sd3-medium": CONFIG, "small": QUICK}
-SETTINGS = {"sd3-medium": {}, "small": {"engine": "rtn", "distil": "none", "bits_per_weight": None}}
+SHORT = {"trajectories": 2, "steps": 4, "selected_steps": 2, "capture_points": 4, "folds": []}
+SHORT |= {"engine": "rtn", "distil": "none", "bits_per_weight": None}
+SETTINGS = {"sd3-medium": {}, "small": SHORT}
 BENCHES: dict[str, list[str]] = {"sd3-medium": [], "small": ["gather_memory"]}
 
 
