@@ -15,6 +15,7 @@ report: "report/workflow.rst"
 
 include: "rules/common.smk"
 include: "rules/inputs.smk"
+include: "rules/evaluation_inputs.smk"
 include: "rules/prepare.smk"
 include: "rules/trajectories.smk"
 include: "rules/calibration.smk"
