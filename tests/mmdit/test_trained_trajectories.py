@@ -54,7 +54,7 @@ def measure_drift(latents, wanted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("steps", "cfg_weight"), [(17, 1.5), (50, 3.0)])
+@pytest.mark.parametrize(("steps", "cfg_weight"), [(17, 1.5), pytest.param(50, 3.0, marks=pytest.mark.whole)])
 def test_trajectories_drift_no_further_than_with_the_functions_of_mlx(monkeypatch, steps, cfg_weight):
     model = embedded.load_transformer()
     text = embedded.encode_prompts(PROMPTS, "")

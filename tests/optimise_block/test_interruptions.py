@@ -62,6 +62,7 @@ def test_a_checkpoint_with_other_parameters_is_named_and_ignored(folder, finishe
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 def test_a_worker_killed_at_any_moment_ends_bit_identical(folder):
     configure(folder)
     command = [sys.executable, "-m", "tests.support.kill_block", str(folder), "15"]

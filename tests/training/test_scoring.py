@@ -21,6 +21,7 @@ def test_scored_captions_depend_only_on_the_seed():
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 def test_pictures_show_their_captions():
     captions = write_captions(21, 48, 1) + write_captions(21, 48, 2)
     pictures = generate_pictures(embedded.FOLDER, [caption.text for caption in captions], 25, 3.0, seed=0)

@@ -107,6 +107,7 @@ def test_with_overwrite_a_setting_of_the_blocks_reruns_them_and_their_dependents
     assert copy.list_jobs("quant_config") == sorted([*BLOCKS_AGAIN, *["write_block_parameters"] * 5])
 
 
+@pytest.mark.whole
 def test_a_rule_for_one_block_remakes_that_block_and_removing_it_restores_the_bytes(workflow):
     workflow.configure(**BY_RULES, overwrite=True)
     made = workflow.run("quant_config")

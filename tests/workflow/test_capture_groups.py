@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.workflow_run import Workflow, read_tree
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.whole]
 
 
 class Grouped(NamedTuple):

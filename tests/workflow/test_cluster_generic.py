@@ -38,6 +38,7 @@ def test_jobs_run_through_the_scheduler_with_their_resources_and_equal_bytes(tmp
     assert copy.read_results() == local.read_results()
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(versions.name_kernels() in ("reference", "of the system", "Nehalem"), reason="no other kernels")
 def test_the_kernels_of_the_nodes_are_recorded(tmp_path):
     """Nodes of another kind than the machine that plans: of one whose kernels every x86-64 CPU has."""

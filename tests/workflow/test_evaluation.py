@@ -11,6 +11,7 @@ SMALL |= {"frontier_sizes": [4.5], "frontier_pictures": 4}
 DRAWN = 4  # full precision, w4a8, and the two of the noise floor
 
 
+@pytest.mark.whole
 def test_the_evaluation_uses_the_main_job_and_is_not_drawn_twice(copy):
     copy.configure(**SMALL)
     target = str(copy.results / "fid.json")

@@ -128,7 +128,9 @@ def test_a_failed_shard_keeps_the_others_finished_and_reruns_alone(workflow):
     assert workflow.list_jobs("quant_config") == ONE_SHARD_AGAIN
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.whole)], ids=["Ctrl-C", "kill -9"]
+)
 def test_an_interrupted_run_resumes_and_ends_with_the_same_bytes(workflow, finished, how):
     run = workflow.start("quant_config", cores=2)
     deadline = time.monotonic() + 120

@@ -144,6 +144,7 @@ def watch_threads(copy, run, module):
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 def test_with_one_token_mlx_jobs_run_one_at_a_time_and_others_beside_them(copy):
     done = copy.run("trajectories", *REFERENCES, "--cores", "3", "--resources", "mlx=1")
     assert done.returncode == 0, done.stdout
@@ -154,6 +155,7 @@ def test_with_one_token_mlx_jobs_run_one_at_a_time_and_others_beside_them(copy):
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 def test_on_cpus_there_is_one_worker_per_core_with_the_blas_threads_of_its_job(copy):
     run = copy.start("results/trajectories.zarr/000", "results/trajectories.zarr/001", "--cores", "2")
     assert watch_threads(copy, run, "workflow_scripts.trajectories.collect_shard") == {"1"}

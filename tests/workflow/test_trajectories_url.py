@@ -7,6 +7,7 @@ from tests.support.workflow_run import read_tree
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 def test_the_calibration_set_equals_that_of_a_local_store(workflow, finished, bucket):
     url = f"{bucket}/run/trajectories.zarr"
     workflow.configure(trajectories_url=url)

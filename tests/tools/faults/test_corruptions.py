@@ -7,7 +7,7 @@ import pytest
 from tools.faults import corruptions, harm
 from tools.faults.artefacts import READERS, find_pattern, list_readers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.whole]
 
 # Jobs that read fast, and whose inputs are made fast again.
 RULES = {"collect_shard", "gather_calibration", "merge_activations", "pack_weights", "write_quant_config"}

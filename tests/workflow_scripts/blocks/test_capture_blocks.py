@@ -325,6 +325,7 @@ def test_scratch_with_other_parameters_is_discarded(folder, monkeypatch, caplog)
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 def test_a_worker_killed_at_any_moment_ends_bit_identical(folder):
     command = [sys.executable, "-m", "tests.support.kill_capture", str(folder), "20"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
