@@ -9,9 +9,11 @@ With --hours, --disk or --evening (6 hours and 20 GB), proposes the setting that
 
 import argparse
 import math
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ LARGEST_CONFIG = 1 << 20  # bytes
 MEASURED_STEPS = 2
 EVENING_HOURS, EVENING_DISK = 6.0, 20e9
 UNITS = {"M": 1e6, "G": 1e9, "T": 1e12}
+# What makes a model smaller than any proposal, by the key that it has.
+SMALLER = {"height": "lower height and width", "use_t5": "disable T5 (use_t5: false)"}
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -51,7 +55,9 @@ def main(arguments: argparse.Namespace) -> None:
 
     def plan_stages(config: plan.Parameters) -> list[Stage]:
         stages = list_stages(config, prompts, shapes, estimate_rates(config, shapes.sizes, step, on_gpu=on_gpu))
-        return time_stages(stages, device) if device else stages
+        stages = time_stages(stages, device) if device else stages
+        exports = list_export_stages(config, shapes) if arguments.exports else []
+        return stages + exports + list_mflux_stages(config, shapes)
 
     asked = read_limits(arguments)
     if asked:
@@ -59,8 +65,6 @@ def main(arguments: argparse.Namespace) -> None:
         config, stages = proposal.config, proposal.stages
     else:
         stages = plan_stages(config)
-    stages += list_export_stages(config, shapes) if arguments.exports else []
-    stages += list_mflux_stages(config, shapes)
     source = describe_device(device) if device else estimate_rates(config, shapes.sizes, step, on_gpu=on_gpu).source
     print("\n".join(tabulate(stages)))
     print("forwards: rows (one latent with one prompt) through the transformer; a gradient counts as two more")
@@ -98,10 +102,12 @@ def find_proposal(
 ) -> Proposal:
     """The setting that fits hours and bytes. Raises UserError if none does."""
     proposal = propose(config, *asked, plan_stages)
-    if proposal is None:
+    if proposal.hours > asked[0] or proposal.disk > asked[1]:
+        limits = [f"{asked[0]:g} hours"] * math.isfinite(asked[0]) + [format_bytes(asked[1])] * math.isfinite(asked[1])
+        cures = ["allow more", *(cure for key, cure in SMALLER.items() if key in plan.MODEL_KEYS[config["model"]])]
         raise UserError(
-            f"no configuration fits {asked[0]:g} hours and {format_bytes(asked[1])}; allow more of either, lower height"
-            " and width, or disable T5 (use_t5: false)"
+            f"no configuration fits {' and '.join(limits)}; the smallest that budget tries takes {proposal.hours:.3g}"
+            f" hours and {format_bytes(proposal.disk)}; {', or '.join(cures)}"
         )
     changed = {key: value for key, value in proposal.config.items() if value != config[key]}
     print("proposed: " + (", ".join(f"{key}={value}" for key, value in changed.items()) or "no change is needed"))
@@ -188,8 +194,19 @@ def measure_step(config: plan.Parameters, shapes: ModelShapes) -> float:
 
 
 def read_bytes(text: str) -> float:
-    """Bytes of a number with M, G or T, such as 20G."""
-    return float(text.rstrip("MGTB")) * UNITS.get(text.rstrip("B")[-1:], 1.0)
+    """Bytes of a number with M, G or T, such as 20G. Raises ArgumentTypeError for anything else, and for 0."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([MGT])B?", text)
+    if not found or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"{text} is not a size; write a number above 0 with M, G or T, such as 20G")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def read_hours(text: str) -> float:
+    """Hours above 0. Raises ArgumentTypeError for anything else."""
+    with suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a time; write a number of hours above 0, such as 6")
 
 
 def reject_full_disk(stages: Sequence[Stage], results: Path) -> None:
@@ -210,7 +227,7 @@ if __name__ == "__main__":
     parser.add_argument("--exports", action="store_true", help="include the output of the target exports")
     parser.add_argument("--measure", action="store_true", help="time a few steps of the model on this machine")
     parser.add_argument("--device", help=f"hours by stage of a device: {', '.join(DEVICES)}")
-    parser.add_argument("--hours", type=float, help="propose a configuration of at most this number of hours")
+    parser.add_argument("--hours", type=read_hours, help="propose a configuration of at most this number of hours")
     parser.add_argument("--disk", type=read_bytes, help="propose a configuration of at most this disk, such as 20G")
     parser.add_argument("--evening", action="store_true", help="the same as --hours 6 --disk 20G")
     parser.add_argument("--out", type=Path, help="write the proposal as a configuration file")
