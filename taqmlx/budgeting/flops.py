@@ -15,7 +15,6 @@ from taqmlx.planning import block_plan, plan
 from taqmlx.planning.capture_groups import count_passes
 from taqmlx.planning.layers import UNIFIED, Layer
 
-GRADIENT = 2  # forwards that a gradient takes
 PER_ROW = ("adaLN", "embedder")  # roles of the layers with one token per row, except the context embedder
 HALF, SINGLE = "fp16", "fp32"  # precisions on a GPU
 
@@ -86,12 +85,13 @@ def count_work(config: plan.Parameters, prompts: int, shapes: ModelShapes) -> di
     row, conditions = count_row(shapes), shapes.conditions
     points, _, observed = count_observed(config)
     captured = conditions * min(config["capture_points"], points)
-    learned = block_plan.count_iterations(config) * block_plan.count_rows(config) * (1 + GRADIENT)
+    learned = block_plan.count_iterations(config) * block_plan.count_rows(config) * (1 + work.GRADIENT)
     in_blocks = work.PASSES * captured + learned
     is_half = config["learning_dtype"] != "float32"  # of the linear layers that learn, not of those of the teacher
     half_in_blocks = is_half * learned * row.linear / (in_blocks * row.blocks)
-    half_of_student = is_half * (1 + GRADIENT) / work.LEARNED_FORWARDS * (row.linear + row.others) / row.total
-    distilled = config["distil_iterations"] * config["distil_batch"] * config["distil_unroll"] * work.LEARNED_FORWARDS
+    distilled = work.count_distilling(config, shapes.sizes)
+    student = work.count_student(config, shapes.sizes) / distilled
+    half_of_student = is_half * student * (row.linear + row.others) / row.total
 
     def forward(points: float, half: float = 0) -> StageWork:
         return StageWork(conditions * points, conditions * points * row.total, half)

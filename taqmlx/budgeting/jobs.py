@@ -97,7 +97,7 @@ def list_weight_jobs(config: plan.Parameters, sizes: Sizes, rates: work.Rates) -
     block = rates.start + work.PASSES * config["capture_points"] * rates.block + iterations * rates.iteration
     checkpoint = PROCESS_BYTES + sizes.parameters * (sizes.itemsize + 2)
     searching = work.count_searching(config, sizes) * rates.step + work.GPTQ_SECONDS * sizes.parameters
-    distilling = config["distil_iterations"] * config["distil_batch"] * config["distil_unroll"] * work.LEARNED_FORWARDS
+    distilling = work.count_distilling(config, sizes)
     # One forward of the model gives the states between blocks.
     folding = config["fold_points"] * (rates.step + work.count_folding(config) * rates.block)
     return {

@@ -26,10 +26,13 @@ from taqmlx.planning.bit_choices import CHANGE_BYTES, CHOICES, PROBE_POINTS, lim
 from taqmlx.planning.block_plan import count_rows
 from taqmlx.planning.folds import count_passes, list_folds, list_sites
 from taqmlx.planning.sizes import Sizes
+from taqmlx.planning.stage_groups import MEASURED_POINTS
 
 COSTS = json.loads(Path(__file__).with_name("costs.json").read_text(encoding="utf-8"))
 FP32 = 4
-LEARNED_FORWARDS = 4  # forwards per learning iteration: the teacher's, the student's and its gradients
+GRADIENT = 2  # forwards that a gradient takes
+FILLED = 0.92  # share of the bytes of a group of the bit search that is used, as layers are not divided
+MEASURED_MODELS = 3  # models that distillation runs on its held-out points: the teacher, the start and the result
 GPTQ_SECONDS = 7e-6  # per weight, over all bit widths and group sizes that the search tries
 PASSES = 4  # approximate forwards over the captured rows by RTN, GPTQ and the measurements together
 
@@ -137,10 +140,36 @@ def estimate_folding_memory(config: plan.Parameters, sizes: Sizes) -> int:
 
 
 def count_searching(config: plan.Parameters, sizes: Sizes) -> float:
-    """Number of points run forward by the bit search, with backward passes counted as equivalents."""
-    groups = max(1, round(sizes.parameters * CHOICES * CHANGE_BYTES / limit_group(sizes.parameters)))
-    points: float = groups * (config["search_points"] / 2 + 3 * PROBE_POINTS * config["search_probes"])
+    """Number of points run forward by the bit search, with backward passes counted as equivalents.
+
+    The layers are searched in groups. A group observes its inputs from the first block to its last. Its gradients go
+    back from the last block to its first, and by its weights alone.
+    """
+    groups = max(1.0, sizes.parameters * CHOICES * CHANGE_BYTES / limit_group(sizes.parameters) / FILLED)
+    share = (groups + 1) / 2 / groups  # of the blocks on one side of a group, itself included, in the mean of all
+    back = share * (1 + is_recomputed(config, sizes, PROBE_POINTS)) + 1 / groups
+    points: float = groups * (config["search_points"] * share + config["search_probes"] * PROBE_POINTS * (1 + back))
     return points
+
+
+def is_recomputed(config: plan.Parameters, sizes: Sizes, points: int) -> bool:
+    """True if a gradient on `points` points runs every block forward a second time, as the rows of all are too many."""
+    rows = len(plan.list_block_names(config["model"])) * sizes.conditions * points
+    return rows * count_learning_bytes(sizes.tokens, sizes.width) > BATCH_BYTES
+
+
+def count_student(config: plan.Parameters, sizes: Sizes) -> float:
+    """Number of points that the student of a distillation runs for its gradients, with these counted as forwards."""
+    points: int = config["distil_iterations"] * config["distil_batch"] * config["distil_unroll"]
+    return points * (1 + is_recomputed(config, sizes, config["distil_batch"]) + GRADIENT)
+
+
+def count_distilling(config: plan.Parameters, sizes: Sizes) -> float:
+    """Number of points run forward by distillation: by the student, by the teacher, and on held-out points by both."""
+    held_out = config["trajectories"] * config["selected_steps"] * config["held_out"]
+    taught: int = config["distil_iterations"] * config["distil_batch"] * config["distil_unroll"]
+    measured: int = MEASURED_MODELS * min(MEASURED_POINTS, math.ceil(held_out))
+    return count_student(config, sizes) + taught + measured
 
 
 def estimate_searching_memory(sizes: Sizes, blocks: int) -> int:
@@ -155,7 +184,7 @@ def estimate_distilling_memory(config: plan.Parameters, sizes: Sizes) -> int:
     blocks, batch = len(plan.list_block_names(config["model"])), config["distil_batch"]
     every = blocks * sizes.conditions * batch * count_learning_bytes(sizes.tokens, sizes.width)
     kind = "codes" if config["distil"] == "none" else config["distil"]
-    if every <= BATCH_BYTES:
+    if not is_recomputed(config, sizes, batch):
         return estimate_distillation(sizes.parameters, kind, every)
     part = sizes.conditions * -(-batch // PARTS)
     forward = max(part, count_batch_rows(batch, batch, sizes))

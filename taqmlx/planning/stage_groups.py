@@ -161,6 +161,9 @@ class AdaRound(Gptq, Precision):
     adaround_patience: int = 0
 
 
+MEASURED_POINTS = 256  # held-out points on which distillation measures the model before and after, at most
+
+
 @dataclass(frozen=True, kw_only=True)
 class Distillation(Precision):
     """Settings of the distillation of the whole model."""

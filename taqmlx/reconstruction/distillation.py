@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten, tree_map
 from taqmlx.mmdit.calibration_points import guide_conditions, predict_conditions, split_runs
 from taqmlx.numerics.footprint import PARTS
 from taqmlx.numerics.low_precision import suggest_precision
+from taqmlx.planning.stage_groups import MEASURED_POINTS
 from taqmlx.reconstruction.student import Learned, Student
 from taqmlx.reconstruction.velocity_loss import (
     Lesson,
@@ -31,7 +32,6 @@ from taqmlx.reconstruction.velocity_loss import (
 from taqmlx.store.errors import UserError
 
 BETAS = [0.9, 0.99]  # of Adam; 0.999 is too slow for a few hundred iterations
-MEASURED = 256  # held-out points, at most
 TAUGHT = 10  # iterations that the teacher is loaded for
 # Parameters learned by each kind of distillation.
 KINDS = {"scales": ("scales", "zeros", "biases", "steps"), "codes": ("codes", "scales", "zeros", "biases", "steps")}
@@ -140,7 +140,7 @@ def draw_points(training: np.ndarray, settings: Settings, iteration: int) -> np.
 
 def measure_held_out(task: Task, settings: Settings, candidates: Mapping[str, Learned]) -> dict[str, float]:
     """Squared error of the guided velocity over its square at evenly spaced held-out points, by candidate."""
-    places = np.linspace(0, len(task.held_out) - 1, min(MEASURED, len(task.held_out))).round().astype(int)
+    places = np.linspace(0, len(task.held_out) - 1, min(MEASURED_POINTS, len(task.held_out))).round().astype(int)
     runs = list(split_runs(task.held_out[places], task.batch_size))
     wanted = predict_teacher(task, settings, runs)
     mx.clear_cache()  # of the teacher's weights

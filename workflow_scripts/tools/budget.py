@@ -121,6 +121,7 @@ def write_proposal(path: Path, config: plan.Parameters, stages: Sequence[Stage],
     own = {key: value for key, value in config.items() if value != default[key]}
     own["results_dir"] = f"results/{path.stem}"
     words = f"# Proposed by budget: {proposal.hours:.3g} hours, {source}; {format_bytes(proposal.disk)} of disk.\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(words + yaml.safe_dump(own, sort_keys=False, allow_unicode=True), encoding="utf-8")
     log.info(f"wrote {path}")
 

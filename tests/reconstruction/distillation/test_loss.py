@@ -112,7 +112,7 @@ class TestLoss:
 
     def test_a_subset_of_many_held_out_points_is_spread_evenly(self, plain, monkeypatch):
         task, starts = plain
-        monkeypatch.setattr(distillation, "MEASURED", 2)
+        monkeypatch.setattr(distillation, "MEASURED_POINTS", 2)
         ends = measure(task._replace(held_out=task.held_out[[0, -1]]), starts["codes"])
         assert measure(task, starts["codes"]) == pytest.approx(ends, rel=1e-6)
 
