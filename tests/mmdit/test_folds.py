@@ -8,11 +8,15 @@ from mlx.utils import tree_flatten
 from taqmlx.mmdit.folds import apply_fold
 from taqmlx.mmdit.forward import bind_linears, predict_velocity
 from taqmlx.models import embedded
+from taqmlx.models.catalogue import find_model
+from taqmlx.planning.configuration import load_schema
 from taqmlx.planning.folds import FOLDED_ROLES, list_folds, list_sites, select_sites
 from taqmlx.planning.layers import AFTER_GELU
+from taqmlx.planning.stage_groups import ModelOptions
 from taqmlx.store.errors import UserError
 from tests.support.random_folds import fold_randomly
 
+HARDNESS = load_schema()["properties"]["hardness"]["default"]
 SITES = {site.name: site for site in list_sites(5)}
 
 
@@ -53,6 +57,24 @@ def test_the_velocity_stays_and_the_inputs_are_transformed(latents, kind):
                 heads = (*x.shape[:-1], transformer.config.num_heads, -1)
                 norms = [np.linalg.norm(part.reshape(heads), axis=-1) for part in (x, after[layer.name])]
                 np.testing.assert_allclose(*norms, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kinds", [*((kind,) for kind in FOLDED_ROLES), tuple(FOLDED_ROLES)], ids="-".join)
+@pytest.mark.parametrize("model", ["embedded", "embedded-hard"])
+def test_diffusionkits_own_forward_computes_the_same_from_folded_weights(latents, model, kinds):
+    before, after = (find_model(model, ModelOptions(hardness=HARDNESS)).load_transformer() for _ in range(2))
+    for seed, kind in enumerate(kinds):
+        fold_randomly(after, kind, seed)
+    expected, found = (run_diffusionkit(transformer, latents) for transformer in (before, after))
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def run_diffusionkit(transformer, latents):
+    """Velocity (2, 8, 8, 16) by DiffusionKit's forward, whose adaLN outputs are computed first."""
+    cs, cs_pooled = embedded.encode_prompts(["a red circle", "two green stars"])
+    timesteps = mx.array([613.0, 613.0])
+    transformer.cache_modulation_params(cs_pooled[:, 0], timesteps[:1])
+    return np.array(transformer(latents[:2], cs[:, 0][:, :, None], timesteps))
 
 
 def test_scales_that_are_powers_of_two_round_no_weight_in_half():
