@@ -154,6 +154,9 @@ ELSEWHERE = {
     r"(snakemake .*s3://|rm -r results/run1/).*": URLS,
     r"python -m workflow_scripts\.tools\.(collect|fill)_numbers.*": "tests/workflow_scripts/tools/"
     "test_collect_numbers.py::test_documents_are_filled_in_place",
+    r"snakemake .*weights_ladder\.json --config.*": "tests/test_docs.py::test_every_target_can_be_planned",
+    r"python -m workflow_scripts\.tools\.compare_ladders .*": "tests/workflow_scripts/tools/"
+    "test_compare_ladders.py::test_a_rung_has_both_ratios_the_loss_and_both_gains",
     r"make faults": "tests/tools/faults/test_kills.py::test_killed_workers_end_with_the_same_bytes",
     r"python -m tools\.benchmarks\.real_size .*": "tests/tools/benchmarks/test_real_size.py::"
     "test_every_stage_and_block_is_measured_once",

@@ -3,6 +3,7 @@
 import numpy as np
 
 LARGEST_PIXEL = 255
+RESAMPLES = 2000  # of a bootstrap
 
 
 def measure_snr(approximation: np.ndarray, reference: np.ndarray) -> float:
@@ -40,3 +41,10 @@ def compare_weights(approximation: np.ndarray, reference: np.ndarray) -> dict[st
         "max": float(difference.max()),
         "relative_db": -measure_snr(approximation, reference),
     }
+
+
+def bound_median(differences: np.ndarray) -> tuple[float, list[float]]:
+    """Median of `differences` (n,), and the ends of its 95 % interval from a bootstrap with a fixed seed."""
+    drawn = np.random.default_rng(0).integers(len(differences), size=(RESAMPLES, len(differences)))
+    ends: list[float] = np.quantile(np.median(differences[drawn], axis=1), (0.025, 0.975)).tolist()
+    return float(np.median(differences)), ends

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from taqmlx.numerics.quality import compare_weights, measure_psnr, measure_snr
+from taqmlx.numerics.quality import bound_median, compare_weights, measure_psnr, measure_snr
 
 
 @pytest.fixture
@@ -50,3 +50,12 @@ def test_differences_of_weights_are_summarised(pair):
     assert found["mean"] == pytest.approx(sum(differences) / len(differences))
     assert found["max"] == pytest.approx(max(differences))
     assert found["relative_db"] == pytest.approx(-measure_snr_slowly(*pair))
+
+
+def test_the_interval_of_a_median_is_that_of_order_statistics():
+    differences = np.random.default_rng(1).standard_normal(400)
+    value, ends = bound_median(differences)
+    ordered = np.sort(differences)
+    assert value == pytest.approx((ordered[199] + ordered[200]) / 2)
+    half = 1.96 * math.sqrt(400) / 2  # binomial count of values below the median
+    np.testing.assert_allclose(ends, ordered[[round(199 - half), round(200 + half)]], atol=0.03)

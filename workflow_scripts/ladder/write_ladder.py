@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taqmlx.numerics.quality import measure_snr, to_decibels
+from taqmlx.numerics.quality import bound_median, measure_snr, to_decibels
 from taqmlx.planning import ladder
 from taqmlx.planning.documents import BlockReport
 from taqmlx.planning.evaluation_documents import Gain, Rung
@@ -19,7 +19,6 @@ from taqmlx.store.tensors import read_sealed_tensors
 
 FORMAT = {"format": "weights-ladder", "version": 1}
 EXACT = 150.0  # dB; cap for equal values: no unequal fp32 values reach it, and JSON has no infinity
-RESAMPLES, SEED = 2000, 0
 EXPLANATION = """\
 Signal-to-noise ratios in dB against full precision, from the same seeds and prompts: of the final latents (median over
 pictures, and the worst picture), and of the block outputs on held-out points (mean over blocks and streams, and the
@@ -77,10 +76,8 @@ def measure_gain(rung: Rung, rungs: list[Rung]) -> Gain | None:
     if base is None:
         return None
     other = next(own["latent_snr"]["pictures"] for own in rungs if own["rung"] == base)
-    differences = np.subtract(rung["latent_snr"]["pictures"], other)
-    drawn = np.random.default_rng(SEED).integers(len(differences), size=(RESAMPLES, len(differences)))
-    ends = np.quantile(np.median(differences[drawn], axis=1), (0.025, 0.975))
-    return {"base": base, "value": float(np.median(differences)), "interval_95": ends.tolist()}
+    value, ends = bound_median(np.subtract(rung["latent_snr"]["pictures"], other))
+    return {"base": base, "value": value, "interval_95": ends}
 
 
 def measure_block(report: BlockReport) -> dict[str, float]:
