@@ -23,6 +23,8 @@ CHANGED: dict[str, Any] = {
     "prompts_per_shard": 2,
     "batch_size": 8,
     "checkpoint_every": 4,
+    "folds": [{"layers": "*", "kind": "centre"}],
+    "fold_points": 7,
     "statistics_steps": 2,
     "statistics_points": 20,
     "statistics_shards": 1,
