@@ -31,7 +31,7 @@ class Base(NamedTuple):
     """A base model: its name, Hub repository and license, and how DiffusionKit draws with it.
 
     loader: what builds its transformer; pipeline: DiffusionKit's class, "" if it has none; options: of that class;
-    drawing: further arguments of `generate_image`.
+    drawing: further arguments of `generate_image`; note: what a user has to know about the model.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Base(NamedTuple):
     pipeline: str = ""
     options: str = ""
     drawing: str = ""
+    note: str = ""
 
     @property
     def title(self) -> str:
@@ -64,10 +65,19 @@ def describe_stability(name: str, repo: str, version: str) -> Base:
 EMBEDDED = Base(
     "a Stable Diffusion 3 in miniature, trained for this project", loader="`taqmlx.models.embedded.load_transformer`"
 )
+# Its weights are all replaced, so a twin without outliers loads those of any.
+HARD = EMBEDDED._replace(
+    name="the embedded model with the outliers of a large one",
+    loader="`taqmlx.models.embedded_hard.HardModel([]).load_transformer`",
+    note="The base model is made from the embedded model by exact transforms: it draws the same pictures. It lacks what\n"
+    "no exact transform makes: massive tokens in the residual stream, drift of one channel's scale over the noise\n"
+    "levels, large weight columns for large channels, and outliers after the GELU that do not cancel. With the part\n"
+    "`context`, encode prompts by `HardModel`, too.",
+)
 # By the configuration's `model`.
 BASES = {
     "embedded": EMBEDDED,
-    "embedded-hard": EMBEDDED._replace(name="the embedded model with the outliers of a large one"),
+    "embedded-hard": HARD,
     "sd3-medium": describe_stability("Stable Diffusion 3 Medium", "stabilityai/stable-diffusion-3-medium", "3-medium"),
     "sd3.5-large": describe_stability(
         "Stable Diffusion 3.5 Large", "stabilityai/stable-diffusion-3.5-large", "3.5-large"

@@ -5,8 +5,10 @@ import re
 
 import pytest
 import yaml
+from mlx.utils import tree_flatten
 
 from taqmlx.models.diffusionkit import load_pipeline_module
+from taqmlx.models.embedded_hard import HardModel
 from taqmlx.planning import configuration
 from taqmlx.planning.plan import MODEL_BLOCKS
 from taqmlx.report.model_card import BASES, MLX_FLOOR, render_card
@@ -53,6 +55,21 @@ def test_code_in_the_card_compiles_and_the_pipeline_is_diffusionkits(model):
     for code in codes:
         ast.parse(code)
     assert not BASES[model].pipeline or hasattr(load_pipeline_module(), BASES[model].pipeline)
+
+
+def test_the_card_of_the_hard_twin_says_what_it_lacks_and_no_other_card_does():
+    assert [model for model in BASES if "It lacks what\nno exact transform makes:" in render(model)] == [
+        "embedded-hard"
+    ]
+
+
+def test_the_loader_of_the_hard_twin_fits_its_packed_weights_whatever_its_parts():
+    assert f"`{HardModel.__module__}.HardModel([]).load_transformer`" in render("embedded-hard")
+    named, full = (
+        {name: weight.shape for name, weight in tree_flatten(HardModel(parts).load_transformer().parameters())}
+        for parts in ([], CONFIG["hardness"])
+    )
+    assert named == full
 
 
 def test_the_method_is_the_configured_one():
