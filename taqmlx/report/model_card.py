@@ -69,8 +69,8 @@ EMBEDDED = Base(
 HARD = EMBEDDED._replace(
     name="the embedded model with the outliers of a large one",
     loader="`taqmlx.models.embedded_hard.HardModel([]).load_transformer`",
-    note="The base model is made from the embedded model by exact transforms: it draws the same pictures. It lacks what\n"
-    "no exact transform makes: massive tokens in the residual stream, drift of one channel's scale over the noise\n"
+    note="The base model is made from the embedded model by exact transforms: it draws the same pictures. It lacks\n"
+    "what no exact transform makes: massive tokens in the residual stream, drift of a channel's scale over the noise\n"
     "levels, large weight columns for large channels, and outliers after the GELU that do not cancel. With the part\n"
     "`context`, encode prompts by `HardModel`, too.",
 )
