@@ -178,7 +178,7 @@ def show_cost(value: float | None) -> str:
 
 def show_inputs(numbers: Numbers) -> str:
     """Outliers of the layer inputs, median (largest) of each group, by model."""
-    columns = [(measure, model) for measure in ("spread", "drift", "offset") for model in INPUT_MODELS]
+    columns = [(measure, model) for measure in ("absmax", "spread", "drift", "offset") for model in INPUT_MODELS]
     rows = (
         [title, *(show_range(numbers["inputs"]["groups"][group][model].get(measure)) for measure, model in columns)]
         for group, title in INPUT_GROUPS.items()
