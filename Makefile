@@ -90,7 +90,7 @@ everything: $(READY)
 venv: $(READY)
 
 # DiffusionKit requires an MLX without a Linux build and packages that are not needed here: its dependencies are left out.
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.txt pyproject.toml taqmlx/numerics/fused.py
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed; name one with: make PYTHON=python3.11 ...")'
 	@case "$(BACKEND)" in cpu | cuda12 | cuda13) ;; *) echo "CUDA=$(CUDA): MLX has packages for CUDA 12 and 13" >&2; exit 1 ;; esac
 	$(PYTHON) -m venv .venv
@@ -99,6 +99,7 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps diffusionkit==0.5.2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	$(BIN)/python -m workflow_scripts.tools.install_blas
+	$(BIN)/python -m workflow_scripts.tools.install_loops
 	@touch $@
 
 # As with DiffusionKit: on Linux, mflux requires MLX with CUDA and packages that only other models need.

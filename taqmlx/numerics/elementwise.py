@@ -1,8 +1,9 @@
 """GELU, attention, norms and rounding in the fastest form for each device.
 
 On a CPU, MLX evaluates exp and erf one element at a time, while sums, products, quotients and bit shifts are vectorised
-and about fifty times faster. GELU and softmax on a CPU are therefore built from these operations, at least as precise
-as MLX's own, and sums over the last axis are matrix products with a column. A GPU uses MLX's own functions.
+and about fifty times faster. GELU and softmax on a CPU are therefore built from these operations, fused into a few
+passes over memory, at least as precise as MLX's own, and sums over the last axis are matrix products with a column. A
+GPU uses MLX's own functions.
 """
 
 import math
@@ -12,34 +13,18 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-# Coefficients of minimax polynomials, highest power first; r = 2^(1/32).
-# u(a) / a, where 2 Phi(-a) = (1 + u(a) / r)^-32 for a >= 0
-EXCESS = (2.0487969e-05, -8.2910559e-05, 0.0014232846, 0.010481093, 0.025479968)
-DOUBLINGS = tuple(2 * 2 ** (2**index / 32) for index in range(5))  # 2 r, 2 r^2, 2 r^4, 2 r^8, 2 r^16
-POWER = (0.00015349587, 0.0013398915, 0.0096184497, 0.055503324, 0.24022648, 0.6931472, 1.0)  # 2^f for |f| <= 0.5
-TURN = (-0.0016839712, 0.019890475, -0.10823755, -0.63735866, -0.79772596, 0.99999528)  # 1 - a phi(a) / Phi(-a)
+from taqmlx.numerics import fused
 
-INTEGERS = 1.5 * 2**23  # fp32 numbers near it are integers
-ROUNDER = 1.5 * 2**23 + 127  # y + ROUNDER has round(y) + 127 in its last bits
 MANTISSA_BITS = 23
 LOWEST = -126.0  # 2^LOWEST is the smallest normal number; a lower exponent does not fit
 TAIL_END = 16.0  # Phi(-a) is zero in fp32 beyond this
 TINY = 1e-30  # lower bound of |x| as a divisor
 
 
-def evaluate_polynomial(coefficients: tuple[float, ...], x: mx.array) -> mx.array:
-    """Polynomial with these coefficients, highest power first, by Horner's rule."""
-    value = x * coefficients[0] + coefficients[1]
-    for coefficient in coefficients[2:]:
-        value = value * x + coefficient
-    return value
-
-
 def exponentiate(y: mx.array) -> mx.array:
     """2^y fp32 for LOWEST <= y <= 127, within 1.2 ulp: a polynomial for 2^f, the exponent bits for 2^n."""
-    rounded = y + ROUNDER
-    power = evaluate_polynomial(POWER, y - (rounded - ROUNDER))
-    return power * mx.left_shift(rounded.view(mx.int32), MANTISSA_BITS).view(mx.float32)
+    power = fused.finish_power(y, fused.begin_power(y))
+    return power * mx.left_shift((y + fused.ROUNDER).view(mx.int32), MANTISSA_BITS).view(mx.float32)
 
 
 @mx.custom_function
@@ -51,19 +36,14 @@ def approximate_gelu(x: mx.array) -> mx.array:
     would also amplify the rounding error of that sum. With the scaling by r the last u is twice as large, so that u + 2
     is 2 (1 + u / r)^32.
     """
-    magnitude = mx.abs(x)
-    excess = evaluate_polynomial(EXCESS, magnitude) * magnitude
-    for doubling in DOUBLINGS:
-        excess = excess * (excess + doubling)
-    return mx.maximum(x, 0.0) - magnitude / (excess + 2.0)
+    return fused.subtract_tail(x, fused.double_excess(fused.compute_excess(x)))
 
 
 @approximate_gelu.vjp
 def differentiate_gelu(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
     """Cotangent times Phi(x) + x phi(x), within 5e-5; Phi(-|x|) is recovered from the output."""
     magnitude = mx.clip(mx.abs(x), TINY, TAIL_END)
-    tail = (mx.maximum(x, 0.0) - output) / magnitude
-    return cotangent * (mx.sign(x) * (0.5 - tail * evaluate_polynomial(TURN, magnitude)) + 0.5)
+    return fused.scale_by_slope(cotangent, x, mx.sign(x), magnitude, output, fused.turn_tail(magnitude))
 
 
 def approximate_softmax(scores: mx.array, scale: float) -> mx.array:
@@ -143,4 +123,4 @@ def select_kernels() -> Kernels:
 
 def round_half_even(x: mx.array) -> mx.array:
     """x fp32, of magnitude up to 2^22, rounded half to even like mx.round, in a third of the time on a CPU."""
-    return (x + INTEGERS) - INTEGERS
+    return (x + fused.INTEGERS) - fused.INTEGERS

@@ -9,6 +9,7 @@ from typing import Final
 
 import mlx.core as mx
 
+from taqmlx.numerics import fused
 from taqmlx.numerics.activation import SMALLEST_STEP, find_largest_code
 from taqmlx.planning.layer_rules import GroupSize
 
@@ -28,10 +29,10 @@ def round_tokens(x: mx.array, bits: int, group_size: GroupSize, is_centred: bool
         if is_centred:
             centre = (low + high) / 2
             step = find_step(high - centre, bits)
-            rounded = mx.round((groups - centre) / step) * step + centre
+            rounded = fused.round_about_centre(groups, centre, step)
         else:
             step = find_step(mx.maximum(high, -low), bits)
-            rounded = mx.round(groups / step) * step
+            rounded = fused.round_to_multiples(groups, step)
         return rounded.reshape(x.shape).astype(x.dtype)
 
     @quantize.vjp

@@ -1,0 +1,103 @@
+"""Fused loops for MLX's Linux CPU wheel, built once and put where MLX looks for them.
+
+MLX has g++ compile each function of `mx.compile` at its first use, in `mlx/<version>/cpu` of the folder for temporary
+files, and loads what it finds there. Jobs that start together would load each other's unfinished files, and a stopped
+job would leave one. The command `install_loops` therefore builds them, and an import copies them there, each with one
+rename. Where they are not built, MLX evaluates operation by operation: the same results in more time.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from taqmlx.runtime.blas import SWITCH, find_bundled_blas, is_installing, warn
+
+INSTALLER = "workflow_scripts.tools.install_loops"
+ADVICE = "MLX evaluates operation by operation (about 1.5 times slower)"
+DISABLE = "MLX_DISABLE_COMPILE"
+SOURCE = Path(__file__).parents[1] / "numerics" / "fused.py"
+TEMPORARY = ("TMPDIR", "TMP", "TEMP", "TEMPDIR")  # environment, in the order of std::filesystem::temp_directory_path
+LIBRARIES = "mlx/*/cpu/*.so"
+
+
+def place_loops() -> None:
+    """Copy the built loops to where MLX looks for them, or keep MLX from compiling; do nothing on other platforms.
+
+    Call before the first `import mlx.core`. A failure is logged in one line, never raised. MLX_REFERENCE_BLAS=1 in the
+    environment leaves MLX as installed.
+    """
+    if not has_loops():
+        return
+    folder = find_folder()
+    try:
+        if not folder.is_dir():
+            raise OSError("no loops are built for this version")
+        for library in folder.glob(LIBRARIES):
+            place(library, find_temporary() / library.relative_to(folder))
+    except OSError as error:
+        os.environ[DISABLE] = "1"
+        if shutil.which("g++") and not is_installing():
+            warn(f"{ADVICE}: {error}; run: python -m {INSTALLER}")
+
+
+def has_loops() -> bool:
+    """True if MLX on this platform is to use built loops."""
+    return find_bundled_blas() is not None and os.environ.get(SWITCH) != "1" and DISABLE not in os.environ
+
+
+def find_folder() -> Path:
+    """Folder of the loops of this version of MLX and of `numerics/fused.py`, beside the installed MLX."""
+    bundled = find_bundled_blas()
+    assert bundled is not None
+    digest = hashlib.sha256(SOURCE.read_bytes() + metadata.version("mlx").encode()).hexdigest()
+    return bundled.parents[1] / "taqmlx_loops" / digest[:16]
+
+
+def find_temporary() -> Path:
+    """Folder that C++ programs use for temporary files."""
+    return Path(next((os.environ[name] for name in TEMPORARY if name in os.environ), "/tmp"))
+
+
+def place(library: Path, target: Path) -> None:
+    """Copy `library` to `target` in one rename, unless a file of its size is there. Raises OSError."""
+    if target.exists() and target.stat().st_size == library.stat().st_size:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{os.getpid()}.{target.name[-200:]}")
+    try:
+        shutil.copy(library, partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def build_loops(evaluate_samples: Callable[[], None]) -> bool:
+    """Have MLX compile the loops that `evaluate_samples` needs, unless they are built. Returns True if it did.
+
+    Call in a process that has compiled nothing. Safe in several processes at once: each builds in its own folder and
+    renames it into place. Raises OSError.
+    """
+    folder = find_folder()
+    if folder.is_dir():
+        return False
+    folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as staging:
+        before = os.environ.get("TMPDIR")
+        os.environ["TMPDIR"] = staging
+        try:
+            evaluate_samples()
+        finally:
+            os.environ.pop("TMPDIR") if before is None else os.environ.update(TMPDIR=before)
+        if not any(Path(staging).glob(LIBRARIES)):
+            raise OSError("MLX compiled nothing")
+        os.chmod(staging, 0o755)
+        try:
+            os.rename(staging, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    return True
