@@ -97,11 +97,17 @@ def round_about_centre(x: mx.array, centre: mx.array, step: mx.array) -> mx.arra
     return ((((x - centre) / step) + INTEGERS) - INTEGERS) * step + centre
 
 
-def evaluate_samples() -> None:
-    """Evaluate every function, with each layout of its inputs that occurs, so that MLX compiles its loops."""
+def evaluate_samples() -> int:
+    """Evaluate every function, with each layout of its inputs that occurs, so that MLX compiles its loops.
+
+    Returns the number of loops, one per evaluation: a stream that is split from joined tokens has another layout.
+    """
     x = mx.ones((2, 3, 4, 8))
-    by_group = x[..., :1]
-    evaluated = [compute_excess(x), double_excess(x), subtract_tail(x, x), turn_tail(x), begin_power(x)]
-    evaluated += [finish_power(x, x), scale_by_slope(x, x, x, x, x, x)]
-    evaluated += [round_to_multiples(x, mx.contiguous(by_group)), round_about_centre(x, *[mx.contiguous(by_group)] * 2)]
-    mx.eval(evaluated)
+    step = mx.ones((2, 3, 4, 1))
+    samples = [compute_excess(x), double_excess(x), subtract_tail(x, x), turn_tail(x), begin_power(x)]
+    samples += [finish_power(x, x), scale_by_slope(x, x, x, x, x, x)]
+    for tokens in (slice(None), slice(2)):
+        part = x[:, tokens], mx.contiguous(step[:, tokens])
+        samples += [round_to_multiples(*part), round_about_centre(part[0], part[1], part[1])]
+    mx.eval(samples)
+    return len(samples)

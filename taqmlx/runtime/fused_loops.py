@@ -75,7 +75,7 @@ def place(library: Path, target: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def build_loops(evaluate_samples: Callable[[], None]) -> bool:
+def build_loops(evaluate_samples: Callable[[], object]) -> bool:
     """Have MLX compile the loops that `evaluate_samples` needs, unless they are built. Returns True if it did.
 
     Call in a process that has compiled nothing. Safe in several processes at once: each builds in its own folder and
@@ -85,19 +85,20 @@ def build_loops(evaluate_samples: Callable[[], None]) -> bool:
     if folder.is_dir():
         return False
     folder.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as staging:
+    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as name:
+        staging = Path(name)
         before = os.environ.get("TMPDIR")
-        os.environ["TMPDIR"] = staging
+        os.environ["TMPDIR"] = name
         try:
             evaluate_samples()
         finally:
             os.environ.pop("TMPDIR") if before is None else os.environ.update(TMPDIR=before)
-        if not any(Path(staging).glob(LIBRARIES)):
+        if not any(staging.glob(LIBRARIES)):
             raise OSError("MLX compiled nothing")
-        os.chmod(staging, 0o755)
+        staging.chmod(0o755)
         try:
-            os.rename(staging, folder)
-        except OSError:
+            staging.rename(folder)
+        except OSError:  # another process was faster
             if not folder.is_dir():
                 raise
     return True

@@ -153,7 +153,7 @@ def test_a_read_only_environment_is_reported_in_one_line(monkeypatch):
 
 def test_make_runs_the_command_once_everything_is_installed():
     recipe = Path("Makefile").read_text(encoding="utf-8").partition("$(READY): ")[2].partition("\n\n")[0]
-    *_, last, touch = recipe.splitlines()
+    *_, last, _, touch = recipe.splitlines()
     assert last == f"\t$(BIN)/python -m {blas.INSTALLER}"
     assert touch == "\t@touch $@"
 
