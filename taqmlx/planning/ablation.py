@@ -12,7 +12,7 @@ _ROW: Rule = {"group_size": "row"}
 _W4 = {"weights": choose_weights(**_ROW)}
 _A8 = {"activations": choose_activations("static")}
 _JOINT = PAPER | {"reconstruction": "joint"}
-_AFTER_GELU = {"layers": "*.mlp.fc2", "bits": 16}
+_FC2_AT_16_BITS = {"layers": "*.mlp.fc2", "bits": 16}
 
 
 def _quantize_only(pattern: str, *except_for: Rule) -> Config:
@@ -36,11 +36,11 @@ ROWS: dict[str, tuple[str, Config]] = {
     "paper_feed_forward": ("joint, feed-forward only", _JOINT | _quantize_only("*.mlp.*")),
     "paper_feed_forward_no_gelu": (
         "joint, feed-forward without post-GELU inputs",
-        _JOINT | _quantize_only("*.mlp.*", _AFTER_GELU),
+        _JOINT | _quantize_only("*.mlp.*", _FC2_AT_16_BITS),
     ),
     "paper_no_gelu": (
         "joint, without post-GELU inputs",
-        _JOINT | _W4 | {"activations": [*choose_activations("static"), _AFTER_GELU]},
+        _JOINT | _W4 | {"activations": [*choose_activations("static"), _FC2_AT_16_BITS]},
     ),
     "paper_shift": ("joint + shift", _JOINT | _W4 | {"activations": choose_activations("static", shift=True)}),
     "paper_migration": (

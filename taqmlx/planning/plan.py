@@ -31,8 +31,7 @@ PROMPTS = "prompts"  # names a file in the configuration; in parameters, the pro
 RECEIPT = "receipt.json"  # copy of a shard's seal, in its local folder, if the shard itself is stored at a URL
 SHARED = "shared"  # pseudo-block of the layers outside the blocks: the embedders and the final layer
 WHOLE = "distilled"  # pseudo-block of all layers
-# Models with generated captions, generated real images and a classifier.
-EMBEDDED = ("embedded", "embedded-hard")
+EMBEDDED = ("embedded", "embedded-hard")  # models with generated captions, generated real images and a classifier
 
 # Number of multimodal and unified blocks by model.
 MODEL_BLOCKS = {

@@ -75,9 +75,9 @@ def measure_gains(problem: BlockProblem, where: np.ndarray, change: Change, fini
         exact, wrong = run_rows(problem, problem.weights, identity, rows), run_change(problem, change, rows, batch)
         velocity = finish(exact, batch)["velocity"]
         for name in names:
-            astray = finish(exact | {name: wrong[name]}, batch)["velocity"]
+            perturbed = finish(exact | {name: wrong[name]}, batch)["velocity"]
             sums[name] += compare(wrong[name], exact[name])
-            sums[f"{name}.velocity"] += compare(astray, velocity)
+            sums[f"{name}.velocity"] += compare(perturbed, velocity)
     return {name: divide_errors(sums[f"{name}.velocity"], sums[name]) for name in names}
 
 

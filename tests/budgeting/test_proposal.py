@@ -119,6 +119,7 @@ def test_each_number_of_groups_has_a_smaller_largest_group(groups, counts):
     assert proposal.list_group_counts(config | {"capture_groups": groups}) == counts
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("preset", sorted(path.stem for path in budget.Path("config").glob("*.yaml")))
 def test_the_smallest_proposal_of_every_preset_loads(preset, tmp_path):
     if preset == "config.schema":

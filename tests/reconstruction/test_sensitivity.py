@@ -228,8 +228,8 @@ def test_a_gain_relates_the_error_of_a_stream_to_that_of_the_velocity(posed, cap
     velocity = finish(exact, where)["velocity"]
     assert list(gains) == list(problem.powers)
     for name, gain in gains.items():
-        astray = finish(exact | {name: wrong[name]}, where)["velocity"]
-        assert gain == pytest.approx(relate(astray, velocity) / relate(wrong[name], exact[name]), rel=1e-3)
+        perturbed = finish(exact | {name: wrong[name]}, where)["velocity"]
+        assert gain == pytest.approx(relate(perturbed, velocity) / relate(wrong[name], exact[name]), rel=1e-3)
         assert gain > 0
 
 

@@ -1,8 +1,7 @@
 """Ten thousand prompts: the cost of planning, files, memory and the readers of all shards, and its growth.
 
-python -m tools.benchmarks.scale [--folder FOLDER] prints a table and writes results/scale.json. The denoiser is
-free (`tools/benchmarks/fake_denoiser.py`); everything else is the workflow's own. With --folder, recorded shards are
-kept and reused. Times are CPU seconds, to exclude disk flushes and other work on the machine.
+python -m tools.benchmarks.scale [--folder FOLDER] prints a table and writes results/scale.json. Only the denoiser is
+free (`tools/benchmarks/fake_denoiser.py`). With --folder, recorded shards are kept and reused. Times are CPU seconds.
 """
 
 import argparse
@@ -22,8 +21,7 @@ from tools.commands import find_module
 OUT = Path("results/scale.json")
 LINEAR = 1.3  # at most this much more than linear; fixed costs make it less
 LONGEST_PLAN = 30.0  # seconds
-PROMPTS, STEPS = 10_000, 50
-STATISTICS_POINTS = 640
+PROMPTS, STEPS, STATISTICS_POINTS = 10_000, 50, 640
 # Its loop goes through all jobs that are ready whenever it starts one, of which it weighs 200 (`profiles/default`).
 SCHEDULING = "Snakemake's own work for all jobs: s"
 
