@@ -90,7 +90,7 @@ everything: $(READY)
 venv: $(READY)
 
 # DiffusionKit requires an MLX without a Linux build and packages that are not needed here: its dependencies are left out.
-$(READY): requirements.txt pyproject.toml taqmlx/numerics/fused.py
+$(READY): requirements.txt pyproject.toml $(wildcard taqmlx/numerics/fused.py)
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed; name one with: make PYTHON=python3.11 ...")'
 	@case "$(BACKEND)" in cpu | cuda12 | cuda13) ;; *) echo "CUDA=$(CUDA): MLX has packages for CUDA 12 and 13" >&2; exit 1 ;; esac
 	$(PYTHON) -m venv .venv

@@ -33,6 +33,8 @@ from tools.small_results.shards import (
 from workflow_scripts.datasets import export_samples, write_manifest
 from workflow_scripts.tools import copy_shards, verify_dataset
 
+pytestmark = [pytest.mark.slow, pytest.mark.whole]
+
 
 def read_folder(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -24,6 +24,7 @@ def test_a_sound_artefact_is_taken(artefacts, name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.parametrize("name", READERS)
 @settings(
     max_examples=EXAMPLES, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)

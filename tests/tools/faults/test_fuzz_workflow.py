@@ -21,7 +21,7 @@ from tools.faults import mutations
 from workflow_scripts.prepare import write_block_parameters
 from workflow_scripts.trajectories import collect_shard
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.whole]
 
 ADDRESS_SPACE = 6 << 30  # bytes: what MLX and NumPy map, and no room for what a header may claim
 LURES = "$(touch pwned) `touch pwned`; touch pwned & | > pwned 'a' \"b\" \\ %s {shard} <results> *"

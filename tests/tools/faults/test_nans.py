@@ -6,7 +6,7 @@ import pytest
 
 from tools.faults import nans
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.whole]
 
 PLACES = {
     ("the transformer's weights", "collect_shard"),

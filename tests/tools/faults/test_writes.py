@@ -7,7 +7,7 @@ import pytest
 
 from tools.faults import real_obstacles, writes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.whole]
 
 RULES = ("collect_shard", "gather_calibration", "pack_weights", "export_npz")
 FAILING = 3  # of each
