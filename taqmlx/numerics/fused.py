@@ -2,7 +2,7 @@
 
 MLX evaluates operation by operation, and each one is a pass. `mx.compile` makes one C++ loop of a whole function, with
 the same result, bit by bit. It vectorises the loop only if the function is at most ten operations deep and has no
-maximum, minimum or clip; a deeper one becomes several loops that repeat work. On Linux, `install_kernels` builds the
+maximum, minimum or clip; a deeper one becomes several loops that repeat work. On Linux, `install_loops` builds the
 loops in advance by `evaluate_samples`; where they are not built, MLX evaluates operation by operation.
 """
 

@@ -30,18 +30,24 @@ def place_loops() -> None:
     Call before the first `import mlx.core`. A failure is logged in one line, never raised. MLX_REFERENCE_BLAS=1 in the
     environment leaves MLX as installed.
     """
-    if not has_loops():
-        return
-    folder = find_folder()
-    try:
-        if not folder.is_dir():
-            raise OSError("no loops are built for this version")
-        for library in folder.glob(LIBRARIES):
-            place(library, find_temporary() / library.relative_to(folder))
-    except OSError as error:
+    if has_loops() and (obstacle := find_obstacle(find_folder(), find_temporary())):
         os.environ[DISABLE] = "1"
         if shutil.which("g++") and not is_installing():
-            warn(f"{ADVICE}: {error}; run: python -m {INSTALLER}")
+            warn(f"{ADVICE}: {obstacle}")
+
+
+def find_obstacle(built: Path, temporary: Path) -> str:
+    """Copy the loops in `built` to the folder `temporary`; returns why that failed and what to do, or nothing."""
+    if not built.is_dir():
+        return f"no loops are built for this version; run: python -m {INSTALLER}"
+    try:
+        if os.statvfs(temporary).f_flag & os.ST_NOEXEC:
+            raise OSError(f"no program may run from {temporary}")
+        for library in built.glob(LIBRARIES):
+            place(library, temporary / library.relative_to(built))
+    except OSError as error:
+        return f"{error}; set TMPDIR to another folder"
+    return ""
 
 
 def has_loops() -> bool:

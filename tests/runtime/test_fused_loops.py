@@ -69,7 +69,18 @@ def test_a_folder_that_cannot_be_written_is_named_in_one_line_and_nothing_is_com
     (line,) = err.splitlines()
     assert line.startswith(fused_loops.ADVICE)
     assert str(tmp_path) in line
-    assert line.endswith(f"run: python -m {fused_loops.INSTALLER}")
+    assert line.endswith("; set TMPDIR to another folder")
+
+
+def list_mounts_without_programs():
+    lines = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return [folder for _, folder, _, options, *_ in lines if "noexec" in options.split(",") and Path(folder).is_dir()]
+
+
+def test_a_folder_from_which_no_program_may_run_is_named():
+    for folder in list_mounts_without_programs() or pytest.skip("every file system allows programs"):
+        obstacle = fused_loops.find_obstacle(fused_loops.find_folder(), Path(folder))
+        assert obstacle == f"no program may run from {folder}; set TMPDIR to another folder"
 
 
 def test_loops_of_another_version_are_reported_in_one_line(tmp_path):
