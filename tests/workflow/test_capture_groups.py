@@ -27,19 +27,19 @@ def find_groups(workflow: Workflow) -> set[str]:
     return {path.parent.name for place in places for path in workflow.results.glob(f"{place}/[0-9]*/[0-9][0-9]")}
 
 
-def watch(workflow: Workflow, is_over: Callable[[], bool]) -> list[set[str]]:
-    """The groups with rows on disk at each moment until `is_over`."""
-    seen = []
-    while not is_over():
-        seen.append(find_groups(workflow))
+def watch(workflow: Workflow, is_over: Callable[[set[str]], bool]) -> list[set[str]]:
+    """The groups with rows on disk at each moment, up to the first at which `is_over`."""
+    seen = [find_groups(workflow)]
+    while not is_over(seen[-1]):
         time.sleep(0.01)
+        seen.append(find_groups(workflow))
     return seen
 
 
 def kill_in_second_group(workflow: Workflow) -> list[set[str]]:
     """Start a run, and kill all of it when the second group has rows."""
     run, deadline = workflow.start("quant_config", cores=2), time.monotonic() + 400
-    seen = watch(workflow, lambda: "01" in find_groups(workflow) or time.monotonic() > deadline)
+    seen = watch(workflow, lambda groups: "01" in groups or time.monotonic() > deadline)
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate(timeout=600)
     workflow.run("--unlock")
@@ -54,7 +54,7 @@ def grouped(tmp_path_factory, python) -> Grouped:
     finished = {path.stem for path in workflow.results.glob("adaround/mm_*.safetensors")}
     assert finished == {"mm_00", "mm_01"}
     over = threading.Event()
-    watcher = threading.Thread(target=lambda: seen.extend(watch(workflow, over.is_set)))
+    watcher = threading.Thread(target=lambda: seen.extend(watch(workflow, lambda _: over.is_set())))
     watcher.start()
     done = workflow.run("quant_config", "calibration", "activations", cores=2)
     over.set()

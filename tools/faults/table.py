@@ -36,7 +36,7 @@ faults that earlier runs lost, and their fixes.
 | Writes | Each kind of write fails once: disk full, read-only, no permission, size limit. |
 
 Power cuts are not covered: the death of a process does not show whether flushed data reached the disk. The full
-campaigns take hours. `make test` runs a short seeded part of each.
+campaigns take hours. `.ci/run` runs a short seeded part of each.
 """
 COLUMNS = ("campaign", "fault", "place", "tried", "survived", "lost")
 TITLES = {"fuzzing": "Hostile files", "nans": "Non-finite values"}
