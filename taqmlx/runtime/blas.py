@@ -23,7 +23,7 @@ SWITCH = "MLX_REFERENCE_BLAS"
 MALLOC_SETTINGS = {-1: 1 << 30, -4: 0, -8: 2}
 ADVICE = "MLX uses its slow reference BLAS (about 20 times slower)"
 INSTALLER = "workflow_scripts.tools.install_blas"
-INSTALLERS = (INSTALLER, "workflow_scripts.tools.install_loops")
+LOOPS_INSTALLER = "workflow_scripts.tools.install_loops"
 
 
 def limit_threads() -> None:
@@ -82,7 +82,9 @@ def keep_freed_memory() -> None:
 
 def is_installing() -> bool:
     """True in the process of a command that installs, which needs no advice to run it."""
-    return any(name in sys.orig_argv or name.rpartition(".")[2] in sys.orig_argv for name in INSTALLERS)
+    return any(
+        name in sys.orig_argv or name.rpartition(".")[2] in sys.orig_argv for name in (INSTALLER, LOOPS_INSTALLER)
+    )
 
 
 def warn(text: str) -> None:

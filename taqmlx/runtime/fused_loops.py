@@ -4,19 +4,18 @@ MLX has g++ compile each function of `mx.compile` at its first use, in `mlx/<ver
 files, and loads what it finds there. Jobs that start together would load each other's unfinished files, and a stopped
 job would leave one. The command `install_loops` therefore builds them, and an import copies them there, each with one
 rename. Where they are not built, MLX evaluates operation by operation: the same results in more time.
+
+Every process that imports the package runs `place_loops`, so modules that are slow to import are left out or imported
+where a build or a message needs them.
 """
 
-import hashlib
 import os
-import shutil
-import tempfile
+import zlib
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
-from taqmlx.runtime.blas import SWITCH, find_bundled_blas, is_installing, warn
+from taqmlx.runtime.blas import LOOPS_INSTALLER, SWITCH, find_bundled_blas, is_installing, warn
 
-INSTALLER = "workflow_scripts.tools.install_loops"
 ADVICE = "MLX evaluates operation by operation (about 1.5 times slower)"
 DISABLE = "MLX_DISABLE_COMPILE"
 SOURCE = Path(__file__).parents[1] / "numerics" / "fused.py"
@@ -31,6 +30,8 @@ def place_loops() -> None:
     environment leaves MLX as installed.
     """
     if has_loops() and (obstacle := find_obstacle(find_folder(), find_temporary())):
+        import shutil
+
         os.environ[DISABLE] = "1"
         if shutil.which("g++") and not is_installing():
             warn(f"{ADVICE}: {obstacle}")
@@ -39,7 +40,7 @@ def place_loops() -> None:
 def find_obstacle(built: Path, temporary: Path) -> str:
     """Copy the loops in `built` to the folder `temporary`; returns why that failed and what to do, or nothing."""
     if not built.is_dir():
-        return f"no loops are built for this version; run: python -m {INSTALLER}"
+        return f"no loops are built for this version; run: python -m {LOOPS_INSTALLER}"
     try:
         if os.statvfs(temporary).f_flag & os.ST_NOEXEC:
             raise OSError(f"no program may run from {temporary}")
@@ -59,8 +60,9 @@ def find_folder() -> Path:
     """Folder of the loops of this version of MLX and of `numerics/fused.py`, beside the installed MLX."""
     bundled = find_bundled_blas()
     assert bundled is not None
-    digest = hashlib.sha256(SOURCE.read_bytes() + metadata.version("mlx").encode()).hexdigest()
-    return bundled.parents[1] / "taqmlx_loops" / digest[:16]
+    packages = bundled.parents[1]
+    version = "".join(path.stem for path in packages.glob("mlx-*.dist-info"))  # mlx-0.32.4
+    return packages / "taqmlx_loops" / f"{version}-{zlib.crc32(SOURCE.read_bytes()):08x}"
 
 
 def find_temporary() -> Path:
@@ -75,7 +77,7 @@ def place(library: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{os.getpid()}.{target.name[-200:]}")
     try:
-        shutil.copy(library, partial)
+        partial.write_bytes(library.read_bytes())
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -87,6 +89,8 @@ def build_loops(evaluate_samples: Callable[[], object]) -> bool:
     Call in a process that has compiled nothing. Safe in several processes at once: each builds in its own folder and
     renames it into place. Raises OSError.
     """
+    import tempfile
+
     folder = find_folder()
     if folder.is_dir():
         return False

@@ -98,7 +98,7 @@ def test_loops_of_another_version_are_reported_in_one_line(tmp_path):
     )
     assert done.stdout.strip() == "1"
     (line,) = done.stderr.splitlines()
-    assert line == f"{fused_loops.ADVICE}: no loops are built for this version; run: python -m {fused_loops.INSTALLER}"
+    assert line == f"{fused_loops.ADVICE}: no loops are built for this version; run: python -m {blas.LOOPS_INSTALLER}"
 
 
 @pytest.fixture
@@ -145,4 +145,4 @@ def test_without_a_compiler_the_command_says_so_and_succeeds(monkeypatch, caplog
 
 def test_make_builds_the_loops_last():
     recipe = Path("Makefile").read_text(encoding="utf-8").partition("$(READY): ")[2].partition("\n\n")[0]
-    assert recipe.splitlines()[-2] == f"\t$(BIN)/python -m {fused_loops.INSTALLER}"
+    assert recipe.splitlines()[-2] == f"\t$(BIN)/python -m {blas.LOOPS_INSTALLER}"
